@@ -1,0 +1,248 @@
+//! Error classes and reasons: one source for backoff, conditions, events and metric labels.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::ImageRef;
+
+/// How a failure is to be treated. Drives backoff; see [`crate::node::Backoff`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// Passing: try again soon (connection resets, 5xx, the runtime restarting).
+    Retryable,
+    /// The registry asks for fewer requests; honour the delay it names.
+    Throttled,
+    /// Credentials are missing or refused; only somebody's action mends it.
+    Unauthorized,
+    /// The registry has no such image, or none for this platform.
+    NotFound,
+    /// No room: no new pull can succeed until there is.
+    DiskFull,
+    /// The request or the image itself is malformed.
+    Invalid,
+    /// Nothing on this node can work until its software changes.
+    Fatal,
+}
+
+impl ErrorClass {
+    /// Whether trying again within the same round can help without anybody acting.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Retryable | Self::Throttled)
+    }
+}
+
+/// Why something failed or was left undone, in one CamelCase word.
+///
+/// The word is the condition reason, the event reason and the metric label alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The registry refused the credentials, or wants some (401, 403).
+    Unauthorized,
+    /// Credentials were named but could not be read.
+    CredentialsUnavailable,
+    /// The registry has no such repository, tag or digest (404).
+    ImageNotFound,
+    /// The image exists, but not for this node's operating system and architecture.
+    PlatformNotFound,
+    /// The registry throttles (429).
+    TooManyRequests,
+    /// The registry failed on its side (5xx).
+    RegistryError,
+    /// No connection, or one that broke.
+    ConnectionFailed,
+    /// The pull outlived its deadline.
+    DeadlineExceeded,
+    /// Content did not have the digest it was asked for by.
+    DigestMismatch,
+    /// The node's image file system is full.
+    DiskFull,
+    /// The reference was refused by the runtime.
+    InvalidReference,
+    /// The manifest, configuration or a layer is malformed or of an unknown type.
+    InvalidImage,
+    /// The runtime does not answer.
+    RuntimeUnavailable,
+    /// The runtime does not serve what is needed (CRI v1alpha2 only, for instance).
+    RuntimeUnsupported,
+    /// The image is in use by a container and was therefore not removed.
+    InUse,
+    /// The image is pinned by the runtime and was therefore not removed.
+    Pinned,
+    /// The runtime can only remove the whole image, and another name of it must stay.
+    SharedImage,
+    /// The image was there and is gone: collected or removed behind our back.
+    Evicted,
+    /// None of the above; the message has the runtime's own words.
+    Unknown,
+}
+
+impl Reason {
+    /// The class that decides what happens next.
+    #[must_use]
+    pub fn class(self) -> ErrorClass {
+        match self {
+            Self::Unauthorized | Self::CredentialsUnavailable => ErrorClass::Unauthorized,
+            Self::ImageNotFound | Self::PlatformNotFound => ErrorClass::NotFound,
+            Self::TooManyRequests => ErrorClass::Throttled,
+            Self::DiskFull => ErrorClass::DiskFull,
+            Self::InvalidReference | Self::InvalidImage => ErrorClass::Invalid,
+            Self::RuntimeUnsupported => ErrorClass::Fatal,
+            Self::RegistryError
+            | Self::ConnectionFailed
+            | Self::DeadlineExceeded
+            | Self::DigestMismatch
+            | Self::RuntimeUnavailable
+            | Self::InUse
+            | Self::Pinned
+            | Self::SharedImage
+            | Self::Evicted
+            | Self::Unknown => ErrorClass::Retryable,
+        }
+    }
+
+    /// The word itself.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "Unauthorized",
+            Self::CredentialsUnavailable => "CredentialsUnavailable",
+            Self::ImageNotFound => "ImageNotFound",
+            Self::PlatformNotFound => "PlatformNotFound",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::RegistryError => "RegistryError",
+            Self::ConnectionFailed => "ConnectionFailed",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::DigestMismatch => "DigestMismatch",
+            Self::DiskFull => "DiskFull",
+            Self::InvalidReference => "InvalidReference",
+            Self::InvalidImage => "InvalidImage",
+            Self::RuntimeUnavailable => "RuntimeUnavailable",
+            Self::RuntimeUnsupported => "RuntimeUnsupported",
+            Self::InUse => "InUse",
+            Self::Pinned => "Pinned",
+            Self::SharedImage => "SharedImage",
+            Self::Evicted => "Evicted",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What went wrong with one operation: a reason for machines, a message for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Why, in one word; decides the class.
+    pub reason: Reason,
+    /// The runtime's or registry's own text. Never holds credentials.
+    pub message: String,
+    /// How long the other side asked to be left alone (`Retry-After`), if it said.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure for that reason with that text.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The same failure with the delay the other side asked for.
+    #[must_use]
+    pub fn with_retry_after(mut self, delay: Option<Duration>) -> Self {
+        self.retry_after = delay;
+        self
+    }
+
+    /// The class of its reason.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        self.reason.class()
+    }
+}
+
+/// An operation on an [`ImageRuntime`](crate::ports::ImageRuntime) that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Asking the runtime for its name and version.
+    #[error("cannot read the runtime's version: {0}")]
+    Info(#[source] Failure),
+    /// Listing images.
+    #[error("cannot list images: {0}")]
+    List(#[source] Failure),
+    /// Looking up one image.
+    #[error("cannot look up {image}: {failure}")]
+    Lookup {
+        /// Which image.
+        image: ImageRef,
+        /// What went wrong.
+        #[source]
+        failure: Failure,
+    },
+    /// Listing the containers that use images.
+    #[error("cannot list images in use: {0}")]
+    Usage(#[source] Failure),
+    /// Pulling one image.
+    #[error("cannot pull {image}: {failure}")]
+    Pull {
+        /// Which image.
+        image: ImageRef,
+        /// What went wrong.
+        #[source]
+        failure: Failure,
+    },
+    /// Removing one image.
+    #[error("cannot remove {image}: {failure}")]
+    Remove {
+        /// Which image.
+        image: ImageRef,
+        /// What went wrong.
+        #[source]
+        failure: Failure,
+    },
+    /// Reading how full the image file system is.
+    #[error("cannot read the image file system's usage: {0}")]
+    Filesystem(#[source] Failure),
+}
+
+impl RuntimeError {
+    /// What went wrong, whatever the operation.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        match self {
+            Self::Info(failure)
+            | Self::List(failure)
+            | Self::Usage(failure)
+            | Self::Filesystem(failure)
+            | Self::Lookup { failure, .. }
+            | Self::Pull { failure, .. }
+            | Self::Remove { failure, .. } => failure,
+        }
+    }
+
+    /// Why, in one word.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.failure().reason
+    }
+
+    /// How it is to be treated.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        self.failure().class()
+    }
+}

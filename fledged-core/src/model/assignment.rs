@@ -1,0 +1,168 @@
+//! What one node should hold: the contract from the planner to the warmer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CacheId, ImageCache, ImagePullPolicy, ImageRef, NodeFacts, ObjectName};
+
+/// Everything one node should hold and should not hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Grows with every change; told back in [`NodeReport::observed_generation`](super::NodeReport).
+    pub generation: u64,
+    /// The images, each once.
+    pub images: Vec<AssignedImage>,
+}
+
+/// Whether an image is to be there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DesiredState {
+    /// It is to be on the node.
+    #[default]
+    Present,
+    /// It is to be removed, unless something uses it.
+    Absent,
+}
+
+/// One image of an assignment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssignedImage {
+    /// Which image.
+    pub image: ImageRef,
+    /// Present or absent.
+    pub state: DesiredState,
+    /// When to pull it although it is present.
+    pub pull_policy: ImagePullPolicy,
+    /// A revision above the one last satisfied asks for a pull although the image is present.
+    pub revision: u64,
+    /// Longest a round of pulling may take, counted from the start of its first attempt.
+    pub deadline: Duration,
+    /// Higher comes first.
+    pub priority: i32,
+    /// Secrets with credentials, in the order to try them.
+    pub pull_secrets: Vec<ObjectName>,
+    /// ServiceAccounts whose pull secrets are used as well.
+    pub service_accounts: Vec<ObjectName>,
+    /// The caches that want it; empty where it is to be absent.
+    pub wanted_by: Vec<CacheId>,
+}
+
+impl AssignedImage {
+    /// An image that is to be present, with the default policy, a deadline of five minutes
+    /// (kube-fledged's `--image-pull-deadline-duration`) and no credentials.
+    #[must_use]
+    pub fn present(image: ImageRef) -> Self {
+        Self {
+            image,
+            state: DesiredState::Present,
+            pull_policy: ImagePullPolicy::IfNotPresent,
+            revision: 0,
+            deadline: AssignmentDefaults::default().deadline,
+            priority: 0,
+            pull_secrets: Vec::new(),
+            service_accounts: Vec::new(),
+            wanted_by: Vec::new(),
+        }
+    }
+
+    /// An image that is to be absent.
+    #[must_use]
+    pub fn absent(image: ImageRef) -> Self {
+        Self {
+            state: DesiredState::Absent,
+            ..Self::present(image)
+        }
+    }
+}
+
+/// What an assignment takes where a cache says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AssignmentDefaults {
+    /// Pull policy of caches that name none.
+    pub pull_policy: ImagePullPolicy,
+    /// Deadline of each image's round.
+    pub deadline: Duration,
+}
+
+impl Default for AssignmentDefaults {
+    /// `IfNotPresent` and five minutes, as kube-fledged.
+    fn default() -> Self {
+        Self {
+            pull_policy: ImagePullPolicy::IfNotPresent,
+            deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Assignment {
+    /// Folds caches into what one node should hold.
+    ///
+    /// An image that several caches want is there once, with the secrets of all of them; `Always`
+    /// wins over `IfNotPresent`, and a reference that moves ([`ImageRef::is_mutable`]) is always
+    /// pulled, as the kubelet does. The order is that of the caches and their lists.
+    #[must_use]
+    pub fn for_node<'a>(
+        node: &NodeFacts,
+        caches: impl IntoIterator<Item = &'a ImageCache>,
+        defaults: AssignmentDefaults,
+    ) -> Self {
+        let mut images: Vec<AssignedImage> = Vec::new();
+        let mut places: BTreeMap<ImageRef, usize> = BTreeMap::new();
+        for cache in caches {
+            for group in cache.groups.iter().filter(|group| group.matches(node)) {
+                for image in &group.images {
+                    let place = *places.entry(image.clone()).or_insert_with(|| {
+                        images.push(AssignedImage {
+                            deadline: defaults.deadline,
+                            ..AssignedImage::present(image.clone())
+                        });
+                        images.len() - 1
+                    });
+                    if let Some(entry) = images.get_mut(place) {
+                        entry.add(cache, group.pull_policy.unwrap_or(defaults.pull_policy));
+                    }
+                }
+            }
+        }
+        Self {
+            generation: 0,
+            images,
+        }
+    }
+
+    /// The same images, all to be absent.
+    #[must_use]
+    pub fn into_absent(mut self) -> Self {
+        for entry in &mut self.images {
+            entry.state = DesiredState::Absent;
+            entry.wanted_by.clear();
+        }
+        self
+    }
+}
+
+impl AssignedImage {
+    fn add(&mut self, cache: &ImageCache, policy: ImagePullPolicy) {
+        let policy = if self.image.is_mutable() {
+            ImagePullPolicy::Always
+        } else {
+            policy
+        };
+        self.pull_policy = self.pull_policy.max(policy);
+        for secret in &cache.pull_secrets {
+            if !self.pull_secrets.contains(secret) {
+                self.pull_secrets.push(secret.clone());
+            }
+        }
+        if let Some(account) = &cache.service_account
+            && !self.service_accounts.contains(account)
+        {
+            self.service_accounts.push(account.clone());
+        }
+        if !self.wanted_by.contains(&cache.id) {
+            self.wanted_by.push(cache.id.clone());
+        }
+    }
+}

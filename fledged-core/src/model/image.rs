@@ -1,0 +1,420 @@
+//! Image references and digests.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use oci_spec::distribution::{ParseError, Reference};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest `registry/repository`, in bytes (the limit of the reference grammar in
+/// `distribution/reference`).
+const NAME_MAX: usize = 255;
+/// Longest input that is looked at: name, tag (128) and the longest digest, with separators.
+const REFERENCE_MAX: usize = NAME_MAX + 1 + 128 + 1 + 7 + 128;
+/// How much of an invalid input an error repeats, in characters.
+const SHOWN_MAX: usize = 120;
+
+/// Why a string is not an image reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid image reference \"{}\": {problem}", shown(.value))]
+pub struct ParseImageRefError {
+    value: String,
+    problem: String,
+}
+
+impl ParseImageRefError {
+    fn new(value: &str, problem: impl Into<String>) -> Self {
+        Self {
+            value: value.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
+    /// The text that was refused, whole.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// What is wrong with it, without the text itself.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
+/// The value as an error shows it: control characters escaped, cut to a readable length.
+pub(super) fn shown(value: &str) -> String {
+    let mut out: String = value
+        .chars()
+        .take(SHOWN_MAX)
+        .flat_map(|c| {
+            let escaped: Vec<char> = if c.is_control() || c == '"' {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            };
+            escaped
+        })
+        .collect();
+    if value.chars().count() > SHOWN_MAX {
+        out.push('…');
+    }
+    out
+}
+
+/// A reference to a container image, valid and normalised.
+///
+/// `nginx` is `docker.io/library/nginx:latest`; where both a tag and a digest are given, the digest
+/// decides and the normalised form has no tag, as in containerd. Two references are equal when
+/// their normalised forms are; [`ImageRef::original`] and `Display` keep what the user wrote.
+///
+/// ```
+/// use fledged_core::model::ImageRef;
+///
+/// let image: ImageRef = "nginx".parse()?;
+/// assert_eq!(image.as_str(), "docker.io/library/nginx:latest");
+/// assert_eq!(image.to_string(), "nginx");
+/// assert!(image.is_mutable());
+/// assert!("nginx; rm -rf /".parse::<ImageRef>().is_err());
+/// # Ok::<(), fledged_core::model::ParseImageRefError>(())
+/// ```
+#[derive(Clone)]
+pub struct ImageRef(Arc<Parts>);
+
+struct Parts {
+    original: String,
+    normalised: String,
+    name_len: usize,
+    registry_len: usize,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl ImageRef {
+    /// Parses a reference by the OCI distribution grammar.
+    ///
+    /// # Errors
+    ///
+    /// A [`ParseImageRefError`] that repeats the value and names the problem: white space, control
+    /// or shell characters, upper case in the repository, over-long parts, a malformed digest.
+    pub fn parse(value: &str) -> Result<Self, ParseImageRefError> {
+        let fail = |problem: &str| Err(ParseImageRefError::new(value, problem));
+        if value.is_empty() {
+            return fail("it is empty");
+        }
+        if value.len() > REFERENCE_MAX {
+            return Err(ParseImageRefError::new(
+                value,
+                format!(
+                    "it is {} bytes long, the limit is {REFERENCE_MAX}",
+                    value.len()
+                ),
+            ));
+        }
+        // The parser's `\w` is Unicode-aware; the grammar is ASCII.
+        if let Some(bad) = value.chars().find(|c| {
+            !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@'))
+        }) {
+            let what = if bad.is_whitespace() {
+                "white space"
+            } else if bad.is_control() {
+                "a control character"
+            } else {
+                "a character that no reference can have"
+            };
+            return Err(ParseImageRefError::new(
+                value,
+                format!("it contains {what} ({bad:?})"),
+            ));
+        }
+        let parsed = Reference::try_from(value)
+            .map_err(|e| ParseImageRefError::new(value, explain(value, &e)))?;
+        Self::from_reference(value, &parsed)
+    }
+
+    fn from_reference(value: &str, parsed: &Reference) -> Result<Self, ParseImageRefError> {
+        let fail = |problem: &str| Err(ParseImageRefError::new(value, problem));
+        let (registry, repository) = (parsed.registry(), parsed.repository());
+        if repository.chars().any(|c| c.is_ascii_uppercase()) {
+            return fail("the repository name must be lower case");
+        }
+        if let Some((_, port)) = registry.split_once(':')
+            && port.parse::<u16>().map_or(true, |p| p == 0)
+        {
+            return fail("the registry's port must be between 1 and 65535");
+        }
+        let name = format!("{registry}/{repository}");
+        if name.len() > NAME_MAX {
+            return Err(ParseImageRefError::new(
+                value,
+                format!(
+                    "registry and repository are {} bytes long, the limit is {NAME_MAX}",
+                    name.len()
+                ),
+            ));
+        }
+        let digest = match parsed.digest() {
+            Some(text) => Some(Digest::parse(text).map_err(|e| {
+                ParseImageRefError::new(value, format!("its digest {}", e.problem))
+            })?),
+            None => None,
+        };
+        // A bare 64-digit hexadecimal name is an image ID to every runtime, never a repository.
+        if is_lower_hex(value, 64) {
+            return fail("it is an image ID; name the repository");
+        }
+        let normalised = match (&digest, parsed.tag()) {
+            (Some(digest), _) => format!("{name}@{digest}"),
+            (None, Some(tag)) => format!("{name}:{tag}"),
+            (None, None) => format!("{name}:latest"),
+        };
+        Ok(Self(Arc::new(Parts {
+            original: value.to_owned(),
+            registry_len: registry.len(),
+            name_len: name.len(),
+            tag: parsed.tag().map(str::to_owned),
+            digest,
+            normalised,
+        })))
+    }
+
+    /// The normalised form, `registry/repository:tag` or `registry/repository@digest`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0.normalised
+    }
+
+    /// What the user wrote.
+    #[must_use]
+    pub fn original(&self) -> &str {
+        &self.0.original
+    }
+
+    /// The registry's host and port, `docker.io` where none was written.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        self.0
+            .normalised
+            .get(..self.0.registry_len)
+            .unwrap_or_default()
+    }
+
+    /// The repository within the registry, `library/nginx` for `nginx`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        self.0
+            .normalised
+            .get(self.0.registry_len + 1..self.0.name_len)
+            .unwrap_or_default()
+    }
+
+    /// Registry and repository without tag or digest.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.normalised.get(..self.0.name_len).unwrap_or_default()
+    }
+
+    /// The tag that was written or defaulted; also the one beside a digest, which decides nothing.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.0.tag.as_deref()
+    }
+
+    /// The digest, if the reference has one.
+    #[must_use]
+    pub fn digest(&self) -> Option<&Digest> {
+        self.0.digest.as_ref()
+    }
+
+    /// Whether the reference is expected to move: no digest, and no tag or `latest`.
+    ///
+    /// These are pulled again on a refresh, as the kubelet and kube-fledged do.
+    #[must_use]
+    pub fn is_mutable(&self) -> bool {
+        self.0.digest.is_none() && self.0.tag.as_deref().is_none_or(|tag| tag == "latest")
+    }
+}
+
+/// Says more than the parser's own error where the input allows it.
+fn explain(value: &str, error: &ParseError) -> String {
+    if value.contains("://") {
+        return "it has a scheme; write the registry without one".to_owned();
+    }
+    if matches!(error, ParseError::ReferenceInvalidFormat) {
+        let last = value.rsplit('/').next().unwrap_or(value);
+        if let Some((_, tag)) = last.split('@').next().and_then(|part| part.split_once(':')) {
+            if tag.is_empty() {
+                return "the tag after \":\" is empty".to_owned();
+            }
+            if tag.len() > 128 {
+                return format!("its tag is {} characters long, the limit is 128", tag.len());
+            }
+        }
+        let name = value.split('@').next().unwrap_or(value);
+        if name.chars().any(|c| c.is_ascii_uppercase()) {
+            return "the repository name must be lower case".to_owned();
+        }
+        return "it does not follow [registry[:port]/]repository[:tag][@digest]".to_owned();
+    }
+    error.to_string()
+}
+
+fn is_lower_hex(text: &str, len: usize) -> bool {
+    text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl FromStr for ImageRef {
+    type Err = ParseImageRefError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        Self::parse(value)
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.original)
+    }
+}
+
+impl fmt::Debug for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageRef({})", self.0.normalised)
+    }
+}
+
+impl PartialEq for ImageRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.normalised == other.0.normalised
+    }
+}
+
+impl Eq for ImageRef {}
+
+impl PartialOrd for ImageRef {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ImageRef {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.normalised.cmp(&other.0.normalised)
+    }
+}
+
+impl Hash for ImageRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.normalised.hash(state);
+    }
+}
+
+/// Lets maps keyed by reference be searched by a runtime's own (normalised) name.
+impl Borrow<str> for ImageRef {
+    fn borrow(&self) -> &str {
+        &self.0.normalised
+    }
+}
+
+impl Serialize for ImageRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.original)
+    }
+}
+
+impl<'de> Deserialize<'de> for ImageRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why a string is not a digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid digest \"{}\": {problem}", shown(.value))]
+pub struct ParseDigestError {
+    value: String,
+    problem: &'static str,
+}
+
+/// A content digest, `sha256:` or `sha512:` with lower-case hexadecimal digits (OCI image
+/// specification, descriptor digests).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Digest(String);
+
+impl Digest {
+    /// Parses `algorithm:hex`.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseDigestError`] for an unregistered algorithm, a wrong length, or digits that are not
+    /// lower-case hexadecimal.
+    pub fn parse(value: &str) -> Result<Self, ParseDigestError> {
+        let fail = |problem| {
+            Err(ParseDigestError {
+                value: value.to_owned(),
+                problem,
+            })
+        };
+        let Some((algorithm, hex)) = value.split_once(':') else {
+            return fail("must be algorithm:hex");
+        };
+        let digits = match algorithm {
+            "sha256" => 64,
+            "sha384" => 96,
+            "sha512" => 128,
+            _ => return fail("must use sha256, sha384 or sha512"),
+        };
+        if hex.len() != digits {
+            return fail("has the wrong number of digits for its algorithm");
+        }
+        if !is_lower_hex(hex, digits) {
+            return fail("must be lower-case hexadecimal");
+        }
+        Ok(Self(value.to_owned()))
+    }
+
+    /// `algorithm:hex`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The algorithm, `sha256` for instance.
+    #[must_use]
+    pub fn algorithm(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
+
+    /// The digits without the algorithm.
+    #[must_use]
+    pub fn hex(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, hex)| hex)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        Self::parse(value)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}

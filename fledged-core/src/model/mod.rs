@@ -1,0 +1,28 @@
+//! What things are: images, nodes, caches, and the contract between the two machines.
+//!
+//! Values are parsed once, at the edge; inside the crate a value of one of these types is valid.
+
+mod assignment;
+mod cache;
+mod image;
+mod names;
+mod node;
+mod report;
+mod selector;
+mod size;
+mod spec;
+
+pub use assignment::{AssignedImage, Assignment, AssignmentDefaults, DesiredState};
+pub use cache::{ImageCache, ImageGroup, InvalidField, InvalidSpec};
+pub use image::{Digest, ImageRef, ParseDigestError, ParseImageRefError};
+pub use names::{CacheId, InvalidNodeName, NodeName, ObjectName};
+pub use node::{NodeFacts, Taint, Toleration};
+pub use report::{ImagePhase, ImageReport, NodeReport};
+pub use selector::{
+    InvalidSelector, LabelSelector, NodeAffinity, NodeSelector, NodeSelectorTerm, Requirement,
+};
+pub use size::ByteSize;
+pub use spec::{
+    CacheSpecImages, CountOrPercent, DeletionPolicy, ImageCacheSpec, ImagePullPolicy,
+    LocalObjectReference, Rollout,
+};

@@ -1,0 +1,116 @@
+//! Facts about a node that decide which images it should hold.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::NodeName;
+
+/// What is known of one node. Only what decides: no conditions, no image list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: NodeName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its taints.
+    pub taints: Vec<Taint>,
+    /// Whether it can act now (the `Ready` condition).
+    pub ready: bool,
+    /// Whether it is cordoned.
+    pub unschedulable: bool,
+    /// `linux`, `windows`: `GOOS` words.
+    pub os: String,
+    /// `amd64`, `arm64`, `arm`: `GOARCH` words.
+    pub architecture: String,
+}
+
+impl NodeFacts {
+    /// A Ready Linux node with that name, those labels and this machine's architecture.
+    #[must_use]
+    pub fn new(name: NodeName, labels: BTreeMap<String, String>) -> Self {
+        Self {
+            name,
+            labels,
+            taints: Vec::new(),
+            ready: true,
+            unschedulable: false,
+            os: "linux".to_owned(),
+            architecture: go_architecture(std::env::consts::ARCH).to_owned(),
+        }
+    }
+}
+
+/// Rust's word for an architecture as Go and OCI write it.
+fn go_architecture(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+/// A taint on a node (`core/v1 Taint`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value, often empty.
+    #[serde(default)]
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+impl Taint {
+    /// Whether it keeps pods away that do not tolerate it.
+    #[must_use]
+    pub fn repels(&self) -> bool {
+        matches!(self.effect.as_str(), "NoSchedule" | "NoExecute")
+    }
+}
+
+/// A toleration (`core/v1 Toleration`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Toleration {
+    /// Key of the taints meant; empty with `Exists`: every taint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// `Equal` (default) or `Exists`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// Value compared by `Equal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Effect meant; none: every effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
+    /// How long a `NoExecute` taint is tolerated, in seconds. Has no meaning for images; accepted so
+    /// that a pod's tolerations can be pasted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<i64>,
+}
+
+impl Toleration {
+    /// Whether it tolerates that taint.
+    #[must_use]
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        let key = self.key.as_deref().unwrap_or_default();
+        if self
+            .effect
+            .as_deref()
+            .is_some_and(|e| !e.is_empty() && e != taint.effect)
+        {
+            return false;
+        }
+        match self.operator.as_deref().unwrap_or("Equal") {
+            "Exists" => key.is_empty() || key == taint.key,
+            "Equal" => key == taint.key && self.value.as_deref().unwrap_or_default() == taint.value,
+            _ => false,
+        }
+    }
+}

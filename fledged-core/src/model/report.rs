@@ -1,0 +1,121 @@
+//! What one node says of its images: the contract from the warmer to the planner.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{ByteSize, Digest, ImageRef};
+use crate::error::Reason;
+
+/// Where one image stands on one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ImagePhase {
+    /// Not looked at yet, or waiting for a free place to pull in.
+    Pending,
+    /// A pull is under way.
+    Pulling,
+    /// The last attempt failed; another follows within the same round.
+    BackingOff,
+    /// Present, as far as the last inventory or pull knows.
+    Cached,
+    /// The round ended without success; another starts later.
+    Failed,
+    /// A removal is under way or due.
+    Removing,
+    /// Absent, as asked for.
+    Removed,
+    /// To be absent, but kept: a container uses it, it is pinned, or it shares an image that stays.
+    InUse,
+}
+
+impl ImagePhase {
+    /// Whether nothing more happens without a change from outside or a new round.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        matches!(
+            self,
+            Self::Cached | Self::Failed | Self::Removed | Self::InUse
+        )
+    }
+
+    /// The word as it stands in status and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Pulling => "Pulling",
+            Self::BackingOff => "BackingOff",
+            Self::Cached => "Cached",
+            Self::Failed => "Failed",
+            Self::Removing => "Removing",
+            Self::Removed => "Removed",
+            Self::InUse => "InUse",
+        }
+    }
+}
+
+impl fmt::Display for ImagePhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One image on one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageReport {
+    /// Which image.
+    pub image: ImageRef,
+    /// Where it stands.
+    pub phase: ImagePhase,
+    /// Digest of what is present, where the runtime tells it.
+    pub digest: Option<Digest>,
+    /// Size of what is present, as the runtime counts it.
+    pub size: Option<ByteSize>,
+    /// Attempts of the current or last round; zero for what was found present.
+    pub attempts: u32,
+    /// Start of the current or last round's first attempt.
+    pub started_at: Option<Timestamp>,
+    /// When the round ended, well or badly.
+    pub finished_at: Option<Timestamp>,
+    /// When the next attempt is due, while backing off or failed.
+    pub next_attempt_at: Option<Timestamp>,
+    /// The revision that was last satisfied.
+    pub revision: Option<u64>,
+    /// Why, where the phase alone does not say it.
+    pub reason: Option<Reason>,
+    /// The runtime's own text.
+    pub message: Option<String>,
+}
+
+impl ImageReport {
+    /// A report that says nothing but the phase.
+    #[must_use]
+    pub fn new(image: ImageRef, phase: ImagePhase) -> Self {
+        Self {
+            image,
+            phase,
+            digest: None,
+            size: None,
+            attempts: 0,
+            started_at: None,
+            finished_at: None,
+            next_attempt_at: None,
+            revision: None,
+            reason: None,
+            message: None,
+        }
+    }
+}
+
+/// All images of one node, in the order of the assignment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeReport {
+    /// Generation of the assignment that this answers.
+    pub observed_generation: u64,
+    /// When the runtime's inventory was last read.
+    pub inventory_at: Option<Timestamp>,
+    /// The images.
+    pub images: Vec<ImageReport>,
+}
