@@ -1,1 +1,7 @@
-//! x
+//! The loops that carry out what the machines decide. They hold no decisions and run on any async
+//! runtime: nothing is spawned, time comes from the [`Clock`](crate::ports::Clock).
+
+mod node;
+mod operation;
+
+pub use node::{NodeInput, NodeLoop, NodeObserver, Silent};

@@ -1,1 +1,25 @@
-//! x
+//! The node side: what one machine should hold against what its runtime really holds.
+//!
+//! [`Warmer`] is a pure state machine: [`Warmer::apply`] takes what happened, [`Warmer::poll`] says
+//! what to do now, [`Warmer::next_wakeup`] when to ask again. [`crate::driver`] is the loop around
+//! it.
+
+mod assign;
+mod backoff;
+mod config;
+mod entry;
+mod event;
+mod hold;
+mod inventory;
+mod obstacle;
+mod pulling;
+mod reading;
+mod removing;
+mod time;
+mod warmer;
+
+pub use backoff::{Backoff, Schedule};
+pub use config::WarmerConfig;
+pub use event::{InventoryId, NodeCommand, NodeEvent, PullId};
+pub use inventory::Inventory;
+pub use warmer::Warmer;

@@ -1,0 +1,288 @@
+//! The loop around a [`Warmer`].
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use tracing::{debug, info, warn};
+
+use super::operation::{pull, read_inventory};
+use crate::error::Failure;
+use crate::model::{Assignment, ImageRef, ImageReport, NodeReport};
+use crate::node::{NodeCommand, NodeEvent, PullId, Warmer};
+use crate::ports::{
+    Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullProgress, RemovalScope,
+};
+
+/// Watches what happens to a node's images. Called from the loop: must not block.
+pub trait NodeObserver: Send + Sync {
+    /// An image's state changed.
+    fn report(&self, report: &ImageReport);
+
+    /// A pull under way got further.
+    fn progress(&self, image: &ImageRef, progress: PullProgress) {
+        let _ = (image, progress);
+    }
+
+    /// The runtime itself failed at something that is no single image's; it is tried again.
+    fn runtime_failed(&self, operation: &str, failure: &Failure) {
+        let _ = (operation, failure);
+    }
+}
+
+/// An observer that looks away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl NodeObserver for Silent {
+    fn report(&self, _report: &ImageReport) {}
+}
+
+/// What somebody outside wants of a running loop.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum NodeInput {
+    /// The node is to hold this from now on.
+    Assign(Assignment),
+    /// Verify presence now, and pull again what moves or is to be pulled always.
+    Refresh,
+    /// What was reported before a restart; to come before the first assignment.
+    Resume(Vec<ImageReport>),
+}
+
+impl From<NodeInput> for NodeEvent {
+    fn from(input: NodeInput) -> Self {
+        match input {
+            NodeInput::Assign(assignment) => Self::Assigned(assignment),
+            NodeInput::Refresh => Self::RefreshRequested,
+            NodeInput::Resume(reports) => Self::Resumed(reports),
+        }
+    }
+}
+
+/// An operation that ended.
+enum Done {
+    Event(NodeEvent, Option<PullId>, Option<RemovalScope>),
+    Cancelled,
+}
+
+/// Drives one node: asks its [`Warmer`] what to do, does it through the ports, tells it what came
+/// of it.
+///
+/// Everything runs in the one task that polls [`settle`](Self::settle) or [`run`](Self::run);
+/// dropping that future abandons what is under way.
+pub struct NodeLoop {
+    warmer: Warmer,
+    runtime: Arc<dyn ImageRuntime>,
+    credentials: Arc<dyn Credentials>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn NodeObserver>,
+    operations: FuturesUnordered<BoxFuture<'static, Done>>,
+    pulls: BTreeMap<PullId, AbortHandle>,
+    removal: Option<RemovalScope>,
+}
+
+impl NodeLoop {
+    /// A loop over these ports.
+    #[must_use]
+    pub fn new(
+        warmer: Warmer,
+        runtime: Arc<dyn ImageRuntime>,
+        credentials: Arc<dyn Credentials>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn NodeObserver>,
+    ) -> Self {
+        Self {
+            warmer,
+            runtime,
+            credentials,
+            clock,
+            observer,
+            operations: FuturesUnordered::new(),
+            pulls: BTreeMap::new(),
+            removal: None,
+        }
+    }
+
+    /// Where every image stands now.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        self.warmer.report()
+    }
+
+    /// Brings the node to the assignment as far as this round can, and returns where every image
+    /// then stands. Ends by itself: each image has its deadline.
+    pub async fn settle(&mut self, assignment: Assignment) -> NodeReport {
+        self.tell(NodeEvent::Assigned(assignment));
+        loop {
+            let pause = self.advance();
+            if self.warmer.is_settled() {
+                break;
+            }
+            match pause {
+                None if self.operations.is_empty() => break,
+                pause => self.step(pause).await,
+            }
+        }
+        self.abandon();
+        self.report()
+    }
+
+    /// Keeps the node at what `inputs` last assigned, until `shutdown` resolves. The end of
+    /// `inputs` changes nothing. What is under way at shutdown is abandoned.
+    pub async fn run<S, F>(&mut self, inputs: S, shutdown: F) -> NodeReport
+    where
+        S: Stream<Item = NodeInput>,
+        F: Future<Output = ()>,
+    {
+        let inputs = inputs.fuse();
+        let shutdown = shutdown.fuse();
+        futures_util::pin_mut!(inputs, shutdown);
+        let mut open = true;
+        loop {
+            let pause = self.advance();
+            // Made anew each time around: nothing is lost with it but a timer.
+            let input = async {
+                match open {
+                    true => inputs.next().await,
+                    false => std::future::pending().await,
+                }
+            };
+            futures_util::select_biased! {
+                () = shutdown => break,
+                input = input.fuse() => match input {
+                    Some(input) => self.tell(input.into()),
+                    None => open = false,
+                },
+                () = self.step(pause).fuse() => {}
+            }
+        }
+        self.abandon();
+        self.report()
+    }
+
+    fn tell(&mut self, event: NodeEvent) {
+        if let NodeEvent::InventoryRead {
+            result: Err(failure),
+            ..
+        } = &event
+        {
+            warn!(reason = %failure.reason, error = %failure, "cannot read the runtime's inventory");
+            self.observer.runtime_failed("inventory", failure);
+        }
+        self.warmer.apply(event, self.clock.now());
+    }
+
+    /// Starts everything that is due; returns how long until more is.
+    fn advance(&mut self) -> Option<Duration> {
+        let now = self.clock.now();
+        for command in self.warmer.poll(now) {
+            self.start(command);
+        }
+        let wakeup = self.warmer.next_wakeup()?;
+        Some(Duration::try_from(wakeup.duration_since(now)).unwrap_or_default())
+    }
+
+    /// Waits for one operation to end, or for the pause to be over.
+    async fn step(&mut self, pause: Option<Duration>) {
+        let clock = Arc::clone(&self.clock);
+        let timer = async move {
+            match pause {
+                Some(pause) => clock.sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let none = self.operations.is_empty();
+        let ended = async {
+            match none {
+                true => std::future::pending().await,
+                false => self.operations.next().await,
+            }
+        };
+        futures_util::pin_mut!(timer, ended);
+        let done = futures_util::select_biased! {
+            done = ended.fuse() => done,
+            () = timer.fuse() => None,
+        };
+        if let Some(Done::Event(event, pull, removal)) = done {
+            if let Some(pull) = pull {
+                self.pulls.remove(&pull);
+            }
+            self.removal = removal.or(self.removal);
+            self.tell(event);
+        }
+    }
+
+    fn start(&mut self, command: NodeCommand) {
+        match command {
+            NodeCommand::Report(report) => {
+                info!(
+                    image = %report.image,
+                    phase = %report.phase,
+                    attempts = report.attempts,
+                    reason = report.reason.map(|r| r.as_str()),
+                    message = report.message.as_deref(),
+                    "image"
+                );
+                self.observer.report(&report);
+            }
+            NodeCommand::ReadInventory { id, with_usage } => {
+                let runtime = Arc::clone(&self.runtime);
+                let removal = self.removal;
+                self.operations.push(Box::pin(async move {
+                    let result = read_inventory(runtime.as_ref(), with_usage, removal).await;
+                    let removal = result.as_ref().ok().map(|inventory| inventory.removal());
+                    Done::Event(NodeEvent::InventoryRead { id, result }, None, removal)
+                }));
+            }
+            NodeCommand::Pull {
+                id, credentials, ..
+            } => self.start_pull(id, credentials),
+            NodeCommand::CancelPull { id } => {
+                if let Some(pull) = self.pulls.remove(&id) {
+                    pull.abort();
+                }
+            }
+            NodeCommand::Remove { image } => {
+                let runtime = Arc::clone(&self.runtime);
+                self.operations.push(Box::pin(async move {
+                    let result = runtime
+                        .remove(&image)
+                        .await
+                        .map_err(|e| e.failure().clone());
+                    Done::Event(NodeEvent::RemovalEnded { image, result }, None, None)
+                }));
+            }
+        }
+    }
+
+    fn start_pull(&mut self, id: PullId, request: CredentialsRequest) {
+        let runtime = Arc::clone(&self.runtime);
+        let credentials = Arc::clone(&self.credentials);
+        let observer = Arc::clone(&self.observer);
+        let image = request.image.clone();
+        let progress = ProgressSink::new(move |progress| observer.progress(&image, progress));
+        let (handle, registration) = AbortHandle::new_pair();
+        self.pulls.insert(id, handle);
+        let work = async move {
+            let result = pull(runtime.as_ref(), credentials.as_ref(), request, progress).await;
+            Done::Event(NodeEvent::PullEnded { id, result }, Some(id), None)
+        };
+        let work = Abortable::new(work, registration);
+        self.operations
+            .push(Box::pin(work.map(|done| done.unwrap_or(Done::Cancelled))));
+    }
+
+    /// Drops everything under way.
+    fn abandon(&mut self) {
+        debug!(
+            operations = self.operations.len(),
+            "abandoning what is under way"
+        );
+        self.pulls.clear();
+        self.operations = FuturesUnordered::new();
+    }
+}

@@ -1,0 +1,128 @@
+//! How long to wait after a failure, by its class.
+
+use std::time::Duration;
+
+use crate::error::{ErrorClass, Failure};
+
+/// A delay that doubles from `base` up to `cap`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// Delay after the first failure.
+    pub base: Duration,
+    /// Longest delay.
+    pub cap: Duration,
+}
+
+impl Schedule {
+    /// A schedule in seconds.
+    #[must_use]
+    pub const fn seconds(base: u64, cap: u64) -> Self {
+        Self {
+            base: Duration::from_secs(base),
+            cap: Duration::from_secs(cap),
+        }
+    }
+
+    /// The delay after that many failures in a row, without jitter.
+    #[must_use]
+    pub fn delay(&self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(31);
+        self.base.saturating_mul(1 << doublings).min(self.cap)
+    }
+}
+
+/// The schedules of a warmer.
+///
+/// A round is a row of attempts within one image's deadline. Within it, only transient failures are
+/// repeated; whatever else fails ends it, and the next round starts after a longer delay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Backoff {
+    /// Between attempts of a round after a passing failure. Default 1 s to 30 s.
+    pub transient: Schedule,
+    /// Between attempts while the registry throttles without naming a delay. Default 5 s to 5 min.
+    pub throttled: Schedule,
+    /// Between rounds that ended with a passing failure or the deadline. Default 30 s to 5 min, the
+    /// kubelet's longest image backoff.
+    pub round: Schedule,
+    /// Between rounds after refused credentials or a missing image. Default 1 min to 15 min.
+    pub refused: Schedule,
+    /// Between rounds after a malformed image or with an unsupported runtime. Default 5 min to 1 h.
+    pub invalid: Schedule,
+    /// How long a full disk stops new pulls. Default 1 min to 10 min.
+    pub disk_full: Schedule,
+    /// Before an image is pulled again that vanished repeatedly soon after it was cached. The first
+    /// time is at once; then 1 min to 30 min.
+    pub evicted: Schedule,
+    /// Between attempts to read the inventory. Default 1 s to 30 s.
+    pub inventory: Schedule,
+    /// Share by which a delay is spread, 0 to 1. Default 0.25: from 25 % less to 25 % more.
+    pub jitter: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            transient: Schedule::seconds(1, 30),
+            throttled: Schedule::seconds(5, 300),
+            round: Schedule::seconds(30, 300),
+            refused: Schedule::seconds(60, 900),
+            invalid: Schedule::seconds(300, 3600),
+            disk_full: Schedule::seconds(60, 600),
+            evicted: Schedule::seconds(60, 1800),
+            inventory: Schedule::seconds(1, 30),
+            jitter: 0.25,
+        }
+    }
+}
+
+impl Backoff {
+    /// The delay before the next attempt of the same round, after `attempts` that failed.
+    #[must_use]
+    pub fn within_round(
+        &self,
+        failure: &Failure,
+        attempts: u32,
+        rng: &mut fastrand::Rng,
+    ) -> Duration {
+        let schedule = match failure.class() {
+            ErrorClass::Throttled => &self.throttled,
+            _ => &self.transient,
+        };
+        self.honour(failure, schedule.delay(attempts), rng)
+    }
+
+    /// The delay before the next round, after `rounds` that failed.
+    #[must_use]
+    pub fn between_rounds(
+        &self,
+        failure: &Failure,
+        rounds: u32,
+        rng: &mut fastrand::Rng,
+    ) -> Duration {
+        let schedule = match failure.class() {
+            ErrorClass::Unauthorized | ErrorClass::NotFound => &self.refused,
+            ErrorClass::Invalid | ErrorClass::Fatal => &self.invalid,
+            ErrorClass::DiskFull => &self.disk_full,
+            ErrorClass::Retryable | ErrorClass::Throttled => &self.round,
+        };
+        self.honour(failure, schedule.delay(rounds), rng)
+    }
+
+    /// The delay with jitter, but never shorter than the other side asked for.
+    fn honour(&self, failure: &Failure, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
+        let delay = self.spread(delay, rng);
+        match failure.retry_after {
+            // Later than asked, never sooner, so that many nodes do not come back as one.
+            Some(asked) => delay.max(asked.saturating_add(asked.mul_f64(0.1 * rng.f64()))),
+            None => delay,
+        }
+    }
+
+    /// The delay, spread by the jitter.
+    #[must_use]
+    pub fn spread(&self, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
+        let share = self.jitter.clamp(0.0, 1.0);
+        delay.mul_f64(1.0 - share + 2.0 * share * rng.f64())
+    }
+}

@@ -1,0 +1,294 @@
+//! One image of the assignment: where it stands, and its attempts.
+
+use jiff::Timestamp;
+
+use super::backoff::Backoff;
+use super::event::{InventoryId, PullId};
+use super::hold::Hold;
+use super::time::{after, between};
+use crate::error::{Failure, Reason};
+use crate::model::{AssignedImage, DesiredState, ImagePhase, ImagePullPolicy, ImageReport};
+use crate::ports::RuntimeImage;
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) spec: AssignedImage,
+    /// Place in the assignment; breaks ties.
+    pub(super) order: usize,
+    /// What is told about it.
+    pub(super) report: ImageReport,
+    /// What was told last; nothing is told twice.
+    pub(super) told: Option<ImageReport>,
+    /// Whether an inventory has said, since the last change, whether it is there.
+    pub(super) known: bool,
+    pub(super) present: bool,
+    /// Readings asked for up to this one say nothing about the image as it is now.
+    pub(super) stale: InventoryId,
+    /// When the wait for a first inventory began.
+    pub(super) waiting_since: Timestamp,
+    pub(super) pull: Option<PullId>,
+    /// The revision that the pull under way will satisfy.
+    pub(super) pull_revision: u64,
+    pub(super) removing: bool,
+    /// When the next attempt is due; `None` where none is needed.
+    pub(super) due: Option<Timestamp>,
+    /// Start of the round under way.
+    pub(super) round: Option<Timestamp>,
+    /// Rounds in a row that failed.
+    pub(super) failed_rounds: u32,
+    /// Times in a row that it vanished soon after it was cached.
+    pub(super) evictions: u32,
+    pub(super) cached_at: Option<Timestamp>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        spec: AssignedImage,
+        order: usize,
+        stale: InventoryId,
+        now: Timestamp,
+    ) -> Self {
+        let phase = match spec.state {
+            DesiredState::Present => ImagePhase::Pending,
+            DesiredState::Absent => ImagePhase::Removing,
+        };
+        Self {
+            report: ImageReport::new(spec.image.clone(), phase),
+            told: None,
+            spec,
+            order,
+            known: false,
+            present: false,
+            stale,
+            waiting_since: now,
+            pull: None,
+            pull_revision: 0,
+            removing: false,
+            due: None,
+            round: None,
+            failed_rounds: 0,
+            evictions: 0,
+            cached_at: None,
+        }
+    }
+
+    pub(super) fn wants_present(&self) -> bool {
+        self.spec.state == DesiredState::Present
+    }
+
+    /// Whether a pull is needed although the image is there.
+    fn wants_fresh(&self) -> bool {
+        match self.report.revision {
+            Some(satisfied) => satisfied < self.spec.revision,
+            None => self.spec.pull_policy == ImagePullPolicy::Always,
+        }
+    }
+
+    /// When the round under way has to be over.
+    pub(super) fn round_ends(&self) -> Option<Timestamp> {
+        Some(after(self.round?, self.spec.deadline))
+    }
+
+    /// What decides who goes first among those that are due: smaller is sooner.
+    pub(super) fn rank(&self) -> (std::cmp::Reverse<i32>, u32, u32, usize) {
+        (
+            std::cmp::Reverse(self.spec.priority),
+            self.failed_rounds,
+            self.report.attempts,
+            self.order,
+        )
+    }
+
+    /// Starts over: the next inventory decides what is to be done. A pull under way goes on.
+    pub(super) fn reconsider(&mut self, now: Timestamp) {
+        if self.pull.is_some() || self.removing {
+            return;
+        }
+        self.known = false;
+        self.waiting_since = now;
+        self.due = None;
+        self.round = None;
+        self.report.phase = match self.spec.state {
+            DesiredState::Present => ImagePhase::Pending,
+            DesiredState::Absent => ImagePhase::Removing,
+        };
+    }
+
+    /// An inventory says that it is there.
+    pub(super) fn found(&mut self, image: &RuntimeImage, now: Timestamp) {
+        self.known = true;
+        self.present = true;
+        self.describe(image);
+        if self.wants_fresh() {
+            self.due_now_unless_set(now);
+            return;
+        }
+        if self.report.phase != ImagePhase::Cached {
+            self.cached(now);
+        }
+    }
+
+    /// An inventory says that it is not there.
+    pub(super) fn missing(
+        &mut self,
+        now: Timestamp,
+        window: std::time::Duration,
+        backoff: &Backoff,
+        rng: &mut fastrand::Rng,
+    ) {
+        self.known = true;
+        self.present = false;
+        self.report.digest = None;
+        self.report.size = None;
+        if self.report.phase == ImagePhase::Cached {
+            let lived = self.cached_at.map(|at| between(at, now));
+            self.evictions = match lived {
+                Some(lived) if lived < window => self.evictions.saturating_add(1),
+                _ => 0,
+            };
+            let delay = match self.evictions {
+                0 | 1 => std::time::Duration::ZERO,
+                n => backoff.spread(backoff.evicted.delay(n - 1), rng),
+            };
+            self.due = Some(after(now, delay));
+            self.round = None;
+            self.report.phase = ImagePhase::Pending;
+            self.report.attempts = 0;
+            self.report.started_at = None;
+            self.report.finished_at = None;
+            self.explain(
+                Reason::Evicted,
+                "it was present and was removed by something else".to_owned(),
+            );
+        } else {
+            self.due_now_unless_set(now);
+        }
+    }
+
+    fn due_now_unless_set(&mut self, now: Timestamp) {
+        if self.due.is_none() {
+            self.due = Some(now);
+            self.report.phase = ImagePhase::Pending;
+        }
+    }
+
+    /// It is there and fresh: the round is over.
+    pub(super) fn cached(&mut self, now: Timestamp) {
+        self.report.phase = ImagePhase::Cached;
+        self.report.revision = Some(self.spec.revision.max(self.report.revision.unwrap_or(0)));
+        self.report.finished_at = self.round.map(|_| now);
+        self.report.reason = None;
+        self.report.message = None;
+        self.cached_at = Some(now);
+        self.due = None;
+        self.round = None;
+        self.failed_rounds = 0;
+    }
+
+    /// A pull succeeded. It satisfies the revision that was asked for when it began.
+    pub(super) fn pulled(&mut self, now: Timestamp) {
+        let satisfied = self.pull_revision;
+        self.cached(now);
+        self.report.revision = Some(satisfied);
+        if self.wants_fresh() {
+            self.due = Some(now);
+            self.report.phase = ImagePhase::Pending;
+        }
+    }
+
+    pub(super) fn describe(&mut self, image: &RuntimeImage) {
+        self.report.digest.clone_from(&image.digest);
+        self.report.size = Some(image.size);
+    }
+
+    /// An attempt starts.
+    pub(super) fn begin(&mut self, phase: ImagePhase, now: Timestamp) {
+        if self.round.is_none() {
+            self.round = Some(now);
+            self.report.attempts = 0;
+            self.report.started_at = Some(now);
+            self.report.finished_at = None;
+            self.report.reason = None;
+            self.report.message = None;
+        }
+        self.report.attempts = self.report.attempts.saturating_add(1);
+        self.report.phase = phase;
+        self.due = None;
+    }
+
+    /// An attempt failed: back off within the round, or end it.
+    pub(super) fn failed(
+        &mut self,
+        failure: &Failure,
+        now: Timestamp,
+        backoff: &Backoff,
+        rng: &mut fastrand::Rng,
+    ) {
+        self.explain(failure.reason, self.told_as(failure));
+        if failure.class().is_transient() {
+            let due = after(
+                now,
+                backoff.within_round(failure, self.report.attempts, rng),
+            );
+            if self.round_ends().is_some_and(|end| due < end) {
+                self.report.phase = ImagePhase::BackingOff;
+                self.due = Some(due);
+                return;
+            }
+        }
+        self.end_round(failure, now, backoff, rng);
+    }
+
+    /// The round ends without success; the next one is due later.
+    fn end_round(
+        &mut self,
+        failure: &Failure,
+        now: Timestamp,
+        backoff: &Backoff,
+        rng: &mut fastrand::Rng,
+    ) {
+        self.failed_rounds = self.failed_rounds.saturating_add(1);
+        self.report.phase = ImagePhase::Failed;
+        self.report.finished_at = Some(now);
+        self.due = Some(after(
+            now,
+            backoff.between_rounds(failure, self.failed_rounds, rng),
+        ));
+        self.round = None;
+    }
+
+    /// It fails before it was attempted, because of something that concerns more than itself.
+    pub(super) fn blocked(&mut self, hold: &Hold, now: Timestamp) {
+        if self.report.phase != ImagePhase::Failed || self.report.reason != Some(hold.reason) {
+            self.explain(hold.reason, hold.message.clone());
+            self.report.finished_at = Some(now);
+        }
+        self.report.phase = ImagePhase::Failed;
+        self.round = None;
+        self.due = Some(hold.until);
+    }
+
+    pub(super) fn explain(&mut self, reason: Reason, message: String) {
+        self.report.reason = Some(reason);
+        self.report.message = Some(message);
+    }
+
+    fn told_as(&self, failure: &Failure) -> String {
+        if self.present && self.wants_present() {
+            format!("an earlier copy is present, but it could not be refreshed: {failure}")
+        } else {
+            failure.message.clone()
+        }
+    }
+
+    /// The report as it stands now.
+    pub(super) fn snapshot(&self) -> ImageReport {
+        let mut report = self.report.clone();
+        report.next_attempt_at = match report.phase {
+            ImagePhase::BackingOff | ImagePhase::Failed => self.due,
+            ImagePhase::Pending => self.due.filter(|_| self.evictions > 1),
+            _ => None,
+        };
+        report
+    }
+}

@@ -1,0 +1,160 @@
+//! Pulls: who goes next, how they end, what holds them back.
+
+use jiff::Timestamp;
+
+use super::entry::Entry;
+use super::event::{NodeCommand, PullId};
+use super::hold::Hold;
+use super::time::after;
+use super::warmer::Warmer;
+use crate::error::{Failure, Reason};
+use crate::model::{ImagePhase, ImageRef};
+use crate::ports::{CredentialsRequest, RuntimeImage};
+
+impl Warmer {
+    pub(super) fn free_slots(&self) -> usize {
+        let limit = if self.holds.probing() {
+            1
+        } else {
+            self.config.max_parallel_pulls.get()
+        };
+        limit.saturating_sub(self.pulls.len())
+    }
+
+    pub(super) fn start_pulls(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
+        self.block_held(now);
+        if self.removes_whole_images() && self.removal_due(now) {
+            return;
+        }
+        for _ in 0..self.free_slots() {
+            let due = |e: &&mut Entry| {
+                e.wants_present()
+                    && e.known
+                    && e.pull.is_none()
+                    && e.due.is_some_and(|due| due <= now)
+            };
+            let Some(entry) = self
+                .entries
+                .values_mut()
+                .filter(due)
+                .min_by_key(|e| e.rank())
+            else {
+                return;
+            };
+            self.last_pull += 1;
+            let id = PullId(self.last_pull);
+            entry.begin(ImagePhase::Pulling, now);
+            entry.pull = Some(id);
+            entry.pull_revision = entry.spec.revision;
+            let image = entry.spec.image.clone();
+            self.pulls.insert(id, image.clone());
+            self.touched.insert(image.clone());
+            acts.push(NodeCommand::Pull {
+                id,
+                credentials: CredentialsRequest {
+                    image,
+                    pull_secrets: entry.spec.pull_secrets.clone(),
+                    service_accounts: entry.spec.service_accounts.clone(),
+                },
+                deadline: entry.round_ends().unwrap_or(now),
+            });
+        }
+    }
+
+    /// What is due but held: wait where the hold is over within the deadline, else fail with the
+    /// hold's reason.
+    pub(super) fn block_held(&mut self, now: Timestamp) {
+        for (image, entry) in &mut self.entries {
+            if !entry.wants_present() || !entry.known || entry.pull.is_some() {
+                continue;
+            }
+            let Some(due) = entry.due.filter(|due| *due <= now) else {
+                continue;
+            };
+            let Some(Hold {
+                until,
+                reason,
+                message,
+            }) = self.holds.on(image, now).cloned()
+            else {
+                continue;
+            };
+            let hold = Hold {
+                until,
+                reason,
+                message,
+            };
+            let patience = entry
+                .round_ends()
+                .unwrap_or_else(|| after(due, entry.spec.deadline));
+            if reason == Reason::DiskFull || until >= patience {
+                entry.blocked(&hold, now);
+            } else {
+                entry.due = Some(until);
+                entry.explain(hold.reason, hold.message);
+            }
+            self.touched.insert(image.clone());
+        }
+    }
+
+    pub(super) fn pull_ended(
+        &mut self,
+        id: PullId,
+        result: Result<RuntimeImage, Failure>,
+        now: Timestamp,
+    ) {
+        let Some(image) = self.pulls.remove(&id) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&image) else {
+            return;
+        };
+        entry.pull = None;
+        entry.stale = self.last_inventory;
+        self.touched.insert(image.clone());
+        match result {
+            Ok(pulled) => {
+                self.holds.succeeded();
+                entry.present = true;
+                entry.describe(&pulled);
+                entry.pulled(now);
+                self.inventory_outdated = true;
+            }
+            Err(failure) => {
+                entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
+                self.holds
+                    .failed(&image, &failure, now, &self.config.backoff, &mut self.rng);
+            }
+        }
+    }
+
+    /// Cancels pulls whose deadline has passed.
+    pub(super) fn expire_pulls(&mut self, now: Timestamp) {
+        let expired: Vec<(PullId, ImageRef)> = self
+            .pulls
+            .iter()
+            .filter(|(_, image)| {
+                let end = self.entries.get(*image).and_then(Entry::round_ends);
+                end.is_none_or(|end| end <= now)
+            })
+            .map(|(id, image)| (*id, image.clone()))
+            .collect();
+        for (id, image) in expired {
+            self.cancel(id);
+            let Some(entry) = self.entries.get_mut(&image) else {
+                continue;
+            };
+            entry.pull = None;
+            entry.stale = self.last_inventory;
+            let failure = Failure::new(
+                Reason::DeadlineExceeded,
+                format!(
+                    "not complete within its deadline of {:?}, at attempt {}",
+                    entry.spec.deadline, entry.report.attempts
+                ),
+            );
+            entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
+            self.touched.insert(image);
+        }
+    }
+}

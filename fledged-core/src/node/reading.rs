@@ -1,0 +1,130 @@
+//! Reading the inventory, and holding every image against it.
+
+use jiff::Timestamp;
+
+use super::entry::Entry;
+use super::event::{InventoryId, NodeCommand};
+use super::inventory::Inventory;
+use super::time::after;
+use super::warmer::Warmer;
+use crate::error::{Failure, Reason};
+use crate::model::ImagePhase;
+
+impl Warmer {
+    /// Asks for a reading at once; one that is under way may be too old to count.
+    pub(super) fn read_soon(&mut self, now: Timestamp) {
+        self.read_due = Some(now);
+        self.read_failures = 0;
+    }
+
+    pub(super) fn start_reading(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
+        if self.reading || !self.assigned || self.read_due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.last_inventory.0 += 1;
+        self.reading = true;
+        // Pulls that end from here on may or may not be in it.
+        self.inventory_outdated = !self.pulls.is_empty();
+        self.read_due = None;
+        acts.push(NodeCommand::ReadInventory {
+            id: self.last_inventory,
+            with_usage: self
+                .entries
+                .values()
+                .any(|e| !e.wants_present() && e.report.phase != ImagePhase::Removed),
+        });
+    }
+
+    pub(super) fn inventory_read(
+        &mut self,
+        id: InventoryId,
+        result: Result<Inventory, Failure>,
+        now: Timestamp,
+    ) {
+        if id != self.last_inventory {
+            return;
+        }
+        self.reading = false;
+        let again = self.read_due;
+        match result {
+            Ok(inventory) => {
+                self.read_failures = 0;
+                self.read_failure = None;
+                self.inventory_at = Some(now);
+                self.inventory = Some(inventory);
+                self.read_due = Some(after(now, self.config.inventory_interval));
+                self.evaluate(id, now);
+            }
+            Err(failure) => {
+                self.read_failures = self.read_failures.saturating_add(1);
+                let schedule = self.config.backoff.inventory.delay(self.read_failures);
+                let delay = self.config.backoff.spread(schedule, &mut self.rng);
+                self.read_due = Some(after(now, delay));
+                if !failure.class().is_transient() {
+                    self.give_up_waiting(&failure, now, |_| true);
+                }
+                self.read_failure = Some(failure);
+            }
+        }
+        // Somebody asked for another reading while this one was under way.
+        if let Some(again) = again {
+            self.read_due = self.read_due.map(|due| due.min(again));
+        }
+    }
+
+    /// Holds every entry against a new inventory.
+    pub(super) fn evaluate(&mut self, id: InventoryId, now: Timestamp) {
+        let Some(inventory) = &self.inventory else {
+            return;
+        };
+        let mut verdicts = Vec::new();
+        for (image, entry) in &mut self.entries {
+            if entry.stale >= id || entry.pull.is_some() || entry.removing {
+                continue;
+            }
+            self.touched.insert(image.clone());
+            match (entry.wants_present(), inventory.find(image)) {
+                (true, Some(found)) => entry.found(found, now),
+                (true, None) => entry.missing(
+                    now,
+                    self.config.eviction_window,
+                    &self.config.backoff,
+                    &mut self.rng,
+                ),
+                (false, found) => verdicts.push((image.clone(), found.cloned())),
+            }
+        }
+        for (image, found) in verdicts {
+            self.judge_removal(&image, found.as_ref(), now);
+        }
+    }
+
+    /// Gives up on entries that have waited their whole deadline for an inventory.
+    pub(super) fn expire_waits(&mut self, now: Timestamp) {
+        let Some(failure) = self.read_failure.clone().or_else(|| {
+            self.reading
+                .then(|| Failure::new(Reason::RuntimeUnavailable, "the runtime does not answer"))
+        }) else {
+            return;
+        };
+        self.give_up_waiting(&failure, now, |e| {
+            after(e.waiting_since, e.spec.deadline) <= now
+        });
+    }
+
+    pub(super) fn give_up_waiting(
+        &mut self,
+        failure: &Failure,
+        now: Timestamp,
+        which: impl Fn(&Entry) -> bool,
+    ) {
+        for (image, entry) in &mut self.entries {
+            if !entry.known && entry.report.phase != ImagePhase::Failed && which(entry) {
+                entry.report.phase = ImagePhase::Failed;
+                entry.report.finished_at = Some(now);
+                entry.explain(failure.reason, failure.message.clone());
+                self.touched.insert(image.clone());
+            }
+        }
+    }
+}

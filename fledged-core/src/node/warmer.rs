@@ -1,0 +1,203 @@
+//! The machine: events in, commands out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::config::WarmerConfig;
+use super::entry::Entry;
+use super::event::{InventoryId, NodeCommand, NodeEvent, PullId};
+use super::hold::Holds;
+use super::inventory::Inventory;
+use super::time::after;
+use crate::error::Failure;
+use crate::model::{ImagePhase, ImageRef, ImageReport, NodeReport};
+
+/// Brings one node's images to what it is assigned and keeps them so.
+///
+/// Pure: no clock, no I/O, no randomness but the seed's. After every [`apply`](Self::apply) and at
+/// every [`next_wakeup`](Self::next_wakeup), call [`poll`](Self::poll) and carry out what it says.
+#[derive(Debug)]
+pub struct Warmer {
+    pub(super) config: WarmerConfig,
+    pub(super) rng: fastrand::Rng,
+    pub(super) generation: u64,
+    pub(super) assigned: bool,
+    pub(super) order: Vec<ImageRef>,
+    pub(super) entries: BTreeMap<ImageRef, Entry>,
+    pub(super) history: BTreeMap<ImageRef, ImageReport>,
+    pub(super) pulls: BTreeMap<PullId, ImageRef>,
+    pub(super) last_pull: u64,
+    pub(super) inventory: Option<Inventory>,
+    pub(super) inventory_at: Option<Timestamp>,
+    /// The last reading that was asked for.
+    pub(super) last_inventory: InventoryId,
+    pub(super) reading: bool,
+    /// When to read it next; `None` while that depends on a reading under way.
+    pub(super) read_due: Option<Timestamp>,
+    pub(super) read_failures: u32,
+    pub(super) read_failure: Option<Failure>,
+    /// Whether images were pulled that the last reading does not know of.
+    pub(super) inventory_outdated: bool,
+    pub(super) holds: Holds,
+    /// Pulls that nobody wants any more, to be told to the driver.
+    pub(super) cancelled: Vec<PullId>,
+    /// Entries that may have something to tell.
+    pub(super) touched: BTreeSet<ImageRef>,
+}
+
+impl Warmer {
+    /// A warmer that holds nothing yet. The same seed and the same events give the same commands.
+    #[must_use]
+    pub fn new(config: WarmerConfig, seed: u64) -> Self {
+        Self {
+            config,
+            rng: fastrand::Rng::with_seed(seed),
+            generation: 0,
+            assigned: false,
+            order: Vec::new(),
+            entries: BTreeMap::new(),
+            history: BTreeMap::new(),
+            pulls: BTreeMap::new(),
+            last_pull: 0,
+            inventory: None,
+            inventory_at: None,
+            last_inventory: InventoryId(0),
+            reading: false,
+            read_due: None,
+            read_failures: 0,
+            read_failure: None,
+            inventory_outdated: false,
+            holds: Holds::default(),
+            cancelled: Vec::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Takes note of something that happened at `now`.
+    pub fn apply(&mut self, event: NodeEvent, now: Timestamp) {
+        match event {
+            NodeEvent::Resumed(reports) => {
+                self.history = reports.into_iter().map(|r| (r.image.clone(), r)).collect();
+            }
+            NodeEvent::Assigned(assignment) => self.assign(assignment, now),
+            NodeEvent::RefreshRequested => self.refresh(now),
+            NodeEvent::InventoryRead { id, result } => self.inventory_read(id, result, now),
+            NodeEvent::PullEnded { id, result } => self.pull_ended(id, result, now),
+            NodeEvent::RemovalEnded { image, result } => self.removal_ended(&image, result, now),
+        }
+    }
+
+    /// What to do now. Calling it again without a change in between gives nothing.
+    pub fn poll(&mut self, now: Timestamp) -> Vec<NodeCommand> {
+        self.holds.expire(now);
+        self.expire_pulls(now);
+        self.expire_waits(now);
+        let mut acts = Vec::new();
+        for id in std::mem::take(&mut self.cancelled) {
+            acts.push(NodeCommand::CancelPull { id });
+        }
+        self.start_reading(now, &mut acts);
+        self.start_removals(now, &mut acts);
+        self.start_pulls(now, &mut acts);
+        // Reports first: `Pulling` is to be known before the pull is begun.
+        let mut commands = self.take_reports();
+        commands.append(&mut acts);
+        commands
+    }
+
+    /// When [`poll`](Self::poll) is next to be called if nothing happens before. Right after a
+    /// poll it lies in the future: what waits for an event has no time of its own.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        if !self.assigned {
+            return None;
+        }
+        let reading = self.read_due.filter(|_| !self.reading);
+        let deadlines = self
+            .pulls
+            .values()
+            .filter_map(|image| self.entries.get(image)?.round_ends());
+        let waits = self
+            .entries
+            .values()
+            .filter(|e| !e.known && e.report.phase != ImagePhase::Failed)
+            .map(|e| after(e.waiting_since, e.spec.deadline));
+        let full = self.free_slots() == 0;
+        let removing = self.entries.values().any(|e| e.removing);
+        let exclusive = self.removes_whole_images();
+        let waits_for_event = |e: &Entry| {
+            if e.wants_present() {
+                full || e.pull.is_some() || (exclusive && removing)
+            } else {
+                removing || (exclusive && (!self.pulls.is_empty() || self.inventory_outdated))
+            }
+        };
+        let removal_due = self
+            .entries
+            .values()
+            .filter(|e| !e.wants_present())
+            .filter_map(|e| e.due)
+            .min()
+            .filter(|_| exclusive);
+        let dues = self
+            .entries
+            .values()
+            .filter(|e| e.known && !waits_for_event(e))
+            .filter_map(|e| match removal_due {
+                // A pull does not start before a removal that is due.
+                Some(first) if e.wants_present() && e.due >= Some(first) => None,
+                _ => e.due,
+            });
+        reading
+            .into_iter()
+            .chain(deadlines)
+            .chain(waits)
+            .chain(dues)
+            .min()
+    }
+
+    /// Whether every assigned image is where it can be: present, removed, kept for a reason, or
+    /// failed for this round. False before the first assignment.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.assigned && self.entries.values().all(|e| e.report.phase.is_settled())
+    }
+
+    /// Where every image stands, in the order of the assignment.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        NodeReport {
+            observed_generation: self.generation,
+            inventory_at: self.inventory_at,
+            images: self
+                .order
+                .iter()
+                .filter_map(|image| self.entries.get(image))
+                .map(Entry::snapshot)
+                .collect(),
+        }
+    }
+
+    /// How many pulls are under way.
+    #[must_use]
+    pub fn pulls_under_way(&self) -> usize {
+        self.pulls.len()
+    }
+
+    /// Reports of entries whose state differs from what was last told.
+    fn take_reports(&mut self) -> Vec<NodeCommand> {
+        let mut reports = Vec::new();
+        for image in std::mem::take(&mut self.touched) {
+            let Some(entry) = self.entries.get_mut(&image) else {
+                continue;
+            };
+            let report = entry.snapshot();
+            if entry.told.as_ref() != Some(&report) {
+                entry.told = Some(report.clone());
+                reports.push(NodeCommand::Report(report));
+            }
+        }
+        reports
+    }
+}
