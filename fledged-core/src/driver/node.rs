@@ -183,6 +183,11 @@ impl NodeLoop {
             self.start(command);
         }
         let wakeup = self.warmer.next_wakeup()?;
+        debug_assert!(
+            wakeup > now,
+            "the warmer left something undone, the loop would spin: {:?}",
+            self.warmer
+        );
         Some(Duration::try_from(wakeup.duration_since(now)).unwrap_or_default())
     }
 

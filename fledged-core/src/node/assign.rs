@@ -1,11 +1,13 @@
 //! What changes when the node is assigned something else, or asked to refresh.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::entry::Entry;
 use super::event::PullId;
 use super::warmer::Warmer;
-use crate::model::{Assignment, DesiredState, ImagePhase, ImagePullPolicy};
+use crate::model::{AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy};
 
 impl Warmer {
     pub(super) fn assign(&mut self, assignment: Assignment, now: Timestamp) {
@@ -13,31 +15,12 @@ impl Warmer {
         self.assigned = true;
         let mut previous = std::mem::take(&mut self.entries);
         self.order.clear();
-        let mut unknown = false;
-        for (order, spec) in assignment.images.into_iter().enumerate() {
+        let mut unknown = self.inventory_at.is_none();
+        for (order, spec) in each_once(assignment.images).into_iter().enumerate() {
             let image = spec.image.clone();
-            let twice = self.entries.get(&image);
-            if twice.is_some_and(|e| e.wants_present() || spec.state == DesiredState::Absent) {
-                continue;
-            }
-            if twice.is_none() {
-                self.order.push(image.clone());
-            }
             let entry = match previous.remove(&image) {
                 Some(mut entry) if entry.spec.state == spec.state => {
-                    let renewed = entry.spec.revision < spec.revision;
-                    let mended = entry.spec.pull_secrets != spec.pull_secrets
-                        || entry.spec.service_accounts != spec.service_accounts
-                        || entry.spec.pull_policy != spec.pull_policy
-                        || entry.spec.deadline != spec.deadline;
-                    entry.order = order;
-                    entry.spec = spec;
-                    if renewed {
-                        entry.reconsider(now);
-                        unknown = true;
-                    } else if mended && entry.report.phase == ImagePhase::Failed {
-                        entry.due = Some(now);
-                    }
+                    unknown |= entry.update(spec, order, now);
                     entry
                 }
                 other => {
@@ -45,20 +28,11 @@ impl Warmer {
                         self.cancel(pull);
                     }
                     unknown = true;
-                    let mut entry = Entry::new(spec, order, self.last_inventory, now);
-                    if let Some(past) = self.history.remove(&image) {
-                        entry.report.revision = past.revision;
-                        if past.phase == ImagePhase::Removed
-                            && !entry.wants_present()
-                            && past.revision == Some(entry.spec.revision)
-                        {
-                            entry.report = past;
-                            entry.known = true;
-                        }
-                    }
-                    entry
+                    let past = self.history.remove(&image);
+                    Entry::new(spec, order, self.last_inventory, now).resumed(past)
                 }
             };
+            self.order.push(image.clone());
             self.touched.insert(image.clone());
             self.entries.insert(image, entry);
         }
@@ -68,7 +42,7 @@ impl Warmer {
             }
         }
         self.history.clear();
-        if unknown || self.inventory_at.is_none() {
+        if unknown {
             self.read_soon(now);
         }
     }
@@ -86,7 +60,7 @@ impl Warmer {
                 entry.report.phase,
                 ImagePhase::Failed | ImagePhase::BackingOff
             ) {
-                entry.due = Some(now);
+                entry.retry(now);
             }
             self.touched.insert(image.clone());
         }
@@ -97,4 +71,22 @@ impl Warmer {
         self.pulls.remove(&pull);
         self.cancelled.push(pull);
     }
+}
+
+/// The images, each once: where one is wanted and unwanted at a time, it is wanted.
+fn each_once(images: Vec<AssignedImage>) -> Vec<AssignedImage> {
+    let mut kept: Vec<AssignedImage> = Vec::with_capacity(images.len());
+    let mut places = BTreeMap::new();
+    for spec in images {
+        let place = *places.entry(spec.image.clone()).or_insert(kept.len());
+        match kept.get_mut(place) {
+            None => kept.push(spec),
+            Some(first) => {
+                if first.state == DesiredState::Absent && spec.state == DesiredState::Present {
+                    *first = spec;
+                }
+            }
+        }
+    }
+    kept
 }

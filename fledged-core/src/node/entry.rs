@@ -72,6 +72,37 @@ impl Entry {
         }
     }
 
+    /// What was told before a restart: which revision is satisfied, and that it was removed, which
+    /// is not done twice.
+    pub(super) fn resumed(mut self, past: Option<ImageReport>) -> Self {
+        let Some(past) = past else { return self };
+        self.report.revision = past.revision;
+        let removed = past.phase == ImagePhase::Removed && !self.wants_present();
+        if removed && past.revision == Some(self.spec.revision) {
+            self.report = past;
+            self.known = true;
+        }
+        self
+    }
+
+    /// The same image is assigned again, perhaps in other words. Whether an inventory has to say
+    /// what that means.
+    pub(super) fn update(&mut self, spec: AssignedImage, order: usize, now: Timestamp) -> bool {
+        let renewed = self.spec.revision < spec.revision;
+        let mended = self.spec.pull_secrets != spec.pull_secrets
+            || self.spec.service_accounts != spec.service_accounts
+            || self.spec.pull_policy != spec.pull_policy
+            || self.spec.deadline != spec.deadline;
+        self.order = order;
+        self.spec = spec;
+        if renewed {
+            self.reconsider(now);
+        } else if mended && self.report.phase == ImagePhase::Failed {
+            self.retry(now);
+        }
+        renewed
+    }
+
     pub(super) fn wants_present(&self) -> bool {
         self.spec.state == DesiredState::Present
     }
@@ -112,6 +143,20 @@ impl Entry {
             DesiredState::Present => ImagePhase::Pending,
             DesiredState::Absent => ImagePhase::Removing,
         };
+    }
+
+    /// Makes the next attempt due now, as far as it is known that one is needed.
+    pub(super) fn retry(&mut self, now: Timestamp) {
+        if self.known {
+            self.due = Some(now);
+        } else {
+            self.reconsider(now);
+        }
+    }
+
+    /// Whether a removal is due.
+    pub(super) fn removable(&self, now: Timestamp) -> bool {
+        !self.wants_present() && self.known && self.due.is_some_and(|due| due <= now)
     }
 
     /// An inventory says that it is there.
@@ -240,7 +285,7 @@ impl Entry {
     }
 
     /// The round ends without success; the next one is due later.
-    fn end_round(
+    pub(super) fn end_round(
         &mut self,
         failure: &Failure,
         now: Timestamp,
@@ -273,7 +318,7 @@ impl Entry {
         self.report.message = Some(message);
     }
 
-    fn told_as(&self, failure: &Failure) -> String {
+    pub(super) fn told_as(&self, failure: &Failure) -> String {
         if self.present && self.wants_present() {
             format!("an earlier copy is present, but it could not be refreshed: {failure}")
         } else {

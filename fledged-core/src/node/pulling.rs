@@ -8,7 +8,7 @@ use super::hold::Hold;
 use super::time::after;
 use super::warmer::Warmer;
 use crate::error::{Failure, Reason};
-use crate::model::{ImagePhase, ImageRef};
+use crate::model::ImagePhase;
 use crate::ports::{CredentialsRequest, RuntimeImage};
 
 impl Warmer {
@@ -119,6 +119,7 @@ impl Warmer {
                 entry.describe(&pulled);
                 entry.pulled(now);
                 self.inventory_outdated = true;
+                self.reading_overlaps = true;
             }
             Err(failure) => {
                 entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
@@ -128,33 +129,35 @@ impl Warmer {
         }
     }
 
-    /// Cancels pulls whose deadline has passed.
-    pub(super) fn expire_pulls(&mut self, now: Timestamp) {
-        let expired: Vec<(PullId, ImageRef)> = self
-            .pulls
-            .iter()
-            .filter(|(_, image)| {
-                let end = self.entries.get(*image).and_then(Entry::round_ends);
-                end.is_none_or(|end| end <= now)
-            })
-            .map(|(id, image)| (*id, image.clone()))
-            .collect();
-        for (id, image) in expired {
-            self.cancel(id);
-            let Some(entry) = self.entries.get_mut(&image) else {
+    /// Ends rounds whose deadline has passed: pulls under way are cancelled, and what was still
+    /// waiting for its next attempt, or for a free place to make it in, keeps its last failure.
+    pub(super) fn expire_rounds(&mut self, now: Timestamp) {
+        let mut cancelled = Vec::new();
+        for (image, entry) in &mut self.entries {
+            if entry.removing || entry.round_ends().is_none_or(|end| end > now) {
                 continue;
+            }
+            let failure = match entry.pull.take() {
+                Some(pull) => {
+                    cancelled.push(pull);
+                    entry.stale = self.last_inventory;
+                    let failure = Failure::new(
+                        Reason::DeadlineExceeded,
+                        format!(
+                            "not complete within its deadline of {:?}, at attempt {}",
+                            entry.spec.deadline, entry.report.attempts
+                        ),
+                    );
+                    entry.explain(failure.reason, entry.told_as(&failure));
+                    failure
+                }
+                None => Failure::new(entry.report.reason.unwrap_or(Reason::Unknown), ""),
             };
-            entry.pull = None;
-            entry.stale = self.last_inventory;
-            let failure = Failure::new(
-                Reason::DeadlineExceeded,
-                format!(
-                    "not complete within its deadline of {:?}, at attempt {}",
-                    entry.spec.deadline, entry.report.attempts
-                ),
-            );
-            entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
-            self.touched.insert(image);
+            entry.end_round(&failure, now, &self.config.backoff, &mut self.rng);
+            self.touched.insert(image.clone());
+        }
+        for pull in cancelled {
+            self.cancel(pull);
         }
     }
 }

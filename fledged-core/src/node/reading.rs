@@ -23,8 +23,7 @@ impl Warmer {
         }
         self.last_inventory.0 += 1;
         self.reading = true;
-        // Pulls that end from here on may or may not be in it.
-        self.inventory_outdated = !self.pulls.is_empty();
+        self.reading_overlaps = !self.pulls.is_empty();
         self.read_due = None;
         acts.push(NodeCommand::ReadInventory {
             id: self.last_inventory,
@@ -52,6 +51,7 @@ impl Warmer {
                 self.read_failure = None;
                 self.inventory_at = Some(now);
                 self.inventory = Some(inventory);
+                self.inventory_outdated = self.reading_overlaps;
                 self.read_due = Some(after(now, self.config.inventory_interval));
                 self.evaluate(id, now);
             }

@@ -76,13 +76,8 @@ impl Warmer {
                 return;
             }
         }
-        let due = |e: &&mut Entry| !e.wants_present() && e.due.is_some_and(|due| due <= now);
-        let Some(entry) = self
-            .entries
-            .values_mut()
-            .filter(due)
-            .min_by_key(|e| e.rank())
-        else {
+        let due = self.entries.values_mut().filter(|e| e.removable(now));
+        let Some(entry) = due.min_by_key(|e| e.rank()) else {
             return;
         };
         entry.begin(ImagePhase::Removing, now);
@@ -104,7 +99,7 @@ impl Warmer {
     pub(super) fn removal_due(&self, now: Timestamp) -> bool {
         self.entries
             .values()
-            .any(|e| e.removing || (!e.wants_present() && e.due.is_some_and(|due| due <= now)))
+            .any(|e| e.removing || e.removable(now))
     }
 
     pub(super) fn removal_ended(
@@ -116,10 +111,16 @@ impl Warmer {
         let Some(entry) = self.entries.get_mut(image) else {
             return;
         };
+        entry.stale = self.last_inventory;
         if !std::mem::take(&mut entry.removing) {
+            // It was assigned otherwise meanwhile, and the removal may have undone that.
+            if !entry.wants_present() || entry.pull.is_none() {
+                entry.reconsider(now);
+                self.touched.insert(image.clone());
+                self.read_soon(now);
+            }
             return;
         }
-        entry.stale = self.last_inventory;
         self.touched.insert(image.clone());
         match result {
             Ok(Removal::Removed | Removal::Absent) => {

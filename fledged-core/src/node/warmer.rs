@@ -39,7 +39,10 @@ pub struct Warmer {
     pub(super) read_failure: Option<Failure>,
     /// Whether images were pulled that the last reading does not know of.
     pub(super) inventory_outdated: bool,
+    /// Whether pulls are or were under way while the reading is: it may have missed them.
+    pub(super) reading_overlaps: bool,
     pub(super) holds: Holds,
+    pub(super) polled_at: Option<Timestamp>,
     /// Pulls that nobody wants any more, to be told to the driver.
     pub(super) cancelled: Vec<PullId>,
     /// Entries that may have something to tell.
@@ -68,7 +71,9 @@ impl Warmer {
             read_failures: 0,
             read_failure: None,
             inventory_outdated: false,
+            reading_overlaps: false,
             holds: Holds::default(),
+            polled_at: None,
             cancelled: Vec::new(),
             touched: BTreeSet::new(),
         }
@@ -90,8 +95,9 @@ impl Warmer {
 
     /// What to do now. Calling it again without a change in between gives nothing.
     pub fn poll(&mut self, now: Timestamp) -> Vec<NodeCommand> {
+        self.polled_at = Some(now);
         self.holds.expire(now);
-        self.expire_pulls(now);
+        self.expire_rounds(now);
         self.expire_waits(now);
         let mut acts = Vec::new();
         for id in std::mem::take(&mut self.cancelled) {
@@ -115,9 +121,10 @@ impl Warmer {
         }
         let reading = self.read_due.filter(|_| !self.reading);
         let deadlines = self
-            .pulls
+            .entries
             .values()
-            .filter_map(|image| self.entries.get(image)?.round_ends());
+            .filter(|e| !e.removing)
+            .filter_map(Entry::round_ends);
         let waits = self
             .entries
             .values()
@@ -126,29 +133,19 @@ impl Warmer {
         let full = self.free_slots() == 0;
         let removing = self.entries.values().any(|e| e.removing);
         let exclusive = self.removes_whole_images();
+        let removals_first = exclusive && self.polled_at.is_some_and(|at| self.removal_due(at));
         let waits_for_event = |e: &Entry| {
             if e.wants_present() {
-                full || e.pull.is_some() || (exclusive && removing)
+                full || e.pull.is_some() || removals_first
             } else {
                 removing || (exclusive && (!self.pulls.is_empty() || self.inventory_outdated))
             }
         };
-        let removal_due = self
-            .entries
-            .values()
-            .filter(|e| !e.wants_present())
-            .filter_map(|e| e.due)
-            .min()
-            .filter(|_| exclusive);
         let dues = self
             .entries
             .values()
             .filter(|e| e.known && !waits_for_event(e))
-            .filter_map(|e| match removal_due {
-                // A pull does not start before a removal that is due.
-                Some(first) if e.wants_present() && e.due >= Some(first) => None,
-                _ => e.due,
-            });
+            .filter_map(|e| e.due);
         reading
             .into_iter()
             .chain(deadlines)

@@ -1,1 +1,36 @@
-//! x
+//! A node without I/O: an in-memory runtime and registry with bandwidth and faults, and a clock that
+//! jumps. Seeded and deterministic: the same seed gives the same trace.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use fledged_core::driver::{NodeLoop, Silent};
+//! use fledged_core::model::{AssignedImage, Assignment, ByteSize, ImagePhase};
+//! use fledged_core::node::{Warmer, WarmerConfig};
+//! use fledged_core::ports::Anonymous;
+//! use fledged_core::sim::{SimClock, SimImage, SimRegistry, SimRuntime};
+//!
+//! let clock = SimClock::new();
+//! let registry = SimRegistry::new().with("app:1", SimImage::new("app-1", &[("base", ByteSize::new(40_000_000))]));
+//! let runtime = SimRuntime::new(clock.clone(), registry, 7).with_bandwidth(10_000_000);
+//! let warmer = Warmer::new(WarmerConfig::default(), 7);
+//! let mut node = NodeLoop::new(warmer, Arc::new(runtime), Arc::new(Anonymous), Arc::new(clock.clone()), Arc::new(Silent));
+//!
+//! let assignment = Assignment { generation: 1, images: vec![AssignedImage::present("app:1".parse()?)] };
+//! let report = clock.block_on(node.settle(assignment))?;
+//! assert_eq!(report.images[0].phase, ImagePhase::Cached);
+//! assert!(clock.elapsed() >= Duration::from_secs(4));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod clock;
+mod fault;
+mod registry;
+mod runtime;
+mod state;
+
+pub use clock::{Deadlock, SimClock};
+pub use fault::{Fault, Faults};
+pub use registry::{SimImage, SimRegistry};
+pub use runtime::SimRuntime;
+pub use state::{TraceEntry, TraceEvent};

@@ -1,0 +1,156 @@
+//! A clock that jumps from one timer to the next when nothing else is left to do.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::ports::Clock;
+
+/// Everything waits and no timer is set: the simulated program would hang for ever.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("deadlock at {at}: everything waits and no timer is set")]
+pub struct Deadlock {
+    /// Simulated time at which it was found.
+    pub at: Timestamp,
+}
+
+/// A virtual clock and the executor that advances it. Clones share the time.
+#[derive(Debug, Clone)]
+pub struct SimClock(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    start: Timestamp,
+    now: Timestamp,
+    next_timer: u64,
+    timers: BTreeMap<(Timestamp, u64), Waker>,
+}
+
+impl Default for SimClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimClock {
+    /// A clock that starts at 2026-01-01T00:00:00Z.
+    #[must_use]
+    pub fn new() -> Self {
+        // Any fixed moment does; this one reads well in a trace.
+        let start = Timestamp::from_second(1_767_225_600).unwrap_or(Timestamp::UNIX_EPOCH);
+        Self(Arc::new(Mutex::new(State {
+            start,
+            now: start,
+            next_timer: 0,
+            timers: BTreeMap::new(),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Simulated time since the clock was made.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        let state = self.state();
+        Duration::try_from(state.now.duration_since(state.start)).unwrap_or_default()
+    }
+
+    /// Runs a future to its end. Whenever it can't go on, time jumps to the next timer.
+    ///
+    /// # Errors
+    ///
+    /// [`Deadlock`] when it can't go on and no timer is set.
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, Deadlock> {
+        let flag = Arc::new(Flag(AtomicBool::new(true)));
+        let waker = Waker::from(Arc::clone(&flag));
+        let mut context = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        loop {
+            while flag.0.swap(false, Ordering::SeqCst) {
+                if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                    return Ok(output);
+                }
+            }
+            self.jump()?;
+        }
+    }
+
+    /// Advances to the next timer and wakes whoever set it.
+    fn jump(&self) -> Result<(), Deadlock> {
+        let waker = {
+            let mut state = self.state();
+            let Some(((at, _), waker)) = state.timers.pop_first() else {
+                return Err(Deadlock { at: state.now });
+            };
+            state.now = state.now.max(at);
+            waker
+        };
+        waker.wake();
+        Ok(())
+    }
+}
+
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A timer; forgets itself when dropped, so that time never jumps to what nobody waits for.
+struct Sleep {
+    clock: SimClock,
+    at: Timestamp,
+    id: u64,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.clock.state();
+        if state.now >= self.at {
+            return Poll::Ready(());
+        }
+        state
+            .timers
+            .insert((self.at, self.id), context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.clock.state().timers.remove(&(self.at, self.id));
+    }
+}
+
+#[async_trait]
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        self.state().now
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let sleep = {
+            let mut state = self.state();
+            state.next_timer += 1;
+            Sleep {
+                clock: self.clone(),
+                at: state.now.checked_add(duration).unwrap_or(Timestamp::MAX),
+                id: state.next_timer,
+            }
+        };
+        sleep.await;
+    }
+}

@@ -1,0 +1,72 @@
+//! What a simulated registry holds.
+
+use std::collections::BTreeMap;
+
+use crate::model::{ByteSize, ImageRef};
+
+/// An image in a simulated registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimImage {
+    /// Its identifier; references with the same one are the same image.
+    pub id: String,
+    /// Its layers: name and compressed size. Layers of the same name are the same blob.
+    pub layers: Vec<(String, ByteSize)>,
+    /// Whether it needs credentials.
+    pub private: bool,
+}
+
+impl SimImage {
+    /// A public image of these layers.
+    #[must_use]
+    pub fn new(id: &str, layers: &[(&str, ByteSize)]) -> Self {
+        Self {
+            id: id.to_owned(),
+            layers: layers
+                .iter()
+                .map(|(name, size)| ((*name).to_owned(), *size))
+                .collect(),
+            private: false,
+        }
+    }
+
+    /// The same image, only for those who have credentials.
+    #[must_use]
+    pub fn private(mut self) -> Self {
+        self.private = true;
+        self
+    }
+}
+
+/// A registry: references and the images they name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SimRegistry {
+    images: BTreeMap<ImageRef, SimImage>,
+}
+
+impl SimRegistry {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same registry with one more image. A reference that does not parse is left out.
+    #[must_use]
+    pub fn with(mut self, reference: &str, image: SimImage) -> Self {
+        if let Ok(reference) = ImageRef::parse(reference) {
+            self.push(reference, image);
+        }
+        self
+    }
+
+    /// Adds an image, or moves the reference to another one.
+    pub fn push(&mut self, reference: ImageRef, image: SimImage) {
+        self.images.insert(reference, image);
+    }
+
+    /// The image that this reference names.
+    #[must_use]
+    pub fn get(&self, reference: &ImageRef) -> Option<&SimImage> {
+        self.images.get(reference)
+    }
+}

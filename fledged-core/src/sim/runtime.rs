@@ -1,0 +1,373 @@
+//! A runtime in memory.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::state::{State, Stored};
+use super::{Fault, Faults, SimClock, SimRegistry, TraceEntry, TraceEvent};
+use crate::error::{Failure, Reason, RuntimeError};
+use crate::model::{ByteSize, ImageRef};
+use crate::ports::{
+    Clock, FilesystemUsage, ImageId, ImageRuntime, PullProgress, PullRequest, Removal,
+    RemovalScope, RuntimeImage, RuntimeInfo,
+};
+
+/// In how many steps a layer is fetched; the bandwidth is shared anew at each.
+const STEPS: u64 = 8;
+
+/// An [`ImageRuntime`] in memory, on a [`SimClock`]. Clones share their state.
+///
+/// It removes whole images, as CRI does, unless told otherwise.
+#[derive(Debug, Clone)]
+pub struct SimRuntime {
+    clock: SimClock,
+    state: Arc<Mutex<State>>,
+}
+
+impl SimRuntime {
+    /// An empty runtime that pulls from that registry.
+    #[must_use]
+    pub fn new(clock: SimClock, registry: SimRegistry, seed: u64) -> Self {
+        Self {
+            clock,
+            state: Arc::new(Mutex::new(State {
+                registry,
+                images: Default::default(),
+                layers: Default::default(),
+                in_use: BTreeSet::new(),
+                rng: fastrand::Rng::with_seed(seed),
+                faults: Faults::default(),
+                bandwidth: None,
+                capacity: None,
+                removal: RemovalScope::Image,
+                pulling: 0,
+                trace: Vec::new(),
+            })),
+        }
+    }
+
+    /// Bytes a second, shared by all pulls under way. Without, bytes take no time.
+    #[must_use]
+    pub fn with_bandwidth(self, bytes_per_second: u64) -> Self {
+        self.state().bandwidth = Some(bytes_per_second.max(1));
+        self
+    }
+
+    /// Bytes that fit on the disk.
+    #[must_use]
+    pub fn with_capacity(self, capacity: ByteSize) -> Self {
+        self.state().capacity = Some(capacity);
+        self
+    }
+
+    /// What a removal takes away.
+    #[must_use]
+    pub fn with_removal(self, removal: RemovalScope) -> Self {
+        self.state().removal = removal;
+        self
+    }
+
+    /// Lets things go wrong.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        self.state().faults = faults;
+        self
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, state: &mut State, event: TraceEvent) {
+        state.trace.push(TraceEntry {
+            at: self.clock.elapsed(),
+            event,
+        });
+    }
+
+    /// Puts an image there without a pull, as if it had been there all along.
+    pub fn preload(&self, image: &ImageRef) {
+        let mut state = self.state();
+        if let Some(found) = state.registry.get(image).cloned() {
+            store(&mut state, image, &found.id, &found.layers);
+        }
+    }
+
+    /// Takes an image away behind everybody's back, as the kubelet's garbage collection does.
+    pub fn evict(&self, image: &ImageRef) {
+        let mut state = self.state();
+        if !state.unname(image, RemovalScope::Image).is_empty() {
+            self.record(&mut state, TraceEvent::Evicted(image.clone()));
+        }
+    }
+
+    /// Lets a container use an image that is there, or no longer.
+    pub fn set_in_use(&self, image: &ImageRef, used: bool) {
+        let mut state = self.state();
+        if let Some(id) = state.find(image).map(|(id, _)| id.clone()) {
+            if used {
+                state.in_use.insert(id);
+            } else {
+                state.in_use.remove(&id);
+            }
+        }
+    }
+
+    /// Pins an image that is there.
+    pub fn pin(&self, image: &ImageRef) {
+        let mut state = self.state();
+        if let Some(id) = state.find(image).map(|(id, _)| id.clone())
+            && let Some(stored) = state.images.get_mut(&id)
+        {
+            stored.pinned = true;
+        }
+    }
+
+    /// Moves a reference in the registry, or adds it.
+    pub fn publish(&self, reference: ImageRef, image: super::SimImage) {
+        self.state().registry.push(reference, image);
+    }
+
+    /// Whether a reference is there.
+    #[must_use]
+    pub fn holds(&self, image: &ImageRef) -> bool {
+        self.state().find(image).is_some()
+    }
+
+    /// Everything that happened so far.
+    #[must_use]
+    pub fn trace(&self) -> Vec<TraceEntry> {
+        self.state().trace.clone()
+    }
+
+    /// A failure for this call, if the faults say so.
+    fn call_fault(&self) -> Result<(), Failure> {
+        let elapsed = self.clock.elapsed();
+        let state = &mut *self.state();
+        match state.faults.draw_call(elapsed, &mut state.rng) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    async fn try_pull(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
+        let elapsed = self.clock.elapsed();
+        let (fault, found) = {
+            let state = &mut *self.state();
+            let fault = state.faults.draw_pull(elapsed, &mut state.rng);
+            (fault, state.registry.get(&request.image).cloned())
+        };
+        // A request takes time even when it fails, so that no loop can spin at one moment.
+        self.clock.sleep(Duration::from_millis(10)).await;
+        let mut midway = None;
+        match fault {
+            Some(Fault::Fail(failure)) => return Err(failure),
+            Some(Fault::FailMidway(failure)) => midway = Some(failure),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Slow(delay)) => self.clock.sleep(delay).await,
+            None => {}
+        }
+        let Some(found) = found else {
+            return Err(Failure::new(
+                Reason::ImageNotFound,
+                format!("{}: not found", request.image.as_str()),
+            ));
+        };
+        if found.private && request.auth.is_none() {
+            return Err(Failure::new(Reason::Unauthorized, "401 unauthorized"));
+        }
+        let total: ByteSize = {
+            let state = self.state();
+            let missing = found
+                .layers
+                .iter()
+                .filter(|(name, _)| !state.layers.contains_key(name));
+            missing.map(|(_, size)| *size).sum()
+        };
+        let mut done = ByteSize::ZERO;
+        for (name, size) in &found.layers {
+            if self.state().layers.contains_key(name) {
+                continue;
+            }
+            done += self.fetch(*size).await?;
+            request.progress.report(PullProgress {
+                done,
+                total: Some(total),
+            });
+            if let Some(failure) = midway.take() {
+                return Err(failure);
+            }
+            self.state().layers.insert(name.clone(), *size);
+        }
+        if let Some(failure) = midway {
+            return Err(failure);
+        }
+        Ok(store(
+            &mut self.state(),
+            &request.image,
+            &found.id,
+            &found.layers,
+        ))
+    }
+
+    /// Lets the time pass that so many bytes take.
+    async fn fetch(&self, size: ByteSize) -> Result<ByteSize, Failure> {
+        for _ in 0..STEPS {
+            let pause = {
+                let state = self.state();
+                if state
+                    .capacity
+                    .is_some_and(|capacity| state.used() + size > capacity)
+                {
+                    return Err(Failure::new(Reason::DiskFull, "no space left on device"));
+                }
+                state.bandwidth.map(|bandwidth| {
+                    let share = bandwidth / u64::try_from(state.pulling.max(1)).unwrap_or(1);
+                    let step = size.bytes().div_ceil(STEPS);
+                    Duration::from_millis(step.saturating_mul(1000).div_ceil(share.max(1)))
+                })
+            };
+            if let Some(pause) = pause {
+                self.clock.sleep(pause).await;
+            }
+        }
+        Ok(size)
+    }
+}
+
+/// Puts a complete image there.
+fn store(
+    state: &mut State,
+    reference: &ImageRef,
+    id: &str,
+    layers: &[(String, ByteSize)],
+) -> RuntimeImage {
+    let id = ImageId(id.to_owned());
+    // A reference that moved leaves the image it named before.
+    if state.find(reference).is_some_and(|(old, _)| *old != id) {
+        state.unname(reference, RemovalScope::Reference);
+    }
+    state.layers.extend(layers.iter().cloned());
+    let stored = state.images.entry(id.clone()).or_insert_with(|| Stored {
+        references: BTreeSet::new(),
+        layers: layers.to_vec(),
+        pinned: false,
+    });
+    stored.references.insert(reference.clone());
+    described(&id, stored)
+}
+
+fn described(id: &ImageId, stored: &Stored) -> RuntimeImage {
+    RuntimeImage {
+        id: id.clone(),
+        references: stored.references.iter().cloned().collect(),
+        digest: None,
+        size: stored.layers.iter().map(|(_, size)| *size).sum(),
+        pinned: stored.pinned,
+    }
+}
+
+/// Counts a pull while it is under way, also when it is dropped.
+struct Under<'a>(&'a SimRuntime, &'a ImageRef, bool);
+
+impl Drop for Under<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.pulling = state.pulling.saturating_sub(1);
+        let event = match self.2 {
+            true => TraceEvent::Pulled(self.1.clone()),
+            false => TraceEvent::PullFailed(self.1.clone()),
+        };
+        self.0.record(&mut state, event);
+    }
+}
+
+#[async_trait]
+impl ImageRuntime for SimRuntime {
+    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+        self.call_fault().map_err(RuntimeError::Info)?;
+        Ok(RuntimeInfo {
+            name: "sim".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            api_version: "v1".to_owned(),
+            removal: self.state().removal,
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+        self.call_fault().map_err(RuntimeError::List)?;
+        let mut state = self.state();
+        self.record(&mut state, TraceEvent::Listed);
+        Ok(state
+            .images
+            .iter()
+            .map(|(id, stored)| described(id, stored))
+            .collect())
+    }
+
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+        self.call_fault().map_err(|failure| RuntimeError::Lookup {
+            image: image.clone(),
+            failure,
+        })?;
+        Ok(self
+            .state()
+            .find(image)
+            .map(|(id, stored)| described(id, stored)))
+    }
+
+    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+        self.call_fault().map_err(RuntimeError::Usage)?;
+        Ok(self.state().in_use.iter().cloned().collect())
+    }
+
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+        {
+            let mut state = self.state();
+            state.pulling += 1;
+            let event = TraceEvent::PullBegan(request.image.clone(), state.pulling);
+            self.record(&mut state, event);
+        }
+        let mut under = Under(self, &request.image, false);
+        let result = self.try_pull(&request).await;
+        under.2 = result.is_ok();
+        result.map_err(|failure| RuntimeError::Pull {
+            image: request.image.clone(),
+            failure,
+        })
+    }
+
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+        self.call_fault().map_err(|failure| RuntimeError::Remove {
+            image: image.clone(),
+            failure,
+        })?;
+        let mut state = self.state();
+        let scope = state.removal;
+        let Some((id, stored)) = state.find(image) else {
+            return Ok(Removal::Absent);
+        };
+        let last = scope == RemovalScope::Image || stored.references.len() == 1;
+        if last && (state.in_use.contains(id) || stored.pinned) {
+            return Ok(Removal::InUse("a simulated container uses it".to_owned()));
+        }
+        let gone = state.unname(image, scope);
+        self.record(&mut state, TraceEvent::Removed(image.clone(), gone));
+        Ok(Removal::Removed)
+    }
+
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+        self.call_fault().map_err(RuntimeError::Filesystem)?;
+        let state = self.state();
+        Ok(vec![FilesystemUsage {
+            path: "sim".to_owned(),
+            used: state.used(),
+            available: state
+                .capacity
+                .map(|capacity| capacity.saturating_sub(state.used())),
+        }])
+    }
+}

@@ -1,0 +1,98 @@
+//! What a simulated runtime holds, and what happened to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Faults, SimRegistry};
+use crate::model::{ByteSize, ImageRef};
+use crate::ports::{ImageId, RemovalScope};
+
+/// Something that happened to a simulated runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceEntry {
+    /// Simulated time since the start.
+    pub at: Duration,
+    /// What happened.
+    pub event: TraceEvent,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TraceEvent {
+    /// A pull began, with that many under way including it.
+    PullBegan(ImageRef, usize),
+    /// A pull succeeded.
+    Pulled(ImageRef),
+    /// A pull failed or was abandoned.
+    PullFailed(ImageRef),
+    /// A name was removed, and these references with it.
+    Removed(ImageRef, Vec<ImageRef>),
+    /// An image vanished by somebody else's doing.
+    Evicted(ImageRef),
+    /// The inventory was read.
+    Listed,
+}
+
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) references: BTreeSet<ImageRef>,
+    pub(super) layers: Vec<(String, ByteSize)>,
+    pub(super) pinned: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) registry: SimRegistry,
+    pub(super) images: BTreeMap<ImageId, Stored>,
+    pub(super) layers: BTreeMap<String, ByteSize>,
+    pub(super) in_use: BTreeSet<ImageId>,
+    pub(super) rng: fastrand::Rng,
+    pub(super) faults: Faults,
+    pub(super) bandwidth: Option<u64>,
+    pub(super) capacity: Option<ByteSize>,
+    pub(super) removal: RemovalScope,
+    pub(super) pulling: usize,
+    pub(super) trace: Vec<TraceEntry>,
+}
+
+impl State {
+    pub(super) fn find(&self, image: &ImageRef) -> Option<(&ImageId, &Stored)> {
+        self.images
+            .iter()
+            .find(|(_, stored)| stored.references.contains(image))
+    }
+
+    pub(super) fn used(&self) -> ByteSize {
+        self.layers.values().copied().sum()
+    }
+
+    /// Takes a name away from whatever has it; returns every name that went with it.
+    pub(super) fn unname(&mut self, image: &ImageRef, scope: RemovalScope) -> Vec<ImageRef> {
+        let Some(id) = self.find(image).map(|(id, _)| id.clone()) else {
+            return Vec::new();
+        };
+        let Some(stored) = self.images.get_mut(&id) else {
+            return Vec::new();
+        };
+        let gone: Vec<ImageRef> = match scope {
+            RemovalScope::Image => std::mem::take(&mut stored.references).into_iter().collect(),
+            RemovalScope::Reference => stored.references.take(image).into_iter().collect(),
+        };
+        if stored.references.is_empty() {
+            self.images.remove(&id);
+            self.collect_layers();
+        }
+        gone
+    }
+
+    /// Forgets layers that no image needs.
+    fn collect_layers(&mut self) {
+        let needed: BTreeSet<String> = self
+            .images
+            .values()
+            .flat_map(|stored| stored.layers.iter().map(|(name, _)| name.clone()))
+            .collect();
+        self.layers.retain(|name, _| needed.contains(name));
+    }
+}
