@@ -1,4 +1,5 @@
 //! Whatever happens to a node, in whatever order: it converges, and never does what it must not.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
