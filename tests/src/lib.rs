@@ -1,1 +1,71 @@
-//! x
+//! Shared test support: real containerd, Docker Engine and registries from temporary folders, images
+//! to fill them with, a proxy that makes registries misbehave, and a runner for the `fledged` binary.
+//!
+//! Everything here blocks and may be called from a plain test as well as from inside an async
+//! runtime (whatever needs one of its own runs it on its own thread). A fixture that cannot start
+//! panics, which fails the test; dropping it stops its processes by pid, unmounts what they left
+//! behind and deletes its folder, also while a test panics.
+//!
+//! ```no_run
+//! use fledged_tests::{Containerd, Fledged, ImageBuilder, Registry, require};
+//!
+//! if !require(&["containerd", "docker-registry"]) {
+//!     return; // printed "skipped: ..."; with CI=true it panics instead
+//! }
+//! let registry = Registry::start(); // or Registry::start_with_htpasswd("user", "password")
+//! let containerd = Containerd::start(); // .socket() .uri() .kill9() .restart() .ctr(&[..])
+//! let pushed = ImageBuilder::new()
+//!     .random_layer("data", 1, 64 * 1024) // name, seed, bytes
+//!     .push(&registry, "team/app", "1.0");
+//! let output = Fledged::new()
+//!     .args(["node", "apply", "-f", "cache.yaml", "--runtime", &containerd.uri()])
+//!     .run();
+//! assert_eq!(output.code, Some(0), "{output}");
+//! assert_eq!(registry.requests_matching("GET", "/blobs/").len(), 2);
+//! println!("{} {}", pushed.reference, pushed.digest);
+//! ```
+//!
+//! | fixture | what it starts |
+//! |---|---|
+//! | [`Registry`] | docker-registry on a loopback port, plain or with htpasswd; its request log |
+//! | [`Containerd`] | containerd with the CRI plugin, overlayfs; `kill9`, `restart`, `ctr` |
+//! | [`Dockerd`] | Docker Engine with its own containerd; `kill9`, `stop`, `restart` |
+//! | [`FaultProxy`] | a proxy before a registry with scripted [`Fault`]s, and a timed request log |
+//! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
+//! | [`Fledged`] | the `fledged` binary, with a deadline, its output captured |
+//! | [`poll_until`] | waits for a condition, with a deadline |
+
+// A fixture that cannot do its work must fail the test that asked for it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod command;
+mod containerd;
+mod docker;
+mod fault_proxy;
+mod fault_script;
+pub mod http;
+mod images;
+mod layers;
+mod poll;
+mod process;
+mod registry;
+mod require;
+
+pub use command::{Fledged, Output, Running, fledged_binary};
+pub use containerd::Containerd;
+pub use docker::Dockerd;
+pub use fault_proxy::FaultProxy;
+pub use fault_script::{Fault, ProxiedRequest, Rule};
+pub use images::{
+    Image, ImageBuilder, ImageIndexBuilder, Platform, Pushed, images_with_shared_base,
+};
+pub use layers::{Compression, Layer};
+pub use poll::{SOON, poll_until};
+pub use process::unmount_below;
+pub use registry::{LoggedRequest, Registry, RegistryEndpoint};
+pub use require::require;

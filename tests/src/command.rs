@@ -1,0 +1,346 @@
+//! Runs the `fledged` binary and captures what it does.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tempfile::TempDir;
+
+/// Long enough for any test's apply, on a loaded machine.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The `fledged` binary of the same build: `FLEDGED_BIN`, or beside the running test or benchmark.
+///
+/// # Panics
+///
+/// When it has not been built; says how to.
+#[must_use]
+pub fn fledged_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FLEDGED_BIN") {
+        return path.into();
+    }
+    let own = std::env::current_exe().expect("the path of this program");
+    // Tests are in TARGET/PROFILE/deps, binaries in TARGET/PROFILE.
+    let folders = own.ancestors().skip(1).take(2);
+    let found = folders
+        .map(|folder| folder.join("fledged"))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        let release = own.components().any(|part| part.as_os_str() == "release");
+        let flag = if release { " --release" } else { "" };
+        panic!("the fledged binary is missing: run `cargo build{flag} -p fledged-cli` first")
+    })
+}
+
+/// One call of `fledged`, being put together.
+///
+/// It runs with an empty home folder and without the caller's registry credentials, proxies and log
+/// filter, so that nothing of the machine's own leaks into a test.
+#[derive(Debug)]
+pub struct Fledged {
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    folder: Option<PathBuf>,
+    deadline: Duration,
+}
+
+impl Default for Fledged {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fledged {
+    /// Without any argument.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            args: Vec::new(),
+            env: Vec::new(),
+            folder: None,
+            deadline: DEADLINE,
+        }
+    }
+
+    /// With one more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// With more arguments.
+    #[must_use]
+    pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// With an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// In that folder.
+    #[must_use]
+    pub fn current_dir(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// With another deadline than two minutes; whoever outlives it is killed, and the test fails.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    ///
+    /// When it is missing, or outlives the deadline.
+    #[must_use]
+    pub fn run(self) -> Output {
+        let deadline = self.deadline;
+        self.spawn().wait(deadline)
+    }
+
+    /// Starts it and leaves it running.
+    ///
+    /// # Panics
+    ///
+    /// When it is missing.
+    #[must_use]
+    pub fn spawn(self) -> Running {
+        let home = TempDir::with_prefix("home-").expect("a temporary folder");
+        let mut command = Command::new(fledged_binary());
+        for name in [
+            "DOCKER_CONFIG",
+            "REGISTRY_AUTH_FILE",
+            "RUST_LOG",
+            "HTTP_PROXY",
+            "http_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+        ] {
+            command.env_remove(name);
+        }
+        command
+            .env("HOME", home.path())
+            .args(&self.args)
+            .envs(self.env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start fledged: {e}"));
+        Running {
+            stdout: Captured::from(child.stdout.take().expect("a piped output")),
+            stderr: Captured::from(child.stderr.take().expect("a piped output")),
+            line: self
+                .args
+                .iter()
+                .map(|arg| arg.to_string_lossy())
+                .collect::<Vec<_>>()
+                .join(" "),
+            start: Instant::now(),
+            child,
+            _home: home,
+        }
+    }
+}
+
+/// A `fledged` that runs; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+    line: String,
+    start: Instant,
+    _home: TempDir,
+}
+
+impl Running {
+    /// Its standard output so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Its standard error so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Its process ID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
+    /// Sends SIGKILL and waits for the end.
+    #[must_use]
+    pub fn kill9(mut self) -> Output {
+        self.kill_group();
+        self.wait(DEADLINE)
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    ///
+    /// When it outlives the deadline.
+    #[must_use]
+    pub fn wait(mut self, deadline: Duration) -> Output {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("waiting for fledged") {
+                break status;
+            }
+            if start.elapsed() > deadline {
+                self.kill_group();
+                let output = self.output(None);
+                panic!("still running after {deadline:?}: {output}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.output(Some(status))
+    }
+
+    fn output(&mut self, status: Option<ExitStatus>) -> Output {
+        let took = self.start.elapsed();
+        Output {
+            line: self.line.clone(),
+            code: status.and_then(|status| status.code()),
+            stdout: self.stdout.finish(),
+            stderr: self.stderr.finish(),
+            took,
+        }
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.child.id()).ok()?)
+    }
+
+    fn kill_group(&mut self) {
+        if !self.has_ended() {
+            if let Some(pid) = self.pid() {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
+/// How a call of `fledged` ended. `Display` shows all of it, for a test's message.
+#[derive(Debug, Clone)]
+pub struct Output {
+    line: String,
+    /// The exit code; `None` where a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+impl Output {
+    /// Standard output as JSON.
+    ///
+    /// # Panics
+    ///
+    /// When it is none; shows what it is.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON ({e}): {self}"))
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = self
+            .code
+            .map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}"));
+        write!(
+            f,
+            "`fledged {}` ended with {code} after {:.1?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.line, self.took, self.stdout, self.stderr
+        )
+    }
+}
+
+/// A pipe that is read to its end on a thread, so that nobody blocks on it.
+#[derive(Debug)]
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Captured {
+    fn from(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&bytes);
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 8192];
+            while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&buffer[..length]);
+            }
+        });
+        Self {
+            bytes,
+            reader: Some(reader),
+        }
+    }
+
+    fn text(&self) -> String {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn finish(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.text()
+    }
+}

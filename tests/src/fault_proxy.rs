@@ -1,0 +1,382 @@
+//! An HTTP proxy in front of a registry that does wrong on request.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{AUTHORIZATION, CONNECTION, HeaderMap, RANGE, RETRY_AFTER, TRANSFER_ENCODING};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fault_script::{Fault, ProxiedRequest, Rule};
+use crate::poll::{SOON, poll_until};
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// A proxy before a registry: passes everything on verbatim, except where a [`Rule`] strikes.
+///
+/// The `Host` header is passed on as well, so that the `Location` headers of a registry lead back
+/// to the proxy.
+#[derive(Debug)]
+pub struct FaultProxy {
+    addr: String,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: String,
+    start: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rules: Vec<Rule>,
+    requests: Vec<ProxiedRequest>,
+    downloads: usize,
+    peak_downloads: usize,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl FaultProxy {
+    /// Starts one before the registry at that address (`host:port`).
+    ///
+    /// # Panics
+    ///
+    /// When no loopback port can be had.
+    #[must_use]
+    pub fn start(upstream: &str) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let addr = listener.local_addr().expect("its address").to_string();
+        listener.set_nonblocking(true).expect("not to block");
+        let shared = Arc::new(Shared {
+            upstream: upstream.to_owned(),
+            start: Instant::now(),
+            state: Mutex::default(),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let serving = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime for the proxy");
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                tokio::select! {
+                    () = accept(listener, serving) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self {
+            addr,
+            shared,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// Adds a rule; of several that match a request the first one added strikes.
+    pub fn add(&self, rule: Rule) {
+        self.shared.state().rules.push(rule);
+    }
+
+    /// Forgets all rules: from the next request on everything works.
+    pub fn clear(&self) {
+        self.shared.state().rules.clear();
+    }
+
+    /// Everything it was asked so far, in the order of arrival.
+    #[must_use]
+    pub fn requests(&self) -> Vec<ProxiedRequest> {
+        self.shared.state().requests.clone()
+    }
+
+    /// The requests with that method whose path contains the text.
+    #[must_use]
+    pub fn requests_matching(&self, method: &str, path_part: &str) -> Vec<ProxiedRequest> {
+        let mut requests = self.requests();
+        requests.retain(|r| r.method == method && r.path.contains(path_part));
+        requests
+    }
+
+    /// Waits until a request satisfies the condition, and gives it back.
+    ///
+    /// # Panics
+    ///
+    /// When none does in a minute.
+    #[allow(clippy::must_use_candidate)]
+    pub fn wait_for(
+        &self,
+        what: &str,
+        condition: impl Fn(&ProxiedRequest) -> bool,
+    ) -> ProxiedRequest {
+        poll_until(what, SOON, || self.requests().into_iter().find(&condition))
+    }
+
+    /// The most blob downloads that were under way at the same time.
+    #[must_use]
+    pub fn peak_downloads(&self) -> usize {
+        self.shared.state().peak_downloads
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&shared), request));
+            // An error here is a fault that was asked for, or a client that left.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+/// An error ends the connection without an answer.
+async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
+    let (flight, fault) = Flight::start(&shared, &request);
+    match fault {
+        Some(Fault::Hangup) => Err(std::io::Error::other("hung up on request")),
+        Some(Fault::Stall) => std::future::pending().await,
+        Some(Fault::Status {
+            status,
+            retry_after,
+        }) => {
+            let mut response = Response::builder().status(status);
+            if let Some(delay) = retry_after {
+                response = response.header(RETRY_AFTER, delay);
+            }
+            flight.answered(status);
+            response
+                .body(whole("this registry was told to fail\n"))
+                .map_err(std::io::Error::other)
+        }
+        fault => match forward(&shared.upstream, request).await {
+            Ok(response) => Ok(passed_on(response, fault, flight)),
+            Err(error) => {
+                flight.answered(502);
+                let mut response = Response::new(whole(&error));
+                *response.status_mut() = hyper::StatusCode::BAD_GATEWAY;
+                Ok(response)
+            }
+        },
+    }
+}
+
+async fn forward(
+    upstream: &str,
+    mut request: Request<Incoming>,
+) -> Result<Response<Incoming>, String> {
+    strip_hop_by_hop(request.headers_mut());
+    let fail = |e: &dyn std::fmt::Display| format!("no answer from {upstream}: {e}");
+    let stream = TcpStream::connect(upstream).await.map_err(|e| fail(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| fail(&e))?;
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(|e| fail(&e))
+}
+
+/// Headers that concern one connection only (RFC 9110, 7.6.1); the framing is hyper's own.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    headers.remove(CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+}
+
+fn passed_on(response: Response<Incoming>, fault: Option<Fault>, flight: Flight) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    flight.answered(parts.status.as_u16());
+    // One piece at a time: whoever relays knows that the piece before was taken.
+    let (out, pieces) = mpsc::channel(1);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = relay(body, fault, &flight, &out) => {}
+            () = out.closed() => {}
+        }
+    });
+    let pieces = stream::unfold(pieces, |mut pieces| async move {
+        let piece: std::io::Result<Bytes> = pieces.recv().await?;
+        Some((piece.map(Frame::data), pieces))
+    });
+    Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync())
+}
+
+/// Passes a body on piece by piece, with the fault in it; `None` when the client left.
+async fn relay(
+    mut body: Incoming,
+    fault: Option<Fault>,
+    flight: &Flight,
+    out: &mpsc::Sender<std::io::Result<Bytes>>,
+) -> Option<()> {
+    let start = tokio::time::Instant::now();
+    let mut sent: u64 = 0;
+    while let Some(frame) = body.frame().await {
+        let mut data = match frame {
+            Ok(frame) => frame.into_data().unwrap_or_default(),
+            Err(error) => return out.send(Err(std::io::Error::other(error))).await.ok(),
+        };
+        while !data.is_empty() {
+            let most = match &fault {
+                Some(Fault::CutAfter(limit) | Fault::StallAfter(limit)) => limit - sent,
+                // Some fifty pieces a second, so that the pace is even.
+                Some(Fault::Throttle { bytes_per_second }) => (bytes_per_second / 50).max(1),
+                _ => u64::MAX,
+            };
+            if most == 0 {
+                return end_early(fault.as_ref(), out).await;
+            }
+            let length = usize::try_from(most).unwrap_or(usize::MAX).min(data.len());
+            let mut piece = data.split_to(length);
+            if let Some(Fault::CorruptAt(at)) = fault {
+                piece = corrupted(piece, sent, at);
+            }
+            out.send(Ok(piece)).await.ok()?;
+            sent += length as u64;
+            flight.sent(sent);
+            if let Some(Fault::Throttle { bytes_per_second }) = &fault {
+                // Fractions of a byte a second are of no interest here.
+                #[allow(clippy::cast_precision_loss)]
+                let due = Duration::from_secs_f64(sent as f64 / (*bytes_per_second).max(1) as f64);
+                tokio::time::sleep_until(start + due).await;
+            }
+        }
+    }
+    Some(())
+}
+
+async fn end_early(
+    fault: Option<&Fault>,
+    out: &mpsc::Sender<std::io::Result<Bytes>>,
+) -> Option<()> {
+    if matches!(fault, Some(Fault::StallAfter(_))) {
+        return std::future::pending().await;
+    }
+    // Room in the channel: the last piece was taken. Yielding lets it reach the socket.
+    let room = out.reserve().await.ok()?;
+    tokio::task::yield_now().await;
+    room.send(Err(std::io::Error::other("cut on request")));
+    Some(())
+}
+
+fn corrupted(piece: Bytes, offset: u64, at: u64) -> Bytes {
+    let position = at.checked_sub(offset).and_then(|p| usize::try_from(p).ok());
+    match position {
+        Some(position) if position < piece.len() => {
+            let mut bytes = piece.to_vec();
+            bytes[position] = !bytes[position];
+            bytes.into()
+        }
+        _ => piece,
+    }
+}
+
+fn whole(text: &str) -> Body {
+    Full::new(Bytes::from(text.to_owned()))
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// One request under way; its end, however it comes, is noted.
+struct Flight {
+    shared: Arc<Shared>,
+    index: usize,
+    download: bool,
+}
+
+impl Flight {
+    fn start(shared: &Arc<Shared>, request: &Request<Incoming>) -> (Self, Option<Fault>) {
+        let method = request.method().as_str();
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("", |path| path.as_str());
+        let headers = request.headers();
+        let mut state = shared.state();
+        let fault = state
+            .rules
+            .iter_mut()
+            .find_map(|rule| rule.strike(method, path));
+        state.requests.push(ProxiedRequest {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            at: shared.start.elapsed(),
+            range: headers
+                .get(RANGE)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            authorized: headers.contains_key(AUTHORIZATION),
+            fault: fault.clone(),
+            status: None,
+            sent: 0,
+            finished: false,
+        });
+        let download = method == "GET" && path.contains("/blobs/");
+        if download {
+            state.downloads += 1;
+            state.peak_downloads = state.peak_downloads.max(state.downloads);
+        }
+        let flight = Self {
+            index: state.requests.len() - 1,
+            shared: Arc::clone(shared),
+            download,
+        };
+        (flight, fault)
+    }
+
+    fn answered(&self, status: u16) {
+        self.shared.state().requests[self.index].status = Some(status);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.shared.state().requests[self.index].sent = bytes;
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.requests[self.index].finished = true;
+        if self.download {
+            state.downloads -= 1;
+        }
+    }
+}

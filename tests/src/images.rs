@@ -1,0 +1,404 @@
+//! Deterministic OCI images, built in memory and pushed to a registry over HTTP.
+
+use bytes::Bytes;
+use fledged_core::model::{Digest, ImageRef};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::http;
+use crate::layers::{Compression, Layer, digest_of};
+use crate::registry::RegistryEndpoint;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Operating system and architecture of an image, in Go's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// `linux`, ...
+    pub os: String,
+    /// `amd64`, `arm64`, ...
+    pub architecture: String,
+}
+
+impl Platform {
+    /// That operating system and architecture.
+    #[must_use]
+    pub fn new(os: &str, architecture: &str) -> Self {
+        Self {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+        }
+    }
+
+    /// What this machine can run.
+    #[must_use]
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Self::new("linux", architecture)
+    }
+
+    /// One that this machine can not run.
+    #[must_use]
+    pub fn foreign() -> Self {
+        Self::new("linux", "s390x")
+    }
+}
+
+/// Puts an image together; without any layer it gets one small file.
+#[derive(Debug, Clone)]
+pub struct ImageBuilder {
+    platform: Platform,
+    layers: Vec<Layer>,
+    label: Option<String>,
+}
+
+impl Default for ImageBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ImageBuilder {
+    /// An image for this machine's platform.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            platform: Platform::host(),
+            layers: Vec::new(),
+            label: None,
+        }
+    }
+
+    /// For another platform.
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
+    /// With a layer on top.
+    #[must_use]
+    pub fn layer(mut self, layer: Layer) -> Self {
+        self.layers.push(layer);
+        self
+    }
+
+    /// With these layers on top, shared with whatever else is built on them.
+    #[must_use]
+    pub fn base(mut self, layers: &[Layer]) -> Self {
+        self.layers.extend_from_slice(layers);
+        self
+    }
+
+    /// With a layer of these files (path, content) on top, compressed.
+    #[must_use]
+    pub fn files(self, files: &[(&str, &[u8])]) -> Self {
+        self.layer(Layer::files(files, Compression::Gzip))
+    }
+
+    /// With a layer of that many incompressible bytes on top, below the folder `name`.
+    #[must_use]
+    pub fn random_layer(self, name: &str, seed: u64, bytes: usize) -> Self {
+        self.layer(Layer::random(name, seed, bytes, Compression::Stored))
+    }
+
+    /// With a label in its configuration: another image (and ID) of the same layers.
+    #[must_use]
+    pub fn label(mut self, value: &str) -> Self {
+        self.label = Some(value.to_owned());
+        self
+    }
+
+    /// Puts configuration and manifest together.
+    #[must_use]
+    pub fn build(mut self) -> Image {
+        if self.layers.is_empty() {
+            self = self.files(&[("hello.txt", b"hello\n")]);
+        }
+        let diff_ids: Vec<&str> = self.layers.iter().map(|l| l.diff_id.as_str()).collect();
+        let mut config = json!({
+            "created": "2020-01-01T00:00:00Z",
+            "architecture": self.platform.architecture,
+            "os": self.platform.os,
+            "config": {"Cmd": ["/hello"]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        if let Some(label) = &self.label {
+            config["config"]["Labels"] = json!({"label": label});
+        }
+        let config = bytes_of(&config);
+        let layers: Vec<Value> = self
+            .layers
+            .iter()
+            .map(|l| descriptor(l.media_type, &l.digest, l.blob.len()))
+            .collect();
+        let manifest = bytes_of(&json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor(CONFIG, &digest_of(&config), config.len()),
+            "layers": layers,
+        }));
+        Image {
+            platform: self.platform,
+            config,
+            manifest,
+            layers: self.layers,
+        }
+    }
+
+    /// Builds and pushes it.
+    ///
+    /// # Panics
+    ///
+    /// When the registry refuses.
+    #[allow(clippy::must_use_candidate)]
+    pub fn push(self, registry: &dyn RegistryEndpoint, repository: &str, tag: &str) -> Pushed {
+        self.build().push(registry, repository, tag)
+    }
+}
+
+/// An image, complete, in memory.
+#[derive(Debug, Clone)]
+pub struct Image {
+    platform: Platform,
+    config: Bytes,
+    manifest: Bytes,
+    layers: Vec<Layer>,
+}
+
+impl Image {
+    /// Digest of its manifest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        digest_of(&self.manifest)
+    }
+
+    /// Digest of its configuration: the image's ID for containerd and Docker.
+    #[must_use]
+    pub fn config_digest(&self) -> Digest {
+        digest_of(&self.config)
+    }
+
+    /// Pushes it under a tag.
+    ///
+    /// # Panics
+    ///
+    /// When the registry refuses.
+    #[allow(clippy::must_use_candidate)]
+    pub fn push(&self, registry: &dyn RegistryEndpoint, repository: &str, tag: &str) -> Pushed {
+        let target = Target::new(registry, repository);
+        self.push_blobs(&target);
+        target.put_manifest(tag, MANIFEST, &self.manifest);
+        target.pushed(tag, self, &self.digest())
+    }
+
+    fn push_blobs(&self, target: &Target) {
+        for layer in &self.layers {
+            target.put_blob(&layer.digest, layer.blob.clone());
+        }
+        target.put_blob(&self.config_digest(), self.config.clone());
+    }
+
+    fn size(&self) -> u64 {
+        let layers: u64 = self.layers.iter().map(Layer::size).sum();
+        layers + (self.config.len() + self.manifest.len()) as u64
+    }
+}
+
+/// Puts a multi-platform index together.
+#[derive(Debug, Clone, Default)]
+pub struct ImageIndexBuilder {
+    images: Vec<Image>,
+}
+
+impl ImageIndexBuilder {
+    /// An index of nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With an image for its own platform.
+    #[must_use]
+    pub fn image(mut self, image: Image) -> Self {
+        self.images.push(image);
+        self
+    }
+
+    /// Pushes the images and the index; the answer has the digest of the index, and the size and
+    /// configuration of the image for this machine (of the first one where there is none).
+    ///
+    /// # Panics
+    ///
+    /// When the index is empty, or the registry refuses.
+    #[allow(clippy::must_use_candidate)]
+    pub fn push(self, registry: &dyn RegistryEndpoint, repository: &str, tag: &str) -> Pushed {
+        let target = Target::new(registry, repository);
+        let manifests: Vec<Value> = self
+            .images
+            .iter()
+            .map(|image| {
+                image.push_blobs(&target);
+                let digest = image.digest();
+                target.put_manifest(digest.as_str(), MANIFEST, &image.manifest);
+                let mut entry = descriptor(MANIFEST, &digest, image.manifest.len());
+                entry["platform"] = json!({
+                    "os": image.platform.os,
+                    "architecture": image.platform.architecture,
+                });
+                entry
+            })
+            .collect();
+        let index = bytes_of(&json!({
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": manifests,
+        }));
+        target.put_manifest(tag, INDEX, &index);
+        let host = Platform::host();
+        let chosen = self
+            .images
+            .iter()
+            .find(|image| image.platform == host)
+            .unwrap_or(&self.images[0]);
+        target.pushed(tag, chosen, &digest_of(&index))
+    }
+}
+
+/// An image that a registry holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// `127.0.0.1:PORT/repository:tag`.
+    pub reference: String,
+    /// Digest of the manifest, or of the index.
+    pub digest: Digest,
+    /// Digest of the configuration: the image's ID for containerd and Docker.
+    pub config_digest: Digest,
+    /// Digests of the layers' blobs, the lowest first.
+    pub layers: Vec<Digest>,
+    /// Bytes of layers, configuration and manifest, as the registry holds them.
+    pub size: u64,
+    /// `127.0.0.1:PORT`.
+    pub registry: String,
+    /// The repository.
+    pub repository: String,
+    /// The tag.
+    pub tag: String,
+}
+
+impl Pushed {
+    /// The reference by tag.
+    ///
+    /// # Panics
+    ///
+    /// When the repository or the tag was not a valid one.
+    #[must_use]
+    pub fn image(&self) -> ImageRef {
+        self.reference.parse().expect("a valid reference")
+    }
+
+    /// `127.0.0.1:PORT/repository@digest`.
+    #[must_use]
+    pub fn by_digest(&self) -> String {
+        format!("{}/{}@{}", self.registry, self.repository, self.digest)
+    }
+
+    /// The reference by tag as seen through another address, a [`FaultProxy`](crate::FaultProxy)'s.
+    #[must_use]
+    pub fn reference_at(&self, addr: &str) -> String {
+        format!("{addr}/{}:{}", self.repository, self.tag)
+    }
+}
+
+/// Pushes `count` images to `PREFIX-0:1` and on: the same base layers, `own_bytes` of their own each.
+#[allow(clippy::must_use_candidate)]
+pub fn images_with_shared_base(
+    registry: &dyn RegistryEndpoint,
+    prefix: &str,
+    count: usize,
+    base: &[Layer],
+    own_bytes: usize,
+) -> Vec<Pushed> {
+    (0..count)
+        .map(|number| {
+            ImageBuilder::new()
+                .base(base)
+                .random_layer(&format!("own-{number}"), 1_000 + number as u64, own_bytes)
+                .push(registry, &format!("{prefix}-{number}"), "1")
+        })
+        .collect()
+}
+
+/// A repository that is pushed to.
+struct Target {
+    addr: String,
+    repository: String,
+    authorization: Option<String>,
+}
+
+impl Target {
+    fn new(registry: &dyn RegistryEndpoint, repository: &str) -> Self {
+        Self {
+            addr: registry.addr(),
+            repository: repository.to_owned(),
+            authorization: registry.credentials().map(|(u, p)| http::basic(&u, &p)),
+        }
+    }
+
+    fn send(&self, method: Method, target: &str, media_type: &str, body: Bytes) -> http::Response {
+        let authorization = self.authorization.as_deref();
+        let headers = [("content-type", media_type)];
+        http::send(&self.addr, method, target, &headers, authorization, body)
+            .unwrap_or_else(|e| panic!("cannot push {}: {e}", self.repository))
+    }
+
+    /// An upload in one piece (OCI distribution specification, "POST then PUT").
+    fn put_blob(&self, digest: &Digest, blob: Bytes) {
+        let octets = "application/octet-stream";
+        let target = format!("/v2/{}/blobs/uploads/", self.repository);
+        let started = self.send(Method::POST, &target, octets, Bytes::new());
+        assert_eq!(started.status, 202, "starting an upload: {started:?}");
+        let location = started.headers["location"].to_str().expect("a location");
+        let location = match location.split_once("://") {
+            Some((_, rest)) => &rest[rest.find('/').expect("a path")..],
+            None => location,
+        };
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let target = format!("{location}{separator}digest={digest}");
+        let stored = self.send(Method::PUT, &target, octets, blob);
+        assert_eq!(stored.status, 201, "uploading {digest}: {stored:?}");
+    }
+
+    fn put_manifest(&self, reference: &str, media_type: &str, manifest: &Bytes) {
+        let target = format!("/v2/{}/manifests/{reference}", self.repository);
+        let stored = self.send(Method::PUT, &target, media_type, manifest.clone());
+        assert_eq!(stored.status, 201, "putting a manifest: {stored:?}");
+    }
+
+    fn pushed(&self, tag: &str, image: &Image, digest: &Digest) -> Pushed {
+        Pushed {
+            reference: format!("{}/{}:{tag}", self.addr, self.repository),
+            digest: digest.clone(),
+            config_digest: image.config_digest(),
+            layers: image.layers.iter().map(|l| l.digest.clone()).collect(),
+            size: image.size(),
+            registry: self.addr.clone(),
+            repository: self.repository.clone(),
+            tag: tag.to_owned(),
+        }
+    }
+}
+
+fn descriptor(media_type: &str, digest: &Digest, size: usize) -> Value {
+    json!({"mediaType": media_type, "digest": digest, "size": size})
+}
+
+fn bytes_of(value: &Value) -> Bytes {
+    serde_json::to_vec(value).expect("JSON of our own").into()
+}

@@ -1,0 +1,149 @@
+//! A child process in a group of its own: stopped by pid, whatever happens to the test.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::poll::poll_until;
+use crate::require::find;
+
+/// How long a process may take to go after SIGTERM before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A running part of the fixture, with its output in files.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    name: String,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts a program in a process group of its own; its output is appended to `NAME.out` and
+    /// `NAME.err` below `folder`.
+    pub(crate) fn start<S: AsRef<str>>(program: &str, args: &[S], folder: &Path) -> Self {
+        let path = find(program).unwrap_or_else(|| panic!("{program} is not installed"));
+        let stdout = folder.join(format!("{program}.out"));
+        let stderr = folder.join(format!("{program}.err"));
+        let append = |path: &Path| {
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap_or_else(|e| panic!("cannot open {}: {e}", path.display()))
+        };
+        let child = Command::new(path)
+            .args(args.iter().map(AsRef::as_ref))
+            .stdin(Stdio::null())
+            .stdout(append(&stdout))
+            .stderr(append(&stderr))
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
+        Self {
+            child,
+            name: program.to_owned(),
+            stdout,
+            stderr,
+            ended: None,
+        }
+    }
+
+    /// Polls until `ready` answers, and panics with the process's last words when it ends first.
+    pub(crate) fn wait_ready<T>(&mut self, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
+        let what = format!("{} to become ready", self.name);
+        poll_until(&what, crate::poll::SOON, || {
+            if let Some(status) = self.try_wait() {
+                panic!("{} ended with {status}: {}", self.name, self.last_words());
+            }
+            ready(self)
+        })
+    }
+
+    /// What it has written to its standard output.
+    pub(crate) fn stdout(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stdout).unwrap_or_default()).into_owned()
+    }
+
+    /// What it has written to its standard error.
+    pub(crate) fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stderr).unwrap_or_default()).into_owned()
+    }
+
+    /// Its process ID.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn last_words(&self) -> String {
+        let text = self.stderr();
+        let lines: Vec<&str> = text.lines().rev().take(15).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().ok().flatten();
+        }
+        self.ended
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.child.id()).ok()?)
+    }
+
+    /// SIGKILL to the whole group, then waits for the child.
+    pub(crate) fn kill9(&mut self) {
+        if self.try_wait().is_none() {
+            if let Some(pid) = self.pid() {
+                // Gone already is as good.
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+            self.ended = self.child.wait().ok();
+        }
+    }
+
+    /// SIGTERM to the child, a while to go, then SIGKILL to the group.
+    pub(crate) fn stop(&mut self) {
+        if self.try_wait().is_some() {
+            return;
+        }
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let start = Instant::now();
+        while self.try_wait().is_none() && start.elapsed() < GRACE {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill9();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+/// Unmounts everything mounted at or below a folder, the innermost first, so that it can be deleted.
+pub fn unmount_below(root: &Path) {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        // The fifth field is the mount point (proc_pid_mountinfo(5)); temporary folders have no
+        // characters that it would escape.
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|point| point.starts_with(root))
+        .collect();
+    points.sort();
+    for point in points.iter().rev() {
+        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+    }
+}

@@ -1,0 +1,196 @@
+//! A real docker-registry on a loopback port.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use hyper::Method;
+use tempfile::TempDir;
+
+use crate::http;
+use crate::poll::{SOON, poll_until};
+use crate::process::Process;
+
+/// Where a registry can be reached, and with which credentials; images are pushed to it.
+pub trait RegistryEndpoint {
+    /// `127.0.0.1:PORT`.
+    fn addr(&self) -> String;
+
+    /// User name and password, where it wants some.
+    fn credentials(&self) -> Option<(String, String)>;
+}
+
+/// A docker-registry with its storage in a temporary folder; deletion is enabled.
+#[derive(Debug)]
+pub struct Registry {
+    process: Process,
+    addr: String,
+    credentials: Option<(String, String)>,
+    marks: AtomicU32,
+    folder: TempDir,
+}
+
+/// One request as the registry logged it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedRequest {
+    /// `GET`, `HEAD`, ...
+    pub method: String,
+    /// The path with its query.
+    pub path: String,
+    /// The status it was answered with.
+    pub status: u16,
+}
+
+impl Registry {
+    /// Starts one that anybody may use.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::launch(None)
+    }
+
+    /// Starts one that wants this user name and password for everything.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn start_with_htpasswd(username: &str, password: &str) -> Self {
+        Self::launch(Some((username.to_owned(), password.to_owned())))
+    }
+
+    fn launch(credentials: Option<(String, String)>) -> Self {
+        let folder = TempDir::with_prefix("registry-").expect("a temporary folder");
+        let root = folder.path();
+        let mut config = format!(
+            "version: 0.1\n\
+             log: {{level: info, formatter: json}}\n\
+             storage:\n\
+             \x20 filesystem: {{rootdirectory: {storage}}}\n\
+             \x20 delete: {{enabled: true}}\n\
+             \x20 maintenance: {{uploadpurging: {{enabled: false}}}}\n\
+             http: {{addr: \"127.0.0.1:0\", secret: loopback}}\n",
+            storage = root.join("storage").display()
+        );
+        if let Some((username, password)) = &credentials {
+            // 4 is the lowest cost that bcrypt has; the registry verifies it on every request.
+            let hash = bcrypt::hash(password, 4).expect("a bcrypt hash");
+            let file = root.join("htpasswd");
+            std::fs::write(&file, format!("{username}:{hash}\n")).expect("writing htpasswd");
+            let _ = writeln!(
+                config,
+                "auth: {{htpasswd: {{realm: test, path: {}}}}}",
+                file.display()
+            );
+        }
+        let file = root.join("config.yml");
+        std::fs::write(&file, config).expect("writing the registry's configuration");
+        let file = file.display().to_string();
+        let mut process = Process::start("docker-registry", &["serve", &file], root);
+        // Port 0 is chosen by the kernel; the registry logs which one it got.
+        let addr = process.wait_ready(|process| listening_addr(&process.stderr()));
+        Self {
+            process,
+            addr,
+            credentials,
+            marks: AtomicU32::new(0),
+            folder,
+        }
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// Where it keeps its blobs.
+    #[must_use]
+    pub fn storage(&self) -> std::path::PathBuf {
+        self.folder.path().join("storage")
+    }
+
+    /// Everything it was asked so far, in the order of the answers.
+    ///
+    /// # Panics
+    ///
+    /// When the registry no longer answers.
+    #[must_use]
+    pub fn requests(&self) -> Vec<LoggedRequest> {
+        // The log has a line only once the answer is complete: a request of our own marks the end.
+        let mark = format!("/v2/?mark={}", self.marks.fetch_add(1, Ordering::Relaxed));
+        http::send(&self.addr, Method::GET, &mark, &[], None, Bytes::new()).expect("a mark");
+        let log = poll_until("the registry's request log", SOON, || {
+            let log = self.process.stdout();
+            log.contains(&mark).then_some(log)
+        });
+        log.lines()
+            .filter_map(parse_line)
+            .filter(|request| !request.path.starts_with("/v2/?mark="))
+            .collect()
+    }
+
+    /// The logged requests with that method whose path contains the text.
+    #[must_use]
+    pub fn requests_matching(&self, method: &str, path_part: &str) -> Vec<LoggedRequest> {
+        let mut requests = self.requests();
+        requests.retain(|r| r.method == method && r.path.contains(path_part));
+        requests
+    }
+
+    /// Deletes a manifest by digest, as its owner would.
+    ///
+    /// # Panics
+    ///
+    /// When the registry refuses.
+    pub fn delete_manifest(&self, repository: &str, digest: &str) {
+        let target = format!("/v2/{repository}/manifests/{digest}");
+        let authorization = self.credentials.as_ref().map(|(u, p)| http::basic(u, p));
+        let response = http::send(
+            &self.addr,
+            Method::DELETE,
+            &target,
+            &[],
+            authorization.as_deref(),
+            Bytes::new(),
+        )
+        .expect("deleting a manifest");
+        assert_eq!(response.status, 202, "deleting {target}");
+    }
+
+    /// Stops it; connections are refused from here on.
+    pub fn stop(&mut self) {
+        self.process.kill9();
+    }
+}
+
+impl RegistryEndpoint for Registry {
+    fn addr(&self) -> String {
+        self.addr.clone()
+    }
+
+    fn credentials(&self) -> Option<(String, String)> {
+        self.credentials.clone()
+    }
+}
+
+fn listening_addr(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once("listening on ")?;
+    let end = rest.find(['"', ',', '\n'])?;
+    Some(rest[..end].to_owned())
+}
+
+/// One line in Apache's combined log format: `host - user [date] "METHOD path HTTP/1.1" status ...`.
+fn parse_line(line: &str) -> Option<LoggedRequest> {
+    let mut quoted = line.split('"');
+    let (_, request, after) = (quoted.next()?, quoted.next()?, quoted.next()?);
+    let mut words = request.split(' ');
+    Some(LoggedRequest {
+        method: words.next()?.to_owned(),
+        path: words.next()?.to_owned(),
+        status: after.split_whitespace().next()?.parse().ok()?,
+    })
+}

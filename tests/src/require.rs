@@ -1,0 +1,59 @@
+//! The rule for parts that a machine may lack: skipped at home, a failure in CI.
+
+use std::path::PathBuf;
+
+/// Whether every named program is there, and whoever runs the test may start it.
+///
+/// Where one is missing, says so as `skipped: ...` and answers `false`: the test returns.
+///
+/// # Panics
+///
+/// With `CI=true` instead of answering `false`: CI installs all parts, so that a missing one is a
+/// mistake there and never a silent gap.
+#[must_use]
+pub fn require(programs: &[&str]) -> bool {
+    let Some(problem) = programs.iter().find_map(|program| problem_with(program)) else {
+        return true;
+    };
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{problem}, and CI=true wants every test to run"
+    );
+    println!("skipped: {problem}");
+    false
+}
+
+fn problem_with(program: &str) -> Option<String> {
+    if find(program).is_none() {
+        return Some(format!("{program} is not installed"));
+    }
+    let wants_root = matches!(program, "containerd" | "dockerd");
+    if wants_root && !rustix::process::geteuid().is_root() {
+        return Some(format!("{program} can only be started by root"));
+    }
+    None
+}
+
+/// Where a program is, in `PATH` or in the folders that only root's `PATH` names.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let problem = problem_with("no-such-program-anywhere");
+        assert_eq!(
+            problem.as_deref(),
+            Some("no-such-program-anywhere is not installed")
+        );
+        assert_eq!(problem_with("sh"), None);
+    }
+}
