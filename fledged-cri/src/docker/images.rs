@@ -1,0 +1,121 @@
+//! The Engine's images as the port's.
+
+use bollard::models::{ImageInspect, ImageSummary};
+use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::ports::{ImageId, RuntimeImage};
+
+/// An image as `GET /images/json` lists it.
+pub(super) fn from_summary(summary: &ImageSummary) -> RuntimeImage {
+    image(
+        &summary.id,
+        summary.repo_tags.iter().chain(&summary.repo_digests),
+        summary.size,
+    )
+}
+
+/// An image as `GET /images/NAME/json` shows it; `None` for one without an ID.
+pub(super) fn from_inspect(inspect: &ImageInspect) -> Option<RuntimeImage> {
+    let names = [&inspect.repo_tags, &inspect.repo_digests];
+    Some(image(
+        inspect.id.as_deref()?,
+        names.into_iter().flatten().flatten(),
+        inspect.size.unwrap_or_default(),
+    ))
+}
+
+fn image<'a>(id: &str, names: impl Iterator<Item = &'a String>, size: i64) -> RuntimeImage {
+    // An image without a name has the name `<none>:<none>`, which is no reference.
+    let references: Vec<ImageRef> = names.filter_map(|name| name.parse().ok()).collect();
+    RuntimeImage {
+        id: ImageId(id.to_owned()),
+        digest: references.iter().find_map(|r| r.digest().cloned()),
+        references,
+        size: ByteSize::new(u64::try_from(size).unwrap_or_default()),
+        pinned: false,
+    }
+}
+
+/// The digest that a reference stands for: of several the one in its own repository.
+pub(super) fn digest_for(found: &RuntimeImage, image: &ImageRef) -> Option<Digest> {
+    if let Some(digest) = image.digest() {
+        return Some(digest.clone());
+    }
+    found
+        .references
+        .iter()
+        .filter(|r| r.name() == image.name())
+        .find_map(|r| r.digest().cloned())
+        .or_else(|| found.digest.clone())
+}
+
+/// Whether an image has no name left once this one is taken away.
+///
+/// With the last tag of a repository the Engine also takes the digests of that repository.
+pub(super) fn is_last_name(found: &RuntimeImage, image: &ImageRef) -> bool {
+    let others = || found.references.iter().filter(|r| *r != image);
+    let tag_stays = others().any(|r| r.name() == image.name() && r.digest().is_none());
+    let goes_along = |r: &ImageRef| {
+        image.digest().is_none() && !tag_stays && r.name() == image.name() && r.digest().is_some()
+    };
+    others().all(goes_along)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(tags: &[&str], digests: &[&str]) -> ImageSummary {
+        let text = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        ImageSummary {
+            id: "sha256:1234".to_owned(),
+            repo_tags: text(tags),
+            repo_digests: text(digests),
+            size: 42,
+            ..ImageSummary::default()
+        }
+    }
+
+    fn digest(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    #[test]
+    fn names_that_are_none_are_left_out() {
+        let dangling = from_summary(&summary(&["<none>:<none>"], &["<none>@<none>"]));
+        assert_eq!(dangling.references, []);
+        assert_eq!(dangling.digest, None);
+        let by_digest = format!("app@{}", digest('a'));
+        let named = from_summary(&summary(&["app:1"], &[&by_digest]));
+        assert_eq!(named.references.len(), 2);
+        assert_eq!(named.references[0].as_str(), "docker.io/library/app:1");
+        assert_eq!(named.size.bytes(), 42);
+    }
+
+    #[test]
+    fn the_digest_is_the_one_of_the_same_repository() {
+        let digests = [
+            format!("other@{}", digest('a')),
+            format!("app@{}", digest('b')),
+        ];
+        let found = from_summary(&summary(&["app:1", "other:1"], &[&digests[0], &digests[1]]));
+        let chosen = digest_for(&found, &"app:1".parse().unwrap());
+        assert_eq!(chosen.unwrap().as_str(), digest('b'));
+    }
+
+    #[test]
+    fn the_last_name_counts_digests_as_the_engine_does() {
+        let app = format!("app@{}", digest('a'));
+        let other = format!("other@{}", digest('a'));
+        let last = |tags: &[&str], digests: &[&str], image: &str| {
+            is_last_name(
+                &from_summary(&summary(tags, digests)),
+                &image.parse().unwrap(),
+            )
+        };
+        assert!(last(&["app:1"], &[&app], "app:1"));
+        assert!(last(&[], &[&app], &app));
+        assert!(!last(&["app:1", "app:2"], &[&app], "app:1"));
+        assert!(!last(&["app:1"], &[&app, &other], "app:1"));
+        assert!(!last(&["app:1"], &[&app], &app));
+    }
+}

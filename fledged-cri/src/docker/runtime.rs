@@ -1,0 +1,216 @@
+//! The port on Docker Engine.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use async_trait::async_trait;
+use bollard::models::ContainerSummary;
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptions, RemoveImageOptions,
+};
+use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::model::ImageRef;
+use fledged_core::ports::{
+    FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
+    RuntimeInfo,
+};
+use futures_util::StreamExt;
+
+use super::auth::credentials;
+use super::connection::Connection;
+use super::images::{digest_for, from_inspect, from_summary, is_last_name};
+use super::progress::PullEvents;
+use super::{disk, failure};
+
+/// Docker Engine behind its Unix socket.
+///
+/// Nothing is connected until the first call, and an Engine that went away is found again once it
+/// is back. Pulls tell their progress; dropping a pull makes the Engine abandon it.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    connection: Connection,
+}
+
+impl DockerRuntime {
+    /// The Engine that listens on this socket, `/var/run/docker.sock` for instance.
+    #[must_use]
+    pub fn new(socket: impl AsRef<Path>) -> Self {
+        Self {
+            connection: Connection::new(socket.as_ref()),
+        }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        self.connection.socket()
+    }
+
+    /// The image of exactly this name.
+    async fn find(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
+        let client = self.connection.client().await?;
+        let inspect = match client.inspect_image(image.as_str()).await {
+            Ok(inspect) => inspect,
+            Err(error) if failure::status(&error) == 404 => return Ok(None),
+            Err(error) => return Err(self.connection.failure(&error).await),
+        };
+        // The Engine also finds images by less than their name.
+        let found = from_inspect(&inspect).filter(|found| found.references.contains(image));
+        Ok(found.map(|mut found| {
+            found.digest = digest_for(&found, image);
+            found
+        }))
+    }
+
+    async fn containers(&self) -> Result<Vec<ContainerSummary>, Failure> {
+        let client = self.connection.client().await?;
+        let all = ListContainersOptionsBuilder::new().all(true).build();
+        match client.list_containers(Some(all)).await {
+            Ok(containers) => Ok(containers),
+            Err(error) => Err(self.connection.failure(&error).await),
+        }
+    }
+
+    async fn fetch(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
+        let image = &request.image;
+        let client = self.connection.pull_client().await?;
+        let what = match (image.digest(), image.tag()) {
+            (Some(digest), _) => digest.as_str(),
+            (None, Some(tag)) => tag,
+            // Without any the Engine would pull every tag of the repository.
+            (None, None) => "latest",
+        };
+        let options = CreateImageOptionsBuilder::new()
+            .from_image(image.name())
+            .tag(what)
+            .build();
+        let auth = request.auth.as_ref().map(|auth| credentials(auth, image));
+        let mut stream = std::pin::pin!(client.create_image(Some(options), None, auth));
+        let mut events = PullEvents::default();
+        while let Some(event) = stream.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => return Err(self.connection.failure(&error).await),
+            };
+            if let Some(progress) = events.fold(&event) {
+                request.progress.report(progress);
+            }
+        }
+        let mut found = self.find(image).await?.ok_or_else(|| {
+            // Removed by somebody else in the meantime.
+            let text = format!("{} is not there although it was pulled", image.as_str());
+            Failure::new(Reason::Evicted, text)
+        })?;
+        if let Some(digest) = events.digest() {
+            found.digest = Some(digest.clone());
+        }
+        Ok(found)
+    }
+
+    async fn untag(&self, image: &ImageRef) -> Result<Removal, Failure> {
+        let Some(found) = self.find(image).await? else {
+            return Ok(Removal::Absent);
+        };
+        if is_last_name(&found, image) {
+            let containers = self.containers().await?;
+            let user = containers
+                .iter()
+                .find(|c| c.image_id.as_deref() == Some(&found.id.0));
+            if let Some(user) = user {
+                return Ok(Removal::InUse(format!("container {}", name(user))));
+            }
+        }
+        let client = self.connection.client().await?;
+        let options = None::<RemoveImageOptions>;
+        match client.remove_image(image.as_str(), options, None).await {
+            Ok(_) => Ok(Removal::Removed),
+            Err(error) => match failure::status(&error) {
+                404 => Ok(Removal::Absent),
+                409 => Ok(Removal::InUse(
+                    self.connection.failure(&error).await.message,
+                )),
+                _ => Err(self.connection.failure(&error).await),
+            },
+        }
+    }
+
+    async fn usage(&self) -> Result<Vec<FilesystemUsage>, Failure> {
+        let client = self.connection.client().await?;
+        let info = match client.info().await {
+            Ok(info) => info,
+            Err(error) => return Err(self.connection.failure(&error).await),
+        };
+        let path = info.docker_root_dir.unwrap_or_default();
+        let used = disk::image_bytes(self.connection.socket()).await?;
+        Ok(vec![FilesystemUsage {
+            available: disk::available_bytes(&path),
+            path,
+            used,
+        }])
+    }
+}
+
+/// The name that people know a container by.
+fn name(container: &ContainerSummary) -> &str {
+    let given = container.names.iter().flatten().next();
+    given
+        .map(|name| name.trim_start_matches('/'))
+        .or(container.id.as_deref())
+        .unwrap_or_default()
+}
+
+#[async_trait]
+impl ImageRuntime for DockerRuntime {
+    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+        let client = self.connection.client().await.map_err(RuntimeError::Info)?;
+        let version = match client.version().await {
+            Ok(version) => version,
+            Err(error) => return Err(RuntimeError::Info(self.connection.failure(&error).await)),
+        };
+        Ok(RuntimeInfo {
+            name: "docker".to_owned(),
+            version: version.version.unwrap_or_default(),
+            api_version: client.client_version().to_string(),
+            removal: RemovalScope::Reference,
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+        let client = self.connection.client().await.map_err(RuntimeError::List)?;
+        match client.list_images(None::<ListImagesOptions>).await {
+            Ok(images) => Ok(images.iter().map(from_summary).collect()),
+            Err(error) => Err(RuntimeError::List(self.connection.failure(&error).await)),
+        }
+    }
+
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+        self.find(image).await.map_err(|failure| {
+            let image = image.clone();
+            RuntimeError::Lookup { image, failure }
+        })
+    }
+
+    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+        let containers = self.containers().await.map_err(RuntimeError::Usage)?;
+        let ids: BTreeSet<String> = containers.into_iter().filter_map(|c| c.image_id).collect();
+        Ok(ids.into_iter().map(ImageId).collect())
+    }
+
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+        self.fetch(&request).await.map_err(|failure| {
+            let image = request.image.clone();
+            RuntimeError::Pull { image, failure }
+        })
+    }
+
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+        self.untag(image).await.map_err(|failure| {
+            let image = image.clone();
+            RuntimeError::Remove { image, failure }
+        })
+    }
+
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+        self.usage().await.map_err(RuntimeError::Filesystem)
+    }
+}
