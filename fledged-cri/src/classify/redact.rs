@@ -1,0 +1,122 @@
+//! Error texts without credentials.
+
+use std::borrow::Cow;
+
+/// What stands where a secret stood.
+const REDACTED: &str = "[redacted]";
+/// Shorter secrets cannot be told from ordinary text.
+const SECRET_MIN: usize = 4;
+/// Parameters whose values are worth reading and never secret: those of a token request (the
+/// distribution token specification) and containerd's name space of a mirror.
+const HARMLESS: [&str; 4] = ["scope", "service", "ns", "account"];
+
+/// The text without the secrets given, and without the parts of URLs that may hold some: user names
+/// with passwords, and values of query parameters (blob stores hand out signed URLs).
+#[must_use]
+pub fn redact(text: &str, secrets: &[&str]) -> String {
+    let mut text = Cow::Borrowed(text);
+    for secret in secrets.iter().filter(|s| s.len() >= SECRET_MIN) {
+        if text.contains(secret) {
+            text = Cow::Owned(text.replace(secret, REDACTED));
+        }
+    }
+    redact_urls(&text)
+}
+
+fn redact_urls(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        out.push_str(before);
+        out.push_str("://");
+        let end = after
+            .find(|c: char| c.is_whitespace() || "\"'<>\\".contains(c))
+            .unwrap_or(after.len());
+        let (url, tail) = after.split_at_checked(end).unwrap_or((after, ""));
+        let bare = url.trim_end_matches([':', ',', ';', '.', ')']);
+        push_url(&mut out, bare);
+        out.push_str(url.get(bare.len()..).unwrap_or_default());
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// One URL, from after its `://`.
+fn push_url(out: &mut String, url: &str) {
+    let (place, query) = match url.split_once('?') {
+        Some((place, query)) => (place, Some(query)),
+        None => (url, None),
+    };
+    let (authority, path) = match place.split_once('/') {
+        Some((authority, path)) => (authority, Some(path)),
+        None => (place, None),
+    };
+    match authority.rsplit_once('@') {
+        Some((_, host)) => {
+            out.push_str(REDACTED);
+            out.push('@');
+            out.push_str(host);
+        }
+        None => out.push_str(authority),
+    }
+    if let Some(path) = path {
+        out.push('/');
+        out.push_str(path);
+    }
+    for (i, parameter) in query.into_iter().flat_map(|q| q.split('&')).enumerate() {
+        out.push(if i == 0 { '?' } else { '&' });
+        match parameter.split_once('=') {
+            Some((key, _)) if !HARMLESS.contains(&key) => {
+                out.push_str(key);
+                out.push('=');
+                out.push_str(REDACTED);
+            }
+            _ => out.push_str(parameter),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_secrets_go() {
+        assert_eq!(
+            redact(
+                "login as ann with hunter2 failed: hunter2",
+                &["hunter2", ""]
+            ),
+            "login as ann with [redacted] failed: [redacted]"
+        );
+    }
+
+    #[test]
+    fn signed_urls_lose_their_signatures_only() {
+        let text = "failed to copy: Get \"https://blobs.example/a/b?X-Amz-Signature=abc&X-Amz-Date=1\": EOF";
+        assert_eq!(
+            redact(text, &[]),
+            "failed to copy: Get \"https://blobs.example/a/b?X-Amz-Signature=[redacted]&X-Amz-Date=[redacted]\": EOF"
+        );
+    }
+
+    #[test]
+    fn passwords_in_urls_go() {
+        assert_eq!(
+            redact("dial https://ann:hush@proxy:3128/: refused", &[]),
+            "dial https://[redacted]@proxy:3128/: refused"
+        );
+    }
+
+    #[test]
+    fn everything_else_stays() {
+        for text in [
+            "GET request to https://auth.docker.io/token?scope=repository%3Aa%3Apull&service=registry.docker.io: 401 Unauthorized",
+            "failed to resolve reference \"docker.io/library/app:1\": not found",
+            "quay.io/a@sha256:00: not found",
+        ] {
+            assert_eq!(redact(text, &[]), text);
+        }
+    }
+}

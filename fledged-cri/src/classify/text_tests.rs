@@ -1,0 +1,263 @@
+//! Error texts as runtimes really write them.
+
+use std::time::Duration;
+
+use fledged_core::error::Reason::{
+    ConnectionFailed, DeadlineExceeded, DigestMismatch, DiskFull, ImageNotFound, InvalidImage,
+    InvalidReference, PlatformNotFound, RegistryError, RuntimeUnavailable, TooManyRequests,
+    Unauthorized, Unknown,
+};
+
+use super::*;
+
+fn check(texts: &[(Reason, &str)]) {
+    for (reason, text) in texts {
+        assert_eq!(reason_of_text(text), *reason, "{text}");
+    }
+}
+
+#[test]
+fn containerd() {
+    check(&[
+        (
+            ImageNotFound,
+            "failed to pull and unpack image \"docker.io/library/nope:1\": failed to resolve reference \"docker.io/library/nope:1\": docker.io/library/nope:1: not found",
+        ),
+        (
+            Unauthorized,
+            "failed to pull and unpack image \"docker.io/me/app:1\": failed to resolve reference \"docker.io/me/app:1\": pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+        ),
+        (
+            Unauthorized,
+            "failed to resolve reference \"127.0.0.1:5000/private/app:1\": pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials",
+        ),
+        (
+            Unauthorized,
+            "failed to resolve reference \"127.0.0.1:4040/app:1\": unexpected status code [manifests 1]: 401 Unauthorized",
+        ),
+        (
+            Unauthorized,
+            "failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://ghcr.io/token?scope=repository%3Aa%2Fb%3Apull&service=ghcr.io: 403 Forbidden",
+        ),
+        (
+            TooManyRequests,
+            "failed to copy: httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/library/rust/manifests/sha256:de6e081a4e9c10e70731071cec6f629892da1bbaa24b478a96bdc59060674117: 429 Too Many Requests - Server message: toomanyrequests: You have reached your pull rate limit.",
+        ),
+        (
+            RegistryError,
+            "failed to resolve reference \"quay.io/a/b:404\": unexpected status code [manifests 404]: 500 Internal Server Error",
+        ),
+        (
+            RegistryError,
+            "failed to resolve reference \"quay.io/a/b:1\": unexpected status from HEAD request to https://quay.io/v2/a/b/manifests/1: 503 Service Unavailable",
+        ),
+        (
+            ConnectionFailed,
+            "failed to do request: Head \"https://registry.example:4290/v2/a/manifests/401\": dial tcp 10.4.0.4:4290: connect: connection refused",
+        ),
+        (
+            ConnectionFailed,
+            "failed to do request: Head \"https://nowhere.example/v2/a/manifests/1\": dial tcp: lookup nowhere.example on 10.0.0.10:53: no such host",
+        ),
+        (
+            ConnectionFailed,
+            "failed to authorize: failed to fetch anonymous token: Get \"https://auth.docker.io/token?scope=x\": net/http: TLS handshake timeout",
+        ),
+        (
+            ConnectionFailed,
+            "failed to copy: httpReadSeeker: failed open: failed to do request: Get \"https://r/v2/a/blobs/sha256:4040\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+        ),
+        (ConnectionFailed, "failed to copy: unexpected EOF"),
+        (
+            ConnectionFailed,
+            "failed to pull and unpack image \"registry.example/a/b:1\": context canceled",
+        ),
+        (
+            PlatformNotFound,
+            "failed to pull and unpack image \"docker.io/a/b:1\": no match for platform in manifest: not found",
+        ),
+        (
+            DigestMismatch,
+            "failed commit on ref \"layer-sha256:4290aa\": unexpected commit digest sha256:4040, expected sha256:5030: failed precondition",
+        ),
+        (
+            DiskFull,
+            "failed to extract layer sha256:11: mount callback failed on /var/lib/containerd/tmpmounts/containerd-mount1: write /var/lib/containerd/tmpmounts/containerd-mount1/big: no space left on device: unknown",
+        ),
+        (
+            Unknown,
+            "failed to extract layer sha256:11: failed to get reader from content store: content digest sha256:22: not found",
+        ),
+        (
+            Unknown,
+            "failed to copy: ref layer-sha256:22 locked for 1.503s (since 2024-04-29 10:00:00 +0000 UTC): unavailable",
+        ),
+        (RuntimeUnavailable, "server is not initialized yet"),
+        (
+            InvalidImage,
+            "failed to pull and unpack image \"r/a:1\": unexpected media type text/html for sha256:11: not found",
+        ),
+        (
+            InvalidReference,
+            "failed to parse image reference \"A\": invalid reference format: repository name must be lowercase",
+        ),
+    ]);
+}
+
+#[test]
+fn cri_o() {
+    check(&[
+        (
+            ImageNotFound,
+            "reading manifest 1.2.3 in quay.io/team/app: manifest unknown",
+        ),
+        (
+            ImageNotFound,
+            "initializing source docker://127.0.0.1:4010/a:1: reading manifest 1 in 127.0.0.1:4010/a: StatusCode: 404, \"404 page not found\"",
+        ),
+        (
+            Unauthorized,
+            "reading manifest latest in docker.io/me/app: errors:\ndenied: requested access to the resource is denied\nunauthorized: authentication required\n",
+        ),
+        (
+            Unauthorized,
+            "initializing source docker://quay.io/a/b:1: unable to retrieve auth token: invalid username/password: unauthorized: Invalid Username or Password",
+        ),
+        (
+            ConnectionFailed,
+            "pinging container registry 10.0.0.4:5000: Get \"https://10.0.0.4:5000/v2/\": dial tcp 10.0.0.4:5000: connect: no route to host",
+        ),
+        (
+            ConnectionFailed,
+            "pinging container registry r.example: Get \"https://r.example/v2/\": x509: certificate signed by unknown authority",
+        ),
+        (
+            RegistryError,
+            "fetching blob: received unexpected HTTP status: 502 Bad Gateway",
+        ),
+        (RegistryError, "RegistryUnavailable: pull image err"),
+        (
+            TooManyRequests,
+            "reading manifest 1 in docker.io/a/b: toomanyrequests: You have reached your pull rate limit.",
+        ),
+        (
+            PlatformNotFound,
+            "choosing an image from manifest list docker://a/b:1: no image found in image index for architecture arm64, variant \"v8\", OS linux",
+        ),
+        (
+            DiskFull,
+            "writing blob: storing blob to file \"/var/tmp/storage1/1\": write /var/tmp/storage1/1: no space left on device",
+        ),
+        (
+            InvalidImage,
+            "SignatureValidationFailed: Source image rejected: A signature was required, but no signature exists",
+        ),
+    ]);
+}
+
+#[test]
+fn docker() {
+    check(&[
+        (
+            Unauthorized,
+            "pull access denied for me/app, repository does not exist or may require 'docker login': denied: requested access to the resource is denied",
+        ),
+        (
+            ImageNotFound,
+            "manifest for nginx:401 not found: manifest unknown: manifest unknown",
+        ),
+        (ImageNotFound, "No such image: nginx:429"),
+        (
+            Unauthorized,
+            "Get \"https://r.example/v2/\": unauthorized: authentication required",
+        ),
+        (Unauthorized, "error from registry: denied"),
+        (
+            Unauthorized,
+            "error parsing HTTP 403 response body: unexpected end of JSON input: \"\"",
+        ),
+        (
+            TooManyRequests,
+            "toomanyrequests: retry-after: 985.86µs, allowed: 44000/minute",
+        ),
+        (
+            RegistryError,
+            "received unexpected HTTP status: 500 Internal Server Error",
+        ),
+        (
+            ConnectionFailed,
+            "Get \"https://127.0.0.1:4040/v2/\": http: server gave HTTP response to HTTPS client",
+        ),
+        (
+            ConnectionFailed,
+            "Get \"https://r/v2/\": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)",
+        ),
+        (
+            PlatformNotFound,
+            "no matching manifest for linux/arm64/v8 in the manifest list entries",
+        ),
+        (
+            PlatformNotFound,
+            "image operating system \"windows\" cannot be used on this platform",
+        ),
+        (
+            DiskFull,
+            "failed to register layer: Error processing tar file(exit status 1): write /big: no space left on device",
+        ),
+        (
+            DigestMismatch,
+            "filesystem layer verification failed for digest sha256:4290",
+        ),
+        (DeadlineExceeded, "context deadline exceeded"),
+    ]);
+}
+
+#[test]
+fn error_bodies_of_registries() {
+    check(&[
+        (
+            Unauthorized,
+            "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"requested\"}]}",
+        ),
+        (
+            ImageNotFound,
+            "{\"errors\":[{\"code\":\"NAME_UNKNOWN\",\"message\":\"\"}]}",
+        ),
+        (
+            TooManyRequests,
+            "{\"errors\":[{\"code\":\"TOOMANYREQUESTS\",\"message\":\"slow down\"}]}",
+        ),
+    ]);
+}
+
+#[test]
+fn names_and_digits_decide_nothing() {
+    check(&[
+        (
+            Unknown,
+            "failed to pull and unpack image \"r.example:5003/team/forbidden:404\": something new",
+        ),
+        (
+            Unknown,
+            "failed to pull r.example/rate-limit/unauthorized:429",
+        ),
+        (
+            Unknown,
+            "failed on sha256:4290000000000000000000000000000000000000000000000000000000000404",
+        ),
+        (Unknown, "open /var/lib/containerd/x: permission denied"),
+        (Unknown, "read 404 bytes of 500 at 127.0.0.1:4040"),
+        (Unknown, ""),
+    ]);
+}
+
+#[test]
+fn a_failure_carries_text_and_delay() {
+    let failure = failure_of_text("429 Too Many Requests, retry after 5 seconds");
+    assert_eq!(failure.reason, TooManyRequests);
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(5)));
+    assert_eq!(
+        failure.message,
+        "429 Too Many Requests, retry after 5 seconds"
+    );
+}

@@ -1,0 +1,264 @@
+//! The calls of CRI v1, over one socket.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fledged_core::error::{Failure, Reason};
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use super::proto::image_service_client::ImageServiceClient;
+use super::proto::runtime_service_client::RuntimeServiceClient;
+use super::proto::{
+    AuthConfig, Container, FilesystemUsage, Image, ImageFsInfoRequest, ImageSpec,
+    ImageStatusRequest, ListContainersRequest, ListImagesRequest, PullImageRequest,
+    RemoveImageRequest, StreamImagesRequest, VersionRequest, VersionResponse,
+};
+use super::status::{failure_of_status, is_unserved, unavailable};
+
+/// Largest message, in either direction: 16 MiB, as the kubelet sets it (and containerd by default);
+/// gRPC's own 4 MiB is too little for the lists of a busy node.
+const MESSAGE_MAX: usize = 16 * 1024 * 1024;
+/// Longest wait for a connection. A local socket answers at once or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for an answer to anything but a pull: the kubelet's `runtimeRequestTimeout`.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// The version of CRI spoken, as the kubelet's side names it.
+pub(super) const CRI_VERSION: &str = "v1";
+/// Runtimes compare no host; gRPC wants one, and Go's refuses a path in its place.
+const AUTHORITY: &str = "http://localhost";
+
+#[derive(Debug)]
+pub(super) struct Client {
+    socket: PathBuf,
+    timeout: Duration,
+    channel: OnceLock<Channel>,
+    /// Set once the runtime has said that it does not serve `StreamImages`.
+    no_stream: AtomicBool,
+}
+
+impl Client {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            timeout: REQUEST_TIMEOUT,
+            channel: OnceLock::new(),
+            no_stream: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(super) async fn version(&self) -> Result<VersionResponse, Failure> {
+        let request = VersionRequest {
+            version: CRI_VERSION.to_owned(),
+        };
+        let mut runtime = self.runtime();
+        self.within(runtime.version(request)).await
+    }
+
+    pub(super) async fn containers(&self) -> Result<Vec<Container>, Failure> {
+        let mut runtime = self.runtime();
+        let list = runtime.list_containers(ListContainersRequest {});
+        Ok(self.within(list).await?.containers)
+    }
+
+    /// Every image; in parts where the runtime serves that, because a whole list may be too large
+    /// for one message.
+    pub(super) async fn images(&self) -> Result<Vec<Image>, Failure> {
+        if !self.no_stream.load(Ordering::Relaxed) {
+            match self.limited(self.streamed_images()).await? {
+                Ok(images) => return Ok(images),
+                Err(status) if is_unserved(&status) => {
+                    self.no_stream.store(true, Ordering::Relaxed);
+                }
+                Err(status) => return Err(self.failure(status, &[]).await),
+            }
+        }
+        let mut images = self.image_service();
+        let list = images.list_images(ListImagesRequest {});
+        Ok(self.within(list).await?.images)
+    }
+
+    async fn streamed_images(&self) -> Result<Vec<Image>, Status> {
+        let mut service = self.image_service();
+        let mut parts = service
+            .stream_images(StreamImagesRequest {})
+            .await?
+            .into_inner();
+        let mut images = Vec::new();
+        while let Some(part) = parts.message().await? {
+            images.extend(part.images);
+        }
+        Ok(images)
+    }
+
+    pub(super) async fn image(&self, name: &str) -> Result<Option<Image>, Failure> {
+        let request = ImageStatusRequest {
+            image: Some(spec(name)),
+        };
+        let mut images = self.image_service();
+        match self.limited(images.image_status(request)).await? {
+            Ok(response) => Ok(response.into_inner().image),
+            // CRI wants an empty answer here; not every runtime gave it always.
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(self.failure(status, &[]).await),
+        }
+    }
+
+    /// Pulls, for as long as it takes: dropping the future resets the stream, which cancels the pull
+    /// in the runtime.
+    pub(super) async fn pull(&self, name: &str, auth: Option<AuthConfig>) -> Result<(), Failure> {
+        let secrets = auth.clone().map(secrets_of).unwrap_or_default();
+        let request = PullImageRequest {
+            image: Some(spec(name)),
+            auth,
+        };
+        match self.image_service().pull_image(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => {
+                let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+                Err(self.failure(status, &secrets).await)
+            }
+        }
+    }
+
+    pub(super) async fn remove(&self, id: &str) -> Result<(), Failure> {
+        let request = RemoveImageRequest {
+            image: Some(spec(id)),
+        };
+        let mut images = self.image_service();
+        match self.limited(images.remove_image(request)).await? {
+            Ok(_) => Ok(()),
+            // Gone already, which is what was asked for.
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+            Err(status) => Err(self.failure(status, &[]).await),
+        }
+    }
+
+    pub(super) async fn image_filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
+        let mut images = self.image_service();
+        let info = images.image_fs_info(ImageFsInfoRequest {});
+        Ok(self.within(info).await?.image_filesystems)
+    }
+
+    async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        match self.limited(call).await? {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(self.failure(status, &[]).await),
+        }
+    }
+
+    async fn limited<T>(&self, call: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::time::timeout(self.timeout, call).await.map_err(|_| {
+            let cause = format!("it took longer than {} seconds", self.timeout.as_secs_f64());
+            unavailable(&self.socket, &cause)
+        })
+    }
+
+    async fn failure(&self, status: Status, secrets: &[&str]) -> Failure {
+        if is_unserved(&status) {
+            return self.unsupported().await;
+        }
+        failure_of_status(&status, &self.socket, secrets)
+    }
+
+    /// Why the runtime does not serve CRI v1, as far as asking it the old way tells.
+    async fn unsupported(&self) -> Failure {
+        let socket = self.socket.display();
+        let old = tokio::time::timeout(self.timeout, self.version_v1alpha2()).await;
+        let message = match old {
+            Ok(Ok(version)) => format!(
+                "{} {} at {socket} serves only CRI v1alpha2; CRI v1 is needed (containerd 1.6 or \
+                 CRI-O 1.20 at least)",
+                version.runtime_name, version.runtime_version,
+            ),
+            _ => format!(
+                "the server at {socket} does not serve CRI v1; if it is containerd, remove \"cri\" \
+                 from disabled_plugins in /etc/containerd/config.toml and restart it, or name \
+                 another socket"
+            ),
+        };
+        Failure::new(Reason::RuntimeUnsupported, message)
+    }
+
+    /// `Version` of the interface's predecessor, whose messages have the same fields.
+    async fn version_v1alpha2(&self) -> Result<VersionResponse, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel());
+        grpc.ready()
+            .await
+            .map_err(|error| Status::from_error(error.into()))?;
+        let request = Request::new(VersionRequest {
+            version: "v1alpha2".to_owned(),
+        });
+        let path = PathAndQuery::from_static("/runtime.v1alpha2.RuntimeService/Version");
+        let codec = tonic_prost::ProstCodec::default();
+        Ok(grpc.unary(request, path, codec).await?.into_inner())
+    }
+
+    fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    fn image_service(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The channel, which connects when it is first used and again whenever the connection is lost.
+    ///
+    /// Without keep-alive pings: Go's gRPC servers close connections that ping more often than every
+    /// five minutes, and the kernel tells at once when a local peer is gone.
+    fn channel(&self) -> Channel {
+        let connect = || {
+            let socket = self.socket.clone();
+            let connector = tower::service_fn(move |_| {
+                let socket = socket.clone();
+                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            });
+            Endpoint::from_static(AUTHORITY)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .connect_with_connector_lazy(connector)
+        };
+        self.channel.get_or_init(connect).clone()
+    }
+}
+
+fn spec(image: &str) -> ImageSpec {
+    ImageSpec {
+        image: image.to_owned(),
+        ..ImageSpec::default()
+    }
+}
+
+/// Everything in the credentials that must not come back in a message, also as a header has it.
+fn secrets_of(auth: AuthConfig) -> [String; 5] {
+    let header = STANDARD.encode(format!("{}:{}", auth.username, auth.password));
+    [
+        auth.password,
+        auth.auth,
+        auth.identity_token,
+        auth.registry_token,
+        header,
+    ]
+}
