@@ -3,3 +3,6 @@
 pub mod classify;
 pub mod docker;
 pub mod cri;
+pub mod credentials;
+pub mod oci;
+pub mod registry;

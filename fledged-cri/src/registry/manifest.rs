@@ -1,0 +1,364 @@
+//! Manifests and indexes, OCI and Docker schema 2, parsed into valid values.
+
+use std::collections::BTreeSet;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::Digest;
+use oci_spec::image as spec;
+use serde::Deserialize;
+
+use super::Platform;
+
+/// Longest manifest that is read: what the distribution specification asks registries to accept at
+/// least, and containerd's limit at most is twice that.
+pub(crate) const MANIFEST_MAX: usize = 4 * 1024 * 1024;
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Both forms of Docker schema 1, which has no configuration and cannot be verified by digest.
+const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
+
+/// What is asked for, best first.
+pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
+/// Content that an image consists of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Blob {
+    pub(crate) digest: Digest,
+    /// Exact length in bytes.
+    pub(crate) size: u64,
+    /// Where content that registries may not distribute can be had instead.
+    pub(crate) urls: Vec<String>,
+}
+
+/// One manifest of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    pub(crate) digest: Digest,
+    pub(crate) platform: Option<Platform>,
+}
+
+/// An image for one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageManifest {
+    pub(crate) config: Blob,
+    pub(crate) layers: Vec<Blob>,
+}
+
+impl ImageManifest {
+    /// Configuration and layers, each content once.
+    pub(crate) fn blobs(&self) -> Vec<&Blob> {
+        let mut known = BTreeSet::new();
+        std::iter::once(&self.config)
+            .chain(&self.layers)
+            .filter(|blob| known.insert(&blob.digest))
+            .collect()
+    }
+}
+
+/// Images of several platforms under one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Index(Vec<IndexEntry>);
+
+impl Index {
+    /// The manifest that fits best; one that names no platform only when no other fits.
+    pub(crate) fn select(&self, platform: &Platform) -> Option<&IndexEntry> {
+        let ranked = self
+            .0
+            .iter()
+            .filter_map(|entry| {
+                let rank = platform.rank_of(entry.platform.as_ref()?)?;
+                Some((rank, entry))
+            })
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, entry)| entry);
+        ranked.or_else(|| self.0.iter().find(|entry| entry.platform.is_none()))
+    }
+
+    /// Every platform there is an image for. Attestations, filed under `unknown`, are none.
+    pub(crate) fn platforms(&self) -> Vec<Platform> {
+        let known: BTreeSet<&Platform> = self
+            .0
+            .iter()
+            .filter_map(|entry| entry.platform.as_ref())
+            .filter(|platform| platform.os() != "unknown")
+            .collect();
+        known.into_iter().cloned().collect()
+    }
+}
+
+/// A manifest of either kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Manifest {
+    Index(Index),
+    Image(ImageManifest),
+}
+
+/// What decides how a manifest is read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outline {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    #[serde(default)]
+    config: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    layers: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    manifests: Option<serde::de::IgnoredAny>,
+}
+
+impl Manifest {
+    /// Parses a manifest, and tells its media type: its own word, else `content_type`, else what it
+    /// looks like.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::InvalidImage`] for anything that is not exactly one kind of manifest.
+    pub(crate) fn parse(
+        bytes: &[u8],
+        content_type: Option<&str>,
+    ) -> Result<(Self, String), Failure> {
+        let outline: Outline = serde_json::from_slice(bytes).map_err(malformed)?;
+        let stated = outline.media_type.as_deref();
+        let schema1 = [stated, content_type]
+            .into_iter()
+            .flatten()
+            .any(|media_type| media_type.starts_with(DOCKER_SCHEMA1));
+        if schema1 || outline.schema_version == Some(1) {
+            return Err(malformed(
+                "docker schema 1 is not supported; push the image again with a current client",
+            ));
+        }
+        // A document that reads as both means different things to different readers
+        // (CVE-2021-41190).
+        if outline.manifests.is_some() && (outline.config.is_some() || outline.layers.is_some()) {
+            return Err(malformed("it is both an index and an image"));
+        }
+        let known = [stated, content_type]
+            .into_iter()
+            .flatten()
+            .find(|t| matches!(*t, OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST));
+        let media_type = match (known, stated) {
+            (Some(known), _) => known,
+            (None, Some(other)) => {
+                return Err(malformed(format!("unknown media type {other:?}")));
+            }
+            (None, None) if outline.manifests.is_some() => OCI_INDEX,
+            (None, None) => OCI_MANIFEST,
+        };
+        let manifest = if matches!(media_type, OCI_INDEX | DOCKER_LIST) {
+            let index = spec::ImageIndex::from_reader(bytes).map_err(malformed)?;
+            let entries = index.manifests().iter().map(entry);
+            Self::Index(Index(entries.collect::<Result<_, _>>()?))
+        } else {
+            let image = spec::ImageManifest::from_reader(bytes).map_err(malformed)?;
+            let layers = image.layers().iter().map(blob);
+            Self::Image(ImageManifest {
+                config: blob(image.config())?,
+                layers: layers.collect::<Result<_, _>>()?,
+            })
+        };
+        Ok((manifest, media_type.to_owned()))
+    }
+}
+
+fn malformed(problem: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Reason::InvalidImage,
+        format!("the manifest is malformed: {problem}"),
+    )
+}
+
+fn digest(descriptor: &spec::Descriptor) -> Result<Digest, Failure> {
+    Digest::parse(descriptor.digest().as_ref()).map_err(malformed)
+}
+
+fn blob(descriptor: &spec::Descriptor) -> Result<Blob, Failure> {
+    Ok(Blob {
+        digest: digest(descriptor)?,
+        size: descriptor.size(),
+        urls: descriptor.urls().clone().unwrap_or_default(),
+    })
+}
+
+fn entry(descriptor: &spec::Descriptor) -> Result<IndexEntry, Failure> {
+    Ok(IndexEntry {
+        digest: digest(descriptor)?,
+        platform: descriptor.platform().as_ref().map(|platform| {
+            Platform::new(
+                &platform.os().to_string(),
+                &platform.architecture().to_string(),
+                platform.variant().as_deref().unwrap_or_default(),
+            )
+        }),
+    })
+}
+
+/// The platform that an image's configuration names; `None` for what is no container image.
+pub(crate) fn config_platform(bytes: &[u8]) -> Option<Platform> {
+    #[derive(Deserialize)]
+    struct Config {
+        os: String,
+        architecture: String,
+        #[serde(default)]
+        variant: Option<String>,
+    }
+    let config: Config = serde_json::from_slice(bytes).ok()?;
+    (!config.os.is_empty() && !config.architecture.is_empty()).then(|| {
+        Platform::new(
+            &config.os,
+            &config.architecture,
+            config.variant.as_deref().unwrap_or_default(),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    fn image_json(extra: &str) -> String {
+        format!(
+            r#"{{"schemaVersion":2{extra},
+            "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":7}},
+            "layers":[
+              {{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{}","size":10}},
+              {{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{}","size":10}}]}}"#,
+            hex('c'),
+            hex('1'),
+            hex('1'),
+        )
+    }
+
+    fn index(platforms: &[Option<&str>]) -> Index {
+        let entries = platforms.iter().zip('0'..).map(|(platform, digit)| {
+            let platform = platform.map_or(String::new(), |text| {
+                let parts: Vec<&str> = text.split('/').collect();
+                let variant = parts
+                    .get(2)
+                    .map_or(String::new(), |v| format!(r#","variant":"{v}""#));
+                format!(
+                    r#","platform":{{"os":"{}","architecture":"{}"{variant}}}"#,
+                    parts[0], parts[1]
+                )
+            });
+            format!(
+                r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":5{platform}}}"#,
+                hex(digit)
+            )
+        });
+        let json = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#,
+            entries.collect::<Vec<_>>().join(",")
+        );
+        match Manifest::parse(json.as_bytes(), None).unwrap() {
+            (Manifest::Index(index), media_type) => {
+                assert_eq!(media_type, OCI_INDEX);
+                index
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn picked(platforms: &[Option<&str>], want: &str) -> Option<usize> {
+        let index = index(platforms);
+        let entry = index.select(&want.parse().unwrap())?;
+        let digit = entry.digest.hex().chars().next().unwrap();
+        Some(digit.to_digit(10).unwrap() as usize)
+    }
+
+    #[test]
+    fn reads_images_of_both_families() {
+        for (extra, content_type, expected) in [
+            ("", None, OCI_MANIFEST),
+            ("", Some(DOCKER_MANIFEST), DOCKER_MANIFEST),
+            (
+                r#","mediaType":"application/vnd.docker.distribution.manifest.v2+json""#,
+                Some("application/json"),
+                DOCKER_MANIFEST,
+            ),
+        ] {
+            let json = image_json(extra);
+            let (manifest, media_type) =
+                Manifest::parse(json.as_bytes(), content_type).unwrap();
+            assert_eq!(media_type, expected);
+            let Manifest::Image(image) = manifest else {
+                panic!("not an image")
+            };
+            assert_eq!(image.layers.len(), 2);
+            assert_eq!(image.blobs().len(), 2, "each content once");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_exactly_one_manifest() {
+        let both = image_json(r#","manifests":[]"#);
+        let odd = image_json(r#","mediaType":"application/vnd.example""#);
+        let bad_digest = image_json("").replace(&hex('c'), "sha256:abc");
+        let negative = image_json("").replace(r#""size":7"#, r#""size":-7"#);
+        for (json, content_type) in [
+            ("not json", None),
+            ("[]", None),
+            ("{}", None),
+            (r#"{"schemaVersion":1,"fsLayers":[]}"#, None),
+            (
+                image_json("").as_str(),
+                Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
+            ),
+            (&both, None),
+            (&odd, None),
+            (&bad_digest, None),
+            (&negative, None),
+        ] {
+            let failure = Manifest::parse(json.as_bytes(), content_type).unwrap_err();
+            assert_eq!(failure.reason, Reason::InvalidImage, "{json}");
+        }
+    }
+
+    #[test]
+    fn picks_the_best_platform() {
+        let all = [
+            Some("linux/386"),
+            Some("linux/arm/v6"),
+            Some("linux/arm/v7"),
+            Some("linux/arm64/v8"),
+            Some("linux/amd64"),
+            Some("unknown/unknown"),
+            Some("windows/amd64"),
+        ];
+        assert_eq!(picked(&all, "linux/amd64"), Some(4));
+        assert_eq!(picked(&all, "linux/arm64"), Some(3));
+        assert_eq!(picked(&all, "linux/arm/v7"), Some(2));
+        assert_eq!(picked(&all, "linux/arm/v8"), Some(2));
+        assert_eq!(picked(&all, "linux/arm/v5"), None);
+        assert_eq!(picked(&all, "windows/amd64"), Some(6));
+        assert_eq!(picked(&all, "linux/s390x"), None);
+        assert_eq!(picked(&all[..3], "linux/arm64"), Some(2), "32-bit arm runs too");
+        assert_eq!(picked(&[None, Some("linux/arm64")], "linux/amd64"), Some(0));
+        assert_eq!(picked(&[None, Some("linux/amd64")], "linux/amd64"), Some(1));
+        assert_eq!(
+            index(&all).platforms().len(),
+            6,
+            "attestations are no platform"
+        );
+    }
+
+    #[test]
+    fn a_configuration_may_name_no_platform() {
+        let platform = config_platform(br#"{"os":"linux","architecture":"arm64","variant":"v8"}"#);
+        assert_eq!(platform.unwrap().to_string(), "linux/arm64");
+        for none in ["{}", r#"{"os":"linux"}"#, r#"{"os":"","architecture":""}"#, "x"] {
+            assert_eq!(config_platform(none.as_bytes()), None, "{none}");
+        }
+    }
+}

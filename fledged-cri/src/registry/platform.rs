@@ -1,0 +1,230 @@
+//! Platforms, and which of an index's manifests fits one.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Why a string is not a platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid platform \"{value}\": must be os/architecture or os/architecture/variant")]
+pub struct ParsePlatformError {
+    value: String,
+}
+
+/// An operating system and CPU architecture, `linux/arm64` or `linux/arm/v7`.
+///
+/// Names are those of Go (`GOOS`, `GOARCH`), as in the OCI image index; the usual other spellings
+/// (`x86_64`, `aarch64`, `armhf`) are understood. `linux/arm64/v8` is `linux/arm64`, and
+/// `linux/arm` is `linux/arm/v7`, as in containerd.
+///
+/// ```
+/// use fledged_cri::registry::Platform;
+///
+/// let platform: Platform = "linux/aarch64/v8".parse()?;
+/// assert_eq!(platform.to_string(), "linux/arm64");
+/// # Ok::<(), fledged_cri::registry::ParsePlatformError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Platform {
+    os: String,
+    architecture: String,
+    variant: String,
+}
+
+impl Platform {
+    /// The platform of those parts, in Go's names; an empty variant is the default one.
+    #[must_use]
+    pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
+        let os = os.to_lowercase();
+        let os = match os.as_str() {
+            "macos" => "darwin".to_owned(),
+            _ => os,
+        };
+        let (architecture, variant) = (architecture.to_lowercase(), variant.to_lowercase());
+        let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+            ("x86_64" | "x86-64" | "amd64", "" | "v1") => ("amd64", ""),
+            ("x86_64" | "x86-64", variant) => ("amd64", variant),
+            ("i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
+            ("aarch64" | "arm64", "" | "8" | "v8") => ("arm64", ""),
+            ("aarch64", variant) => ("arm64", variant),
+            ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+            ("armel", _) | ("arm", "6") => ("arm", "v6"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "8") => ("arm", "v8"),
+            ("powerpc64" | "powerpc64le", variant) => ("ppc64le", variant),
+            ("loongarch64", variant) => ("loong64", variant),
+            parts => parts,
+        };
+        Self {
+            architecture: architecture.to_owned(),
+            variant: variant.to_owned(),
+            os,
+        }
+    }
+
+    /// The platform of containers on this machine: Linux, except on Windows.
+    #[must_use]
+    pub fn host() -> Self {
+        let os = if std::env::consts::OS == "windows" {
+            "windows"
+        } else {
+            "linux"
+        };
+        Self::new(os, std::env::consts::ARCH, "")
+    }
+
+    /// The operating system, `linux`.
+    #[must_use]
+    pub fn os(&self) -> &str {
+        &self.os
+    }
+
+    /// The CPU architecture, `amd64`.
+    #[must_use]
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// The variant of the architecture; `None` for the default one.
+    #[must_use]
+    pub fn variant(&self) -> Option<&str> {
+        (!self.variant.is_empty()).then_some(self.variant.as_str())
+    }
+
+    /// What this platform can run, best first, as containerd orders it: an arm64 machine also runs
+    /// 32-bit arm, a newer arm or amd64 variant the older ones, amd64 also 386.
+    #[must_use]
+    pub fn runnable(&self) -> Vec<Self> {
+        let with = |architecture: &str, variant: &str| Self {
+            os: self.os.clone(),
+            architecture: architecture.to_owned(),
+            variant: variant.to_owned(),
+        };
+        let older = |architecture: &str, newest: u32, oldest: u32| -> Vec<Self> {
+            (oldest..=newest)
+                .rev()
+                .map(|n| with(architecture, &format!("v{n}")))
+                .collect()
+        };
+        let number = self.variant.strip_prefix('v').and_then(|n| n.parse().ok());
+        let mut list = vec![self.clone()];
+        match (self.architecture.as_str(), number) {
+            ("amd64", level) => {
+                if let Some(level @ 3..=9) = level {
+                    list.extend(older("amd64", level - 1, 2));
+                }
+                if level.is_some() {
+                    list.push(with("amd64", ""));
+                }
+                list.push(with("386", ""));
+            }
+            ("arm64", _) => {
+                if !self.variant.is_empty() {
+                    list.push(with("arm64", ""));
+                }
+                list.extend(older("arm", 8, 5));
+            }
+            ("arm", Some(version @ 6..=9)) => list.extend(older("arm", version - 1, 5)),
+            _ => {}
+        }
+        list
+    }
+
+    /// How well `other` fits: its place in [`Platform::runnable`], 0 is best.
+    #[must_use]
+    pub fn rank_of(&self, other: &Self) -> Option<usize> {
+        self.runnable().iter().position(|known| known == other)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = format!("{}/{}", self.os, self.architecture);
+        if let Some(variant) = self.variant() {
+            text.push('/');
+            text.push_str(variant);
+        }
+        f.pad(&text)
+    }
+}
+
+impl FromStr for Platform {
+    type Err = ParsePlatformError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let mut parts = value.split('/');
+        let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
+        let valid = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        };
+        match (os, architecture, parts.next()) {
+            (Some(os), Some(architecture), None)
+                if valid(os) && valid(architecture) && variant.is_none_or(valid) =>
+            {
+                Ok(Self::new(os, architecture, variant.unwrap_or_default()))
+            }
+            _ => Err(ParsePlatformError {
+                value: value.chars().take(60).collect(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(platform: &str) -> Vec<String> {
+        let platform: Platform = platform.parse().unwrap();
+        platform.runnable().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn spellings_are_normalised() {
+        for (written, meant) in [
+            ("linux/amd64", "linux/amd64"),
+            ("Linux/x86_64", "linux/amd64"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/arm/5", "linux/arm/v5"),
+            ("linux/i686", "linux/386"),
+            ("linux/riscv64", "linux/riscv64"),
+            ("windows/amd64", "windows/amd64"),
+        ] {
+            let platform: Platform = written.parse().unwrap();
+            assert_eq!(platform.to_string(), meant, "{written}");
+        }
+        for bad in ["", "linux", "linux/", "/amd64", "linux/arm64/v8/x", "linux/a b", "linux/arm64/"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn falls_back_as_containerd_does() {
+        assert_eq!(names("linux/amd64"), ["linux/amd64", "linux/386"]);
+        assert_eq!(
+            names("linux/amd64/v3"),
+            ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64", "linux/386"]
+        );
+        assert_eq!(
+            names("linux/arm64"),
+            ["linux/arm64", "linux/arm/v8", "linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]
+        );
+        assert_eq!(names("linux/arm/v7"), ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]);
+        assert_eq!(names("linux/arm/v5"), ["linux/arm/v5"]);
+        assert_eq!(names("linux/s390x"), ["linux/s390x"]);
+    }
+
+    #[test]
+    fn the_host_is_one_that_can_be_written() {
+        let host = Platform::host();
+        assert_eq!(host.to_string().parse::<Platform>().unwrap(), host);
+        assert_eq!(host.rank_of(&host), Some(0));
+    }
+}
