@@ -110,7 +110,11 @@ fn registry_text(body: &[u8]) -> String {
         });
     let text = messages.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut shown: String = line.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
+    let mut shown: String = line
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(TEXT_MAX)
+        .collect();
     if line.chars().count() > TEXT_MAX {
         shown.push('…');
     }
@@ -125,7 +129,10 @@ mod tests {
     fn an_error_body_becomes_one_line() {
         let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"v9"}}]}"#;
         assert_eq!(registry_text(body), "manifest_unknown: manifest unknown");
-        assert_eq!(registry_text(b"<h1>502\n Bad  Gateway</h1>"), "<h1>502 Bad Gateway</h1>");
+        assert_eq!(
+            registry_text(b"<h1>502\n Bad  Gateway</h1>"),
+            "<h1>502 Bad Gateway</h1>"
+        );
         assert_eq!(registry_text(b""), "");
         let long = "x".repeat(10_000);
         assert_eq!(registry_text(long.as_bytes()).chars().count(), TEXT_MAX + 1);

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::Platform;
 
-/// Longest manifest that is read: what the distribution specification asks registries to accept at
-/// least, and containerd's limit at most is twice that.
+/// Longest manifest that is read, in bytes: the size that the distribution specification asks
+/// registries to accept, so that nothing larger can be relied on anywhere.
 pub(crate) const MANIFEST_MAX: usize = 4 * 1024 * 1024;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -289,8 +289,7 @@ mod tests {
             ),
         ] {
             let json = image_json(extra);
-            let (manifest, media_type) =
-                Manifest::parse(json.as_bytes(), content_type).unwrap();
+            let (manifest, media_type) = Manifest::parse(json.as_bytes(), content_type).unwrap();
             assert_eq!(media_type, expected);
             let Manifest::Image(image) = manifest else {
                 panic!("not an image")
@@ -343,7 +342,11 @@ mod tests {
         assert_eq!(picked(&all, "linux/arm/v5"), None);
         assert_eq!(picked(&all, "windows/amd64"), Some(6));
         assert_eq!(picked(&all, "linux/s390x"), None);
-        assert_eq!(picked(&all[..3], "linux/arm64"), Some(2), "32-bit arm runs too");
+        assert_eq!(
+            picked(&all[..3], "linux/arm64"),
+            Some(2),
+            "32-bit arm runs too"
+        );
         assert_eq!(picked(&[None, Some("linux/arm64")], "linux/amd64"), Some(0));
         assert_eq!(picked(&[None, Some("linux/amd64")], "linux/amd64"), Some(1));
         assert_eq!(
@@ -357,7 +360,12 @@ mod tests {
     fn a_configuration_may_name_no_platform() {
         let platform = config_platform(br#"{"os":"linux","architecture":"arm64","variant":"v8"}"#);
         assert_eq!(platform.unwrap().to_string(), "linux/arm64");
-        for none in ["{}", r#"{"os":"linux"}"#, r#"{"os":"","architecture":""}"#, "x"] {
+        for none in [
+            "{}",
+            r#"{"os":"linux"}"#,
+            r#"{"os":"","architecture":""}"#,
+            "x",
+        ] {
             assert_eq!(config_platform(none.as_bytes()), None, "{none}");
         }
     }

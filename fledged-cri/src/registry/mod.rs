@@ -23,5 +23,7 @@ pub use probe::Probe;
 pub use tls::ensure_tls_provider;
 
 pub(crate) use digester::Digester;
+#[cfg(test)]
+pub(crate) use digester::sha256;
 pub(crate) use manifest::{Blob, ImageManifest, MANIFEST_MAX, Manifest, config_platform};
 pub(crate) use session::{Fetched, Session};

@@ -178,7 +178,11 @@ mod tests {
 
     fn names(platform: &str) -> Vec<String> {
         let platform: Platform = platform.parse().unwrap();
-        platform.runnable().iter().map(ToString::to_string).collect()
+        platform
+            .runnable()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -200,7 +204,15 @@ mod tests {
             let platform: Platform = written.parse().unwrap();
             assert_eq!(platform.to_string(), meant, "{written}");
         }
-        for bad in ["", "linux", "linux/", "/amd64", "linux/arm64/v8/x", "linux/a b", "linux/arm64/"] {
+        for bad in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "linux/arm64/v8/x",
+            "linux/a b",
+            "linux/arm64/",
+        ] {
             assert!(bad.parse::<Platform>().is_err(), "{bad:?}");
         }
     }
@@ -210,13 +222,27 @@ mod tests {
         assert_eq!(names("linux/amd64"), ["linux/amd64", "linux/386"]);
         assert_eq!(
             names("linux/amd64/v3"),
-            ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64", "linux/386"]
+            [
+                "linux/amd64/v3",
+                "linux/amd64/v2",
+                "linux/amd64",
+                "linux/386"
+            ]
         );
         assert_eq!(
             names("linux/arm64"),
-            ["linux/arm64", "linux/arm/v8", "linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]
+            [
+                "linux/arm64",
+                "linux/arm/v8",
+                "linux/arm/v7",
+                "linux/arm/v6",
+                "linux/arm/v5"
+            ]
         );
-        assert_eq!(names("linux/arm/v7"), ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]);
+        assert_eq!(
+            names("linux/arm/v7"),
+            ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]
+        );
         assert_eq!(names("linux/arm/v5"), ["linux/arm/v5"]);
         assert_eq!(names("linux/s390x"), ["linux/s390x"]);
     }

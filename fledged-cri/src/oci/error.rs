@@ -1,0 +1,76 @@
+//! What can go wrong with the folder itself.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fledged_core::error::{Failure, Reason};
+
+/// An operation on an image layout that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, `write` for instance.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The folder holds something else; it is left alone.
+    #[error("{} is neither empty nor an OCI image layout", path.display())]
+    NotALayout {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A layout of a version that is not known here.
+    #[error("{} is an OCI image layout of version {version:?}, not 1.x", path.display())]
+    UnsupportedVersion {
+        /// The folder.
+        path: PathBuf,
+        /// The version it states.
+        version: String,
+    },
+    /// A file of the layout that is not what the specification says.
+    #[error("{} is malformed: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl LayoutError {
+    /// For `map_err`: wraps what the system said about `path`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// Why, in one word.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+                _ => Reason::Unknown,
+            },
+            Self::NotALayout { .. } | Self::UnsupportedVersion { .. } | Self::Malformed { .. } => {
+                Reason::RuntimeUnsupported
+            }
+        }
+    }
+}
+
+impl From<LayoutError> for Failure {
+    fn from(error: LayoutError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}

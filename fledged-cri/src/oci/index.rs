@@ -1,0 +1,229 @@
+//! `index.json`: which references there are, and what they point at.
+
+use std::fs;
+use std::io;
+
+use fledged_core::model::{Digest, ImageRef};
+use serde_json::{Map, Value, json};
+
+use super::LayoutError;
+use super::layout::Layout;
+
+/// The name as the image specification has it.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The name as containerd's import reads it, before the other.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+
+/// What a reference points at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
+    pub(crate) size: u64,
+}
+
+/// The file in memory. Entries and fields of others are carried along untouched.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Index(Map<String, Value>);
+
+impl Index {
+    /// Reads the file; empty where there is none.
+    pub(crate) fn load(layout: &Layout) -> Result<Self, LayoutError> {
+        let path = layout.index();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self(Map::new()));
+            }
+            Err(error) => return Err(LayoutError::io("read", &path)(error)),
+        };
+        let malformed = |problem: String| LayoutError::Malformed {
+            path: path.clone(),
+            problem,
+        };
+        let fields: Map<String, Value> =
+            serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        match fields.get("manifests") {
+            None | Some(Value::Array(_)) => Ok(Self(fields)),
+            Some(_) => Err(malformed("\"manifests\" is no list".to_owned())),
+        }
+    }
+
+    /// Replaces the file in one step.
+    pub(crate) fn store(&self, layout: &Layout) -> Result<(), LayoutError> {
+        let mut fields = self.0.clone();
+        fields.insert("schemaVersion".to_owned(), json!(2));
+        fields
+            .entry("mediaType")
+            .or_insert_with(|| json!("application/vnd.oci.image.index.v1+json"));
+        fields.entry("manifests").or_insert_with(|| json!([]));
+        layout.replace(
+            &layout.index(),
+            Value::Object(fields).to_string().as_bytes(),
+        )
+    }
+
+    /// Every entry that has a digest, with its reference where it is one of ours.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Option<ImageRef>, Target)> + '_ {
+        self.manifests()
+            .iter()
+            .filter_map(|entry| Some((name_of(entry), target_of(entry)?)))
+    }
+
+    /// What a reference points at.
+    pub(crate) fn get(&self, image: &ImageRef) -> Option<Target> {
+        self.entries()
+            .find(|(name, _)| name.as_ref() == Some(image))
+            .map(|(_, target)| target)
+    }
+
+    /// Points a reference at `target`. Returns what it pointed at before.
+    pub(crate) fn set(&mut self, image: &ImageRef, target: &Target) -> Option<Target> {
+        let before = self.remove(image);
+        let entry = json!({
+            "mediaType": target.media_type,
+            "digest": target.digest,
+            "size": target.size,
+            "annotations": { REF_NAME: image.as_str(), IMAGE_NAME: image.as_str() },
+        });
+        let list = self.0.entry("manifests").or_insert_with(|| json!([]));
+        if let Value::Array(list) = list {
+            list.push(entry);
+            // The order means nothing; a fixed one makes equal layouts equal files.
+            list.sort_by_cached_key(|entry| name_of(entry).map(|name| name.as_str().to_owned()));
+        }
+        before
+    }
+
+    /// Takes a reference away. Returns what it pointed at.
+    pub(crate) fn remove(&mut self, image: &ImageRef) -> Option<Target> {
+        let mut before = None;
+        if let Some(Value::Array(list)) = self.0.get_mut("manifests") {
+            list.retain(|entry| {
+                let it = name_of(entry).as_ref() == Some(image);
+                if it {
+                    before = target_of(entry);
+                }
+                !it
+            });
+        }
+        before
+    }
+
+    fn manifests(&self) -> &[Value] {
+        match self.0.get("manifests") {
+            Some(Value::Array(list)) => list,
+            _ => &[],
+        }
+    }
+}
+
+/// The reference of an entry. Only a full, normalised name counts: a bare tag (`latest`), as some
+/// tools write it, does not say which image it is of.
+fn name_of(entry: &Value) -> Option<ImageRef> {
+    let annotations = entry.get("annotations")?;
+    [IMAGE_NAME, REF_NAME].into_iter().find_map(|key| {
+        let text = annotations.get(key)?.as_str()?;
+        ImageRef::parse(text)
+            .ok()
+            .filter(|image| image.as_str() == text)
+    })
+}
+
+fn target_of(entry: &Value) -> Option<Target> {
+    Some(Target {
+        digest: Digest::parse(entry.get("digest")?.as_str()?).ok()?,
+        media_type: entry.get("mediaType")?.as_str()?.to_owned(),
+        size: entry.get("size")?.as_u64()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(digit: char) -> Target {
+        Target {
+            digest: Digest::parse(&format!("sha256:{}", digit.to_string().repeat(64))).unwrap(),
+            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            size: 7,
+        }
+    }
+
+    fn image(text: &str) -> ImageRef {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_reference_points_at_one_thing() {
+        let mut index = Index(Map::new());
+        assert_eq!(index.set(&image("nginx"), &target('a')), None);
+        assert_eq!(index.set(&image("busybox:1"), &target('a')), None);
+        assert_eq!(index.get(&image("nginx:latest")), Some(target('a')));
+        assert_eq!(index.set(&image("nginx"), &target('b')), Some(target('a')));
+        assert_eq!(index.get(&image("nginx")), Some(target('b')));
+        assert_eq!(index.entries().count(), 2);
+        assert_eq!(index.remove(&image("nginx")), Some(target('b')));
+        assert_eq!(index.remove(&image("nginx")), None);
+        assert_eq!(index.get(&image("busybox:1")), Some(target('a')));
+    }
+
+    #[test]
+    fn what_others_wrote_is_carried_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        layout.create_corner().unwrap();
+        layout.initialise().unwrap();
+        let theirs = json!({
+            "schemaVersion": 2,
+            "annotations": {"x": "y"},
+            "manifests": [
+                {"mediaType": "application/vnd.example", "digest": target('1').digest, "size": 1,
+                 "annotations": {REF_NAME: "latest"}, "artifactType": "a/b"},
+                {"odd": true},
+            ],
+        });
+        fs::write(layout.index(), theirs.to_string()).unwrap();
+        let mut index = Index::load(&layout).unwrap();
+        let names: Vec<_> = index.entries().map(|(name, _)| name).collect();
+        assert_eq!(names, [None], "a bare tag is no reference");
+        index.set(&image("nginx"), &target('a'));
+        index.store(&layout).unwrap();
+        index.remove(&image("nginx"));
+        index.store(&layout).unwrap();
+        let stored: Value = serde_json::from_slice(&fs::read(layout.index()).unwrap()).unwrap();
+        assert_eq!(stored["annotations"], theirs["annotations"]);
+        let manifests = stored["manifests"].as_array().unwrap();
+        for entry in theirs["manifests"].as_array().unwrap() {
+            assert!(manifests.contains(entry), "{entry}");
+        }
+        assert_eq!(manifests.len(), 2);
+    }
+
+    #[test]
+    fn the_same_references_are_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        layout.create_corner().unwrap();
+        let written = |order: &[&str]| {
+            let mut index = Index(Map::new());
+            for name in order {
+                index.set(&image(name), &target('a'));
+            }
+            index.store(&layout).unwrap();
+            fs::read(layout.index()).unwrap()
+        };
+        assert_eq!(written(&["a", "b", "c"]), written(&["c", "a", "b"]));
+    }
+
+    #[test]
+    fn a_malformed_file_is_an_error_with_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        for text in ["{", "[]", r#"{"manifests":{}}"#] {
+            fs::write(layout.index(), text).unwrap();
+            let error = Index::load(&layout).unwrap_err().to_string();
+            assert!(error.contains("index.json is malformed"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What is completely there.
+
+use std::collections::BTreeMap;
+
+use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::ports::{ImageId, RuntimeImage};
+
+use super::LayoutError;
+use super::index::{Index, Target};
+use super::layout::Layout;
+use crate::registry::{Fetched, MANIFEST_MAX, Manifest, Platform};
+
+/// Every image with a reference that is completely present for that platform.
+pub(crate) fn list(layout: &Layout, platform: &Platform) -> Result<Vec<RuntimeImage>, LayoutError> {
+    let mut by_digest: BTreeMap<Digest, (Target, Vec<ImageRef>)> = BTreeMap::new();
+    for (name, target) in Index::load(layout)?.entries() {
+        if let Some(name) = name {
+            by_digest
+                .entry(target.digest.clone())
+                .or_insert_with(|| (target, Vec::new()))
+                .1
+                .push(name);
+        }
+    }
+    let mut images = Vec::with_capacity(by_digest.len());
+    for (target, references) in by_digest.into_values() {
+        if let Some(size) = complete(layout, &target, platform)? {
+            images.push(runtime_image(&target, references, size));
+        }
+    }
+    Ok(images)
+}
+
+/// One image, with all its names; `None` when anything of it is missing.
+pub(crate) fn lookup(
+    layout: &Layout,
+    platform: &Platform,
+    image: &ImageRef,
+) -> Result<Option<RuntimeImage>, LayoutError> {
+    let index = Index::load(layout)?;
+    let Some(target) = index.get(image) else {
+        return Ok(None);
+    };
+    let Some(size) = complete(layout, &target, platform)? else {
+        return Ok(None);
+    };
+    let references = index
+        .entries()
+        .filter(|(_, other)| other.digest == target.digest)
+        .filter_map(|(name, _)| name)
+        .collect();
+    Ok(Some(runtime_image(&target, references, size)))
+}
+
+fn runtime_image(target: &Target, references: Vec<ImageRef>, size: ByteSize) -> RuntimeImage {
+    RuntimeImage {
+        // One entry digest is one image here; two indexes that share a platform are two images.
+        id: ImageId(target.digest.to_string()),
+        references,
+        digest: Some(target.digest.clone()),
+        size,
+        pinned: false,
+    }
+}
+
+/// The bytes of an image, manifests included; `None` when anything of it is missing.
+fn complete(
+    layout: &Layout,
+    target: &Target,
+    platform: &Platform,
+) -> Result<Option<ByteSize>, LayoutError> {
+    let mut size = ByteSize::ZERO;
+    let mut digest = target.digest.clone();
+    // Ends, because a manifest cannot hold its own digest.
+    loop {
+        let Some(bytes) = layout.read(&digest, MANIFEST_MAX)? else {
+            return Ok(None);
+        };
+        size += ByteSize::new(bytes.len() as u64);
+        // What an entry's media type says counts only where the manifest itself is silent.
+        let media_type = (digest == target.digest).then_some(target.media_type.as_str());
+        let Ok((manifest, _)) = Manifest::parse(&bytes, media_type) else {
+            return Ok(None);
+        };
+        match manifest {
+            Manifest::Index(index) => match index.select(platform) {
+                Some(entry) => digest = entry.digest.clone(),
+                None => return Ok(None),
+            },
+            Manifest::Image(image) => {
+                for blob in image.blobs() {
+                    if !layout.has(&blob.digest, blob.size)? {
+                        return Ok(None);
+                    }
+                    size += ByteSize::new(blob.size);
+                }
+                return Ok(Some(size));
+            }
+        }
+    }
+}
+
+/// A manifest that is there already, verified; `None` when it has to be fetched.
+pub(crate) fn manifest(
+    layout: &Layout,
+    digest: &Digest,
+    media_type: Option<&str>,
+) -> Result<Option<Fetched>, LayoutError> {
+    Ok(layout
+        .read(digest, MANIFEST_MAX)?
+        .and_then(|bytes| Fetched::verified(digest.clone(), bytes.into(), media_type).ok()))
+}
