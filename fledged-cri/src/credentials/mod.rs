@@ -1,1 +1,8 @@
-//! x
+//! Registry credentials from a docker `config.json` or the content of a
+//! `kubernetes.io/dockerconfigjson` Secret.
+
+mod docker_config;
+mod entry;
+mod keyring;
+
+pub use docker_config::{DockerConfig, DockerConfigError};

@@ -43,18 +43,19 @@ pub(crate) struct PinSet {
 impl PinSet {
     /// Pins a blob. Must come before looking whether it is there.
     pub(crate) fn add(&self, digest: &Digest) {
-        *self.pins.counts().entry(digest.clone()).or_insert(0) += 1;
+        // Both under the first lock, so that a release in between frees what was counted.
+        let mut counts = self.pins.counts();
+        *counts.entry(digest.clone()).or_insert(0) += 1;
         self.mine
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(digest.clone());
     }
-}
 
-impl Drop for PinSet {
-    fn drop(&mut self) {
+    /// Frees everything this set holds.
+    pub(crate) fn release(&self) {
         let mut counts = self.pins.counts();
-        let mine = self.mine.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut mine = self.mine.lock().unwrap_or_else(PoisonError::into_inner);
         for digest in mine.drain(..) {
             if let Some(count) = counts.get_mut(&digest) {
                 *count -= 1;
@@ -63,6 +64,12 @@ impl Drop for PinSet {
                 }
             }
         }
+    }
+}
+
+impl Drop for PinSet {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{Digest, ImageRef};
@@ -10,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::blobs::fetch;
-use super::collect::{GRACE, collect, reachable};
+use super::collect::collect;
 use super::index::{Index, Target};
 use super::inventory;
 use super::layout::sync_folder;
@@ -144,7 +145,13 @@ impl Pull {
             downloads.spawn(async move { pull.fetch_one(&blob).await });
         }
         while let Some(ended) = downloads.join_next().await {
-            ended.map_err(|error| Failure::new(Reason::Unknown, error.to_string()))??;
+            let ended =
+                ended.unwrap_or_else(|error| Err(Failure::new(Reason::Unknown, error.to_string())));
+            if let Err(failure) = ended {
+                // Waits, so that nothing of this pull is at work any more when it has failed.
+                downloads.shutdown().await;
+                return Err(failure);
+            }
         }
         Ok(())
     }
@@ -203,8 +210,7 @@ impl Pull {
                     let before = index.set(image, &target);
                     index.store(layout)?;
                     if let Some(before) = before {
-                        let doomed = reachable(layout, [before.digest])?;
-                        collect(layout, &index, &inner.pins, &doomed, GRACE)?;
+                        inner.collect_after(&index, before.digest);
                     }
                 }
             }
@@ -214,25 +220,15 @@ impl Pull {
         .await
     }
 
-    /// Deletes what failed pulls left: on a full disk somebody else needs the room more.
+    /// Deletes what failed pulls left, this one included: on a full disk others need the room more.
     async fn make_room(self: Arc<Self>) {
         let made = blocking(move || {
-            let Some(pull) = Arc::into_inner(self) else {
-                return Ok(());
-            };
-            let inner = Arc::clone(&pull.inner);
-            let _writer = Arc::clone(&pull.writer);
-            drop(pull);
+            let inner = &self.inner;
+            self.pins.release();
             let _gate = inner.index_gate();
             let index = Index::load(&inner.layout)?;
-            let none = BTreeSet::new();
-            collect(
-                &inner.layout,
-                &index,
-                &inner.pins,
-                &none,
-                std::time::Duration::ZERO,
-            )?;
+            let doomed = BTreeSet::new();
+            collect(&inner.layout, &index, &inner.pins, &doomed, Duration::ZERO)?;
             Ok(())
         })
         .await;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason, RuntimeError};
-use fledged_core::model::{ByteSize, ImageRef};
+use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::ports::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
@@ -76,6 +76,17 @@ impl Inner {
     /// Held from reading the index to having replaced it, and while blobs are collected.
     pub(crate) fn index_gate(&self) -> MutexGuard<'_, ()> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Collects what `removed` reached and nothing else does, and leftovers past their grace. The
+    /// index was replaced already, so a blob that cannot be deleted now costs room and nothing
+    /// else; the next collection tries again.
+    pub(crate) fn collect_after(&self, index: &Index, removed: Digest) {
+        let collected = reachable(&self.layout, [removed])
+            .and_then(|doomed| collect(&self.layout, index, &self.pins, &doomed, GRACE));
+        if let Err(error) = collected {
+            tracing::warn!(%error, "not everything that is needed no more could be deleted");
+        }
     }
 }
 
@@ -211,10 +222,9 @@ async fn remove(inner: Arc<Inner>, image: ImageRef) -> Result<Removal, Failure> 
         let Some(before) = index.remove(&image) else {
             return Ok(Removal::Absent);
         };
-        let doomed = reachable(&inner.layout, [before.digest])?;
         // The entry goes first: a blob may be there without an entry, never the other way round.
         index.store(&inner.layout)?;
-        collect(&inner.layout, &index, &inner.pins, &doomed, GRACE)?;
+        inner.collect_after(&index, before.digest);
         Ok(Removal::Removed)
     })
     .await

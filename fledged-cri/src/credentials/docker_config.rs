@@ -1,0 +1,351 @@
+//! A docker configuration as a source of credentials.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use fledged_core::error::{Failure, Reason};
+use fledged_core::ports::{Credentials, CredentialsRequest, RegistryAuth};
+use serde_json::{Map, Value};
+
+use super::entry;
+use super::keyring::Keyring;
+
+/// Why a docker configuration cannot be used. Never repeats a value of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DockerConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the registry configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// It is no JSON.
+    #[error("the registry configuration is not valid JSON (line {line}, column {column})")]
+    NotJson {
+        /// Line of the problem, from 1.
+        line: usize,
+        /// Column of the problem, from 1.
+        column: usize,
+    },
+    /// A part of it is of another kind than it must be.
+    #[error("the registry configuration is malformed: {problem}")]
+    Malformed {
+        /// Which part, and what it must be.
+        problem: &'static str,
+    },
+    /// The entry of one registry is malformed.
+    #[error("the registry configuration's entry for \"{registry}\" is malformed: {problem}")]
+    Entry {
+        /// The key of the entry, as written.
+        registry: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+impl From<DockerConfigError> for Failure {
+    fn from(error: DockerConfigError) -> Self {
+        Self::new(Reason::CredentialsUnavailable, error.to_string())
+    }
+}
+
+/// Credentials from a docker `config.json`, the content of a `kubernetes.io/dockerconfigjson`
+/// Secret, or an old `.dockercfg`.
+///
+/// Keys are matched as the kubelet does: host with globs (`*.example.com`), port, path prefix; the
+/// most specific first, all that match. A file is read anew for every pull, so that credentials can
+/// be rotated under a running process. Credential helpers (`credHelpers`, `credsStore`) are not
+/// run; a configuration that names some is warned about.
+///
+/// ```
+/// use fledged_cri::credentials::DockerConfig;
+///
+/// let config = br#"{"auths":{"registry.example":{"auth":"dXNlcjpwYXNz"}}}"#;
+/// let credentials = DockerConfig::from_json(config)?;
+/// # Ok::<(), fledged_cri::credentials::DockerConfigError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct DockerConfig {
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    File(PathBuf),
+    Content(Arc<Keyring>),
+}
+
+impl DockerConfig {
+    /// Credentials from a file. It is read once here, so that mistakes come to light early.
+    ///
+    /// # Errors
+    ///
+    /// [`DockerConfigError`] when the file cannot be read or anything in it is malformed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DockerConfigError> {
+        let path = path.as_ref();
+        let config = read(path)?;
+        config.check(&path.display().to_string())?;
+        Ok(Self {
+            source: Source::File(path.to_owned()),
+        })
+    }
+
+    /// Credentials from a configuration's content, for instance a Secret's `.dockerconfigjson`.
+    ///
+    /// # Errors
+    ///
+    /// [`DockerConfigError`] when anything in it is malformed.
+    pub fn from_json(content: &[u8]) -> Result<Self, DockerConfigError> {
+        let config = Config::parse(content)?;
+        config.check("the given content")?;
+        Ok(Self {
+            source: Source::Content(Arc::new(config.keyring)),
+        })
+    }
+}
+
+#[async_trait]
+impl Credentials for DockerConfig {
+    async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
+        let keyring = match &self.source {
+            Source::Content(keyring) => Arc::clone(keyring),
+            Source::File(path) => {
+                let path = path.clone();
+                let config = tokio::task::spawn_blocking(move || read(&path))
+                    .await
+                    .map_err(|error| {
+                        Failure::new(Reason::CredentialsUnavailable, error.to_string())
+                    })??;
+                Arc::new(config.keyring)
+            }
+        };
+        let found = keyring.find(&request.image);
+        match found.malformed.first() {
+            Some(malformed) if found.auths.is_empty() => Err(DockerConfigError::Entry {
+                registry: malformed.key.clone(),
+                problem: malformed.problem,
+            }
+            .into()),
+            _ => Ok(found.auths),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Config, DockerConfigError> {
+    let content = std::fs::read(path).map_err(|source| DockerConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Config::parse(&content)
+}
+
+/// What a configuration says.
+struct Config {
+    keyring: Keyring,
+    /// Names of credential helpers, `desktop` for `docker-credential-desktop`.
+    helpers: Vec<String>,
+}
+
+impl Config {
+    fn parse(content: &[u8]) -> Result<Self, DockerConfigError> {
+        // The parser's own words are left out: they repeat the value that is wrong.
+        let document: Value =
+            serde_json::from_slice(content).map_err(|error| DockerConfigError::NotJson {
+                line: error.line(),
+                column: error.column(),
+            })?;
+        let malformed = |problem| DockerConfigError::Malformed { problem };
+        let Value::Object(fields) = document else {
+            return Err(malformed("it must be an object"));
+        };
+        let mut keyring = Keyring::default();
+        for (key, value) in auths(&fields).ok_or(malformed("\"auths\" must be an object"))? {
+            keyring.add(key, entry::parse(value));
+        }
+        let mut helpers = Vec::new();
+        match fields.get("credsStore") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(name)) if name.is_empty() => {}
+            Some(Value::String(name)) => helpers.push(name.clone()),
+            Some(_) => return Err(malformed("\"credsStore\" must be a string")),
+        }
+        match fields.get("credHelpers") {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(by_registry)) => {
+                helpers.extend(by_registry.iter().map(|(registry, name)| {
+                    format!("{} for {registry}", name.as_str().unwrap_or("?"))
+                }))
+            }
+            Some(_) => return Err(malformed("\"credHelpers\" must be an object")),
+        }
+        Ok(Self { keyring, helpers })
+    }
+
+    /// Refuses malformed entries and warns about what is not used.
+    fn check(&self, origin: &str) -> Result<(), DockerConfigError> {
+        if let Some(malformed) = self.keyring.malformed().next() {
+            return Err(DockerConfigError::Entry {
+                registry: malformed.key.clone(),
+                problem: malformed.problem,
+            });
+        }
+        if !self.helpers.is_empty() {
+            tracing::warn!(
+                config = origin,
+                helpers = self.helpers.join(", "),
+                "credential helpers are not run; only the credentials written in \"auths\" are used"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The entries by registry: under `auths`, or the whole of an old `.dockercfg`.
+fn auths(fields: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    match fields.get("auths") {
+        Some(Value::Object(auths)) => Some(auths),
+        Some(Value::Null) => Some(empty()),
+        Some(_) => None,
+        None => {
+            let is_entry = |value: &Value| {
+                ["auth", "username", "identitytoken", "registrytoken"]
+                    .iter()
+                    .any(|name| value.get(name).is_some())
+            };
+            let old = !fields.is_empty() && fields.values().all(is_entry);
+            Some(if old { fields } else { empty() })
+        }
+    }
+}
+
+fn empty() -> &'static Map<String, Value> {
+    static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+    &EMPTY
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn request(image: &str) -> CredentialsRequest {
+        CredentialsRequest {
+            image: image.parse().unwrap(),
+            pull_secrets: Vec::new(),
+            service_accounts: Vec::new(),
+        }
+    }
+
+    async fn user(config: &DockerConfig, image: &str) -> Option<String> {
+        let auths = config.resolve(&request(image)).await.unwrap();
+        auths.into_iter().next().map(|auth| match auth {
+            RegistryAuth::Basic { username, .. } => username,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[tokio::test]
+    async fn reads_current_and_old_files() {
+        let current = br#"{"auths":{"r.example":{"auth":"dXNlcjpwYXNz"}},"psFormat":"x"}"#;
+        let old = br#"{"r.example":{"auth":"dXNlcjpwYXNz","email":"a@b"}}"#;
+        for content in [current.as_slice(), old] {
+            let config = DockerConfig::from_json(content).unwrap();
+            assert_eq!(user(&config, "r.example/a").await.as_deref(), Some("user"));
+            assert_eq!(user(&config, "nginx").await, None);
+        }
+        for none in [
+            "{}",
+            r#"{"auths":{}}"#,
+            r#"{"auths":null}"#,
+            r#"{"psFormat":"x"}"#,
+        ] {
+            let config = DockerConfig::from_json(none.as_bytes()).unwrap();
+            assert_eq!(user(&config, "nginx").await, None, "{none}");
+        }
+        // As docker writes it where a store has the credentials.
+        let store = br#"{"auths":{"https://index.docker.io/v1/":{}},"credsStore":"desktop"}"#;
+        let config = DockerConfig::from_json(store).unwrap();
+        assert_eq!(user(&config, "nginx").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_anew_for_every_pull() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |user: &str| {
+            format!(r#"{{"auths":{{"r.example":{{"username":"{user}","password":"p"}}}}}}"#)
+        };
+        fs::write(file.path(), with("old")).unwrap();
+        let config = DockerConfig::open(file.path()).unwrap();
+        assert_eq!(user(&config, "r.example/a").await.as_deref(), Some("old"));
+        fs::write(file.path(), with("new")).unwrap();
+        assert_eq!(user(&config, "r.example/a").await.as_deref(), Some("new"));
+        fs::write(file.path(), "{").unwrap();
+        let failure = config.resolve(&request("r.example/a")).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+        fs::remove_file(file.path()).unwrap();
+        let failure = config.resolve(&request("r.example/a")).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+    }
+
+    #[tokio::test]
+    async fn a_file_spoilt_later_fails_only_the_images_it_is_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "{}").unwrap();
+        let config = DockerConfig::open(file.path()).unwrap();
+        fs::write(
+            file.path(),
+            r#"{"auths":{"bad.example":{"auth":"s3cret!"},"good.example":{"auth":"dXNlcjpwYXNz"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            user(&config, "good.example/a").await.as_deref(),
+            Some("user")
+        );
+        assert_eq!(user(&config, "nginx").await, None);
+        let failure = config.resolve(&request("bad.example/a")).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+        assert!(failure.message.contains("\"bad.example\""), "{failure}");
+    }
+
+    #[test]
+    fn errors_name_the_place_and_never_the_secret() {
+        for (content, expected) in [
+            (
+                r#"{"auths":{"r.example":{"auth":"s3cret!"}}}"#,
+                "\"r.example\"",
+            ),
+            (r#"{"auths":{"r.example":"s3cret"}}"#, "\"r.example\""),
+            (r#"{"auths":{"a b":{"auth":"dXNlcjpwYXNz"}}}"#, "\"a b\""),
+            (r#"{"auths":"s3cret"}"#, "auths"),
+            (r#"{"credsStore":["s3cret"]}"#, "credsStore"),
+            (r#"{"credHelpers":"s3cret"}"#, "credHelpers"),
+            (r#"["s3cret"]"#, "object"),
+            (r#"{"auths":{"r.example":{"auth":"s3cret}}}"#, "line 1"),
+            ("s3cret", "line 1"),
+            ("", "JSON"),
+        ] {
+            let error = DockerConfig::from_json(content.as_bytes()).unwrap_err();
+            let (shown, debug) = (error.to_string(), format!("{error:?}"));
+            assert!(shown.contains(expected), "{shown}");
+            assert!(
+                !shown.contains("s3cret") && !debug.contains("s3cret"),
+                "{debug}"
+            );
+        }
+        let config = DockerConfig::from_json(
+            br#"{"auths":{"r.example":{"username":"u","password":"s3cret"}}}"#,
+        );
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = DockerConfig::open("/nonexistent/config.json").unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/config.json"));
+    }
+}

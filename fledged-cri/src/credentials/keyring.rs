@@ -1,0 +1,304 @@
+//! Which entries of a docker configuration are for which image, as the kubelet decides it
+//! (`pkg/credentialprovider`).
+
+use std::cmp::Reverse;
+
+use fledged_core::model::ImageRef;
+use fledged_core::ports::RegistryAuth;
+
+/// The key that stands for Docker Hub in every docker configuration
+/// (`https://index.docker.io/v1/`), once normalised.
+const DOCKER_HUB: &str = "index.docker.io";
+
+/// What an image's registry and repository must look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
+    /// Host, in which `*` and `?` stand for characters of one label.
+    host: String,
+    port: String,
+    /// Path prefix with its leading slash, or empty.
+    path: String,
+}
+
+impl Pattern {
+    /// Reads a key: `registry.example`, `*.example:5000`, `registry.example/team`,
+    /// `https://index.docker.io/v1/`.
+    fn parse(key: &str) -> Option<Self> {
+        let rest = key
+            .strip_prefix("https://")
+            .or_else(|| key.strip_prefix("http://"))
+            .unwrap_or(key);
+        let (authority, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        if authority.is_empty() || rest.contains(|c: char| c.is_whitespace() || c == '@') {
+            return None;
+        }
+        // API versions are not part of any repository's name.
+        let path = ["/v1", "/v2"]
+            .iter()
+            .find_map(|version| {
+                path.strip_prefix(version)
+                    .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+            .unwrap_or(path);
+        let (host, port) = split_port(authority);
+        Some(Self {
+            host: host.to_ascii_lowercase(),
+            port: port.to_owned(),
+            path: if path == "/" {
+                String::new()
+            } else {
+                path.to_owned()
+            },
+        })
+    }
+
+    fn matches(&self, image: &ImageRef) -> bool {
+        let (host, port) = split_port(image.registry());
+        let host = host.to_ascii_lowercase();
+        let (wanted, labels) = (self.host.split('.'), host.split('.'));
+        self.port == port
+            && wanted.clone().count() == labels.clone().count()
+            && wanted
+                .zip(labels)
+                .all(|(glob, label)| glob_matches(glob, label))
+            && format!("/{}", image.repository()).starts_with(&self.path)
+    }
+
+    /// What is sorted by: descending, a longer path comes before its prefix, and a glob after
+    /// names.
+    fn rank(&self) -> String {
+        let colon = if self.port.is_empty() { "" } else { ":" };
+        format!("{}{colon}{}{}", self.host, self.port, self.path)
+    }
+}
+
+/// Host and port; an IPv6 address keeps its brackets.
+fn split_port(authority: &str) -> (&str, &str) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (authority, ""),
+    }
+}
+
+/// Whether a label matches a glob of `*` (any characters) and `?` (one).
+fn glob_matches(glob: &str, label: &str) -> bool {
+    let (glob, label): (Vec<char>, Vec<char>) = (glob.chars().collect(), label.chars().collect());
+    // Where the last star was, and what it is held to have matched so far.
+    let (mut g, mut l, mut star) = (0, 0, None);
+    while let Some(c) = label.get(l) {
+        match glob.get(g) {
+            Some('*') => {
+                star = Some((g, l));
+                g += 1;
+            }
+            Some(p) if p == c || *p == '?' => {
+                g += 1;
+                l += 1;
+            }
+            _ => match star {
+                Some((at, matched)) => {
+                    star = Some((at, matched + 1));
+                    g = at + 1;
+                    l = matched + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    glob.get(g..)
+        .is_some_and(|rest| rest.iter().all(|c| *c == '*'))
+}
+
+/// An entry that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Malformed {
+    /// The key as it is written in the configuration.
+    pub(crate) key: String,
+    pub(crate) problem: &'static str,
+}
+
+/// What is known for an image.
+#[derive(Debug, Default)]
+pub(crate) struct Found<'a> {
+    pub(crate) auths: Vec<RegistryAuth>,
+    /// Entries that are meant for the image and are malformed.
+    pub(crate) malformed: Vec<&'a Malformed>,
+}
+
+/// The entries of one configuration, the most specific first.
+#[derive(Debug, Default)]
+pub(crate) struct Keyring {
+    entries: Vec<(Pattern, Result<RegistryAuth, Malformed>)>,
+    /// Malformed entries whose key is no registry, so that they are meant for no image.
+    keyless: Vec<Malformed>,
+}
+
+impl Keyring {
+    /// Adds an entry, unless it is empty.
+    pub(crate) fn add(&mut self, key: &str, entry: Result<Option<RegistryAuth>, &'static str>) {
+        let malformed = |problem| Malformed {
+            key: key.to_owned(),
+            problem,
+        };
+        let Some(pattern) = Pattern::parse(key) else {
+            self.keyless.push(malformed("the key names no registry"));
+            return;
+        };
+        let entry = match entry {
+            Ok(None) => return,
+            Ok(Some(auth)) => Ok(auth),
+            Err(problem) => Err(malformed(problem)),
+        };
+        self.entries.push((pattern, entry));
+        // Stable: entries that differ only in how they are written stay in order.
+        self.entries
+            .sort_by_cached_key(|(pattern, _)| Reverse(pattern.rank()));
+    }
+
+    /// Every malformed entry.
+    pub(crate) fn malformed(&self) -> impl Iterator<Item = &Malformed> {
+        self.entries
+            .iter()
+            .filter_map(|(_, entry)| entry.as_ref().err())
+            .chain(&self.keyless)
+    }
+
+    /// Everything for an image. Docker Hub's own key counts only where nothing names `docker.io`.
+    pub(crate) fn find(&self, image: &ImageRef) -> Found<'_> {
+        let found = self.collect(|pattern| pattern.matches(image));
+        let none = found.auths.is_empty() && found.malformed.is_empty();
+        if none && image.registry() == "docker.io" {
+            return self.collect(|pattern| pattern.rank() == DOCKER_HUB);
+        }
+        found
+    }
+
+    fn collect(&self, matches: impl Fn(&Pattern) -> bool) -> Found<'_> {
+        let mut found = Found::default();
+        for (_, entry) in self.entries.iter().filter(|(pattern, _)| matches(pattern)) {
+            match entry {
+                Ok(auth) => found.auths.push(auth.clone()),
+                Err(malformed) => found.malformed.push(malformed),
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+
+    fn users(keys: &[&str], image: &str) -> Vec<String> {
+        let mut keyring = Keyring::default();
+        for key in keys {
+            let auth = RegistryAuth::Basic {
+                username: (*key).to_owned(),
+                password: SecretString::from("p"),
+            };
+            keyring.add(key, Ok(Some(auth)));
+        }
+        let found = keyring.find(&image.parse().unwrap());
+        found
+            .auths
+            .into_iter()
+            .map(|auth| match auth {
+                RegistryAuth::Basic { username, .. } => username,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn keys_match_as_in_the_kubelet() {
+        for (key, image, matches) in [
+            ("registry.example", "registry.example/app", true),
+            ("registry.example", "registry.example:5000/app", false),
+            ("registry.example:5000", "registry.example:5000/app", true),
+            ("https://registry.example", "registry.example/app", true),
+            ("http://registry.example/v2/", "registry.example/app", true),
+            ("registry.example/v1", "registry.example/app", true),
+            ("registry.example/", "registry.example/app", true),
+            ("registry.example/team", "registry.example/team/app", true),
+            ("registry.example/team", "registry.example/other/app", false),
+            (
+                "registry.example/v2/team",
+                "registry.example/team/app",
+                true,
+            ),
+            ("other.example", "registry.example/app", false),
+            ("*.example", "registry.example/app", true),
+            ("*.example", "a.registry.example/app", false),
+            ("*.*.example", "a.registry.example/app", true),
+            ("reg*y.example", "registry.example/app", true),
+            ("reg?stry.example", "registry.example/app", true),
+            ("r*g*z.example", "registry.example/app", false),
+            ("*.example:5000", "registry.example:5000/app", true),
+            ("Registry.Example", "registry.example/app", true),
+            ("127.0.0.1:5000", "127.0.0.1:5000/app", true),
+            ("https://index.docker.io/v1/", "nginx", true),
+            ("index.docker.io", "docker.io/team/app", true),
+            ("docker.io", "nginx", true),
+            ("docker.io/library", "nginx", true),
+            ("docker.io/team", "nginx", false),
+            (
+                "https://index.docker.io/v1/",
+                "registry.example/nginx",
+                false,
+            ),
+        ] {
+            assert_eq!(
+                !users(&[key], image).is_empty(),
+                matches,
+                "{key} for {image}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_most_specific_comes_first() {
+        let keys = [
+            "*.example",
+            "registry.example",
+            "registry.example/team",
+            "registry.example/team/app",
+        ];
+        assert_eq!(
+            users(&keys, "registry.example/team/app:1"),
+            [
+                "registry.example/team/app",
+                "registry.example/team",
+                "registry.example",
+                "*.example"
+            ]
+        );
+        assert_eq!(
+            users(&["docker.io", "https://index.docker.io/v1/"], "nginx"),
+            ["docker.io"]
+        );
+        assert_eq!(
+            users(
+                &["https://registry.example", "registry.example"],
+                "registry.example/app"
+            )
+            .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_malformed_entry_counts_only_for_its_own_images() {
+        let mut keyring = Keyring::default();
+        keyring.add("bad.example", Err("is broken"));
+        keyring.add("", Err("is broken"));
+        let of = |image: &str| keyring.find(&image.parse().unwrap()).malformed.len();
+        assert_eq!(of("bad.example/app"), 1);
+        assert_eq!(of("good.example/app"), 0);
+        assert_eq!(keyring.malformed().count(), 2);
+    }
+}
