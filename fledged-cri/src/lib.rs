@@ -6,3 +6,6 @@ pub mod cri;
 pub mod credentials;
 pub mod oci;
 pub mod registry;
+pub mod clock;
+pub mod cri;
+pub mod target;

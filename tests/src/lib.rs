@@ -30,6 +30,7 @@
 //! | [`Registry`] | docker-registry on a loopback port, plain or with htpasswd; its request log |
 //! | [`Containerd`] | containerd with the CRI plugin, overlayfs; `kill9`, `restart`, `ctr` |
 //! | [`Dockerd`] | Docker Engine with its own containerd; `kill9`, `stop`, `restart` |
+//! | [`FakeCri`] | a CRI runtime in memory that fails, waits and is in use as told; its requests |
 //! | [`FaultProxy`] | a proxy before a registry with scripted [`Fault`]s, and a timed request log |
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
 //! | [`Fledged`] | the `fledged` binary, with a deadline, its output captured |
@@ -46,6 +47,7 @@
 mod command;
 mod containerd;
 mod docker;
+mod fake_cri;
 mod fault_proxy;
 mod fault_script;
 pub mod http;
@@ -59,6 +61,7 @@ mod require;
 pub use command::{Fledged, Output, Running, fledged_binary};
 pub use containerd::Containerd;
 pub use docker::Dockerd;
+pub use fake_cri::{Code, CriRequest, FakeContainer, FakeCri, FakeImage, Interface, SentAuth};
 pub use fault_proxy::FaultProxy;
 pub use fault_script::{Fault, ProxiedRequest, Rule};
 pub use images::{

@@ -214,7 +214,10 @@ mod tests {
             users_of(&digest('1'), &images(), std::slice::from_ref(&one)),
             Some("container web (ccccccccccccc)".to_owned())
         );
-        assert_eq!(users_of(&digest('2'), &images(), &[one.clone()]), None);
+        assert_eq!(
+            users_of(&digest('2'), &images(), std::slice::from_ref(&one)),
+            None
+        );
         let five = vec![one; 5];
         let text = users_of(&digest('1'), &images(), &five).unwrap();
         assert!(text.ends_with("and 2 more"), "{text}");

@@ -1,0 +1,13 @@
+//! A CRI runtime that does what it is told, for what a real one can't be made to do.
+
+mod fake;
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod proto {
+    tonic::include_proto!("runtime.v1");
+}
+mod server;
+mod state;
+
+pub use fake::FakeCri;
+pub use state::{CriRequest, FakeContainer, FakeImage, Interface, SentAuth};
+pub use tonic::Code;

@@ -1,0 +1,220 @@
+//! What a fake runtime holds and what it has been told to do.
+
+use std::collections::VecDeque;
+
+use sha2::{Digest as _, Sha256};
+use tonic::{Code, Status};
+
+use super::proto;
+
+/// One image in a fake runtime.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FakeImage {
+    /// Its ID, `sha256:…` as containerd's or bare as CRI-O's.
+    pub id: String,
+    /// `repo_tags`.
+    pub tags: Vec<String>,
+    /// `repo_digests`.
+    pub digests: Vec<String>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Whether it is pinned.
+    pub pinned: bool,
+}
+
+impl FakeImage {
+    /// An image by that one name, normalised, whose ID and digest follow from it.
+    ///
+    /// # Panics
+    ///
+    /// Never, as long as the name has a repository.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let (repository, tags, digest) = match name.split_once('@') {
+            Some((repository, digest)) => (repository, Vec::new(), digest.to_owned()),
+            None => {
+                let repository = name
+                    .rsplit_once(':')
+                    .map_or(name, |(repository, _)| repository);
+                let manifest = sha256(&format!("manifest of {name}"));
+                (repository, vec![name.to_owned()], manifest)
+            }
+        };
+        Self {
+            id: sha256(name),
+            tags,
+            digests: vec![format!("{repository}@{digest}")],
+            size: 4096,
+            pinned: false,
+        }
+    }
+
+    pub(super) fn answers_to(&self, name: &str) -> bool {
+        self.id == name
+            || self.tags.iter().any(|tag| tag == name)
+            || self.digests.iter().any(|digest| digest == name)
+    }
+
+    pub(super) fn to_proto(&self) -> proto::Image {
+        proto::Image {
+            id: self.id.clone(),
+            repo_tags: self.tags.clone(),
+            repo_digests: self.digests.clone(),
+            size: self.size,
+            spec: None,
+            pinned: self.pinned,
+        }
+    }
+}
+
+fn sha256(text: &str) -> String {
+    let hash = Sha256::digest(text.as_bytes());
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// One container in a fake runtime. What is empty is left out of the answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FakeContainer {
+    /// Its ID.
+    pub id: String,
+    /// Its name within the pod.
+    pub name: String,
+    /// What it was created from (`image.image`).
+    pub image: String,
+    /// `image_ref`.
+    pub image_ref: String,
+    /// `image_id`.
+    pub image_id: String,
+}
+
+impl FakeContainer {
+    pub(super) fn to_proto(&self) -> proto::Container {
+        proto::Container {
+            id: self.id.clone(),
+            metadata: Some(proto::ContainerMetadata {
+                name: self.name.clone(),
+            }),
+            image: Some(proto::ImageSpec {
+                image: self.image.clone(),
+                ..proto::ImageSpec::default()
+            }),
+            image_ref: self.image_ref.clone(),
+            image_id: self.image_id.clone(),
+        }
+    }
+}
+
+/// Which interfaces a fake runtime serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// CRI v1 without `StreamImages`: what runtimes serve up to Kubernetes 1.35.
+    V1,
+    /// CRI v1 with `StreamImages`.
+    V1Streaming,
+    /// CRI v1alpha2 alone, as containerd before 1.6.
+    V1Alpha2,
+    /// None: containerd with its CRI plugin disabled.
+    None,
+}
+
+/// Credentials that came with a pull. Tests compare them, hence in the clear.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SentAuth {
+    /// `username`.
+    pub username: String,
+    /// `password`.
+    pub password: String,
+    /// `server_address`.
+    pub server_address: String,
+    /// `identity_token`.
+    pub identity_token: String,
+    /// `registry_token`.
+    pub registry_token: String,
+}
+
+/// One request that reached a fake runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CriRequest {
+    /// `Version`.
+    Version,
+    /// `ListContainers`.
+    ListContainers,
+    /// `ListImages`.
+    ListImages,
+    /// `StreamImages`.
+    StreamImages,
+    /// `ImageStatus` of that image.
+    ImageStatus(String),
+    /// `PullImage`.
+    PullImage {
+        /// Of that image.
+        image: String,
+        /// With these credentials.
+        auth: Option<SentAuth>,
+    },
+    /// `RemoveImage` of that image.
+    RemoveImage(String),
+    /// `ImageFsInfo`.
+    ImageFsInfo,
+}
+
+/// Everything a fake runtime knows; survives its restarts, as a disk does.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) interface: Interface,
+    pub(super) images: Vec<FakeImage>,
+    pub(super) containers: Vec<FakeContainer>,
+    pub(super) filesystems: Vec<(String, u64)>,
+    pub(super) pull_failures: VecDeque<(Code, String)>,
+    pub(super) removal_failures: VecDeque<(Code, String)>,
+    pub(super) pulls_are_forgotten: bool,
+    pub(super) silent: bool,
+    pub(super) requests: Vec<CriRequest>,
+    pub(super) pulls_running: usize,
+    pub(super) pulls_cancelled: usize,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            interface: Interface::V1,
+            images: Vec::new(),
+            containers: Vec::new(),
+            filesystems: Vec::new(),
+            pull_failures: VecDeque::new(),
+            removal_failures: VecDeque::new(),
+            pulls_are_forgotten: false,
+            silent: false,
+            requests: Vec::new(),
+            pulls_running: 0,
+            pulls_cancelled: 0,
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&FakeImage> {
+        self.images.iter().find(|image| image.answers_to(name))
+    }
+
+    /// Stores a pulled image; its ID.
+    pub(super) fn pulled(&mut self, name: &str) -> String {
+        if let Some(image) = self.find(name) {
+            return image.id.clone();
+        }
+        let image = FakeImage::named(name);
+        let id = image.id.clone();
+        if !self.pulls_are_forgotten {
+            self.images.push(image);
+        }
+        id
+    }
+
+    /// Removes the image with all its names, or fails as told.
+    pub(super) fn remove(&mut self, name: &str) -> Result<(), Status> {
+        if let Some((code, text)) = self.removal_failures.pop_front() {
+            return Err(Status::new(code, text));
+        }
+        self.images.retain(|image| !image.answers_to(name));
+        Ok(())
+    }
+}
