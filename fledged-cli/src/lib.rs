@@ -1,1 +1,17 @@
-//! x
+//! `fledged` at the terminal: images of ImageCache manifests on this machine, without a cluster.
+
+pub mod args;
+pub mod commands;
+pub mod demo;
+pub mod desired;
+pub mod duration;
+pub mod exit;
+pub mod follow;
+mod help;
+pub mod label;
+pub mod manifest;
+pub mod node;
+pub mod output;
+pub mod plan;
+pub mod session;
+pub mod signals;

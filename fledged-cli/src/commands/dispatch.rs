@@ -1,0 +1,26 @@
+//! From the arguments to the command.
+
+use crate::args::{Cli, Command, NodeCommand};
+use crate::commands::CommandError;
+use crate::demo;
+use crate::exit::Exit;
+use crate::output::Terminal;
+
+use super::{apply, check, completions, list, purge, run};
+
+/// Does what the arguments say.
+///
+/// # Errors
+///
+/// [`CommandError`], whose [`exit`](CommandError::exit) is the exit code.
+pub async fn dispatch(cli: Cli, terminal: &Terminal) -> Result<Exit, CommandError> {
+    match cli.command {
+        Command::Node(NodeCommand::Apply(args)) => apply::apply(args, terminal).await,
+        Command::Node(NodeCommand::List(args)) => list::list(args).await,
+        Command::Node(NodeCommand::Purge(args)) => purge::purge(args, terminal).await,
+        Command::Node(NodeCommand::Run(args)) => run::run(args, terminal).await,
+        Command::Check(args) => check::check(args, terminal).await,
+        Command::Demo(args) => Ok(demo::run(&args, terminal).await?),
+        Command::Completions(args) => completions::completions(&args),
+    }
+}

@@ -1,0 +1,61 @@
+//! Why a command could not do its work.
+
+use std::io;
+
+use fledged_core::error::RuntimeError;
+
+use crate::demo::DemoError;
+use crate::exit::Exit;
+use crate::manifest::ManifestError;
+use crate::node::UnusableHostName;
+use crate::session::SessionError;
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// A manifest is not usable.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The node has no name.
+    #[error(transparent)]
+    HostName(#[from] UnusableHostName),
+    /// There is no session with a runtime or its registries.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The runtime refused.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// `node run` was given stdin.
+    #[error("node run follows edits of files, and stdin can't be edited; name a file with -f")]
+    StdinFollowed,
+    /// Standard output can't be written to.
+    #[error("cannot write the result: {0}")]
+    Output(#[source] io::Error),
+    /// The signals can't be caught.
+    #[error("cannot catch SIGINT and SIGTERM: {0}")]
+    Signals(#[source] io::Error),
+    /// The demo broke.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    /// A reading task was cancelled or panicked.
+    #[error("reading the manifests was broken off: {0}")]
+    Reading(#[from] tokio::task::JoinError),
+}
+
+impl CommandError {
+    /// How the process ends with it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Manifest(_) | Self::HostName(_) | Self::StdinFollowed => Exit::BadInput,
+            Self::Session(error) if error.is_bad_input() => Exit::BadInput,
+            Self::Session(_)
+            | Self::Runtime(_)
+            | Self::Output(_)
+            | Self::Signals(_)
+            | Self::Demo(_)
+            | Self::Reading(_) => Exit::Failed,
+        }
+    }
+}

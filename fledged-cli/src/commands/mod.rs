@@ -1,0 +1,16 @@
+//! The commands.
+
+mod apply;
+mod check;
+mod completions;
+mod dispatch;
+mod error;
+mod input;
+mod list;
+mod print;
+mod purge;
+mod round;
+mod run;
+
+pub use dispatch::dispatch;
+pub use error::CommandError;

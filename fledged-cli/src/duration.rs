@@ -1,0 +1,225 @@
+//! Durations as Go writes them, the syntax of kube-fledged's flags.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Why a string is not a duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid duration {value:?}: {problem}; write it as 1h30m, 90s or 500ms")]
+pub struct ParseDurationError {
+    value: String,
+    problem: &'static str,
+}
+
+/// A duration in Go's syntax (`time.ParseDuration`): `1h30m`, `1.5s`, `500ms`, `0`.
+///
+/// Signs are parsed, but only zero and positive durations are durations of anything here, so `-1s`
+/// is an error. Precision is a nanosecond; digits beyond it are cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GoDuration(pub Duration);
+
+/// Longest duration Go can hold: `int64` nanoseconds, some 292 years.
+const NANOS_MAX: u128 = i64::MAX as u128;
+
+impl FromStr for GoDuration {
+    type Err = ParseDurationError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let fail = |problem| ParseDurationError {
+            value: value.to_owned(),
+            problem,
+        };
+        let (negative, mut rest) = match value.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, value.strip_prefix('+').unwrap_or(value)),
+        };
+        if rest.is_empty() {
+            return Err(fail("it is empty"));
+        }
+        if rest == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        let mut nanos: u128 = 0;
+        while !rest.is_empty() {
+            let (term, next) = term(rest).map_err(fail)?;
+            nanos += term;
+            if nanos > NANOS_MAX {
+                return Err(fail("it is too long"));
+            }
+            rest = next;
+        }
+        if negative && nanos > 0 {
+            return Err(fail("it is negative"));
+        }
+        let seconds = u64::try_from(nanos / 1_000_000_000).map_err(|_| fail("it is too long"))?;
+        let below = u32::try_from(nanos % 1_000_000_000).map_err(|_| fail("it is too long"))?;
+        Ok(Self(Duration::new(seconds, below)))
+    }
+}
+
+/// One number with its unit, in nanoseconds, and what follows it.
+fn term(text: &str) -> Result<(u128, &str), &'static str> {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let (whole, rest) = text.split_at(digits(text));
+    let (fraction, rest) = match rest.strip_prefix('.') {
+        Some(rest) => rest.split_at(digits(rest)),
+        None => ("", rest),
+    };
+    if whole.is_empty() && fraction.is_empty() {
+        return Err("a number is missing");
+    }
+    let end = rest
+        .find(|c: char| c == '.' || c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at(end);
+    let scale: u128 = match unit {
+        "ns" => 1,
+        // The micro sign U+00B5 and the Greek letter U+03BC, as Go takes them.
+        "us" | "µs" | "μs" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        "" => return Err("a unit is missing (ns, us, ms, s, m, h)"),
+        _ => return Err("it has an unknown unit (known: ns, us, ms, s, m, h)"),
+    };
+    // 19 digits are the most that int64 can hold; whatever is longer is too long in any unit.
+    let whole: u128 = match whole.trim_start_matches('0') {
+        "" => 0,
+        digits if digits.len() > 19 => return Err("it is too long"),
+        digits => digits.parse().map_err(|_| "it is too long")?,
+    };
+    let mut nanos = whole * scale;
+    let mut share = scale;
+    for digit in fraction.bytes() {
+        share /= 10;
+        nanos += share * u128::from(digit - b'0');
+    }
+    Ok((nanos, rest))
+}
+
+impl fmt::Display for GoDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.subsec_nanos();
+        let seconds = self.0.as_secs();
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        if hours > 0 {
+            write!(f, "{hours}h")?;
+        }
+        if minutes > 0 {
+            write!(f, "{minutes}m")?;
+        }
+        match nanos {
+            0 if seconds == 0 && (hours > 0 || minutes > 0) => Ok(()),
+            0 => write!(f, "{seconds}s"),
+            _ if seconds == 0 && nanos % 1_000_000 == 0 => write!(f, "{}ms", nanos / 1_000_000),
+            _ => {
+                let fraction = format!("{nanos:09}");
+                write!(f, "{seconds}.{}s", fraction.trim_end_matches('0'))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nanos(text: &str) -> u128 {
+        text.parse::<GoDuration>().unwrap().0.as_nanos()
+    }
+
+    /// Rows of `parseDurationTests` in Go's `time/time_test.go`.
+    #[test]
+    fn parses_what_go_parses() {
+        const MS: u128 = 1_000_000;
+        const S: u128 = 1_000 * MS;
+        for (text, want) in [
+            ("0", 0),
+            ("0s", 0),
+            ("+0", 0),
+            ("-0", 0),
+            ("-0s", 0),
+            ("5s", 5 * S),
+            ("+5s", 5 * S),
+            ("1478s", 1478 * S),
+            ("5.0s", 5 * S),
+            ("5.6s", 5 * S + 600 * MS),
+            ("5.s", 5 * S),
+            (".5s", 500 * MS),
+            ("1.004s", S + 4 * MS),
+            ("1.0040s", S + 4 * MS),
+            ("100.00100s", 100 * S + MS),
+            ("10ns", 10),
+            ("11us", 11_000),
+            ("12µs", 12_000),
+            ("12μs10ns", 12_010),
+            ("13ms", 13 * MS),
+            ("15m", 900 * S),
+            ("16h", 16 * 3600 * S),
+            ("3h30m", 12_600 * S),
+            ("10.5s4m", 250 * S + 500 * MS),
+            ("2m3.4s", 123 * S + 400 * MS),
+            ("1h2m3s4ms5us6ns", 3723 * S + 4_005_006),
+            ("52763797000ns", 52_763_797_000),
+            ("0.3333333333333333333h", 1200 * S),
+            ("9223372036854775807ns", (1 << 63) - 1),
+            ("9223372036s854ms775us807ns", (1 << 63) - 1),
+            ("0.100000000000000000000h", 360 * S),
+        ] {
+            let got = nanos(text);
+            // Go rounds a fraction of many digits by floating point; ours may be one part in 1e9 off.
+            assert!(got.abs_diff(want) <= want / 1_000_000_000, "{text}: {got}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_go_refuses_and_negatives() {
+        for text in [
+            "",
+            "3",
+            "-",
+            "s",
+            ".",
+            "-.",
+            ".s",
+            "+.s",
+            "1d",
+            "1 s",
+            " 1s",
+            "1s ",
+            "5m x",
+            "-1s",
+            "+-5s",
+            "9223372036854775808ns",
+            "9223372036854775.808us",
+            "9223372036855ms",
+            "3000000h",
+            "99999999999999999999h",
+            "1.5",
+            "1S",
+            "٣s",
+        ] {
+            assert!(text.parse::<GoDuration>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn an_error_names_value_and_remedy() {
+        let error = "5 minutes".parse::<GoDuration>().unwrap_err().to_string();
+        assert!(error.contains("\"5 minutes\""), "{error}");
+        assert!(error.contains("unknown unit"), "{error}");
+        assert!(error.contains("1h30m"), "{error}");
+    }
+
+    #[test]
+    fn displays_in_the_same_syntax() {
+        for text in ["5m", "1h30m", "500ms", "0s", "1.25s", "15m", "1h0.5s"] {
+            let duration: GoDuration = text.parse().unwrap();
+            assert_eq!(duration.to_string().parse(), Ok(duration), "{text}");
+        }
+        assert_eq!("90s".parse::<GoDuration>().unwrap().to_string(), "1m30s");
+        assert_eq!(GoDuration(Duration::ZERO).to_string(), "0s");
+    }
+}

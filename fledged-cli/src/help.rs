@@ -1,0 +1,88 @@
+//! Examples and rules at the end of each command's `--help`.
+
+pub(crate) const ROOT: &str = "\
+Examples:
+  fledged demo                                  see it at work, needs nothing
+  fledged node apply -f images.yaml             put the images on this machine
+  fledged check -f images.yaml                  can they all be pulled?
+
+Exit codes:
+  0  everything that was asked for is so
+  1  at least one image failed, no runtime was found, or it does not answer
+  2  the arguments or a file are not valid; nothing was changed
+  130, 143  ended by SIGINT or SIGTERM before it was done
+
+Colours and progress bars are for terminals only; NO_COLOR turns colours off there too.";
+
+pub(crate) const APPLY: &str = "\
+Examples:
+  fledged node apply -f images.yaml
+  fledged node apply -f images.yaml --node-label tier=edge --dry-run
+  fledged node apply -f images.yaml --runtime unix:///run/containerd/containerd.sock
+  fledged node apply -f images.yaml --runtime oci:/srv/images --platform linux/arm64 -o json
+  kubectl get imagecaches -A -o yaml | fledged node apply -f -
+
+The manifests are kubefledged.io/v1alpha2 ImageCaches as a cluster takes them. Of each, the entries
+count whose nodeSelector and nodeAffinity match this node. Its labels are kubernetes.io/hostname
+(the node's name), kubernetes.io/os, kubernetes.io/arch, and every --node-label, which wins.
+
+What is there stays as it is, except references that move (no tag, :latest) and imagePullPolicy
+Always, which are pulled again. Transient failures are retried until the deadline; others end the
+image at once.
+
+Exit codes: 0 everything is there, 1 something failed, 2 bad input, 130 interrupted.";
+
+pub(crate) const LIST: &str = "\
+Examples:
+  fledged node list
+  fledged node list --runtime oci:/srv/images -o json";
+
+pub(crate) const PURGE: &str = "\
+Examples:
+  fledged node purge -f images.yaml --dry-run
+  fledged node purge -f images.yaml --runtime oci:/srv/images
+
+Removes what the manifests name for this node's labels and nothing else. An image that a container
+uses stays and is shown as InUse, which is no failure.
+
+Exit codes: 0 everything is gone or in use, 1 something failed, 2 bad input, 130 interrupted.";
+
+pub(crate) const RUN: &str = "\
+Examples:
+  fledged node run -f /etc/fledged/images.yaml
+  fledged node run -f images.yaml --runtime oci:/srv/images --inventory-interval 30s
+  fledged node run -f images.yaml --image-cache-refresh-frequency 0s
+
+Edits of the manifests take effect within seconds, by whatever means they are made: in place, by an
+atomic rename, or by a ConfigMap's symbolic links. An edit that is not valid is reported and the last
+good one stays in force. Images that leave the manifests while it runs are removed, unless a
+container uses them; images that it never placed are never touched.
+
+While the runtime does not answer, it waits for it. SIGTERM and SIGINT end it with exit code 0, within
+ten seconds; a pull that was under way goes on at the next start from what the runtime kept.
+With Type=notify it tells systemd when it is ready: manifests read, runtime found.";
+
+pub(crate) const CHECK: &str = "\
+Examples:
+  fledged check -f images.yaml
+  fledged check -f images.yaml --registry-config ~/.docker/config.json --platform linux/arm64
+  fledged check -f images.yaml -o json
+
+Every image of the manifests is asked for, whatever node it is meant for; no layer is downloaded.
+
+Exit codes: 0 every image can be pulled, 1 at least one can't, 2 bad input, 130 interrupted.";
+
+pub(crate) const DEMO: &str = "\
+Examples:
+  fledged demo
+  fledged demo --keep
+
+Starts a registry on a loopback port with a few generated images, pulls them into an OCI image layout
+in a temporary folder, applies again, loses an image and gets it back. Nothing is left behind unless
+--keep is given.";
+
+pub(crate) const COMPLETIONS: &str = "\
+Examples:
+  fledged completions bash > /etc/bash_completion.d/fledged
+  fledged completions zsh > \"${fpath[1]}/_fledged\"
+  fledged completions fish > ~/.config/fish/completions/fledged.fish";

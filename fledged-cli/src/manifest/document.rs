@@ -1,0 +1,167 @@
+//! One document of a manifest.
+
+use fledged_core::model::{CacheId, ImageCache, ImageCacheSpec};
+use serde::Deserialize as _;
+use serde_ignored::Path;
+use serde_json::{Map, Value};
+
+use super::Finding;
+use super::error::Place;
+
+/// The one version that is read.
+const API_VERSION: &str = "kubefledged.io/v1alpha2";
+
+/// What a document is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An ImageCache.
+    ImageCache,
+    /// A list of them, as `kubectl get -o yaml` writes.
+    List,
+}
+
+/// Reads `apiVersion` and `kind`; says what is wrong with them.
+pub(super) fn kind(value: &Value) -> Result<Kind, String> {
+    let Value::Object(fields) = value else {
+        return Err(format!(
+            "must be an object with apiVersion, kind, metadata and spec, not {}",
+            described(value)
+        ));
+    };
+    let kind = string(fields, "kind")?;
+    let version = string(fields, "apiVersion")?;
+    match (kind, version) {
+        ("ImageCache", API_VERSION) => Ok(Kind::ImageCache),
+        ("List", "v1") | ("ImageCacheList", API_VERSION) => Ok(Kind::List),
+        ("ImageCache" | "ImageCacheList", other) => Err(unknown_version(other)),
+        (other, _) => Err(format!(
+            "kind: {other:?} is not known here; only ImageCache ({API_VERSION}) and a List of them are"
+        )),
+    }
+}
+
+fn unknown_version(version: &str) -> String {
+    let remedy = if version.ends_with("/v1alpha1") || version.contains(".k8s.io/") {
+        format!(
+            "it is of an old kube-fledged; images and nodeSelector are written the same in {API_VERSION}, so change apiVersion to that"
+        )
+    } else {
+        format!("only {API_VERSION} is read here")
+    };
+    format!("apiVersion: {version:?} is not known: {remedy}")
+}
+
+/// Turns an ImageCache document into a valid cache. Fields that nobody reads become warnings.
+pub(super) fn cache(
+    place: &mut Place,
+    value: Value,
+    warnings: &mut Vec<Finding>,
+) -> Result<ImageCache, Vec<Finding>> {
+    let Value::Object(mut fields) = value else {
+        return Err(vec![Finding::new(place, "must be an object")]);
+    };
+    let id = id(&fields, &place.file).map_err(|problem| vec![Finding::new(place, problem)])?;
+    place.object = Some(format!("ImageCache {id}"));
+    let spec = fields.remove("spec");
+    // metadata belongs to Kubernetes and its users; status is what a cluster said of the cache.
+    for known in ["apiVersion", "kind", "metadata", "status"] {
+        fields.remove(known);
+    }
+    let unread = |path: String| format!("{path}: unknown field, nothing reads it");
+    for name in fields.keys() {
+        warnings.push(Finding::new(place, unread(name.clone())));
+    }
+    let spec = match spec {
+        Some(spec @ Value::Object(_)) => spec,
+        None | Some(Value::Null) => return Err(vec![Finding::new(place, "spec: is missing")]),
+        Some(other) => {
+            let text = format!("spec: must be an object, not {}", described(&other));
+            return Err(vec![Finding::new(place, text)]);
+        }
+    };
+    let mut ignored = |path: Path<'_>| {
+        let mut text = "spec".to_owned();
+        write_path(&path, &mut text);
+        warnings.push(Finding::new(place, unread(text)));
+    };
+    let mut track = serde_path_to_error::Track::new();
+    let result = ImageCacheSpec::deserialize(serde_path_to_error::Deserializer::new(
+        serde_ignored::Deserializer::new(&spec, &mut ignored),
+        &mut track,
+    ));
+    let spec = result.map_err(|problem| {
+        let path = track.path().to_string();
+        let separator = if path == "." || path.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
+        let path = path.trim_start_matches('.');
+        vec![Finding::new(
+            place,
+            format!("spec{separator}{path}: {problem}"),
+        )]
+    })?;
+    spec.validate(id)
+        .map_err(|invalid| invalid.fields.iter().map(|f| Finding::field(place, f)).collect())
+}
+
+fn id(fields: &Map<String, Value>, file: &str) -> Result<CacheId, String> {
+    let metadata = match fields.get("metadata") {
+        Some(Value::Object(metadata)) => metadata,
+        None | Some(Value::Null) => return Err("metadata: is missing".to_owned()),
+        Some(other) => {
+            return Err(format!(
+                "metadata: must be an object, not {}",
+                described(other)
+            ));
+        }
+    };
+    let within = |problem| format!("metadata.{problem}");
+    let name = string(metadata, "name").map_err(within)?;
+    let namespace = match metadata.get("namespace") {
+        None | Some(Value::Null) => "default",
+        Some(_) => string(metadata, "namespace").map_err(within)?,
+    };
+    Ok(CacheId::new(namespace, name, file))
+}
+
+fn string<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
+    match fields.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text),
+        Some(Value::String(_)) => Err(format!("{name}: must not be empty")),
+        None | Some(Value::Null) => Err(format!("{name}: is missing")),
+        Some(other) => Err(format!("{name}: must be a string, not {}", described(other))),
+    }
+}
+
+/// A value as an error names it.
+fn described(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => format!("the boolean {value} (quote it)"),
+        Value::Number(value) => format!("the number {value} (quote it)"),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+/// Writes a path as the rest of the project does: `.cacheSpec[0].imagez`.
+fn write_path(path: &Path<'_>, out: &mut String) {
+    match path {
+        Path::Root => {}
+        Path::Seq { parent, index } => {
+            write_path(parent, out);
+            out.push_str(&format!("[{index}]"));
+        }
+        Path::Map { parent, key } => {
+            write_path(parent, out);
+            out.push('.');
+            out.push_str(key);
+        }
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => write_path(parent, out),
+    }
+}

@@ -1,0 +1,10 @@
+//! ImageCache manifests: files and stdin, to valid caches.
+
+mod document;
+mod error;
+mod source;
+mod text;
+
+pub use error::{Finding, ManifestError};
+pub use source::{InvalidSource, Source, read};
+pub use text::{Manifests, parse};

@@ -1,0 +1,15 @@
+//! What the process prints: results on stdout, everything else on stderr.
+
+mod bars;
+mod log;
+mod outcome;
+mod progress;
+mod table;
+mod terminal;
+
+pub use log::init as init_log;
+pub(crate) use outcome::short_digest;
+pub use outcome::{ImageOutcome, Outcome, Summary, pluralised, rounded_seconds};
+pub use progress::LiveProgress;
+pub use table::{Align, Table};
+pub use terminal::Terminal;

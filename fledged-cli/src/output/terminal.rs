@@ -1,0 +1,69 @@
+//! Standard error, shared by progress bars, lines and the log.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use console::Style;
+use indicatif::{MultiProgress, ProgressDrawTarget};
+
+/// Standard error as everything writes to it; clones share it.
+///
+/// Lines are written above the progress bars, if there are any.
+#[derive(Debug, Clone)]
+pub struct Terminal {
+    bars: MultiProgress,
+    live: bool,
+}
+
+impl Terminal {
+    /// The process's own standard error.
+    #[must_use]
+    pub fn stderr() -> Self {
+        let live = io::stderr().is_terminal() && console::Term::stderr().is_term();
+        let target = if live {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self {
+            bars: MultiProgress::with_draw_target(target),
+            live,
+        }
+    }
+
+    /// Whether it is a terminal that bars can be drawn on.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// The bars drawn on it.
+    pub(super) fn bars(&self) -> &MultiProgress {
+        &self.bars
+    }
+
+    /// Writes one line.
+    pub fn line(&self, text: impl Display) {
+        self.write(format!("{text}\n").as_bytes());
+    }
+
+    /// Writes one line that tells of something that may be a mistake.
+    pub fn warn(&self, text: impl Display) {
+        let label = Style::new().for_stderr().yellow().bold();
+        self.line(format!("{} {text}", label.apply_to("warning:")));
+    }
+
+    /// Writes one line that tells why the process can't do what it was asked for.
+    pub fn error(&self, text: impl Display) {
+        let label = Style::new().for_stderr().red().bold();
+        self.line(format!("{} {text}", label.apply_to("error:")));
+    }
+
+    /// Writes bytes; a standard error that is gone is nobody's concern.
+    pub(super) fn write(&self, bytes: &[u8]) {
+        self.bars.suspend(|| {
+            let mut stderr = io::stderr().lock();
+            let _ = stderr.write_all(bytes).and_then(|()| stderr.flush());
+        });
+    }
+}
