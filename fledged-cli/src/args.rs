@@ -244,7 +244,12 @@ pub struct PullArgs {
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = positive)]
     pub deadline: Duration,
     /// Policy of entries that name none; Always also pulls what is there.
-    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", ignore_case = true)]
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "IfNotPresent",
+        ignore_case = true
+    )]
     pub image_pull_policy: PullPolicy,
 }
 
@@ -333,10 +338,24 @@ mod tests {
 
     #[test]
     fn a_registry_is_host_and_port() {
-        for good in ["localhost", "registry.local:5000", "127.0.0.1:80", "[::1]:5000", "[::1]"] {
+        for good in [
+            "localhost",
+            "registry.local:5000",
+            "127.0.0.1:80",
+            "[::1]:5000",
+            "[::1]",
+        ] {
             assert_eq!(registry_host(good).as_deref(), Ok(good));
         }
-        for bad in ["", "http://registry", "registry:0", "registry:x", "a/b", "a b", ":80"] {
+        for bad in [
+            "",
+            "http://registry",
+            "registry:0",
+            "registry:x",
+            "a/b",
+            "a b",
+            ":80",
+        ] {
             assert!(registry_host(bad).is_err(), "{bad:?} was taken");
         }
     }

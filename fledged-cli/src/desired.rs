@@ -60,6 +60,12 @@ impl Desired {
         (self.leaving.len() < before).then(|| self.assignment())
     }
 
+    /// How many images are to be present.
+    #[must_use]
+    pub fn present(&self) -> usize {
+        self.present.len()
+    }
+
     fn assignment(&mut self) -> Assignment {
         self.generation += 1;
         Assignment {

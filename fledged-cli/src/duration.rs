@@ -113,7 +113,9 @@ impl fmt::Display for GoDuration {
         match nanos {
             0 if seconds == 0 && (hours > 0 || minutes > 0) => Ok(()),
             0 => write!(f, "{seconds}s"),
-            _ if seconds == 0 && nanos % 1_000_000 == 0 => write!(f, "{}ms", nanos / 1_000_000),
+            _ if seconds == 0 && nanos.is_multiple_of(1_000_000) => {
+                write!(f, "{}ms", nanos / 1_000_000)
+            }
             _ => {
                 let fraction = format!("{nanos:09}");
                 write!(f, "{seconds}.{}s", fraction.trim_end_matches('0'))

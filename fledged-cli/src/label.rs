@@ -72,7 +72,11 @@ mod tests {
     fn takes_what_kubernetes_takes() {
         for (text, key, value) in [
             ("tier=edge", "tier", "edge"),
-            ("node-role.kubernetes.io/worker=", "node-role.kubernetes.io/worker", ""),
+            (
+                "node-role.kubernetes.io/worker=",
+                "node-role.kubernetes.io/worker",
+                "",
+            ),
             ("a_b.c=1.2-x", "a_b.c", "1.2-x"),
         ] {
             let label: Label = text.parse().unwrap();
@@ -82,7 +86,9 @@ mod tests {
 
     #[test]
     fn refuses_what_kubernetes_refuses() {
-        for text in ["tier", "=x", "-a=x", "a b=x", "a=b c", "a=-", "/a=b", "a/=b", "a=b=c"] {
+        for text in [
+            "tier", "=x", "-a=x", "a b=x", "a=b c", "a=-", "/a=b", "a/=b", "a=b=c",
+        ] {
             assert!(text.parse::<Label>().is_err(), "{text:?} was taken");
         }
         assert!(format!("k={}", "x".repeat(64)).parse::<Label>().is_err());

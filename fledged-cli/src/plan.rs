@@ -12,17 +12,18 @@ use jiff::Timestamp;
 /// after a real run.
 #[must_use]
 pub fn plan(assignment: Assignment, inventory: Inventory, now: Timestamp) -> NodeReport {
-    let config = WarmerConfig {
-        // Every pull shows up at once; none is begun.
-        max_parallel_pulls: NonZeroUsize::MAX,
-        ..WarmerConfig::default()
-    };
+    let mut config = WarmerConfig::default();
+    // Every pull shows up at once; none is begun.
+    config.max_parallel_pulls = NonZeroUsize::MAX;
     let mut warmer = Warmer::new(config, 0);
     warmer.apply(NodeEvent::Assigned(assignment), now);
-    let reading = warmer.poll(now).into_iter().find_map(|command| match command {
-        NodeCommand::ReadInventory { id, .. } => Some(id),
-        _ => None,
-    });
+    let reading = warmer
+        .poll(now)
+        .into_iter()
+        .find_map(|command| match command {
+            NodeCommand::ReadInventory { id, .. } => Some(id),
+            _ => None,
+        });
     if let Some(id) = reading {
         let result = Ok(inventory);
         warmer.apply(NodeEvent::InventoryRead { id, result }, now);

@@ -65,8 +65,20 @@ mod tests {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), text);
         }
-        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "Linux/amd64", "a b/c"] {
-            assert_eq!(text.parse::<Platform>(), Err(ParsePlatformError), "{text:?}");
+        for text in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "linux/arm/v7/x",
+            "Linux/amd64",
+            "a b/c",
+        ] {
+            assert_eq!(
+                text.parse::<Platform>(),
+                Err(ParsePlatformError),
+                "{text:?}"
+            );
         }
     }
 }

@@ -26,10 +26,8 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     if args.dry_run {
         return round::foresee(&session, assignment, format, terminal).await;
     }
-    let config = WarmerConfig {
-        max_parallel_pulls: args.pull.max_parallel_pulls,
-        ..WarmerConfig::default()
-    };
+    let mut config = WarmerConfig::default();
+    config.max_parallel_pulls = args.pull.max_parallel_pulls;
     round::settle(&session, config, assignment, format, terminal).await
 }
 

@@ -116,7 +116,13 @@ fn table(listing: &Listing) -> String {
         ("PINNED", Align::Left),
         ("IN USE", Align::Left),
     ]);
-    let yes = |flag: bool| if flag { "yes".to_owned() } else { String::new() };
+    let yes = |flag: bool| {
+        if flag {
+            "yes".to_owned()
+        } else {
+            String::new()
+        }
+    };
     for image in &listing.images {
         // By its tags; by digest only what has none.
         let tags: Vec<&String> = image
@@ -188,10 +194,10 @@ mod tests {
         assert_eq!(
             table(&listing),
             "\
-IMAGE                             SIZE   PINNED   IN USE
-docker.io/library/app:1        1.0 KiB            yes
+IMAGE                          SIZE   PINNED   IN USE
+docker.io/library/app:1     1.0 KiB            yes
   docker.io/library/app:2
-pause                          1.0 KiB   yes
+pause                       1.0 KiB   yes
 "
         );
     }

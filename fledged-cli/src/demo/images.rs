@@ -17,7 +17,7 @@ pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub struct DemoContent {
     /// Manifests by `repository:tag` and by `repository@digest`.
     pub(super) manifests: BTreeMap<String, Bytes>,
-    /// Layers and configurations by digest.
+    /// Blobs and configurations by digest.
     pub(super) blobs: BTreeMap<String, Bytes>,
 }
 
@@ -28,6 +28,22 @@ pub struct DemoImage {
     pub repository: &'static str,
     /// Its tag.
     pub tag: &'static str,
+}
+
+/// Content and its digest, which takes long enough to compute it only once.
+#[derive(Debug, Clone)]
+struct Blob {
+    digest: String,
+    bytes: Bytes,
+}
+
+impl Blob {
+    fn new(bytes: Bytes) -> Self {
+        Self {
+            digest: digest(&bytes),
+            bytes,
+        }
+    }
 }
 
 impl DemoContent {
@@ -59,7 +75,7 @@ pub fn generate(os: &str, architecture: &str) -> (Vec<DemoImage>, DemoContent) {
             tag: "v1",
         };
         let own = layer("app/main.bin", size, seed);
-        let layers: Vec<Bytes> = shared.into_iter().chain([&own]).cloned().collect();
+        let layers: Vec<Blob> = shared.into_iter().chain([&own]).cloned().collect();
         content.add(&image, &layers, os, architecture);
         image
     })
@@ -68,8 +84,9 @@ pub fn generate(os: &str, architecture: &str) -> (Vec<DemoImage>, DemoContent) {
 }
 
 impl DemoContent {
-    fn add(&mut self, image: &DemoImage, layers: &[Bytes], os: &str, architecture: &str) {
-        let digests: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
+    fn add(&mut self, image: &DemoImage, layers: &[Blob], os: &str, architecture: &str) {
+        // An uncompressed layer's diff ID is its digest.
+        let digests: Vec<&String> = layers.iter().map(|layer| &layer.digest).collect();
         let config = json!({
             "architecture": architecture,
             "os": os,
@@ -77,8 +94,9 @@ impl DemoContent {
             "rootfs": {"type": "layers", "diff_ids": digests},
         });
         let config = Bytes::from(config.to_string());
-        let described = |media_type: &str, blob: &Bytes| -> Value {
-            json!({"mediaType": media_type, "digest": digest(blob), "size": blob.len()})
+        let config = Blob::new(config);
+        let described = |media_type: &str, blob: &Blob| -> Value {
+            json!({"mediaType": media_type, "digest": blob.digest, "size": blob.bytes.len()})
         };
         let manifest = json!({
             "schemaVersion": 2,
@@ -87,10 +105,9 @@ impl DemoContent {
             "layers": layers.iter().map(|layer| described(LAYER, layer)).collect::<Vec<_>>(),
         });
         let manifest = Bytes::from(manifest.to_string());
-        for (digest, layer) in digests.into_iter().zip(layers) {
-            self.blobs.insert(digest, layer.clone());
+        for blob in layers.iter().chain([&config]) {
+            self.blobs.insert(blob.digest.clone(), blob.bytes.clone());
         }
-        self.blobs.insert(digest(&config), config);
         let (repository, tag) = (image.repository, image.tag);
         let by_digest = format!("{repository}@{}", digest(&manifest));
         self.manifests
@@ -109,7 +126,7 @@ pub(super) fn digest(content: &[u8]) -> String {
 }
 
 /// A layer: a tar archive with one file of that size, of bytes that do not compress.
-fn layer(path: &str, size: usize, seed: u64) -> Bytes {
+fn layer(path: &str, size: usize, seed: u64) -> Blob {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut archive = tar_header(path, size);
     let content = archive.len();
@@ -118,7 +135,7 @@ fn layer(path: &str, size: usize, seed: u64) -> Bytes {
     if let Some(file) = archive.get_mut(content..content + size) {
         random.fill(file);
     }
-    Bytes::from(archive)
+    Blob::new(Bytes::from(archive))
 }
 
 /// One header record of a POSIX ustar archive, for a regular file.
@@ -175,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_layer_is_a_tar_archive() {
-        let archive = layer("a/b.bin", 700, 1);
+        let archive = layer("a/b.bin", 700, 1).bytes;
         assert_eq!(archive.len(), 512 + 1024 + 1024);
         assert_eq!(&archive[257..262], b"ustar");
         let mut unsummed = archive[..512].to_vec();

@@ -4,6 +4,6 @@ mod images;
 mod registry;
 mod script;
 
-pub use images::{DemoImage, generate};
+pub use images::{DemoContent, DemoImage, generate};
 pub use registry::{DemoRegistry, Traffic};
 pub use script::{DemoError, run};

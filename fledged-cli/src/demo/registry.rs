@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE,
@@ -129,7 +129,11 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
         return error(StatusCode::NOT_FOUND, "NOT_FOUND");
     };
     if path.is_empty() {
-        return respond(StatusCode::OK, "application/json", Bytes::from_static(b"{}"));
+        return respond(
+            StatusCode::OK,
+            "application/json",
+            Bytes::from_static(b"{}"),
+        );
     }
     if let Some((repository, reference)) = path.split_once("/manifests/") {
         let separator = if reference.contains(':') { '@' } else { ':' };
@@ -168,7 +172,10 @@ fn send(shared: &Arc<Shared>, blob: &Bytes, request: &Request<Incoming>) -> Resp
     let length = rest.len();
     let mut response = Response::new(paced(Arc::clone(shared), rest));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(start) = start {

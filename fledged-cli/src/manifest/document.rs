@@ -102,8 +102,13 @@ pub(super) fn cache(
             format!("spec{separator}{path}: {problem}"),
         )]
     })?;
-    spec.validate(id)
-        .map_err(|invalid| invalid.fields.iter().map(|f| Finding::field(place, f)).collect())
+    spec.validate(id).map_err(|invalid| {
+        invalid
+            .fields
+            .iter()
+            .map(|f| Finding::field(place, f))
+            .collect()
+    })
 }
 
 fn id(fields: &Map<String, Value>, file: &str) -> Result<CacheId, String> {
@@ -131,7 +136,10 @@ fn string<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, Str
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
         Some(Value::String(_)) => Err(format!("{name}: must not be empty")),
         None | Some(Value::Null) => Err(format!("{name}: is missing")),
-        Some(other) => Err(format!("{name}: must be a string, not {}", described(other))),
+        Some(other) => Err(format!(
+            "{name}: must be a string, not {}",
+            described(other)
+        )),
     }
 }
 

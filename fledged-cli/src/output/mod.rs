@@ -4,6 +4,7 @@ mod bars;
 mod log;
 mod outcome;
 mod progress;
+mod removal_watch;
 mod table;
 mod terminal;
 
@@ -11,5 +12,6 @@ pub use log::init as init_log;
 pub(crate) use outcome::short_digest;
 pub use outcome::{ImageOutcome, Outcome, Summary, pluralised, rounded_seconds};
 pub use progress::LiveProgress;
+pub use removal_watch::RemovalWatch;
 pub use table::{Align, Table};
 pub use terminal::Terminal;
