@@ -1,0 +1,146 @@
+//! `node run`: edits, drift, signals; and signals during apply.
+
+mod support;
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use support::{Stage, Staying, eventually, fledged, manifest, text_of};
+
+fn run(stage: &Stage, file: &str) -> Staying {
+    let store = stage.store();
+    Staying::start(
+        &[
+            "node",
+            "run",
+            "-f",
+            file,
+            "--runtime",
+            &store,
+            "--platform",
+            "linux/amd64",
+            "--inventory-interval",
+            "500ms",
+        ],
+        stage.folder.path().join("stderr"),
+    )
+}
+
+#[test]
+fn edits_of_every_kind_are_followed_and_bad_ones_are_not() {
+    let stage = Stage::new();
+    let [one, two, three] = stage.images.as_slice() else {
+        panic!("three images")
+    };
+    let file = stage.write("images.yaml", &manifest(std::slice::from_ref(one)));
+    let mut running = run(&stage, &file);
+    running.wait_for(&format!("pulled {one}"));
+
+    // In place.
+    stage.write("images.yaml", &manifest(&[one.clone(), two.clone()]));
+    running.wait_for(&format!("pulled {two}"));
+
+    // A bad edit changes nothing.
+    stage.write("images.yaml", &manifest(&["ngi nx".to_owned()]));
+    running.wait_for("the last good manifests stay in force");
+    assert!(running.said().contains("\"ngi nx\""), "{}", running.said());
+    assert_eq!(stage.held().len(), 2);
+
+    // An atomic rename; one image leaves.
+    let new = stage.write("images.yaml.new", &manifest(&[two.clone(), three.clone()]));
+    std::fs::rename(new, &file).unwrap();
+    running.wait_for(&format!("pulled {three}"));
+    running.wait_for(&format!("removed {one}"));
+    let mut wanted = vec![two.clone(), three.clone()];
+    wanted.sort();
+    eventually("the store holds what the file names", || {
+        stage.held() == wanted
+    });
+
+    running.signal("TERM");
+    let (code, took) = running.end();
+    assert_eq!(code, Some(0), "{}", running.said());
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(stage.held(), wanted, "the end removed images");
+}
+
+#[test]
+fn a_config_map_is_followed_through_its_links() {
+    let stage = Stage::new();
+    let volume = stage.folder.path().join("volume");
+    let version = |name: &str, images: &[String]| {
+        let folder = volume.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("images.yaml"), manifest(images)).unwrap();
+        // As the kubelet does it: ..data is replaced by a rename.
+        let link = volume.join("..data_tmp");
+        symlink(name, &link).unwrap();
+        std::fs::rename(link, volume.join("..data")).unwrap();
+    };
+    version("..1", &stage.images[..1]);
+    symlink("..data/images.yaml", volume.join("images.yaml")).unwrap();
+    let mut running = run(&stage, &text_of(&volume.join("images.yaml")));
+    running.wait_for(&format!("pulled {}", stage.images[0]));
+    version("..2", &stage.images[..2]);
+    std::fs::remove_dir_all(volume.join("..1")).unwrap();
+    running.wait_for(&format!("pulled {}", stage.images[1]));
+    running.signal("INT");
+    assert_eq!(running.end().0, Some(0));
+}
+
+#[test]
+fn what_gets_lost_comes_back_and_what_others_placed_stays() {
+    let stage = Stage::new();
+    let store = stage.store();
+    let others = stage.write("others.yaml", &manifest(&stage.images[2..]));
+    let platform = ["--runtime", &store, "--platform", "linux/amd64"];
+    fledged(&[&["node", "apply", "-f", &others], &platform[..]].concat()).expect_code(0);
+
+    let file = stage.write("images.yaml", &manifest(&stage.images[..1]));
+    let mut running = run(&stage, &file);
+    let pulled = format!("pulled {}", stage.images[0]);
+    running.wait_for(&pulled);
+    fledged(&["node", "purge", "-f", &file, "--runtime", &store]).expect_code(0);
+    running.wait_for(&format!("lost {}", stage.images[0]));
+    eventually("it is pulled again", || {
+        running.said().matches(&pulled).count() == 2
+    });
+    let mut held = vec![stage.images[0].clone(), stage.images[2].clone()];
+    held.sort();
+    assert_eq!(stage.held(), held);
+}
+
+#[test]
+fn an_apply_that_is_interrupted_says_what_is_left() {
+    let stage = Stage::new();
+    let file = stage.write("images.yaml", &manifest(&stage.images));
+    let store = stage.store();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut running = Staying::start(
+            &[
+                "node",
+                "apply",
+                "-v",
+                "-f",
+                &file,
+                "--runtime",
+                &store,
+                "--platform",
+                "linux/amd64",
+                "--max-parallel-pulls",
+                "1",
+            ],
+            stage.folder.path().join("stderr"),
+        );
+        running.wait_for("phase=Pulling");
+        running.signal(signal);
+        assert_eq!(running.end().0, Some(code), "{}", running.said());
+        assert!(running.said().contains("left undone"), "{}", running.said());
+        assert!(
+            running.said().contains(&stage.images[2]),
+            "{}",
+            running.said()
+        );
+    }
+    assert_eq!(stage.held(), Vec::<String>::new());
+}

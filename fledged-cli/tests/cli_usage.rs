@@ -1,0 +1,183 @@
+//! Bad input ends with 2 and says what, where and what to do; help and completions are there.
+
+mod support;
+
+use support::{Stage, command, fledged, fledged_with_stdin, manifest};
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in [
+        vec!["node", "apply"],
+        vec!["node", "list"],
+        vec!["node", "purge"],
+        vec!["node", "run"],
+        vec!["check"],
+        vec!["demo"],
+        vec!["completions"],
+        vec![],
+    ] {
+        let mut args = command.clone();
+        args.push("--help");
+        let run = fledged(&args).expect_code(0);
+        assert!(run.stdout.contains("Examples:"), "{command:?}");
+        assert!(
+            run.stdout
+                .contains(&format!("fledged {}", command.join(" "))),
+            "{command:?}"
+        );
+    }
+}
+
+#[test]
+fn completions_are_printed_for_each_shell() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let run = fledged(&["completions", shell]).expect_code(0);
+        assert!(run.stdout.contains("fledged"), "{shell}");
+    }
+}
+
+#[test]
+fn bad_arguments_end_with_2_and_name_the_value() {
+    let stage = Stage::new();
+    let file = stage.write("images.yaml", &manifest(&["nginx:1".to_owned()]));
+    for (args, parts) in [
+        (vec!["node", "apply"], vec!["--filename"]),
+        (
+            vec!["node", "apply", "-f", &file, "--deadline", "5 minutes"],
+            vec!["5 minutes", "1h30m"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "--deadline", "0s"],
+            vec!["longer than nothing"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "--max-parallel-pulls", "0"],
+            vec!["'0'"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "--node-label", "tier"],
+            vec!["'tier'", "KEY=VALUE"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "--node-name", "A_b"],
+            vec!["A_b", "DNS subdomain"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "--platform", "amd64"],
+            vec!["'amd64'", "os/architecture"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "-o", "xml"],
+            vec!["'xml'", "json"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "--runtime", "ftp://x"],
+            vec!["ftp://x", "unix://", "docker://", "oci:"],
+        ),
+        (
+            vec!["node", "apply", "-f", &file, "--runtime", "oci:"],
+            vec!["oci:"],
+        ),
+        (
+            vec!["check", "-f", &file, "--insecure-registry", "http://x"],
+            vec!["http://x", "registry.local:5000"],
+        ),
+        (
+            vec!["check", "-f", &file, "--registry-config", "/does/not/exist"],
+            vec!["/does/not/exist"],
+        ),
+        (vec!["node", "run", "-f", "-"], vec!["stdin", "-f"]),
+        (vec!["completions", "tcsh"], vec!["'tcsh'", "zsh"]),
+    ] {
+        fledged(&args).expect_code(2).says(&parts);
+    }
+}
+
+#[test]
+fn a_registry_config_that_is_no_json_is_bad_input_and_is_not_repeated() {
+    let stage = Stage::new();
+    let file = stage.write("images.yaml", &manifest(&["nginx:1".to_owned()]));
+    let config = stage.write(
+        "config.json",
+        "{\"auths\": {\"x\": {\"auth\": \"c2VjcmV0OnNlY3JldA==\"",
+    );
+    let run = fledged(&["check", "-f", &file, "--registry-config", &config])
+        .expect_code(2)
+        .says(&[&config]);
+    assert!(!run.stderr.contains("c2VjcmV0"), "{}", run.stderr);
+}
+
+#[test]
+fn bad_manifests_end_with_2_and_nothing_is_pulled() {
+    let stage = Stage::new();
+    let good = stage.write("good.yaml", &manifest(&stage.images));
+    let bad = stage.write(
+        "bad.yaml",
+        &manifest(&["ok:1".to_owned(), "ngi nx".to_owned()]).replace("name: test", "name: other"),
+    );
+    let store = stage.store();
+    fledged(&[
+        "node",
+        "apply",
+        "--runtime",
+        &store,
+        "-f",
+        &good,
+        "-f",
+        &bad,
+    ])
+    .expect_code(2)
+    .says(&[
+        "error: ",
+        "bad.yaml: document 1 (ImageCache default/other): spec.cacheSpec[0].images[1]: \"ngi nx\"",
+        "white space",
+    ]);
+    assert!(!stage.store_path().exists());
+    assert_eq!(stage.registry.traffic().requests, 0);
+
+    let missing = format!("{}/missing.yaml", stage.folder.path().display());
+    fledged(&["node", "apply", "--runtime", &store, "-f", &missing])
+        .expect_code(2)
+        .says(&["cannot read", &missing]);
+    fledged_with_stdin(&["check", "-f", "-"], "kind: Pod\napiVersion: v1\n")
+        .expect_code(2)
+        .says(&["stdin: document 1: kind: \"Pod\""]);
+    fledged_with_stdin(&["check", "-f", "-"], "\u{0}")
+        .expect_code(2)
+        .says(&["stdin is not valid YAML or JSON"]);
+}
+
+#[test]
+fn a_runtime_that_is_not_there_is_a_failure_and_no_bad_input() {
+    let stage = Stage::new();
+    let file = stage.write("images.yaml", &manifest(&["nginx:1".to_owned()]));
+    let socket = format!("{}/none.sock", stage.folder.path().display());
+    for scheme in ["unix", "docker"] {
+        let uri = format!("{scheme}://{socket}");
+        for args in [
+            vec!["node", "apply", "-f", &file, "--runtime", &uri],
+            vec!["node", "list", "--runtime", &uri],
+        ] {
+            fledged(&args).expect_code(1).says(&["error: ", &socket]);
+        }
+    }
+}
+
+#[test]
+fn settings_come_from_the_environment_too() {
+    let stage = Stage::new();
+    let file = stage.write("images.yaml", &manifest(&["nginx:1".to_owned()]));
+    let run = command(&["node", "apply", "-f", &file])
+        .env("FLEDGED_RUNTIME", "ftp://x")
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(2));
+}
+
+#[test]
+fn no_colour_where_there_is_no_terminal() {
+    let run = fledged(&["node", "run", "-f", "-"]).expect_code(2);
+    assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
+    let run = fledged(&["node", "apply"]).expect_code(2);
+    assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
+}
