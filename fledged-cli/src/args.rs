@@ -8,12 +8,13 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use fledged_core::model::{ImagePullPolicy, NodeName};
+use fledged_cri::registry::Platform;
+use fledged_cri::target::RuntimeUri;
 
 use crate::duration::GoDuration;
 use crate::help;
 use crate::label::Label;
 use crate::manifest::Source;
-use crate::platform::Platform;
 
 /// Puts the images of ImageCache manifests on this machine, and keeps them there.
 #[derive(Debug, Parser)]
@@ -76,6 +77,9 @@ pub struct ApplyArgs {
     /// Where they go.
     #[command(flatten)]
     pub runtime: RuntimeArgs,
+    /// How the registries are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// For which node.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -110,6 +114,9 @@ pub struct PurgeArgs {
     /// Where they are.
     #[command(flatten)]
     pub runtime: RuntimeArgs,
+    /// How the registries are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// For which node.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -130,6 +137,9 @@ pub struct RunArgs {
     /// Where they go.
     #[command(flatten)]
     pub runtime: RuntimeArgs,
+    /// How the registries are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// For which node.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -194,14 +204,11 @@ pub struct RuntimeArgs {
     ///
     /// Without it, the first live socket is used: containerd, CRI-O, cri-dockerd, Docker Engine.
     #[arg(long, value_name = "URI", env = "FLEDGED_RUNTIME")]
-    pub runtime: Option<String>,
-    /// How the registries are reached.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
+    pub runtime: Option<RuntimeUri>,
 }
 
 /// How registries are reached.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct RegistryArgs {
     /// Registry credentials: a docker config.json; without it, every pull is anonymous.
     #[arg(long, value_name = "FILE", env = "FLEDGED_REGISTRY_CONFIG", value_hint = ValueHint::FilePath)]

@@ -13,6 +13,6 @@ pub mod manifest;
 pub mod node;
 pub mod output;
 pub mod plan;
-pub mod platform;
+pub mod probing;
 pub mod session;
 pub mod signals;

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let terminal = Terminal::stderr();
     init_log(&terminal, cli.verbose);
-    // STUB tls
+    fledged_cri::registry::ensure_tls_provider();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

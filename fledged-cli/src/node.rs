@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use fledged_core::model::{InvalidNodeName, NodeFacts, NodeName};
+use fledged_cri::registry::Platform;
 
 use crate::args::NodeArgs;
-use crate::platform::Platform;
 
 /// The host name is not a node name, and no other was given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +26,8 @@ pub fn facts(args: &NodeArgs, platform: Option<&Platform>) -> Result<NodeFacts, 
     };
     let mut facts = NodeFacts::new(name, BTreeMap::new());
     if let Some(platform) = platform {
-        facts.os.clone_from(&platform.os);
-        facts.architecture.clone_from(&platform.architecture);
+        platform.os().clone_into(&mut facts.os);
+        platform.architecture().clone_into(&mut facts.architecture);
     }
     facts.labels = [
         ("kubernetes.io/hostname", facts.name.as_str()),

@@ -12,7 +12,7 @@ use crate::session::Session;
 
 pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
     let manifests = input::manifests(args.manifests.files, terminal).await?;
-    let registry = &args.runtime.registry;
+    let registry = &args.registry;
     let node = facts(&args.node, registry.platform.as_ref())?;
     input::warn_unhonoured(
         &manifests.caches,
@@ -21,7 +21,8 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     );
     let assignment = Assignment::for_node(&node, &manifests.caches, defaults(&args.pull));
     input::warn_nothing(&assignment, &node, terminal);
-    let session = Session::open(&args.runtime).await?;
+    let session = Session::open(args.runtime.runtime.as_ref(), registry).await?;
+    session.warn_unused(registry, terminal);
     let format = args.output.output;
     if args.dry_run {
         return round::foresee(&session, assignment, format, terminal).await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, ImageCache, ImageRef};
 use fledged_core::ports::CredentialsRequest;
+use fledged_cri::registry::Probe;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use crate::args::{CheckArgs, OutputFormat};
 use crate::duration::GoDuration;
 use crate::exit::Exit;
 use crate::output::{Align, Table, Terminal, pluralised, rounded_seconds, short_digest};
-use crate::session::{Probe, RegistrySession};
+use crate::probing::Prober;
 use crate::signals::Shutdown;
 
 /// What `-o json` prints.
@@ -52,13 +53,13 @@ pub(super) async fn check(args: CheckArgs, terminal: &Terminal) -> Result<Exit, 
     let manifests = input::manifests(args.manifests.files, terminal).await?;
     let has_credentials = args.registry.registry_config.is_some();
     input::warn_unhonoured(&manifests.caches, has_credentials, terminal);
-    let session = RegistrySession::open(&args.registry)?;
+    let prober = Prober::open(&args.registry)?;
     let mut shutdown = Shutdown::catch().map_err(CommandError::Signals)?;
     let requests = requests(&manifests.caches);
     let deadline = args.deadline;
     let asked = stream::iter(requests.iter().map(|request| {
-        let session = &session;
-        async move { row(&request.image, probe(session, request, deadline).await) }
+        let prober = &prober;
+        async move { row(&request.image, probe(prober, request, deadline).await) }
     }))
     .buffered(args.max_parallel_checks.get())
     .collect::<Vec<Row>>();
@@ -74,7 +75,7 @@ pub(super) async fn check(args: CheckArgs, terminal: &Terminal) -> Result<Exit, 
         checked: images.len(),
         available,
         failed: images.len() - available,
-        platform: session.platform(),
+        platform: prober.platform().to_string(),
         seconds: rounded_seconds(start.elapsed()),
     };
     let outcome = CheckOutcome { images, summary };
@@ -129,11 +130,11 @@ fn requests(caches: &[ImageCache]) -> Vec<CredentialsRequest> {
 }
 
 async fn probe(
-    session: &RegistrySession,
+    prober: &Prober,
     request: &CredentialsRequest,
     deadline: Duration,
 ) -> Result<Probe, Failure> {
-    tokio::time::timeout(deadline, session.probe(request))
+    tokio::time::timeout(deadline, prober.probe(request))
         .await
         .unwrap_or_else(|_| {
             let text = format!(
@@ -152,7 +153,7 @@ fn row(image: &ImageRef, result: Result<Probe, Failure>) -> Row {
             available: true,
             digest: Some(probe.digest),
             size_bytes: Some(probe.size),
-            platforms: probe.platforms,
+            platforms: probe.platforms.iter().map(ToString::to_string).collect(),
             reason: None,
             message: None,
         },

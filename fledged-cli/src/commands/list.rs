@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::CommandError;
 use super::print::print;
-use crate::args::{ListArgs, OutputFormat};
+use crate::args::{ListArgs, OutputFormat, RegistryArgs};
 use crate::exit::Exit;
 use crate::output::{Align, Table, rounded_seconds, short_digest};
 use crate::session::Session;
@@ -51,7 +51,7 @@ struct ListSummary {
 
 pub(super) async fn list(args: ListArgs) -> Result<Exit, CommandError> {
     let start = Instant::now();
-    let session = Session::open(&args.runtime).await?;
+    let session = Session::open(args.runtime.runtime.as_ref(), &RegistryArgs::default()).await?;
     let info = session.runtime.info().await?;
     let in_use: BTreeSet<ImageId> = session.runtime.in_use().await?.into_iter().collect();
     let mut images: Vec<Row> = session

@@ -19,7 +19,7 @@ use crate::follow::{self, Edit};
 use crate::manifest::{self, Source};
 use crate::node::facts;
 use crate::output::{LiveProgress, RemovalWatch, Terminal};
-use crate::session::{Session, SessionError};
+use crate::session::Session;
 use crate::signals::Shutdown;
 
 /// How long what is under way may take to end after a signal. Together with the runtime's own
@@ -37,7 +37,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     let texts = tokio::task::spawn_blocking(move || follow::read(&reading)).await??;
     let manifests = manifest::parse(&texts)?;
     input::warn_unread(&manifests, terminal);
-    let registry = &args.runtime.registry;
+    let registry = &args.registry;
     let has_credentials = registry.registry_config.is_some();
     let node = facts(&args.node, registry.platform.as_ref())?;
     input::warn_unhonoured(&manifests.caches, has_credentials, terminal);
@@ -46,11 +46,11 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     input::warn_nothing(&first, &node, terminal);
 
     let mut shutdown = Shutdown::catch().map_err(CommandError::Signals)?;
-    let report = |error: &SessionError| terminal.warn(error);
     let session = tokio::select! {
-        session = Session::wait(&args.runtime, report) => session?,
+        session = Session::wait(args.runtime.runtime.as_ref(), registry, terminal) => session?,
         _ = shutdown.requested() => return Ok(Exit::Done),
     };
+    session.warn_unused(registry, terminal);
     let (removed, removals) = mpsc::unbounded_channel();
     let progress = LiveProgress::lines(terminal);
     let observer = Arc::new(RemovalWatch::new(progress, removed));

@@ -91,10 +91,8 @@ pub async fn run(args: &DemoArgs, terminal: &Terminal) -> Result<Exit, DemoError
 
 async fn show(path: PathBuf, terminal: &Terminal) -> Result<Exit, DemoError> {
     let start = Instant::now();
-    let host: crate::platform::Platform = "linux/amd64"
-        .parse()
-        .map_err(|_| DemoError::Hung { act: "" })?;
-    let (images, content) = generate(&host.os, &host.architecture);
+    let host = fledged_cri::registry::Platform::host();
+    let (images, content) = generate(host.os(), host.architecture());
     let bytes = ByteSize::new(content.bytes());
     let registry = DemoRegistry::start(content)
         .await
@@ -110,7 +108,7 @@ async fn show(path: PathBuf, terminal: &Terminal) -> Result<Exit, DemoError> {
             ))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let session = Session::layout(&path, vec![registry.host()]).await?;
+    let session = Session::layout(&path, vec![registry.host()])?;
     let stage = Stage {
         terminal,
         session,
