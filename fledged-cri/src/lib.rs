@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub mod classify;
-pub mod docker;
-pub mod cri;
-pub mod credentials;
-pub mod oci;
-pub mod registry;
 pub mod clock;
+pub mod credentials;
 pub mod cri;
+pub mod docker;
+pub mod oci;
+mod open;
+pub mod registry;
 pub mod target;
+
+pub use open::open;
