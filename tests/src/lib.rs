@@ -33,6 +33,7 @@
 //! | [`FakeCri`] | a CRI runtime in memory that fails, waits and is in use as told; its requests |
 //! | [`FaultProxy`] | a proxy before a registry with scripted [`Fault`]s, and a timed request log |
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
+//! | [`ManifestFile`] | an ImageCache in a file, that can be edited |
 //! | [`Fledged`] | the `fledged` binary, with a deadline, its output captured |
 //! | [`poll_until`] | waits for a condition, with a deadline |
 
@@ -53,6 +54,7 @@ mod fault_script;
 pub mod http;
 mod images;
 mod layers;
+mod manifest;
 mod poll;
 mod process;
 mod registry;
@@ -68,6 +70,7 @@ pub use images::{
     Image, ImageBuilder, ImageIndexBuilder, Platform, Pushed, images_with_shared_base,
 };
 pub use layers::{Compression, Layer};
+pub use manifest::ManifestFile;
 pub use poll::{SOON, poll_until};
 pub use process::unmount_below;
 pub use registry::{LoggedRequest, Registry, RegistryEndpoint};

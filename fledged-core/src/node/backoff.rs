@@ -52,7 +52,7 @@ pub struct Backoff {
     /// How long a full disk stops new pulls. Default 1 min to 10 min.
     pub disk_full: Schedule,
     /// Before an image is pulled again that vanished repeatedly soon after it was cached. The first
-    /// time is at once; then 1 min to 30 min.
+    /// time is at once; then 10 s to 30 min.
     pub evicted: Schedule,
     /// Between attempts to read the inventory. Default 1 s to 30 s.
     pub inventory: Schedule,
@@ -69,7 +69,7 @@ impl Default for Backoff {
             refused: Schedule::seconds(60, 900),
             invalid: Schedule::seconds(300, 3600),
             disk_full: Schedule::seconds(60, 600),
-            evicted: Schedule::seconds(60, 1800),
+            evicted: Schedule::seconds(10, 1800),
             inventory: Schedule::seconds(1, 30),
             jitter: 0.25,
         }
