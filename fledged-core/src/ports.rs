@@ -17,7 +17,8 @@ use crate::model::{ByteSize, Digest, ImageRef, ObjectName};
 /// Whatever holds images on a node: containerd, CRI-O, Docker Engine, a folder.
 ///
 /// Every method may be called concurrently. Dropping the future of a call abandons it; a `pull`
-/// that is dropped must leave the store valid.
+/// that is dropped must leave the store valid. Whoever calls sets the limit on time: a pull is
+/// dropped at its deadline, anything else by [`NodeLoop`](crate::driver::NodeLoop) after 2 minutes.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait ImageRuntime: Send + Sync {

@@ -1,6 +1,7 @@
 //! The loop around a [`Warmer`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tracing::{debug, info, warn};
 
-use super::operation::{pull, read_inventory};
+use super::operation::{answered, pull, read_inventory};
 use crate::error::Failure;
 use crate::model::{Assignment, ImageRef, ImageReport, NodeReport};
 use crate::node::{NodeCommand, NodeEvent, PullId, Warmer};
@@ -72,8 +73,9 @@ enum Done {
 /// Drives one node: asks its [`Warmer`] what to do, does it through the ports, tells it what came
 /// of it.
 ///
-/// Everything runs in the one task that polls [`settle`](Self::settle) or [`run`](Self::run);
-/// dropping that future abandons what is under way.
+/// Everything runs in the one task that polls [`settle`](Self::settle) or [`run`](Self::run). What
+/// is under way stands still when that future is dropped; it is abandoned when the loop itself is
+/// dropped or one of the two is called again, which starts from what the runtime holds then.
 pub struct NodeLoop {
     warmer: Warmer,
     runtime: Arc<dyn ImageRuntime>,
@@ -83,6 +85,17 @@ pub struct NodeLoop {
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
     pulls: BTreeMap<PullId, AbortHandle>,
     removal: Option<RemovalScope>,
+    /// Whether it was started before.
+    started: bool,
+}
+
+impl fmt::Debug for NodeLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeLoop")
+            .field("warmer", &self.warmer)
+            .field("operations", &self.operations.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl NodeLoop {
@@ -104,6 +117,7 @@ impl NodeLoop {
             operations: FuturesUnordered::new(),
             pulls: BTreeMap::new(),
             removal: None,
+            started: false,
         }
     }
 
@@ -114,8 +128,10 @@ impl NodeLoop {
     }
 
     /// Brings the node to the assignment as far as this round can, and returns where every image
-    /// then stands. Ends by itself: each image has its deadline.
+    /// then stands. Ends by itself: each image has its deadline. May be called again and again;
+    /// nothing is believed that the runtime does not hold by then.
     pub async fn settle(&mut self, assignment: Assignment) -> NodeReport {
+        self.begin();
         self.tell(NodeEvent::Assigned(assignment));
         loop {
             let pause = self.advance();
@@ -138,6 +154,7 @@ impl NodeLoop {
         S: Stream<Item = NodeInput>,
         F: Future<Output = ()>,
     {
+        self.begin();
         let inputs = inputs.fuse();
         let shutdown = shutdown.fuse();
         futures_util::pin_mut!(inputs, shutdown);
@@ -236,9 +253,11 @@ impl NodeLoop {
             }
             NodeCommand::ReadInventory { id, with_usage } => {
                 let runtime = Arc::clone(&self.runtime);
+                let clock = Arc::clone(&self.clock);
                 let removal = self.removal;
                 self.operations.push(Box::pin(async move {
-                    let result = read_inventory(runtime.as_ref(), with_usage, removal).await;
+                    let reading = read_inventory(runtime.as_ref(), with_usage, removal);
+                    let result = answered(clock.as_ref(), reading).await;
                     let removal = result.as_ref().ok().map(|inventory| inventory.removal());
                     Done::Event(NodeEvent::InventoryRead { id, result }, None, removal)
                 }));
@@ -253,11 +272,12 @@ impl NodeLoop {
             }
             NodeCommand::Remove { image } => {
                 let runtime = Arc::clone(&self.runtime);
+                let clock = Arc::clone(&self.clock);
                 self.operations.push(Box::pin(async move {
-                    let result = runtime
+                    let removal = runtime
                         .remove(&image)
-                        .await
-                        .map_err(|e| e.failure().clone());
+                        .map(|result| result.map_err(|e| e.failure().clone()));
+                    let result = answered(clock.as_ref(), removal).await;
                     Done::Event(NodeEvent::RemovalEnded { image, result }, None, None)
                 }));
             }
@@ -279,6 +299,14 @@ impl NodeLoop {
         let work = Abortable::new(work, registration);
         self.operations
             .push(Box::pin(work.map(|done| done.unwrap_or(Done::Cancelled))));
+    }
+
+    /// Starts over where it was started before: what was under way then is not answered any more.
+    fn begin(&mut self) {
+        if std::mem::replace(&mut self.started, true) {
+            self.abandon();
+            self.tell(NodeEvent::Interrupted);
+        }
     }
 
     /// Drops everything under way.

@@ -1,11 +1,37 @@
 //! What one command comes to, through the ports.
 
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::future::FutureExt;
+
 use crate::error::{ErrorClass, Failure, Reason, RuntimeError};
 use crate::node::Inventory;
 use crate::ports::{
-    Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullRequest, RemovalScope,
+    Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullRequest, RemovalScope,
     RuntimeImage,
 };
+
+/// Longest that anything but a pull may take: the kubelet's default `--runtime-request-timeout`.
+/// A pull has its image's own deadline.
+const CALL_LIMIT: Duration = Duration::from_secs(120);
+
+/// The answer of a call, or a failure when it takes too long.
+pub(super) async fn answered<T>(
+    clock: &dyn Clock,
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let call = call.fuse();
+    let timer = clock.sleep(CALL_LIMIT).fuse();
+    futures_util::pin_mut!(call, timer);
+    futures_util::select_biased! {
+        result = call => result,
+        () = timer => Err(Failure::new(
+            Reason::RuntimeUnavailable,
+            format!("the runtime did not answer within {} s", CALL_LIMIT.as_secs()),
+        )),
+    }
+}
 
 /// Reads what a runtime holds. What a removal takes away is asked once and then known.
 pub(super) async fn read_inventory(
@@ -74,7 +100,7 @@ pub(super) async fn pull(
             format!("{unavailable}; without credentials: {refused}"),
         ));
     }
-    if known > 1 {
+    if known > 1 && refused.class() == ErrorClass::Unauthorized {
         refused.message = format!("none of {known} sets of credentials was accepted: {refused}");
     }
     Err(refused)

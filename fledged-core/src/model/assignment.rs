@@ -37,7 +37,8 @@ pub struct AssignedImage {
     pub pull_policy: ImagePullPolicy,
     /// A revision above the one last satisfied asks for a pull although the image is present.
     pub revision: u64,
-    /// Longest a round of pulling may take, counted from the start of its first attempt.
+    /// Longest a round of pulling may take, counted from the start of its first attempt. Less than
+    /// a second is taken as one.
     pub deadline: Duration,
     /// Higher comes first.
     pub priority: i32,

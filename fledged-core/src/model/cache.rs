@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::image::shown;
+use super::names::is_dns_subdomain;
 use super::{
     CacheId, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, ImageRef, NodeAffinity, NodeFacts,
     ObjectName, Rollout, Toleration,
@@ -94,6 +95,17 @@ impl ImageGroup {
     }
 }
 
+/// Checks the name of an object that is to be read from an API server.
+fn object_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    if !is_dns_subdomain(name) {
+        return Err("must be a DNS subdomain".to_owned());
+    }
+    Ok(())
+}
+
 impl ImageCacheSpec {
     /// Checks every field and returns the cache it describes.
     ///
@@ -162,14 +174,8 @@ impl ImageCacheSpec {
                 refuse(format!("{at}.nodeAffinity"), &error.key, error.problem);
             }
             for (j, toleration) in entry.tolerations.iter().flatten().enumerate() {
-                if let Some(operator) = toleration.operator.as_deref()
-                    && !matches!(operator, "Equal" | "Exists")
-                {
-                    refuse(
-                        format!("{at}.tolerations[{j}].operator"),
-                        operator,
-                        "must be Equal or Exists".to_owned(),
-                    );
+                if let Err((field, value, problem)) = toleration.validate() {
+                    refuse(format!("{at}.tolerations[{j}].{field}"), value, problem);
                 }
             }
             groups.push(ImageGroup {
@@ -181,13 +187,18 @@ impl ImageCacheSpec {
             });
         }
         for (i, secret) in self.image_pull_secrets.iter().enumerate() {
-            if secret.name.is_empty() {
+            if let Err(problem) = object_name(&secret.name) {
                 refuse(
                     format!("spec.imagePullSecrets[{i}].name"),
-                    "",
-                    "must not be empty".to_owned(),
+                    &secret.name,
+                    problem,
                 );
             }
+        }
+        if let Some(account) = &self.service_account_name
+            && let Err(problem) = object_name(account)
+        {
+            refuse("spec.serviceAccountName".to_owned(), account, problem);
         }
         let rollout = self.rollout.clone().unwrap_or_default();
         if let Some(limit) = &rollout.max_concurrent_nodes
@@ -195,7 +206,7 @@ impl ImageCacheSpec {
         {
             refuse(
                 "spec.rollout.maxConcurrentNodes".to_owned(),
-                &format!("{limit:?}"),
+                &limit.to_string(),
                 "must be a number from 1 up, or a percentage from 1% to 100%".to_owned(),
             );
         }

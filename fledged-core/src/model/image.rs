@@ -1,4 +1,4 @@
-//! Image references and digests.
+//! Image references.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use oci_spec::distribution::{ParseError, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Digest;
+use super::digest::is_lower_hex;
 
 /// Longest `registry/repository`, in bytes (the limit of the reference grammar in
 /// `distribution/reference`).
@@ -46,18 +49,16 @@ impl ParseImageRefError {
     }
 }
 
-/// The value as an error shows it: control characters escaped, cut to a readable length.
+/// The value as an error shows it: what does not print or changes how the rest prints is escaped,
+/// and it is cut to a readable length.
 pub(super) fn shown(value: &str) -> String {
     let mut out: String = value
         .chars()
         .take(SHOWN_MAX)
         .flat_map(|c| {
-            let escaped: Vec<char> = if c.is_control() || c == '"' {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            };
-            escaped
+            let plain = (c == '\'').then_some(c);
+            let escaped = plain.is_none().then(|| c.escape_debug());
+            plain.into_iter().chain(escaped.into_iter().flatten())
         })
         .collect();
     if value.chars().count() > SHOWN_MAX {
@@ -159,7 +160,7 @@ impl ImageRef {
         }
         let digest = match parsed.digest() {
             Some(text) => Some(Digest::parse(text).map_err(|e| {
-                ParseImageRefError::new(value, format!("its digest {}", e.problem))
+                ParseImageRefError::new(value, format!("its digest {}", e.problem()))
             })?),
             None => None,
         };
@@ -263,10 +264,6 @@ fn explain(value: &str, error: &ParseError) -> String {
     error.to_string()
 }
 
-fn is_lower_hex(text: &str, len: usize) -> bool {
-    text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 impl FromStr for ImageRef {
     type Err = ParseImageRefError;
 
@@ -327,92 +324,6 @@ impl Serialize for ImageRef {
 }
 
 impl<'de> Deserialize<'de> for ImageRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
-    }
-}
-
-/// Why a string is not a digest.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid digest \"{}\": {problem}", shown(.value))]
-pub struct ParseDigestError {
-    value: String,
-    problem: &'static str,
-}
-
-/// A content digest, `sha256:` or `sha512:` with lower-case hexadecimal digits (OCI image
-/// specification, descriptor digests).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Digest(String);
-
-impl Digest {
-    /// Parses `algorithm:hex`.
-    ///
-    /// # Errors
-    ///
-    /// [`ParseDigestError`] for an unregistered algorithm, a wrong length, or digits that are not
-    /// lower-case hexadecimal.
-    pub fn parse(value: &str) -> Result<Self, ParseDigestError> {
-        let fail = |problem| {
-            Err(ParseDigestError {
-                value: value.to_owned(),
-                problem,
-            })
-        };
-        let Some((algorithm, hex)) = value.split_once(':') else {
-            return fail("must be algorithm:hex");
-        };
-        let digits = match algorithm {
-            "sha256" => 64,
-            "sha384" => 96,
-            "sha512" => 128,
-            _ => return fail("must use sha256, sha384 or sha512"),
-        };
-        if hex.len() != digits {
-            return fail("has the wrong number of digits for its algorithm");
-        }
-        if !is_lower_hex(hex, digits) {
-            return fail("must be lower-case hexadecimal");
-        }
-        Ok(Self(value.to_owned()))
-    }
-
-    /// `algorithm:hex`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The algorithm, `sha256` for instance.
-    #[must_use]
-    pub fn algorithm(&self) -> &str {
-        self.0.split(':').next().unwrap_or_default()
-    }
-
-    /// The digits without the algorithm.
-    #[must_use]
-    pub fn hex(&self) -> &str {
-        self.0.split_once(':').map_or("", |(_, hex)| hex)
-    }
-}
-
-impl FromStr for Digest {
-    type Err = ParseDigestError;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        Self::parse(value)
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)

@@ -4,6 +4,7 @@
 
 mod assignment;
 mod cache;
+mod digest;
 mod image;
 mod names;
 mod node;
@@ -14,7 +15,8 @@ mod spec;
 
 pub use assignment::{AssignedImage, Assignment, AssignmentDefaults, DesiredState};
 pub use cache::{ImageCache, ImageGroup, InvalidField, InvalidSpec};
-pub use image::{Digest, ImageRef, ParseDigestError, ParseImageRefError};
+pub use digest::{Digest, ParseDigestError};
+pub use image::{ImageRef, ParseImageRefError};
 pub use names::{CacheId, InvalidNodeName, NodeName, ObjectName};
 pub use node::{NodeFacts, Taint, Toleration};
 pub use report::{ImagePhase, ImageReport, NodeReport};

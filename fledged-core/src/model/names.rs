@@ -4,6 +4,19 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// Whether it can be the name of a Kubernetes object: a DNS subdomain (RFC 1123).
+pub(super) fn is_dns_subdomain(text: &str) -> bool {
+    let label = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
 /// Why a string is not a node name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -26,15 +39,7 @@ impl NodeName {
     /// [`InvalidNodeName`] when it is not a DNS subdomain.
     pub fn new(value: impl Into<String>) -> Result<Self, InvalidNodeName> {
         let value = value.into();
-        let label = |part: &str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-                && !part.starts_with('-')
-                && !part.ends_with('-')
-        };
-        if value.len() > 253 || !value.split('.').all(label) {
+        if !is_dns_subdomain(&value) {
             return Err(InvalidNodeName { value });
         }
         Ok(Self(value))

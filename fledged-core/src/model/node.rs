@@ -96,6 +96,37 @@ pub struct Toleration {
 }
 
 impl Toleration {
+    /// Checks the words; the error is the field, its value and the problem.
+    pub(super) fn validate(&self) -> Result<(), (&'static str, &str, String)> {
+        let operator = self.operator();
+        if !matches!(operator, "Equal" | "Exists") {
+            return Err(("operator", operator, "must be Equal or Exists".to_owned()));
+        }
+        if operator == "Equal" && self.key.as_deref().unwrap_or_default().is_empty() {
+            return Err((
+                "key",
+                "",
+                "must be given, unless the operator is Exists".to_owned(),
+            ));
+        }
+        match self.effect.as_deref() {
+            None | Some("" | "NoSchedule" | "PreferNoSchedule" | "NoExecute") => Ok(()),
+            Some(other) => Err((
+                "effect",
+                other,
+                "must be NoSchedule, PreferNoSchedule or NoExecute".to_owned(),
+            )),
+        }
+    }
+
+    /// The operator, `Equal` where none is written.
+    fn operator(&self) -> &str {
+        match self.operator.as_deref() {
+            None | Some("") => "Equal",
+            Some(operator) => operator,
+        }
+    }
+
     /// Whether it tolerates that taint.
     #[must_use]
     pub fn tolerates(&self, taint: &Taint) -> bool {
@@ -107,7 +138,7 @@ impl Toleration {
         {
             return false;
         }
-        match self.operator.as_deref().unwrap_or("Equal") {
+        match self.operator() {
             "Exists" => key.is_empty() || key == taint.key,
             "Equal" => key == taint.key && self.value.as_deref().unwrap_or_default() == taint.value,
             _ => false,

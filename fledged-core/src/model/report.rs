@@ -79,7 +79,7 @@ pub struct ImageReport {
     pub started_at: Option<Timestamp>,
     /// When the round ended, well or badly.
     pub finished_at: Option<Timestamp>,
-    /// When the next attempt is due, while backing off or failed.
+    /// When the next attempt is due, while backing off, failed or held back.
     pub next_attempt_at: Option<Timestamp>,
     /// The revision that was last satisfied.
     pub revision: Option<u64>,

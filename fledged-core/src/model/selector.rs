@@ -170,6 +170,12 @@ impl NodeSelector {
     }
 
     fn validate(&self) -> Result<(), InvalidSelector> {
+        if self.node_selector_terms.is_empty() {
+            return Err(InvalidSelector {
+                key: String::new(),
+                problem: "nodeSelectorTerms must have at least one term".to_owned(),
+            });
+        }
         self.node_selector_terms
             .iter()
             .try_for_each(NodeSelectorTerm::validate)

@@ -4,6 +4,7 @@
 //! into an [`ImageCache`](super::ImageCache), in which every value is valid.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,15 @@ pub enum CountOrPercent {
     Percent(String),
 }
 
+impl fmt::Display for CountOrPercent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(text) => f.write_str(text),
+        }
+    }
+}
+
 impl CountOrPercent {
     /// The number it comes to among `whole`, rounded up; at least one. `None` when it is malformed.
     #[must_use]
@@ -103,7 +113,11 @@ impl CountOrPercent {
             Self::Count(0) => return None,
             Self::Count(n) => usize::try_from(*n).ok()?,
             Self::Percent(text) => {
-                let share: usize = text.strip_suffix('%')?.parse().ok()?;
+                let digits = text.strip_suffix('%')?;
+                if !digits.bytes().all(|b| b.is_ascii_digit()) {
+                    return None;
+                }
+                let share: usize = digits.parse().ok()?;
                 if !(1..=100).contains(&share) {
                     return None;
                 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::entry::Entry;
 use super::event::PullId;
+use super::time::SHORTEST;
 use super::warmer::Warmer;
 use crate::model::{AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy};
 
@@ -16,11 +17,16 @@ impl Warmer {
         let mut previous = std::mem::take(&mut self.entries);
         self.order.clear();
         let mut unknown = self.inventory_at.is_none();
-        for (order, spec) in each_once(assignment.images).into_iter().enumerate() {
+        for (order, mut spec) in each_once(assignment.images).into_iter().enumerate() {
+            spec.deadline = spec.deadline.max(SHORTEST);
             let image = spec.image.clone();
             let entry = match previous.remove(&image) {
                 Some(mut entry) if entry.spec.state == spec.state => {
-                    unknown |= entry.update(spec, order, now);
+                    if entry.update(spec, order, now) {
+                        // A reading under way may lack what the new revision needs to know.
+                        entry.stale = self.last_inventory;
+                        unknown = true;
+                    }
                     entry
                 }
                 other => {
@@ -56,11 +62,36 @@ impl Warmer {
             if entry.wants_present() && entry.spec.pull_policy == ImagePullPolicy::Always {
                 entry.report.revision = None;
                 entry.reconsider(now);
-            } else if matches!(
-                entry.report.phase,
-                ImagePhase::Failed | ImagePhase::BackingOff
-            ) {
-                entry.retry(now);
+            } else {
+                match entry.report.phase {
+                    ImagePhase::Failed | ImagePhase::BackingOff => entry.retry(now),
+                    ImagePhase::Pending if entry.known => entry.due = Some(now),
+                    _ => {}
+                }
+            }
+            self.touched.insert(image.clone());
+        }
+        self.read_soon(now);
+    }
+
+    /// Nothing that was under way will be answered any more, and what happened meanwhile is not
+    /// known: all but what was removed for good is held against a new reading.
+    pub(super) fn interrupted(&mut self, now: Timestamp) {
+        self.pulls.clear();
+        self.cancelled.clear();
+        self.removal = None;
+        self.reading = false;
+        for (image, entry) in &mut self.entries {
+            entry.pull = None;
+            entry.removing = false;
+            entry.stale = self.last_inventory;
+            match entry.report.phase {
+                ImagePhase::Removed => {}
+                ImagePhase::Cached | ImagePhase::InUse => {
+                    entry.known = false;
+                    entry.waiting_since = now;
+                }
+                _ => entry.reconsider(now),
             }
             self.touched.insert(image.clone());
         }

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::error::{ErrorClass, Failure};
 
+/// Longest delay that is believed of a registry: the windows of the limits in use are minutes to
+/// hours (Docker Hub: six), and a wrong header must not stop a node for ever.
+const ASKED_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// A delay that doubles from `base` up to `cap`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
@@ -113,16 +117,23 @@ impl Backoff {
     fn honour(&self, failure: &Failure, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
         let delay = self.spread(delay, rng);
         match failure.retry_after {
-            // Later than asked, never sooner, so that many nodes do not come back as one.
-            Some(asked) => delay.max(asked.saturating_add(asked.mul_f64(0.1 * rng.f64()))),
+            Some(asked) => delay.max(Self::asked(asked, rng)),
             None => delay,
         }
     }
 
-    /// The delay, spread by the jitter.
+    /// The delay that the other side asked for, at most a day, and up to a tenth more: later than
+    /// asked, never sooner, so that many nodes do not come back as one.
+    pub(super) fn asked(asked: Duration, rng: &mut fastrand::Rng) -> Duration {
+        let asked = asked.min(ASKED_MAX);
+        asked.saturating_add(asked.mul_f64(0.1 * rng.f64()))
+    }
+
+    /// The delay, spread by the jitter. A delay too long to be spread stays as it is.
     #[must_use]
     pub fn spread(&self, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
         let share = self.jitter.clamp(0.0, 1.0);
-        delay.mul_f64(1.0 - share + 2.0 * share * rng.f64())
+        let factor = 1.0 - share + 2.0 * share * rng.f64();
+        Duration::try_from_secs_f64(delay.as_secs_f64() * factor).unwrap_or(delay)
     }
 }

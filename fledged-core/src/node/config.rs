@@ -12,7 +12,8 @@ pub struct WarmerConfig {
     /// Pulls under way at once. Default 3: enough to hide latencies, few enough to leave a starting
     /// pod its share (the kubelet itself pulls one at a time by default).
     pub max_parallel_pulls: NonZeroUsize,
-    /// How often the runtime's inventory is read without any other cause. Default 60 s, so that an
+    /// How often the runtime's inventory is read without any other cause, at most once a second.
+    /// Default 60 s, so that an
     /// image that the kubelet collected is back within about a minute.
     pub inventory_interval: Duration,
     /// An image that vanishes sooner than this after it was cached counts towards

@@ -34,6 +34,10 @@ pub(super) struct Entry {
     pub(super) due: Option<Timestamp>,
     /// Start of the round under way.
     pub(super) round: Option<Timestamp>,
+    /// Since when something other than the image itself keeps it from being pulled.
+    pub(super) held_since: Option<Timestamp>,
+    /// Whether its credentials were changed while the pull under way used the old ones.
+    pub(super) recredentialed: bool,
     /// Rounds in a row that failed.
     pub(super) failed_rounds: u32,
     /// Times in a row that it vanished soon after it was cached.
@@ -66,6 +70,8 @@ impl Entry {
             removing: false,
             due: None,
             round: None,
+            held_since: None,
+            recredentialed: false,
             failed_rounds: 0,
             evictions: 0,
             cached_at: None,
@@ -80,6 +86,7 @@ impl Entry {
         let removed = past.phase == ImagePhase::Removed && !self.wants_present();
         if removed && past.revision == Some(self.spec.revision) {
             self.report = past;
+            self.report.image = self.spec.image.clone();
             self.known = true;
         }
         self
@@ -89,15 +96,20 @@ impl Entry {
     /// what that means.
     pub(super) fn update(&mut self, spec: AssignedImage, order: usize, now: Timestamp) -> bool {
         let renewed = self.spec.revision < spec.revision;
-        let mended = self.spec.pull_secrets != spec.pull_secrets
-            || self.spec.service_accounts != spec.service_accounts
+        let recredentialed = self.spec.pull_secrets != spec.pull_secrets
+            || self.spec.service_accounts != spec.service_accounts;
+        let mended = recredentialed
             || self.spec.pull_policy != spec.pull_policy
             || self.spec.deadline != spec.deadline;
         self.order = order;
+        // The same image, perhaps in other words.
+        self.report.image = spec.image.clone();
         self.spec = spec;
+        self.recredentialed |= recredentialed && self.pull.is_some();
         if renewed {
             self.reconsider(now);
         } else if mended && self.report.phase == ImagePhase::Failed {
+            self.failed_rounds = 0;
             self.retry(now);
         }
         renewed
@@ -105,6 +117,11 @@ impl Entry {
 
     pub(super) fn wants_present(&self) -> bool {
         self.spec.state == DesiredState::Present
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        // What can't be known is given up on as failed.
+        self.report.phase.is_settled() && (self.known || self.report.phase == ImagePhase::Failed)
     }
 
     /// Whether a pull is needed although the image is there.
@@ -120,10 +137,12 @@ impl Entry {
         Some(after(self.round?, self.spec.deadline))
     }
 
-    /// What decides who goes first among those that are due: smaller is sooner.
-    pub(super) fn rank(&self) -> (std::cmp::Reverse<i32>, u32, u32, usize) {
+    /// What decides who goes first among those that are due: smaller is sooner. Whoever's deadline
+    /// is running comes before those whose deadline is not: it would pass in the queue.
+    pub(super) fn rank(&self) -> (std::cmp::Reverse<i32>, bool, u32, u32, usize) {
         (
             std::cmp::Reverse(self.spec.priority),
+            self.round.is_none(),
             self.failed_rounds,
             self.report.attempts,
             self.order,
@@ -139,6 +158,9 @@ impl Entry {
         self.waiting_since = now;
         self.due = None;
         self.round = None;
+        self.held_since = None;
+        self.report.reason = None;
+        self.report.message = None;
         self.report.phase = match self.spec.state {
             DesiredState::Present => ImagePhase::Pending,
             DesiredState::Absent => ImagePhase::Removing,
@@ -181,11 +203,17 @@ impl Entry {
         backoff: &Backoff,
         rng: &mut fastrand::Rng,
     ) {
+        // A copy that could not be refreshed is as good as any while it lasts.
+        let vanished = match self.report.phase {
+            ImagePhase::Cached => true,
+            ImagePhase::Failed => self.present,
+            _ => false,
+        };
         self.known = true;
         self.present = false;
         self.report.digest = None;
         self.report.size = None;
-        if self.report.phase == ImagePhase::Cached {
+        if vanished {
             let lived = self.cached_at.map(|at| between(at, now));
             self.evictions = match lived {
                 Some(lived) if lived < window => self.evictions.saturating_add(1),
@@ -214,6 +242,8 @@ impl Entry {
         if self.due.is_none() {
             self.due = Some(now);
             self.report.phase = ImagePhase::Pending;
+            self.report.reason = None;
+            self.report.message = None;
         }
     }
 
@@ -221,12 +251,18 @@ impl Entry {
     pub(super) fn cached(&mut self, now: Timestamp) {
         self.report.phase = ImagePhase::Cached;
         self.report.revision = Some(self.spec.revision.max(self.report.revision.unwrap_or(0)));
+        if self.round.is_none() {
+            // Found, not pulled.
+            self.report.attempts = 0;
+            self.report.started_at = None;
+        }
         self.report.finished_at = self.round.map(|_| now);
         self.report.reason = None;
         self.report.message = None;
         self.cached_at = Some(now);
         self.due = None;
         self.round = None;
+        self.held_since = None;
         self.failed_rounds = 0;
     }
 
@@ -259,6 +295,8 @@ impl Entry {
         self.report.attempts = self.report.attempts.saturating_add(1);
         self.report.phase = phase;
         self.due = None;
+        self.held_since = None;
+        self.recredentialed = false;
     }
 
     /// An attempt failed: back off within the round, or end it.
@@ -306,11 +344,21 @@ impl Entry {
     pub(super) fn blocked(&mut self, hold: &Hold, now: Timestamp) {
         if self.report.phase != ImagePhase::Failed || self.report.reason != Some(hold.reason) {
             self.explain(hold.reason, hold.message.clone());
-            self.report.finished_at = Some(now);
+            self.ended_unattempted(now);
         }
         self.report.phase = ImagePhase::Failed;
         self.round = None;
+        self.held_since = None;
         self.due = Some(hold.until);
+    }
+
+    /// It is over for now; where no attempt was made, none of an earlier round is told.
+    pub(super) fn ended_unattempted(&mut self, now: Timestamp) {
+        if self.round.is_none() {
+            self.report.attempts = 0;
+            self.report.started_at = None;
+        }
+        self.report.finished_at = Some(now);
     }
 
     pub(super) fn explain(&mut self, reason: Reason, message: String) {
@@ -331,7 +379,9 @@ impl Entry {
         let mut report = self.report.clone();
         report.next_attempt_at = match report.phase {
             ImagePhase::BackingOff | ImagePhase::Failed => self.due,
-            ImagePhase::Pending => self.due.filter(|_| self.evictions > 1),
+            ImagePhase::Pending => self
+                .due
+                .filter(|_| self.evictions > 1 || self.held_since.is_some()),
             _ => None,
         };
         report

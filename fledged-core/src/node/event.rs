@@ -27,6 +27,9 @@ pub enum NodeEvent {
     /// Verify presence now, pull again what moves or is to be pulled always, and try again now what
     /// has failed.
     RefreshRequested,
+    /// Whatever was under way was given up, and none of it will be answered. Everything is held
+    /// against a new reading before it is believed again.
+    Interrupted,
     /// An inventory that was asked for was read, or could not be.
     InventoryRead {
         /// Which reading.

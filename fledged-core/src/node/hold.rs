@@ -50,16 +50,25 @@ impl Holds {
             ErrorClass::Throttled => {
                 // Without a delay from the registry the image's own backoff is enough.
                 if let Some(asked) = failure.retry_after {
+                    let until = after(now, Backoff::asked(asked, rng));
+                    let registry = image.registry();
+                    // Several pulls may be told several delays; the longest is kept.
+                    if self
+                        .registries
+                        .get(registry)
+                        .is_some_and(|h| h.until >= until)
+                    {
+                        return;
+                    }
                     let hold = Hold {
-                        until: after(now, asked),
+                        until,
                         reason: Reason::TooManyRequests,
                         message: format!(
-                            "not started: registry {} asked for {} s without requests",
-                            image.registry(),
+                            "not started: registry {registry} asked for {} s without requests",
                             asked.as_secs()
                         ),
                     };
-                    self.registries.insert(image.registry().to_owned(), hold);
+                    self.registries.insert(registry.to_owned(), hold);
                 }
             }
             _ => {}
@@ -77,7 +86,7 @@ impl Holds {
         self.disk.take().is_some()
     }
 
-    /// Lifts everything: somebody asked to try again now.
+    /// Somebody asked to try again now, and may have made room. A registry's own delay stays.
     pub(super) fn lift(&mut self) {
         self.disk = None;
         self.disk_strikes = 0;

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 
 use super::entry::Entry;
 use super::event::{NodeCommand, PullId};
-use super::hold::Hold;
 use super::time::after;
 use super::warmer::Warmer;
 use crate::error::{Failure, Reason};
@@ -27,11 +26,13 @@ impl Warmer {
             return;
         }
         for _ in 0..self.free_slots() {
+            let removal = self.removal.as_ref();
             let due = |e: &&mut Entry| {
                 e.wants_present()
                     && e.known
                     && e.pull.is_none()
                     && e.due.is_some_and(|due| due <= now)
+                    && removal != Some(&e.spec.image)
             };
             let Some(entry) = self
                 .entries
@@ -68,30 +69,25 @@ impl Warmer {
             if !entry.wants_present() || !entry.known || entry.pull.is_some() {
                 continue;
             }
-            let Some(due) = entry.due.filter(|due| *due <= now) else {
+            if entry.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            let Some(hold) = self.holds.on(image, now) else {
                 continue;
             };
-            let Some(Hold {
-                until,
-                reason,
-                message,
-            }) = self.holds.on(image, now).cloned()
-            else {
-                continue;
-            };
-            let hold = Hold {
-                until,
-                reason,
-                message,
-            };
+            // The time that it waited for a free place before does not count.
+            let since = *entry.held_since.get_or_insert(now);
             let patience = entry
                 .round_ends()
-                .unwrap_or_else(|| after(due, entry.spec.deadline));
-            if reason == Reason::DiskFull || until >= patience {
-                entry.blocked(&hold, now);
+                .unwrap_or_else(|| after(since, entry.spec.deadline));
+            if hold.reason == Reason::DiskFull || hold.until >= patience {
+                entry.blocked(hold, now);
             } else {
-                entry.due = Some(until);
-                entry.explain(hold.reason, hold.message);
+                entry.due = Some(hold.until);
+                // What the registry itself said to this image tells more.
+                if entry.report.reason != Some(hold.reason) {
+                    entry.explain(hold.reason, hold.message.clone());
+                }
             }
             self.touched.insert(image.clone());
         }
@@ -123,6 +119,9 @@ impl Warmer {
             }
             Err(failure) => {
                 entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
+                if entry.recredentialed && entry.report.phase == ImagePhase::Failed {
+                    entry.due = Some(now);
+                }
                 self.holds
                     .failed(&image, &failure, now, &self.config.backoff, &mut self.rng);
             }

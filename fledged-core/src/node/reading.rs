@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::entry::Entry;
 use super::event::{InventoryId, NodeCommand};
 use super::inventory::Inventory;
-use super::time::after;
+use super::time::{SHORTEST, after};
 use super::warmer::Warmer;
 use crate::error::{Failure, Reason};
 use crate::model::ImagePhase;
@@ -52,7 +52,8 @@ impl Warmer {
                 self.inventory_at = Some(now);
                 self.inventory = Some(inventory);
                 self.inventory_outdated = self.reading_overlaps;
-                self.read_due = Some(after(now, self.config.inventory_interval));
+                let interval = self.config.inventory_interval.max(SHORTEST);
+                self.read_due = Some(after(now, interval));
                 self.evaluate(id, now);
             }
             Err(failure) => {
@@ -121,7 +122,7 @@ impl Warmer {
         for (image, entry) in &mut self.entries {
             if !entry.known && entry.report.phase != ImagePhase::Failed && which(entry) {
                 entry.report.phase = ImagePhase::Failed;
-                entry.report.finished_at = Some(now);
+                entry.ended_unattempted(now);
                 entry.explain(failure.reason, failure.message.clone());
                 self.touched.insert(image.clone());
             }

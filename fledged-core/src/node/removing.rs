@@ -34,6 +34,9 @@ impl Warmer {
         if entry.report.phase == ImagePhase::Removed {
             return;
         }
+        // A runtime that refused because of a container is asked again once that is gone.
+        let refused =
+            entry.report.phase == ImagePhase::InUse && entry.report.reason == Some(Reason::InUse);
         match (found, obstacle) {
             (None, _) => removed(entry, now),
             (Some(found), Some((reason, message))) => {
@@ -43,6 +46,7 @@ impl Warmer {
                 entry.due = None;
                 entry.round = None;
             }
+            (Some(found), None) if refused && inventory.is_in_use(found) => entry.describe(found),
             (Some(found), None) => {
                 entry.describe(found);
                 if entry.due.is_none() {
@@ -61,7 +65,7 @@ impl Warmer {
     /// that removes an image with all its names could take away one that a pull has just added, so
     /// there removals wait for pulls under way, and for a reading that knows what those brought.
     pub(super) fn start_removals(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
-        if !self.removal_due(now) || self.entries.values().any(|e| e.removing) {
+        if self.removal.is_some() || !self.removal_due(now) {
             return;
         }
         if self.removes_whole_images() {
@@ -69,23 +73,49 @@ impl Warmer {
                 return;
             }
             if self.inventory_outdated {
-                if !self.reading && self.read_failure.is_none() {
+                if self.read_failure.is_some() {
+                    self.postpone_removals(now);
+                } else if !self.reading {
                     self.read_soon(now);
                     self.start_reading(now, acts);
                 }
                 return;
             }
         }
-        let due = self.entries.values_mut().filter(|e| e.removable(now));
-        let Some(entry) = due.min_by_key(|e| e.rank()) else {
+        while let Some(image) = self.next_removal(now) {
+            // The assignment may have changed since the image was last judged.
+            let found = self
+                .inventory
+                .as_ref()
+                .and_then(|i| i.find(&image))
+                .cloned();
+            self.judge_removal(&image, found.as_ref(), now);
+            self.touched.insert(image.clone());
+            let Some(entry) = self.entries.get_mut(&image).filter(|e| e.removable(now)) else {
+                continue;
+            };
+            entry.begin(ImagePhase::Removing, now);
+            entry.removing = true;
+            self.removal = Some(image.clone());
+            acts.push(NodeCommand::Remove { image });
             return;
-        };
-        entry.begin(ImagePhase::Removing, now);
-        entry.removing = true;
-        self.touched.insert(entry.spec.image.clone());
-        acts.push(NodeCommand::Remove {
-            image: entry.spec.image.clone(),
-        });
+        }
+    }
+
+    fn next_removal(&self, now: Timestamp) -> Option<ImageRef> {
+        let due = self.entries.values().filter(|e| e.removable(now));
+        Some(due.min_by_key(|e| e.rank())?.spec.image.clone())
+    }
+
+    /// The reading that removals need can't be had for now: they wait for it like images that
+    /// nothing is known of, and pulls need not wait for them.
+    fn postpone_removals(&mut self, now: Timestamp) {
+        for (image, entry) in &mut self.entries {
+            if entry.removable(now) {
+                entry.reconsider(now);
+                self.touched.insert(image.clone());
+            }
+        }
     }
 
     /// Whether the runtime removes an image with every name it has.
@@ -97,9 +127,7 @@ impl Warmer {
 
     /// Whether a removal is under way or could be started now.
     pub(super) fn removal_due(&self, now: Timestamp) -> bool {
-        self.entries
-            .values()
-            .any(|e| e.removing || e.removable(now))
+        self.removal.is_some() || self.entries.values().any(|e| e.removable(now))
     }
 
     pub(super) fn removal_ended(
@@ -108,17 +136,21 @@ impl Warmer {
         result: Result<Removal, Failure>,
         now: Timestamp,
     ) {
+        if self.removal.as_ref() == Some(image) {
+            self.removal = None;
+        }
+        if matches!(result, Ok(Removal::Removed)) {
+            self.reconsider_namesakes(image, now);
+        }
         let Some(entry) = self.entries.get_mut(image) else {
             return;
         };
         entry.stale = self.last_inventory;
         if !std::mem::take(&mut entry.removing) {
             // It was assigned otherwise meanwhile, and the removal may have undone that.
-            if !entry.wants_present() || entry.pull.is_none() {
-                entry.reconsider(now);
-                self.touched.insert(image.clone());
-                self.read_soon(now);
-            }
+            entry.reconsider(now);
+            self.touched.insert(image.clone());
+            self.read_soon(now);
             return;
         }
         self.touched.insert(image.clone());
@@ -138,6 +170,32 @@ impl Warmer {
         }
     }
 
+    /// A runtime that removes whole images took every name away. One of them may have been assigned
+    /// while it did, and found present.
+    fn reconsider_namesakes(&mut self, image: &ImageRef, now: Timestamp) {
+        let whole = self
+            .inventory
+            .as_ref()
+            .filter(|i| i.removal() == RemovalScope::Image);
+        let Some(gone) = whole.and_then(|i| i.find(image)) else {
+            return;
+        };
+        let mut unknown = false;
+        for name in gone.references.iter().filter(|name| *name != image) {
+            if let Some(entry) = self.entries.get_mut(name)
+                && entry.wants_present()
+            {
+                entry.stale = self.last_inventory;
+                entry.reconsider(now);
+                self.touched.insert(name.clone());
+                unknown = true;
+            }
+        }
+        if unknown {
+            self.read_soon(now);
+        }
+    }
+
     /// Space was freed: what failed for want of it is worth another try.
     pub(super) fn retry_blocked(&mut self, now: Timestamp) {
         for (image, entry) in &mut self.entries {
@@ -145,6 +203,8 @@ impl Warmer {
                 && entry.report.reason == Some(Reason::DiskFull)
             {
                 entry.report.phase = ImagePhase::Pending;
+                entry.report.reason = None;
+                entry.report.message = None;
                 entry.due = Some(now);
                 self.touched.insert(image.clone());
             }

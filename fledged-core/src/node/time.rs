@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+/// Shortest interval and deadline that are taken seriously: with none at all the loop would spin.
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
+
 /// The moment that long after `now`; the end of time where there is none.
 pub(super) fn after(now: Timestamp, duration: Duration) -> Timestamp {
     now.checked_add(duration).unwrap_or(Timestamp::MAX)

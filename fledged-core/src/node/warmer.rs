@@ -28,6 +28,8 @@ pub struct Warmer {
     pub(super) history: BTreeMap<ImageRef, ImageReport>,
     pub(super) pulls: BTreeMap<PullId, ImageRef>,
     pub(super) last_pull: u64,
+    /// The removal under way, also when nobody wants it any more.
+    pub(super) removal: Option<ImageRef>,
     pub(super) inventory: Option<Inventory>,
     pub(super) inventory_at: Option<Timestamp>,
     /// The last reading that was asked for.
@@ -63,6 +65,7 @@ impl Warmer {
             history: BTreeMap::new(),
             pulls: BTreeMap::new(),
             last_pull: 0,
+            removal: None,
             inventory: None,
             inventory_at: None,
             last_inventory: InventoryId(0),
@@ -87,6 +90,7 @@ impl Warmer {
             }
             NodeEvent::Assigned(assignment) => self.assign(assignment, now),
             NodeEvent::RefreshRequested => self.refresh(now),
+            NodeEvent::Interrupted => self.interrupted(now),
             NodeEvent::InventoryRead { id, result } => self.inventory_read(id, result, now),
             NodeEvent::PullEnded { id, result } => self.pull_ended(id, result, now),
             NodeEvent::RemovalEnded { image, result } => self.removal_ended(&image, result, now),
@@ -131,12 +135,14 @@ impl Warmer {
             .filter(|e| !e.known && e.report.phase != ImagePhase::Failed)
             .map(|e| after(e.waiting_since, e.spec.deadline));
         let full = self.free_slots() == 0;
-        let removing = self.entries.values().any(|e| e.removing);
+        let removing = self.removal.is_some();
         let exclusive = self.removes_whole_images();
         let removals_first = exclusive && self.polled_at.is_some_and(|at| self.removal_due(at));
         let waits_for_event = |e: &Entry| {
             if e.wants_present() {
-                full || e.pull.is_some() || removals_first
+                full || e.pull.is_some()
+                    || removals_first
+                    || self.removal.as_ref() == Some(&e.spec.image)
             } else {
                 removing || (exclusive && (!self.pulls.is_empty() || self.inventory_outdated))
             }
@@ -158,7 +164,7 @@ impl Warmer {
     /// failed for this round. False before the first assignment.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.assigned && self.entries.values().all(|e| e.report.phase.is_settled())
+        self.assigned && self.entries.values().all(Entry::is_settled)
     }
 
     /// Where every image stands, in the order of the assignment.

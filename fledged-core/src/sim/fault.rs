@@ -12,7 +12,7 @@ pub enum Fault {
     Fail(Failure),
     /// It fails after half of its bytes.
     FailMidway(Failure),
-    /// It never answers; only a deadline ends it.
+    /// It never answers; only whoever asked ends it.
     Hang,
     /// It takes that much longer.
     Slow(Duration),
@@ -31,8 +31,7 @@ impl Fault {
 pub struct Faults {
     /// Faults of pulls, drawn evenly.
     pub pulls: Vec<Fault>,
-    /// Faults of readings and removals, drawn evenly; a `Hang` here is taken as a failure, because
-    /// the port promises an answer.
+    /// Faults of readings and removals, drawn evenly.
     pub calls: Vec<Fault>,
     /// Chance that an operation meets one, 0 to 1.
     pub chance: f64,
@@ -46,16 +45,9 @@ impl Faults {
         self.draw(&self.pulls, elapsed, rng)
     }
 
-    /// Draws a failure for a call, or none.
-    pub(super) fn draw_call(&self, elapsed: Duration, rng: &mut fastrand::Rng) -> Option<Failure> {
-        match self.draw(&self.calls, elapsed, rng)? {
-            Fault::Fail(failure) | Fault::FailMidway(failure) => Some(failure),
-            Fault::Hang => Some(Failure::new(
-                Reason::RuntimeUnavailable,
-                "injected: no answer",
-            )),
-            Fault::Slow(_) => None,
-        }
+    /// Draws a fault for any other call, or none.
+    pub(super) fn draw_call(&self, elapsed: Duration, rng: &mut fastrand::Rng) -> Option<Fault> {
+        self.draw(&self.calls, elapsed, rng)
     }
 
     fn draw(&self, from: &[Fault], elapsed: Duration, rng: &mut fastrand::Rng) -> Option<Fault> {

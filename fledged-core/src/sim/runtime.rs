@@ -144,11 +144,19 @@ impl SimRuntime {
     }
 
     /// A failure for this call, if the faults say so.
-    fn call_fault(&self) -> Result<(), Failure> {
+    async fn call_fault(&self) -> Result<(), Failure> {
         let elapsed = self.clock.elapsed();
-        let state = &mut *self.state();
-        match state.faults.draw_call(elapsed, &mut state.rng) {
-            Some(failure) => Err(failure),
+        let fault = {
+            let state = &mut *self.state();
+            state.faults.draw_call(elapsed, &mut state.rng)
+        };
+        match fault {
+            Some(Fault::Fail(failure) | Fault::FailMidway(failure)) => Err(failure),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Slow(delay)) => {
+                self.clock.sleep(delay).await;
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -200,7 +208,9 @@ impl SimRuntime {
             if let Some(failure) = midway.take() {
                 return Err(failure);
             }
-            self.state().layers.insert(name.clone(), *size);
+            let mut state = self.state();
+            state.room_for(*size)?;
+            state.layers.insert(name.clone(), *size);
         }
         if let Some(failure) = midway {
             return Err(failure);
@@ -218,12 +228,7 @@ impl SimRuntime {
         for _ in 0..STEPS {
             let pause = {
                 let state = self.state();
-                if state
-                    .capacity
-                    .is_some_and(|capacity| state.used() + size > capacity)
-                {
-                    return Err(Failure::new(Reason::DiskFull, "no space left on device"));
-                }
+                state.room_for(size)?;
                 state.bandwidth.map(|bandwidth| {
                     let share = bandwidth / u64::try_from(state.pulling.max(1)).unwrap_or(1);
                     let step = size.bytes().div_ceil(STEPS);
@@ -288,7 +293,7 @@ impl Drop for Under<'_> {
 #[async_trait]
 impl ImageRuntime for SimRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        self.call_fault().map_err(RuntimeError::Info)?;
+        self.call_fault().await.map_err(RuntimeError::Info)?;
         Ok(RuntimeInfo {
             name: "sim".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -298,7 +303,7 @@ impl ImageRuntime for SimRuntime {
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
-        self.call_fault().map_err(RuntimeError::List)?;
+        self.call_fault().await.map_err(RuntimeError::List)?;
         let mut state = self.state();
         self.record(&mut state, TraceEvent::Listed);
         Ok(state
@@ -309,10 +314,12 @@ impl ImageRuntime for SimRuntime {
     }
 
     async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
-        self.call_fault().map_err(|failure| RuntimeError::Lookup {
-            image: image.clone(),
-            failure,
-        })?;
+        self.call_fault()
+            .await
+            .map_err(|failure| RuntimeError::Lookup {
+                image: image.clone(),
+                failure,
+            })?;
         Ok(self
             .state()
             .find(image)
@@ -320,7 +327,7 @@ impl ImageRuntime for SimRuntime {
     }
 
     async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
-        self.call_fault().map_err(RuntimeError::Usage)?;
+        self.call_fault().await.map_err(RuntimeError::Usage)?;
         Ok(self.state().in_use.iter().cloned().collect())
     }
 
@@ -341,10 +348,13 @@ impl ImageRuntime for SimRuntime {
     }
 
     async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
-        self.call_fault().map_err(|failure| RuntimeError::Remove {
-            image: image.clone(),
-            failure,
-        })?;
+        self.record(&mut self.state(), TraceEvent::RemovalBegan(image.clone()));
+        self.call_fault()
+            .await
+            .map_err(|failure| RuntimeError::Remove {
+                image: image.clone(),
+                failure,
+            })?;
         let mut state = self.state();
         let scope = state.removal;
         let Some((id, stored)) = state.find(image) else {
@@ -360,7 +370,7 @@ impl ImageRuntime for SimRuntime {
     }
 
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
-        self.call_fault().map_err(RuntimeError::Filesystem)?;
+        self.call_fault().await.map_err(RuntimeError::Filesystem)?;
         let state = self.state();
         Ok(vec![FilesystemUsage {
             path: "sim".to_owned(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Faults, SimRegistry};
+use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
 use crate::ports::{ImageId, RemovalScope};
 
@@ -26,6 +27,8 @@ pub enum TraceEvent {
     Pulled(ImageRef),
     /// A pull failed or was abandoned.
     PullFailed(ImageRef),
+    /// A removal of a name was asked for.
+    RemovalBegan(ImageRef),
     /// A name was removed, and these references with it.
     Removed(ImageRef, Vec<ImageRef>),
     /// An image vanished by somebody else's doing.
@@ -65,6 +68,16 @@ impl State {
 
     pub(super) fn used(&self) -> ByteSize {
         self.layers.values().copied().sum()
+    }
+
+    /// Fails where so many bytes more do not fit.
+    pub(super) fn room_for(&self, size: ByteSize) -> Result<(), Failure> {
+        match self.capacity {
+            Some(capacity) if self.used() + size > capacity => {
+                Err(Failure::new(Reason::DiskFull, "no space left on device"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes a name away from whatever has it; returns every name that went with it.
