@@ -18,25 +18,37 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The `fledged` binary of the same build: `FLEDGED_BIN`, or beside the running test or benchmark.
 ///
-/// # Panics
+/// # Errors
 ///
-/// When it has not been built; says how to.
-#[must_use]
-pub fn fledged_binary() -> PathBuf {
+/// How to build it, when it is missing.
+pub fn find_fledged() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("FLEDGED_BIN") {
-        return path.into();
+        return Ok(path.into());
     }
-    let own = std::env::current_exe().expect("the path of this program");
+    let own = std::env::current_exe().map_err(|e| format!("no path of this program: {e}"))?;
     // Tests are in TARGET/PROFILE/deps, binaries in TARGET/PROFILE.
     let folders = own.ancestors().skip(1).take(2);
     let found = folders
         .map(|folder| folder.join("fledged"))
         .find(|path| path.is_file());
-    found.unwrap_or_else(|| {
-        let release = own.components().any(|part| part.as_os_str() == "release");
-        let flag = if release { " --release" } else { "" };
-        panic!("the fledged binary is missing: run `cargo build{flag} -p fledged-cli` first")
+    found.ok_or_else(|| {
+        let flag = if cfg!(debug_assertions) {
+            ""
+        } else {
+            " --release"
+        };
+        format!("the fledged binary is missing: run `cargo build{flag} -p fledged-cli` first")
     })
+}
+
+/// The same for tests.
+///
+/// # Panics
+///
+/// When it is missing.
+#[must_use]
+pub fn fledged_binary() -> PathBuf {
+    find_fledged().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// One call of `fledged`, being put together.

@@ -1,12 +1,11 @@
 //! Deterministic OCI images, built in memory and pushed to a registry over HTTP.
 
 use bytes::Bytes;
-use fledged_core::model::{Digest, ImageRef};
-use hyper::Method;
+use fledged_core::model::Digest;
 use serde_json::{Value, json};
 
-use crate::http;
 use crate::layers::{Compression, Layer, digest_of};
+use crate::push::{Pushed, Target};
 use crate::registry::RegistryEndpoint;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -195,7 +194,20 @@ impl Image {
         let target = Target::new(registry, repository);
         self.push_blobs(&target);
         target.put_manifest(tag, MANIFEST, &self.manifest);
-        target.pushed(tag, self, &self.digest())
+        self.pushed_to(&target, tag, &self.digest())
+    }
+
+    fn pushed_to(&self, target: &Target, tag: &str, digest: &Digest) -> Pushed {
+        Pushed {
+            reference: format!("{}/{}:{tag}", target.addr, target.repository),
+            digest: digest.clone(),
+            config_digest: self.config_digest(),
+            layers: self.layers.iter().map(|l| l.digest.clone()).collect(),
+            size: self.size(),
+            registry: target.addr.clone(),
+            repository: target.repository.clone(),
+            tag: tag.to_owned(),
+        }
     }
 
     fn push_blobs(&self, target: &Target) {
@@ -267,52 +279,7 @@ impl ImageIndexBuilder {
             .iter()
             .find(|image| image.platform == host)
             .unwrap_or(&self.images[0]);
-        target.pushed(tag, chosen, &digest_of(&index))
-    }
-}
-
-/// An image that a registry holds now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pushed {
-    /// `127.0.0.1:PORT/repository:tag`.
-    pub reference: String,
-    /// Digest of the manifest, or of the index.
-    pub digest: Digest,
-    /// Digest of the configuration: the image's ID for containerd and Docker.
-    pub config_digest: Digest,
-    /// Digests of the layers' blobs, the lowest first.
-    pub layers: Vec<Digest>,
-    /// Bytes of layers, configuration and manifest, as the registry holds them.
-    pub size: u64,
-    /// `127.0.0.1:PORT`.
-    pub registry: String,
-    /// The repository.
-    pub repository: String,
-    /// The tag.
-    pub tag: String,
-}
-
-impl Pushed {
-    /// The reference by tag.
-    ///
-    /// # Panics
-    ///
-    /// When the repository or the tag was not a valid one.
-    #[must_use]
-    pub fn image(&self) -> ImageRef {
-        self.reference.parse().expect("a valid reference")
-    }
-
-    /// `127.0.0.1:PORT/repository@digest`.
-    #[must_use]
-    pub fn by_digest(&self) -> String {
-        format!("{}/{}@{}", self.registry, self.repository, self.digest)
-    }
-
-    /// The reference by tag as seen through another address, a [`FaultProxy`](crate::FaultProxy)'s.
-    #[must_use]
-    pub fn reference_at(&self, addr: &str) -> String {
-        format!("{addr}/{}:{}", self.repository, self.tag)
+        chosen.pushed_to(&target, tag, &digest_of(&index))
     }
 }
 
@@ -333,66 +300,6 @@ pub fn images_with_shared_base(
                 .push(registry, &format!("{prefix}-{number}"), "1")
         })
         .collect()
-}
-
-/// A repository that is pushed to.
-struct Target {
-    addr: String,
-    repository: String,
-    authorization: Option<String>,
-}
-
-impl Target {
-    fn new(registry: &dyn RegistryEndpoint, repository: &str) -> Self {
-        Self {
-            addr: registry.addr(),
-            repository: repository.to_owned(),
-            authorization: registry.credentials().map(|(u, p)| http::basic(&u, &p)),
-        }
-    }
-
-    fn send(&self, method: Method, target: &str, media_type: &str, body: Bytes) -> http::Response {
-        let authorization = self.authorization.as_deref();
-        let headers = [("content-type", media_type)];
-        http::send(&self.addr, method, target, &headers, authorization, body)
-            .unwrap_or_else(|e| panic!("cannot push {}: {e}", self.repository))
-    }
-
-    /// An upload in one piece (OCI distribution specification, "POST then PUT").
-    fn put_blob(&self, digest: &Digest, blob: Bytes) {
-        let octets = "application/octet-stream";
-        let target = format!("/v2/{}/blobs/uploads/", self.repository);
-        let started = self.send(Method::POST, &target, octets, Bytes::new());
-        assert_eq!(started.status, 202, "starting an upload: {started:?}");
-        let location = started.headers["location"].to_str().expect("a location");
-        let location = match location.split_once("://") {
-            Some((_, rest)) => &rest[rest.find('/').expect("a path")..],
-            None => location,
-        };
-        let separator = if location.contains('?') { '&' } else { '?' };
-        let target = format!("{location}{separator}digest={digest}");
-        let stored = self.send(Method::PUT, &target, octets, blob);
-        assert_eq!(stored.status, 201, "uploading {digest}: {stored:?}");
-    }
-
-    fn put_manifest(&self, reference: &str, media_type: &str, manifest: &Bytes) {
-        let target = format!("/v2/{}/manifests/{reference}", self.repository);
-        let stored = self.send(Method::PUT, &target, media_type, manifest.clone());
-        assert_eq!(stored.status, 201, "putting a manifest: {stored:?}");
-    }
-
-    fn pushed(&self, tag: &str, image: &Image, digest: &Digest) -> Pushed {
-        Pushed {
-            reference: format!("{}/{}:{tag}", self.addr, self.repository),
-            digest: digest.clone(),
-            config_digest: image.config_digest(),
-            layers: image.layers.iter().map(|l| l.digest.clone()).collect(),
-            size: image.size(),
-            registry: self.addr.clone(),
-            repository: self.repository.clone(),
-            tag: tag.to_owned(),
-        }
-    }
 }
 
 fn descriptor(media_type: &str, digest: &Digest, size: usize) -> Value {

@@ -57,21 +57,21 @@ mod layers;
 mod manifest;
 mod poll;
 mod process;
+mod push;
 mod registry;
 mod require;
 
-pub use command::{Fledged, Output, Running, fledged_binary};
+pub use command::{Fledged, Output, Running, find_fledged, fledged_binary};
 pub use containerd::Containerd;
 pub use docker::Dockerd;
 pub use fake_cri::{Code, CriRequest, FakeContainer, FakeCri, FakeImage, Interface, SentAuth};
 pub use fault_proxy::FaultProxy;
 pub use fault_script::{Fault, ProxiedRequest, Rule};
-pub use images::{
-    Image, ImageBuilder, ImageIndexBuilder, Platform, Pushed, images_with_shared_base,
-};
+pub use images::{Image, ImageBuilder, ImageIndexBuilder, Platform, images_with_shared_base};
 pub use layers::{Compression, Layer};
 pub use manifest::ManifestFile;
 pub use poll::{SOON, poll_until};
 pub use process::unmount_below;
+pub use push::Pushed;
 pub use registry::{LoggedRequest, Registry, RegistryEndpoint};
 pub use require::require;

@@ -96,7 +96,7 @@ async fn images_are_pulled_by_tag_by_digest_and_by_neither() {
         .await
         .unwrap();
     assert_eq!(pulled.digest.as_ref(), Some(&single.digest));
-    assert_eq!(pulled.references, [by_digest.clone()]);
+    assert_eq!(pulled.references, std::slice::from_ref(&by_digest));
     assert!(runtime.lookup(&by_digest).await.unwrap().is_some());
     assert_eq!(runtime.lookup(&single.image()).await, Ok(None));
 

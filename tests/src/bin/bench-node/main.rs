@@ -1,0 +1,143 @@
+//! How fast images get onto a node: `fledged node apply` against what people use today.
+//!
+//! `cargo build --release -p fledged-cli && cargo run --release -p fledged-tests --bin bench-node`
+//!
+//! Every run is cold (a fresh containerd or folder), and the two take turns, so that whatever else
+//! the machine does falls on both. Figures are printed; nothing is asserted on time.
+
+mod machine;
+mod measure;
+mod report;
+mod scenario;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use fledged_tests::{Registry, find_fledged, require};
+
+use crate::machine::Machine;
+use crate::report::{Comparison, Report};
+use crate::scenario::{Place, Scenario};
+
+/// Compares `fledged node apply` with `ctr images pull` and `skopeo copy`, cold each time.
+#[derive(Debug, Parser)]
+#[command(name = "bench-node")]
+struct Args {
+    /// Size of the one large image, in MB.
+    #[arg(long, value_name = "MB", default_value_t = 512)]
+    image_mb: usize,
+    /// Layers of the one large image.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    image_layers: usize,
+    /// Number of smaller images.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    images: usize,
+    /// Size of each smaller image, in MB; half of it is a base that all share.
+    #[arg(
+        long,
+        visible_alias = "layer-mb",
+        value_name = "MB",
+        default_value_t = 50
+    )]
+    each_mb: usize,
+    /// Runs of each side of each comparison.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    runs: usize,
+    /// Passed on to fledged; its own default without.
+    #[arg(long, value_name = "N")]
+    max_parallel_pulls: Option<usize>,
+    /// Only these comparisons.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Place>,
+    /// How to print the figures.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs: with every single run.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(report) if args.output == Format::Json => match report.json() {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error.to_string()),
+        },
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &str) -> ExitCode {
+    eprintln!("bench-node: {error}");
+    ExitCode::FAILURE
+}
+
+fn run(args: &Args) -> Result<Report, String> {
+    let fledged = find_fledged()?;
+    if args.runs == 0 || args.images == 0 || args.image_layers == 0 {
+        return Err("--runs, --images and --image-layers must be at least 1".to_owned());
+    }
+    if cfg!(debug_assertions) {
+        eprintln!("bench-node: this is not a release build; its figures mean nothing");
+    }
+    let wanted = |place: Place| args.only.is_empty() || args.only.contains(&place);
+    let places: Vec<Place> = Place::value_variants()
+        .iter()
+        .copied()
+        .filter(|place| wanted(*place) && require(place.programs()))
+        .collect();
+    if places.is_empty() {
+        return Err("nothing can be compared on this machine".to_owned());
+    }
+    let registry = Registry::start();
+    let sets = [
+        scenario::one_image(&registry, args.image_mb, args.image_layers),
+        scenario::many_images(&registry, args.images, args.each_mb),
+    ];
+    let mut comparisons = Vec::new();
+    for place in places {
+        for images in &sets {
+            let scenario = Scenario {
+                place,
+                images,
+                fledged: &fledged,
+                max_parallel_pulls: args.max_parallel_pulls,
+            };
+            comparisons.push(compare(&scenario, args.runs)?);
+        }
+    }
+    Ok(Report {
+        machine: Machine::inspect(&std::env::temp_dir()),
+        fledged: fledged.display().to_string(),
+        comparisons,
+    })
+}
+
+/// A B A B: both sides in turn, so that neither has the quieter half of the time.
+fn compare(scenario: &Scenario<'_>, runs: usize) -> Result<Comparison, String> {
+    let mut comparison = Comparison::new(scenario.name(), scenario.place.rival());
+    for run in 1..=runs {
+        let ours = scenario.run_fledged()?;
+        let theirs = scenario.run_rival()?;
+        eprintln!(
+            "{}: run {run} of {runs}: fledged {:.2} s, {} {:.2} s",
+            comparison.name, ours.seconds, comparison.rival.name, theirs.seconds
+        );
+        comparison.fledged.runs.push(ours);
+        comparison.rival.runs.push(theirs);
+    }
+    Ok(comparison)
+}

@@ -1,0 +1,171 @@
+//! The figures, for people and for programs.
+
+use std::fmt;
+
+use fledged_core::model::ByteSize;
+use serde::Serialize;
+
+use crate::machine::Machine;
+use crate::measure::Sample;
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) fledged: String,
+    pub(crate) comparisons: Vec<Comparison>,
+}
+
+/// Both sides of one comparison.
+#[derive(Debug, Serialize)]
+pub(crate) struct Comparison {
+    pub(crate) name: String,
+    pub(crate) fledged: Side,
+    pub(crate) rival: Side,
+}
+
+/// All runs of one side.
+#[derive(Debug, Serialize)]
+pub(crate) struct Side {
+    pub(crate) name: String,
+    pub(crate) runs: Vec<Sample>,
+}
+
+/// The figures of one side.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    median_seconds: f64,
+    min_seconds: f64,
+    max_seconds: f64,
+    peak_rss_bytes: u64,
+}
+
+impl Comparison {
+    pub(crate) fn new(name: String, rival: &str) -> Self {
+        let side = |name: &str| Side {
+            name: name.to_owned(),
+            runs: Vec::new(),
+        };
+        Self {
+            name,
+            fledged: side("fledged"),
+            rival: side(rival),
+        }
+    }
+
+    /// Median against median: below 1, fledged is the faster one.
+    fn ratio(&self) -> f64 {
+        self.fledged.summary().median_seconds / self.rival.summary().median_seconds
+    }
+}
+
+impl Side {
+    fn summary(&self) -> Summary {
+        let mut seconds: Vec<f64> = self.runs.iter().map(|run| run.seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        Summary {
+            median_seconds: median(&seconds),
+            min_seconds: seconds.first().copied().unwrap_or_default(),
+            max_seconds: seconds.last().copied().unwrap_or_default(),
+            peak_rss_bytes: self.runs.iter().map(|run| run.peak_rss).max().unwrap_or(0),
+        }
+    }
+}
+
+/// Of sorted numbers; the mean of the two in the middle where there are two.
+fn median(sorted: &[f64]) -> f64 {
+    let upper = sorted.len() / 2;
+    let lower = sorted.len().saturating_sub(1) / 2;
+    let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
+    f64::midpoint(at(lower), at(upper))
+}
+
+impl Report {
+    /// The same with every single run.
+    ///
+    /// # Errors
+    ///
+    /// None that can happen with these types.
+    pub(crate) fn json(&self) -> Result<String, serde_json::Error> {
+        let mut value = serde_json::to_value(self)?;
+        let entries = value
+            .get_mut("comparisons")
+            .and_then(serde_json::Value::as_array_mut)
+            .into_iter()
+            .flatten();
+        for (entry, comparison) in entries.zip(&self.comparisons) {
+            let Some(entry) = entry.as_object_mut() else {
+                continue;
+            };
+            let ratio = serde_json::to_value(comparison.ratio())?;
+            entry.insert("ratioOfMedians".to_owned(), ratio);
+            for (key, side) in [
+                ("fledged", &comparison.fledged),
+                ("rival", &comparison.rival),
+            ] {
+                if let Some(side_entry) = entry.get_mut(key).and_then(|s| s.as_object_mut()) {
+                    side_entry.insert("summary".to_owned(), serde_json::to_value(side.summary())?);
+                }
+            }
+        }
+        serde_json::to_string_pretty(&value)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = &self.machine;
+        writeln!(
+            f,
+            "{} cores ({}), {} of memory, Linux {}; {} on {}",
+            machine.cores,
+            machine.cpu,
+            ByteSize::new(machine.memory_bytes),
+            machine.kernel,
+            machine.folder,
+            machine.disk
+        )?;
+        for version in &machine.versions {
+            writeln!(f, "{version}")?;
+        }
+        writeln!(f, "{}", self.fledged)?;
+        for comparison in &self.comparisons {
+            writeln!(f, "\n{}", comparison.name)?;
+            let width = comparison.rival.name.len().max("fledged".len());
+            for side in [&comparison.fledged, &comparison.rival] {
+                let summary = side.summary();
+                writeln!(
+                    f,
+                    "  {:width$}  median {:.2} s  (min {:.2}, max {:.2}, {} runs)  peak RSS {}",
+                    side.name,
+                    summary.median_seconds,
+                    summary.min_seconds,
+                    summary.max_seconds,
+                    side.runs.len(),
+                    ByteSize::new(summary.peak_rss_bytes)
+                )?;
+            }
+            let ratio = comparison.ratio();
+            write!(f, "  ratio of medians {ratio:.2}")?;
+            if ratio < 1.0 {
+                writeln!(f, ": fledged is {:.2} times as fast", 1.0 / ratio)?;
+            } else {
+                writeln!(f, ": fledged takes {ratio:.2} times as long")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_are_those_of_the_middle() {
+        assert!(median(&[]).abs() < f64::EPSILON);
+        assert!((median(&[1.0, 2.0, 9.0]) - 2.0).abs() < f64::EPSILON);
+        assert!((median(&[1.0, 2.0, 4.0, 9.0]) - 3.0).abs() < f64::EPSILON);
+    }
+}
