@@ -156,13 +156,8 @@ fn containerd_pulls_unpacks_and_survives_a_kill() {
 
     let before = containerd.pid();
     containerd.kill9();
-    assert!(
-        !containerd
-            .ctr_command(&["version"])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let output = containerd.ctr_command(&["version"]).output().unwrap();
+    assert!(!output.status.success());
     containerd.restart();
     assert_ne!(containerd.pid(), before);
     assert!(containerd.image_names().contains(&index.reference));

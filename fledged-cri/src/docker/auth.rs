@@ -31,6 +31,16 @@ pub(super) fn credentials(auth: &RegistryAuth, image: &ImageRef) -> DockerCreden
     credentials
 }
 
+/// The part of the credentials that nobody may read.
+pub(super) fn secret(auth: &RegistryAuth) -> &str {
+    match auth {
+        RegistryAuth::Basic { password, .. } => password.expose_secret(),
+        RegistryAuth::IdentityToken(token) | RegistryAuth::RegistryToken(token) => {
+            token.expose_secret()
+        }
+    }
+}
+
 /// Puts the header into the URL-safe alphabet of base64, the only one that the Engine reads, and
 /// marks it as secret.
 ///

@@ -61,17 +61,26 @@ impl Connection {
             Failure::new(Reason::RuntimeUnavailable, problem)
         })?;
         Docker::connect_with_unix(path, ANSWER.as_secs(), API_DEFAULT_VERSION)
-            .map_err(|e| failure::of(&e, &self.socket))?
+            .map_err(|e| failure::of(&e, &self.socket, None))?
             .with_request_modifier(fit_for_engine)
             .negotiate_version()
             .await
-            .map_err(|e| failure::of(&e, &self.socket))
+            .map_err(|e| failure::of(&e, &self.socket, None))
     }
 
     /// The failure in an error; an Engine that does not answer is looked for anew next time, since
     /// the one that comes back may be another version.
     pub(super) async fn failure(&self, error: &bollard::errors::Error) -> Failure {
-        let failure = failure::of(error, &self.socket);
+        self.failure_with(error, None).await
+    }
+
+    /// The same of a call that a secret was sent along with.
+    pub(super) async fn failure_with(
+        &self,
+        error: &bollard::errors::Error,
+        secret: Option<&str>,
+    ) -> Failure {
+        let failure = failure::of(error, &self.socket, secret);
         if failure.reason == Reason::RuntimeUnavailable {
             *self.client.lock().await = None;
         }

@@ -85,8 +85,10 @@ fn parse(body: &[u8]) -> Result<ByteSize, Failure> {
 
 /// Bytes that can still be written below a folder; `None` where it is not visible from here (a
 /// remote Engine, or one in another mount namespace).
-pub(super) fn available_bytes(folder: &str) -> Option<ByteSize> {
-    let usage = rustix::fs::statvfs(folder).ok()?;
+pub(super) async fn available_bytes(folder: String) -> Option<ByteSize> {
+    // A file system that hangs must not hang the caller's thread.
+    let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(folder));
+    let usage = asked.await.ok()?.ok()?;
     Some(ByteSize::new(usage.f_bavail.saturating_mul(usage.f_frsize)))
 }
 
@@ -104,9 +106,9 @@ mod tests {
         assert!(parse(b"[").is_err());
     }
 
-    #[test]
-    fn a_folder_that_is_not_there_has_no_room_to_tell_of() {
-        assert!(available_bytes("/").is_some());
-        assert_eq!(available_bytes("/no/such/folder"), None);
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_has_no_room_to_tell_of() {
+        assert!(available_bytes("/".to_owned()).await.is_some());
+        assert_eq!(available_bytes("/no/such/folder".to_owned()).await, None);
     }
 }

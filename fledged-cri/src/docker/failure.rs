@@ -6,16 +6,18 @@ use std::path::Path;
 use bollard::errors::Error;
 use fledged_core::error::{Failure, Reason};
 
-use crate::classify::reason_of_text;
+use crate::classify::{known_reason_of_text, redact, retry_after_of_text};
 
 /// The failure in an error of the client, with the Engine's own text.
-pub(super) fn of(error: &Error, socket: &Path) -> Failure {
+///
+/// `secret` is what was sent along with the call; it never comes back in the message.
+pub(super) fn of(error: &Error, socket: &Path, secret: Option<&str>) -> Failure {
     match error {
         Error::DockerResponseServerError {
             status_code,
             message,
-        } => Failure::new(reason_of_answer(*status_code, message), message.as_str()),
-        Error::DockerStreamError { error } => Failure::new(reason_of_text(error), error.as_str()),
+        } => of_text(*status_code, message, secret),
+        Error::DockerStreamError { error } => of_text(200, error, secret),
         Error::SocketNotFoundError(_)
         | Error::IOError { .. }
         | Error::HyperResponseError { .. }
@@ -41,13 +43,15 @@ pub(super) fn status(error: &Error) -> u16 {
 }
 
 /// The text says more than the status: the Engine answers 500 to whatever a registry refuses.
-fn reason_of_answer(status: u16, message: &str) -> Reason {
-    match (reason_of_text(message), status) {
-        (Reason::Unknown, 404) => Reason::ImageNotFound,
-        (Reason::Unknown, 401 | 403) => Reason::Unauthorized,
-        (Reason::Unknown, 503) => Reason::RuntimeUnavailable,
-        (reason, _) => reason,
-    }
+fn of_text(status: u16, text: &str, secret: Option<&str>) -> Failure {
+    let reason = known_reason_of_text(text).unwrap_or(match status {
+        404 => Reason::ImageNotFound,
+        401 | 403 => Reason::Unauthorized,
+        503 => Reason::RuntimeUnavailable,
+        _ => Reason::Unknown,
+    });
+    Failure::new(reason, redact(text, secret.as_slice()))
+        .with_retry_after(retry_after_of_text(text))
 }
 
 /// An error and what it came from, in one line; the client's own texts leave the sources out.
@@ -67,14 +71,20 @@ fn with_sources(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn reason(status_code: u16, message: &str) -> Reason {
-        let error = Error::DockerResponseServerError {
+    fn answer(status_code: u16, message: &str) -> Error {
+        let message = message.to_owned();
+        Error::DockerResponseServerError {
             status_code,
-            message: message.to_owned(),
-        };
-        of(&error, Path::new("/docker.sock")).reason
+            message,
+        }
+    }
+
+    fn reason(status: u16, message: &str) -> Reason {
+        of(&answer(status, message), Path::new("/docker.sock"), None).reason
     }
 
     #[test]
@@ -108,9 +118,21 @@ mod tests {
     }
 
     #[test]
+    fn secrets_do_not_come_back_and_delays_do() {
+        let error = answer(
+            500,
+            "login with hush-hush failed: toomanyrequests: retry-after: 3s",
+        );
+        let failure = of(&error, Path::new("/docker.sock"), Some("hush-hush"));
+        assert_eq!(failure.reason, Reason::TooManyRequests);
+        assert_eq!(failure.retry_after, Some(Duration::from_secs(3)));
+        assert!(!failure.message.contains("hush"), "{failure:?}");
+    }
+
+    #[test]
     fn an_engine_that_is_away_is_named_by_its_socket() {
         let error = Error::SocketNotFoundError("/run/d.sock".to_owned());
-        let failure = of(&error, Path::new("/run/d.sock"));
+        let failure = of(&error, Path::new("/run/d.sock"), None);
         assert_eq!(failure.reason, Reason::RuntimeUnavailable);
         assert_eq!(
             failure.message,

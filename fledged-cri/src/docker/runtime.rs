@@ -16,7 +16,7 @@ use fledged_core::ports::{
 };
 use futures_util::StreamExt;
 
-use super::auth::credentials;
+use super::auth::{credentials, secret};
 use super::connection::Connection;
 use super::images::{digest_for, from_inspect, from_summary, is_last_name};
 use super::progress::PullEvents;
@@ -90,7 +90,10 @@ impl DockerRuntime {
         while let Some(event) = stream.next().await {
             let event = match event {
                 Ok(event) => event,
-                Err(error) => return Err(self.connection.failure(&error).await),
+                Err(error) => {
+                    let secret = request.auth.as_ref().map(secret);
+                    return Err(self.connection.failure_with(&error, secret).await);
+                }
             };
             if let Some(progress) = events.fold(&event) {
                 request.progress.report(progress);
@@ -143,7 +146,7 @@ impl DockerRuntime {
         let path = info.docker_root_dir.unwrap_or_default();
         let used = disk::image_bytes(self.connection.socket()).await?;
         Ok(vec![FilesystemUsage {
-            available: disk::available_bytes(&path),
+            available: disk::available_bytes(path.clone()).await,
             path,
             used,
         }])
