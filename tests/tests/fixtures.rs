@@ -338,4 +338,8 @@ fn the_proxy_does_every_wrong_it_is_told_to() {
 fn fledged_runs_and_is_heard() {
     let output = Fledged::new().arg("--version").run();
     assert_eq!(output.code, Some(0), "{output}");
+    assert!(output.stdout.starts_with("fledged "), "{output}");
+    let output = Fledged::new().arg("--no-such-flag").run();
+    assert_eq!(output.code, Some(2), "{output}");
+    assert!(output.stderr.contains("--no-such-flag"), "{output}");
 }

@@ -1,41 +1,15 @@
-//! `DockerRuntime` on a real Docker Engine and a real registry.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+//! Pulling: references, credentials, failures, progress.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use bollard::Docker;
-use bollard::models::ContainerCreateBody;
-use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptions};
-use fledged_core::error::{Reason, RuntimeError};
-use fledged_core::model::ImageRef;
-use fledged_core::ports::{
-    ImageId, ImageRuntime, ProgressSink, PullProgress, PullRequest, RegistryAuth, Removal,
-    RemovalScope,
-};
+use fledged_core::error::Reason;
+use fledged_core::ports::{ImageRuntime, ProgressSink, PullProgress, PullRequest, RegistryAuth};
 use fledged_cri::docker::DockerRuntime;
 use fledged_tests::{
-    Dockerd, Fault, FaultProxy, ImageBuilder, ImageIndexBuilder, Platform, Registry, Rule, SOON,
-    poll_until, require,
+    Dockerd, Fault, FaultProxy, ImageBuilder, ImageIndexBuilder, Platform, Registry, Rule,
 };
 
-fn parts() -> bool {
-    require(&["dockerd", "containerd", "runc", "docker-registry"])
-}
-
-fn image(text: &str) -> ImageRef {
-    text.parse().unwrap()
-}
-
-async fn pull(runtime: &DockerRuntime, text: &str) -> Result<ImageId, RuntimeError> {
-    let pulled = runtime.pull(PullRequest::new(image(text))).await?;
-    Ok(pulled.id)
-}
+use crate::{image, parts, pull};
 
 fn basic(username: &str, password: &str) -> Option<RegistryAuth> {
     Some(RegistryAuth::Basic {
@@ -245,94 +219,6 @@ async fn failures_have_reasons_and_the_words_of_the_engine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_takes_one_name_and_with_the_last_one_the_image() {
-    if !parts() {
-        return;
-    }
-    let registry = Registry::start();
-    let engine = Dockerd::start();
-    let runtime = DockerRuntime::new(engine.socket());
-    assert_eq!(
-        runtime.info().await.unwrap().removal,
-        RemovalScope::Reference
-    );
-    let built = ImageBuilder::new().random_layer("data", 1, 50_000).build();
-    let one = built.push(&registry, "app", "1");
-    let two = built.push(&registry, "app", "2");
-    let by_digest = image(&one.by_digest());
-    for text in [&one.reference, &two.reference] {
-        pull(&runtime, text).await.unwrap();
-    }
-    assert_eq!(runtime.list().await.unwrap().len(), 1);
-    let absent = image(&format!("{}/app:none", registry.addr()));
-    assert_eq!(runtime.remove(&absent).await, Ok(Removal::Absent));
-
-    assert_eq!(runtime.remove(&by_digest).await, Ok(Removal::Removed));
-    assert_eq!(runtime.lookup(&by_digest).await, Ok(None));
-    assert_eq!(runtime.remove(&one.image()).await, Ok(Removal::Removed));
-    assert_eq!(runtime.lookup(&one.image()).await, Ok(None));
-    let left = runtime.lookup(&two.image()).await.unwrap().unwrap();
-    assert_eq!(left.references, [two.image()]);
-    assert_eq!(runtime.remove(&two.image()).await, Ok(Removal::Removed));
-    assert_eq!(runtime.remove(&two.image()).await, Ok(Removal::Absent));
-    assert_eq!(runtime.list().await, Ok(vec![]));
-
-    pull(&runtime, by_digest.as_str()).await.unwrap();
-    assert_eq!(runtime.remove(&by_digest).await, Ok(Removal::Removed));
-    assert_eq!(runtime.list().await, Ok(vec![]));
-    assert_eq!(runtime.filesystems().await.unwrap()[0].used.bytes(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_a_container_uses_stays() {
-    if !parts() {
-        return;
-    }
-    let registry = Registry::start();
-    let engine = Dockerd::start();
-    let runtime = DockerRuntime::new(engine.socket());
-    let built = ImageBuilder::new().build();
-    let one = built.push(&registry, "app", "1");
-    let two = built.push(&registry, "app", "2");
-    let idle = ImageBuilder::new()
-        .label("idle")
-        .push(&registry, "idle", "1");
-    for pushed in [&one, &two, &idle] {
-        pull(&runtime, &pushed.reference).await.unwrap();
-    }
-    assert_eq!(runtime.in_use().await, Ok(vec![]));
-    let socket = engine.socket();
-    let client =
-        Docker::connect_with_unix(socket.to_str().unwrap(), 60, bollard::API_DEFAULT_VERSION)
-            .unwrap();
-    // Created and never started: also a stopped container keeps its image.
-    let options = CreateContainerOptionsBuilder::new().name("keeper").build();
-    let body = ContainerCreateBody {
-        image: Some(one.reference.clone()),
-        ..ContainerCreateBody::default()
-    };
-    client.create_container(Some(options), body).await.unwrap();
-
-    let id = ImageId(one.config_digest.to_string());
-    assert_eq!(runtime.in_use().await, Ok(vec![id]));
-    assert_eq!(
-        runtime.remove(&one.image()).await,
-        Ok(Removal::Removed),
-        "another name holds the image"
-    );
-    assert_eq!(
-        runtime.remove(&two.image()).await,
-        Ok(Removal::InUse("container keeper".to_owned()))
-    );
-    assert!(runtime.lookup(&two.image()).await.unwrap().is_some());
-    assert_eq!(runtime.remove(&idle.image()).await, Ok(Removal::Removed));
-
-    let force = None::<RemoveContainerOptions>;
-    client.remove_container("keeper", force).await.unwrap();
-    assert_eq!(runtime.remove(&two.image()).await, Ok(Removal::Removed));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn progress_grows_and_a_dropped_pull_ends() {
     if !parts() {
         return;
@@ -385,95 +271,5 @@ async fn progress_grows_and_a_dropped_pull_ends() {
     assert!(
         (1_500_000..1_600_000).contains(&last.done.bytes()),
         "{last:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_went_away_is_found_again() {
-    if !parts() {
-        return;
-    }
-    let registry = Registry::start();
-    let pushed = ImageBuilder::new()
-        .random_layer("data", 1, 1_000_000)
-        .push(&registry, "app", "1");
-    let proxy = FaultProxy::start(registry.addr());
-    let mut engine = Dockerd::start();
-    let socket = engine.socket();
-    let runtime = Arc::new(DockerRuntime::new(&socket));
-    let through = image(&pushed.reference_at(proxy.addr()));
-
-    proxy.add(
-        Rule::new(Fault::StallAfter(200_000))
-            .path("/blobs/")
-            .always(),
-    );
-    let request = PullRequest::new(through.clone());
-    let pulling = Arc::clone(&runtime);
-    let task = tokio::spawn(async move { pulling.pull(request).await });
-    proxy.wait_for("the pull to stall", |r| r.sent == 200_000);
-    engine.kill9();
-    let error = task.await.unwrap().unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
-
-    let away = [
-        runtime.info().await.unwrap_err(),
-        runtime.list().await.unwrap_err(),
-        runtime.lookup(&through).await.unwrap_err(),
-        runtime.in_use().await.unwrap_err(),
-        runtime.remove(&through).await.unwrap_err(),
-        runtime.filesystems().await.unwrap_err(),
-        pull(&runtime, through.as_str()).await.unwrap_err(),
-    ];
-    for error in away {
-        assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
-        assert!(
-            error.to_string().contains(socket.to_str().unwrap()),
-            "{error}"
-        );
-    }
-
-    engine.restart();
-    proxy.clear();
-    pull(&runtime, through.as_str()).await.unwrap();
-    let nowhere = DockerRuntime::new("/no/such/docker.sock");
-    let error = nowhere.list().await.unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_engine_tells_what_it_is_and_how_full() {
-    if !parts() {
-        return;
-    }
-    let registry = Registry::start();
-    let engine = Dockerd::start();
-    let runtime = DockerRuntime::new(engine.socket());
-    let info = runtime.info().await.unwrap();
-    assert_eq!(info.name, "docker");
-    assert!(
-        info.version.starts_with(|c: char| c.is_ascii_digit()),
-        "{info:?}"
-    );
-    assert!(info.api_version.starts_with("1."), "{info:?}");
-
-    let before = runtime.filesystems().await.unwrap();
-    assert_eq!(before.len(), 1);
-    assert_eq!(before[0].path, engine.data_root().to_str().unwrap());
-    assert!(before[0].available.unwrap().bytes() > 0);
-    let pushed = ImageBuilder::new()
-        .random_layer("data", 1, 2_000_000)
-        .push(&registry, "app", "1");
-    pull(&runtime, &pushed.reference).await.unwrap();
-    poll_until(
-        "the usage to be counted",
-        SOON.min(Duration::from_secs(20)),
-        || {
-            let usage = tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(runtime.filesystems())
-            });
-            let grown = usage.unwrap()[0].used.saturating_sub(before[0].used);
-            (grown.bytes() >= 2_000_000).then_some(())
-        },
     );
 }
