@@ -1,4 +1,10 @@
 //! apply, list, purge and check with an OCI layout and a registry in this process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! `node run`: edits, drift, signals; and signals during apply.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 

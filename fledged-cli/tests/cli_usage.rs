@@ -1,4 +1,10 @@
 //! Bad input ends with 2 and says what, where and what to do; help and completions are there.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! What manifests say, and what is wrong with them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use fledged_cli::manifest::{ManifestError, Manifests, parse};
 use fledged_core::model::{DeletionPolicy, ImagePullPolicy};

@@ -158,7 +158,8 @@ fn line(report: &ImageReport, before: Option<ImagePhase>, now: Timestamp) -> Opt
         ImagePhase::Removed => Some(format!("removed {image}")),
         ImagePhase::InUse => Some(format!("kept {image}: {}", why())),
         ImagePhase::Pending | ImagePhase::Pulling if before == Some(ImagePhase::Cached) => {
-            (report.reason == Some(Reason::Evicted))
+            // One that is pulled again because it may have moved is still there, with its size.
+            (report.reason == Some(Reason::Evicted) || report.size.is_none())
                 .then(|| format!("lost {image}: it is gone from the runtime, pulling it again"))
         }
         _ => None,
@@ -221,9 +222,10 @@ mod tests {
 
     #[test]
     fn a_loss_is_told() {
-        let mut lost = report(ImagePhase::Pulling);
-        lost.reason = Some(Reason::Evicted);
-        let text = line(&lost, Some(ImagePhase::Cached), now());
+        let mut again = report(ImagePhase::Pulling);
+        let text = line(&again, Some(ImagePhase::Cached), now());
         assert!(text.is_some_and(|t| t.starts_with("lost app:v1")));
+        again.size = Some(ByteSize::new(1));
+        assert_eq!(line(&again, Some(ImagePhase::Cached), now()), None);
     }
 }

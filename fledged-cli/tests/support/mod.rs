@@ -10,10 +10,10 @@ use fledged_cli::demo::{DemoRegistry, generate};
 use serde_json::Value;
 
 /// Longest wait for anything that is to happen.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary with those arguments, and none of this machine's settings.
-pub fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fledged"));
     command.args(args).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
@@ -25,10 +25,10 @@ pub fn command(args: &[&str]) -> Command {
 }
 
 /// A finished run.
-pub struct Run {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<Output> for Run {
@@ -44,7 +44,7 @@ impl From<Output> for Run {
 impl Run {
     /// Fails unless it ended with that code.
     #[track_caller]
-    pub fn expect_code(self, code: i32) -> Self {
+    pub(crate) fn expect_code(self, code: i32) -> Self {
         assert_eq!(
             self.code,
             Some(code),
@@ -57,7 +57,7 @@ impl Run {
 
     /// Fails unless every part is in what it said on stderr.
     #[track_caller]
-    pub fn says(self, parts: &[&str]) -> Self {
+    pub(crate) fn says(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(
                 self.stderr.contains(part),
@@ -70,19 +70,19 @@ impl Run {
 
     /// The JSON on stdout, which must be all there is.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.stdout, self.stderr))
     }
 }
 
 /// Runs the binary to its end.
-pub fn fledged(args: &[&str]) -> Run {
+pub(crate) fn fledged(args: &[&str]) -> Run {
     command(args).output().unwrap().into()
 }
 
 /// Runs the binary to its end with that on stdin.
-pub fn fledged_with_stdin(args: &[&str], stdin: &str) -> Run {
+pub(crate) fn fledged_with_stdin(args: &[&str], stdin: &str) -> Run {
     let mut child = command(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -99,22 +99,22 @@ pub fn fledged_with_stdin(args: &[&str], stdin: &str) -> Run {
 }
 
 /// The text of an ImageCache with those images on every node.
-pub fn manifest(images: &[String]) -> String {
+pub(crate) fn manifest(images: &[String]) -> String {
     format!(
         "apiVersion: kubefledged.io/v1alpha2\nkind: ImageCache\nmetadata: {{name: test}}\nspec:\n  cacheSpec:\n  - images: {images:?}\n"
     )
 }
 
 /// A folder, a registry with the demo's images, and the means to serve it.
-pub struct Stage {
-    pub folder: tempfile::TempDir,
-    pub registry: DemoRegistry,
-    pub images: Vec<String>,
+pub(crate) struct Stage {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) registry: DemoRegistry,
+    pub(crate) images: Vec<String>,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -135,23 +135,23 @@ impl Stage {
     }
 
     /// Writes a file and returns its path.
-    pub fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         text_of(&path)
     }
 
     /// `oci:` and a folder that does not exist yet.
-    pub fn store(&self) -> String {
+    pub(crate) fn store(&self) -> String {
         format!("oci:{}", self.store_path().display())
     }
 
-    pub fn store_path(&self) -> PathBuf {
+    pub(crate) fn store_path(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
     /// References that the store holds.
-    pub fn held(&self) -> Vec<String> {
+    pub(crate) fn held(&self) -> Vec<String> {
         let listing = fledged(&["node", "list", "--runtime", &self.store(), "-o", "json"])
             .expect_code(0)
             .json();
@@ -168,13 +168,13 @@ impl Stage {
     }
 }
 
-pub fn text_of(path: &Path) -> String {
+pub(crate) fn text_of(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
 /// Waits until something is so.
 #[track_caller]
-pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
         assert!(start.elapsed() < PATIENCE, "never happened: {what}");
@@ -183,14 +183,14 @@ pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 /// A process that stays; killed when dropped.
-pub struct Staying {
+pub(crate) struct Staying {
     child: Child,
     log: PathBuf,
 }
 
 impl Staying {
     /// Starts the binary; what it says on stderr goes to a file.
-    pub fn start(args: &[&str], log: PathBuf) -> Self {
+    pub(crate) fn start(args: &[&str], log: PathBuf) -> Self {
         let stderr = std::fs::File::create(&log).unwrap();
         let child = command(args)
             .stdout(Stdio::null())
@@ -200,12 +200,12 @@ impl Staying {
         Self { child, log }
     }
 
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
     #[track_caller]
-    pub fn wait_for(&mut self, words: &str) {
+    pub(crate) fn wait_for(&mut self, words: &str) {
         let start = Instant::now();
         while !self.said().contains(words) {
             assert!(
@@ -218,7 +218,7 @@ impl Staying {
     }
 
     /// Sends a signal by name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([&format!("-{name}"), &self.child.id().to_string()])
             .status()
@@ -227,7 +227,7 @@ impl Staying {
     }
 
     /// Waits for its end; the exit code and how long that took.
-    pub fn end(&mut self) -> (Option<i32>, Duration) {
+    pub(crate) fn end(&mut self) -> (Option<i32>, Duration) {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
