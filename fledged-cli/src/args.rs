@@ -21,7 +21,6 @@ use crate::manifest::Source;
 #[command(
     name = "fledged",
     version,
-    propagate_version = true,
     arg_required_else_help = true,
     after_help = help::ROOT
 )]

@@ -11,9 +11,7 @@ use fledged_core::node::{Warmer, WarmerConfig};
 use fledged_core::ports::{Anonymous, Clock, Credentials, ImageRuntime};
 use fledged_cri::clock::TokioClock;
 use fledged_cri::credentials::{DockerConfig, DockerConfigError};
-use fledged_cri::cri::CriRuntime;
-use fledged_cri::docker::DockerRuntime;
-use fledged_cri::oci::{LayoutError, OciLayoutOptions, OciLayoutRuntime, OpenError};
+use fledged_cri::oci::{LayoutError, OciLayoutOptions, OpenError};
 use fledged_cri::registry::{Platform, RegistryOptions};
 use fledged_cri::target::{NoRuntimeFound, RuntimeUri};
 
@@ -223,16 +221,9 @@ fn open_runtime(
     uri: &RuntimeUri,
     options: OciLayoutOptions,
 ) -> Result<Arc<dyn ImageRuntime>, SessionError> {
-    Ok(match uri {
-        RuntimeUri::Cri(socket) => Arc::new(CriRuntime::connect(socket)),
-        RuntimeUri::Docker(socket) => Arc::new(DockerRuntime::new(socket)),
-        RuntimeUri::Oci(folder) => {
-            let layout = OciLayoutRuntime::open(folder, options);
-            Arc::new(layout.map_err(|source| SessionError::Open {
-                uri: uri.clone(),
-                source,
-            })?)
-        }
+    fledged_cri::open(uri, options).map_err(|source| SessionError::Open {
+        uri: uri.clone(),
+        source,
     })
 }
 

@@ -9,9 +9,10 @@
 mod support;
 
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use support::{Stage, Staying, eventually, fledged, manifest, text_of};
+use support::{PATIENCE, Stage, Staying, command, eventually, fledged, manifest, text_of};
 
 fn run(stage: &Stage, file: &str) -> Staying {
     let store = stage.store();
@@ -149,4 +150,68 @@ fn an_apply_that_is_interrupted_says_what_is_left() {
         );
     }
     assert_eq!(stage.held(), Vec::<String>::new());
+}
+
+#[test]
+fn a_refresh_asks_the_registry_again_and_readiness_is_told() {
+    let stage = Stage::new();
+    let text =
+        manifest(&stage.images[..1]).replace("- images", "- imagePullPolicy: Always\n    images");
+    let file = stage.write("images.yaml", &text);
+    let socket = stage.folder.path().join("notify.sock");
+    let notified = UnixDatagram::bind(&socket).unwrap();
+    notified.set_read_timeout(Some(PATIENCE)).unwrap();
+    let store = stage.store();
+    let mut command = command(&[
+        "node",
+        "run",
+        "-f",
+        &file,
+        "--runtime",
+        &store,
+        "--platform",
+        "linux/amd64",
+        "--image-cache-refresh-frequency",
+        "1s",
+    ]);
+    command.env("NOTIFY_SOCKET", &socket);
+    let mut running = Staying::spawn(&mut command, stage.folder.path().join("stderr"));
+    let mut told = [0_u8; 256];
+    let length = notified.recv(&mut told).unwrap();
+    assert_eq!(&told[..length], b"READY=1\n");
+
+    let pulled = format!("pulled {}", stage.images[0]);
+    running.wait_for(&pulled);
+    let bytes = stage.registry.traffic().bytes;
+    let requests = stage.registry.traffic().requests;
+    eventually("it is refreshed twice", || {
+        running.said().matches(&pulled).count() >= 3
+    });
+    assert!(stage.registry.traffic().requests > requests);
+    assert_eq!(
+        stage.registry.traffic().bytes,
+        bytes,
+        "a refresh fetched layers again"
+    );
+    assert!(!running.said().contains("lost"), "{}", running.said());
+    running.signal("TERM");
+    assert_eq!(running.end().0, Some(0));
+    let length = notified.recv(&mut told).unwrap();
+    assert_eq!(&told[..length], b"STOPPING=1\n");
+}
+
+#[test]
+fn a_runtime_that_is_not_there_is_waited_for() {
+    let stage = Stage::new();
+    let file = stage.write("images.yaml", &manifest(&stage.images));
+    let uri = format!("unix://{}/none.sock", stage.folder.path().display());
+    let mut running = Staying::start(
+        &["node", "run", "-f", &file, "--runtime", &uri],
+        stage.folder.path().join("stderr"),
+    );
+    running.wait_for("waiting for it");
+    running.signal("TERM");
+    let (code, took) = running.end();
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }

@@ -191,8 +191,13 @@ pub(crate) struct Staying {
 impl Staying {
     /// Starts the binary; what it says on stderr goes to a file.
     pub(crate) fn start(args: &[&str], log: PathBuf) -> Self {
+        Self::spawn(&mut command(args), log)
+    }
+
+    /// Starts a command that was prepared.
+    pub(crate) fn spawn(command: &mut Command, log: PathBuf) -> Self {
         let stderr = std::fs::File::create(&log).unwrap();
-        let child = command(args)
+        let child = command
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
