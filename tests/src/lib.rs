@@ -35,6 +35,7 @@
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
 //! | [`ManifestFile`] | an ImageCache in a file, that can be edited |
 //! | [`Fledged`] | the `fledged` binary, with a deadline, its output captured |
+//! | [`check_layout`] | reads an OCI image layout through and checks that it is valid |
 //! | [`poll_until`] | waits for a condition, with a deadline |
 
 // A fixture that cannot do its work must fail the test that asked for it.
@@ -55,6 +56,7 @@ pub mod http;
 mod images;
 mod layers;
 mod manifest;
+mod layout_check;
 mod poll;
 mod process;
 mod push;
@@ -70,6 +72,7 @@ pub use fault_script::{Fault, ProxiedRequest, Rule};
 pub use images::{Image, ImageBuilder, ImageIndexBuilder, Platform, images_with_shared_base};
 pub use layers::{Compression, Layer};
 pub use manifest::ManifestFile;
+pub use layout_check::{LayoutContent, check_layout};
 pub use poll::{SOON, poll_until};
 pub use process::unmount_below;
 pub use push::Pushed;
