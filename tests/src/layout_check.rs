@@ -23,7 +23,7 @@ pub struct LayoutContent {
 /// # Panics
 ///
 /// Where any of that does not hold; says what.
-#[must_use]
+#[allow(clippy::must_use_candidate)]
 pub fn check_layout(folder: &Path) -> LayoutContent {
     let marker = json_at(&folder.join("oci-layout"));
     assert_eq!(marker["imageLayoutVersion"], "1.0.0");
