@@ -98,6 +98,15 @@ impl Default for AssignmentDefaults {
 }
 
 impl Assignment {
+    /// These images, all to be present, as [`AssignedImage::present`] has them.
+    #[must_use]
+    pub fn present(images: impl IntoIterator<Item = ImageRef>) -> Self {
+        Self {
+            generation: 0,
+            images: images.into_iter().map(AssignedImage::present).collect(),
+        }
+    }
+
     /// Folds caches into what one node should hold.
     ///
     /// An image that several caches want is there once, with the secrets of all of them; `Always`
