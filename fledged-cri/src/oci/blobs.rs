@@ -7,6 +7,7 @@ use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
 use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio_util::task::TaskTracker;
 
 use super::ingest::ingest;
 use super::layout::Layout;
@@ -43,7 +44,8 @@ impl Flights {
 
 /// Makes sure that a blob is there; fetches it unless somebody else does or did.
 ///
-/// The blob must be pinned, and `meter` expect its bytes.
+/// The blob must be pinned, and `meter` expect its bytes. Writing runs on `threads`, which may be
+/// waited for when this future was dropped.
 pub(crate) async fn fetch(
     layout: &Layout,
     flights: &Flights,
@@ -51,6 +53,7 @@ pub(crate) async fn fetch(
     blob: &Blob,
     meter: &Meter,
     writer: &Arc<Writer>,
+    threads: &TaskTracker,
 ) -> Result<(), Failure> {
     let _flight = flights.board(&blob.digest).await;
     if layout.has(&blob.digest, blob.size)? {
@@ -72,7 +75,7 @@ pub(crate) async fn fetch(
     let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
     let ingesting = {
         let (layout, blob, writer) = (layout.clone(), blob.clone(), Arc::clone(writer));
-        tokio::task::spawn_blocking(move || ingest(&layout, &blob, receiver, writer))
+        threads.spawn_blocking(move || ingest(&layout, &blob, receiver, writer))
     };
     let mut broken = None;
     loop {

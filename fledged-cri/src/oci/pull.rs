@@ -9,6 +9,7 @@ use fledged_core::model::{Digest, ImageRef};
 use fledged_core::ports::{PullRequest, RuntimeImage};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use super::blobs::fetch;
 use super::collect::collect;
@@ -31,6 +32,7 @@ struct Pull {
     pins: PinSet,
     writer: Arc<Writer>,
     slots: Semaphore,
+    threads: TaskTracker,
 }
 
 /// Pulls one image. Dropping the future leaves the layout valid, and finished blobs for the next
@@ -42,6 +44,7 @@ pub(crate) async fn pull(inner: Arc<Inner>, request: PullRequest) -> Result<Runt
         meter: Meter::new(request.progress),
         pins: inner.pins.hold(),
         slots: Semaphore::new(inner.parallel_layers.get()),
+        threads: TaskTracker::new(),
         image: request.image,
         inner,
         writer,
@@ -150,6 +153,8 @@ impl Pull {
             if let Err(failure) = ended {
                 // Waits, so that nothing of this pull is at work any more when it has failed.
                 downloads.shutdown().await;
+                self.threads.close();
+                self.threads.wait().await;
                 return Err(failure);
             }
         }
@@ -175,6 +180,7 @@ impl Pull {
             blob,
             &self.meter,
             &self.writer,
+            &self.threads,
         )
         .await
     }

@@ -1,7 +1,7 @@
 //! The way to all registries: one HTTP client, and which registries speak plain HTTP.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
@@ -40,12 +40,17 @@ impl Default for RegistryOptions {
 /// Access to registries. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    pub(crate) http: reqwest::Client,
+    http: reqwest::Client,
+    /// For this machine; made when it is first needed.
+    direct: Arc<OnceLock<reqwest::Client>>,
     options: Arc<RegistryOptions>,
 }
 
 impl Registry {
     /// Access with those options. Needs no registry to be up.
+    ///
+    /// The proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name are used, except for
+    /// registries on the loopback interface, as in containerd and Docker.
     ///
     /// # Errors
     ///
@@ -53,19 +58,27 @@ impl Registry {
     /// read.
     pub fn new(options: RegistryOptions) -> Result<Self, Failure> {
         ensure_tls_provider();
-        let http = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(options.connect_timeout)
-            .read_timeout(options.read_timeout)
-            .build()
-            .map_err(|error| {
-                let mut failure = super::failure::of_transport("cannot set up HTTPS", error);
-                failure.reason = Reason::RuntimeUnsupported;
-                failure
-            })?;
+        let http = builder(&options).build().map_err(|error| {
+            let mut failure = super::failure::of_transport("cannot set up HTTPS", error);
+            failure.reason = Reason::RuntimeUnsupported;
+            failure
+        })?;
         Ok(Self {
             http,
+            direct: Arc::default(),
             options: Arc::new(options),
+        })
+    }
+
+    /// The client to reach that `host[:port]` with.
+    pub(crate) fn http(&self, host: &str) -> &reqwest::Client {
+        if !is_loopback(host) {
+            return &self.http;
+        }
+        self.direct.get_or_init(|| {
+            // What worked once with the same certificates works again.
+            let direct = builder(&self.options).no_proxy().build();
+            direct.unwrap_or_else(|_| self.http.clone())
         })
     }
 
@@ -94,9 +107,19 @@ impl Registry {
             connect_timeout: Some(self.options.connect_timeout),
             read_timeout: Some(self.options.read_timeout),
             user_agent: USER_AGENT,
+            // The client has no switch for "no proxy"; one that is used for no host is the same.
+            http_proxy: is_loopback(host).then(|| "http://localhost".to_owned()),
+            no_proxy: is_loopback(host).then(|| "*,0.0.0.0/0,::/0".to_owned()),
             ..ClientConfig::default()
         }
     }
+}
+
+fn builder(options: &RegistryOptions) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(options.connect_timeout)
+        .read_timeout(options.read_timeout)
 }
 
 /// Whether a registry is on this machine, by its name alone, as containerd and Docker decide it.

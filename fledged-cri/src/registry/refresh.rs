@@ -52,9 +52,10 @@ pub(crate) async fn access_token(
             &format!("repository:{}:pull", reference.repository()),
         )
         .append_pair("refresh_token", identity.expose_secret());
+    let host = realm.host_str().unwrap_or_default();
     let mut response = registry
-        .http
-        .post(realm)
+        .http(host)
+        .post(realm.clone())
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(form.query().unwrap_or_default().to_owned())
         .send()

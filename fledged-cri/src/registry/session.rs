@@ -187,7 +187,7 @@ impl Session {
             if !(url.starts_with("https://") || url.starts_with("http://")) {
                 continue;
             }
-            match self.registry.http.get(url).send().await {
+            match self.registry.http("").get(url).send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => {
                     tracing::debug!(digest = %blob.digest, status = %response.status(), "foreign layer refused");
@@ -284,7 +284,7 @@ impl Session {
     ) -> Result<Response, Failure> {
         let mut request = self
             .registry
-            .http
+            .http(self.reference.resolve_registry())
             .request(method, url)
             .header(ACCEPT, accept_for(url));
         if let Some(value) = authorization {

@@ -12,3 +12,4 @@ mod presence;
 mod pull;
 mod readers;
 mod support;
+mod writer;

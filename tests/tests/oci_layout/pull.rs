@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 
 use crate::support::{auth, blobs_read, image, open, pull, skopeo};
+use crate::writer::start_writer;
 
 #[tokio::test]
 async fn pulls_by_tag_by_digest_and_without_either() {
@@ -154,4 +155,20 @@ async fn progress_adds_up_to_what_was_fetched() {
         "{last:?}"
     );
     assert!(seen.windows(2).all(|w| w[0].done <= w[1].done), "{seen:?}");
+}
+
+#[tokio::test]
+async fn no_proxy_is_asked_for_a_registry_on_this_machine() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start();
+    let pushed = ImageBuilder::new().push(&registry, "app", "1");
+    let folder = TempDir::new().unwrap();
+    // Port 9 discards: whoever asks this proxy gets no answer.
+    let proxy = [("http_proxy", "http://127.0.0.1:9"), ("no_proxy", "")];
+    let mut child = start_writer(folder.path(), &[pushed], &proxy);
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(blobs_read(&registry).len(), 2);
 }
