@@ -12,13 +12,13 @@ use std::path::PathBuf;
 /// mistake there and never a silent gap.
 #[must_use]
 pub fn require(programs: &[&str]) -> bool {
-    let Some(problem) = programs.iter().find_map(|program| problem_with(program)) else {
-        return true;
-    };
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "{problem}, and CI=true wants every test to run"
-    );
+    let problem = programs.iter().find_map(|program| problem_with(program));
+    may_run(problem, std::env::var("CI").as_deref() == Ok("true"))
+}
+
+fn may_run(problem: Option<String>, ci: bool) -> bool {
+    let Some(problem) = problem else { return true };
+    assert!(!ci, "{problem}, and CI=true wants every test to run");
     println!("skipped: {problem}");
     false
 }
@@ -55,5 +55,17 @@ mod tests {
             Some("no-such-program-anywhere is not installed")
         );
         assert_eq!(problem_with("sh"), None);
+    }
+
+    #[test]
+    fn a_missing_program_skips_at_home() {
+        assert!(may_run(None, true));
+        assert!(!may_run(Some("x is not installed".to_owned()), false));
+    }
+
+    #[test]
+    #[should_panic(expected = "x is not installed, and CI=true")]
+    fn a_missing_program_fails_in_ci() {
+        may_run(Some("x is not installed".to_owned()), true);
     }
 }

@@ -26,6 +26,9 @@ use super::{disk, failure};
 ///
 /// Nothing is connected until the first call, and an Engine that went away is found again once it
 /// is back. Pulls tell their progress; dropping a pull makes the Engine abandon it.
+///
+/// A removal takes one name, with one exception that is the Engine's own: the last tag of a
+/// repository takes the digest references of that repository along.
 #[derive(Debug)]
 pub struct DockerRuntime {
     connection: Connection,

@@ -49,6 +49,28 @@ async fn a_removal_takes_one_name_and_with_the_last_one_the_image() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_tag_of_a_repository_takes_its_digest_along() {
+    if !parts() {
+        return;
+    }
+    let registry = Registry::start();
+    let engine = Dockerd::start();
+    let runtime = DockerRuntime::new(engine.socket());
+    let built = ImageBuilder::new().build();
+    let app = built.push(&registry, "app", "1");
+    let other = built.push(&registry, "other", "1");
+    for text in [&app.reference, &app.by_digest(), &other.reference] {
+        pull(&runtime, text).await.unwrap();
+    }
+    assert_eq!(runtime.remove(&app.image()).await, Ok(Removal::Removed));
+    // The Engine's own rule; the other repository keeps the image and its own digest.
+    let digest = image(&app.by_digest());
+    assert_eq!(runtime.lookup(&digest).await, Ok(None));
+    let left = runtime.lookup(&other.image()).await.unwrap().unwrap();
+    assert_eq!(left.references, [other.image(), image(&other.by_digest())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_a_container_uses_stays() {
     if !parts() {
         return;
