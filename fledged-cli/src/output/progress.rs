@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fledged_core::driver::NodeObserver;
 use fledged_core::error::{Failure, Reason};
@@ -13,6 +13,9 @@ use jiff::Timestamp;
 use super::Terminal;
 use super::bars::Bars;
 use super::outcome::took;
+
+/// How often it is said that the runtime still fails: enough to notice, too little to fill a log.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Shows a node's images on the way to where they belong.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ struct State {
     bars: Option<Bars>,
     total: usize,
     phases: BTreeMap<ImageRef, ImagePhase>,
-    failing: Option<Reason>,
+    /// What was last said of a runtime that fails, and when.
+    failing: Option<(Reason, Instant)>,
 }
 
 impl LiveProgress {
@@ -106,15 +110,20 @@ impl NodeObserver for LiveProgress {
     }
 
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
-        let before = self.state().failing.replace(failure.reason);
-        if before == Some(failure.reason) {
+        let mut state = self.state();
+        let said = state
+            .failing
+            .is_some_and(|(reason, at)| reason == failure.reason && at.elapsed() < SAID_AGAIN);
+        if said {
             tracing::debug!(operation, %failure, "still failing");
-        } else {
-            self.terminal.warn(format_args!(
-                "the runtime's {operation} can't be read, trying again: {}: {failure}",
-                failure.reason
-            ));
+            return;
         }
+        state.failing = Some((failure.reason, Instant::now()));
+        drop(state);
+        self.terminal.warn(format_args!(
+            "the runtime's {operation} can't be read, trying again: {}: {failure}",
+            failure.reason
+        ));
     }
 }
 
@@ -126,6 +135,10 @@ fn line(report: &ImageReport, before: Option<ImagePhase>, now: Timestamp) -> Opt
         (Some(reason), None) => reason.to_string(),
         (None, Some(message)) => message.clone(),
         (None, None) => "no reason given".to_owned(),
+    };
+    let next = || {
+        let next = report.next_attempt_at?;
+        Duration::try_from(next.duration_since(now)).ok()
     };
     match report.phase {
         ImagePhase::Cached if report.attempts > 0 => {
@@ -141,26 +154,29 @@ fn line(report: &ImageReport, before: Option<ImagePhase>, now: Timestamp) -> Opt
                 format!("pulled {image} ({})", details.join(", "))
             })
         }
-        ImagePhase::BackingOff => {
-            let delay = report
-                .next_attempt_at
-                .and_then(|next| Duration::try_from(next.duration_since(now)).ok());
-            Some(match delay {
-                Some(delay) => format!(
-                    "retrying {image} in {:.1} s: {}",
-                    delay.as_secs_f64(),
-                    why()
-                ),
-                None => format!("retrying {image}: {}", why()),
-            })
-        }
+        ImagePhase::BackingOff => Some(match next() {
+            Some(delay) => format!(
+                "retrying {image} in {:.1} s: {}",
+                delay.as_secs_f64(),
+                why()
+            ),
+            None => format!("retrying {image}: {}", why()),
+        }),
         ImagePhase::Failed => Some(format!("failed {image}: {}", why())),
-        ImagePhase::Removed => Some(format!("removed {image}")),
+        // What was not there has no attempt.
+        ImagePhase::Removed if report.attempts > 0 => Some(format!("removed {image}")),
         ImagePhase::InUse => Some(format!("kept {image}: {}", why())),
         ImagePhase::Pending | ImagePhase::Pulling if before == Some(ImagePhase::Cached) => {
             // One that is pulled again because it may have moved is still there, with its size.
-            (report.reason == Some(Reason::Evicted) || report.size.is_none())
-                .then(|| format!("lost {image}: it is gone from the runtime, pulling it again"))
+            (report.reason == Some(Reason::Evicted) || report.size.is_none()).then(|| {
+                let when = next()
+                    .filter(|delay| *delay > Duration::from_secs(1))
+                    .map(|delay| format!(" in {} s", delay.as_secs()));
+                format!(
+                    "lost {image}: it is gone from the runtime, pulling it again{}",
+                    when.unwrap_or_default()
+                )
+            })
         }
         _ => None,
     }
@@ -227,5 +243,10 @@ mod tests {
         assert!(text.is_some_and(|t| t.starts_with("lost app:v1")));
         again.size = Some(ByteSize::new(1));
         assert_eq!(line(&again, Some(ImagePhase::Cached), now()), None);
+        let mut later = report(ImagePhase::Pending);
+        later.reason = Some(Reason::Evicted);
+        later.next_attempt_at = Some("2026-01-01T00:01:00Z".parse().unwrap());
+        let text = line(&later, Some(ImagePhase::Cached), now());
+        assert!(text.is_some_and(|t| t.ends_with("pulling it again in 60 s")));
     }
 }
