@@ -146,7 +146,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub pull: PullArgs,
     /// How often to look whether an image got lost.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = a_second_or_more)]
     pub inventory_interval: Duration,
     /// How often to pull again what moves: no tag, :latest, imagePullPolicy Always; 0s disables.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
@@ -247,7 +247,7 @@ pub struct PullArgs {
     #[arg(long, value_name = "N", default_value = "3")]
     pub max_parallel_pulls: NonZeroUsize,
     /// Longest one image may take, counted from the start of its first attempt.
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = positive)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
     pub deadline: Duration,
     /// Policy of entries that name none; Always also pulls what is there.
     #[arg(
@@ -307,6 +307,15 @@ fn positive(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("it must be longer than nothing, 5m for instance".to_owned()),
         duration => Ok(duration),
     }
+}
+
+/// The warmer itself takes whatever is shorter for a second; that is better said than done.
+fn a_second_or_more(text: &str) -> Result<Duration, String> {
+    let duration = any_duration(text)?;
+    if duration < Duration::from_secs(1) {
+        return Err("it must be at least 1s".to_owned());
+    }
+    Ok(duration)
 }
 
 fn node_name(text: &str) -> Result<NodeName, String> {
@@ -369,6 +378,8 @@ mod tests {
     #[test]
     fn a_deadline_of_nothing_is_refused() {
         assert!(positive("0s").is_err());
+        assert!(a_second_or_more("999ms").is_err());
+        assert_eq!(a_second_or_more("1s"), Ok(Duration::from_secs(1)));
         assert_eq!(positive("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(any_duration("0s"), Ok(Duration::ZERO));
     }

@@ -8,6 +8,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::{Stage, fledged, fledged_with_stdin, manifest};
 
@@ -347,4 +349,32 @@ fn check_fails_for_what_can_not_be_pulled() {
     ])
     .expect_code(1);
     assert_eq!(run.json()["images"][0]["reason"], json!("PlatformNotFound"));
+}
+
+#[test]
+fn a_pull_that_outlives_its_deadline_fails() {
+    // Minutes for any of its images.
+    let stage = Stage::paced(Duration::from_secs(1));
+    let file = stage.write("images.yaml", &manifest(&stage.images[..1]));
+    let store = stage.store();
+    let run = fledged(&[
+        "node",
+        "apply",
+        "-f",
+        &file,
+        "--runtime",
+        &store,
+        "--platform",
+        "linux/amd64",
+        "--deadline",
+        "1s",
+        "-o",
+        "json",
+    ])
+    .expect_code(1);
+    let image = &run.json()["images"][0];
+    assert_eq!(image["phase"], json!("Failed"));
+    assert_eq!(image["reason"], json!("DeadlineExceeded"));
+    assert!(image["seconds"].as_f64().unwrap() >= 1.0);
+    assert_eq!(stage.held(), Vec::<String>::new());
 }

@@ -27,7 +27,7 @@ fn run(stage: &Stage, file: &str) -> Staying {
             "--platform",
             "linux/amd64",
             "--inventory-interval",
-            "500ms",
+            "1s",
         ],
         stage.folder.path().join("stderr"),
     )

@@ -54,7 +54,7 @@ fn bad_arguments_end_with_2_and_name_the_value() {
         ),
         (
             vec!["node", "apply", "-f", &file, "--deadline", "0s"],
-            vec!["longer than nothing"],
+            vec!["at least 1s"],
         ),
         (
             vec!["node", "apply", "-f", &file, "--max-parallel-pulls", "0"],

@@ -43,6 +43,7 @@ pub struct Traffic {
 #[derive(Debug)]
 struct Shared {
     content: DemoContent,
+    pause: Duration,
     requests: AtomicU64,
     bytes: AtomicU64,
 }
@@ -62,10 +63,20 @@ impl DemoRegistry {
     ///
     /// The operating system's own, when no port can be had.
     pub async fn start(content: DemoContent) -> io::Result<Self> {
+        Self::paced(content, PAUSE).await
+    }
+
+    /// As [`start`](Self::start), with that pause after every 64 KiB sent on a connection.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's own, when no port can be had.
+    pub async fn paced(content: DemoContent, pause: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             content,
+            pause,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
@@ -198,7 +209,7 @@ fn paced(shared: Arc<Shared>, rest: Bytes) -> Body {
             return None;
         }
         let chunk = rest.split_to(CHUNK.min(rest.len()));
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(shared.pause).await;
         let sent = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         shared.bytes.fetch_add(sent, Ordering::Relaxed);
         Some((Ok(Frame::data(chunk)), (shared, rest)))

@@ -25,8 +25,8 @@ use crate::output::{LiveProgress, Outcome, Terminal, pluralised};
 use crate::session::{Session, SessionError};
 use crate::signals::Shutdown;
 
-/// How often the demo looks whether an image got lost.
-const INVENTORY_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the demo looks whether an image got lost: as often as the warmer does at most.
+const INVENTORY_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest an act may take; on a slow machine one takes seconds.
 const ACT_MAX: Duration = Duration::from_secs(60);
 

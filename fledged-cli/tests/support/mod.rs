@@ -115,13 +115,20 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
+        Self::paced(Duration::from_millis(5))
+    }
+
+    /// With a registry that pauses that long after every 64 KiB.
+    pub(crate) fn paced(pause: Duration) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
         let (images, content) = generate("linux", "amd64");
-        let registry = runtime.block_on(DemoRegistry::start(content)).unwrap();
+        let registry = runtime
+            .block_on(DemoRegistry::paced(content, pause))
+            .unwrap();
         let images = images
             .iter()
             .map(|image| format!("{}/{}:{}", registry.host(), image.repository, image.tag))
