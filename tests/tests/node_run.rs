@@ -15,7 +15,7 @@ use fledged_tests::{
 
 fn run(manifest: &ManifestFile, containerd: &Containerd) -> Running {
     Fledged::new()
-        .args(["node", "run", "--inventory-interval", "500ms", "--runtime"])
+        .args(["node", "run", "--inventory-interval", "1s", "--runtime"])
         .arg(containerd.uri())
         .arg("-f")
         .arg(manifest.path())
