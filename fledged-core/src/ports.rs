@@ -103,11 +103,34 @@ pub struct RuntimeInfo {
 
 /// What a removal by reference takes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RemovalScope {
     /// Only that name; the content stays while another name holds it.
     Reference,
+    /// That name, and with the last tag of a repository the repository's digest references to the
+    /// image too (Docker Engine).
+    ReferenceAndDigests,
     /// The image with every name it has (CRI's `RemoveImage`).
     Image,
+}
+
+impl RemovalScope {
+    /// The other names of `image` that go when `target` is removed from it.
+    pub fn takes_along<'a>(
+        self,
+        target: &'a ImageRef,
+        image: &'a RuntimeImage,
+    ) -> impl Iterator<Item = &'a ImageRef> {
+        let others = move || image.references.iter().filter(move |name| *name != target);
+        let neighbours = move || others().filter(move |name| name.name() == target.name());
+        let last_tag =
+            target.digest().is_none() && neighbours().all(|name| name.digest().is_some());
+        others().filter(move |name| match self {
+            Self::Reference => false,
+            Self::ReferenceAndDigests => last_tag && name.name() == target.name(),
+            Self::Image => true,
+        })
+    }
 }
 
 /// One image that a runtime holds.

@@ -60,19 +60,21 @@ struct Scenario {
     steps: Vec<(u64, Step)>,
     last: Vec<Wish>,
     parallelism: usize,
-    whole_images: bool,
+    removal: RemovalScope,
     chance: f64,
     bandwidth: u64,
 }
 
 fn reference(name: usize) -> ImageRef {
-    // Two registries, so that a hold on one can be told from a hold on the other.
-    let host = if name.is_multiple_of(2) {
-        "a.example"
-    } else {
-        "b.example"
+    // Two registries, so that a hold on one can be told from a hold on the other; each repository by
+    // a tag and by a digest, because some runtimes take the one away with the other.
+    let (repository, by_digest) = (name / 2, name % 2 == 1);
+    let host = if repository % 2 == 0 { "a" } else { "b" };
+    let text = match by_digest {
+        true => format!("{host}.example/app{repository}@sha256:{name:064x}"),
+        false => format!("{host}.example/app{repository}:1"),
     };
-    format!("{host}/app{name}:1").parse().unwrap()
+    text.parse().unwrap()
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
@@ -96,6 +98,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn removal() -> impl Strategy<Value = RemovalScope> {
+    prop_oneof![
+        Just(RemovalScope::Reference),
+        Just(RemovalScope::ReferenceAndDigests),
+        Just(RemovalScope::Image),
+    ]
+}
+
 fn scenario() -> impl Strategy<Value = Scenario> {
     let name = (
         0..5u8,
@@ -115,12 +125,12 @@ fn scenario() -> impl Strategy<Value = Scenario> {
         prop::collection::vec((0..TROUBLE.as_secs(), step()), 0..12),
         prop::collection::vec(wish(), 0..NAMES),
         1..5usize,
-        any::<bool>(),
+        removal(),
         0.0..0.9f64,
         1_000_000..100_000_000u64,
     )
         .prop_map(
-            |(seed, names, mut steps, last, parallelism, whole_images, chance, bandwidth)| {
+            |(seed, names, mut steps, last, parallelism, removal, chance, bandwidth)| {
                 steps.sort_by_key(|(at, _)| *at);
                 Scenario {
                     seed,
@@ -128,7 +138,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
                     steps,
                     last,
                     parallelism,
-                    whole_images,
+                    removal,
                     chance,
                     bandwidth,
                 }
@@ -216,14 +226,9 @@ fn play(scenario: &Scenario) -> Outcome {
         ];
         registry.push(reference(index), SimImage::new(&id, &layers));
     }
-    let scope = if scenario.whole_images {
-        RemovalScope::Image
-    } else {
-        RemovalScope::Reference
-    };
     let runtime = SimRuntime::new(clock.clone(), registry, scenario.seed)
         .with_bandwidth(scenario.bandwidth)
-        .with_removal(scope)
+        .with_removal(scenario.removal)
         .with_faults(faults(scenario.chance));
     for (index, name) in scenario.names.iter().enumerate() {
         let image = reference(index);
@@ -373,7 +378,12 @@ proptest! {
         for entry in &outcome.trace {
             if let TraceEvent::Removed(_, gone) = &entry.event {
                 for image in gone {
-                    prop_assert!(named.contains(image), "{image} was removed, but nobody asked for it");
+                    // A digest comes and goes with its tag.
+                    let came_along = |tag: &ImageRef| image.digest().is_some() && tag.name() == image.name();
+                    prop_assert!(
+                        named.contains(image) || named.iter().any(came_along),
+                        "{image} was removed, but nobody asked for it"
+                    );
                 }
             }
         }

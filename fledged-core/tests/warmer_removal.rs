@@ -322,3 +322,31 @@ fn a_new_revision_does_not_trust_a_reading_that_was_not_asked_for_users() {
     assert_eq!(rig.read(used).removals(), NONE);
     assert_eq!(rig.phase("a"), ImagePhase::InUse);
 }
+
+#[test]
+fn the_last_tag_is_kept_where_its_wanted_digest_would_go_with_it() {
+    let digest = format!("registry.example/app@sha256:{:064x}", 1);
+    let names: [&str; 3] = [
+        "registry.example/app:1",
+        &digest,
+        "registry.example/other:1",
+    ];
+    let images = vec![mk_absent(names[0]), mk_present(&digest)];
+    let docker = |names: &[&str]| {
+        mk_used(
+            vec![mk_image(names)],
+            &[],
+            RemovalScope::ReferenceAndDigests,
+        )
+    };
+    let (rig, asked) = rig_with(images.clone(), docker(&names));
+    assert_eq!(asked.removals(), NONE);
+    assert_eq!(rig.report(names[0]).reason, Some(Reason::SharedImage));
+
+    // With another tag of the repository left, the digest stays.
+    let (_, asked) = rig_with(
+        images,
+        docker(&[names[0], &digest, "registry.example/app:2"]),
+    );
+    assert_eq!(asked.removals(), [names[0]]);
+}

@@ -93,6 +93,8 @@ impl Backoff {
             ErrorClass::Throttled => &self.throttled,
             _ => &self.transient,
         };
+        // A delay that the registry names replaces our own guess at one.
+        let schedule = failure.retry_after.map_or(schedule, |_| &self.transient);
         self.honour(failure, schedule.delay(attempts), rng)
     }
 

@@ -22,7 +22,7 @@ impl Warmer {
 
     pub(super) fn start_pulls(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
         self.block_held(now);
-        if self.removes_whole_images() && self.removal_due(now) {
+        if self.removes_more_than_names() && self.removal_due(now) {
             return;
         }
         for _ in 0..self.free_slots() {

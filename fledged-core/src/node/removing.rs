@@ -24,7 +24,7 @@ impl Warmer {
         let obstacle = found.and_then(|found| {
             let wanted = |r: &ImageRef| self.entries.get(r).is_some_and(Entry::wants_present);
             let doomed = |r: &ImageRef| self.entries.get(r).is_some_and(|e| !e.wants_present());
-            obstacle(inventory, found, wanted, doomed)
+            obstacle(inventory, image, found, wanted, doomed)
         });
         let Some(entry) = self.entries.get_mut(image) else {
             return;
@@ -62,13 +62,13 @@ impl Warmer {
     /// Starts the next removal.
     ///
     /// They go one at a time: they are quick, and each changes what the next may take. A runtime
-    /// that removes an image with all its names could take away one that a pull has just added, so
-    /// there removals wait for pulls under way, and for a reading that knows what those brought.
+    /// that takes other names along could take away one that a pull has just added, so there
+    /// removals wait for pulls under way, and for a reading that knows what those brought.
     pub(super) fn start_removals(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
         if self.removal.is_some() || !self.removal_due(now) {
             return;
         }
-        if self.removes_whole_images() {
+        if self.removes_more_than_names() {
             if !self.pulls.is_empty() {
                 return;
             }
@@ -118,11 +118,11 @@ impl Warmer {
         }
     }
 
-    /// Whether the runtime removes an image with every name it has.
-    pub(super) fn removes_whole_images(&self) -> bool {
+    /// Whether the runtime may take other names of an image away with the one to be removed.
+    pub(super) fn removes_more_than_names(&self) -> bool {
         self.inventory
             .as_ref()
-            .is_some_and(|i| i.removal() == RemovalScope::Image)
+            .is_some_and(|i| i.removal() != RemovalScope::Reference)
     }
 
     /// Whether a removal is under way or could be started now.
@@ -170,18 +170,17 @@ impl Warmer {
         }
     }
 
-    /// A runtime that removes whole images took every name away. One of them may have been assigned
-    /// while it did, and found present.
+    /// Other names may have gone with it. One of them may have been assigned while it was removed,
+    /// and found present.
     fn reconsider_namesakes(&mut self, image: &ImageRef, now: Timestamp) {
-        let whole = self
-            .inventory
-            .as_ref()
-            .filter(|i| i.removal() == RemovalScope::Image);
-        let Some(gone) = whole.and_then(|i| i.find(image)) else {
+        let Some(inventory) = &self.inventory else {
+            return;
+        };
+        let Some(found) = inventory.find(image) else {
             return;
         };
         let mut unknown = false;
-        for name in gone.references.iter().filter(|name| *name != image) {
+        for name in inventory.removal().takes_along(image, found) {
             if let Some(entry) = self.entries.get_mut(name)
                 && entry.wants_present()
             {

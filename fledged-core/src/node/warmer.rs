@@ -136,7 +136,7 @@ impl Warmer {
             .map(|e| after(e.waiting_since, e.spec.deadline));
         let full = self.free_slots() == 0;
         let removing = self.removal.is_some();
-        let exclusive = self.removes_whole_images();
+        let exclusive = self.removes_more_than_names();
         let removals_first = exclusive && self.polled_at.is_some_and(|at| self.removal_due(at));
         let waits_for_event = |e: &Entry| {
             if e.wants_present() {

@@ -262,17 +262,7 @@ fn store(
         pinned: false,
     });
     stored.references.insert(reference.clone());
-    described(&id, stored)
-}
-
-fn described(id: &ImageId, stored: &Stored) -> RuntimeImage {
-    RuntimeImage {
-        id: id.clone(),
-        references: stored.references.iter().cloned().collect(),
-        digest: None,
-        size: stored.layers.iter().map(|(_, size)| *size).sum(),
-        pinned: stored.pinned,
-    }
+    stored.described(&id)
 }
 
 /// Counts a pull while it is under way, also when it is dropped.
@@ -309,7 +299,7 @@ impl ImageRuntime for SimRuntime {
         Ok(state
             .images
             .iter()
-            .map(|(id, stored)| described(id, stored))
+            .map(|(id, stored)| stored.described(id))
             .collect())
     }
 
@@ -323,7 +313,7 @@ impl ImageRuntime for SimRuntime {
         Ok(self
             .state()
             .find(image)
-            .map(|(id, stored)| described(id, stored)))
+            .map(|(id, stored)| stored.described(id)))
     }
 
     async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {

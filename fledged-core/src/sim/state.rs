@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Faults, SimRegistry};
 use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
-use crate::ports::{ImageId, RemovalScope};
+use crate::ports::{ImageId, RemovalScope, RuntimeImage};
 
 /// Something that happened to a simulated runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,18 @@ pub(super) struct Stored {
     pub(super) references: BTreeSet<ImageRef>,
     pub(super) layers: Vec<(String, ByteSize)>,
     pub(super) pinned: bool,
+}
+
+impl Stored {
+    pub(super) fn described(&self, id: &ImageId) -> RuntimeImage {
+        RuntimeImage {
+            id: id.clone(),
+            references: self.references.iter().cloned().collect(),
+            digest: None,
+            size: self.layers.iter().map(|(_, size)| *size).sum(),
+            pinned: self.pinned,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -88,10 +100,12 @@ impl State {
         let Some(stored) = self.images.get_mut(&id) else {
             return Vec::new();
         };
-        let gone: Vec<ImageRef> = match scope {
-            RemovalScope::Image => std::mem::take(&mut stored.references).into_iter().collect(),
-            RemovalScope::Reference => stored.references.take(image).into_iter().collect(),
-        };
+        let mut gone: Vec<ImageRef> = scope
+            .takes_along(image, &stored.described(&id))
+            .cloned()
+            .collect();
+        gone.push(image.clone());
+        stored.references.retain(|name| !gone.contains(name));
         if stored.references.is_empty() {
             self.images.remove(&id);
             self.collect_layers();

@@ -177,7 +177,7 @@ impl ImageRuntime for DockerRuntime {
             name: "docker".to_owned(),
             version: version.version.unwrap_or_default(),
             api_version: client.client_version().to_string(),
-            removal: RemovalScope::Reference,
+            removal: RemovalScope::ReferenceAndDigests,
         })
     }
 

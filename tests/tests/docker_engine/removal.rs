@@ -19,7 +19,7 @@ async fn a_removal_takes_one_name_and_with_the_last_one_the_image() {
     let runtime = DockerRuntime::new(engine.socket());
     assert_eq!(
         runtime.info().await.unwrap().removal,
-        RemovalScope::Reference
+        RemovalScope::ReferenceAndDigests
     );
     let built = ImageBuilder::new().random_layer("data", 1, 50_000).build();
     let one = built.push(&registry, "app", "1");
