@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fledged_core::model::{Digest, ImageRef};
+use oci_spec::distribution::Reference;
 use proptest::prelude::*;
 
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -236,10 +237,10 @@ fn malformed_references_are_explained() {
         ("nginx:1:2", "does not follow"),
         (":1", "does not follow"),
         ("@", "does not follow"),
-        ("nginx@", "does not follow"),
-        ("nginx@sha256", "does not follow"),
-        ("nginx@sha256:abc", "does not follow"),
-        (&format!("nginx@{HEX}"), "does not follow"),
+        ("nginx@", "digest"),
+        ("nginx@sha256", "digest"),
+        ("nginx@sha256:abc", "digest"),
+        (&format!("nginx@{HEX}"), "digest"),
         (&format!("@sha256:{HEX}"), "does not follow"),
         (&format!("nginx@sha256:{}", &HEX[1..]), "digest"),
         (&format!("nginx@sha256:{HEX}0"), "digest"),
@@ -249,7 +250,7 @@ fn malformed_references_are_explained() {
             &format!("nginx@sha256:{}", HEX.to_uppercase()),
             "lower-case hexadecimal",
         ),
-        (&format!("nginx@sha256:{}z", &HEX[1..]), "does not follow"),
+        (&format!("nginx@sha256:{}z", &HEX[1..]), "digest"),
         (HEX, "image ID"),
         (&long_tag, "129"),
         (&long_name, "255"),
@@ -342,6 +343,11 @@ fn nearly() -> impl Strategy<Value = String> {
         })
 }
 
+/// Text of the grammar's own characters, rich in separators.
+fn component_like() -> impl Strategy<Value = String> {
+    "[a-c1A._-]{1,6}([/:.][a-c1A._-]{0,6}){0,3}"
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, ..ProptestConfig::default() })]
 
@@ -357,6 +363,35 @@ proptest! {
         prop_assert_eq!(again, Ok(image.clone()));
         prop_assert_eq!(image.to_string(), text);
         prop_assert!(image.tag().is_some() || image.digest().is_some());
+    }
+
+    #[test]
+    fn the_grammar_is_the_one_of_a_kept_parser(text in prop_oneof![nearly(), component_like()]) {
+        let ours = ImageRef::parse(&text);
+        match (ours, Reference::try_from(text.as_str())) {
+            (Ok(ours), theirs) => {
+                let Ok(theirs) = theirs else { return Err(TestCaseError::fail(format!("{text:?}"))) };
+                prop_assert_eq!(ours.registry(), theirs.registry());
+                prop_assert_eq!(ours.repository(), theirs.repository());
+                prop_assert_eq!(ours.tag().filter(|_| theirs.tag().is_some()), theirs.tag());
+                prop_assert_eq!(ours.digest().map(Digest::as_str), theirs.digest());
+            }
+            // Where it is laxer than the specification, we are not.
+            (Err(error), Ok(theirs)) => {
+                let upper = |text: &str| text.chars().any(|c| c.is_ascii_uppercase());
+                let odd_host = |c: char| !(c.is_ascii_alphanumeric() || ".:-".contains(c));
+                let stricter = !text.is_ascii()
+                    || upper(theirs.repository())
+                    || theirs.digest().is_some_and(upper)
+                    || theirs.registry().contains(odd_host)
+                    || theirs.registry().starts_with(['.', '-'])
+                    || theirs.registry().split(['.', ':']).any(|l| l.is_empty() || l.starts_with('-') || l.ends_with('-'))
+                    || error.problem().contains("port")
+                    || error.problem().contains("image ID");
+                prop_assert!(stricter, "{}", error);
+            }
+            (Err(_), Err(_)) => {}
+        }
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use oci_spec::distribution::{ParseError, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Digest;
 use super::digest::is_lower_hex;
+use super::grammar;
 
 /// Longest `registry/repository`, in bytes (the limit of the reference grammar in
 /// `distribution/reference`).
@@ -116,7 +116,6 @@ impl ImageRef {
                 ),
             ));
         }
-        // The parser's `\w` is Unicode-aware; the grammar is ASCII.
         if let Some(bad) = value.chars().find(|c| {
             !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@'))
         }) {
@@ -132,23 +131,12 @@ impl ImageRef {
                 format!("it contains {what} ({bad:?})"),
             ));
         }
-        let parsed = Reference::try_from(value)
-            .map_err(|e| ParseImageRefError::new(value, explain(value, &e)))?;
-        Self::from_reference(value, &parsed)
-    }
-
-    fn from_reference(value: &str, parsed: &Reference) -> Result<Self, ParseImageRefError> {
-        let fail = |problem: &str| Err(ParseImageRefError::new(value, problem));
-        let (registry, repository) = (parsed.registry(), parsed.repository());
-        if repository.chars().any(|c| c.is_ascii_uppercase()) {
-            return fail("the repository name must be lower case");
+        let parts = grammar::split(value).map_err(|e| ParseImageRefError::new(value, e))?;
+        // A bare 64-digit hexadecimal name is an image ID to every runtime, never a repository.
+        if is_lower_hex(value, 64) {
+            return fail("it is an image ID; name the repository");
         }
-        if let Some((_, port)) = registry.split_once(':')
-            && port.parse::<u16>().map_or(true, |p| p == 0)
-        {
-            return fail("the registry's port must be between 1 and 65535");
-        }
-        let name = format!("{registry}/{repository}");
+        let name = format!("{}/{}", parts.registry, parts.repository);
         if name.len() > NAME_MAX {
             return Err(ParseImageRefError::new(
                 value,
@@ -158,26 +146,23 @@ impl ImageRef {
                 ),
             ));
         }
-        let digest = match parsed.digest() {
-            Some(text) => Some(Digest::parse(text).map_err(|e| {
+        let digest =
+            parts.digest.map(Digest::parse).transpose().map_err(|e| {
                 ParseImageRefError::new(value, format!("its digest {}", e.problem()))
-            })?),
-            None => None,
+            })?;
+        let tag = match (parts.tag, &digest) {
+            (None, None) => Some("latest"),
+            (tag, _) => tag,
         };
-        // A bare 64-digit hexadecimal name is an image ID to every runtime, never a repository.
-        if is_lower_hex(value, 64) {
-            return fail("it is an image ID; name the repository");
-        }
-        let normalised = match (&digest, parsed.tag()) {
+        let normalised = match (&digest, tag) {
             (Some(digest), _) => format!("{name}@{digest}"),
-            (None, Some(tag)) => format!("{name}:{tag}"),
-            (None, None) => format!("{name}:latest"),
+            (None, tag) => format!("{name}:{}", tag.unwrap_or_default()),
         };
         Ok(Self(Arc::new(Parts {
             original: value.to_owned(),
-            registry_len: registry.len(),
+            registry_len: parts.registry.len(),
             name_len: name.len(),
-            tag: parsed.tag().map(str::to_owned),
+            tag: tag.map(str::to_owned),
             digest,
             normalised,
         })))
@@ -238,30 +223,6 @@ impl ImageRef {
     pub fn is_mutable(&self) -> bool {
         self.0.digest.is_none() && self.0.tag.as_deref().is_none_or(|tag| tag == "latest")
     }
-}
-
-/// Says more than the parser's own error where the input allows it.
-fn explain(value: &str, error: &ParseError) -> String {
-    if value.contains("://") {
-        return "it has a scheme; write the registry without one".to_owned();
-    }
-    if matches!(error, ParseError::ReferenceInvalidFormat) {
-        let last = value.rsplit('/').next().unwrap_or(value);
-        if let Some((_, tag)) = last.split('@').next().and_then(|part| part.split_once(':')) {
-            if tag.is_empty() {
-                return "the tag after \":\" is empty".to_owned();
-            }
-            if tag.len() > 128 {
-                return format!("its tag is {} characters long, the limit is 128", tag.len());
-            }
-        }
-        let name = value.split('@').next().unwrap_or(value);
-        if name.chars().any(|c| c.is_ascii_uppercase()) {
-            return "the repository name must be lower case".to_owned();
-        }
-        return "it does not follow [registry[:port]/]repository[:tag][@digest]".to_owned();
-    }
-    error.to_string()
 }
 
 impl FromStr for ImageRef {

@@ -5,6 +5,7 @@
 mod assignment;
 mod cache;
 mod digest;
+mod grammar;
 mod image;
 mod names;
 mod node;
