@@ -246,3 +246,64 @@ impl RuntimeError {
         self.failure().class()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_the_same_word_everywhere() {
+        for reason in [
+            Reason::Unauthorized,
+            Reason::CredentialsUnavailable,
+            Reason::ImageNotFound,
+            Reason::PlatformNotFound,
+            Reason::TooManyRequests,
+            Reason::RegistryError,
+            Reason::ConnectionFailed,
+            Reason::DeadlineExceeded,
+            Reason::DigestMismatch,
+            Reason::DiskFull,
+            Reason::InvalidReference,
+            Reason::InvalidImage,
+            Reason::RuntimeUnavailable,
+            Reason::RuntimeUnsupported,
+            Reason::InUse,
+            Reason::Pinned,
+            Reason::SharedImage,
+            Reason::Evicted,
+            Reason::Unknown,
+        ] {
+            assert_eq!(reason.to_string(), reason.as_str());
+            let wire = serde_json::to_value(reason).unwrap();
+            assert_eq!(wire, reason.as_str());
+            assert_eq!(serde_json::from_value::<Reason>(wire).unwrap(), reason);
+            assert!(reason.as_str().bytes().all(|b| b.is_ascii_alphabetic()));
+        }
+    }
+
+    #[test]
+    fn only_what_passes_by_itself_is_transient() {
+        assert!(Reason::ConnectionFailed.class().is_transient());
+        assert!(Reason::TooManyRequests.class().is_transient());
+        for reason in [
+            Reason::Unauthorized,
+            Reason::ImageNotFound,
+            Reason::DiskFull,
+            Reason::InvalidImage,
+            Reason::RuntimeUnsupported,
+        ] {
+            assert!(!reason.class().is_transient(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_operation_the_image_and_the_text() {
+        let image = ImageRef::parse("nginx:1").unwrap();
+        let failure = Failure::new(Reason::ImageNotFound, "manifest unknown");
+        let error = RuntimeError::Pull { image, failure };
+        assert_eq!(error.to_string(), "cannot pull nginx:1: manifest unknown");
+        assert_eq!(error.reason(), Reason::ImageNotFound);
+        assert_eq!(error.class(), ErrorClass::NotFound);
+    }
+}

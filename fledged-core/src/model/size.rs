@@ -81,3 +81,41 @@ impl fmt::Display for ByteSize {
         f.pad(&format!("{value:.1} {name}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_binary_units() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1, "1 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            // Never "1024.0": what rounds up to it is the next unit's one.
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (512 * 1024 * 1024, "512.0 MiB"),
+            (1 << 30, "1.0 GiB"),
+            (1 << 40, "1.0 TiB"),
+            (1 << 50, "1.0 PiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(ByteSize::new(bytes).to_string(), shown);
+        }
+        assert_eq!(format!("{:>9}|", ByteSize::new(1024)), "  1.0 KiB|");
+    }
+
+    #[test]
+    fn sizes_are_added_without_overflow() {
+        let most = ByteSize::new(u64::MAX);
+        assert_eq!(most + ByteSize::new(1), most);
+        assert_eq!(
+            [1, 2, 3].map(ByteSize::new).into_iter().sum::<ByteSize>(),
+            ByteSize::new(6)
+        );
+        assert_eq!(ByteSize::new(1).saturating_sub(most), ByteSize::ZERO);
+        assert_eq!(serde_json::to_string(&ByteSize::new(7)).unwrap(), "7");
+    }
+}

@@ -139,3 +139,119 @@ impl Backoff {
         Duration::try_from_secs_f64(delay.as_secs_f64() * factor).unwrap_or(delay)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+
+    fn mk_rng() -> fastrand::Rng {
+        fastrand::Rng::with_seed(7)
+    }
+
+    #[test]
+    fn a_schedule_doubles_up_to_its_cap() {
+        let schedule = Schedule::seconds(3, 20);
+        let delays = [0, 1, 2, 3, 4, 5, 40, u32::MAX].map(|n| schedule.delay(n).as_secs());
+        assert_eq!(delays, [3, 3, 6, 12, 20, 20, 20, 20]);
+    }
+
+    #[test]
+    fn no_schedule_is_too_long() {
+        let endless = Schedule {
+            base: Duration::MAX,
+            cap: Duration::MAX,
+        };
+        let backoff = Backoff {
+            round: endless,
+            ..Backoff::default()
+        };
+        let failure = Failure::new(Reason::RegistryError, "503");
+        let mut rng = mk_rng();
+        for _ in 0..100 {
+            let delay = backoff.between_rounds(&failure, u32::MAX, &mut rng);
+            assert!(delay >= Duration::from_secs(u64::MAX / 2));
+        }
+    }
+
+    #[test]
+    fn jitter_stays_within_its_share_and_uses_it() {
+        let backoff = Backoff::default();
+        let mut rng = mk_rng();
+        let mut seen = (f64::MAX, 0.0_f64);
+        for _ in 0..10_000 {
+            let delay = backoff
+                .spread(Duration::from_secs(100), &mut rng)
+                .as_secs_f64();
+            assert!((75.0..=125.0).contains(&delay), "{delay}");
+            seen = (seen.0.min(delay), seen.1.max(delay));
+        }
+        assert!(seen.0 < 76.0 && seen.1 > 124.0, "{seen:?}");
+    }
+
+    #[test]
+    fn an_odd_jitter_harms_nothing() {
+        for jitter in [f64::NAN, f64::INFINITY, -1.0, 7.0] {
+            let backoff = Backoff {
+                jitter,
+                ..Backoff::default()
+            };
+            let delay = backoff.spread(Duration::from_secs(100), &mut mk_rng());
+            assert!(delay <= Duration::from_secs(200), "{jitter}: {delay:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_other_side_asked_for_is_never_cut_short() {
+        let backoff = Backoff::default();
+        let mut rng = mk_rng();
+        let asked = Duration::from_secs(1_000);
+        let failure = Failure::new(Reason::TooManyRequests, "429").with_retry_after(Some(asked));
+        for attempt in 1..200 {
+            for delay in [
+                backoff.within_round(&failure, attempt, &mut rng),
+                backoff.between_rounds(&failure, attempt, &mut rng),
+            ] {
+                assert!(delay >= asked && delay <= asked.mul_f64(1.1), "{delay:?}");
+            }
+        }
+        // A short wish does not shorten what is due anyway.
+        let failure = failure.with_retry_after(Some(Duration::from_millis(1)));
+        let delay = backoff.within_round(&failure, 6, &mut rng);
+        assert!(delay >= Duration::from_secs(100), "{delay:?}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_delays() {
+        let delays = |seed| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            [1, 2, 3].map(|n| Backoff::default().spread(Duration::from_secs(n), &mut rng))
+        };
+        assert_eq!(delays(1), delays(1));
+        assert_ne!(delays(1), delays(2));
+    }
+
+    #[test]
+    fn every_class_has_its_schedule() {
+        let backoff = Backoff {
+            jitter: 0.0,
+            ..Backoff::default()
+        };
+        let first = |reason| {
+            let failure = Failure::new(reason, "");
+            let mut rng = mk_rng();
+            let within = backoff.within_round(&failure, 1, &mut rng).as_secs();
+            (
+                within,
+                backoff.between_rounds(&failure, 1, &mut rng).as_secs(),
+            )
+        };
+        assert_eq!(first(Reason::ConnectionFailed), (1, 30));
+        assert_eq!(first(Reason::TooManyRequests), (5, 30));
+        assert_eq!(first(Reason::Unauthorized).1, 60);
+        assert_eq!(first(Reason::ImageNotFound).1, 60);
+        assert_eq!(first(Reason::DiskFull).1, 60);
+        assert_eq!(first(Reason::InvalidImage).1, 300);
+        assert_eq!(first(Reason::RuntimeUnsupported).1, 300);
+    }
+}

@@ -59,3 +59,43 @@ impl Inventory {
         self.removal
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ByteSize;
+
+    fn mk_image(id: &str, names: &[&str]) -> RuntimeImage {
+        RuntimeImage {
+            id: ImageId(id.to_owned()),
+            references: names.iter().map(|n| ImageRef::parse(n).unwrap()).collect(),
+            digest: None,
+            size: ByteSize::ZERO,
+            pinned: false,
+        }
+    }
+
+    #[test]
+    fn images_are_found_by_every_name_in_any_words() {
+        let images = vec![
+            mk_image("1", &["nginx", "nginx:1"]),
+            mk_image("2", &["redis:7"]),
+        ];
+        let inventory = Inventory::new(images, [ImageId("2".to_owned())], RemovalScope::Image);
+        let id = |name: &str| {
+            let found = inventory.find(&ImageRef::parse(name).unwrap());
+            found.map(|image| image.id.0.as_str())
+        };
+        assert_eq!(id("docker.io/library/nginx:latest"), Some("1"));
+        assert_eq!(id("nginx:1"), Some("1"));
+        assert_eq!(id("redis:7"), Some("2"));
+        assert_eq!(id("redis"), None);
+        let used: Vec<_> = inventory
+            .images()
+            .iter()
+            .map(|i| inventory.is_in_use(i))
+            .collect();
+        assert_eq!(used, [false, true]);
+        assert_eq!(inventory.removal(), RemovalScope::Image);
+    }
+}

@@ -46,3 +46,101 @@ pub(super) fn obstacle(
     }
     None
 }
+
+/// A name that nobody asked to remove. The digest form of a doomed name is no stranger: it came
+/// with the tag.
+fn stranger<'a>(
+    image: &'a RuntimeImage,
+    is_doomed: &impl Fn(&ImageRef) -> bool,
+) -> Option<&'a ImageRef> {
+    let doomed_names: Vec<&str> = image
+        .references
+        .iter()
+        .filter(|r| is_doomed(r))
+        .map(ImageRef::name)
+        .collect();
+    image.references.iter().find(|r| {
+        let came_along = r.digest().is_some() && doomed_names.contains(&r.name());
+        !is_doomed(r) && !came_along
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ByteSize;
+    use crate::ports::ImageId;
+
+    fn mk_image(names: &[&str]) -> RuntimeImage {
+        RuntimeImage {
+            id: ImageId("id".to_owned()),
+            references: names.iter().map(|n| ImageRef::parse(n).unwrap()).collect(),
+            digest: None,
+            size: ByteSize::ZERO,
+            pinned: false,
+        }
+    }
+
+    /// What keeps that image where `app:1` is to be absent and `wanted` present.
+    fn found(
+        image: &RuntimeImage,
+        used: bool,
+        scope: RemovalScope,
+        wanted: &[&str],
+    ) -> Option<Reason> {
+        let used = used.then(|| image.id.clone());
+        let inventory = Inventory::new(vec![image.clone()], used, scope);
+        let is = |names: &[&str], r: &ImageRef| names.iter().any(|n| r.original() == *n);
+        let obstacle = obstacle(&inventory, image, |r| is(wanted, r), |r| is(&["app:1"], r));
+        obstacle.map(|(reason, _)| reason)
+    }
+
+    #[test]
+    fn nothing_keeps_an_unused_image_of_one_name() {
+        for scope in [RemovalScope::Image, RemovalScope::Reference] {
+            assert_eq!(found(&mk_image(&["app:1"]), false, scope, &[]), None);
+        }
+    }
+
+    #[test]
+    fn only_whole_images_are_kept_for_their_other_names_and_users() {
+        use RemovalScope::{Image, Reference};
+        let two = mk_image(&["app:1", "app:2"]);
+        assert_eq!(found(&two, false, Image, &[]), Some(Reason::SharedImage));
+        assert_eq!(
+            found(&two, false, Image, &["app:2"]),
+            Some(Reason::SharedImage)
+        );
+        assert_eq!(found(&two, false, Reference, &["app:2"]), None);
+        let one = mk_image(&["app:1"]);
+        assert_eq!(found(&one, true, Image, &[]), Some(Reason::InUse));
+        assert_eq!(found(&one, true, Reference, &[]), None);
+    }
+
+    #[test]
+    fn a_pin_keeps_whatever_the_scope() {
+        for scope in [RemovalScope::Image, RemovalScope::Reference] {
+            let pinned = RuntimeImage {
+                pinned: true,
+                ..mk_image(&["app:1"])
+            };
+            assert_eq!(found(&pinned, true, scope, &[]), Some(Reason::Pinned));
+        }
+    }
+
+    #[test]
+    fn a_digest_is_only_known_by_its_repository() {
+        let hex = "0".repeat(64);
+        let own = format!("app@sha256:{hex}");
+        let other = format!("mirror.example/app@sha256:{hex}");
+        let image = mk_image(&["app:1", &own]);
+        assert_eq!(found(&image, false, RemovalScope::Image, &[]), None);
+        // Somebody wants exactly that digest.
+        let wanted = [own.as_str()];
+        let kept = found(&image, false, RemovalScope::Image, &wanted);
+        assert_eq!(kept, Some(Reason::SharedImage));
+        let image = mk_image(&["app:1", &other]);
+        let kept = found(&image, false, RemovalScope::Image, &[]);
+        assert_eq!(kept, Some(Reason::SharedImage));
+    }
+}

@@ -16,3 +16,18 @@ pub(super) fn after(now: Timestamp, duration: Duration) -> Timestamp {
 pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_stops_at_the_ends_of_time() {
+        let now = Timestamp::UNIX_EPOCH;
+        let second = Duration::from_secs(1);
+        assert_eq!(between(now, after(now, second)), second);
+        assert_eq!(between(after(now, second), now), Duration::ZERO);
+        assert_eq!(after(now, Duration::MAX), Timestamp::MAX);
+        assert_eq!(after(Timestamp::MAX, second), Timestamp::MAX);
+    }
+}
