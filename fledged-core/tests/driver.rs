@@ -1,4 +1,5 @@
 //! The loop around the warmer: what it does through the ports, on a simulated node and with mocks.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};

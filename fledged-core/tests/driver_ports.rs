@@ -1,4 +1,5 @@
 //! How the loop uses the ports: which call, in which order, with which credentials.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,5 @@
 //! What is an image reference, what is not, and when two are the same.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, HashMap};
 

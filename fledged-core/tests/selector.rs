@@ -1,4 +1,5 @@
 //! Which nodes a selector, an affinity and tolerations mean.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
 //! The simulation itself: its clock, its bandwidth, its disk, its faults.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

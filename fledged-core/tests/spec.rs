@@ -1,4 +1,5 @@
 //! ImageCache manifests as users write them: what is taken, and what is said of the rest.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use fledged_core::model::{
     CacheId, CountOrPercent, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,
