@@ -1,5 +1,10 @@
 //! ImageCache manifests as users write them: what is taken, and what is said of the rest.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use fledged_core::model::{
     CacheId, CountOrPercent, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,

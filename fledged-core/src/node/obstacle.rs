@@ -47,24 +47,6 @@ pub(super) fn obstacle(
     None
 }
 
-/// A name that nobody asked to remove. The digest form of a doomed name is no stranger: it came
-/// with the tag.
-fn stranger<'a>(
-    image: &'a RuntimeImage,
-    is_doomed: &impl Fn(&ImageRef) -> bool,
-) -> Option<&'a ImageRef> {
-    let doomed_names: Vec<&str> = image
-        .references
-        .iter()
-        .filter(|r| is_doomed(r))
-        .map(ImageRef::name)
-        .collect();
-    image.references.iter().find(|r| {
-        let came_along = r.digest().is_some() && doomed_names.contains(&r.name());
-        !is_doomed(r) && !came_along
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,9 +71,16 @@ mod tests {
         wanted: &[&str],
     ) -> Option<Reason> {
         let used = used.then(|| image.id.clone());
+        let target = ImageRef::parse("app:1").unwrap();
         let inventory = Inventory::new(vec![image.clone()], used, scope);
         let is = |names: &[&str], r: &ImageRef| names.iter().any(|n| r.original() == *n);
-        let obstacle = obstacle(&inventory, image, |r| is(wanted, r), |r| is(&["app:1"], r));
+        let obstacle = obstacle(
+            &inventory,
+            &target,
+            image,
+            |r| is(wanted, r),
+            |r| is(&["app:1"], r),
+        );
         obstacle.map(|(reason, _)| reason)
     }
 
@@ -126,6 +115,23 @@ mod tests {
             };
             assert_eq!(found(&pinned, true, scope, &[]), Some(Reason::Pinned));
         }
+    }
+
+    #[test]
+    fn the_last_tag_takes_its_digests_along_where_the_runtime_does_so() {
+        let scope = RemovalScope::ReferenceAndDigests;
+        let digest = format!("app@sha256:{}", "0".repeat(64));
+        let foreign = format!("mirror.example/{digest}");
+        let wanted = [digest.as_str(), foreign.as_str()];
+        let last = mk_image(&["app:1", &digest, &foreign]);
+        assert_eq!(found(&last, true, scope, &[]), None);
+        assert_eq!(
+            found(&last, false, scope, &wanted),
+            Some(Reason::SharedImage)
+        );
+        assert_eq!(found(&last, false, scope, &wanted[1..]), None);
+        let not_the_last = mk_image(&["app:1", "app:2", &digest]);
+        assert_eq!(found(&not_the_last, false, scope, &wanted), None);
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub fn mk_secret(name: &str) -> ObjectName {
 
 /// An image with these names; its ID is its first name.
 pub fn mk_image(names: &[&str]) -> RuntimeImage {
+    let first = names.first().expect("an image has a name");
     RuntimeImage {
-        id: ImageId(names[0].to_owned()),
+        id: ImageId((*first).to_owned()),
         references: names.iter().map(|name| mk_ref(name)).collect(),
         digest: None,
         size: ByteSize::new(1_000),
