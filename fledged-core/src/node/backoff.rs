@@ -215,6 +215,12 @@ mod tests {
                 assert!(delay >= asked && delay <= asked.mul_f64(1.1), "{delay:?}");
             }
         }
+        // It replaces our guess at a throttling registry's delay, which begins at 5 s.
+        let short = failure
+            .clone()
+            .with_retry_after(Some(Duration::from_secs(2)));
+        let delay = backoff.within_round(&short, 1, &mut rng);
+        assert!(delay < Duration::from_secs(3), "{delay:?}");
         // A short wish does not shorten what is due anyway.
         let failure = failure.with_retry_after(Some(Duration::from_millis(1)));
         let delay = backoff.within_round(&failure, 6, &mut rng);
