@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::image::shown;
 use super::names::is_dns_subdomain;
+use super::shown::shown;
 use super::{
     CacheId, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, ImageRef, NodeAffinity, NodeFacts,
     ObjectName, Rollout, Toleration,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::image::shown;
+use super::shown::shown;
 
 /// Whether it is that many lower-case hexadecimal digits.
 pub(super) fn is_lower_hex(text: &str, len: usize) -> bool {

@@ -11,14 +11,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::Digest;
 use super::digest::is_lower_hex;
 use super::grammar;
+use super::shown::shown;
 
 /// Longest `registry/repository`, in bytes (the limit of the reference grammar in
 /// `distribution/reference`).
 const NAME_MAX: usize = 255;
 /// Longest input that is looked at: name, tag (128) and the longest digest, with separators.
 const REFERENCE_MAX: usize = NAME_MAX + 1 + 128 + 1 + 7 + 128;
-/// How much of an invalid input an error repeats, in characters.
-const SHOWN_MAX: usize = 120;
 
 /// Why a string is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,24 +46,6 @@ impl ParseImageRefError {
     pub fn problem(&self) -> &str {
         &self.problem
     }
-}
-
-/// The value as an error shows it: what does not print or changes how the rest prints is escaped,
-/// and it is cut to a readable length.
-pub(super) fn shown(value: &str) -> String {
-    let mut out: String = value
-        .chars()
-        .take(SHOWN_MAX)
-        .flat_map(|c| {
-            let plain = (c == '\'').then_some(c);
-            let escaped = plain.is_none().then(|| c.escape_debug());
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect();
-    if value.chars().count() > SHOWN_MAX {
-        out.push('…');
-    }
-    out
 }
 
 /// A reference to a container image, valid and normalised.

@@ -11,6 +11,7 @@ mod names;
 mod node;
 mod report;
 mod selector;
+mod shown;
 mod size;
 mod spec;
 

@@ -37,6 +37,7 @@ mod meter;
 mod pins;
 mod pull;
 mod runtime;
+mod store;
 
 pub use error::LayoutError;
 pub use runtime::{OciLayoutOptions, OciLayoutRuntime, OpenError};

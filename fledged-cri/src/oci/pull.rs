@@ -19,13 +19,13 @@ use super::layout::sync_folder;
 use super::lock::Writer;
 use super::meter::Meter;
 use super::pins::PinSet;
-use super::runtime::Inner;
+use super::store::Store;
 use crate::registry::probe::{no_platform, resolve};
 use crate::registry::{Blob, Fetched, ImageManifest, MANIFEST_MAX, Session, config_platform};
 
 /// What the parts of one pull share.
 struct Pull {
-    inner: Arc<Inner>,
+    inner: Arc<Store>,
     image: ImageRef,
     session: Session,
     meter: Meter,
@@ -37,7 +37,7 @@ struct Pull {
 
 /// Pulls one image. Dropping the future leaves the layout valid, and finished blobs for the next
 /// attempt.
-pub(crate) async fn pull(inner: Arc<Inner>, request: PullRequest) -> Result<RuntimeImage, Failure> {
+pub(crate) async fn pull(inner: Arc<Store>, request: PullRequest) -> Result<RuntimeImage, Failure> {
     let writer = inner.lock.acquire().await?;
     let pull = Arc::new(Pull {
         session: inner.registry.session(&request.image, request.auth),

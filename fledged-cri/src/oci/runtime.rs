@@ -2,11 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason, RuntimeError};
-use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::ports::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
@@ -14,14 +14,13 @@ use fledged_core::ports::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::LayoutError;
-use super::blobs::Flights;
-use super::collect::{GRACE, collect, present, reachable};
+use super::collect::present;
 use super::index::Index;
 use super::inventory;
 use super::layout::{LAYOUT_VERSION, Layout, State};
 use super::lock::WriterLock;
-use super::pins::Pins;
 use super::pull::{blocking, pull};
+use super::store::Store;
 use crate::registry::{Platform, Registry, RegistryOptions};
 
 /// Layers of one image that are fetched at once: what containerd and Docker default to. One
@@ -56,38 +55,7 @@ impl Default for OciLayoutOptions {
 /// tokio runtime. Nobody starts containers from a layout, so no image is ever in use.
 #[derive(Debug, Clone)]
 pub struct OciLayoutRuntime {
-    inner: Arc<Inner>,
-}
-
-/// What all calls share.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) layout: Layout,
-    pub(crate) platform: Platform,
-    pub(crate) parallel_layers: NonZeroUsize,
-    pub(crate) registry: Registry,
-    pub(crate) lock: WriterLock,
-    pub(crate) pins: Pins,
-    pub(crate) flights: Flights,
-    gate: Mutex<()>,
-}
-
-impl Inner {
-    /// Held from reading the index to having replaced it, and while blobs are collected.
-    pub(crate) fn index_gate(&self) -> MutexGuard<'_, ()> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Collects what `removed` reached and nothing else does, and leftovers past their grace. The
-    /// index was replaced already, so a blob that cannot be deleted now costs room and nothing
-    /// else; the next collection tries again.
-    pub(crate) fn collect_after(&self, index: &Index, removed: Digest) {
-        let collected = reachable(&self.layout, [removed])
-            .and_then(|doomed| collect(&self.layout, index, &self.pins, &doomed, GRACE));
-        if let Err(error) = collected {
-            tracing::warn!(%error, "not everything that is needed no more could be deleted");
-        }
-    }
+    inner: Arc<Store>,
 }
 
 /// Why a layout could not be opened.
@@ -121,16 +89,13 @@ impl OciLayoutRuntime {
             tracing::debug!(%error, "unfinished downloads are not swept");
         }
         Ok(Self {
-            inner: Arc::new(Inner {
-                registry: Registry::new(options.registry)?,
-                platform: options.platform,
-                parallel_layers: options.parallel_layers,
-                pins: Pins::default(),
-                flights: Flights::default(),
-                gate: Mutex::new(()),
-                lock,
+            inner: Arc::new(Store::new(
                 layout,
-            }),
+                lock,
+                Registry::new(options.registry)?,
+                options.platform,
+                options.parallel_layers,
+            )),
         })
     }
 
@@ -207,7 +172,7 @@ impl ImageRuntime for OciLayoutRuntime {
     }
 }
 
-async fn remove(inner: Arc<Inner>, image: ImageRef) -> Result<Removal, Failure> {
+async fn remove(inner: Arc<Store>, image: ImageRef) -> Result<Removal, Failure> {
     // A folder that is no layout yet must not become one by this.
     let (seen, wanted) = (Arc::clone(&inner), image.clone());
     let there = blocking(move || Ok(Index::load(&seen.layout)?.get(&wanted).is_some())).await?;
