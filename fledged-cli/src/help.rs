@@ -56,7 +56,7 @@ Examples:
 Edits of the manifests take effect within seconds, by whatever means they are made: in place, by an
 atomic rename, or by a ConfigMap's symbolic links. An edit that is not valid is reported and the last
 good one stays in force. Images that leave the manifests while it runs are removed, unless a
-container uses them; images that it never placed are never touched.
+container uses them; images that the file never named are never touched.
 
 While the runtime does not answer, it waits for it. SIGTERM and SIGINT end it with exit code 0, within
 ten seconds; a pull that was under way goes on at the next start from what the runtime kept.

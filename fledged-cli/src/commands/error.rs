@@ -38,6 +38,9 @@ pub enum CommandError {
     /// The demo broke.
     #[error(transparent)]
     Demo(#[from] DemoError),
+    /// A part of `node run` ended although it must not.
+    #[error("a part of node run that follows the manifests has failed: {0}")]
+    TaskEnded(String),
     /// A reading task was cancelled or panicked.
     #[error("reading the manifests was broken off: {0}")]
     Reading(#[from] tokio::task::JoinError),
@@ -55,6 +58,7 @@ impl CommandError {
             | Self::Output(_)
             | Self::Signals(_)
             | Self::Demo(_)
+            | Self::TaskEnded(_)
             | Self::Reading(_) => Exit::Failed,
         }
     }

@@ -8,7 +8,7 @@ use fledged_core::model::ImageRef;
 use fledged_core::node::WarmerConfig;
 use futures_util::stream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::apply::defaults;
 use super::{CommandError, input};
@@ -67,11 +67,11 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
         terminal: terminal.clone(),
         has_credentials,
     };
-    let tasks = Tasks(vec![
-        tokio::spawn(follow::follow(sources, texts, edits)),
-        tokio::spawn(feeder.feed(NodeInput::Assign(first), edited, removals)),
-        tokio::spawn(refresh(args.image_cache_refresh_frequency, inputs)),
-    ]);
+    // Aborted when dropped.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow::follow(sources, texts, edits));
+    tasks.spawn(feeder.feed(NodeInput::Assign(first), edited, removals));
+    tasks.spawn(refresh(args.image_cache_refresh_frequency, inputs));
     announce(
         terminal,
         "following the manifests",
@@ -87,6 +87,11 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     tokio::pin!(working);
     tokio::select! {
         _ = &mut working => {}
+        // None of them ends by itself: without one, edits would be lost from here on, unseen.
+        Some(ended) = tasks.join_next() => {
+            let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+            return Err(CommandError::TaskEnded(why));
+        }
         _ = shutdown.requested() => {
             announce(terminal, "shutting down", &sd_notify::NotifyState::Stopping);
             let _ = ending.send(());
@@ -95,7 +100,6 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
             }
         }
     }
-    drop(tasks);
     Ok(Exit::Done)
 }
 
@@ -104,17 +108,6 @@ fn announce(terminal: &Terminal, text: &str, state: &sd_notify::NotifyState<'_>)
     terminal.line(text);
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         tracing::warn!(%error, "cannot tell systemd");
-    }
-}
-
-/// Tasks that end with the command.
-struct Tasks(Vec<JoinHandle<()>>);
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
-        }
     }
 }
 
@@ -187,7 +180,7 @@ impl Feeder {
 /// their registry together for ever.
 async fn refresh(frequency: Duration, inputs: mpsc::Sender<NodeInput>) {
     if frequency.is_zero() {
-        return;
+        return std::future::pending().await;
     }
     loop {
         tokio::time::sleep(frequency.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
