@@ -54,6 +54,17 @@ fn mk_empty() -> MockImageRuntime {
     runtime
 }
 
+/// A runtime that lists what is put there.
+fn mk_holding(held: &Arc<Mutex<Vec<RuntimeImage>>>) -> MockImageRuntime {
+    let mut runtime = MockImageRuntime::new();
+    let held = Arc::clone(held);
+    runtime.expect_info().returning(|| Ok(mk_info()));
+    runtime
+        .expect_list()
+        .returning(move || Ok(held.lock().unwrap().clone()));
+    runtime
+}
+
 /// What a registry says to each user; users that are not listed are accepted.
 type Answers = &'static [(&'static str, Reason)];
 
@@ -64,7 +75,9 @@ fn pull(
 ) -> (ImageReport, Vec<String>) {
     let tried = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&tried);
-    let mut runtime = mk_empty();
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let store = Arc::clone(&held);
+    let mut runtime = mk_holding(&held);
     runtime.expect_pull().returning(move |request| {
         let user = match &request.auth {
             None => "anonymous",
@@ -73,7 +86,10 @@ fn pull(
         };
         seen.lock().unwrap().push(user.to_owned());
         match answers.iter().find(|(name, _)| *name == user) {
-            None => Ok(mk_image("app")),
+            None => {
+                store.lock().unwrap().push(mk_image("app"));
+                Ok(mk_image("app"))
+            }
             Some((_, reason)) => Err(RuntimeError::Pull {
                 image: request.image.clone(),
                 failure: Failure::new(*reason, format!("{reason} for {user}")),
@@ -200,11 +216,12 @@ fn credentials_are_asked_for_what_the_assignment_names() {
         service_accounts: vec![secret.clone()],
         ..AssignedImage::present(mk_ref("app"))
     };
-    let mut runtime = mk_empty();
-    runtime
-        .expect_pull()
-        .times(1)
-        .returning(|_| Ok(mk_image("app")));
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let mut runtime = mk_holding(&held);
+    runtime.expect_pull().times(1).returning(move |_| {
+        held.lock().unwrap().push(mk_image("app"));
+        Ok(mk_image("app"))
+    });
     let mut store = MockCredentials::new();
     let expected = vec![secret];
     store
@@ -293,4 +310,18 @@ fn credentials_are_never_shown() {
     ] {
         assert!(!format!("{auth:?}").contains("hunter2"), "{auth:?}");
     }
+}
+
+#[test]
+fn a_runtime_that_says_it_has_pulled_is_not_believed() {
+    let mut runtime = mk_empty();
+    runtime
+        .expect_pull()
+        .times(2)
+        .returning(|_| Ok(mk_image("app")));
+    let mut store = MockCredentials::new();
+    store.expect_resolve().returning(|_| Ok(Vec::new()));
+    let report = settle(runtime, store, AssignedImage::present(mk_ref("app")));
+    assert_eq!(report.phase, ImagePhase::Failed);
+    assert_eq!(report.reason, Some(Reason::Evicted));
 }

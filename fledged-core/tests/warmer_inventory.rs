@@ -128,3 +128,22 @@ fn an_edit_asks_the_runtime_at_once() {
     rig.answer(Err(unavailable()));
     assert!(rig.assign(vec![mk_present("a"), mk_present("b")]).reads());
 }
+
+#[test]
+fn the_wait_for_a_reading_begins_with_the_reading() {
+    let mut rig = Rig::new(1);
+    let impatient = |name: &str| AssignedImage {
+        deadline: 15 * SECOND,
+        ..mk_present(name)
+    };
+    rig.assign(vec![mk_present("a")]);
+    // Assigned while a reading is under way, which says nothing about it.
+    rig.assign(vec![mk_present("a"), impatient("b")]);
+    rig.pass(14);
+    // The first reading ends at the moment at which the wait of `b` is over.
+    rig.now += SECOND;
+    assert!(rig.read(mk_inventory(&["a"])).reads());
+    assert_eq!(rig.phase("b"), ImagePhase::Pending, "{:?}", rig.report("b"));
+    rig.read(mk_inventory(&["a", "b"]));
+    assert_eq!(rig.phase("b"), ImagePhase::Cached);
+}

@@ -351,3 +351,18 @@ fn the_last_tag_is_kept_where_its_wanted_digest_would_go_with_it() {
     );
     assert_eq!(asked.removals(), [names[0]]);
 }
+
+#[test]
+fn a_name_that_two_images_have_is_judged_by_both() {
+    let images = vec![mk_absent("old"), mk_present("keep")];
+    let contradiction = vec![mk_image(&["old", "keep"]), mk_image(&["old"])];
+    for images_of_runtime in [
+        contradiction.clone(),
+        contradiction.into_iter().rev().collect(),
+    ] {
+        let inventory = mk_used(images_of_runtime, &[], RemovalScope::Image);
+        let (rig, asked) = rig_with(images.clone(), inventory);
+        assert_eq!(asked.removals(), NONE);
+        assert_eq!(rig.report("old").reason, Some(Reason::SharedImage));
+    }
+}

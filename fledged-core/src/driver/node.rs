@@ -170,11 +170,12 @@ impl NodeLoop {
             };
             futures_util::select_biased! {
                 () = shutdown => break,
+                // Before the inputs: many of them must not keep what is under way from going on.
+                () = self.step(pause).fuse() => {}
                 input = input.fuse() => match input {
                     Some(input) => self.tell(input.into()),
                     None => open = false,
                 },
-                () = self.step(pause).fuse() => {}
             }
         }
         self.abandon();

@@ -225,14 +225,24 @@ impl Entry {
             };
             self.due = Some(after(now, delay));
             self.round = None;
-            self.report.phase = ImagePhase::Pending;
             self.report.attempts = 0;
             self.report.started_at = None;
-            self.report.finished_at = None;
-            self.explain(
-                Reason::Evicted,
-                "it was present and was removed by something else".to_owned(),
-            );
+            if self.evictions > 1 {
+                // Whatever takes it away will do so again: not something that waiting ends.
+                self.report.phase = ImagePhase::Failed;
+                self.report.finished_at = Some(now);
+            } else {
+                self.report.phase = ImagePhase::Pending;
+                self.report.finished_at = None;
+            }
+            let message = match self.evictions {
+                0 | 1 => "it was present and was removed by something else".to_owned(),
+                times => format!(
+                    "it was removed by something else {times} times in a row soon after it was \
+                     there; is there room for it?"
+                ),
+            };
+            self.explain(Reason::Evicted, message);
         } else {
             self.due_now_unless_set(now);
         }
@@ -289,8 +299,11 @@ impl Entry {
             self.report.attempts = 0;
             self.report.started_at = Some(now);
             self.report.finished_at = None;
-            self.report.reason = None;
-            self.report.message = None;
+            // Why it is pulled again is worth telling while it is.
+            if self.report.reason != Some(Reason::Evicted) {
+                self.report.reason = None;
+                self.report.message = None;
+            }
         }
         self.report.attempts = self.report.attempts.saturating_add(1);
         self.report.phase = phase;
@@ -379,9 +392,7 @@ impl Entry {
         let mut report = self.report.clone();
         report.next_attempt_at = match report.phase {
             ImagePhase::BackingOff | ImagePhase::Failed => self.due,
-            ImagePhase::Pending => self
-                .due
-                .filter(|_| self.evictions > 1 || self.held_since.is_some()),
+            ImagePhase::Pending => self.due.filter(|_| self.held_since.is_some()),
             _ => None,
         };
         report

@@ -10,6 +10,8 @@ use crate::ports::{ImageId, RemovalScope, RuntimeImage};
 pub struct Inventory {
     images: Vec<RuntimeImage>,
     places: BTreeMap<ImageRef, usize>,
+    /// Further images of names that several have; a runtime that is in order has none.
+    doubles: BTreeMap<ImageRef, Vec<usize>>,
     in_use: BTreeSet<ImageId>,
     removal: RemovalScope,
 }
@@ -22,14 +24,20 @@ impl Inventory {
         removal: RemovalScope,
     ) -> Self {
         let mut places = BTreeMap::new();
+        let mut doubles = BTreeMap::new();
         for (place, image) in images.iter().enumerate() {
             for reference in &image.references {
-                places.insert(reference.clone(), place);
+                let first = *places.entry(reference.clone()).or_insert(place);
+                if first != place {
+                    let more: &mut Vec<usize> = doubles.entry(reference.clone()).or_default();
+                    more.push(place);
+                }
             }
         }
         Self {
             images,
             places,
+            doubles,
             in_use: in_use.into_iter().collect(),
             removal,
         }
@@ -39,6 +47,13 @@ impl Inventory {
     #[must_use]
     pub fn find(&self, image: &ImageRef) -> Option<&RuntimeImage> {
         self.images.get(*self.places.get(image)?)
+    }
+
+    /// Every image that this reference may mean: one, unless the runtime contradicts itself.
+    pub(super) fn find_all(&self, image: &ImageRef) -> impl Iterator<Item = &RuntimeImage> {
+        let more = self.doubles.get(image).into_iter().flatten();
+        let places = self.places.get(image).into_iter().chain(more);
+        places.filter_map(|place| self.images.get(*place))
     }
 
     /// Every image.

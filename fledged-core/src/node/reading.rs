@@ -17,12 +17,26 @@ impl Warmer {
         self.read_failures = 0;
     }
 
+    /// Whether pulls have ended that no reading has confirmed, and nothing else is left to do.
+    pub(super) fn unverified(&self) -> bool {
+        self.inventory_outdated
+            && self.read_failure.is_none()
+            && self.pulls.is_empty()
+            && self.entries.values().all(Entry::is_settled)
+    }
+
     pub(super) fn start_reading(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
         if self.reading || !self.assigned || self.read_due.is_none_or(|due| due > now) {
             return;
         }
         self.last_inventory.0 += 1;
         self.reading = true;
+        if self.read_failure.is_none() {
+            // What is waited for begins now; the time before was not the runtime's.
+            for entry in self.entries.values_mut().filter(|e| !e.known) {
+                entry.waiting_since = now;
+            }
+        }
         self.reading_overlaps = !self.pulls.is_empty();
         self.read_due = None;
         acts.push(NodeCommand::ReadInventory {

@@ -21,11 +21,11 @@ impl Warmer {
         let Some(inventory) = &self.inventory else {
             return;
         };
-        let obstacle = found.and_then(|found| {
-            let wanted = |r: &ImageRef| self.entries.get(r).is_some_and(Entry::wants_present);
-            let doomed = |r: &ImageRef| self.entries.get(r).is_some_and(|e| !e.wants_present());
-            obstacle(inventory, image, found, wanted, doomed)
-        });
+        let wanted = |r: &ImageRef| self.entries.get(r).is_some_and(Entry::wants_present);
+        let doomed = |r: &ImageRef| self.entries.get(r).is_some_and(|e| !e.wants_present());
+        let obstacle = inventory
+            .find_all(image)
+            .find_map(|found| obstacle(inventory, image, found, wanted, doomed));
         let Some(entry) = self.entries.get_mut(image) else {
             return;
         };

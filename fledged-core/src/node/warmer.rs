@@ -110,6 +110,10 @@ impl Warmer {
         self.start_reading(now, &mut acts);
         self.start_removals(now, &mut acts);
         self.start_pulls(now, &mut acts);
+        if self.unverified() && !self.reading {
+            self.read_soon(now);
+            self.start_reading(now, &mut acts);
+        }
         // Reports first: `Pulling` is to be known before the pull is begun.
         let mut commands = self.take_reports();
         commands.append(&mut acts);
@@ -161,10 +165,11 @@ impl Warmer {
     }
 
     /// Whether every assigned image is where it can be: present, removed, kept for a reason, or
-    /// failed for this round. False before the first assignment.
+    /// failed for this round; and what was pulled was seen in the runtime's inventory afterwards.
+    /// False before the first assignment.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.assigned && self.entries.values().all(Entry::is_settled)
+        self.assigned && self.entries.values().all(Entry::is_settled) && !self.unverified()
     }
 
     /// Where every image stands, in the order of the assignment.
