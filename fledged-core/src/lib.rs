@@ -7,3 +7,7 @@ pub mod node;
 pub mod ports;
 #[cfg(feature = "sim")]
 pub mod sim;
+
+// What an implementor of the ports needs, in the versions that the ports speak.
+#[doc(no_inline)]
+pub use {async_trait::async_trait, jiff, secrecy};

@@ -24,6 +24,29 @@ pub struct WarmerConfig {
     pub backoff: Backoff,
 }
 
+impl WarmerConfig {
+    /// With another number of pulls at once.
+    #[must_use]
+    pub fn with_max_parallel_pulls(mut self, pulls: NonZeroUsize) -> Self {
+        self.max_parallel_pulls = pulls;
+        self
+    }
+
+    /// With another time between readings of the inventory.
+    #[must_use]
+    pub fn with_inventory_interval(mut self, interval: Duration) -> Self {
+        self.inventory_interval = interval;
+        self
+    }
+
+    /// With other delays after failures.
+    #[must_use]
+    pub fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+}
+
 impl Default for WarmerConfig {
     fn default() -> Self {
         Self {
