@@ -118,16 +118,24 @@ impl Index {
     }
 }
 
-/// The reference of an entry. Only a full, normalised name counts: a bare tag (`latest`), as some
-/// tools write it, does not say which image it is of.
+/// The reference of an entry, where it is one of ours: every name it has must be the same full,
+/// normalised one.
+///
+/// A bare tag (`latest`), as some tools write it, does not say which image it is of. Other tools copy
+/// all annotations when they add a tag and change only the specification's one, so containerd's
+/// alone does not tell whose entry it is either.
 fn name_of(entry: &Value) -> Option<ImageRef> {
     let annotations = entry.get("annotations")?;
-    [IMAGE_NAME, REF_NAME].into_iter().find_map(|key| {
-        let text = annotations.get(key)?.as_str()?;
-        ImageRef::parse(text)
-            .ok()
-            .filter(|image| image.as_str() == text)
-    })
+    let mut names = [REF_NAME, IMAGE_NAME]
+        .into_iter()
+        .filter_map(|key| annotations.get(key));
+    let text = names.next()?.as_str()?;
+    if names.any(|other| other.as_str() != Some(text)) {
+        return None;
+    }
+    ImageRef::parse(text)
+        .ok()
+        .filter(|image| image.as_str() == text)
 }
 
 fn target_of(entry: &Value) -> Option<Target> {
@@ -198,6 +206,45 @@ mod tests {
             assert!(manifests.contains(entry), "{entry}");
         }
         assert_eq!(manifests.len(), 2);
+    }
+
+    #[test]
+    fn an_entry_is_ours_when_all_its_names_say_so() {
+        let full = "docker.io/library/nginx:latest";
+        assert_eq!(image(full).as_str(), full);
+        let named = |annotations: Value| name_of(&json!({ "annotations": annotations }));
+        for ours in [
+            json!({REF_NAME: full, IMAGE_NAME: full}),
+            json!({REF_NAME: full}),
+            json!({IMAGE_NAME: full}),
+        ] {
+            assert_eq!(named(ours.clone()), Some(image(full)), "{ours}");
+        }
+        for theirs in [
+            json!({REF_NAME: "keepme", IMAGE_NAME: full}),
+            json!({REF_NAME: full, IMAGE_NAME: "docker.io/library/nginx:1"}),
+            json!({REF_NAME: full, IMAGE_NAME: 1}),
+            json!({REF_NAME: "nginx:latest", IMAGE_NAME: "nginx:latest"}),
+            json!({}),
+        ] {
+            assert_eq!(named(theirs.clone()), None, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn another_name_that_somebody_gave_survives_pull_and_removal() {
+        let name = image("nginx");
+        let keep = json!({
+            "mediaType": "x", "digest": target('a').digest, "size": 7,
+            "annotations": {REF_NAME: "keepme", IMAGE_NAME: name.as_str()},
+        });
+        let mut index = Index(Map::new());
+        index.0.insert("manifests".to_owned(), json!([keep]));
+        assert_eq!(index.get(&name), None);
+        assert_eq!(index.set(&name, &target('a')), None);
+        assert_eq!(index.set(&name, &target('b')), Some(target('a')));
+        assert_eq!(index.remove(&name), Some(target('b')));
+        assert_eq!(index.manifests(), [keep]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What other tools make of a layout, and what is kept for them.
 
+use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
 use fledged_core::error::Reason;
-use fledged_core::ports::ImageRuntime;
+use fledged_core::ports::{ImageRuntime, Removal};
 use fledged_cri::oci::{OciLayoutOptions, OciLayoutRuntime};
 use fledged_tests::{
     Containerd, ImageBuilder, ImageIndexBuilder, Platform, Registry, check_layout, http, require,
@@ -12,7 +13,7 @@ use fledged_tests::{
 use hyper::Method;
 use tempfile::TempDir;
 
-use crate::support::{image, open, pull, reason, skopeo};
+use crate::support::{image, open, pull, reason, skopeo, umoci};
 
 #[tokio::test]
 async fn an_index_keeps_its_digest_and_one_platform() {
@@ -144,4 +145,49 @@ async fn containerd_imports_the_layout() {
     for pushed in [&single, &index] {
         assert!(names.contains(&pushed.reference), "{names:?}");
     }
+}
+
+#[tokio::test]
+async fn a_tag_that_umoci_added_is_not_ours_to_remove() {
+    if !require(&["docker-registry", "umoci"]) {
+        return;
+    }
+    let registry = Registry::start();
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 1000)
+        .push(&registry, "app", "1");
+    let folder = TempDir::new().unwrap();
+    let runtime = open(folder.path());
+    pull(&runtime, &pushed.reference).await.unwrap();
+    // Copies the entry with every annotation, and changes only the specification's name.
+    let source = format!("{}:{}", folder.path().display(), pushed.reference);
+    umoci(&["tag", "--image", &source, "keepme"]);
+    let blobs = check_layout(folder.path()).blobs;
+
+    pull(&runtime, &pushed.reference).await.unwrap();
+    assert_eq!(tags(folder.path()), ["keepme", &pushed.reference]);
+    let removed = runtime.remove(&pushed.image()).await.unwrap();
+    assert_eq!(removed, Removal::Removed);
+    assert_eq!(runtime.lookup(&pushed.image()).await.unwrap(), None);
+    assert_eq!(runtime.list().await.unwrap(), []);
+    assert_eq!(tags(folder.path()), ["keepme"]);
+    assert_eq!(check_layout(folder.path()).blobs, blobs);
+    let kept = format!("{}:keepme", folder.path().display());
+    umoci(&["stat", "--image", &kept]);
+
+    // And the other way round: what umoci no longer names, and we do, stays.
+    pull(&runtime, &pushed.reference).await.unwrap();
+    umoci(&["rm", "--image", &kept]);
+    assert!(runtime.lookup(&pushed.image()).await.unwrap().is_some());
+}
+
+/// The names that umoci sees, sorted.
+fn tags(folder: &Path) -> Vec<String> {
+    let layout = folder.to_str().unwrap();
+    let mut tags: Vec<String> = umoci(&["list", "--layout", layout])
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    tags.sort_by_key(|tag| tag.contains('/'));
+    tags
 }

@@ -50,10 +50,18 @@ pub(crate) async fn auth(registry: &str, username: &str, password: &str) -> Opti
 }
 
 pub(crate) fn skopeo(args: &[&str]) -> String {
-    let output = Command::new("skopeo").args(args).output().unwrap();
+    run("skopeo", args)
+}
+
+pub(crate) fn umoci(args: &[&str]) -> String {
+    run("umoci", args)
+}
+
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
     assert!(
         output.status.success(),
-        "skopeo {args:?}: {}",
+        "{program} {args:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).unwrap()
