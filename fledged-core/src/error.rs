@@ -23,7 +23,7 @@ pub enum ErrorClass {
     DiskFull,
     /// The request or the image itself is malformed.
     Invalid,
-    /// Nothing on this node can work until its software changes.
+    /// Nothing on this node can work until its software or its set-up changes.
     Fatal,
 }
 
@@ -69,6 +69,8 @@ pub enum Reason {
     RuntimeUnavailable,
     /// The runtime does not serve what is needed (CRI v1alpha2 only, for instance).
     RuntimeUnsupported,
+    /// Where images are kept cannot be used as it is: read-only, or without permission for instance.
+    StoreUnusable,
     /// The image is in use by a container and was therefore not removed.
     InUse,
     /// The image is pinned by the runtime and was therefore not removed.
@@ -91,7 +93,7 @@ impl Reason {
             Self::TooManyRequests => ErrorClass::Throttled,
             Self::DiskFull => ErrorClass::DiskFull,
             Self::InvalidReference | Self::InvalidImage => ErrorClass::Invalid,
-            Self::RuntimeUnsupported => ErrorClass::Fatal,
+            Self::RuntimeUnsupported | Self::StoreUnusable => ErrorClass::Fatal,
             Self::RegistryError
             | Self::ConnectionFailed
             | Self::DeadlineExceeded
@@ -123,6 +125,7 @@ impl Reason {
             Self::InvalidImage => "InvalidImage",
             Self::RuntimeUnavailable => "RuntimeUnavailable",
             Self::RuntimeUnsupported => "RuntimeUnsupported",
+            Self::StoreUnusable => "StoreUnusable",
             Self::InUse => "InUse",
             Self::Pinned => "Pinned",
             Self::SharedImage => "SharedImage",
@@ -268,6 +271,7 @@ mod tests {
             Reason::InvalidImage,
             Reason::RuntimeUnavailable,
             Reason::RuntimeUnsupported,
+            Reason::StoreUnusable,
             Reason::InUse,
             Reason::Pinned,
             Reason::SharedImage,
@@ -292,6 +296,7 @@ mod tests {
             Reason::DiskFull,
             Reason::InvalidImage,
             Reason::RuntimeUnsupported,
+            Reason::StoreUnusable,
         ] {
             assert!(!reason.class().is_transient(), "{reason}");
         }

@@ -13,6 +13,7 @@ const BEFORE_STATUS: &[(Reason, &[&str])] = &[
         Reason::DiskFull,
         &["no space left on device", "disk quota exceeded", "enospc"],
     ),
+    (Reason::StoreUnusable, &["read-only file system"]),
     // The node's own troubles, which end in "not found" but say nothing of the registry.
     (
         Reason::Unknown,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fledged_core::error::Reason::{
     ConnectionFailed, DeadlineExceeded, DigestMismatch, DiskFull, ImageNotFound, InvalidImage,
-    InvalidReference, PlatformNotFound, RegistryError, RuntimeUnavailable, TooManyRequests,
-    Unauthorized, Unknown,
+    InvalidReference, PlatformNotFound, RegistryError, RuntimeUnavailable, StoreUnusable,
+    TooManyRequests, Unauthorized, Unknown,
 };
 
 use super::*;
@@ -244,6 +244,10 @@ fn names_and_digits_decide_nothing() {
         (
             Unknown,
             "failed on sha256:4290000000000000000000000000000000000000000000000000000000000404",
+        ),
+        (
+            StoreUnusable,
+            "failed to extract layer sha256:0011: mkdir /var/lib/containerd/x: read-only file system: unknown",
         ),
         (Unknown, "open /var/lib/containerd/x: permission denied"),
         (Unknown, "read 404 bytes of 500 at 127.0.0.1:4040"),

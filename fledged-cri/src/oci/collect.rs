@@ -89,7 +89,9 @@ pub(crate) fn present(layout: &Layout) -> Result<Vec<(Digest, fs::Metadata)>, La
             let (folder, name) = (algorithm.file_name(), entry.file_name());
             let text = format!("{}:{}", folder.to_string_lossy(), name.to_string_lossy());
             // Gone since the folder was read: nothing to report.
-            if let (Ok(digest), Ok(metadata)) = (Digest::parse(&text), entry.metadata()) {
+            if let (Ok(digest), Ok(metadata)) = (Digest::parse(&text), entry.metadata())
+                && !metadata.is_dir()
+            {
                 found.push((digest, metadata));
             }
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fledged_core::error::{Failure, Reason};
+use rustix::io::Errno;
 
 /// An operation on an image layout that failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,12 @@ pub enum LayoutError {
         path: PathBuf,
         /// The system's words.
         source: io::Error,
+    },
+    /// The folder, or one above it, is a link whose target is missing.
+    #[error("{} is a link to nothing", path.display())]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
     },
     /// The folder holds something else; it is left alone.
     #[error("{} is neither empty nor an OCI image layout", path.display())]
@@ -60,8 +67,24 @@ impl LayoutError {
         match self {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+                // What stays as it is until somebody changes the folder or how it is mounted.
+                io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::DirectoryNotEmpty
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::CrossesDevices
+                | io::ErrorKind::FileTooLarge
+                | io::ErrorKind::InvalidFilename
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::Unsupported => Reason::StoreUnusable,
+                _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                    Reason::StoreUnusable
+                }
                 _ => Reason::Unknown,
             },
+            Self::DanglingLink { .. } => Reason::StoreUnusable,
             Self::NotALayout { .. } | Self::UnsupportedVersion { .. } | Self::Malformed { .. } => {
                 Reason::RuntimeUnsupported
             }
@@ -72,5 +95,34 @@ impl LayoutError {
 impl From<LayoutError> for Failure {
     fn from(error: LayoutError) -> Self {
         Self::new(error.reason(), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_by_itself_is_tried_again() {
+        for (errno, expected) in [
+            (Errno::ACCESS, Reason::StoreUnusable),
+            (Errno::PERM, Reason::StoreUnusable),
+            (Errno::ROFS, Reason::StoreUnusable),
+            (Errno::NOTDIR, Reason::StoreUnusable),
+            (Errno::ISDIR, Reason::StoreUnusable),
+            (Errno::EXIST, Reason::StoreUnusable),
+            (Errno::LOOP, Reason::StoreUnusable),
+            (Errno::NAMETOOLONG, Reason::StoreUnusable),
+            (Errno::XDEV, Reason::StoreUnusable),
+            (Errno::NOSPC, Reason::DiskFull),
+            (Errno::DQUOT, Reason::DiskFull),
+            (Errno::NOENT, Reason::Unknown),
+            (Errno::IO, Reason::Unknown),
+            (Errno::MFILE, Reason::Unknown),
+        ] {
+            let error = LayoutError::io("write", Path::new("/images/x"))(errno.into());
+            assert_eq!(error.reason(), expected, "{error}");
+            assert!(error.to_string().contains("/images/x"), "{error}");
+        }
     }
 }

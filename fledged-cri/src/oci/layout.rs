@@ -108,7 +108,12 @@ impl Layout {
     fn vacant(&self) -> Result<State, LayoutError> {
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::Vacant),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return match dangling_link(&self.root) {
+                    Some(path) => Err(LayoutError::DanglingLink { path }),
+                    None => Ok(State::Vacant),
+                };
+            }
             Err(error) => return Err(LayoutError::io("read", &self.root)(error)),
         };
         // A start that was cut short leaves our corner, and perhaps the first files.
@@ -222,6 +227,14 @@ impl Layout {
     }
 }
 
+/// The link to nothing that a missing path leads through, if one does: no folder can be created there.
+fn dangling_link(path: &Path) -> Option<PathBuf> {
+    path.ancestors()
+        .find(|part| part.symlink_metadata().is_ok())
+        .filter(|part| !part.exists())
+        .map(Path::to_owned)
+}
+
 /// Makes renames in a folder outlive a power failure.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), LayoutError> {
     File::open(folder)
@@ -258,6 +271,27 @@ mod tests {
         assert!(
             Layout::new(store.path()).state().is_err(),
             "blobs of somebody else's store"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_must_lead_somewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        for root in [link.clone(), link.join("below"), link.join("far/below")] {
+            let error = Layout::new(&root).state().unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("{} is a link to nothing", link.display())
+            );
+        }
+        fs::create_dir(&target).unwrap();
+        assert_eq!(Layout::new(&link).state().unwrap(), State::Vacant);
+        assert_eq!(
+            Layout::new(&link.join("below")).state().unwrap(),
+            State::Vacant
         );
     }
 

@@ -11,11 +11,11 @@ use fledged_cri::oci::{OciLayoutOptions, OciLayoutRuntime};
 use fledged_cri::registry::RegistryOptions;
 use fledged_tests::{
     Compression, Fault, FaultProxy, ImageBuilder, Layer, Pushed, Registry, Rule, SOON,
-    check_layout, images_with_shared_base, poll_until, require, unmount_below,
+    check_layout, images_with_shared_base, poll_until, require,
 };
 use tempfile::TempDir;
 
-use crate::support::{image, open, pull};
+use crate::support::{Unmount, image, open, pull};
 
 struct Setup {
     _registry: Registry,
@@ -274,12 +274,4 @@ async fn a_full_disk_is_told_and_left_as_empty_as_possible() {
     assert!(found.is_some());
     runtime.pull(PullRequest::new(small.image())).await.unwrap();
     drop(unmount);
-}
-
-struct Unmount<'a>(&'a Path);
-
-impl Drop for Unmount<'_> {
-    fn drop(&mut self) {
-        unmount_below(self.0);
-    }
 }

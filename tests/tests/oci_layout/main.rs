@@ -7,6 +7,7 @@
 )]
 
 mod faults;
+mod folder;
 mod kill;
 mod presence;
 mod pull;

@@ -10,7 +10,7 @@ use fledged_core::ports::{
 };
 use fledged_cri::credentials::DockerConfig;
 use fledged_cri::oci::{OciLayoutOptions, OciLayoutRuntime};
-use fledged_tests::Registry;
+use fledged_tests::{Registry, unmount_below};
 
 pub(crate) fn open(folder: &Path) -> OciLayoutRuntime {
     OciLayoutRuntime::open(folder, OciLayoutOptions::default()).unwrap()
@@ -71,4 +71,13 @@ fn run(program: &str, args: &[&str]) -> String {
 pub(crate) fn blobs_read(registry: &Registry) -> Vec<String> {
     let requests = registry.requests_matching("GET", "/blobs/");
     requests.into_iter().map(|r| r.path).collect()
+}
+
+/// Unmounts what is mounted on a folder when dropped.
+pub(crate) struct Unmount<'a>(pub(crate) &'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        unmount_below(self.0);
+    }
 }
