@@ -53,7 +53,12 @@ pub(crate) fn collect(
     doomed: &BTreeSet<Digest>,
     grace: Duration,
 ) -> Result<(), LayoutError> {
-    let needed = reachable(layout, index.entries().map(|(_, target)| target.digest))?;
+    // Not by entries: those of others may lack what ours have, and reach their blobs all the same.
+    let mut roots = Vec::new();
+    for field in index.fields() {
+        digests_in(field, &mut roots);
+    }
+    let needed = reachable(layout, roots)?;
     for (digest, metadata) in present(layout)? {
         if needed.contains(&digest) {
             continue;
@@ -231,6 +236,25 @@ mod tests {
         .unwrap();
         let left: BTreeSet<Digest> = expected(&[&shared, &kept, &list]);
         assert_eq!(store.left(), left);
+    }
+
+    #[test]
+    fn entries_that_are_not_understood_keep_what_they_reach() {
+        let store = Store::new();
+        let layer = store.blob("layer");
+        let (sparse, nested) = (store.image(&[&layer]), store.blob("nested"));
+        let document = serde_json::json!({
+            "schemaVersion": 2,
+            "manifests": [{"digest": sparse}],
+            "subject": {"digest": nested},
+        });
+        fs::write(store.layout.index(), document.to_string()).unwrap();
+        let index = Index::load(&store.layout).unwrap();
+        let before = store.left();
+        assert_eq!(before.len(), 3);
+        let pins = Pins::default();
+        collect(&store.layout, &index, &pins, &before, Duration::ZERO).unwrap();
+        assert_eq!(store.left(), before);
     }
 
     #[test]

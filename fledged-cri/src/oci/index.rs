@@ -70,6 +70,11 @@ impl Index {
             .filter_map(|entry| Some((name_of(entry), target_of(entry)?)))
     }
 
+    /// Everything that the file says, also what is understood by others only.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &Value> {
+        self.0.values()
+    }
+
     /// What a reference points at.
     pub(crate) fn get(&self, image: &ImageRef) -> Option<Target> {
         self.entries()
