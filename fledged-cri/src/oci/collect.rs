@@ -19,6 +19,11 @@ use crate::registry::MANIFEST_MAX;
 /// its next attempt, which backoff puts hours away at most.
 pub(crate) const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a blob is kept on a full disk when nothing reaches it and this process did not write it:
+/// a copy by another tool may be under way, and such tools write the entry last. A layer of some
+/// gigabytes takes minutes; what an earlier process of ours left is freed after the same time.
+pub(crate) const GRACE_OF_OTHERS: Duration = Duration::from_secs(30 * 60);
+
 /// Everything that can be reached from these manifests, themselves included.
 ///
 /// Follows whatever looks like a descriptor in whatever looks like JSON, also in documents of

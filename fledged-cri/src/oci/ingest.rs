@@ -25,7 +25,7 @@ pub(crate) fn ingest(
     layout: &Layout,
     blob: &Blob,
     mut chunks: Receiver<Bytes>,
-    _writer: Arc<Writer>,
+    writer: Arc<Writer>,
 ) -> Result<(), Failure> {
     let mut file = layout.unfinished_file()?;
     let mut digester = Digester::like(&blob.digest);
@@ -53,6 +53,7 @@ pub(crate) fn ingest(
     file.as_file()
         .sync_data()
         .map_err(LayoutError::io("sync", file.path()))?;
+    writer.written.add(&blob.digest);
     layout.settle(file, &layout.blob(&blob.digest))?;
     Ok(())
 }

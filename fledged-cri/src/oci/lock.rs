@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::LayoutError;
 use super::layout::{Layout, State};
+use super::written::Written;
 
 /// How often a process that waits tries again. Pulls take seconds; a tenth is not felt.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
@@ -18,6 +19,8 @@ const RETRY_EVERY: Duration = Duration::from_millis(100);
 /// outlives its caller; the last one to be dropped lets other processes in.
 #[derive(Debug)]
 pub(crate) struct Writer {
+    /// What was written and is not needed yet, also by earlier writers of this process.
+    pub(crate) written: Written,
     /// Closing it releases the lock, also when the process is killed.
     _file: File,
 }
@@ -27,6 +30,7 @@ pub(crate) struct Writer {
 pub(crate) struct WriterLock {
     layout: Layout,
     current: Mutex<Weak<Writer>>,
+    written: Written,
 }
 
 impl WriterLock {
@@ -34,6 +38,7 @@ impl WriterLock {
         Self {
             layout,
             current: Mutex::new(Weak::new()),
+            written: Written::default(),
         }
     }
 
@@ -52,8 +57,11 @@ impl WriterLock {
             let attempt = tokio::task::spawn_blocking(move || attempt(&layout)).await;
             let attempt =
                 attempt.map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
-            if let Some(writer) = attempt? {
-                let writer = Arc::new(writer);
+            if let Some(file) = attempt? {
+                let writer = Arc::new(Writer {
+                    written: self.written.clone(),
+                    _file: file,
+                });
                 *current = Arc::downgrade(&writer);
                 return Ok(writer);
             }
@@ -74,7 +82,8 @@ impl WriterLock {
     }
 }
 
-fn attempt(layout: &Layout) -> Result<Option<Writer>, LayoutError> {
+/// The lock, held until the file is closed; `None` when another process has it.
+fn attempt(layout: &Layout) -> Result<Option<File>, LayoutError> {
     let state = layout.state()?;
     layout.create_corner()?;
     let path = layout.lock_file();
@@ -93,7 +102,7 @@ fn attempt(layout: &Layout) -> Result<Option<Writer>, LayoutError> {
     if state == State::Vacant {
         layout.initialise()?;
     }
-    Ok(Some(Writer { _file: file }))
+    Ok(Some(file))
 }
 
 fn sweep(folder: PathBuf) -> Result<(), LayoutError> {

@@ -38,6 +38,7 @@ mod pins;
 mod pull;
 mod runtime;
 mod store;
+mod written;
 
 pub use error::LayoutError;
 pub use runtime::{OciLayoutOptions, OciLayoutRuntime, OpenError};

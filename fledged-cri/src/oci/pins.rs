@@ -52,6 +52,14 @@ impl PinSet {
             .push(digest.clone());
     }
 
+    /// Everything this set holds.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        self.mine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Frees everything this set holds.
     pub(crate) fn release(&self) {
         let mut counts = self.pins.counts();

@@ -1,8 +1,6 @@
 //! One pull: from a reference to an entry of the index with everything behind it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{Digest, ImageRef};
@@ -12,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::blobs::fetch;
-use super::collect::collect;
+use super::collect::{GRACE_OF_OTHERS, collect};
 use super::index::{Index, Target};
 use super::inventory;
 use super::layout::sync_folder;
@@ -192,6 +190,7 @@ impl Pull {
             let layout = &inner.layout;
             for fetched in &chain {
                 if layout.read(&fetched.digest, MANIFEST_MAX)?.is_none() {
+                    self.writer.written.add(&fetched.digest);
                     layout.replace(&layout.blob(&fetched.digest), &fetched.bytes)?;
                 }
             }
@@ -219,6 +218,8 @@ impl Pull {
                         inner.collect_after(&index, before.digest);
                     }
                 }
+                let blobs = self.pins.digests();
+                self.writer.written.forget(&blobs);
             }
             inventory::lookup(layout, &inner.platform, image)?
                 .ok_or_else(|| Failure::new(Reason::Evicted, "a blob was deleted during the pull"))
@@ -227,14 +228,17 @@ impl Pull {
     }
 
     /// Deletes what failed pulls left, this one included: on a full disk others need the room more.
+    /// Young blobs that this process did not write may be of a copy that another tool makes.
     async fn make_room(self: Arc<Self>) {
         let made = blocking(move || {
             let inner = &self.inner;
             self.pins.release();
             let _gate = inner.index_gate();
             let index = Index::load(&inner.layout)?;
-            let doomed = BTreeSet::new();
-            collect(&inner.layout, &index, &inner.pins, &doomed, Duration::ZERO)?;
+            let ours = self.writer.written.all();
+            collect(&inner.layout, &index, &inner.pins, &ours, GRACE_OF_OTHERS)?;
+            let gone = ours.iter().filter(|blob| !inner.layout.blob(blob).exists());
+            self.writer.written.forget(gone);
             Ok(())
         })
         .await;

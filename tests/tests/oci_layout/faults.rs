@@ -1,8 +1,9 @@
 //! Registries and disks that misbehave.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fledged_core::error::{Reason, RuntimeError};
 use fledged_core::model::Digest;
@@ -260,11 +261,23 @@ async fn a_full_disk_is_told_and_left_as_empty_as_possible() {
     let unmount = Unmount(folder.path());
     let runtime = open(folder.path());
     pull(&runtime, &small.reference).await.unwrap();
-    let before = check_layout(folder.path());
+    // Of another tool's copy, which is under way, and of one that was given up long ago.
+    let [young, old] = [8, 9].map(|seed| {
+        let layer = Layer::random("other", seed, 1000, Compression::Stored);
+        let path = folder.path().join("blobs/sha256").join(layer.digest.hex());
+        std::fs::write(&path, &layer.blob).unwrap();
+        (path, layer.digest)
+    });
+    let mut before = check_layout(folder.path());
+    let hour_ago = SystemTime::now() - Duration::from_secs(60 * 60);
+    let opened = File::options().write(true).open(&old.0).unwrap();
+    opened.set_modified(hour_ago).unwrap();
+    drop(opened);
     let error = pull(&runtime, &large.reference).await.unwrap_err();
     assert_eq!(error.reason(), Reason::DiskFull, "{error}");
     assert!(error.to_string().contains("No space left"), "{error}");
     assert_eq!(unfinished(folder.path()), 0);
+    assert!(before.blobs.contains(&young.1) && before.blobs.remove(&old.1));
     assert_eq!(
         check_layout(folder.path()),
         before,
