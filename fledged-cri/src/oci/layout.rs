@@ -136,10 +136,21 @@ impl Layout {
         Ok(State::Vacant)
     }
 
-    /// Creates our corner, all that is needed to take the lock.
+    /// Creates our corner, all that is needed to take the lock, and the folder with those above it
+    /// where they are missing, so that they outlive a power failure.
     pub(crate) fn create_corner(&self) -> Result<(), LayoutError> {
         let path = self.unfinished();
-        fs::create_dir_all(&path).map_err(LayoutError::io("create", &path))
+        let missing: Vec<&Path> = path.ancestors().take_while(|part| !part.exists()).collect();
+        fs::create_dir_all(&path).map_err(LayoutError::io("create", &path))?;
+        for parent in missing.iter().filter_map(|created| created.parent()) {
+            match sync_folder(parent) {
+                // Folders may be created in what may not be read, but it cannot be synced then.
+                Err(LayoutError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes a vacant folder a layout. `oci-layout` comes last: by the specification it is what
@@ -147,11 +158,23 @@ impl Layout {
     pub(crate) fn initialise(&self) -> Result<(), LayoutError> {
         let sha256 = self.blobs().join("sha256");
         fs::create_dir_all(&sha256).map_err(LayoutError::io("create", &sha256))?;
+        sync_folder(&self.blobs())?;
         if !self.index().exists() {
             self.replace(&self.index(), EMPTY_INDEX.as_bytes())?;
         }
         let marker = format!(r#"{{"imageLayoutVersion":"{LAYOUT_VERSION}"}}"#);
         self.replace(&self.marker(), marker.as_bytes())
+    }
+
+    /// Makes the names of all blobs outlive a power failure.
+    pub(crate) fn sync_blobs(&self) -> Result<(), LayoutError> {
+        for algorithm in ["sha256", "sha384", "sha512"] {
+            let folder = self.blobs().join(algorithm);
+            if folder.is_dir() {
+                sync_folder(&folder)?;
+            }
+        }
+        sync_folder(&self.blobs())
     }
 
     /// A file for a download, on the same file system as the blobs.
@@ -237,6 +260,12 @@ fn dangling_link(path: &Path) -> Option<PathBuf> {
 
 /// Makes renames in a folder outlive a power failure.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), LayoutError> {
+    // What a relative path of one part is in.
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     File::open(folder)
         .and_then(|file| file.sync_all())
         .map_err(LayoutError::io("sync", folder))

@@ -13,7 +13,6 @@ use super::blobs::fetch;
 use super::collect::{GRACE_OF_OTHERS, collect};
 use super::index::{Index, Target};
 use super::inventory;
-use super::layout::sync_folder;
 use super::lock::Writer;
 use super::meter::Meter;
 use super::pins::PinSet;
@@ -205,13 +204,9 @@ impl Pull {
             {
                 let _gate = inner.index_gate();
                 let mut index = Index::load(layout)?;
+                // Also when the entry stays as it is: blobs may have been lost and fetched again.
+                layout.sync_blobs()?;
                 if index.get(image).as_ref() != Some(&target) {
-                    for algorithm in ["sha256", "sha384", "sha512"] {
-                        let folder = layout.blobs().join(algorithm);
-                        if folder.is_dir() {
-                            sync_folder(&folder)?;
-                        }
-                    }
                     let before = index.set(image, &target);
                     index.store(layout)?;
                     if let Some(before) = before {
