@@ -8,7 +8,7 @@ use fledged_core::ports::{ImageId, RuntimeImage};
 use super::LayoutError;
 use super::index::{Index, Target};
 use super::layout::Layout;
-use crate::registry::{Fetched, MANIFEST_MAX, Manifest, Platform};
+use crate::registry::{Fetched, ImageManifest, MANIFEST_MAX, Manifest, Platform, config_platform};
 
 /// Every image with a reference that is completely present for that platform.
 pub(crate) fn list(layout: &Layout, platform: &Platform) -> Result<Vec<RuntimeImage>, LayoutError> {
@@ -94,10 +94,29 @@ fn complete(
                     }
                     size += ByteSize::new(blob.size);
                 }
+                // Without an index it is the configuration that names the platform.
+                let alone = digest == target.digest;
+                if alone && !runs_on(layout, &image, platform)? {
+                    return Ok(None);
+                }
                 return Ok(Some(size));
             }
         }
     }
+}
+
+/// Whether an image without an index is for that platform, or names none.
+fn runs_on(
+    layout: &Layout,
+    image: &ImageManifest,
+    platform: &Platform,
+) -> Result<bool, LayoutError> {
+    if image.config.size > MANIFEST_MAX as u64 {
+        return Ok(true);
+    }
+    let bytes = layout.read(&image.config.digest, MANIFEST_MAX)?;
+    let only = bytes.as_deref().and_then(config_platform);
+    Ok(only.is_none_or(|only| platform.rank_of(&only).is_some()))
 }
 
 /// A manifest that is there already, verified; `None` when it has to be fetched.

@@ -75,6 +75,12 @@ async fn an_index_keeps_its_digest_and_one_platform() {
     assert_eq!(error.reason(), Reason::PlatformNotFound);
     assert!(error.to_string().contains("linux/s390x"), "{error}");
     assert_eq!(runtime.list().await.unwrap(), []);
+
+    // Also when somebody for whose platform it is has put it into the same layout.
+    pull(&other, &single.reference).await.unwrap();
+    assert!(other.lookup(&single.image()).await.unwrap().is_some());
+    assert_eq!(runtime.lookup(&single.image()).await.unwrap(), None);
+    assert_eq!(runtime.list().await.unwrap(), []);
 }
 
 #[tokio::test]
