@@ -54,8 +54,10 @@ Examples:
   fledged node run -f images.yaml --image-cache-refresh-frequency 0s
 
 Edits of the manifests take effect within seconds, by whatever means they are made: in place, by an
-atomic rename, or by a ConfigMap's symbolic links. An edit that is not valid is reported and the last
-good one stays in force. Images that leave the manifests while it runs are removed, unless a
+atomic rename, or by a ConfigMap's symbolic links. An edit counts once the file has stayed the same for
+three seconds; a write that pauses for longer is taken as it stands, so write a new file and rename it
+over the old one where writing may be slow. An edit that is not valid is reported and the last good one
+stays in force. Images that leave the manifests while it runs are removed, unless a
 container uses them; images that the file never named are never touched.
 
 While the runtime does not answer, it waits for it. SIGTERM and SIGINT end it with exit code 0, within
