@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod node;
 pub mod output;
 pub mod plan;
+pub mod printable;
 pub mod probing;
 pub mod session;
 pub mod signals;

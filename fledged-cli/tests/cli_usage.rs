@@ -154,6 +154,26 @@ fn bad_manifests_end_with_2_and_nothing_is_pulled() {
 }
 
 #[test]
+fn a_manifest_can_not_steer_the_terminal() {
+    let stage = Stage::new();
+    let store = stage.store();
+    let text = manifest(&["nginx:1".to_owned()]);
+    let dry = ["node", "apply", "--dry-run", "--runtime", &store, "-f", "-"];
+    let run = fledged_with_stdin(&dry, &text.replace("name: test", "name: \"x\\e[31m\""))
+        .expect_code(2)
+        .says(&[r#"metadata.name: "x\u{1b}[31m""#]);
+    assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
+    let text = text + "\"f\\e[32m\\u202e\\nerror: all is lost\": 1\n";
+    let run = fledged_with_stdin(&dry, &text)
+        .says(&[r"f\u{1b}[32m\u{202e}\nerror: all is lost: unknown field"]);
+    assert!(
+        !run.stderr.contains(['\u{1b}', '\u{202e}']),
+        "{:?}",
+        run.stderr
+    );
+}
+
+#[test]
 fn a_runtime_that_is_not_there_is_a_failure_and_no_bad_input() {
     let stage = Stage::new();
     let file = stage.write("images.yaml", &manifest(&["nginx:1".to_owned()]));

@@ -261,6 +261,21 @@ fn each_refusal_says_where_and_why() {
             format!("{head}\nmetadata: {{name: 7}}\n{spec}"),
             vec!["metadata.name: must be a string, not the number 7"],
         ),
+        (
+            format!("{head}\nmetadata: {{name: \"x\\e[31m\"}}\n{spec}"),
+            vec![r#"metadata.name: "x\u{1b}[31m" is not an object's name"#],
+        ),
+        (
+            format!("{head}\nmetadata: {{name: a, namespace: a.b}}\n{spec}"),
+            vec!["metadata.namespace: \"a.b\" is not a namespace's name"],
+        ),
+        (
+            with(
+                head,
+                "spec: {cacheSpec: [{images: [a], imagePullPolicy: \"N\\e[0m\\n\"}]}",
+            ),
+            vec![r"unknown variant `N\u{1b}[0m\n`"],
+        ),
         (with(head, ""), vec!["spec: is missing"]),
         (
             with(head, "spec: [1]"),

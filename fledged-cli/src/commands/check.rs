@@ -17,6 +17,7 @@ use crate::args::{CheckArgs, OutputFormat};
 use crate::duration::GoDuration;
 use crate::exit::Exit;
 use crate::output::{Align, Table, Terminal, pluralised, rounded_seconds, short_digest};
+use crate::printable::printable;
 use crate::probing::Prober;
 use crate::signals::Shutdown;
 
@@ -191,6 +192,7 @@ fn table(outcome: &CheckOutcome) -> String {
     let mut text = table.render();
     for image in &outcome.images {
         if let Some(message) = &image.message {
+            let message = printable(message);
             text.push_str(&format!("{}: {message}\n", image.reference));
         }
     }

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 
 use super::Finding;
 use super::error::Place;
+use super::name;
+use crate::printable::on_one_line;
 
 /// The one version that is read.
 const API_VERSION: &str = "kubefledged.io/v1alpha2";
@@ -67,7 +69,10 @@ pub(super) fn cache(
     for known in ["apiVersion", "kind", "metadata", "status"] {
         fields.remove(known);
     }
-    let unread = |path: String| format!("{path}: unknown field, nothing reads it");
+    let unread = |path: String| {
+        let path = on_one_line(&path);
+        format!("{path}: unknown field, nothing reads it")
+    };
     for name in fields.keys() {
         warnings.push(Finding::new(place, unread(name.clone())));
     }
@@ -99,7 +104,7 @@ pub(super) fn cache(
         let path = path.trim_start_matches('.');
         vec![Finding::new(
             place,
-            format!("spec{separator}{path}: {problem}"),
+            on_one_line(&format!("spec{separator}{path}: {problem}")),
         )]
     })?;
     spec.validate(id).map_err(|invalid| {
@@ -128,6 +133,9 @@ fn id(fields: &Map<String, Value>, file: &str) -> Result<CacheId, String> {
         None | Some(Value::Null) => "default",
         Some(_) => string(metadata, "namespace").map_err(within)?,
     };
+    name::object(name).map_err(|rule| format!("metadata.name: {name:?} {rule}"))?;
+    name::namespace(namespace)
+        .map_err(|rule| format!("metadata.namespace: {namespace:?} {rule}"))?;
     Ok(CacheId::new(namespace, name, file))
 }
 

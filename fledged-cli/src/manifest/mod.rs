@@ -2,6 +2,7 @@
 
 mod document;
 mod error;
+mod name;
 mod source;
 mod text;
 

@@ -6,6 +6,7 @@ use fledged_core::model::{ByteSize, Digest, ImagePhase, ImageReport, NodeReport}
 use serde::Serialize;
 
 use super::{Align, Table};
+use crate::printable::printable;
 
 /// The result of one command, as `-o json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -144,6 +145,7 @@ impl Outcome {
         let mut text = table.render();
         for image in &self.images {
             if let Some(message) = &image.message {
+                let message = printable(message);
                 text.push_str(&format!("{}: {message}\n", image.reference));
             }
         }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::printable::on_one_line;
+
 /// On which side a column's text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -31,10 +33,15 @@ impl Table {
         }
     }
 
-    /// Adds a row; cells beyond the columns are left out.
+    /// Adds a row; cells beyond the columns are left out, and what does not print is escaped.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows
-            .push(cells.into_iter().take(self.columns.len()).collect());
+        self.rows.push(
+            cells
+                .into_iter()
+                .take(self.columns.len())
+                .map(|cell| on_one_line(&cell).into_owned())
+                .collect(),
+        );
     }
 
     /// The whole table, each line ended by a line feed. Columns that are empty in every row are
@@ -88,6 +95,13 @@ mod tests {
             table.render(),
             "IMAGE          SIZE\na               1 B\nlonger-name   100 B\n"
         );
+    }
+
+    #[test]
+    fn a_cell_can_not_steer_the_terminal() {
+        let mut table = Table::new(&[("IMAGE", Align::Left)]);
+        table.row(["a\u{1b}[31m\nb".to_owned()]);
+        assert_eq!(table.render(), "IMAGE\na\\u{1b}[31m\\nb\n");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use console::Style;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
+use crate::printable::printable;
+
 /// Standard error as everything writes to it; clones share it.
 ///
 /// Lines are written above the progress bars, if there are any.
@@ -42,21 +44,27 @@ impl Terminal {
         &self.bars
     }
 
-    /// Writes one line.
+    /// Writes one line. What would steer the terminal is escaped, here and in the two below.
     pub fn line(&self, text: impl Display) {
-        self.write(format!("{text}\n").as_bytes());
+        self.labelled("", &text);
     }
 
     /// Writes one line that tells of something that may be a mistake.
     pub fn warn(&self, text: impl Display) {
         let label = Style::new().for_stderr().yellow().bold();
-        self.line(format!("{} {text}", label.apply_to("warning:")));
+        self.labelled(&format!("{} ", label.apply_to("warning:")), &text);
     }
 
     /// Writes one line that tells why the process can't do what it was asked for.
     pub fn error(&self, text: impl Display) {
         let label = Style::new().for_stderr().red().bold();
-        self.line(format!("{} {text}", label.apply_to("error:")));
+        self.labelled(&format!("{} ", label.apply_to("error:")), &text);
+    }
+
+    /// Our own label may have colours.
+    fn labelled(&self, label: &str, text: &impl Display) {
+        let text = text.to_string();
+        self.write(format!("{label}{}\n", printable(&text)).as_bytes());
     }
 
     /// Writes bytes; a standard error that is gone is nobody's concern.
