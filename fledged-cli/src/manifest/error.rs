@@ -75,7 +75,7 @@ pub enum ManifestError {
     Syntax {
         /// Which file.
         file: String,
-        /// The parser's own words, with the lines around.
+        /// Where and why, with the line.
         problem: String,
     },
     /// There is no ImageCache in it.

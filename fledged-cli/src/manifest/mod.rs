@@ -4,6 +4,7 @@ mod document;
 mod error;
 mod name;
 mod source;
+mod syntax;
 mod text;
 
 pub use error::{Finding, ManifestError};

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::document::{self, Kind};
 use super::error::Place;
-use super::{Finding, ManifestError};
+use super::{Finding, ManifestError, syntax};
 
 /// What manifests say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub fn parse(texts: &[(String, String)]) -> Result<Manifests, ManifestError> {
         let documents: Vec<Value> =
             serde_saphyr::from_multiple(text).map_err(|error| ManifestError::Syntax {
                 file: file.clone(),
-                problem: error.to_string(),
+                problem: syntax::problem(text, &error),
             })?;
         let before = reading.seen;
         for (i, value) in documents.into_iter().enumerate() {
