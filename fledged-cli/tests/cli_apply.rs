@@ -159,11 +159,16 @@ fn purge_removes_what_the_file_names_and_nothing_else() {
         "-o",
         "json",
     ];
-    let outcome = fledged(&purge).expect_code(0).json();
-    assert_eq!(phases(&outcome), ["Removed"; 2]);
+    let run = fledged(&purge)
+        .expect_code(0)
+        .says(&["2 images: 2 removed, "]);
+    assert_eq!(phases(&run.json()), ["Removed"; 2]);
     assert_eq!(stage.held(), stage.images[2..]);
-    let outcome = fledged(&purge).expect_code(0).json();
-    assert_eq!(phases(&outcome), ["Removed"; 2]);
+    let run = fledged(&purge)
+        .expect_code(0)
+        .says(&["2 images: 2 not there, "]);
+    assert!(!run.stderr.contains("removed"), "{}", run.stderr);
+    assert_eq!(phases(&run.json()), ["Removed"; 2]);
 }
 
 #[test]

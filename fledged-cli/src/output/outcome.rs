@@ -152,6 +152,15 @@ impl Outcome {
         text
     }
 
+    /// How many images were to be removed and were not there.
+    #[must_use]
+    pub fn absent(&self) -> usize {
+        let images = self.images.iter();
+        images
+            .filter(|i| i.phase == ImagePhase::Removed && i.attempts == 0)
+            .count()
+    }
+
     /// How many images stand in that phase.
     #[must_use]
     pub fn count(&self, phase: ImagePhase) -> usize {
