@@ -1,6 +1,7 @@
 //! From the arguments to a runtime, its registries, and the loop over them. The only place that
 //! knows the backends.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,10 +73,24 @@ impl SessionError {
             Self::Open {
                 source: OpenError::Layout(error),
                 ..
-            } => !matches!(error, LayoutError::Io { .. }),
+            } => match error {
+                LayoutError::Io { source, .. } => can_not_be_a_folder(source),
+                _ => true,
+            },
             _ => false,
         }
     }
+}
+
+/// Whether the path itself is to blame: a file where a folder is to be, or no path at all.
+fn can_not_be_a_folder(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::InvalidInput
+    )
 }
 
 /// A runtime, and what is needed to pull with it.

@@ -190,6 +190,22 @@ fn a_runtime_that_is_not_there_is_a_failure_and_no_bad_input() {
 }
 
 #[test]
+fn a_store_that_is_a_file_is_bad_input_and_not_waited_for() {
+    let stage = Stage::new();
+    let file = stage.write("images.yaml", &manifest(&["nginx:1".to_owned()]));
+    let below = format!("{file}/store");
+    for path in [&file, &below] {
+        let uri = format!("oci:{path}");
+        for command in ["apply", "purge", "run"] {
+            fledged(&["node", command, "-f", &file, "--runtime", &uri])
+                .expect_code(2)
+                .says(&["error: ", path, "Not a directory"]);
+        }
+        fledged(&["node", "list", "--runtime", &uri]).expect_code(2);
+    }
+}
+
+#[test]
 fn settings_come_from_the_environment_too() {
     let stage = Stage::new();
     let file = stage.write("images.yaml", &manifest(&["nginx:1".to_owned()]));
