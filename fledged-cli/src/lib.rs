@@ -5,6 +5,7 @@ pub mod commands;
 pub mod demo;
 pub mod desired;
 pub mod duration;
+pub mod environment;
 pub mod exit;
 pub mod follow;
 mod help;

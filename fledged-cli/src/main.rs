@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
-use fledged_cli::args::Cli;
+use fledged_cli::environment;
 use fledged_cli::exit::Exit;
 use fledged_cli::output::{Terminal, init_log};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = environment::parse();
     let terminal = Terminal::stderr();
     init_log(&terminal, cli.verbose);
     fledged_cri::registry::ensure_tls_provider();

@@ -8,7 +8,7 @@
 
 mod support;
 
-use support::{Stage, command, fledged, fledged_with_stdin, manifest};
+use support::{Run, Stage, command, fledged, fledged_with_stdin, manifest};
 
 #[test]
 fn every_command_has_help_with_examples() {
@@ -214,6 +214,56 @@ fn settings_come_from_the_environment_too() {
         .output()
         .unwrap();
     assert_eq!(run.status.code(), Some(2));
+}
+
+#[test]
+fn settings_that_say_nothing_are_not_set() {
+    let stage = Stage::new();
+    let text = manifest(&["nginx:1".to_owned()])
+        .replace("- images", "- nodeSelector: {a: b, c: d}\n    images");
+    let file = stage.write("images.yaml", &text);
+    let store = stage.store();
+    let run = |variables: &[(&str, &str)], args: &[&str]| -> Run {
+        let dry = [
+            "node",
+            "apply",
+            "--dry-run",
+            "-f",
+            &file,
+            "--runtime",
+            &store,
+        ];
+        let mut command = command(&[&dry[..], args].concat());
+        command
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+            .into()
+    };
+    let nothing = [
+        "FLEDGED_PLATFORM",
+        "FLEDGED_RUNTIME",
+        "FLEDGED_REGISTRY_CONFIG",
+        "FLEDGED_INSECURE_REGISTRIES",
+        "FLEDGED_NODE_LABELS",
+        "FLEDGED_NODE_NAME",
+    ]
+    .map(|name| (name, ""));
+    run(&nothing, &[])
+        .expect_code(0)
+        .says(&["no entry of the manifests"]);
+    let labels = [("FLEDGED_NODE_LABELS", "a=b,, c=d,")];
+    run(&labels, &[])
+        .expect_code(0)
+        .says(&["1 would be pulled"]);
+    // The command line still wins, and a bad item is still refused.
+    let only = ["--node-label", "a=b"];
+    run(&labels, &only)
+        .expect_code(0)
+        .says(&["0 would be pulled"]);
+    run(&[("FLEDGED_NODE_LABELS", "a,")], &[])
+        .expect_code(2)
+        .says(&["'a'"]);
 }
 
 #[test]
