@@ -1,7 +1,7 @@
 //! Standard error, shared by progress bars, lines and the log.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use console::Style;
 use indicatif::{MultiProgress, ProgressDrawTarget};
@@ -21,16 +21,11 @@ impl Terminal {
     /// The process's own standard error.
     #[must_use]
     pub fn stderr() -> Self {
-        let live = io::stderr().is_terminal() && console::Term::stderr().is_term();
-        let target = if live {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        Self {
-            bars: MultiProgress::with_draw_target(target),
-            live,
-        }
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        // Not on every terminal can bars be drawn (TERM=dumb): who draws them decides, so that
+        // there is never a terminal with neither bars nor lines.
+        let live = !bars.is_hidden();
+        Self { bars, live }
     }
 
     /// Whether it is a terminal that bars can be drawn on.
