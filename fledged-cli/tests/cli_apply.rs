@@ -326,7 +326,16 @@ fn what_can_not_be_honoured_is_warned_of() {
         "--registry-config",
         "spec.typo: unknown field",
     ]);
-    let config = stage.write("config.json", "{\"auths\": {}}");
+    for nothing in ["{}", "{\"auths\": {}}"] {
+        let config = stage.write("config.json", nothing);
+        fledged(&[&dry[..], &["--registry-config", &config]].concat())
+            .expect_code(0)
+            .says(&["warning: ", &config, "holds no credentials"]);
+    }
+    let config = stage.write(
+        "config.json",
+        "{\"auths\": {\"registry.example\": {\"auth\": \"dTpw\"}}}",
+    );
     let run = fledged(&[&dry[..], &["--registry-config", &config]].concat()).expect_code(0);
     assert!(!run.stderr.contains("--registry-config"), "{}", run.stderr);
 }

@@ -23,6 +23,7 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     input::warn_nothing(&assignment, &node, terminal);
     let session = Session::open(args.runtime.runtime.as_ref(), registry).await?;
     session.warn_unused(registry, terminal);
+    input::warn_no_credentials(registry, terminal);
     let format = args.output.output;
     if args.dry_run {
         return round::foresee(&session, assignment, format, terminal).await;

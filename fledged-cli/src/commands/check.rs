@@ -55,6 +55,7 @@ pub(super) async fn check(args: CheckArgs, terminal: &Terminal) -> Result<Exit, 
     let has_credentials = args.registry.registry_config.is_some();
     input::warn_unhonoured(&manifests.caches, has_credentials, terminal);
     let prober = Prober::open(&args.registry)?;
+    input::warn_no_credentials(&args.registry, terminal);
     let mut shutdown = Shutdown::catch().map_err(CommandError::Signals)?;
     let requests = requests(&manifests.caches);
     let deadline = args.deadline;

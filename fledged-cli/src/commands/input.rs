@@ -2,7 +2,10 @@
 
 use fledged_core::model::{Assignment, DeletionPolicy, ImageCache, NodeFacts};
 
+use serde_json::Value;
+
 use super::CommandError;
+use crate::args::RegistryArgs;
 use crate::manifest::{self, Manifests, Source};
 use crate::output::Terminal;
 
@@ -42,6 +45,53 @@ pub(super) fn warn_unhonoured(caches: &[ImageCache], has_credentials: bool, term
     }
 }
 
+/// Says so when the registry credentials that were given hold none.
+///
+/// A file that can't be read or is malformed is an error elsewhere, and one that names helpers is
+/// warned of elsewhere.
+pub(super) fn warn_no_credentials(registry: &RegistryArgs, terminal: &Terminal) {
+    let Some(path) = &registry.registry_config else {
+        return;
+    };
+    let config = std::fs::read(path)
+        .ok()
+        .and_then(|content| serde_json::from_slice(&content).ok());
+    if config.is_some_and(|config| holds_nothing(&config)) {
+        terminal.warn(format_args!(
+            "--registry-config {}: it holds no credentials, so every pull is anonymous; they belong in \"auths\", as docker login writes them",
+            path.display()
+        ));
+    }
+}
+
+/// Whether a docker configuration has neither entries, new or old style, nor helpers.
+fn holds_nothing(config: &Value) -> bool {
+    let Value::Object(fields) = config else {
+        return false;
+    };
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Object(entries) => entries.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    };
+    if ["credsStore", "credHelpers"]
+        .iter()
+        .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)))
+    {
+        return false;
+    }
+    match fields.get("auths") {
+        Some(auths) => is_empty(auths),
+        // The old style has the registries at the top.
+        None => !fields.values().any(|value| {
+            ["auth", "username", "identitytoken", "registrytoken"]
+                .iter()
+                .any(|name| value.get(name).is_some())
+        }),
+    }
+}
+
 /// Says so when nothing is meant for this node: probably a label is missing.
 pub(super) fn warn_nothing(assignment: &Assignment, node: &NodeFacts, terminal: &Terminal) {
     if assignment.images.is_empty() {
@@ -54,5 +104,32 @@ pub(super) fn warn_nothing(assignment: &Assignment, node: &NodeFacts, terminal: 
             "no entry of the manifests is meant for this node, whose labels are {}; give others with --node-label",
             labels.join(", ")
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_config_without_entries_and_helpers_holds_nothing() {
+        for nothing in [
+            json!({}),
+            json!({"auths": {}}),
+            json!({"auths": null, "credsStore": ""}),
+            json!({"HttpHeaders": {"User-Agent": "x"}}),
+        ] {
+            assert!(holds_nothing(&nothing), "{nothing}");
+        }
+        for something in [
+            json!({"auths": {"registry.example": {"auth": "dTpw"}}}),
+            json!({"registry.example": {"auth": "dTpw"}}),
+            json!({"auths": {}, "credHelpers": {"registry.example": "x"}}),
+            json!({"credsStore": "desktop"}),
+        ] {
+            assert!(!holds_nothing(&something), "{something}");
+        }
     }
 }

@@ -51,6 +51,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
         _ = shutdown.requested() => return Ok(Exit::Done),
     };
     session.warn_unused(registry, terminal);
+    input::warn_no_credentials(registry, terminal);
     let (removed, removals) = mpsc::unbounded_channel();
     let progress = LiveProgress::lines(terminal);
     let observer = Arc::new(RemovalWatch::new(progress, removed));
