@@ -34,6 +34,17 @@ impl FromStr for Label {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (key, value) = text.split_once('=').ok_or(ParseLabelError::NoValue)?;
+        Self::new(key, value)
+    }
+}
+
+impl Label {
+    /// A label of that key and value.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseLabelError`] when no label can have that key or value.
+    pub fn new(key: &str, value: &str) -> Result<Self, ParseLabelError> {
         let (prefix, name) = match key.split_once('/') {
             Some((prefix, name)) => (Some(prefix), name),
             None => (None, key),

@@ -307,6 +307,24 @@ fn each_refusal_says_where_and_why() {
             vec!["spec.cacheSpec[0].nodeSelector.x: invalid type: boolean `true`"],
         ),
         (
+            with(
+                head,
+                "spec: {cacheSpec: [{images: [a]}, {images: [b], nodeSelector: {'a b': c}}]}",
+            ),
+            vec!["spec.cacheSpec[1].nodeSelector: the key \"a b\" is not a label key"],
+        ),
+        (
+            with(
+                head,
+                "spec: {cacheSpec: [{images: [a], nodeSelector: {x/y: 'c d', 'e ': f}}]}",
+            ),
+            vec![
+                "2 mistakes",
+                "spec.cacheSpec[0].nodeSelector.x/y: the value \"c d\" is not a label value",
+                "the key \"e \"",
+            ],
+        ),
+        (
             "- a\n- b\n".to_owned(),
             vec!["document 1: must be an object", "a list"],
         ),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::Finding;
 use super::error::Place;
 use super::name;
+use crate::label::{Label, ParseLabelError};
 use crate::printable::on_one_line;
 
 /// The one version that is read.
@@ -107,13 +108,33 @@ pub(super) fn cache(
             on_one_line(&format!("spec{separator}{path}: {problem}")),
         )]
     })?;
-    spec.validate(id).map_err(|invalid| {
-        invalid
-            .fields
-            .iter()
-            .map(|f| Finding::field(place, f))
-            .collect()
-    })
+    let mut findings = selectors(place, &spec);
+    match spec.validate(id) {
+        Ok(cache) if findings.is_empty() => Ok(cache),
+        Ok(_) => Err(findings),
+        Err(invalid) => {
+            findings.extend(invalid.fields.iter().map(|f| Finding::field(place, f)));
+            Err(findings)
+        }
+    }
+}
+
+/// The node selectors that ask for what no label can be: they would select no node, ever.
+fn selectors(place: &Place, spec: &ImageCacheSpec) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (i, entry) in spec.cache_spec.iter().enumerate() {
+        for (key, value) in entry.node_selector.iter().flatten() {
+            if let Err(problem) = Label::new(key, value) {
+                let field = match problem {
+                    ParseLabelError::Value(_) => format!(".{}", on_one_line(key)),
+                    _ => String::new(),
+                };
+                let text = format!("spec.cacheSpec[{i}].nodeSelector{field}: {problem}");
+                findings.push(Finding::new(place, text));
+            }
+        }
+    }
+    findings
 }
 
 fn id(fields: &Map<String, Value>, file: &str) -> Result<CacheId, String> {
