@@ -44,11 +44,10 @@ fn setting(arg: Arg, variable: impl Fn(&OsStr) -> Option<OsString>) -> Arg {
         return arg;
     }
     // A list with an empty item, `a=b,` for instance: the others count, in the variable's place.
-    // They are leaked, because clap keeps defaults for ever; that is once a process.
-    let parts: Vec<&'static str> = parts
+    let parts: Vec<String> = parts
         .into_iter()
         .filter(|part| !part.is_empty())
-        .map(|part| &*part.to_owned().leak())
+        .map(str::to_owned)
         .collect();
     let arg = arg.env(Resettable::Reset);
     if parts.is_empty() {
