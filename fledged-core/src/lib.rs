@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod cluster;
 pub mod driver;
 pub mod error;
 pub mod model;
@@ -10,4 +11,4 @@ pub mod sim;
 
 // What an implementor of the ports needs, in the versions that the ports speak.
 #[doc(no_inline)]
-pub use {async_trait::async_trait, jiff, secrecy};
+pub use {async_trait::async_trait, futures_util, jiff, secrecy};

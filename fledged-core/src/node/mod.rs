@@ -15,7 +15,7 @@ mod obstacle;
 mod pulling;
 mod reading;
 mod removing;
-mod time;
+pub(crate) mod time;
 mod warmer;
 
 pub use backoff::{Backoff, Schedule};

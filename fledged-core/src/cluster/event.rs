@@ -1,0 +1,154 @@
+//! What a planner is told, and what it asks for.
+
+use super::status::{ActionReason, CacheStatus};
+use crate::model::{
+    AssignedImage, Assignment, CacheId, ImageCache, InvalidSpec, NodeFacts, NodeName, NodeReport,
+};
+
+/// Everything that is known of one cache from the object that declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheFacts {
+    /// Which cache; another UID is another cache.
+    pub id: CacheId,
+    /// Grows with every edit of the spec (`metadata.generation`).
+    pub generation: u64,
+    /// The spec, or what is wrong with it.
+    pub spec: Result<ImageCache, InvalidSpec>,
+    /// Whether the object asks for a refresh (annotation `kubefledged.io/refresh-imagecache`).
+    pub refresh_requested: bool,
+    /// Whether the object asks for a purge (annotation `kubefledged.io/purge-imagecache`).
+    pub purge_requested: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether our finalizer holds it.
+    pub finalizer: bool,
+    /// What was last recorded as its status; everything that must survive a restart is in it.
+    pub status: Option<CacheStatus>,
+}
+
+/// Something that happened in the cluster.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ClusterEvent {
+    /// Everything there is has been told once. Before it, nothing is written: of a partial list,
+    /// what is missing would look unwanted.
+    Synced,
+    /// A cache is there, in this shape.
+    CacheApplied(Box<CacheFacts>),
+    /// A cache is there no more.
+    CacheGone(CacheId),
+    /// A node is there, in this shape.
+    NodeApplied(NodeFacts),
+    /// A node is there no more.
+    NodeGone(NodeName),
+    /// This is what stands recorded as a node's assignment: from before a restart, or an echo of a
+    /// write.
+    AssignmentRecorded {
+        /// Which node.
+        node: NodeName,
+        /// What it is to hold, and the generation of that record.
+        assignment: Assignment,
+    },
+    /// A node has no recorded assignment any more.
+    AssignmentGone(NodeName),
+    /// A node says where its images stand.
+    Reported {
+        /// Which node.
+        node: NodeName,
+        /// What it says.
+        report: NodeReport,
+    },
+    /// A node's agent is known to be gone. It counts as silent until it reports again, turns Ready
+    /// anew, or has nothing assigned, of which it could speak.
+    NodeSilent(NodeName),
+    /// An assignment was written.
+    AssignmentWritten {
+        /// Which node.
+        node: NodeName,
+        /// The ticket of the command.
+        ticket: u64,
+        /// The generation that the record has now; reports name it.
+        generation: u64,
+    },
+    /// A write was refused because the object had changed meanwhile, or is not what it seemed.
+    Conflicted(WriteTarget),
+}
+
+/// What a write goes to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WriteTarget {
+    /// The assignment of a node.
+    Assignment(NodeName),
+    /// A cache: its status, annotations, finalizer.
+    Cache(CacheId),
+}
+
+/// A request that a user makes by an annotation, which is removed once it is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Annotation {
+    /// `kubefledged.io/refresh-imagecache`.
+    Refresh,
+    /// `kubefledged.io/purge-imagecache`.
+    Purge,
+}
+
+/// Something worth telling whoever looks at a cache (a Kubernetes Event).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheEvent {
+    /// Whether something went wrong (type `Warning`).
+    pub warning: bool,
+    /// The action it is about.
+    pub reason: ActionReason,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Something to do. A command replaces an earlier one for the same target that is not done yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClusterCommand {
+    /// Record what a node is to hold and answer with [`ClusterEvent::AssignmentWritten`].
+    WriteAssignment {
+        /// Which node.
+        node: NodeName,
+        /// Number to answer with; greater ones are newer.
+        ticket: u64,
+        /// What it is to hold.
+        images: Vec<AssignedImage>,
+    },
+    /// Remove a node's recorded assignment: nothing is left to say.
+    DeleteAssignment {
+        /// Which node.
+        node: NodeName,
+        /// Greater ones are newer.
+        ticket: u64,
+    },
+    /// Record a cache's status.
+    WriteStatus {
+        /// Which cache.
+        cache: CacheId,
+        /// The whole status.
+        status: Box<CacheStatus>,
+    },
+    /// Take an annotation away: what it asked for is recorded.
+    RemoveAnnotation {
+        /// Which cache.
+        cache: CacheId,
+        /// Which annotation.
+        annotation: Annotation,
+    },
+    /// Add or remove our finalizer.
+    SetFinalizer {
+        /// Which cache.
+        cache: CacheId,
+        /// Whether it is to be there.
+        present: bool,
+    },
+    /// Tell whoever looks at the cache.
+    RecordEvent {
+        /// Which cache.
+        cache: CacheId,
+        /// What to tell.
+        event: CacheEvent,
+    },
+}

@@ -1,0 +1,269 @@
+//! One node: what it is, what stands recorded for it, and what it says.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::tally::Tally;
+use crate::error::Reason;
+use crate::model::{
+    AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImageRef, NodeFacts, NodeReport,
+};
+
+/// Marks a generation that is not known yet; the rest is the ticket of the write.
+const UNCONFIRMED: u64 = 1 << 63;
+
+/// What a node should hold, in order; shared by all nodes that match the same groups.
+pub(super) type Wanted = Arc<[Arc<AssignedImage>]>;
+
+/// One image of the assignment as it was last written.
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    pub(super) entry: Arc<AssignedImage>,
+    /// The generation from which on a report answers it.
+    pub(super) since: u64,
+}
+
+/// What a node says of one image; texts are kept of failures only.
+#[derive(Debug, Clone, PartialEq)]
+struct Reported {
+    image: ImageRef,
+    phase: ImagePhase,
+    revision: u64,
+}
+
+/// An image that failed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct FailedImage {
+    pub(super) image: ImageRef,
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+/// Where one written image stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Not where it is to be yet, or not reported.
+    Unsettled,
+    Cached,
+    Failed,
+    Removed,
+    /// To be removed, but in use.
+    Kept,
+}
+
+#[derive(Debug)]
+pub(super) struct NodeState {
+    pub(super) facts: Option<NodeFacts>,
+    pub(super) wanted: Wanted,
+    /// By image.
+    pub(super) pairs: Vec<Pair>,
+    /// Of the last write, or of what was found recorded.
+    pub(super) generation: u64,
+    pub(super) ticket: u64,
+    /// The ticket of the last write that was answered.
+    pub(super) answered: u64,
+    /// Whether it has to be written again, although it looks written.
+    outdated: bool,
+    observed: u64,
+    reported: Vec<Reported>,
+    pub(super) failed: Vec<FailedImage>,
+    pub(super) silent: bool,
+    /// When it last said something, or was last given a reason to.
+    pub(super) heard_at: Timestamp,
+    pub(super) silence_at: Option<Timestamp>,
+    pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
+    /// Whether it holds one of the cluster's slots.
+    pub(super) active: bool,
+}
+
+impl NodeState {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            facts: None,
+            wanted: Arc::from([]),
+            pairs: Vec::new(),
+            generation: 0,
+            ticket: 0,
+            answered: 0,
+            outdated: false,
+            observed: 0,
+            reported: Vec::new(),
+            failed: Vec::new(),
+            silent: false,
+            heard_at: now,
+            silence_at: None,
+            tallies: Vec::new(),
+            active: false,
+        }
+    }
+
+    /// Whether it can hold images at all.
+    pub(super) fn is_suitable(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.os == "linux")
+    }
+
+    /// Whether it can act now.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.is_suitable() && !self.silent && self.facts.as_ref().is_some_and(|facts| facts.ready)
+    }
+
+    pub(super) fn pair(&self, image: &ImageRef) -> Option<&Pair> {
+        let at = self.pairs.binary_search_by(|p| p.entry.image.cmp(image));
+        self.pairs.get(at.ok()?)
+    }
+
+    pub(super) fn standing(&self, pair: &Pair) -> Standing {
+        if self.observed < pair.since {
+            return Standing::Unsettled;
+        }
+        let image = &pair.entry.image;
+        let at = self.reported.binary_search_by(|r| r.image.cmp(image));
+        let Some(reported) = at.ok().and_then(|at| self.reported.get(at)) else {
+            return Standing::Unsettled;
+        };
+        let fresh = reported.revision >= pair.entry.revision;
+        match (pair.entry.state, reported.phase) {
+            (_, ImagePhase::Failed) => Standing::Failed,
+            (DesiredState::Present, ImagePhase::Cached) if fresh => Standing::Cached,
+            (DesiredState::Absent, ImagePhase::Removed) => Standing::Removed,
+            (DesiredState::Absent, ImagePhase::InUse) => Standing::Kept,
+            _ => Standing::Unsettled,
+        }
+    }
+
+    /// What it says now. `intern` gives the one copy of a reference that is kept.
+    pub(super) fn hear(
+        &mut self,
+        report: NodeReport,
+        intern: impl Fn(&ImageRef) -> ImageRef,
+        now: Timestamp,
+    ) {
+        self.heard_at = now;
+        self.silent = false;
+        self.observed = report.observed_generation;
+        self.reported.clear();
+        self.failed.clear();
+        self.reported.reserve_exact(report.images.len());
+        for said in report.images {
+            let image = intern(&said.image);
+            if said.phase == ImagePhase::Failed {
+                self.failed.push(FailedImage {
+                    image: image.clone(),
+                    reason: said.reason.unwrap_or(Reason::Unknown),
+                    message: said.message.unwrap_or_default(),
+                });
+            }
+            self.reported.push(Reported {
+                image,
+                phase: said.phase,
+                revision: said.revision.unwrap_or(0),
+            });
+        }
+        self.reported.sort_by(|a, b| a.image.cmp(&b.image));
+    }
+
+    /// Takes what stands recorded for what was written. Only what is the same in both keeps its
+    /// standing.
+    pub(super) fn adopt(
+        &mut self,
+        assignment: Assignment,
+        mut intern: impl FnMut(AssignedImage) -> Arc<AssignedImage>,
+    ) {
+        let generation = assignment.generation;
+        let mut pairs: Vec<Pair> = Vec::with_capacity(assignment.images.len());
+        for image in assignment.images {
+            let entry = intern(image);
+            let known = self.pair(&entry.image).filter(|p| !self.renews(p, &entry));
+            let since = known
+                .map(|p| p.since)
+                .filter(|since| since & UNCONFIRMED == 0);
+            pairs.push(Pair {
+                since: since.unwrap_or(generation),
+                entry,
+            });
+        }
+        self.generation = generation;
+        self.set_pairs(pairs);
+    }
+
+    fn set_pairs(&mut self, mut pairs: Vec<Pair>) {
+        pairs.sort_by(|a, b| a.entry.image.cmp(&b.entry.image));
+        pairs.dedup_by(|a, b| a.entry.image == b.entry.image);
+        pairs.shrink_to_fit();
+        self.pairs = pairs;
+    }
+
+    /// Whether the node has something new to do when that entry is written over the pair.
+    pub(super) fn renews(&self, pair: &Pair, entry: &AssignedImage) -> bool {
+        let old = &pair.entry;
+        let mended = old.pull_secrets != entry.pull_secrets
+            || old.service_accounts != entry.service_accounts
+            || old.pull_policy != entry.pull_policy
+            || old.deadline != entry.deadline;
+        asks_more(pair, entry) || (mended && self.standing(pair) == Standing::Failed)
+    }
+
+    /// Whether exactly this stands written, in whatever order.
+    pub(super) fn is_written(&self, next: &[Arc<AssignedImage>]) -> bool {
+        !self.outdated
+            && next.len() == self.pairs.len()
+            && next.iter().all(|entry| {
+                self.pair(&entry.image)
+                    .is_some_and(|p| Arc::ptr_eq(&p.entry, entry) || p.entry == *entry)
+            })
+    }
+
+    /// Takes a new assignment as written under a new ticket.
+    pub(super) fn write(&mut self, next: &[Arc<AssignedImage>], now: Timestamp) -> u64 {
+        self.ticket += 1;
+        self.outdated = false;
+        let pairs = next.iter().map(|entry| {
+            let known = self.pair(&entry.image).filter(|p| !self.renews(p, entry));
+            Pair {
+                entry: Arc::clone(entry),
+                since: known.map_or(UNCONFIRMED | self.ticket, |p| p.since),
+            }
+        });
+        let pairs = pairs.collect();
+        self.set_pairs(pairs);
+        self.heard_at = now;
+        self.ticket
+    }
+
+    /// A write was answered: reports of that generation answer it.
+    pub(super) fn confirm(&mut self, ticket: u64, generation: u64) {
+        self.answered = self.answered.max(ticket);
+        self.generation = generation;
+        for pair in &mut self.pairs {
+            if pair.since & UNCONFIRMED != 0 && pair.since & !UNCONFIRMED <= ticket {
+                pair.since = generation;
+            }
+        }
+    }
+
+    /// Whether a write is not answered yet.
+    pub(super) fn is_writing(&self) -> bool {
+        self.answered < self.ticket
+    }
+
+    /// What stands written is not known any more; what was asked for is asked for again.
+    pub(super) fn unwrite(&mut self) {
+        self.answered = self.ticket;
+        self.outdated = true;
+    }
+
+    /// Forgets what was written and said: the record is gone.
+    pub(super) fn forget(&mut self) {
+        self.pairs.clear();
+        self.reported.clear();
+        self.failed.clear();
+        self.observed = 0;
+        self.generation = 0;
+    }
+}
+
+/// Whether the entry asks for more than the pair, wherever that stands.
+pub(super) fn asks_more(pair: &Pair, entry: &AssignedImage) -> bool {
+    pair.entry.state != entry.state || pair.entry.revision < entry.revision
+}
