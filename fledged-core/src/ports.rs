@@ -3,6 +3,8 @@
 //!
 //! All are object-safe (`async-trait`) and have a `mockall` mock behind the feature `mock`.
 
+mod cluster;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,10 @@ use secrecy::SecretString;
 
 use crate::error::{Failure, RuntimeError};
 use crate::model::{ByteSize, Digest, ImageRef, ObjectName};
+
+#[cfg(feature = "mock")]
+pub use cluster::MockCluster;
+pub use cluster::{Cluster, ClusterError, WriteFailure};
 
 /// Whatever holds images on a node: containerd, CRI-O, Docker Engine, a folder.
 ///

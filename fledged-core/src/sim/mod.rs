@@ -1,5 +1,6 @@
-//! A node without I/O: an in-memory runtime and registry with bandwidth and faults, and a clock that
-//! jumps. Seeded and deterministic: the same seed gives the same trace.
+//! A node, or a whole cluster ([`SimCluster`]), without I/O: an in-memory runtime and registry with
+//! bandwidth and faults, and a clock that jumps. Seeded and deterministic: the same seed gives the
+//! same trace.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -23,13 +24,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod agent;
 mod clock;
+mod cluster;
 mod fault;
+mod objects;
 mod registry;
 mod runtime;
 mod state;
 
 pub use clock::{Deadlock, SimClock};
+pub use cluster::SimCluster;
 pub use fault::{Fault, Faults};
 pub use registry::{SimImage, SimRegistry};
 pub use runtime::SimRuntime;

@@ -1,0 +1,154 @@
+//! The agents of a simulated cluster: the real node loop, fed from the node's record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::FutureExt;
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
+
+use super::{SimCluster, SimRuntime};
+use crate::cluster::ClusterEvent;
+use crate::driver::{NodeInput, NodeLoop, NodeObserver};
+use crate::model::{Assignment, ImageRef, ImageReport, NodeName, NodeReport};
+use crate::node::{Warmer, WarmerConfig};
+use crate::ports::{Anonymous, Clock, Cluster};
+
+/// How often an agent says what has changed: as often as a real one writes at most.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What an agent knows and has not said yet.
+#[derive(Debug, Default)]
+struct Said {
+    assignment: Assignment,
+    images: BTreeMap<ImageRef, ImageReport>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Notes(Arc<Mutex<Said>>);
+
+impl Notes {
+    fn with<T>(&self, f: impl FnOnce(&mut Said) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn assigned(&self, assignment: &Assignment) {
+        let images: BTreeSet<_> = assignment.images.iter().map(|i| i.image.clone()).collect();
+        self.with(|said| {
+            said.images.retain(|image, _| images.contains(image));
+            said.assignment = assignment.clone();
+        });
+    }
+
+    fn report(&self) -> NodeReport {
+        self.with(|said| {
+            let images = said.assignment.images.iter();
+            let images = images.filter_map(|i| said.images.get(&i.image).cloned());
+            NodeReport {
+                observed_generation: said.assignment.generation,
+                inventory_at: None,
+                images: images.collect(),
+            }
+        })
+    }
+}
+
+impl NodeObserver for Notes {
+    fn report(&self, report: &ImageReport) {
+        self.with(|said| said.images.insert(report.image.clone(), report.clone()));
+    }
+}
+
+impl SimCluster {
+    /// Runs an agent on every node, also on those that join, until `shutdown` resolves.
+    pub async fn run_nodes(&self, config: WarmerConfig, shutdown: impl Future<Output = ()>) {
+        let mut agents = FuturesUnordered::new();
+        let mut running: BTreeSet<NodeName> = BTreeSet::new();
+        let shutdown = shutdown.fuse();
+        futures_util::pin_mut!(shutdown);
+        loop {
+            let nodes: Vec<_> = {
+                let objects = self.objects();
+                let nodes = objects.nodes.iter();
+                nodes
+                    .map(|(name, node)| (name.clone(), node.runtime.clone(), node.joined))
+                    .collect()
+            };
+            for (node, runtime, joined) in nodes {
+                if running.insert(node.clone()) {
+                    // One seed a node, the same in every run.
+                    let seed = node
+                        .as_str()
+                        .bytes()
+                        .fold(7, |s: u64, b| s.wrapping_mul(31).wrapping_add(u64::from(b)));
+                    agents.push(self.run_node(node, runtime, joined, config.clone(), seed));
+                }
+            }
+            let tick = self.clock.sleep(PERIOD).fuse();
+            futures_util::pin_mut!(tick);
+            futures_util::select_biased! {
+                () = shutdown => return,
+                ended = agents.select_next_some() => {
+                    running.remove(&ended);
+                }
+                () = tick => {}
+            }
+        }
+    }
+
+    /// One agent, until its node is gone.
+    async fn run_node(
+        &self,
+        node: NodeName,
+        runtime: SimRuntime,
+        joined: u64,
+        config: WarmerConfig,
+        seed: u64,
+    ) -> NodeName {
+        let notes = Notes::default();
+        let (name, noted) = (node.clone(), notes.clone());
+        let inputs = self.events().filter_map(move |event| {
+            let assignment = match event {
+                ClusterEvent::AssignmentRecorded { node, assignment } if node == name => {
+                    Some(assignment)
+                }
+                ClusterEvent::AssignmentGone(node) if node == name => Some(Assignment::default()),
+                _ => None,
+            };
+            let input = assignment.map(|assignment| {
+                noted.assigned(&assignment);
+                NodeInput::Assign(assignment)
+            });
+            std::future::ready(input)
+        });
+        let mut node_loop = NodeLoop::new(
+            Warmer::new(config, seed),
+            Arc::new(runtime),
+            Arc::new(Anonymous),
+            Arc::new(self.clock.clone()),
+            Arc::new(notes.clone()),
+        );
+        node_loop
+            .run(inputs, self.speak(&node, joined, &notes))
+            .await;
+        node
+    }
+
+    /// Says what has changed every now and then, until the node is gone.
+    async fn speak(&self, node: &NodeName, joined: u64, notes: &Notes) {
+        let mut ticks = stream::repeat(())
+            .then(|()| self.clock.sleep(PERIOD))
+            .boxed();
+        while ticks.next().await.is_some() {
+            let ready = match self.objects().nodes.get(node) {
+                Some(node) if node.joined == joined => node.facts.ready,
+                _ => return,
+            };
+            let report = notes.report();
+            if ready && report.observed_generation > 0 {
+                self.report(node, report);
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A cluster in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use super::objects::{Objects, Queue, SimNode, lock};
+use super::{Fault, Faults, SimClock, SimRuntime};
+use crate::cluster::{Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterEvent};
+use crate::model::{
+    AssignedImage, Assignment, CacheId, ImageCacheSpec, NodeFacts, NodeName, NodeReport,
+};
+use crate::ports::{Clock, Cluster, ClusterError, WriteFailure};
+
+/// A [`Cluster`] in memory, on a [`SimClock`]; its nodes run the real warmer on a [`SimRuntime`]
+/// each. Clones share their state.
+///
+/// Of the [`Faults`] given, those of `calls` meet writes: one that fails midway took effect and was
+/// answered as a failure.
+#[derive(Debug, Clone)]
+pub struct SimCluster {
+    pub(super) clock: SimClock,
+    objects: Arc<Mutex<Objects>>,
+}
+
+impl SimCluster {
+    /// An empty cluster.
+    #[must_use]
+    pub fn new(clock: SimClock, seed: u64) -> Self {
+        let objects = Objects {
+            rng: fastrand::Rng::with_seed(seed),
+            ..Objects::default()
+        };
+        Self {
+            clock,
+            objects: Arc::new(Mutex::new(objects)),
+        }
+    }
+
+    /// Lets writes go wrong.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        self.objects().faults = faults;
+        self
+    }
+
+    pub(super) fn objects(&self) -> MutexGuard<'_, Objects> {
+        lock(&self.objects)
+    }
+
+    /// A node joins, or becomes what is given; the runtime of one that is known stays.
+    pub fn apply_node(&self, facts: NodeFacts, runtime: SimRuntime) {
+        let mut objects = self.objects();
+        let name = facts.name.clone();
+        let joined = objects.joins;
+        objects.joins += 1;
+        let new = || SimNode {
+            facts: facts.clone(),
+            runtime,
+            joined,
+        };
+        let node = objects.nodes.entry(name).or_insert_with(new);
+        node.facts = facts.clone();
+        objects.tell(&ClusterEvent::NodeApplied(facts));
+    }
+
+    /// A node turns Ready or NotReady; while it is not, nobody hears of it.
+    pub fn set_ready(&self, node: &NodeName, ready: bool) {
+        let mut objects = self.objects();
+        if let Some(node) = objects.nodes.get_mut(node) {
+            node.facts.ready = ready;
+            let facts = node.facts.clone();
+            objects.tell(&ClusterEvent::NodeApplied(facts));
+        }
+    }
+
+    /// A node leaves, and its record with it.
+    pub fn remove_node(&self, node: &NodeName) {
+        let mut objects = self.objects();
+        objects.nodes.remove(node);
+        objects.tell(&ClusterEvent::NodeGone(node.clone()));
+        objects.remove_record(node);
+    }
+
+    /// Creates or edits a cache.
+    pub fn apply_cache(&self, id: &CacheId, spec: &ImageCacheSpec) {
+        let mut objects = self.objects();
+        let known = objects.caches.get(id).cloned();
+        let spec = spec.validate(id.clone());
+        let facts = match known {
+            Some(known) => CacheFacts {
+                generation: known.generation + u64::from(known.spec != spec),
+                spec,
+                ..known
+            },
+            None => CacheFacts {
+                id: id.clone(),
+                generation: 1,
+                spec,
+                refresh_requested: false,
+                purge_requested: false,
+                deleting: false,
+                finalizer: false,
+                status: None,
+            },
+        };
+        objects.caches.insert(id.clone(), facts.clone());
+        objects.tell(&ClusterEvent::CacheApplied(Box::new(facts)));
+    }
+
+    /// Asks for a refresh or a purge, if the cache is there.
+    pub fn annotate(&self, id: &CacheId, annotation: Annotation) {
+        let annotated = self.objects().change(id, |facts| match annotation {
+            Annotation::Refresh => facts.refresh_requested = true,
+            Annotation::Purge => facts.purge_requested = true,
+        });
+        // A cache that is not there asks for nothing.
+        annotated.ok();
+    }
+
+    /// Deletes a cache; it goes once nothing holds it.
+    pub fn delete_cache(&self, id: &CacheId) {
+        let deleted = self.objects().change(id, |facts| facts.deleting = true);
+        // What is not there is deleted.
+        deleted.ok();
+    }
+
+    /// What is known of a cache now.
+    #[must_use]
+    pub fn cache(&self, id: &CacheId) -> Option<CacheFacts> {
+        self.objects().caches.get(id).cloned()
+    }
+
+    /// What is recorded for every node.
+    #[must_use]
+    pub fn assignments(&self) -> BTreeMap<NodeName, Assignment> {
+        self.objects().records.clone()
+    }
+
+    /// The runtime of a node.
+    #[must_use]
+    pub fn runtime(&self, node: &NodeName) -> Option<SimRuntime> {
+        let objects = self.objects();
+        objects.nodes.get(node).map(|node| node.runtime.clone())
+    }
+
+    /// Everything that was told of caches, in order.
+    #[must_use]
+    pub fn told(&self) -> Vec<(CacheId, CacheEvent)> {
+        self.objects().events.clone()
+    }
+
+    /// How many writes were asked for.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        self.objects().writes
+    }
+
+    /// What a node says of its images, if it is heard.
+    pub(super) fn report(&self, node: &NodeName, report: NodeReport) {
+        let mut objects = self.objects();
+        let known = objects.reports.insert(node.clone(), report.clone());
+        if known.as_ref() != Some(&report) {
+            let node = node.clone();
+            objects.tell(&ClusterEvent::Reported { node, report });
+        }
+    }
+
+    /// Carries out a write, with whatever goes wrong.
+    async fn write<T>(
+        &self,
+        write: impl FnOnce(&mut Objects) -> Result<T, WriteFailure> + Send,
+    ) -> Result<T, WriteFailure> {
+        let fault = {
+            let mut guard = self.objects();
+            let objects = &mut *guard;
+            objects.writes += 1;
+            let elapsed = self.clock.elapsed();
+            objects.faults.draw_call(elapsed, &mut objects.rng)
+        };
+        let unavailable = |message: &str| WriteFailure::Unavailable {
+            message: message.to_owned(),
+            retry_after: None,
+        };
+        match fault {
+            Some(Fault::Fail(failure)) => return Err(unavailable(&failure.message)),
+            Some(Fault::FailMidway(failure)) => {
+                write(&mut self.objects())?;
+                return Err(unavailable(&failure.message));
+            }
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Slow(delay)) => self.clock.sleep(delay).await,
+            None => {}
+        }
+        write(&mut self.objects())
+    }
+}
+
+#[async_trait]
+impl Cluster for SimCluster {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
+        let mut objects = self.objects();
+        let queue = Arc::new(Mutex::new(Queue {
+            events: objects.everything(),
+            waker: None,
+        }));
+        objects.watchers.push(Arc::clone(&queue));
+        let next = move |context: &mut std::task::Context<'_>| {
+            let mut queue = lock(&queue);
+            match queue.events.pop_front() {
+                Some(event) => Poll::Ready(Some(event)),
+                None => {
+                    queue.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        };
+        stream::poll_fn(next).boxed()
+    }
+
+    async fn write_assignment(
+        &self,
+        node: &NodeName,
+        images: &[AssignedImage],
+    ) -> Result<u64, ClusterError> {
+        let write = |objects: &mut Objects| {
+            let known = objects.records.get(node);
+            if let Some(known) = known.filter(|known| known.images == images) {
+                return Ok(known.generation);
+            }
+            let assignment = Assignment {
+                generation: known.map_or(1, |known| known.generation + 1),
+                images: images.to_vec(),
+            };
+            objects.records.insert(node.clone(), assignment.clone());
+            let generation = assignment.generation;
+            let node = node.clone();
+            objects.tell(&ClusterEvent::AssignmentRecorded { node, assignment });
+            Ok(generation)
+        };
+        let written = self.write(write).await;
+        written.map_err(|source| ClusterError::WriteAssignment {
+            node: node.clone(),
+            source,
+        })
+    }
+
+    async fn delete_assignment(&self, node: &NodeName) -> Result<(), ClusterError> {
+        let deleted = self.write(|objects| {
+            objects.remove_record(node);
+            Ok(())
+        });
+        deleted
+            .await
+            .map_err(|source| ClusterError::DeleteAssignment {
+                node: node.clone(),
+                source,
+            })
+    }
+
+    async fn write_status(
+        &self,
+        cache: &CacheId,
+        status: &CacheStatus,
+    ) -> Result<(), ClusterError> {
+        let status = Some(status.clone());
+        let write = |objects: &mut Objects| objects.change(cache, |facts| facts.status = status);
+        let written = self.write(write).await;
+        written.map_err(|source| ClusterError::WriteStatus {
+            cache: cache.clone(),
+            source,
+        })
+    }
+
+    async fn remove_annotation(
+        &self,
+        cache: &CacheId,
+        annotation: Annotation,
+    ) -> Result<(), ClusterError> {
+        let change = |facts: &mut CacheFacts| match annotation {
+            Annotation::Refresh => facts.refresh_requested = false,
+            Annotation::Purge => facts.purge_requested = false,
+        };
+        let removed = self.write(|objects| objects.change(cache, change)).await;
+        removed.map_err(|source| ClusterError::RemoveAnnotation {
+            cache: cache.clone(),
+            source,
+        })
+    }
+
+    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), ClusterError> {
+        let write = |objects: &mut Objects| {
+            objects.change(cache, |facts| {
+                facts.finalizer = present && (!facts.deleting || facts.finalizer);
+            })
+        };
+        let set = self.write(write).await;
+        set.map_err(|source| ClusterError::SetFinalizer {
+            cache: cache.clone(),
+            source,
+        })
+    }
+
+    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), ClusterError> {
+        let told = (cache.clone(), event.clone());
+        let recorded = self.write(|objects| {
+            objects.events.push(told);
+            Ok(())
+        });
+        recorded.await.map_err(|source| ClusterError::RecordEvent {
+            cache: cache.clone(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! What there is in a simulated cluster, and who is told of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use super::{Faults, SimRuntime};
+use crate::cluster::{CacheEvent, CacheFacts, ClusterEvent};
+use crate::model::{Assignment, CacheId, NodeFacts, NodeName, NodeReport};
+use crate::ports::WriteFailure;
+
+/// Events that one watcher has not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) events: VecDeque<ClusterEvent>,
+    pub(super) waker: Option<Waker>,
+}
+
+/// A node; one that comes back under its name is another one.
+#[derive(Debug)]
+pub(super) struct SimNode {
+    pub(super) facts: NodeFacts,
+    pub(super) runtime: SimRuntime,
+    pub(super) joined: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    pub(super) caches: BTreeMap<CacheId, CacheFacts>,
+    pub(super) nodes: BTreeMap<NodeName, SimNode>,
+    /// How many nodes have joined.
+    pub(super) joins: u64,
+    pub(super) records: BTreeMap<NodeName, Assignment>,
+    pub(super) reports: BTreeMap<NodeName, NodeReport>,
+    pub(super) events: Vec<(CacheId, CacheEvent)>,
+    pub(super) writes: usize,
+    pub(super) watchers: Vec<Arc<Mutex<Queue>>>,
+    pub(super) faults: Faults,
+    pub(super) rng: fastrand::Rng,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Objects {
+    /// Tells every watcher; those that nobody listens to any more are forgotten.
+    pub(super) fn tell(&mut self, event: &ClusterEvent) {
+        self.watchers.retain(|queue| Arc::strong_count(queue) > 1);
+        for queue in &self.watchers {
+            let mut queue = lock(queue);
+            queue.events.push_back(event.clone());
+            if let Some(waker) = queue.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Everything there is, for a watcher that comes anew.
+    pub(super) fn everything(&self) -> VecDeque<ClusterEvent> {
+        let caches = self.caches.values().cloned().map(Box::new);
+        let mut events: VecDeque<_> = caches.map(ClusterEvent::CacheApplied).collect();
+        for (node, assignment) in self.records.clone() {
+            events.push_back(ClusterEvent::AssignmentRecorded { node, assignment });
+        }
+        let nodes = self.nodes.values().map(|node| node.facts.clone());
+        events.extend(nodes.map(ClusterEvent::NodeApplied));
+        for (node, report) in self.reports.clone() {
+            events.push_back(ClusterEvent::Reported { node, report });
+        }
+        events.push_back(ClusterEvent::Synced);
+        events
+    }
+
+    /// Changes a cache; one that is being deleted goes when nothing holds it.
+    pub(super) fn change(
+        &mut self,
+        id: &CacheId,
+        change: impl FnOnce(&mut CacheFacts),
+    ) -> Result<(), WriteFailure> {
+        let Some(facts) = self.caches.get_mut(id) else {
+            return Err(WriteFailure::Gone(id.to_string()));
+        };
+        let before = facts.clone();
+        change(facts);
+        if *facts == before {
+            return Ok(());
+        }
+        let event = match facts.deleting && !facts.finalizer {
+            true => ClusterEvent::CacheGone(id.clone()),
+            false => ClusterEvent::CacheApplied(Box::new(facts.clone())),
+        };
+        if matches!(event, ClusterEvent::CacheGone(_)) {
+            self.caches.remove(id);
+        }
+        self.tell(&event);
+        Ok(())
+    }
+
+    pub(super) fn remove_record(&mut self, node: &NodeName) {
+        self.reports.remove(node);
+        if self.records.remove(node).is_some() {
+            self.tell(&ClusterEvent::AssignmentGone(node.clone()));
+        }
+    }
+}
