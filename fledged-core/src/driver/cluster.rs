@@ -10,6 +10,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tracing::{debug, warn};
 
+use super::wait::first_of;
 use super::writes::{Target, Writes};
 use crate::cluster::{ClusterCommand, ClusterEvent, Planner};
 use crate::ports::{Clock, Cluster, WriteFailure};
@@ -151,25 +152,7 @@ impl ClusterLoop {
 
     /// Waits for a write to end, or for the pause to be over.
     async fn step(&mut self, pause: Option<Duration>) {
-        let clock = Arc::clone(&self.clock);
-        let timer = async move {
-            match pause {
-                Some(pause) => clock.sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        let none = self.under_way.is_empty();
-        let ended = async {
-            match none {
-                true => std::future::pending().await,
-                false => self.under_way.next().await,
-            }
-        };
-        futures_util::pin_mut!(timer, ended);
-        let written = futures_util::select_biased! {
-            written = ended.fuse() => written,
-            () = timer.fuse() => None,
-        };
+        let written = first_of(&mut self.under_way, self.clock.as_ref(), pause).await;
         if let Some(written) = written {
             self.finish(written);
         }

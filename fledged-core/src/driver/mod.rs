@@ -4,6 +4,7 @@
 mod cluster;
 mod node;
 mod operation;
+mod wait;
 mod writes;
 
 pub use cluster::{ClusterLoop, Ended};

@@ -11,6 +11,7 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tracing::{debug, info, warn};
 
 use super::operation::{answered, pull, read_inventory};
+use super::wait::first_of;
 use crate::error::Failure;
 use crate::model::{Assignment, ImageRef, ImageReport, NodeReport};
 use crate::node::{NodeCommand, NodeEvent, PullId, Warmer};
@@ -211,25 +212,7 @@ impl NodeLoop {
 
     /// Waits for one operation to end, or for the pause to be over.
     async fn step(&mut self, pause: Option<Duration>) {
-        let clock = Arc::clone(&self.clock);
-        let timer = async move {
-            match pause {
-                Some(pause) => clock.sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        let none = self.operations.is_empty();
-        let ended = async {
-            match none {
-                true => std::future::pending().await,
-                false => self.operations.next().await,
-            }
-        };
-        futures_util::pin_mut!(timer, ended);
-        let done = futures_util::select_biased! {
-            done = ended.fuse() => done,
-            () = timer.fuse() => None,
-        };
+        let done = first_of(&mut self.operations, self.clock.as_ref(), pause).await;
         if let Some(Done::Event(event, pull, removal)) = done {
             if let Some(pull) = pull {
                 self.pulls.remove(&pull);
