@@ -1,0 +1,3 @@
+//! The program `fledged-operator`.
+
+fn main() {}
