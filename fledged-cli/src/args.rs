@@ -11,10 +11,10 @@ use fledged_core::model::{ImagePullPolicy, NodeName};
 use fledged_cri::registry::Platform;
 use fledged_cri::target::RuntimeUri;
 
-use crate::duration::GoDuration;
 use crate::help;
 use crate::label::Label;
 use crate::manifest::Source;
+use fledged_core::model::GoDuration;
 
 /// Puts the images of ImageCache manifests on this machine, and keeps them there.
 #[derive(Debug, Parser)]

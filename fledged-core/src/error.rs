@@ -39,6 +39,7 @@ impl ErrorClass {
 ///
 /// The word is the condition reason, the event reason and the metric label alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum Reason {
     /// The registry refused the credentials, or wants some (401, 403).

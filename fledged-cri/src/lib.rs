@@ -8,6 +8,7 @@ pub mod docker;
 pub mod oci;
 mod open;
 pub mod registry;
+pub mod signals;
 pub mod target;
 
 pub use open::open;

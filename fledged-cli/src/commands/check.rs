@@ -14,12 +14,12 @@ use serde::Serialize;
 use super::print::print;
 use super::{CommandError, input};
 use crate::args::{CheckArgs, OutputFormat};
-use crate::duration::GoDuration;
 use crate::exit::Exit;
 use crate::output::{Align, Table, Terminal, pluralised, rounded_seconds, short_digest};
 use crate::printable::printable;
 use crate::probing::Prober;
-use crate::signals::Shutdown;
+use fledged_core::model::GoDuration;
+use fledged_cri::signals::Shutdown;
 
 /// What `-o json` prints.
 #[derive(Debug, Serialize)]

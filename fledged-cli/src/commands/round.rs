@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::output::{LiveProgress, Outcome, Terminal, pluralised};
 use crate::plan::{plan, removes};
 use crate::session::Session;
-use crate::signals::Shutdown;
+use fledged_cri::signals::Shutdown;
 
 /// Settles an assignment and prints what came of it. The exit code is 1 where an image failed.
 pub(super) async fn settle(

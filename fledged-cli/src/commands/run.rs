@@ -20,7 +20,7 @@ use crate::manifest::{self, Source};
 use crate::node::facts;
 use crate::output::{LiveProgress, RemovalWatch, Terminal};
 use crate::session::Session;
-use crate::signals::Shutdown;
+use fledged_cri::signals::Shutdown;
 
 /// How long what is under way may take to end after a signal. Together with the runtime's own
 /// shutdown it stays within the ten seconds that `node run` promises.

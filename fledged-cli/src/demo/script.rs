@@ -23,7 +23,7 @@ use crate::args::DemoArgs;
 use crate::exit::Exit;
 use crate::output::{LiveProgress, Outcome, Terminal, pluralised};
 use crate::session::{Session, SessionError};
-use crate::signals::Shutdown;
+use fledged_cri::signals::Shutdown;
 
 /// How often the demo looks whether an image got lost: as often as the warmer does at most.
 const INVENTORY_INTERVAL: Duration = Duration::from_secs(1);

@@ -9,7 +9,8 @@ use super::event::{Annotation, CacheFacts};
 use super::status::{ActionReason, ActionStatus, CacheStatus};
 use super::tally::Totals;
 use crate::model::{
-    CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, InvalidSpec, NodeFacts, NodeName,
+    CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidSpec, NodeFacts,
+    NodeName,
 };
 
 /// What somebody wants of a cache, and how it stands.
@@ -116,6 +117,13 @@ impl CacheState {
             true => Some(spec).filter(|_| purging),
             false => Some(spec).filter(|_| self.purged),
         }
+    }
+
+    /// The image in the words of its spec, whatever another cache or an older record calls it.
+    pub(super) fn as_written<'a>(&'a self, image: &'a ImageRef) -> &'a ImageRef {
+        let groups = self.spec.iter().flat_map(|spec| &spec.groups);
+        let mut images = groups.flat_map(|group| &group.images);
+        images.find(|known| *known == image).unwrap_or(image)
     }
 
     /// What becomes of an image that stands recorded as wanted by it, and is wanted no more.

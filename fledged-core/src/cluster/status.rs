@@ -11,6 +11,7 @@ use crate::model::NodeName;
 
 /// How the last action on a cache stands (`status.status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ActionStatus {
     /// Under way.
     Processing,
@@ -50,6 +51,7 @@ impl fmt::Display for ActionStatus {
 
 /// Which action that is (`status.reason`, and the reason of its events).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ActionReason {
     /// The cache was created.
     ImageCacheCreate,
@@ -88,6 +90,7 @@ impl fmt::Display for ActionReason {
 
 /// Numbers of (image, node) pairs of one cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PairCounts {
     /// All that are wanted. The sum of the other four.
     pub desired: u64,

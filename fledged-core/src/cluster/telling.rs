@@ -130,7 +130,8 @@ impl Planner {
             })
         });
         for (name, pair, failed) in all.take(self.config.failures_max) {
-            let of_image = failures.entry(pair.entry.image.to_string()).or_default();
+            let image = cache.as_written(&pair.entry.image);
+            let of_image = failures.entry(image.to_string()).or_default();
             of_image.push(NodeFailure {
                 node: name.clone(),
                 reason: failed.reason,

@@ -24,6 +24,13 @@ pub trait NodeObserver: Send + Sync {
     /// An image's state changed.
     fn report(&self, report: &ImageReport);
 
+    /// The node was assigned something, also when nothing changed with it; this is where every image
+    /// stands before anything is done about it. Every change from here on is told by
+    /// [`report`](Self::report).
+    fn assigned(&self, report: NodeReport) {
+        let _ = report;
+    }
+
     /// A pull under way got further.
     fn progress(&self, image: &ImageRef, progress: PullProgress) {
         let _ = (image, progress);
@@ -174,13 +181,21 @@ impl NodeLoop {
                 // Before the inputs: many of them must not keep what is under way from going on.
                 () = self.step(pause).fuse() => {}
                 input = input.fuse() => match input {
-                    Some(input) => self.tell(input.into()),
+                    Some(input) => self.take(input),
                     None => open = false,
                 },
             }
         }
         self.abandon();
         self.report()
+    }
+
+    fn take(&mut self, input: NodeInput) {
+        let assigned = matches!(input, NodeInput::Assign(_));
+        self.tell(input.into());
+        if assigned {
+            self.observer.assigned(self.warmer.report());
+        }
     }
 
     fn tell(&mut self, event: NodeEvent) {

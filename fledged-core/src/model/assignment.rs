@@ -18,6 +18,7 @@ pub struct Assignment {
 
 /// Whether an image is to be there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum DesiredState {
     /// It is to be on the node.
     #[default]

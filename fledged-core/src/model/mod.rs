@@ -5,6 +5,7 @@
 mod assignment;
 mod cache;
 mod digest;
+mod duration;
 mod grammar;
 mod image;
 mod names;
@@ -18,6 +19,7 @@ mod spec;
 pub use assignment::{AssignedImage, Assignment, AssignmentDefaults, DesiredState};
 pub use cache::{ImageCache, ImageGroup, InvalidField, InvalidSpec};
 pub use digest::{Digest, ParseDigestError};
+pub use duration::{GoDuration, ParseDurationError};
 pub use image::{ImageRef, ParseImageRefError};
 pub use names::{CacheId, InvalidNodeName, NodeName, ObjectName};
 pub use node::{NodeFacts, Taint, Toleration};

@@ -75,6 +75,7 @@ impl Taint {
 
 /// A toleration (`core/v1 Toleration`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Toleration {
     /// Key of the taints meant; empty with `Exists`: every taint.

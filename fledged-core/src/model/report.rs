@@ -10,6 +10,7 @@ use crate::error::Reason;
 
 /// Where one image stands on one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum ImagePhase {
     /// Not looked at yet, or waiting for a free place to pull in.

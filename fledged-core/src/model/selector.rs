@@ -55,6 +55,7 @@ impl LabelSelector {
 
 /// One requirement on a label: key, operator, values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Requirement {
     /// The label's key.
     pub key: String,
@@ -125,6 +126,7 @@ impl Requirement {
 
 /// Which nodes, in the shape of a pod's `nodeAffinity`; only the required part decides here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeAffinity {
     /// Nodes must match this selector.
@@ -156,6 +158,7 @@ impl NodeAffinity {
 
 /// Terms of which at least one must match (`core/v1 NodeSelector`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSelector {
     /// The terms, ORed. None match when there is none.
@@ -184,6 +187,7 @@ impl NodeSelector {
 
 /// Requirements that must all hold; a term without any matches nothing, as in Kubernetes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSelectorTerm {
     /// Requirements on labels.

@@ -32,6 +32,7 @@ pub struct ImageCacheSpec {
 
 /// One entry of `spec.cacheSpec`: images, and the nodes they belong on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CacheSpecImages {
     /// Image references.
@@ -52,6 +53,7 @@ pub struct CacheSpecImages {
 
 /// The name of an object in the same namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalObjectReference {
     /// Its name.
     pub name: String,
@@ -59,6 +61,7 @@ pub struct LocalObjectReference {
 
 /// When an image that is present is pulled again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ImagePullPolicy {
     /// Pulled where absent; references that move (no tag, `:latest`) are pulled again on a refresh.
     #[default]
@@ -69,6 +72,7 @@ pub enum ImagePullPolicy {
 
 /// What happens to the images of an ImageCache that is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum DeletionPolicy {
     /// They stay on the nodes (kube-fledged's behaviour).
     #[default]
@@ -79,6 +83,7 @@ pub enum DeletionPolicy {
 
 /// How fast images go out to nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
     /// Nodes that pull for this cache at once: a number, or a percentage of the matching nodes.
@@ -94,6 +99,24 @@ pub enum CountOrPercent {
     Count(u32),
     /// That share of the whole, written `N%`.
     Percent(String),
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for CountOrPercent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CountOrPercent".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "anyOf": [{ "type": "integer" }, { "type": "string" }],
+        })
+    }
 }
 
 impl fmt::Display for CountOrPercent {
