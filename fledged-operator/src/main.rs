@@ -1,3 +1,8 @@
 //! The program `fledged-operator`.
 
-fn main() {}
+fn main() {
+    print!(
+        "{}",
+        fledged_operator::crd::definitions_yaml().unwrap_or_default()
+    );
+}

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Most images one list may name; keeps objects within what an API server stores.
-const IMAGES_MAX: usize = 2_000;
+pub const IMAGES_MAX: usize = 2_000;
 
 /// One field of a spec that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,7 @@ mod size;
 mod spec;
 
 pub use assignment::{AssignedImage, Assignment, AssignmentDefaults, DesiredState};
-pub use cache::{ImageCache, ImageGroup, InvalidField, InvalidSpec};
+pub use cache::{IMAGES_MAX, ImageCache, ImageGroup, InvalidField, InvalidSpec};
 pub use digest::{Digest, ParseDigestError};
 pub use duration::{GoDuration, ParseDurationError};
 pub use image::{ImageRef, ParseImageRefError};

@@ -114,7 +114,6 @@ impl schemars::JsonSchema for CountOrPercent {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{ "type": "integer" }, { "type": "string" }],
         })
     }
 }

@@ -1,1 +1,36 @@
-//! Custom resources.
+//! The custom resources, and how they become what core decides about.
+//!
+//! Group `kubefledged.io`, version `v1alpha2`: [`ImageCache`] is a superset of kube-fledged's, so that
+//! every manifest, annotation and status reader goes on working; [`NodeImageCache`] is how the
+//! controller and the agents speak to each other.
+
+mod definitions;
+mod image_cache;
+mod node_assignment;
+mod node_image_cache;
+mod node_report;
+mod read_cache;
+mod read_node;
+mod schema;
+mod status;
+
+pub use definitions::{definitions, definitions_yaml};
+pub use image_cache::{ImageCache, ImageCacheSpec, ImageCacheStatus, NodeReasonMessage};
+pub use node_assignment::InvalidAssignment;
+pub use node_image_cache::{
+    CacheReference, NodeImage, NodeImageCache, NodeImageCacheSpec, NodeImageCacheStatus,
+    NodeImageStatus,
+};
+pub use read_cache::ReadCache;
+pub use read_node::ReadNodeCache;
+
+/// API group of the custom resources.
+pub const GROUP: &str = "kubefledged.io";
+/// Version of the custom resources.
+pub const VERSION: &str = "v1alpha2";
+/// Annotation on an [`ImageCache`] that asks for a refresh; any value, also none.
+pub const REFRESH_ANNOTATION: &str = "kubefledged.io/refresh-imagecache";
+/// Annotation on an [`ImageCache`] that asks for a purge; any value, also none.
+pub const PURGE_ANNOTATION: &str = "kubefledged.io/purge-imagecache";
+/// Finalizer on an [`ImageCache`] whose images are removed before it goes.
+pub const FINALIZER: &str = "kubefledged.io/purge-images";

@@ -1,0 +1,113 @@
+//! From core's status of a cache to the wire, and back.
+
+use fledged_core::cluster::{
+    ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure,
+};
+use fledged_core::error::Reason;
+use fledged_core::model::NodeName;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as WireCondition, Time};
+use serde::de::{DeserializeOwned, IntoDeserializer, value};
+
+use super::image_cache::{ImageCacheStatus, NodeReasonMessage};
+use super::node_report::whole_seconds;
+
+impl From<&CacheStatus> for ImageCacheStatus {
+    fn from(status: &CacheStatus) -> Self {
+        let failures = status.failures.iter().map(|(image, failures)| {
+            let failures = failures.iter().map(|failure| NodeReasonMessage {
+                node: failure.node.to_string(),
+                reason: failure.reason.to_string(),
+                message: failure.message.clone(),
+            });
+            (image.clone(), failures.collect())
+        });
+        let observed_generation = i64::try_from(status.observed_generation).ok();
+        let conditions = status.conditions.iter().map(|condition| WireCondition {
+            type_: word(condition.kind).to_owned(),
+            status: if condition.status { "True" } else { "False" }.to_owned(),
+            reason: condition.reason.clone(),
+            message: condition.message.clone(),
+            last_transition_time: whole_seconds(condition.since),
+            observed_generation,
+        });
+        let counts = status.counts;
+        Self {
+            status: status.status.to_string(),
+            reason: status.reason.to_string(),
+            message: status.message.clone(),
+            failures: failures.collect(),
+            start_time: whole_seconds(status.start_time),
+            completion_time: status.completion_time.map(whole_seconds),
+            observed_generation,
+            conditions: conditions.collect(),
+            cached: Some(format!("{}/{}", counts.cached, counts.desired)),
+            counts: Some(counts),
+            failures_total: Some(status.failures_total),
+            refresh_revision: Some(status.refresh_revision),
+            purged: Some(status.purged),
+        }
+    }
+}
+
+impl ImageCacheStatus {
+    /// What the next planner goes on from; `None` where it was not written by this operator, unless
+    /// kube-fledged left the cache purged: then it stays so. The generation is the object's own, for
+    /// that case.
+    #[must_use]
+    pub fn to_recorded(&self, generation: u64) -> Option<CacheStatus> {
+        let reason: ActionReason = parse(&self.reason)?;
+        let status: ActionStatus = parse(&self.status)?;
+        let theirs = self.observed_generation.is_none();
+        if theirs && reason != ActionReason::ImageCachePurge {
+            return None;
+        }
+        let observed = self.observed_generation.map(u64::try_from);
+        let failures = self.failures.iter().map(|(image, failures)| {
+            let failures = failures.iter().filter_map(|failure| {
+                Some(NodeFailure {
+                    node: NodeName::new(&failure.node).ok()?,
+                    reason: parse(&failure.reason).unwrap_or(Reason::Unknown),
+                    message: failure.message.clone(),
+                })
+            });
+            (image.clone(), failures.collect())
+        });
+        let conditions = self.conditions.iter().filter_map(|condition| {
+            Some(Condition {
+                kind: parse(&condition.type_)?,
+                status: condition.status == "True",
+                reason: condition.reason.clone(),
+                message: condition.message.clone(),
+                since: condition.last_transition_time.0,
+            })
+        });
+        Some(CacheStatus {
+            observed_generation: observed.map_or(Ok(generation), |o| o).ok()?,
+            status,
+            reason,
+            message: self.message.clone(),
+            failures: failures.collect(),
+            failures_total: self.failures_total.unwrap_or_default(),
+            counts: self.counts.unwrap_or_default(),
+            conditions: conditions.collect(),
+            start_time: self.start_time.0,
+            completion_time: self.completion_time.as_ref().map(|Time(at)| *at),
+            refresh_revision: self.refresh_revision.unwrap_or_default(),
+            purged: self.purged.unwrap_or(theirs),
+        })
+    }
+}
+
+fn word(kind: ConditionKind) -> &'static str {
+    match kind {
+        ConditionKind::Ready => "Ready",
+        ConditionKind::Progressing => "Progressing",
+        ConditionKind::Degraded => "Degraded",
+    }
+}
+
+/// One of core's words, if it is one.
+pub(super) fn parse<T: DeserializeOwned>(word: &str) -> Option<T> {
+    let word: value::StrDeserializer<'_, value::Error> = word.into_deserializer();
+    T::deserialize(word).ok()
+}
