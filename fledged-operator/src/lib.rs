@@ -1,5 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+pub mod cluster;
+pub mod controller;
 pub mod crd;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod lease;

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use super::wait::first_of;
 use super::writes::{Target, Writes};
 use crate::cluster::{ClusterCommand, ClusterEvent, Planner};
+use crate::node::time::between;
 use crate::ports::{Clock, Cluster, WriteFailure};
 
 /// Longest that one write may take before it is given up and repeated; an API server's own limit
@@ -31,6 +33,22 @@ pub enum Ended {
     Shutdown,
     /// The cluster tells nothing any more.
     EventsEnded,
+}
+
+/// Watches how a [`ClusterLoop`] fares. Called from the loop: must not block.
+pub trait ClusterObserver: Send + Sync {
+    /// The planner was asked what to do: `took` from the first event that it had not answered yet,
+    /// zero where only time had passed.
+    fn planned(&self, took: Duration, queue: QueueDepth);
+}
+
+/// Writes that are not done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// Not begun, or waiting to be tried again.
+    pub waiting: usize,
+    /// Under way.
+    pub under_way: usize,
 }
 
 /// A write that ended.
@@ -53,6 +71,9 @@ pub struct ClusterLoop {
     writes: Writes,
     at_once: NonZeroUsize,
     under_way: FuturesUnordered<BoxFuture<'static, Written>>,
+    observer: Option<Arc<dyn ClusterObserver>>,
+    /// When the first event came that the planner has not answered yet.
+    heard_at: Option<Timestamp>,
 }
 
 impl fmt::Debug for ClusterLoop {
@@ -81,7 +102,16 @@ impl ClusterLoop {
             // Enough to hide latencies; an API server's own fairness does the rest.
             at_once: NonZeroUsize::MIN.saturating_add(31),
             under_way: FuturesUnordered::new(),
+            observer: None,
+            heard_at: None,
         }
+    }
+
+    /// With somebody who watches.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn ClusterObserver>) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// With another number of writes at once. Default 32.
@@ -107,6 +137,7 @@ impl ClusterLoop {
                 event = events.next() => match event {
                     None => break Ended::EventsEnded,
                     Some(event) => {
+                        self.heard_at.get_or_insert(self.clock.now());
                         self.planner.apply(event, self.clock.now());
                         for _ in 1..EVENTS_AT_ONCE {
                             let Some(Some(event)) = events.next().now_or_never() else {
@@ -144,6 +175,13 @@ impl ClusterLoop {
                     result,
                 }
             }));
+        }
+        if let Some(observer) = &self.observer {
+            let heard_at = self.heard_at.take();
+            let took = heard_at.map_or(Duration::ZERO, |at| between(at, self.clock.now()));
+            let under_way = self.under_way.len();
+            let waiting = self.writes.len().saturating_sub(under_way);
+            observer.planned(took, QueueDepth { waiting, under_way });
         }
         let wakeups = [self.planner.next_wakeup(), self.writes.next_retry()];
         let wakeup = wakeups.into_iter().flatten().min()?;

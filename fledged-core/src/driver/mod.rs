@@ -7,5 +7,5 @@ mod operation;
 mod wait;
 mod writes;
 
-pub use cluster::{ClusterLoop, Ended};
+pub use cluster::{ClusterLoop, ClusterObserver, Ended, QueueDepth};
 pub use node::{NodeInput, NodeLoop, NodeObserver, Silent};

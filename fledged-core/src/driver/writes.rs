@@ -87,6 +87,11 @@ impl Writes {
         slot.next = Some(command);
     }
 
+    /// How many are not done, under way or not.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The next write to begin.
     pub(super) fn begin(&mut self) -> Option<(Target, ClusterCommand)> {
         while let Some(target) = self.ready.pop_front() {

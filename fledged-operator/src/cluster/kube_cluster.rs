@@ -1,0 +1,241 @@
+//! The port itself.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use fledged_core::cluster::{Annotation, CacheEvent, CacheStatus, ClusterEvent};
+use fledged_core::model::{AssignedImage, CacheId, NodeName};
+use fledged_core::ports::{Cluster, ClusterError, WriteFailure};
+use futures_util::stream::{BoxStream, StreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::Value;
+
+use super::failure::write_failure;
+use super::metrics::ClusterMetrics;
+use super::stream::{self, NodeUids};
+use super::{FIELD_MANAGER, write};
+use crate::crd::{FINALIZER, ImageCacheStatus, ReadCache, ReadNodeCache};
+
+/// A Kubernetes cluster as the planner's loop sees it.
+///
+/// ImageCaches, Nodes and NodeImageCaches are watched; NodeImageCache specs and ImageCache statuses
+/// are written by server-side apply under one field manager, [`FIELD_MANAGER`]. Nothing is held in
+/// memory but the UIDs of nodes and what was last told of their records.
+#[derive(Clone)]
+pub struct KubeCluster {
+    client: Client,
+    namespace: Option<String>,
+    uids: NodeUids,
+    metrics: ClusterMetrics,
+    synced: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for KubeCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeCluster")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KubeCluster {
+    /// The cluster that this client speaks to.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            namespace: None,
+            uids: NodeUids::default(),
+            metrics: ClusterMetrics::default(),
+            synced: Arc::default(),
+        }
+    }
+
+    /// Only ImageCaches in that namespace are served; nodes have none.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Counts its writes there.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: ClusterMetrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Whether everything there is has been told once.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Relaxed)
+    }
+
+    fn caches(&self, cache: &CacheId) -> Api<ReadCache> {
+        Api::namespaced(self.client.clone(), &cache.namespace)
+    }
+
+    fn records(&self) -> Api<ReadNodeCache> {
+        Api::all(self.client.clone())
+    }
+
+    /// Makes one request, counts it, and sorts its failure.
+    async fn counted<T>(
+        &self,
+        what: &'static str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, WriteFailure> {
+        let result = request.await.map_err(write_failure);
+        self.metrics.written(what, result.as_ref().err());
+        result
+    }
+
+    async fn merge(
+        &self,
+        what: &'static str,
+        cache: &CacheId,
+        patch: Value,
+    ) -> Result<(), WriteFailure> {
+        let caches = self.caches(cache);
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(patch);
+        let request = caches.patch_metadata(&cache.name, &params, &patch);
+        self.counted(what, request).await.map(drop)
+    }
+
+    async fn finalize(&self, cache: &CacheId, present: bool) -> Result<(), WriteFailure> {
+        let caches = self.caches(cache);
+        let found = caches.get_metadata(&cache.name).await;
+        let metadata = found.map_err(write_failure)?.metadata;
+        if metadata.uid.as_deref() != Some(cache.uid.as_str()) {
+            let problem = "another image cache of that name was made since";
+            return Err(WriteFailure::Gone(problem.to_owned()));
+        }
+        let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+        let there = finalizers.iter().any(|name| name == FINALIZER);
+        if there == present {
+            return Ok(());
+        }
+        match present {
+            true => finalizers.push(FINALIZER.to_owned()),
+            false => finalizers.retain(|name| name != FINALIZER),
+        }
+        let patch = write::finalizers(&metadata, &finalizers);
+        self.merge("finalizer", cache, patch).await
+    }
+}
+
+#[async_trait]
+impl Cluster for KubeCluster {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
+        let events = stream::events(&self.client, self.namespace.as_deref(), self.uids.clone());
+        let (metrics, synced) = (self.metrics.clone(), Arc::clone(&self.synced));
+        let told = events.inspect(move |event| {
+            metrics.heard(event);
+            if matches!(event, ClusterEvent::Synced) {
+                synced.store(true, Ordering::Relaxed);
+            }
+        });
+        told.boxed()
+    }
+
+    async fn write_assignment(
+        &self,
+        node: &NodeName,
+        images: &[AssignedImage],
+    ) -> Result<u64, ClusterError> {
+        let fail = |source| ClusterError::WriteAssignment {
+            node: node.clone(),
+            source,
+        };
+        let Some(uid) = self.uids.get(node) else {
+            return Err(fail(WriteFailure::Gone("the node is gone".to_owned())));
+        };
+        let records = self.records();
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(write::assignment(node, &uid, images));
+        let request = records.patch_metadata(node.as_str(), &params, &patch);
+        let written = self.counted("assignment", request).await.map_err(fail)?;
+        let generation = written.metadata.generation.unwrap_or_default();
+        Ok(u64::try_from(generation).unwrap_or_default())
+    }
+
+    async fn delete_assignment(&self, node: &NodeName) -> Result<(), ClusterError> {
+        let records = self.records();
+        let params = DeleteParams::default();
+        let request = records.delete(node.as_str(), &params);
+        match self.counted("assignment", request).await {
+            Ok(_) | Err(WriteFailure::Gone(_)) => Ok(()),
+            Err(source) => Err(ClusterError::DeleteAssignment {
+                node: node.clone(),
+                source,
+            }),
+        }
+    }
+
+    async fn write_status(
+        &self,
+        cache: &CacheId,
+        status: &CacheStatus,
+    ) -> Result<(), ClusterError> {
+        let caches = self.caches(cache);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let body = write::status(cache, ImageCacheStatus::from(status));
+        let patch = Patch::Apply(body);
+        let request = caches.patch_status(&cache.name, &params, &patch);
+        let result = self.counted("status", request).await;
+        result
+            .map(drop)
+            .map_err(|source| ClusterError::WriteStatus {
+                cache: cache.clone(),
+                source,
+            })
+    }
+
+    async fn remove_annotation(
+        &self,
+        cache: &CacheId,
+        annotation: Annotation,
+    ) -> Result<(), ClusterError> {
+        let patch = write::without_annotation(cache, annotation);
+        let result = self.merge("annotation", cache, patch).await;
+        result.map_err(|source| ClusterError::RemoveAnnotation {
+            cache: cache.clone(),
+            source,
+        })
+    }
+
+    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), ClusterError> {
+        let result = self.finalize(cache, present).await;
+        result.map_err(|source| ClusterError::SetFinalizer {
+            cache: cache.clone(),
+            source,
+        })
+    }
+
+    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), ClusterError> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &cache.namespace);
+        let event = write::event(cache, event, Timestamp::now());
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let request = events.create(&params, &event);
+        let result = self.counted("event", request).await;
+        result
+            .map(drop)
+            .map_err(|source| ClusterError::RecordEvent {
+                cache: cache.clone(),
+                source,
+            })
+    }
+}

@@ -1,0 +1,134 @@
+//! A Node, as far as it matters here.
+
+use fledged_core::model::{NodeFacts, NodeName, Taint};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use serde::{Deserialize, Serialize};
+
+/// Taints of nodes that are about to be deleted: what is pulled there is pulled in vain.
+const LEAVING: [&str; 3] = [
+    // Cluster Autoscaler, `utils/taints`.
+    "ToBeDeletedByClusterAutoscaler",
+    // Karpenter since v1, and before.
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+];
+
+/// A Node without what is never asked for: images, addresses, capacities, volumes.
+#[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
+#[resource(inherit = Node)]
+pub(super) struct ReadNode {
+    #[serde(default)]
+    pub(super) metadata: ObjectMeta,
+    #[serde(default)]
+    spec: ReadSpec,
+    #[serde(default)]
+    status: ReadStatus,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct ReadSpec {
+    taints: Vec<Taint>,
+    unschedulable: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ReadStatus {
+    conditions: Vec<ReadCondition>,
+    node_info: ReadInfo,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct ReadCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ReadInfo {
+    operating_system: String,
+    architecture: String,
+}
+
+impl ReadNode {
+    /// Its name, unless it is none.
+    pub(super) fn name(&self) -> Option<NodeName> {
+        NodeName::new(self.name_any()).ok()
+    }
+
+    /// What a planner is told of it.
+    pub(super) fn into_facts(self, name: NodeName) -> NodeFacts {
+        let conditions = &self.status.conditions;
+        let ready = conditions
+            .iter()
+            .any(|c| c.kind == "Ready" && c.status == "True");
+        let taints = &self.spec.taints;
+        let leaving = self.metadata.deletion_timestamp.is_some()
+            || taints.iter().any(|t| LEAVING.contains(&t.key.as_str()));
+        let labels = self.metadata.labels.unwrap_or_default();
+        // A node that has not reported itself yet may have been labelled by whoever made it.
+        let or_label = |reported: String, label: &str, otherwise: &str| {
+            let labelled = || labels.get(label).cloned();
+            let reported = Some(reported).filter(|text| !text.is_empty());
+            reported
+                .or_else(labelled)
+                .unwrap_or_else(|| otherwise.to_owned())
+        };
+        let info = self.status.node_info;
+        let os = or_label(info.operating_system, "kubernetes.io/os", "linux");
+        let architecture = or_label(info.architecture, "kubernetes.io/arch", "");
+        NodeFacts {
+            os,
+            architecture,
+            taints: self.spec.taints,
+            ready: ready && !leaving,
+            unschedulable: self.spec.unschedulable,
+            ..NodeFacts::new(name, labels)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_facts(node: serde_json::Value) -> NodeFacts {
+        let node: ReadNode = serde_json::from_value(node).unwrap();
+        let name = node.name().unwrap();
+        node.into_facts(name)
+    }
+
+    #[test]
+    fn a_node_is_ready_when_it_says_so_and_stays() {
+        let facts = |status: &str, taint: &str| {
+            mk_facts(serde_json::json!({
+                "metadata": { "name": "a", "labels": { "tier": "backend" } },
+                "spec": { "taints": [{ "key": taint, "effect": "NoSchedule" }] },
+                "status": {
+                    "conditions": [{ "type": "Ready", "status": status }],
+                    "nodeInfo": { "operatingSystem": "linux", "architecture": "arm64" },
+                },
+            }))
+        };
+        assert!(facts("True", "dedicated").ready);
+        assert!(!facts("Unknown", "dedicated").ready);
+        assert!(!facts("True", "ToBeDeletedByClusterAutoscaler").ready);
+        assert_eq!(facts("True", "dedicated").architecture, "arm64");
+        assert_eq!(facts("True", "x").labels.get("tier").unwrap(), "backend");
+    }
+
+    #[test]
+    fn a_node_that_said_nothing_yet_is_not_ready() {
+        let facts = mk_facts(serde_json::json!({
+            "metadata": { "name": "a", "labels": { "kubernetes.io/os": "windows" } },
+        }));
+        assert!(!facts.ready);
+        assert_eq!(facts.os, "windows");
+    }
+}
