@@ -6,3 +6,5 @@ pub mod crd;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod lease;
+#[cfg(feature = "binary")]
+pub mod program;

@@ -1,8 +1,7 @@
-//! The program `fledged-operator`.
+//! The program `fledged-operator`; see the library for what it does.
 
-fn main() {
-    print!(
-        "{}",
-        fledged_operator::crd::definitions_yaml().unwrap_or_default()
-    );
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fledged_operator::program::main()
 }

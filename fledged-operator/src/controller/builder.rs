@@ -173,7 +173,7 @@ impl ControllerBuilder {
 }
 
 /// A seed from the hash map's own source of randomness.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }

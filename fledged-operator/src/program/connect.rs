@@ -1,0 +1,55 @@
+//! From flags to a client.
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use super::args::CommonArgs;
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// The file can't be read, or says nothing that can be used.
+    #[error("--kubeconfig: {path:?}: {source}")]
+    Kubeconfig {
+        path: String,
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// Neither in a cluster nor told where one is.
+    #[error("no cluster: give --kubeconfig, or run in one: {0}")]
+    Infer(Box<kube::config::InferConfigError>),
+    /// The client can't be set up.
+    #[error("cannot set up a client for {url}: {source}")]
+    Client {
+        url: String,
+        source: Box<kube::Error>,
+    },
+}
+
+/// A client for the cluster that the flags name, the one it runs in, or the default kubeconfig's.
+pub(super) async fn connect(args: &CommonArgs) -> Result<Client, ConnectError> {
+    let mut config = match (&args.kubeconfig, &args.master) {
+        (Some(path), _) if !path.is_empty() => {
+            let fail = |source| ConnectError::Kubeconfig {
+                path: path.clone(),
+                source: Box::new(source),
+            };
+            let file = Kubeconfig::read_from(path).map_err(fail)?;
+            let options = KubeConfigOptions::default();
+            let config = Config::from_custom_kubeconfig(file, &options).await;
+            config.map_err(fail)?
+        }
+        (_, master) => match (Config::infer().await, master) {
+            (Ok(config), _) => config,
+            (Err(_), Some(url)) => Config::new(url.clone()),
+            (Err(error), None) => return Err(ConnectError::Infer(Box::new(error))),
+        },
+    };
+    if let Some(url) = &args.master {
+        config.cluster_url = url.clone();
+    }
+    let url = config.cluster_url.to_string();
+    Client::try_from(config).map_err(|source| ConnectError::Client {
+        url,
+        source: Box::new(source),
+    })
+}

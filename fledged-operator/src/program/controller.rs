@@ -1,0 +1,115 @@
+//! `fledged-operator controller`.
+
+use fledged_core::cluster::PlannerConfig;
+use fledged_core::model::AssignmentDefaults;
+use fledged_cri::signals::Shutdown;
+use prometheus_client::registry::Registry;
+use tracing::info;
+
+use super::args::{ControllerArgs, ElectionArgs, NodeDriver};
+use super::connect::connect;
+use super::dispatch::ProgramError;
+use crate::controller::{Controller, ControllerBuilder};
+use crate::lease::{LeaseName, LeaseTimes};
+
+/// Name of the Lease.
+const LEASE: &str = "kubefledged-controller";
+
+pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
+    if args.node_driver == NodeDriver::Job {
+        return Err(ProgramError::Usage(
+            "--node-driver: \"job\": this version has the agent driver only".to_owned(),
+        ));
+    }
+    let times = lease_times(&args.election)?;
+    let client = connect(&args.common).await?;
+    let mut registry = Registry::default();
+    let config = PlannerConfig::default()
+        .with_defaults(AssignmentDefaults {
+            pull_policy: args.image_pull_policy.into(),
+            deadline: args.image_pull_deadline_duration,
+        })
+        .with_max_concurrent_nodes(args.max_concurrent_nodes.clone())
+        .with_refresh_interval(args.image_cache_refresh_frequency);
+    let builder = Controller::builder(client)
+        .with_config(config)
+        .with_registry(&mut registry);
+    let builder = match &args.watch_namespace {
+        Some(namespace) if !namespace.is_empty() => builder.with_namespace(namespace),
+        _ => builder,
+    };
+    let controller = elected(builder, &args.election, times).build();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "starting the controller"
+    );
+    let stop = async {
+        shutdown.requested().await;
+    };
+    controller.run(stop).await?;
+    Ok(())
+}
+
+fn lease_times(args: &ElectionArgs) -> Result<LeaseTimes, ProgramError> {
+    let times = LeaseTimes {
+        lease_duration: args.leader_elect_lease_duration,
+        renew_deadline: args.leader_elect_renew_deadline,
+        retry_period: args.leader_elect_retry_period,
+    };
+    let refuse = |flag: &str, value, problem: &str| {
+        let text = format!("{flag}: {value:?}: it must be {problem}");
+        Err(ProgramError::Usage(text))
+    };
+    if times.lease_duration <= times.renew_deadline {
+        return refuse(
+            "--leader-elect-lease-duration",
+            times.lease_duration,
+            "longer than --leader-elect-renew-deadline",
+        );
+    }
+    if times.lease_duration.subsec_nanos() > 0 {
+        return refuse(
+            "--leader-elect-lease-duration",
+            times.lease_duration,
+            "whole seconds",
+        );
+    }
+    if times.renew_deadline <= times.retry_period {
+        return refuse(
+            "--leader-elect-renew-deadline",
+            times.renew_deadline,
+            "longer than --leader-elect-retry-period",
+        );
+    }
+    Ok(times)
+}
+
+fn elected(
+    builder: ControllerBuilder,
+    args: &ElectionArgs,
+    times: LeaseTimes,
+) -> ControllerBuilder {
+    if !args.leader_elect {
+        return builder;
+    }
+    let namespace = match args.namespace.as_str() {
+        "" => "kube-fledged",
+        namespace => namespace,
+    };
+    let lease = LeaseName {
+        namespace: namespace.to_owned(),
+        name: LEASE.to_owned(),
+    };
+    builder.with_election(lease, identity(args), times)
+}
+
+/// The pod's name, or the machine's; and something that tells two processes of the same name apart.
+fn identity(args: &ElectionArgs) -> String {
+    let name = args.identity.clone().filter(|name| !name.is_empty());
+    let machine = || {
+        let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        text.trim().to_owned()
+    };
+    let name = name.unwrap_or_else(machine);
+    format!("{name}_{:016x}", crate::controller::random_seed())
+}

@@ -1,0 +1,91 @@
+//! From the command line to an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fledged_cri::signals::Shutdown;
+
+use super::args::{Cli, Command, CommonArgs, with_two_dashes};
+use super::connect::ConnectError;
+use super::{controller, log};
+use crate::controller::ControllerError;
+
+/// Why the program ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProgramError {
+    /// A flag's value can't be used.
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot catch signals: {0}")]
+    Signals(std::io::Error),
+    #[error("cannot start the async runtime: {0}")]
+    Runtime(std::io::Error),
+    #[error("cannot write the definitions: {0}")]
+    Definitions(serde_saphyr::ser::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+}
+
+impl ProgramError {
+    fn exit(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Runs the program to its end.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse_from(with_two_dashes(std::env::args_os()));
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Also where the log is off or goes elsewhere.
+            eprintln!("fledged-operator: {error}");
+            error.exit()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), ProgramError> {
+    match command {
+        Command::Crds => {
+            let yaml = crate::crd::definitions_yaml().map_err(ProgramError::Definitions)?;
+            print!("{yaml}");
+            Ok(())
+        }
+        Command::Controller(args) => {
+            // Writes are answered while the planner plans.
+            let runtime = tokio::runtime::Builder::new_multi_thread();
+            let common = args.common.clone();
+            start(runtime, &common, |shutdown| {
+                controller::run(*args, shutdown)
+            })
+        }
+        Command::Agent(_args) => Ok(()),
+    }
+}
+
+fn start<F>(
+    mut runtime: tokio::runtime::Builder,
+    common: &CommonArgs,
+    program: impl FnOnce(Shutdown) -> F,
+) -> Result<(), ProgramError>
+where
+    F: Future<Output = Result<(), ProgramError>>,
+{
+    log::init(common.stderrthreshold, common.log_format);
+    fledged_cri::registry::ensure_tls_provider();
+    let runtime = runtime
+        .enable_all()
+        .build()
+        .map_err(ProgramError::Runtime)?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::catch().map_err(ProgramError::Signals)?;
+        program(shutdown).await
+    })
+}
