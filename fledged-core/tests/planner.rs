@@ -274,6 +274,30 @@ fn a_refresh_pulls_again_what_moves_only() {
 }
 
 #[test]
+fn a_refresh_tries_again_what_has_failed_and_writes_nowhere_else() {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    world.node(mk_node("n2", &[]));
+    let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
+    agent.fails.insert(mk_ref("app:1"), Reason::Unauthorized);
+    world.cache("web", &mk_spec(&["app:1", "db:1"], &[]));
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Failed);
+    let writes = world.writes;
+    world.refresh("web");
+    assert_eq!(world.writes, writes + 1, "to the node where it failed");
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Failed);
+    assert_eq!(world.writes, writes + 1, "once");
+    world.agents.get_mut(&mk_name("n1")).unwrap().fails.clear();
+    world.refresh("web");
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    assert_eq!(world.writes, writes + 2);
+}
+
+#[test]
 fn a_refresh_by_the_interval_minds_its_exceptions() {
     let mut world = World::new();
     world.node(mk_node("n1", &[]));

@@ -160,7 +160,6 @@ fn check(world: &World) -> Result<(), TestCaseError> {
         if !facts.ready || facts.os != "linux" {
             continue;
         }
-        let record = world.records.get(name).map_or(&[][..], |r| &r.images);
         let by_image = |images: &[_]| -> BTreeMap<_, _> {
             let images = images.iter();
             images
@@ -168,7 +167,7 @@ fn check(world: &World) -> Result<(), TestCaseError> {
                 .collect()
         };
         prop_assert_eq!(
-            by_image(record),
+            by_image(&world.recorded(name)),
             by_image(&world.expected(facts)),
             "{}",
             name
@@ -285,8 +284,6 @@ proptest! {
         early.name = mk_name("late");
         world.node(early);
         world.settle();
-        let images = |name| world.records.get(&mk_name(name)).map(|r| r.images.clone());
-        let sorted = |name| images(name).map(|mut i| { i.sort_by(|a, b| a.image.cmp(&b.image)); i });
-        prop_assert_eq!(sorted("early"), sorted("late"));
+        prop_assert_eq!(world.recorded(&mk_name("early")), world.recorded(&mk_name("late")));
     }
 }

@@ -64,7 +64,9 @@ impl Planner {
                 .filter(|p| p.entry.state == DesiredState::Present);
             let standing = pair.map(|p| node.standing(p));
             let under_way = reachable && standing == Some(Standing::Unsettled);
-            let due = pair.is_none_or(|p| node.renews(p, entry));
+            let due = pair.is_none_or(|p| {
+                node.renews(p, entry) || self.revision_for(node, p, entry) > p.entry.revision
+            });
             for id in &entry.wanted_by {
                 let tally = tallies.entry(id).or_default();
                 tally.desired += 1;

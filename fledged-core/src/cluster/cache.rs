@@ -151,6 +151,16 @@ impl CacheState {
         })
     }
 
+    /// The revision that what has failed is to be pulled for: a refresh that is under way asks for
+    /// that too, also of what does not move.
+    pub(super) fn retry(&self) -> u64 {
+        let refreshing = self.action.reason == ActionReason::ImageCacheRefresh;
+        match refreshing && self.action.completed.is_none() {
+            true => self.revision,
+            false => 0,
+        }
+    }
+
     pub(super) fn begin(&mut self, reason: ActionReason, now: Timestamp) {
         self.action = Action {
             reason,

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::cache::Fate;
 use super::config::CONCURRENT_NODES;
 use super::event::ClusterCommand;
-use super::node::{NodeState, Standing, asks_more};
+use super::node::{NodeState, Pair, Standing, asks_more};
 use super::planner::Planner;
-use crate::model::{AssignedImage, CacheId, DesiredState, ImageRef, NodeName};
+use crate::model::{AssignedImage, CacheId, DesiredState, ImagePullPolicy, ImageRef, NodeName};
 
 /// What keeps a pull from being asked for.
 enum Obstacle {
@@ -89,6 +89,7 @@ impl Planner {
         for entry in node.wanted.iter() {
             let pair = node.pair(&entry.image);
             found += usize::from(pair.is_some());
+            let entry = &self.revised(node, pair, entry);
             // A node that can't act may be told how to do better at what it was asked for before.
             let pulls = pair.is_none_or(|pair| match node.is_reachable() {
                 true => node.renews(pair, entry),
@@ -116,12 +117,42 @@ impl Planner {
         (next, obstacles)
     }
 
-    /// What is said of an image that stands written and that no cache wants any more.
-    fn unwanted(
+    /// The revision that is asked of a node. Of what does not move it only ever says to try again:
+    /// once a refresh finds that it has failed, and it stays where it was from then on.
+    pub(super) fn revision_for(&self, node: &NodeState, pair: &Pair, entry: &AssignedImage) -> u64 {
+        let moves = entry.pull_policy == ImagePullPolicy::Always;
+        if moves || pair.entry.state == DesiredState::Absent {
+            return entry.revision;
+        }
+        let asked = pair.entry.revision.max(entry.revision);
+        if node.standing(pair) != Standing::Failed {
+            return asked;
+        }
+        let retry = |id: &CacheId| self.caches.get(id).map_or(0, |cache| cache.retry());
+        entry.wanted_by.iter().map(retry).fold(asked, u64::max)
+    }
+
+    /// The entry with the revision that is asked of that node.
+    fn revised(
         &mut self,
         node: &NodeState,
-        pair: &super::node::Pair,
-    ) -> Option<Arc<AssignedImage>> {
+        pair: Option<&Pair>,
+        entry: &Arc<AssignedImage>,
+    ) -> Arc<AssignedImage> {
+        let pair = pair.filter(|p| p.entry.state == DesiredState::Present);
+        let revision = pair.map_or(0, |pair| self.revision_for(node, pair, entry));
+        if revision <= entry.revision {
+            return Arc::clone(entry);
+        }
+        let revised = AssignedImage {
+            revision,
+            ..(**entry).clone()
+        };
+        self.interner.entry(revised)
+    }
+
+    /// What is said of an image that stands written and that no cache wants any more.
+    fn unwanted(&mut self, node: &NodeState, pair: &Pair) -> Option<Arc<AssignedImage>> {
         if pair.entry.state == DesiredState::Absent {
             let gone = node.standing(pair) == Standing::Removed;
             return (!gone).then(|| Arc::clone(&pair.entry));

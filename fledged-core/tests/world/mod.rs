@@ -201,6 +201,20 @@ impl World {
         images
     }
 
+    /// What stands recorded for a node, without what only says to try again: the revision of an image
+    /// that does not move.
+    pub fn recorded(&self, node: &NodeName) -> Vec<AssignedImage> {
+        let record = self.records.get(node);
+        let mut images = record.map(|r| r.images.clone()).unwrap_or_default();
+        for image in &mut images {
+            if image.pull_policy == fledged_core::model::ImagePullPolicy::IfNotPresent {
+                image.revision = 0;
+            }
+        }
+        images.sort_by(|a, b| a.image.cmp(&b.image));
+        images
+    }
+
     fn check_wanted(&self, node: &NodeName, images: &[AssignedImage]) {
         let Some(facts) = self.nodes.get(node) else {
             panic!("an assignment for {node}, which is not there");
