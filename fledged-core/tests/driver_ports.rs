@@ -206,6 +206,18 @@ fn a_public_image_needs_no_credentials_that_can_not_be_read() {
 }
 
 #[test]
+fn credentials_that_can_not_be_read_for_now_are_asked_for_again_within_the_round() {
+    let unreachable = Failure::new(Reason::ConnectionFailed, "secret default/key: no answer");
+    let (report, tried) = pull(Err(unreachable), &[("anonymous", Reason::Unauthorized)]);
+    assert!(tried.len() > 1, "{tried:?}");
+    assert_eq!(report.reason, Some(Reason::ConnectionFailed));
+    assert_eq!(
+        report.message.unwrap(),
+        "secret default/key: no answer; without credentials: Unauthorized for anonymous"
+    );
+}
+
+#[test]
 fn credentials_are_asked_for_what_the_assignment_names() {
     let secret = ObjectName {
         namespace: "ns".to_owned(),

@@ -95,10 +95,13 @@ pub(super) async fn pull(
         }
     }
     if let Some(unavailable) = unavailable {
-        return Err(Failure::new(
-            Reason::CredentialsUnavailable,
-            format!("{unavailable}; without credentials: {refused}"),
-        ));
+        let message = format!("{unavailable}; without credentials: {refused}");
+        // What passes by itself is not held against the credentials.
+        let reason = match unavailable.class().is_transient() {
+            true => unavailable.reason,
+            false => Reason::CredentialsUnavailable,
+        };
+        return Err(Failure::new(reason, message).with_retry_after(unavailable.retry_after));
     }
     if known > 1 && refused.class() == ErrorClass::Unauthorized {
         refused.message = format!("none of {known} sets of credentials was accepted: {refused}");
