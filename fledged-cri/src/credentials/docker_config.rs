@@ -152,20 +152,9 @@ struct Config {
 
 impl Config {
     fn parse(content: &[u8]) -> Result<Self, DockerConfigError> {
-        // The parser's own words are left out: they repeat the value that is wrong.
-        let document: Value =
-            serde_json::from_slice(content).map_err(|error| DockerConfigError::NotJson {
-                line: error.line(),
-                column: error.column(),
-            })?;
         let malformed = |problem| DockerConfigError::Malformed { problem };
-        let Value::Object(fields) = document else {
-            return Err(malformed("it must be an object"));
-        };
-        let mut keyring = Keyring::default();
-        for (key, value) in auths(&fields).ok_or(malformed("\"auths\" must be an object"))? {
-            keyring.add(key, entry::parse(value));
-        }
+        let fields = object(content)?;
+        let keyring = keyring(auths(&fields).ok_or(malformed("\"auths\" must be an object"))?);
         let mut helpers = Vec::new();
         match fields.get("credsStore") {
             None | Some(Value::Null) => {}
@@ -202,6 +191,30 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The fields of the document that a configuration is.
+pub(super) fn object(content: &[u8]) -> Result<Map<String, Value>, DockerConfigError> {
+    // The parser's own words are left out: they repeat the value that is wrong.
+    match serde_json::from_slice(content) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(DockerConfigError::Malformed {
+            problem: "it must be an object",
+        }),
+        Err(error) => Err(DockerConfigError::NotJson {
+            line: error.line(),
+            column: error.column(),
+        }),
+    }
+}
+
+/// The keyring of these entries.
+pub(super) fn keyring(entries: &Map<String, Value>) -> Keyring {
+    let mut keyring = Keyring::default();
+    for (key, value) in entries {
+        keyring.add(key, entry::parse(value));
+    }
+    keyring
 }
 
 /// The entries by registry: under `auths`, or the whole of an old `.dockercfg`.

@@ -158,6 +158,15 @@ impl Keyring {
             .sort_by_cached_key(|(pattern, _)| Reverse(pattern.rank()));
     }
 
+    /// Takes the entries of another one as well; of two that are equally specific, its own come
+    /// first.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.entries
+            .sort_by_cached_key(|(pattern, _)| Reverse(pattern.rank()));
+        self.keyless.extend(other.keyless);
+    }
+
     /// Every malformed entry.
     pub(crate) fn malformed(&self) -> impl Iterator<Item = &Malformed> {
         self.entries

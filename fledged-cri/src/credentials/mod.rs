@@ -4,5 +4,7 @@
 mod docker_config;
 mod entry;
 mod keyring;
+mod pull_secrets;
 
 pub use docker_config::{DockerConfig, DockerConfigError};
+pub use pull_secrets::PullSecretKeyring;
