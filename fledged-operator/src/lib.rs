@@ -8,3 +8,4 @@ pub mod embedded;
 pub mod lease;
 #[cfg(feature = "binary")]
 pub mod program;
+pub mod serve;
