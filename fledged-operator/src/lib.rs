@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod agent;
 pub mod cluster;
 pub mod controller;
 pub mod crd;

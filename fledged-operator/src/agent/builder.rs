@@ -1,0 +1,134 @@
+//! How an agent is put together.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::model::NodeName;
+use fledged_core::node::{Backoff, WarmerConfig};
+use fledged_core::ports::{Clock, Credentials, ImageRuntime};
+use fledged_cri::clock::TokioClock;
+use kube::Client;
+use prometheus_client::registry::Registry;
+
+use super::credentials::KubeCredentials;
+use super::health::AgentHealth;
+use super::metrics::AgentMetrics;
+use super::run::Agent;
+use crate::serve::register_build_info;
+
+/// The parts of an [`Agent`]; what is not set has the default that its setter names.
+pub struct AgentBuilder {
+    client: Client,
+    node: NodeName,
+    runtime: Arc<dyn ImageRuntime>,
+    config: WarmerConfig,
+    credentials: Option<Arc<dyn Credentials>>,
+    clock: Option<Arc<dyn Clock>>,
+    seed: Option<u64>,
+    metrics: AgentMetrics,
+}
+
+impl fmt::Debug for AgentBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentBuilder")
+            .field("node", &self.node)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AgentBuilder {
+    pub(super) fn new(client: Client, node: NodeName, runtime: Arc<dyn ImageRuntime>) -> Self {
+        Self {
+            client,
+            node,
+            runtime,
+            config: WarmerConfig::default(),
+            credentials: None,
+            clock: None,
+            seed: None,
+            metrics: AgentMetrics::new(),
+        }
+    }
+
+    /// Pulls under way at once. Default 3.
+    #[must_use]
+    pub fn max_parallel_pulls(mut self, pulls: NonZeroUsize) -> Self {
+        self.config = self.config.with_max_parallel_pulls(pulls);
+        self
+    }
+
+    /// How often the runtime is asked what it holds without any other cause, at most once a second.
+    /// Default 60 s.
+    #[must_use]
+    pub fn inventory_interval(mut self, interval: Duration) -> Self {
+        self.config = self.config.with_inventory_interval(interval);
+        self
+    }
+
+    /// Delays after failures. Default [`Backoff::default`].
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.config = self.config.with_backoff(backoff);
+        self
+    }
+
+    /// Where registry credentials come from. Default [`KubeCredentials`] over the agent's client.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// The clock. Default [`TokioClock`].
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// The seed of the jitter in every delay. Default the node's name and the process, so that no two
+    /// agents keep the same time.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Adds the agent's metrics (`fledged_agent_*`) and `fledged_build_info` to a registry. Without,
+    /// nothing shows them.
+    #[must_use]
+    pub fn metrics(self, registry: &mut Registry) -> Self {
+        self.metrics.register(registry);
+        register_build_info(registry);
+        self
+    }
+
+    /// The agent.
+    #[must_use]
+    pub fn build(self) -> Agent {
+        let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
+        let credentials = self
+            .credentials
+            .unwrap_or_else(|| Arc::new(KubeCredentials::new(self.client.clone())));
+        let seed = self.seed.unwrap_or_else(|| {
+            let mut hasher = DefaultHasher::new();
+            (self.node.as_str(), std::process::id()).hash(&mut hasher);
+            hasher.finish()
+        });
+        Agent {
+            health: AgentHealth::new(Arc::clone(&clock)),
+            client: self.client,
+            node: self.node,
+            runtime: self.runtime,
+            config: self.config,
+            credentials,
+            clock,
+            seed,
+            metrics: self.metrics,
+        }
+    }
+}

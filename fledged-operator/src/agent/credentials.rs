@@ -1,0 +1,167 @@
+//! Registry credentials from Secrets and ServiceAccounts.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{ImageRef, ObjectName};
+use fledged_core::ports::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_cri::credentials::PullSecretKeyring;
+use futures_util::future::join_all;
+use kube::Client;
+use tracing::warn;
+
+use super::secrets::{Objects, ReadError, Secret, ServiceAccount};
+
+/// Registry credentials from the pull secrets that an image's caches name, then from those of their
+/// ServiceAccounts, merged and matched as the kubelet does for a pod.
+///
+/// Each object is read by name when a pull needs it, never listed, watched or kept: what is rotated
+/// counts from the next pull on, and `get` is all the permission that it takes.
+pub struct KubeCredentials {
+    secrets: Objects<Secret>,
+    accounts: Objects<ServiceAccount>,
+}
+
+impl fmt::Debug for KubeCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeCredentials").finish_non_exhaustive()
+    }
+}
+
+/// A source that gave nothing, and why.
+struct Problem {
+    kind: &'static str,
+    name: ObjectName,
+    error: ReadError,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.kind, self.name, self.error)
+    }
+}
+
+impl KubeCredentials {
+    /// Credentials that are read by this client.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self {
+            secrets: Objects::new(client.clone(), "secrets"),
+            accounts: Objects::new(client, "serviceaccounts"),
+        }
+    }
+
+    /// The secrets that a request names, itself and by its ServiceAccounts, each once.
+    async fn names(&self, request: &CredentialsRequest) -> (Vec<ObjectName>, Vec<Problem>) {
+        let mut names = request.pull_secrets.clone();
+        let mut problems = Vec::new();
+        let accounts = request.service_accounts.iter();
+        let accounts = accounts.map(|name| async move { (name, self.accounts.get(name).await) });
+        for (name, account) in join_all(accounts).await {
+            match account {
+                Ok(account) => {
+                    let secrets = account.pull_secrets.iter().flatten();
+                    names.extend(secrets.map(|secret| ObjectName {
+                        namespace: name.namespace.clone(),
+                        name: secret.name.clone(),
+                    }));
+                }
+                Err(error) => problems.push(Problem {
+                    kind: "service account",
+                    name: name.clone(),
+                    error,
+                }),
+            }
+        }
+        let mut seen = BTreeSet::new();
+        names.retain(|name| !name.name.is_empty() && seen.insert(name.clone()));
+        (names, problems)
+    }
+}
+
+#[async_trait]
+impl Credentials for KubeCredentials {
+    async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
+        let (names, mut problems) = self.names(request).await;
+        let secrets = names.into_iter().map(|name| async move {
+            let secret = self.secrets.get(&name).await;
+            (name, secret)
+        });
+        let mut keyring = PullSecretKeyring::default();
+        for (name, secret) in join_all(secrets).await {
+            let read = secret.and_then(|secret| keyring_of(&secret, &request.image));
+            let (found, error) = match read {
+                Ok((found, malformed)) => (Some(found), malformed),
+                Err(error) => (None, Some(error)),
+            };
+            if let Some(found) = found {
+                keyring.extend(found);
+            }
+            problems.extend(error.map(|error| Problem {
+                kind: "pull secret",
+                name,
+                error,
+            }));
+        }
+        let auths = keyring.find(&request.image);
+        for problem in &problems {
+            warn!(
+                image = %request.image,
+                kind = problem.kind,
+                name = %problem.name,
+                problem = %problem.error,
+                matched = auths.len(),
+                "credentials left out"
+            );
+        }
+        match auths.is_empty() && !problems.is_empty() {
+            true => Err(failure(&problems)),
+            false => Ok(auths),
+        }
+    }
+}
+
+/// The entries of a secret, and what is wrong with one that is meant for the image.
+fn keyring_of(
+    secret: &Secret,
+    image: &ImageRef,
+) -> Result<(PullSecretKeyring, Option<ReadError>), ReadError> {
+    let (key, parse): (_, fn(&[u8]) -> _) = match secret.kind.as_str() {
+        "kubernetes.io/dockerconfigjson" => (
+            ".dockerconfigjson",
+            PullSecretKeyring::from_docker_config_json,
+        ),
+        "kubernetes.io/dockercfg" => (".dockercfg", PullSecretKeyring::from_docker_cfg),
+        other => {
+            return Err(ReadError::Malformed(format!(
+                "it is of type {other:?}, which holds no registry credentials"
+            )));
+        }
+    };
+    let content = secret.data.as_ref().and_then(|data| data.get(key));
+    let content = content.ok_or_else(|| ReadError::Malformed(format!("it has no {key:?}")))?;
+    let malformed = |error: &dyn fmt::Display| ReadError::Malformed(error.to_string());
+    let keyring = parse(&content.0).map_err(|error| malformed(&error))?;
+    let entry = keyring.malformed_for(image).map(|error| malformed(&error));
+    Ok((keyring, entry))
+}
+
+/// Nothing matched, and that may be the fault of these.
+fn failure(problems: &[Problem]) -> Failure {
+    let passing: Vec<Option<Duration>> = problems
+        .iter()
+        .filter_map(|problem| match &problem.error {
+            ReadError::Unavailable { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        })
+        .collect();
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let reason = match passing.is_empty() {
+        true => Reason::CredentialsUnavailable,
+        false => Reason::ConnectionFailed,
+    };
+    Failure::new(reason, texts.join("; ")).with_retry_after(passing.into_iter().flatten().max())
+}

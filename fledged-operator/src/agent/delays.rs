@@ -1,0 +1,73 @@
+//! Growing delays, spread so that a thousand agents do not come back at the same moment.
+
+use std::time::Duration;
+
+use fledged_core::node::Schedule;
+
+/// After a second at first, and at least twice a minute however long the API server stays away.
+const SCHEDULE: Schedule = Schedule::seconds(1, 30);
+
+/// The delays after failures in a row.
+#[derive(Debug)]
+pub(super) struct Delays {
+    rng: fastrand::Rng,
+    failures: u32,
+}
+
+impl Delays {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            rng: fastrand::Rng::with_seed(seed),
+            failures: 0,
+        }
+    }
+
+    /// The delay after one more failure; never shorter than the other side asked for.
+    pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let delay = SCHEDULE.delay(self.failures);
+        match asked {
+            None => delay.mul_f64(0.5 + self.rng.f64()),
+            // Everybody is asked for the same; coming a bit later is allowed, sooner is not.
+            Some(asked) => asked.max(delay).mul_f64(1.0 + self.rng.f64() / 2.0),
+        }
+    }
+
+    /// It works again.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_half_a_minute_and_differ_between_agents() {
+        let seconds = |seed| {
+            let mut delays = Delays::new(seed);
+            let row: Vec<f64> = (0..8).map(|_| delays.next(None).as_secs_f64()).collect();
+            row
+        };
+        for (delay, around) in seconds(1).iter().zip([1, 2, 4, 8, 16, 30, 30, 30]) {
+            let around = f64::from(around);
+            assert!((around * 0.5..around * 1.5).contains(delay), "{delay}");
+        }
+        assert_ne!(seconds(1), seconds(2));
+        let mut delays = Delays::new(1);
+        let _ = delays.next(None);
+        delays.reset();
+        assert!(delays.next(None) < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_kept() {
+        let mut delays = Delays::new(1);
+        let asked = Duration::from_secs(40);
+        for _ in 0..20 {
+            let delay = delays.next(Some(asked));
+            assert!(delay >= asked && delay <= asked.mul_f64(1.5));
+        }
+    }
+}

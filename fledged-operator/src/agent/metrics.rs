@@ -1,0 +1,251 @@
+//! What an agent counts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fledged_core::model::{ByteSize, ImagePhase, ImageRef, ImageReport};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Seconds: from an image whose layers are all there to the default deadline of five minutes, and one
+/// bucket beyond for those with a longer one. Each step is about twice the one before, as what is
+/// looked for is the order of magnitude.
+const PULL_SECONDS: [f64; 12] = [
+    0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0,
+];
+/// Bytes: from a static binary (a few MB) to images with the weights of a model (tens of GB), each
+/// step four times the one before.
+const IMAGE_BYTES: [f64; 9] = [
+    1048576.0,
+    4194304.0,
+    16777216.0,
+    67108864.0,
+    268435456.0,
+    1073741824.0,
+    4294967296.0,
+    17179869184.0,
+    68719476736.0,
+];
+/// Every phase, so that one without images is told as zero.
+const PHASES: [ImagePhase; 8] = [
+    ImagePhase::Pending,
+    ImagePhase::Pulling,
+    ImagePhase::BackingOff,
+    ImagePhase::Cached,
+    ImagePhase::Failed,
+    ImagePhase::Removing,
+    ImagePhase::Removed,
+    ImagePhase::InUse,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
+/// How something ended: `Succeeded`, or one of a fixed set of reasons.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// An agent's metrics; clones count together. No label has more values than there are phases,
+/// [reasons](fledged_core::error::Reason) or kinds of answers: nothing is counted by image.
+#[derive(Clone)]
+pub(super) struct AgentMetrics(Arc<Metrics>);
+
+struct Metrics {
+    images: Family<PhaseLabel, Gauge>,
+    backing_off: Gauge,
+    pulls: Family<ResultLabel, Counter>,
+    pull_seconds: Histogram,
+    image_bytes: Histogram,
+    status_writes: Family<ResultLabel, Counter>,
+    inventory_failures: Counter,
+    /// Phase of every image, and whether it waits for another attempt.
+    known: Mutex<BTreeMap<ImageRef, (ImagePhase, bool)>>,
+}
+
+impl fmt::Debug for AgentMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentMetrics").finish_non_exhaustive()
+    }
+}
+
+impl AgentMetrics {
+    pub(super) fn new() -> Self {
+        let metrics = Self(Arc::new(Metrics {
+            images: Family::default(),
+            backing_off: Gauge::default(),
+            pulls: Family::default(),
+            pull_seconds: Histogram::new(PULL_SECONDS),
+            image_bytes: Histogram::new(IMAGE_BYTES),
+            status_writes: Family::default(),
+            inventory_failures: Counter::default(),
+            known: Mutex::default(),
+        }));
+        metrics.images(&[]);
+        metrics
+    }
+
+    /// Adds the metrics to a registry, as `fledged_agent_*`.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let metrics = &self.0;
+        let registry = registry.sub_registry_with_prefix("fledged_agent");
+        registry.register(
+            "images",
+            "Images of the node's assignment by phase",
+            metrics.images.clone(),
+        );
+        registry.register(
+            "images_in_backoff",
+            "Images that failed and wait for another attempt",
+            metrics.backing_off.clone(),
+        );
+        registry.register(
+            "pulls",
+            "Pulls that ended, by result: Succeeded, Cancelled or the reason of the failure",
+            metrics.pulls.clone(),
+        );
+        registry.register_with_unit(
+            "pull_duration",
+            "Time of pulls that succeeded",
+            Unit::Seconds,
+            metrics.pull_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "pulled_image",
+            "Size of pulled images, as the runtime counts it",
+            Unit::Bytes,
+            metrics.image_bytes.clone(),
+        );
+        registry.register(
+            "status_writes",
+            "Writes of the node's status, by result",
+            metrics.status_writes.clone(),
+        );
+        registry.register(
+            "inventory_failures",
+            "Readings of the runtime's inventory that failed",
+            metrics.inventory_failures.clone(),
+        );
+    }
+
+    /// Everything that is assigned.
+    pub(super) fn images(&self, reports: &[ImageReport]) {
+        let mut known = self.known();
+        known.clear();
+        for phase in PHASES {
+            self.gauge(phase, |gauge| gauge.set(0));
+        }
+        self.0.backing_off.set(0);
+        for report in reports {
+            self.count(&mut known, report);
+        }
+    }
+
+    /// One image changed.
+    pub(super) fn image(&self, report: &ImageReport) {
+        self.count(&mut self.known(), report);
+    }
+
+    /// A pull ended so, after so long; with the image's size where it succeeded.
+    pub(super) fn pulled(&self, result: &'static str, time: Duration, size: Option<ByteSize>) {
+        let label = ResultLabel { result };
+        self.0.pulls.get_or_create(&label).inc();
+        if let Some(size) = size {
+            self.0.pull_seconds.observe(time.as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "buckets are powers of four")]
+            self.0.image_bytes.observe(size.bytes() as f64);
+        }
+    }
+
+    pub(super) fn status_written(&self, result: &'static str) {
+        let label = ResultLabel { result };
+        self.0.status_writes.get_or_create(&label).inc();
+    }
+
+    pub(super) fn inventory_failed(&self) {
+        self.0.inventory_failures.inc();
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<ImageRef, (ImagePhase, bool)>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, known: &mut BTreeMap<ImageRef, (ImagePhase, bool)>, report: &ImageReport) {
+        let now = (report.phase, report.next_attempt_at.is_some());
+        if let Some((phase, waits)) = known.insert(report.image.clone(), now) {
+            self.gauge(phase, |gauge| gauge.dec());
+            self.0.backing_off.dec_by(waits.into());
+        }
+        self.gauge(now.0, |gauge| gauge.inc());
+        self.0.backing_off.inc_by(now.1.into());
+    }
+
+    fn gauge(&self, phase: ImagePhase, change: impl FnOnce(&Gauge) -> i64) {
+        let label = PhaseLabel {
+            phase: phase.as_str(),
+        };
+        change(&self.0.images.get_or_create(&label));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fledged_core::error::Reason;
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    fn shown(registry: &Registry) -> String {
+        let mut text = String::new();
+        encode(&mut text, registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn images_are_counted_by_phase_and_pulls_by_result() {
+        let metrics = AgentMetrics::new();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mk_report = |image: &str, phase| ImageReport::new(image.parse().unwrap(), phase);
+        metrics.images(&[
+            mk_report("app:1", ImagePhase::Pending),
+            mk_report("app:2", ImagePhase::Pending),
+        ]);
+        let mut failed = mk_report("app:1", ImagePhase::Failed);
+        failed.next_attempt_at = Some(jiff::Timestamp::UNIX_EPOCH);
+        metrics.image(&failed);
+        metrics.pulled(Reason::Unauthorized.as_str(), Duration::from_secs(1), None);
+        metrics.pulled(
+            "Succeeded",
+            Duration::from_secs(14),
+            Some(ByteSize::new(50_000_000)),
+        );
+        let text = shown(&registry);
+        for line in [
+            r#"fledged_agent_images{phase="Pending"} 1"#,
+            r#"fledged_agent_images{phase="Failed"} 1"#,
+            r#"fledged_agent_images{phase="Cached"} 0"#,
+            "fledged_agent_images_in_backoff 1",
+            r#"fledged_agent_pulls_total{result="Unauthorized"} 1"#,
+            r#"fledged_agent_pull_duration_seconds_bucket{le="10.0"} 0"#,
+            r#"fledged_agent_pull_duration_seconds_bucket{le="20.0"} 1"#,
+            r#"fledged_agent_pulled_image_bytes_bucket{le="67108864.0"} 1"#,
+            "fledged_agent_inventory_failures_total 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+        }
+        metrics.images(&[]);
+        let text = shown(&registry);
+        assert!(text.contains("fledged_agent_images_in_backoff 0"), "{text}");
+        assert!(text.contains(r#"images{phase="Failed"} 0"#), "{text}");
+    }
+}

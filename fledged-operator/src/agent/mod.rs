@@ -1,0 +1,42 @@
+//! The agent of one node: brings the node's images to what its
+//! [`NodeImageCache`](crate::crd::NodeImageCache) asks for, and says there how far it has got.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use fledged_core::model::NodeName;
+//! use fledged_operator::agent::Agent;
+//!
+//! let client = kube::Client::try_default().await?;
+//! let runtime = fledged_cri::open(&"unix:///run/containerd/containerd.sock".parse()?, Default::default())?;
+//! let agent = Agent::builder(client, NodeName::new("node-1")?, runtime).build();
+//! let mut signals = fledged_cri::signals::Shutdown::catch()?;
+//! agent.run(async move { drop(signals.requested().await) }).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod credentials;
+mod delays;
+mod health;
+mod inputs;
+mod measured;
+mod metrics;
+mod news;
+mod observer;
+mod pace;
+mod reporter;
+#[cfg(test)]
+mod reporter_tests;
+mod run;
+mod secrets;
+mod shrink;
+mod status;
+mod watch;
+mod writer;
+
+pub use builder::AgentBuilder;
+pub use credentials::KubeCredentials;
+pub use health::AgentHealth;
+pub use run::{Agent, AgentError};
+pub use status::FIELD_MANAGER;

@@ -1,0 +1,147 @@
+//! Secrets and ServiceAccounts, read one by one when they are needed.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fledged_core::model::ObjectName;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use k8s_openapi::ByteString;
+use kube::Client;
+use kube::api::GetParams;
+use kube::core::request::Request;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::status::retry_after;
+
+/// Longest that one object may take: an API server that is well answers within a second, and a pull
+/// waits for it.
+const READ_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why an object could not be read. Never holds anything of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ReadError {
+    /// It is not there.
+    #[error("not found")]
+    Missing,
+    /// The agent may not read it.
+    #[error("may not be read: {0}")]
+    Forbidden(String),
+    /// It is not what it should be.
+    #[error("{0}")]
+    Malformed(String),
+    /// The API server gave no usable answer, this time.
+    #[error("cannot be read for now: {problem}")]
+    Unavailable {
+        problem: String,
+        retry_after: Option<Duration>,
+    },
+}
+
+/// The parts of a Secret that are read.
+#[derive(Deserialize)]
+pub(super) struct Secret {
+    #[serde(default, rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) data: Option<BTreeMap<String, ByteString>>,
+}
+
+/// The parts of a ServiceAccount that are read.
+#[derive(Deserialize)]
+pub(super) struct ServiceAccount {
+    #[serde(default, rename = "imagePullSecrets")]
+    pub(super) pull_secrets: Option<Vec<LocalReference>>,
+}
+
+/// The name of an object in the same namespace.
+#[derive(Deserialize)]
+pub(super) struct LocalReference {
+    #[serde(default)]
+    pub(super) name: String,
+}
+
+type Answer<T> = Result<Arc<T>, ReadError>;
+type Reading<T> = BoxFuture<'static, Answer<T>>;
+
+/// Reads objects of one kind by name; who asks for the same one at the same time shares an answer.
+/// Nothing is kept once they have it.
+pub(super) struct Objects<T> {
+    client: Client,
+    plural: &'static str,
+    under_way: Mutex<BTreeMap<ObjectName, WeakShared<Reading<T>>>>,
+}
+
+impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
+    pub(super) fn new(client: Client, plural: &'static str) -> Self {
+        Self {
+            client,
+            plural,
+            under_way: Mutex::default(),
+        }
+    }
+
+    pub(super) fn get(&self, name: &ObjectName) -> impl Future<Output = Answer<T>> + use<T> {
+        let mut under_way = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|_, reading| reading.upgrade().is_some());
+        if let Some(reading) = under_way.get(name).and_then(WeakShared::upgrade) {
+            return reading;
+        }
+        let reading = read(self.client.clone(), self.plural, name.clone());
+        let reading: Shared<Reading<T>> = reading.boxed().shared();
+        if let Some(weak) = reading.downgrade() {
+            under_way.insert(name.clone(), weak);
+        }
+        reading
+    }
+}
+
+async fn read<T: DeserializeOwned>(
+    client: Client,
+    plural: &'static str,
+    name: ObjectName,
+) -> Answer<T> {
+    let path = format!("/api/v1/namespaces/{}/{plural}", name.namespace);
+    let request = Request::new(path)
+        .get(&name.name, &GetParams::default())
+        .map_err(|error| ReadError::Malformed(error.to_string()))?;
+    // As text: the client would log an object that it can't parse.
+    let text = match tokio::time::timeout(READ_LIMIT, client.request_text(request)).await {
+        Ok(Ok(text)) => text,
+        Ok(Err(error)) => return Err(refused(&error)),
+        Err(_) => {
+            return Err(ReadError::Unavailable {
+                problem: format!("no answer within {} s", READ_LIMIT.as_secs()),
+                retry_after: None,
+            });
+        }
+    };
+    // The parser's own words may repeat a value.
+    let object = serde_json::from_str(&text);
+    let object = object.map_err(|_| ReadError::Malformed("is not a valid object".to_owned()))?;
+    Ok(Arc::new(object))
+}
+
+fn refused(error: &kube::Error) -> ReadError {
+    if let kube::Error::Api(status) = error {
+        if status.is_not_found() {
+            return ReadError::Missing;
+        }
+        if status.is_forbidden() {
+            return ReadError::Forbidden(status.message.clone());
+        }
+    }
+    ReadError::Unavailable {
+        problem: match error {
+            kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+            other => other.to_string(),
+        },
+        retry_after: retry_after(error),
+    }
+}
