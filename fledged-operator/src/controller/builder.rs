@@ -14,6 +14,7 @@ use super::health::ControllerHealth;
 use super::metrics::ControllerMetrics;
 use crate::cluster::{ClusterMetrics, KubeCluster};
 use crate::lease::{Elector, LeaseName, LeaseTimes};
+use crate::serve::register_build_info;
 
 /// The controller of a cluster's ImageCaches. Of any cluster at most one may run at a time: let them
 /// be elected, or see to it otherwise.
@@ -96,7 +97,7 @@ impl ControllerBuilder {
     /// With other limits and intervals. The deadline of a pull is rounded up to whole seconds, in
     /// which it is recorded.
     #[must_use]
-    pub fn with_config(mut self, config: PlannerConfig) -> Self {
+    pub fn config(mut self, config: PlannerConfig) -> Self {
         self.config = config;
         let deadline = &mut self.config.defaults.deadline;
         if deadline.subsec_nanos() > 0 {
@@ -108,14 +109,14 @@ impl ControllerBuilder {
     /// Serves the ImageCaches of that namespace alone. What NodeImageCaches hold for others is given
     /// up: still only one controller may run in a cluster.
     #[must_use]
-    pub fn with_namespace(mut self, namespace: impl Into<String>) -> Self {
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
     /// Runs only while it holds that lease. No other candidate may have the same identity.
     #[must_use]
-    pub fn with_election(
+    pub fn election(
         mut self,
         lease: LeaseName,
         identity: impl Into<String>,
@@ -127,23 +128,25 @@ impl ControllerBuilder {
 
     /// With another clock than tokio's.
     #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
     /// With this seed for delays and jitter; by default a random one.
     #[must_use]
-    pub fn with_seed(mut self, seed: u64) -> Self {
+    pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Shows its metrics there.
+    /// Adds the controller's metrics and `fledged_build_info` to a registry. Without, nothing shows
+    /// them.
     #[must_use]
-    pub fn with_registry(mut self, registry: &mut Registry) -> Self {
+    pub fn metrics(mut self, registry: &mut Registry) -> Self {
         self.cluster_metrics = ClusterMetrics::register(registry);
         self.metrics = ControllerMetrics::register(registry);
+        register_build_info(registry);
         self
     }
 

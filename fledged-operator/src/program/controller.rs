@@ -9,8 +9,10 @@ use tracing::info;
 use super::args::{ControllerArgs, ElectionArgs, NodeDriver};
 use super::connect::connect;
 use super::dispatch::ProgramError;
+use super::listen::{listen, serving};
 use crate::controller::{Controller, ControllerBuilder};
 use crate::lease::{LeaseName, LeaseTimes};
+use crate::serve::Routes;
 
 /// Name of the Lease.
 const LEASE: &str = "kubefledged-controller";
@@ -32,10 +34,10 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
         .with_max_concurrent_nodes(args.max_concurrent_nodes.clone())
         .with_refresh_interval(args.image_cache_refresh_frequency);
     let builder = Controller::builder(client)
-        .with_config(config)
-        .with_registry(&mut registry);
+        .config(config)
+        .metrics(&mut registry);
     let builder = match &args.watch_namespace {
-        Some(namespace) if !namespace.is_empty() => builder.with_namespace(namespace),
+        Some(namespace) if !namespace.is_empty() => builder.namespace(namespace),
         _ => builder,
     };
     let controller = elected(builder, &args.election, times).build();
@@ -43,10 +45,16 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
         version = env!("CARGO_PKG_VERSION"),
         "starting the controller"
     );
+    let health = controller.health();
+    let (live, ready) = (health.clone(), health);
+    let routes = Routes::new()
+        .with_liveness("loop", move || live.live())
+        .with_readiness("controller", move || ready.ready());
+    let served = listen(&args.common, registry, routes).await?;
     let stop = async {
         shutdown.requested().await;
     };
-    controller.run(stop).await?;
+    serving(served, controller.run(stop)).await??;
     Ok(())
 }
 
@@ -100,7 +108,7 @@ fn elected(
         namespace: namespace.to_owned(),
         name: LEASE.to_owned(),
     };
-    builder.with_election(lease, identity(args), times)
+    builder.election(lease, identity(args), times)
 }
 
 /// The pod's name, or the machine's; and something that tells two processes of the same name apart.

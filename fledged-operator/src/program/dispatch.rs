@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use fledged_cri::oci::OpenError;
 use fledged_cri::signals::Shutdown;
+use fledged_cri::target::NoRuntimeFound;
 
 use super::args::{Cli, Command, CommonArgs, with_two_dashes};
 use super::connect::ConnectError;
-use super::{controller, log};
+use super::{agent, controller, log};
+use crate::agent::AgentError;
 use crate::controller::ControllerError;
+use crate::serve::BindError;
 
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,16 @@ pub(super) enum ProgramError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Controller(#[from] ControllerError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("no --runtime is given, and none was found: {0}")]
+    NoRuntime(#[from] NoRuntimeFound),
+    #[error("--runtime: {0}")]
+    OpenRuntime(#[from] OpenError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("a server of metrics or probes ended")]
+    ServerEnded,
 }
 
 impl ProgramError {
@@ -66,7 +80,12 @@ fn run(command: Command) -> Result<(), ProgramError> {
                 controller::run(*args, shutdown)
             })
         }
-        Command::Agent(_args) => Ok(()),
+        Command::Agent(args) => {
+            // One thread is enough for one node, and takes less memory on every one.
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let common = args.common.clone();
+            start(runtime, &common, |shutdown| agent::run(*args, shutdown))
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The program `fledged-operator`: flags, logs, and the wiring of the library.
 
+mod agent;
 mod args;
 mod connect;
 mod controller;
 mod dispatch;
+mod listen;
 mod log;
 
 pub use dispatch::main;

@@ -1,0 +1,70 @@
+//! Metrics and probes, each where its flag says.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+
+use super::args::CommonArgs;
+use super::dispatch::ProgramError;
+use crate::serve::{BindAddress, Routes, Server};
+
+/// Listens for both; one server answers everything where both have the same address.
+pub(super) async fn listen(
+    args: &CommonArgs,
+    registry: Registry,
+    probes: Routes,
+) -> Result<JoinSet<()>, ProgramError> {
+    let parse = |flag: &str, text: &str| {
+        let address = BindAddress::parse(text);
+        address.map_err(|error| ProgramError::Usage(format!("{flag}: {error}")))
+    };
+    let metrics_at = parse("--metrics-bind-address", &args.metrics_bind_address)?;
+    let probes_at = parse(
+        "--health-probe-bind-address",
+        &args.health_probe_bind_address,
+    )?;
+    let registry = Arc::new(registry);
+    let probes = probes.with_probes();
+    let mut servers = JoinSet::new();
+    let both = metrics_at == probes_at;
+    let places = [
+        (
+            metrics_at.filter(|_| !both),
+            Routes::new().with_metrics(Arc::clone(&registry)),
+        ),
+        (
+            probes_at,
+            if both {
+                probes.with_metrics(registry)
+            } else {
+                probes
+            },
+        ),
+    ];
+    for (address, routes) in places {
+        if let Some(address) = address {
+            let server = Server::bind(&address, routes).await?;
+            servers.spawn(server.run(std::future::pending()));
+        }
+    }
+    Ok(servers)
+}
+
+/// Works while the servers serve; that one of them ends is an end of everything.
+pub(super) async fn serving<T>(
+    mut servers: JoinSet<()>,
+    work: impl Future<Output = T>,
+) -> Result<T, ProgramError> {
+    let broken = async {
+        match servers.join_next().await {
+            Some(_) => ProgramError::ServerEnded,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = work => Ok(result),
+        error = broken => Err(error),
+    }
+}
