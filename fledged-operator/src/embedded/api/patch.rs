@@ -1,0 +1,224 @@
+//! Patching objects.
+
+use serde_json::Value;
+
+use super::body::Response;
+use super::create::insert;
+use super::encode::Form;
+use super::options::{FieldValidation, WriteOptions};
+use super::prepare::{check_type, parse, shape};
+use super::update::{NotChanged, change, check_name, check_preconditions, writer};
+use super::{Api, Request, Target};
+use crate::embedded::apply::apply;
+use crate::embedded::error::{ApiError, ApiResult, FieldError};
+use crate::embedded::kinds::convert;
+use crate::embedded::merge::{Patch, PatchKind};
+use crate::embedded::schema::unknown_fields;
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// The kind of a patch, by the type of its body.
+///
+/// # Errors
+///
+/// A type that is no patch, or none of the resource.
+pub(crate) fn kind_of(request: &Request, target: &Target) -> ApiResult<PatchKind> {
+    match request.content_type() {
+        JSON => Ok(PatchKind::Json),
+        MERGE => Ok(PatchKind::Merge),
+        APPLY => Ok(PatchKind::Apply),
+        STRATEGIC if !target.resource.is_custom() => Ok(PatchKind::Strategic),
+        _ if target.resource.is_custom() => {
+            Err(ApiError::unsupported_media_type(&[JSON, MERGE, APPLY]))
+        }
+        _ => Err(ApiError::unsupported_media_type(&[
+            JSON, MERGE, STRATEGIC, APPLY,
+        ])),
+    }
+}
+
+/// Answers a PATCH.
+pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
+    let kind = kind_of(request, target)?;
+    let mut options = WriteOptions::of(request, "PatchOptions")?;
+    let invalid = |fault| {
+        Err(ApiError::invalid(
+            "meta.k8s.io",
+            "PatchOptions",
+            "",
+            vec![fault],
+        ))
+    };
+    let forced = request.parameter("force").is_some();
+    if kind == PatchKind::Apply {
+        match request.parameter("fieldManager") {
+            Some(manager) => options.manager = manager.to_owned(),
+            None => {
+                return invalid(FieldError::required(
+                    "fieldManager",
+                    "is required for apply patch",
+                ));
+            }
+        }
+        return server_side_apply(api, request, target, &options, request.flag("force"));
+    }
+    if forced {
+        return invalid(FieldError::forbidden(
+            "force",
+            "may not be specified for non-apply patch",
+        ));
+    }
+    let form = Form::of(request)?;
+    let resource = &target.resource;
+    let patch = Patch::read(kind, &request.body)?;
+    loop {
+        let at = target.at();
+        let Some(live) = api.store.get(&at.table, &at.key) else {
+            return Err(resource.not_found(&target.name));
+        };
+        let mut warnings = Vec::new();
+        let old = convert(&live.value, resource, &resource.api_version());
+        let patched = patch.apply_to(&old, &resource.schema)?;
+        let version = |value: &Value| {
+            value
+                .get("metadata")
+                .and_then(|m| m.get("resourceVersion"))
+                .cloned()
+        };
+        if version(&patched).is_some() && version(&patched) != version(&old) {
+            return Err(resource.modified(&target.name));
+        }
+        let patched = check_type(patched, resource)?;
+        let patched = shape(patched, resource, options.validation, &mut warnings)?;
+        check_name(&patched, target)?;
+        match change(api, target, &live, patched, &options, false, &mut warnings) {
+            Ok(outcome) => return Ok(outcome.respond(200, resource, &form, &warnings)),
+            Err(NotChanged::Refused(error)) => return Err(error),
+            Err(NotChanged::Raced) => {}
+        }
+    }
+}
+
+fn server_side_apply(
+    api: &Api,
+    request: &Request,
+    target: &Target,
+    options: &WriteOptions,
+    force: bool,
+) -> ApiResult<Response> {
+    let form = Form::of(request)?;
+    let resource = &target.resource;
+    let configuration = parse(request)?;
+    let text = |field: &str| {
+        configuration
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    if text("kind").is_empty() || text("apiVersion").is_empty() {
+        let group = text("apiVersion");
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {group}/, Kind={}",
+            text("kind")
+        )));
+    }
+    let mut configuration = check_type(configuration, resource)?;
+    settle(&mut configuration, target)?;
+    let unknown = unknown_fields(&configuration, &resource.schema);
+    if !unknown.is_empty() && options.validation == FieldValidation::Strict {
+        let named: Vec<String> = unknown
+            .iter()
+            .map(|path| format!("unknown field \"{path}\""))
+            .collect();
+        let message = format!(
+            "error decoding patch: strict decoding error: {}",
+            named.join(", ")
+        );
+        return Err(ApiError::bad_request(message));
+    }
+    loop {
+        let mut warnings = Vec::new();
+        let writer = writer(api, target, options);
+        let at = target.at();
+        let Some(live) = api.store.get(&at.table, &at.key) else {
+            if !target.subresource.is_empty() {
+                return Err(resource.not_found(&target.name));
+            }
+            check_absent(&configuration, target)?;
+            let applied = apply(None, &configuration, resource, &writer, force)?;
+            let value = shape(applied, resource, options.validation, &mut warnings)?;
+            match insert(api, target, value, None, options) {
+                Ok(outcome) => return Ok(outcome.respond(201, resource, &form, &warnings)),
+                // Somebody else made it first.
+                Err(error) if error.reason == "AlreadyExists" => continue,
+                Err(error) => return Err(error),
+            }
+        };
+        check_preconditions(&configuration, &live, resource)?;
+        let old = convert(&live.value, resource, &resource.api_version());
+        let mut applied = apply(Some(&old), &configuration, resource, &writer, force)?;
+        if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("resourceVersion");
+        }
+        let value = shape(applied, resource, options.validation, &mut warnings)?;
+        match change(api, target, &live, value, options, true, &mut warnings) {
+            Ok(outcome) => return Ok(outcome.respond(200, resource, &form, &warnings)),
+            Err(NotChanged::Refused(error)) => return Err(error),
+            Err(NotChanged::Raced) => {}
+        }
+    }
+}
+
+/// Gives a configuration the name and namespace of the request.
+fn settle(configuration: &mut Value, target: &Target) -> ApiResult<()> {
+    let fields = configuration
+        .as_object_mut()
+        .ok_or_else(|| ApiError::bad_request("no object"))?;
+    let metadata = fields
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Default::default()));
+    let metadata = metadata
+        .as_object_mut()
+        .ok_or_else(|| ApiError::bad_request("metadata is no object"))?;
+    if metadata
+        .get("managedFields")
+        .is_some_and(|managed| !managed.is_null())
+    {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    super::create::settle_namespace(metadata, &target.namespace)?;
+    metadata
+        .entry("name")
+        .or_insert_with(|| target.name.clone().into());
+    check_name(configuration, target)
+}
+
+/// Checks that a configuration doesn't ask for an object that is gone.
+fn check_absent(configuration: &Value, target: &Target) -> ApiResult<()> {
+    let resource = &target.resource;
+    let metadata = configuration.get("metadata");
+    let text = |field: &str| {
+        metadata
+            .and_then(|m| m.get(field))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let conflict = |why: &str| {
+        Err(ApiError::conflict(
+            &resource.group,
+            &resource.plural,
+            &target.name,
+            why,
+        ))
+    };
+    match (text("uid"), text("resourceVersion")) {
+        ("", "" | "0") => Ok(()),
+        ("", _) => Err(resource.not_found(&target.name)),
+        (uid, _) => conflict(&format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        )),
+    }
+}

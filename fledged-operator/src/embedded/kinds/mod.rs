@@ -1,0 +1,15 @@
+//! The kinds that are served: built-in ones, and those that CRDs define.
+
+mod builtin;
+mod catalogue;
+mod convert;
+mod crd;
+mod custom;
+mod resource;
+
+pub(crate) use builtin::Builtin;
+pub(crate) use catalogue::Catalogue;
+pub(crate) use convert::{convert, convert_path};
+pub(crate) use crd::{accepted_status, check_crd, default_crd};
+pub(crate) use custom::served_by;
+pub(crate) use resource::{Column, Resource};
