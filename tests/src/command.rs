@@ -22,14 +22,19 @@ const DEADLINE: Duration = Duration::from_secs(120);
 ///
 /// How to build it, when it is missing.
 pub fn find_fledged() -> Result<PathBuf, String> {
-    if let Some(path) = std::env::var_os("FLEDGED_BIN") {
-        return Ok(path.into());
+    match std::env::var_os("FLEDGED_BIN") {
+        Some(path) => Ok(path.into()),
+        None => find_binary("fledged", "fledged-cli"),
     }
+}
+
+/// A binary of the same build, beside the running test or benchmark.
+fn find_binary(name: &str, package: &str) -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|e| format!("no path of this program: {e}"))?;
     // Tests are in TARGET/PROFILE/deps, binaries in TARGET/PROFILE.
     let folders = own.ancestors().skip(1).take(2);
     let found = folders
-        .map(|folder| folder.join("fledged"))
+        .map(|folder| folder.join(name))
         .find(|path| path.is_file());
     found.ok_or_else(|| {
         let flag = if cfg!(debug_assertions) {
@@ -37,7 +42,7 @@ pub fn find_fledged() -> Result<PathBuf, String> {
         } else {
             " --release"
         };
-        format!("the fledged binary is missing: run `cargo build{flag} -p fledged-cli` first")
+        format!("the {name} binary is missing: run `cargo build{flag} -p {package}` first")
     })
 }
 
@@ -51,12 +56,22 @@ pub fn fledged_binary() -> PathBuf {
     find_fledged().unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// One call of `fledged`, being put together.
+/// The `fledged-operator` binary of the same build.
+///
+/// # Errors
+///
+/// How to build it, when it is missing.
+pub fn find_operator() -> Result<PathBuf, String> {
+    find_binary("fledged-operator", "fledged-operator")
+}
+
+/// One call of `fledged` or `fledged-operator`, being put together.
 ///
 /// It runs with an empty home folder and without the caller's registry credentials, proxies and log
 /// filter, so that nothing of the machine's own leaks into a test.
 #[derive(Debug)]
 pub struct Fledged {
+    program: Option<PathBuf>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     folder: Option<PathBuf>,
@@ -74,10 +89,24 @@ impl Fledged {
     #[must_use]
     pub fn new() -> Self {
         Self {
+            program: None,
             args: Vec::new(),
             env: Vec::new(),
             folder: None,
             deadline: DEADLINE,
+        }
+    }
+
+    /// A call of `fledged-operator` instead.
+    ///
+    /// # Panics
+    ///
+    /// When it is missing.
+    #[must_use]
+    pub fn operator() -> Self {
+        Self {
+            program: Some(find_operator().unwrap_or_else(|e| panic!("{e}"))),
+            ..Self::new()
         }
     }
 
@@ -135,7 +164,7 @@ impl Fledged {
     #[must_use]
     pub fn spawn(self) -> Running {
         let home = TempDir::with_prefix("home-").expect("a temporary folder");
-        let mut command = Command::new(fledged_binary());
+        let mut command = Command::new(self.program.unwrap_or_else(fledged_binary));
         for name in [
             "DOCKER_CONFIG",
             "REGISTRY_AUTH_FILE",

@@ -34,7 +34,8 @@
 //! | [`FaultProxy`] | a proxy before a registry with scripted [`Fault`]s, and a timed request log |
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
 //! | [`ManifestFile`] | an ImageCache in a file, that can be edited |
-//! | [`Fledged`] | the `fledged` binary, with a deadline, its output captured |
+//! | [`kube::World`] | an API server, the operator's controller, nodes with agents on runtimes in memory |
+//! | [`Fledged`] | the `fledged` or `fledged-operator` binary, with a deadline, its output captured |
 //! | [`check_layout`] | reads an OCI image layout through and checks that it is valid |
 //! | [`poll_until`] | waits for a condition, with a deadline |
 
@@ -54,6 +55,7 @@ mod fault_proxy;
 mod fault_script;
 pub mod http;
 mod images;
+pub mod kube;
 mod layers;
 mod layout_check;
 mod manifest;
@@ -63,7 +65,7 @@ mod push;
 mod registry;
 mod require;
 
-pub use command::{Fledged, Output, Running, find_fledged, fledged_binary};
+pub use command::{Fledged, Output, Running, find_fledged, find_operator, fledged_binary};
 pub use containerd::Containerd;
 pub use docker::Dockerd;
 pub use fake_cri::{Code, CriRequest, FakeContainer, FakeCri, FakeImage, Interface, SentAuth};

@@ -25,12 +25,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program in a process group of its own; its output is appended to `NAME.out` and
+    /// Starts a program, by name or path, in a process group of its own; its output is appended to `NAME.out` and
     /// `NAME.err` below `folder`.
     pub(crate) fn start<S: AsRef<str>>(program: &str, args: &[S], folder: &Path) -> Self {
         let path = find(program).unwrap_or_else(|| panic!("{program} is not installed"));
-        let stdout = folder.join(format!("{program}.out"));
-        let stderr = folder.join(format!("{program}.err"));
+        let name = Path::new(program).file_name().unwrap_or_default();
+        let name = name.to_string_lossy();
+        let stdout = folder.join(format!("{name}.out"));
+        let stderr = folder.join(format!("{name}.err"));
         let append = |path: &Path| {
             File::options()
                 .create(true)

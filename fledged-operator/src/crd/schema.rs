@@ -26,6 +26,8 @@ const REFERENCE: &str = concat!(
     r"(?::[\w][\w.-]{0,127})?",
     r"(?:@(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}))?$",
 );
+/// From `1%` to `100%`.
+const PERCENTAGE: &str = "^([1-9][0-9]?|100)%$";
 /// A DNS subdomain (RFC 1123).
 const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
@@ -61,11 +63,9 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
         in_field(spec, "serviceAccountName", object_name);
         in_field(spec, "rollout", |rollout| {
             in_field(rollout, "maxConcurrentNodes", |limit| {
-                rule(
-                    limit,
-                    "type(self) == int ? self >= 1 : self.matches('^([1-9][0-9]?|100)%$')",
-                    "must be a number from 1 up, or a percentage from 1% to 100%",
-                );
+                // Each counts for the type it is about.
+                limit.minimum = Some(1.0);
+                limit.pattern = Some(PERCENTAGE.to_owned());
             });
         });
     });

@@ -9,6 +9,8 @@ use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, NodeName}
 use fledged_cri::target::RuntimeUri;
 use http::Uri;
 
+use crate::serve::BindAddress;
+
 /// Keeps container images on the nodes of a Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(name = "fledged-operator", version, about, max_term_width = 100)]
@@ -27,6 +29,10 @@ pub(super) enum Command {
     Crds,
 }
 
+/// Where something is served, if anywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bind(pub(super) Option<BindAddress>);
+
 /// How to reach the API server, and where to answer probes.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CommonArgs {
@@ -37,11 +43,11 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "URL", value_parser = server_url)]
     pub(super) master: Option<Uri>,
     /// Where /metrics is served; "0" serves none.
-    #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
-    pub(super) metrics_bind_address: String,
+    #[arg(long, value_name = "ADDRESS", default_value = ":8080", value_parser = bind)]
+    pub(super) metrics_bind_address: Bind,
     /// Where /livez, /readyz and /healthz are served; "0" serves none.
-    #[arg(long, value_name = "ADDRESS", default_value = ":8081")]
-    pub(super) health_probe_bind_address: String,
+    #[arg(long, value_name = "ADDRESS", default_value = ":8081", value_parser = bind)]
+    pub(super) health_probe_bind_address: Bind,
     /// Log level: what is less severe is not logged.
     #[arg(long, value_name = "LEVEL", default_value = "INFO", ignore_case = true)]
     pub(super) stderrthreshold: Level,
@@ -250,6 +256,11 @@ fn count_or_percent(text: &str) -> Result<CountOrPercent, String> {
     }
 }
 
+fn bind(text: &str) -> Result<Bind, String> {
+    let address = BindAddress::parse(text);
+    address.map(Bind).map_err(|error| error.to_string())
+}
+
 fn node_name(text: &str) -> Result<NodeName, String> {
     NodeName::new(text).map_err(|error| error.to_string())
 }
@@ -344,6 +355,7 @@ mod tests {
             ("--max-concurrent-nodes", "101%"),
             ("--leader-elect", "maybe"),
             ("--master", "10.0.0.1"),
+            ("--metrics-bind-address", "nowhere"),
         ] {
             let error = controller(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag) && error.contains(value), "{error}");

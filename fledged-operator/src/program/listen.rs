@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::args::CommonArgs;
 use super::dispatch::ProgramError;
-use crate::serve::{BindAddress, Routes, Server};
+use crate::serve::{Routes, Server};
 
 /// Listens for both; one server answers everything where both have the same address.
 pub(super) async fn listen(
@@ -16,15 +16,8 @@ pub(super) async fn listen(
     registry: Registry,
     probes: Routes,
 ) -> Result<JoinSet<()>, ProgramError> {
-    let parse = |flag: &str, text: &str| {
-        let address = BindAddress::parse(text);
-        address.map_err(|error| ProgramError::Usage(format!("{flag}: {error}")))
-    };
-    let metrics_at = parse("--metrics-bind-address", &args.metrics_bind_address)?;
-    let probes_at = parse(
-        "--health-probe-bind-address",
-        &args.health_probe_bind_address,
-    )?;
+    let metrics_at = args.metrics_bind_address.0.clone();
+    let probes_at = args.health_probe_bind_address.0.clone();
     let registry = Arc::new(registry);
     let probes = probes.with_probes();
     let mut servers = JoinSet::new();

@@ -1,0 +1,258 @@
+//! The API server that a test speaks to: the embedded one, or a real one.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fledged_operator::crd::{ImageCache, NodeImageCache, definitions};
+use fledged_operator::embedded::EmbeddedServer;
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+
+use super::envtest::EnvTest;
+use super::wait::eventually;
+
+/// Which API server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerKind {
+    /// The one in this process.
+    Embedded,
+    /// etcd and kube-apiserver from `KUBEBUILDER_ASSETS`, with no controllers beside them.
+    Assets,
+    /// A whole cluster, from `TEST_KUBECONFIG`.
+    Cluster,
+}
+
+enum Server {
+    Embedded(Box<EmbeddedServer>),
+    Assets(Box<EnvTest>),
+    /// One test at a time: there is one controller in a cluster.
+    Cluster(#[expect(dead_code, reason = "held for its lock")] std::fs::File),
+}
+
+/// An API server with the CRDs, a namespace of the test's own, and nothing of other tests.
+pub struct TestCluster {
+    client: Client,
+    kubeconfig: PathBuf,
+    namespace: String,
+    /// A label value that only this test's nodes have, and a part of their names.
+    tag: String,
+    server: Server,
+    _folder: TempDir,
+}
+
+impl TestCluster {
+    /// The embedded server; a real one where `TEST_KUBECONFIG` or `KUBEBUILDER_ASSETS` names it.
+    pub async fn start() -> Self {
+        fledged_cri::registry::ensure_tls_provider();
+        let folder = tempfile::tempdir().unwrap();
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let (server, kubeconfig) = if let Some(path) = variable("TEST_KUBECONFIG") {
+            let lock = tokio::task::spawn_blocking(lock_cluster).await.unwrap();
+            (Server::Cluster(lock), PathBuf::from(path))
+        } else if let Some(assets) = variable("KUBEBUILDER_ASSETS") {
+            let start = move || EnvTest::start(Path::new(&assets));
+            let server = tokio::task::spawn_blocking(start).await.unwrap();
+            let kubeconfig = server.kubeconfig().to_owned();
+            (Server::Assets(Box::new(server)), kubeconfig)
+        } else {
+            let server = EmbeddedServer::builder().start().await.unwrap();
+            let kubeconfig = folder.path().join("kubeconfig");
+            std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
+            (Server::Embedded(Box::new(server)), kubeconfig)
+        };
+        let client = client_of(&kubeconfig).await;
+        let cluster = Self {
+            client,
+            kubeconfig,
+            namespace: unique("fledged-test"),
+            tag: unique("n"),
+            server,
+            _folder: folder,
+        };
+        cluster.prepare().await;
+        cluster
+    }
+
+    async fn prepare(&self) {
+        let apply = PatchParams::apply("fledged-tests").force();
+        let crds: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        for definition in definitions() {
+            let name = definition.metadata.name.clone().unwrap();
+            crds.patch(&name, &apply, &Patch::Apply(definition))
+                .await
+                .unwrap();
+            eventually("the CRD to be established", || async {
+                let found = crds.get(&name).await.unwrap();
+                let conditions = found.status.and_then(|s| s.conditions).unwrap_or_default();
+                let established = |c: &&_| condition_is(c, "Established");
+                conditions
+                    .iter()
+                    .find(established)
+                    .map(drop)
+                    .ok_or(format!("{conditions:?}"))
+            })
+            .await;
+        }
+        if self.kind() == ServerKind::Cluster {
+            self.sweep().await;
+        }
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = serde_json::json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace },
+        });
+        let namespace = serde_json::from_value(namespace).unwrap();
+        namespaces
+            .create(&PostParams::default(), &namespace)
+            .await
+            .unwrap();
+        // Served only when the CRD has reached every part of the API server.
+        eventually("the custom resources to be served", || async {
+            let caches: Api<ImageCache> = Api::all(self.client.clone());
+            let records: Api<NodeImageCache> = Api::all(self.client.clone());
+            caches
+                .list(&ListParams::default())
+                .await
+                .map_err(|e| e.to_string())?;
+            records
+                .list(&ListParams::default())
+                .await
+                .map_err(|e| e.to_string())?;
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Removes what earlier tests left in a cluster that stays.
+    async fn sweep(&self) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let caches: Api<ImageCache> = Api::all(self.client.clone());
+        for cache in caches.list(&ListParams::default()).await.unwrap() {
+            let namespace = cache.metadata.namespace.clone().unwrap_or_default();
+            let name = cache.metadata.name.clone().unwrap_or_default();
+            let caches: Api<ImageCache> = Api::namespaced(self.client.clone(), &namespace);
+            let free = serde_json::json!({ "metadata": { "finalizers": null } });
+            let _ = caches
+                .patch(&name, &PatchParams::default(), &Patch::Merge(free))
+                .await;
+            let _ = caches.delete(&name, &DeleteParams::default()).await;
+        }
+        for namespace in namespaces.list(&ListParams::default()).await.unwrap() {
+            let name = namespace.metadata.name.unwrap_or_default();
+            if name.starts_with("fledged-test-") {
+                let _ = namespaces.delete(&name, &DeleteParams::default()).await;
+            }
+        }
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let ours = ListParams::default().labels(LABEL);
+        let _ = nodes
+            .delete_collection(&DeleteParams::default(), &ours)
+            .await;
+        let records: Api<NodeImageCache> = Api::all(self.client.clone());
+        let all = ListParams::default();
+        let _ = records
+            .delete_collection(&DeleteParams::default(), &all)
+            .await;
+    }
+
+    /// A client with all rights.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// A kubeconfig file with all rights.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A namespace of this test's own.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// What stands in the label [`LABEL`] of this test's nodes, and before their names.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// Which API server it is.
+    #[must_use]
+    pub fn kind(&self) -> ServerKind {
+        match self.server {
+            Server::Embedded(_) => ServerKind::Embedded,
+            Server::Assets(_) => ServerKind::Assets,
+            Server::Cluster(_) => ServerKind::Cluster,
+        }
+    }
+
+    /// Stops the API server; what it holds is kept.
+    ///
+    /// # Panics
+    ///
+    /// On a cluster that stays: nobody lets a test stop that.
+    pub async fn stop_server(&mut self) {
+        match &mut self.server {
+            Server::Embedded(server) => server.down(),
+            Server::Assets(server) => tokio::task::block_in_place(|| server.stop()),
+            Server::Cluster(_) => panic!("the API server of a cluster can't be stopped"),
+        }
+    }
+
+    /// Starts it again, at the same address.
+    pub async fn start_server(&mut self) {
+        match &mut self.server {
+            Server::Embedded(server) => server.up().await.unwrap(),
+            Server::Assets(server) => tokio::task::block_in_place(|| server.start_again()),
+            Server::Cluster(_) => {}
+        }
+    }
+
+    /// The embedded server, where it is that: only it can be made to fail.
+    #[must_use]
+    pub fn embedded(&self) -> Option<&EmbeddedServer> {
+        match &self.server {
+            Server::Embedded(server) => Some(server),
+            _ => None,
+        }
+    }
+}
+
+/// Label of every node that a test makes.
+pub(super) const LABEL: &str = "fledged-test";
+
+async fn client_of(kubeconfig: &Path) -> Client {
+    let file = Kubeconfig::read_from(kubeconfig).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(file, &options)
+        .await
+        .unwrap();
+    Client::try_from(config).unwrap()
+}
+
+fn condition_is(
+    condition: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinitionCondition,
+    kind: &str,
+) -> bool {
+    condition.type_ == kind && condition.status == "True"
+}
+
+fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}-{}-{count}", std::process::id())
+}
+
+fn lock_cluster() -> std::fs::File {
+    let path = std::env::temp_dir().join("fledged-tests-cluster.lock");
+    let file = std::fs::File::create(path).unwrap();
+    flock(&file, FlockOperation::LockExclusive).unwrap();
+    file
+}

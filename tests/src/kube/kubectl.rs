@@ -1,0 +1,93 @@
+//! The real kubectl.
+
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::cluster::TestCluster;
+use crate::require::find;
+
+/// What kubectl answered.
+#[derive(Debug, Clone)]
+pub struct KubectlOutput {
+    /// Whether it ended with 0.
+    pub success: bool,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl KubectlOutput {
+    /// The standard output of a call that has to succeed.
+    ///
+    /// # Panics
+    ///
+    /// When it did not.
+    #[must_use]
+    pub fn ok(self) -> String {
+        assert!(self.success, "{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+/// kubectl as an administrator of a cluster, in the test's namespace.
+#[derive(Debug, Clone)]
+pub struct Kubectl {
+    kubeconfig: std::path::PathBuf,
+    namespace: String,
+}
+
+impl Kubectl {
+    /// For that cluster.
+    #[must_use]
+    pub fn new(cluster: &TestCluster) -> Self {
+        Self {
+            kubeconfig: cluster.kubeconfig().to_owned(),
+            namespace: cluster.namespace().to_owned(),
+        }
+    }
+
+    /// Runs it.
+    pub async fn run(&self, args: &[&str]) -> KubectlOutput {
+        self.run_with(args, "", &[]).await
+    }
+
+    /// Runs it with something on its standard input, and with these variables set.
+    pub async fn run_with(
+        &self,
+        args: &[&str],
+        input: &str,
+        variables: &[(&str, &str)],
+    ) -> KubectlOutput {
+        let program = find("kubectl").expect("kubectl is not installed");
+        let home = tempfile::tempdir().unwrap();
+        let mut child = Command::new(program)
+            .args(["--namespace", &self.namespace])
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            // Its cache of what a server serves must not outlive the server.
+            .env("HOME", home.path())
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input.as_bytes()).await.unwrap();
+        drop(stdin);
+        let output = child.wait_with_output();
+        let output = tokio::time::timeout(crate::poll::SOON, output).await;
+        let output = output
+            .unwrap_or_else(|_| panic!("kubectl {args:?} does not end"))
+            .unwrap();
+        KubectlOutput {
+            success: output.status.success(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}

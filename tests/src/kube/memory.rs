@@ -1,0 +1,274 @@
+//! A runtime in memory, on real time, and a registry that any number of them share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::ports::{
+    FilesystemUsage, ImageId, ImageRuntime, PullRequest, RegistryAuth, Removal, RemovalScope,
+    RuntimeImage, RuntimeInfo,
+};
+use secrecy::ExposeSecret;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+#[derive(Debug, Clone)]
+struct Published {
+    content: String,
+    /// User and password, where it is private.
+    private: Option<(String, String)>,
+    failure: Option<Failure>,
+}
+
+/// What can be pulled. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryRegistry(Arc<Mutex<BTreeMap<ImageRef, Published>>>);
+
+impl MemoryRegistry {
+    /// Publishes that content under a reference, or moves the reference to it.
+    pub fn publish(&self, reference: &str, content: &str) {
+        self.put(reference, |published| {
+            content.clone_into(&mut published.content)
+        });
+    }
+
+    /// Lets only that user pull it.
+    pub fn protect(&self, reference: &str, user: &str, password: &str) {
+        let login = (user.to_owned(), password.to_owned());
+        self.put(reference, |published| published.private = Some(login));
+    }
+
+    /// Lets pulls of it fail for that reason.
+    pub fn fail(&self, reference: &str, reason: Reason) {
+        let failure = Failure::new(reason, format!("injected: {reason}"));
+        self.put(reference, |published| published.failure = Some(failure));
+    }
+
+    /// Lets pulls of it succeed again.
+    pub fn mend(&self, reference: &str) {
+        self.put(reference, |published| published.failure = None);
+    }
+
+    fn put(&self, reference: &str, change: impl FnOnce(&mut Published)) {
+        let mut all = self.0.lock().unwrap();
+        let published = all.entry(parse(reference)).or_insert_with(|| Published {
+            content: reference.to_owned(),
+            private: None,
+            failure: None,
+        });
+        change(published);
+    }
+
+    fn find(&self, request: &PullRequest) -> Result<Published, Failure> {
+        let found = self.0.lock().unwrap().get(&request.image).cloned();
+        let Some(published) = found else {
+            return Err(Failure::new(Reason::ImageNotFound, "manifest unknown"));
+        };
+        if let Some(failure) = published.failure {
+            return Err(failure);
+        }
+        let login = match &request.auth {
+            Some(RegistryAuth::Basic { username, password }) => {
+                Some((username.clone(), password.expose_secret().to_owned()))
+            }
+            _ => None,
+        };
+        match &published.private {
+            Some(wanted) if login.as_ref() != Some(wanted) => Err(Failure::new(
+                Reason::Unauthorized,
+                "authentication required",
+            )),
+            _ => Ok(published),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    images: BTreeMap<ImageRef, String>,
+    in_use: BTreeSet<ImageRef>,
+    pulls: Vec<ImageRef>,
+}
+
+/// An [`ImageRuntime`] in memory. Clones share their state.
+#[derive(Debug, Clone)]
+pub struct MemoryRuntime {
+    registry: MemoryRegistry,
+    state: Arc<Mutex<State>>,
+    pull: Duration,
+    open: Arc<watch::Sender<bool>>,
+}
+
+impl MemoryRuntime {
+    /// An empty runtime whose pulls take that long.
+    #[must_use]
+    pub fn new(registry: MemoryRegistry, pull: Duration) -> Self {
+        Self {
+            registry,
+            state: Arc::default(),
+            pull,
+            open: Arc::new(watch::Sender::new(true)),
+        }
+    }
+
+    /// Whether it holds that image.
+    #[must_use]
+    pub fn holds(&self, reference: &str) -> bool {
+        self.state().images.contains_key(&parse(reference))
+    }
+
+    /// What it holds, in words to compare.
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        let state = self.state();
+        state
+            .images
+            .keys()
+            .map(|image| image.as_str().to_owned())
+            .collect()
+    }
+
+    /// The content of an image it holds.
+    #[must_use]
+    pub fn content(&self, reference: &str) -> Option<String> {
+        self.state().images.get(&parse(reference)).cloned()
+    }
+
+    /// How often pulls of that image were begun.
+    #[must_use]
+    pub fn pulls(&self, reference: &str) -> usize {
+        let image = parse(reference);
+        self.state().pulls.iter().filter(|p| **p == image).count()
+    }
+
+    /// Puts an image there without a pull.
+    pub fn preload(&self, reference: &str, content: &str) {
+        self.state()
+            .images
+            .insert(parse(reference), content.to_owned());
+    }
+
+    /// Takes an image away behind everybody's back.
+    pub fn evict(&self, reference: &str) {
+        self.state().images.remove(&parse(reference));
+    }
+
+    /// Lets a container use an image, or no longer.
+    pub fn set_in_use(&self, reference: &str, used: bool) {
+        let mut state = self.state();
+        match used {
+            true => state.in_use.insert(parse(reference)),
+            false => state.in_use.remove(&parse(reference)),
+        };
+    }
+
+    /// Lets pulls wait, or go on.
+    pub fn hold_pulls(&self, hold: bool) {
+        self.open.send_replace(!hold);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn image(state: &State, reference: &ImageRef) -> Option<RuntimeImage> {
+        let content = state.images.get(reference)?;
+        let same = state.images.iter().filter(|(_, other)| *other == content);
+        let hash: String = Sha256::digest(content.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Some(RuntimeImage {
+            id: ImageId(content.clone()),
+            references: same.map(|(reference, _)| reference.clone()).collect(),
+            digest: Digest::parse(&format!("sha256:{hash}")).ok(),
+            size: ByteSize::new(10_000_000),
+            pinned: false,
+        })
+    }
+}
+
+#[async_trait]
+impl ImageRuntime for MemoryRuntime {
+    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+        Ok(RuntimeInfo {
+            name: "memory".to_owned(),
+            version: "1".to_owned(),
+            api_version: "1".to_owned(),
+            removal: RemovalScope::Image,
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+        let state = self.state();
+        let mut known = BTreeSet::new();
+        let first = |(reference, content): (&ImageRef, &String)| {
+            known.insert(content.clone()).then(|| reference.clone())
+        };
+        let firsts: Vec<ImageRef> = state.images.iter().filter_map(first).collect();
+        Ok(firsts
+            .iter()
+            .filter_map(|reference| Self::image(&state, reference))
+            .collect())
+    }
+
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+        Ok(Self::image(&self.state(), image))
+    }
+
+    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+        let state = self.state();
+        let contents = state
+            .in_use
+            .iter()
+            .filter_map(|image| state.images.get(image));
+        Ok(contents.cloned().map(ImageId).collect())
+    }
+
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+        let image = request.image.clone();
+        self.state().pulls.push(image.clone());
+        let mut open = self.open.subscribe();
+        let _ = open.wait_for(|open| *open).await;
+        if !self.pull.is_zero() {
+            tokio::time::sleep(self.pull).await;
+        }
+        let published = self
+            .registry
+            .find(&request)
+            .map_err(|failure| RuntimeError::Pull {
+                image: image.clone(),
+                failure,
+            })?;
+        let mut state = self.state();
+        state.images.insert(image.clone(), published.content);
+        Ok(Self::image(&state, &image).unwrap())
+    }
+
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+        let mut state = self.state();
+        let Some(content) = state.images.get(image).cloned() else {
+            return Ok(Removal::Absent);
+        };
+        let used = state
+            .in_use
+            .iter()
+            .any(|used| state.images.get(used) == Some(&content));
+        if used {
+            return Ok(Removal::InUse("a container".to_owned()));
+        }
+        state.images.retain(|_, other| *other != content);
+        Ok(Removal::Removed)
+    }
+
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+        Ok(Vec::new())
+    }
+}
+
+fn parse(reference: &str) -> ImageRef {
+    reference.parse().unwrap_or_else(|error| panic!("{error}"))
+}

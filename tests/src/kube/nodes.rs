@@ -1,0 +1,94 @@
+//! Nodes without a kubelet.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::cluster::LABEL;
+
+/// A Node object that no kubelet stands behind.
+#[derive(Clone)]
+pub struct FakeNode {
+    client: Client,
+    name: String,
+}
+
+/// A Linux node with that tag and those labels.
+#[must_use]
+pub fn node_object(name: &str, tag: &str, labels: &[(&str, &str)]) -> Value {
+    let mut all = BTreeMap::from([(LABEL, tag), ("kubernetes.io/os", "linux")]);
+    all.extend(labels.iter().copied());
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": all } })
+}
+
+impl FakeNode {
+    /// Registers a node that is not Ready yet.
+    pub async fn register(client: Client, name: &str, tag: &str, labels: &[(&str, &str)]) -> Self {
+        let nodes: Api<Node> = Api::all(client.clone());
+        let node = serde_json::from_value(node_object(name, tag, labels)).unwrap();
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        Self {
+            client,
+            name: name.to_owned(),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn nodes(&self) -> Api<Node> {
+        Api::all(self.client.clone())
+    }
+
+    /// Turns it Ready, or NotReady.
+    pub async fn set_ready(&self, ready: bool) {
+        let now = jiff::Timestamp::now();
+        let now = jiff::Timestamp::from_second(now.as_second()).unwrap();
+        let patch = json!({ "status": {
+            "conditions": [{
+                "type": "Ready",
+                "status": if ready { "True" } else { "False" },
+                "reason": "Test",
+                "message": "set by a test",
+                "lastHeartbeatTime": now.to_string(),
+                "lastTransitionTime": now.to_string(),
+            }],
+            "nodeInfo": {
+                "operatingSystem": "linux", "architecture": "amd64", "bootID": "", "machineID": "",
+                "containerRuntimeVersion": "memory://1", "kernelVersion": "", "kubeletVersion": "",
+                "kubeProxyVersion": "", "osImage": "", "systemUUID": "",
+            },
+        } });
+        let patch = Patch::Strategic(patch);
+        let params = PatchParams::default();
+        self.nodes()
+            .patch_status(&self.name, &params, &patch)
+            .await
+            .unwrap();
+    }
+
+    /// Sets a label, or takes it away.
+    pub async fn label(&self, key: &str, value: Option<&str>) {
+        let patch = json!({ "metadata": { "labels": { key: value } } });
+        let patch = Patch::Merge(patch);
+        self.nodes()
+            .patch(&self.name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    /// Deletes the Node.
+    pub async fn delete(&self) {
+        let deleted = self
+            .nodes()
+            .delete(&self.name, &DeleteParams::default())
+            .await;
+        deleted.unwrap();
+    }
+}

@@ -1,0 +1,375 @@
+//! The whole operator in a test: an API server, a controller, nodes with agents on them.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::cluster::PlannerConfig;
+use fledged_core::model::NodeName;
+use fledged_operator::agent::Agent;
+use fledged_operator::controller::Controller;
+use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::{LABEL, TestCluster};
+use super::memory::{MemoryRegistry, MemoryRuntime};
+use super::nodes::FakeNode;
+use super::wait::eventually;
+
+/// A part that runs in the background; it is ended when it is dropped.
+pub(super) struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), String>>,
+}
+
+impl Running {
+    pub(super) fn start<F>(run: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(super) async fn stop(mut self) {
+        self.stop.cancel();
+        (&mut self.task).await.unwrap().unwrap();
+    }
+
+    /// Ends it as SIGKILL would: nothing more is written.
+    pub(super) async fn kill(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a [`World`] is like.
+#[derive(Debug, Clone)]
+pub struct WorldOptions {
+    /// Limits of the controller.
+    pub planner: PlannerConfig,
+    /// How long a pull takes.
+    pub pull: Duration,
+    /// How often agents read their runtime's inventory.
+    pub inventory: Duration,
+}
+
+impl Default for WorldOptions {
+    fn default() -> Self {
+        Self {
+            planner: PlannerConfig::default().with_refresh_interval(Duration::ZERO),
+            pull: Duration::from_millis(20),
+            inventory: Duration::from_secs(1),
+        }
+    }
+}
+
+/// An API server, a registry, perhaps a controller, and nodes.
+pub struct World {
+    cluster: TestCluster,
+    registry: MemoryRegistry,
+    options: WorldOptions,
+    controller: Option<Running>,
+}
+
+impl World {
+    /// With a running controller.
+    pub async fn start() -> Self {
+        Self::start_with(WorldOptions::default()).await
+    }
+
+    /// With a running controller of these limits.
+    pub async fn start_with(options: WorldOptions) -> Self {
+        let mut world = Self::without_controller(options).await;
+        world.start_controller();
+        world
+    }
+
+    /// With nobody who decides yet.
+    pub async fn without_controller(options: WorldOptions) -> Self {
+        Self {
+            cluster: TestCluster::start().await,
+            registry: MemoryRegistry::default(),
+            options,
+            controller: None,
+        }
+    }
+
+    /// The API server.
+    #[must_use]
+    pub fn cluster(&self) -> &TestCluster {
+        &self.cluster
+    }
+
+    /// The API server, to stop and start it.
+    #[must_use]
+    pub fn cluster_mut(&mut self) -> &mut TestCluster {
+        &mut self.cluster
+    }
+
+    /// What can be pulled.
+    #[must_use]
+    pub fn registry(&self) -> &MemoryRegistry {
+        &self.registry
+    }
+
+    /// Publishes images, each with its own content.
+    pub fn publish(&self, references: &[&str]) {
+        for reference in references {
+            self.registry.publish(reference, &format!("{reference} v1"));
+        }
+    }
+
+    /// Starts a controller in place of the one that runs, if one does.
+    pub fn start_controller(&mut self) {
+        let controller = Controller::builder(self.cluster.client())
+            .config(self.options.planner.clone())
+            .build();
+        self.controller = Some(Running::start(|stop| async move {
+            let stop = stop.cancelled_owned();
+            controller
+                .run(stop)
+                .await
+                .map_err(|error| error.to_string())
+        }));
+    }
+
+    /// Ends the controller in good order.
+    pub async fn stop_controller(&mut self) {
+        if let Some(controller) = self.controller.take() {
+            controller.stop().await;
+        }
+    }
+
+    /// Ends the controller as SIGKILL would.
+    pub async fn kill_controller(&mut self) {
+        if let Some(controller) = self.controller.take() {
+            controller.kill().await;
+        }
+    }
+
+    /// A Ready node with an agent.
+    pub async fn node(&self, name: &str) -> TestNode {
+        self.node_with(name, &[]).await
+    }
+
+    /// A Ready node with these labels and an agent.
+    pub async fn node_with(&self, name: &str, labels: &[(&str, &str)]) -> TestNode {
+        let mut node = self.silent_node(name, labels).await;
+        node.start_agent();
+        node.object.set_ready(true).await;
+        node
+    }
+
+    /// A node that is not Ready, and whose agent does not run yet.
+    pub async fn silent_node(&self, name: &str, labels: &[(&str, &str)]) -> TestNode {
+        let (client, tag) = (self.cluster.client(), self.cluster.tag());
+        let name = format!("{tag}-{name}");
+        let object = FakeNode::register(client.clone(), &name, tag, labels).await;
+        TestNode {
+            object,
+            client,
+            runtime: MemoryRuntime::new(self.registry.clone(), self.options.pull),
+            inventory: self.options.inventory,
+            agent: None,
+        }
+    }
+
+    /// ImageCaches of the test's namespace.
+    #[must_use]
+    pub fn caches(&self) -> Api<ImageCache> {
+        Api::namespaced(self.cluster.client(), self.cluster.namespace())
+    }
+
+    /// Records of all nodes.
+    #[must_use]
+    pub fn records(&self) -> Api<NodeImageCache> {
+        Api::all(self.cluster.client())
+    }
+
+    /// Applies a cache of these images for all of the test's nodes.
+    pub async fn apply(&self, name: &str, images: &[&str]) {
+        self.apply_spec(name, json!({ "cacheSpec": [{ "images": images }] }))
+            .await;
+    }
+
+    /// Applies a cache; groups without a selector are for all of the test's nodes.
+    pub async fn apply_spec(&self, name: &str, spec: Value) {
+        let cache = cache_object(self.cluster.namespace(), name, self.cluster.tag(), spec);
+        let params = PatchParams::apply("a-user").force();
+        self.caches()
+            .patch(name, &params, &Patch::Apply(cache))
+            .await
+            .unwrap();
+    }
+
+    /// Sets an annotation on a cache.
+    pub async fn annotate(&self, name: &str, annotation: &str) {
+        let patch = json!({ "metadata": { "annotations": { annotation: "" } } });
+        let patch = Patch::Merge(patch);
+        self.caches()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    /// Deletes a cache.
+    pub async fn delete(&self, name: &str) {
+        self.caches()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
+    }
+
+    /// Waits until a cache is gone.
+    pub async fn gone(&self, name: &str) {
+        eventually(&format!("{name} to be gone"), || async {
+            match self.caches().get_opt(name).await.unwrap() {
+                None => Ok(()),
+                Some(cache) => Err(format!("{:?}", cache.status)),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the status of a cache is about its newest spec and as it should be.
+    pub async fn status_when(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&ImageCacheStatus) -> bool,
+    ) -> ImageCacheStatus {
+        eventually(&format!("{name} to be {what}"), || async {
+            let cache = self.caches().get(name).await.map_err(|e| e.to_string())?;
+            let newest = cache.metadata.generation;
+            match cache.status {
+                Some(status) if status.observed_generation == newest && wanted(&status) => {
+                    Ok(status)
+                }
+                seen => Err(format!("generation {newest:?}, {seen:#?}")),
+            }
+        })
+        .await
+    }
+
+    /// Waits until an action on a cache has ended that way.
+    pub async fn ended(&self, name: &str, reason: &str, status: &str) -> ImageCacheStatus {
+        let what = format!("{status} after {reason}");
+        self.status_when(name, &what, |seen| {
+            seen.reason == reason && seen.status == status && seen.completion_time.is_some()
+        })
+        .await
+    }
+
+    /// Waits until the record of a node is as it should be.
+    pub async fn record_when(
+        &self,
+        node: &TestNode,
+        what: &str,
+        wanted: impl Fn(&NodeImageCache) -> bool,
+    ) -> NodeImageCache {
+        eventually(
+            &format!("the record of {} to be {what}", node.name()),
+            || async {
+                match self.records().get_opt(node.name()).await.unwrap() {
+                    Some(record) if wanted(&record) => Ok(record),
+                    seen => Err(format!("{seen:#?}")),
+                }
+            },
+        )
+        .await
+    }
+
+    /// Creates any object from JSON in the test's namespace.
+    pub async fn create<K>(&self, object: Value)
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.cluster.client(), self.cluster.namespace());
+        let object: K = serde_json::from_value(object).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+}
+
+/// An ImageCache; groups without a selector are for the nodes of that tag.
+#[must_use]
+pub fn cache_object(namespace: &str, name: &str, tag: &str, mut spec: Value) -> Value {
+    for group in spec["cacheSpec"].as_array_mut().into_iter().flatten() {
+        let selector = group.as_object_mut().unwrap().entry("nodeSelector");
+        let selector = selector.or_insert_with(|| json!({}));
+        selector[LABEL] = tag.into();
+    }
+    json!({
+        "apiVersion": "kubefledged.io/v1alpha2",
+        "kind": "ImageCache",
+        "metadata": { "namespace": namespace, "name": name },
+        "spec": spec,
+    })
+}
+
+/// A node with a runtime in memory, and perhaps an agent.
+pub struct TestNode {
+    /// The Node object.
+    pub object: FakeNode,
+    /// What it holds.
+    pub runtime: MemoryRuntime,
+    client: Client,
+    inventory: Duration,
+    agent: Option<Running>,
+}
+
+impl TestNode {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.object.name()
+    }
+
+    /// Starts an agent in place of the one that runs, if one does.
+    pub fn start_agent(&mut self) {
+        let name = NodeName::new(self.name()).unwrap();
+        let agent = Agent::builder(self.client.clone(), name, Arc::new(self.runtime.clone()))
+            .inventory_interval(self.inventory)
+            .build();
+        self.agent = Some(Running::start(|stop| async move {
+            let stop = stop.cancelled_owned();
+            agent.run(stop).await.map_err(|error| error.to_string())
+        }));
+    }
+
+    /// Ends the agent as SIGKILL would.
+    pub async fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.kill().await;
+        }
+    }
+
+    /// Waits until it holds exactly these images.
+    pub async fn holds_exactly(&self, references: &[&str]) {
+        let wanted: Vec<String> = references.iter().map(|r| (*r).to_owned()).collect();
+        eventually(
+            &format!("{} to hold {references:?}", self.name()),
+            || async {
+                let held = self.runtime.held();
+                (held == wanted).then_some(()).ok_or(format!("{held:?}"))
+            },
+        )
+        .await;
+    }
+}

@@ -1,0 +1,213 @@
+//! Create, refresh, purge, delete: kube-fledged's actions, in its words.
+
+use fledged_core::error::Reason;
+use fledged_operator::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
+use fledged_tests::kube::{World, eventually};
+use k8s_openapi::api::core::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::json;
+
+const APP: &str = "registry.test/app:1";
+const DB: &str = "registry.test/db:1";
+const MOVING: &str = "registry.test/moving:latest";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_is_created_is_on_every_node_and_says_so() {
+    let world = World::start().await;
+    world.publish(&[APP, DB]);
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.apply("web", &[APP, DB]).await;
+    let status = world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    for node in [&a, &b] {
+        assert_eq!(node.runtime.held(), [APP, DB]);
+    }
+    assert_eq!(status.cached.as_deref(), Some("4/4"));
+    assert!(status.failures.is_empty() && status.failures_total == Some(0));
+    assert!(
+        status.message.contains("4 of 4 cached on 2 nodes"),
+        "{}",
+        status.message
+    );
+    let of = |kind: &str| {
+        let condition = status.conditions.iter().find(|c| c.type_ == kind).unwrap();
+        (condition.status.clone(), condition.reason.clone())
+    };
+    assert_eq!(of("Ready"), ("True".to_owned(), "ImagesCached".to_owned()));
+    assert_eq!(
+        of("Progressing"),
+        ("False".to_owned(), "Settled".to_owned())
+    );
+    assert_eq!(
+        of("Degraded"),
+        ("False".to_owned(), "AsExpected".to_owned())
+    );
+    let events: Api<Event> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
+    eventually("an event for the start and one for the end", || async {
+        let about = ListParams::default().fields("involvedObject.name=web");
+        let events = events.list(&about).await.unwrap().items;
+        let told: Vec<_> = events
+            .iter()
+            .map(|e| (e.type_.clone(), e.reason.clone(), e.message.clone()))
+            .collect();
+        let created = |e: &&Event| e.reason.as_deref() == Some("ImageCacheCreate");
+        match events.iter().filter(created).count() {
+            2 if events.iter().all(|e| e.type_.as_deref() == Some("Normal")) => Ok(()),
+            _ => Err(format!("{told:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on() {
+    let world = World::start().await;
+    world.publish(&[APP, DB]);
+    world.registry().fail(DB, Reason::Unauthorized);
+    let a = world.node("a").await;
+    world.apply("web", &[APP, DB]).await;
+    let status = world.ended("web", "ImageCacheCreate", "Failed").await;
+    assert_eq!(status.cached.as_deref(), Some("1/2"));
+    let failures = &status.failures[DB];
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].node, a.name());
+    assert_eq!(failures[0].reason, "Unauthorized");
+    assert!(failures[0].message.contains("injected"), "{failures:?}");
+    let events: Api<Event> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
+    eventually("a warning", || async {
+        let about = ListParams::default().fields("type=Warning");
+        let events = events.list(&about).await.unwrap().items;
+        let warned = events
+            .iter()
+            .any(|e| e.reason.as_deref() == Some("ImageCacheCreate"));
+        warned
+            .then_some(())
+            .ok_or(format!("{} warnings", events.len()))
+    })
+    .await;
+    // Nobody has to touch the cache when the cause is gone.
+    world.registry().mend(DB);
+    world.annotate("web", REFRESH_ANNOTATION).await;
+    world.ended("web", "ImageCacheRefresh", "Succeeded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_node_that_matches_is_neither_success_nor_failure() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    let _other = world.node("a").await;
+    let group = json!({ "images": [APP], "nodeSelector": { "tier": "nowhere" } });
+    world
+        .apply_spec("web", json!({ "cacheSpec": [group] }))
+        .await;
+    let status = world
+        .ended("web", "ImageCacheCreate", "NoImagesPulledOrDeleted")
+        .await;
+    assert_eq!(status.cached.as_deref(), Some("0/0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away() {
+    let world = World::start().await;
+    world.publish(&[APP, MOVING]);
+    let a = world.node("a").await;
+    world.apply("web", &[APP, MOVING]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    world.registry().publish(MOVING, "moved");
+    world.annotate("web", REFRESH_ANNOTATION).await;
+    let status = world.ended("web", "ImageCacheRefresh", "Succeeded").await;
+    assert_eq!(a.runtime.content(MOVING).as_deref(), Some("moved"));
+    assert_eq!(
+        a.runtime.pulls(APP),
+        1,
+        "a fixed tag is verified, not pulled"
+    );
+    assert!(status.refresh_revision > Some(0));
+    annotation_gone(&world, "web", REFRESH_ANNOTATION).await;
+    // And again: the same annotation is a new request.
+    world.registry().publish(MOVING, "moved again");
+    world.annotate("web", REFRESH_ANNOTATION).await;
+    let revision = status.refresh_revision;
+    world
+        .status_when("web", "refreshed again", |status| {
+            status.refresh_revision > revision && status.status == "Succeeded"
+        })
+        .await;
+    assert_eq!(a.runtime.content(MOVING).as_deref(), Some("moved again"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purged_cache_stays_purged_until_it_is_refreshed() {
+    let world = World::start().await;
+    world.publish(&[APP, DB]);
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.apply("web", &[APP, DB]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    b.runtime.set_in_use(DB, true);
+    world.annotate("web", PURGE_ANNOTATION).await;
+    let status = world.ended("web", "ImageCachePurge", "Succeeded").await;
+    a.holds_exactly(&[]).await;
+    b.holds_exactly(&[DB]).await;
+    assert!(
+        status.message.contains("1 kept because"),
+        "{}",
+        status.message
+    );
+    annotation_gone(&world, "web", PURGE_ANNOTATION).await;
+    let late = world.node("late").await;
+    world
+        .status_when("web", "still purged with the new node", |s| {
+            s.purged == Some(true)
+        })
+        .await;
+    world.annotate("web", REFRESH_ANNOTATION).await;
+    world.ended("web", "ImageCacheRefresh", "Succeeded").await;
+    for node in [&a, &b, &late] {
+        node.holds_exactly(&[APP, DB]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise() {
+    let world = World::start().await;
+    world.publish(&[APP, DB]);
+    let a = world.node("a").await;
+    world.apply("retained", &[APP]).await;
+    let purged = json!({ "cacheSpec": [{ "images": [DB] }], "deletionPolicy": "Purge" });
+    world.apply_spec("purged", purged).await;
+    world
+        .ended("retained", "ImageCacheCreate", "Succeeded")
+        .await;
+    world.ended("purged", "ImageCacheCreate", "Succeeded").await;
+    eventually("the finalizer", || async {
+        let cache = world.caches().get("purged").await.unwrap();
+        let finalizers = cache.metadata.finalizers.unwrap_or_default();
+        finalizers
+            .contains(&FINALIZER.to_owned())
+            .then_some(())
+            .ok_or("none".to_owned())
+    })
+    .await;
+    world.delete("retained").await;
+    world.delete("purged").await;
+    world.gone("retained").await;
+    world.gone("purged").await;
+    a.holds_exactly(&[APP]).await;
+    eventually("nothing to be recorded for the node", || async {
+        let record = world.records().get_opt(a.name()).await.unwrap();
+        record.map_or(Ok(()), |record| Err(format!("{record:?}")))
+    })
+    .await;
+}
+
+async fn annotation_gone(world: &World, name: &str, annotation: &str) {
+    eventually("the annotation to be taken away", || async {
+        let cache = world.caches().get(name).await.unwrap();
+        let annotations = cache.metadata.annotations.unwrap_or_default();
+        match annotations.contains_key(annotation) {
+            true => Err(format!("{annotations:?}")),
+            false => Ok(()),
+        }
+    })
+    .await;
+}

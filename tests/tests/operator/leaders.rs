@@ -1,0 +1,103 @@
+//! Two controllers: one leads.
+
+use std::time::Duration;
+
+use fledged_operator::controller::Controller;
+use fledged_operator::lease::{LeaseName, LeaseTimes};
+use fledged_tests::kube::{World, WorldOptions, eventually};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const APP: &str = "registry.test/app:1";
+const DB: &str = "registry.test/db:1";
+
+struct Candidate {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), String>>,
+}
+
+fn candidate(world: &World, identity: &str) -> Candidate {
+    let lease = LeaseName {
+        namespace: world.cluster().namespace().to_owned(),
+        name: "controller".to_owned(),
+    };
+    let times = LeaseTimes {
+        lease_duration: Duration::from_secs(3),
+        renew_deadline: Duration::from_secs(2),
+        retry_period: Duration::from_millis(200),
+    };
+    let controller = Controller::builder(world.cluster().client())
+        .config(WorldOptions::default().planner)
+        .election(lease, identity, times)
+        .build();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let run = async move { controller.run(stopped).await.map_err(|e| e.to_string()) };
+    Candidate {
+        stop,
+        task: tokio::spawn(run),
+    }
+}
+
+async fn leader(world: &World, wanted: &str) {
+    let leases: Api<Lease> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
+    eventually(&format!("{wanted:?} to lead"), || async {
+        let lease = leases.get_opt("controller").await.unwrap();
+        let holder = lease.and_then(|l| l.spec).and_then(|s| s.holder_identity);
+        let holder = holder.unwrap_or_default();
+        (holder == wanted).then_some(()).ok_or(holder)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_leads_and_the_other_takes_over() {
+    let world = World::without_controller(WorldOptions::default()).await;
+    world.publish(&[APP, DB]);
+    let a = world.node("a").await;
+    let one = candidate(&world, "one");
+    leader(&world, "one").await;
+    let two = candidate(&world, "two");
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    // Killed: its lease has to run out.
+    one.task.abort();
+    leader(&world, "two").await;
+    world.apply("web", &[APP, DB]).await;
+    world.ended("web", "ImageCacheUpdate", "Succeeded").await;
+    a.holds_exactly(&[APP, DB]).await;
+    // Asked to end: it gives the lease back.
+    let three = candidate(&world, "three");
+    two.stop.cancel();
+    two.task.await.unwrap().unwrap();
+    leader(&world, "three").await;
+    world.apply("web", &[DB]).await;
+    world
+        .status_when("web", "edited", |s| s.cached.as_deref() == Some("1/1"))
+        .await;
+    three.stop.cancel();
+    three.task.await.unwrap().unwrap();
+    leader(&world, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_lease_was_taken_ends_and_says_why() {
+    let world = World::without_controller(WorldOptions::default()).await;
+    let one = candidate(&world, "one");
+    leader(&world, "one").await;
+    let leases: Api<Lease> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
+    eventually("somebody to take the lease by force", || async {
+        let mut lease = leases.get("controller").await.unwrap();
+        lease.spec.as_mut().unwrap().holder_identity = Some("thief".to_owned());
+        let replaced = leases
+            .replace("controller", &Default::default(), &lease)
+            .await;
+        replaced.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let error = one.task.await.unwrap().unwrap_err();
+    assert!(error.contains("no longer the leader"), "{error}");
+    assert!(error.contains(world.cluster().namespace()), "{error}");
+}

@@ -1,0 +1,220 @@
+//! Objects that are malformed, and large ones.
+
+use fledged_operator::crd::{ImageCache, NodeImageCache};
+use fledged_tests::kube::{World, cache_object, eventually};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+const APP: &str = "registry.test/app:1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_known_to_be_wrong_is_refused_by_the_api_server() {
+    let world = World::start().await;
+    let group = |images: Value| json!({ "cacheSpec": [{ "images": images }] });
+    for (spec, field, problem) in [
+        (json!({}), "spec.cacheSpec", "Required value"),
+        (
+            json!({ "cacheSpec": [] }),
+            "spec.cacheSpec",
+            "should have at least 1 items",
+        ),
+        (
+            group(json!([])),
+            "spec.cacheSpec[0].images",
+            "should have at least 1 items",
+        ),
+        (
+            group(json!([APP, APP])),
+            "spec.cacheSpec[0].images[1]",
+            "Duplicate value",
+        ),
+        (
+            group(json!(["a b"])),
+            "spec.cacheSpec[0].images[0]",
+            "should match",
+        ),
+        (
+            group(json!(["nginx; rm -rf /"])),
+            "spec.cacheSpec[0].images[0]",
+            "should match",
+        ),
+        (
+            group(json!([""])),
+            "spec.cacheSpec[0].images[0]",
+            "should be at least 1 chars long",
+        ),
+        (
+            group(json!([7])),
+            "spec.cacheSpec[0].images[0]",
+            "must be of type string",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP], "tolerations": [{ "key": "" }] }] }),
+            "spec.cacheSpec[0].tolerations[0]",
+            "key must be given",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "deletionPolicy": "Burn" }),
+            "spec.deletionPolicy",
+            "supported values",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "rollout": { "maxConcurrentNodes": 0 } }),
+            "spec.rollout.maxConcurrentNodes",
+            "should be greater than or equal to 1",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "rollout": { "maxConcurrentNodes": "7" } }),
+            "spec.rollout.maxConcurrentNodes",
+            "should match",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "A" }] }),
+            "spec.imagePullSecrets[0].name",
+            "should match",
+        ),
+    ] {
+        let mut object = json!({
+            "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",
+            "metadata": { "name": "bad" },
+        });
+        object["spec"] = spec.clone();
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let resource = kube::api::ApiResource::erase::<ImageCache>(&());
+        let namespace = world.cluster().namespace();
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(world.cluster().client(), namespace, &resource);
+        let refused = api.create(&PostParams::default(), &object).await;
+        let Err(kube::Error::Api(status)) = refused else {
+            panic!("{spec} was taken");
+        };
+        assert_eq!(
+            (status.code, status.reason.as_str()),
+            (422, "Invalid"),
+            "{spec}"
+        );
+        let text = &status.message;
+        assert!(
+            text.contains(field) && text.contains(problem),
+            "{spec}: {text}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_slips_through_gets_a_condition_and_stops_nobody_else() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    // An older definition, or an edited one, lets anything through.
+    loosen(&world).await;
+    let resource = kube::api::ApiResource::erase::<ImageCache>(&());
+    let namespace = world.cluster().namespace();
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(world.cluster().client(), namespace, &resource);
+    for (name, spec) in [
+        (
+            "malformed",
+            json!({ "cacheSpec": [{ "images": ["Not An Image"] }] }),
+        ),
+        ("of-another-type", json!({ "cacheSpec": "all of them" })),
+    ] {
+        let mut object = cache_object(namespace, name, "x", json!({}));
+        object["spec"] = spec;
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        eventually("the looser definition to be served", || async {
+            let created = api.create(&PostParams::default(), &object).await;
+            created.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+    world.apply("good", &[APP]).await;
+    world.ended("good", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP]).await;
+    for (name, field, value) in [
+        ("malformed", "spec.cacheSpec[0].images[0]", "Not An Image"),
+        ("of-another-type", "spec.cacheSpec", "all of them"),
+    ] {
+        eventually(&format!("{name} to be told of"), || async {
+            let object = api.get(name).await.unwrap();
+            let status = &object.data["status"];
+            let degraded = status["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|c| {
+                    c["type"] == "Degraded" && c["status"] == "True" && c["reason"] == "InvalidSpec"
+                });
+            let message = degraded
+                .map(|c| c["message"].to_string())
+                .unwrap_or_default();
+            let said = message.contains(field) && message.contains(value);
+            let failed =
+                status["status"] == "Failed" && status["reason"] == "CacheSpecValidationFailed";
+            (said && failed).then_some(()).ok_or(status.to_string())
+        })
+        .await;
+    }
+}
+
+/// Lets the definition take any spec.
+async fn loosen(world: &World) {
+    let crds: Api<CustomResourceDefinition> = Api::all(world.cluster().client());
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let loose = json!([{
+        "op": "replace",
+        "path": spec,
+        "value": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+    }]);
+    let patch: json_patch::Patch = serde_json::from_value(loose).unwrap();
+    let patch = Patch::Json::<()>(patch);
+    let name = "imagecaches.kubefledged.io";
+    crds.patch(name, &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_somebody_spoils_is_written_anew() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    let spoiled = json!({ "spec": { "images": [{ "image": "not an image" }], "caches": [] } });
+    let patch = Patch::Merge(spoiled);
+    let params = PatchParams::default();
+    world
+        .records()
+        .patch(a.name(), &params, &patch)
+        .await
+        .unwrap();
+    world
+        .record_when(&a, "mended", |record: &NodeImageCache| {
+            record.spec.images.len() == 1 && record.spec.images[0].image == APP
+        })
+        .await;
+    assert!(a.runtime.holds(APP));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_images_on_one_node() {
+    let world = World::start().await;
+    let images: Vec<String> = (0..2_000)
+        .map(|n| format!("registry.test/team/application-{n:04}:v1.0.{n}"))
+        .collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    world.publish(&images);
+    let a = world.node("a").await;
+    for image in &images[..1_900] {
+        a.runtime.preload(image, &format!("{image} v1"));
+    }
+    world.apply("all", &images).await;
+    let status = world.ended("all", "ImageCacheCreate", "Succeeded").await;
+    assert_eq!(status.cached.as_deref(), Some("2000/2000"));
+    let record = world.records().get(a.name()).await.unwrap();
+    let size = serde_json::to_vec(&record).unwrap().len();
+    assert!(size < 900_000, "{size} bytes; etcd takes 1.5 MiB");
+}

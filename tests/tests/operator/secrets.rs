@@ -1,0 +1,110 @@
+//! Private images: credentials from Secrets and ServiceAccounts, read when they are needed.
+
+use base64::Engine as _;
+use fledged_operator::crd::REFRESH_ANNOTATION;
+use fledged_tests::kube::World;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use serde_json::{Value, json};
+
+const APP: &str = "registry.test/private/app:1";
+
+fn login(user: &str, password: &str) -> String {
+    let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    json!({ "auths": { "registry.test": { "auth": auth } } }).to_string()
+}
+
+fn secret(name: &str, content: &str) -> Value {
+    json!({
+        "metadata": { "name": name },
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": { ".dockerconfigjson": content },
+    })
+}
+
+fn spec() -> Value {
+    json!({ "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "login" }] })
+}
+
+async fn private_world() -> World {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    world.registry().protect(APP, "robot", "hunter2");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_secret_opens_a_private_image() {
+    let world = private_world().await;
+    let a = world.node("a").await;
+    world
+        .create::<Secret>(secret("login", &login("robot", "hunter2")))
+        .await;
+    world.apply_spec("web", spec()).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_opens_a_private_image() {
+    let world = private_world().await;
+    let a = world.node("a").await;
+    world
+        .create::<Secret>(secret("login", &login("robot", "hunter2")))
+        .await;
+    let account = json!({
+        "metadata": { "name": "puller" },
+        "imagePullSecrets": [{ "name": "login" }],
+    });
+    world.create::<ServiceAccount>(account).await;
+    let spec = json!({ "cacheSpec": [{ "images": [APP] }], "serviceAccountName": "puller" });
+    world.apply_spec("web", spec).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there() {
+    let world = private_world().await;
+    let a = world.node("a").await;
+    world.apply_spec("web", spec()).await;
+    let status = world.ended("web", "ImageCacheCreate", "Failed").await;
+    let failure = &status.failures[APP][0];
+    assert_eq!(failure.reason, "CredentialsUnavailable");
+    let name = format!("{}/login", world.cluster().namespace());
+    assert!(failure.message.contains(&name), "{}", failure.message);
+    world
+        .create::<Secret>(secret("login", &login("robot", "hunter2")))
+        .await;
+    world.annotate("web", REFRESH_ANNOTATION).await;
+    // The round that failed ends by itself as well, minutes later; nobody has to wait for it.
+    world.apply_spec("web", edited()).await;
+    world
+        .status_when("web", "cached", |s| s.cached.as_deref() == Some("1/1"))
+        .await;
+    a.holds_exactly(&[APP]).await;
+}
+
+/// The same images with another secret beside: reason enough to try again at once.
+fn edited() -> Value {
+    json!({
+        "cacheSpec": [{ "images": [APP] }],
+        "imagePullSecrets": [{ "name": "login" }, { "name": "another" }],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_says_nothing_is_named_and_never_shown() {
+    let world = private_world().await;
+    let _a = world.node("a").await;
+    let opaque = json!({
+        "metadata": { "name": "login" },
+        "stringData": { "password": "hunter2" },
+    });
+    world.create::<Secret>(opaque).await;
+    world.apply_spec("web", spec()).await;
+    let status = world.ended("web", "ImageCacheCreate", "Failed").await;
+    let failure = &status.failures[APP][0];
+    assert_eq!(failure.reason, "CredentialsUnavailable");
+    assert!(failure.message.contains("login"), "{}", failure.message);
+    assert!(!format!("{status:?}").contains("hunter2"));
+}
