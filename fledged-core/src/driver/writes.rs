@@ -10,9 +10,9 @@ use crate::node::time::after;
 use crate::node::{Backoff, Schedule};
 use crate::ports::WriteFailure;
 
-/// Between attempts of one write; as the kubelet's and controllers' own, half a minute at most, so
-/// that an API server that is back is not waited for.
-const SCHEDULE: Schedule = Schedule::seconds(1, 30);
+/// Between attempts of one write. An API server that is back is not waited for long: one controller
+/// with a limit on its writes is no burden for it.
+const SCHEDULE: Schedule = Schedule::seconds(1, 10);
 /// How often a write that is only told, not needed, is tried.
 const EVENT_ATTEMPTS: u32 = 5;
 

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use fledged_core::cluster::ClusterEvent;
 use fledged_core::model::{CacheId, NodeName};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::ResourceExt;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
@@ -17,6 +19,11 @@ use tracing::{debug, warn};
 use super::inventory::Inventory;
 use super::node::ReadNode;
 use crate::crd::{ReadCache, ReadNodeCache};
+
+/// Between attempts to begin a watch again. One controller is no burden for an API server that is
+/// coming back, and nothing is decided before it has listed everything.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// UIDs of the nodes that exist, for the owner references of their records.
 #[derive(Debug, Clone, Default)]
@@ -73,11 +80,25 @@ fn watch<K>(api: Api<K>) -> impl futures_util::Stream<Item = Event<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let watch = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    let backoff = ExponentialBuilder::new()
+        .with_min_delay(BACKOFF_MIN)
+        .with_max_delay(BACKOFF_MAX)
+        .with_jitter()
+        .without_max_times();
+    let watch = watcher::watcher(api, watcher::Config::default());
+    let watch = watch.backoff(ExponentialBackoff::from(backoff));
     watch.filter_map(async |event| match event {
         Ok(event) => Some(event),
         Err(error) => {
-            warn!(kind = %K::kind(&()), %error, "the watch was interrupted");
+            let hint = match &error {
+                watcher::Error::InitialListFailed(kube::Error::Api(status)) => match status.code {
+                    404 => "is its CustomResourceDefinition installed?",
+                    401 | 403 => "may this account list and watch it?",
+                    _ => "",
+                },
+                _ => "",
+            };
+            warn!(kind = %K::kind(&()), %error, hint, "the watch was interrupted");
             None
         }
     })
