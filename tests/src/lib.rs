@@ -79,4 +79,4 @@ pub use poll::{SOON, poll_until};
 pub use process::unmount_below;
 pub use push::Pushed;
 pub use registry::{LoggedRequest, Registry, RegistryEndpoint};
-pub use require::require;
+pub use require::{require, skipped};

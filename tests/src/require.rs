@@ -20,9 +20,14 @@ pub fn require(programs: &[&str]) -> bool {
 fn may_run(problem: Option<String>, ci: bool) -> bool {
     let Some(problem) = problem else { return true };
     assert!(!ci, "{problem}, and CI=true wants every test to run");
-    // Past the capture of a passing test's output: a gap in what was tested is to be seen.
-    let _ = writeln!(std::io::stderr(), "skipped: {problem}");
+    skipped(&problem);
     false
+}
+
+/// Says that something is not tested here, and why: a gap is to be seen.
+pub fn skipped(why: &str) {
+    // Past the capture of a passing test's output.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 fn problem_with(program: &str) -> Option<String> {

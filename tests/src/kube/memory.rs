@@ -91,6 +91,7 @@ struct State {
     images: BTreeMap<ImageRef, String>,
     in_use: BTreeSet<ImageRef>,
     pulls: Vec<ImageRef>,
+    readings: usize,
 }
 
 /// An [`ImageRuntime`] in memory. Clones share their state.
@@ -142,6 +143,12 @@ impl MemoryRuntime {
     pub fn pulls(&self, reference: &str) -> usize {
         let image = parse(reference);
         self.state().pulls.iter().filter(|p| **p == image).count()
+    }
+
+    /// How often it was asked what it holds.
+    #[must_use]
+    pub fn readings(&self) -> usize {
+        self.state().readings
     }
 
     /// Puts an image there without a pull.
@@ -203,7 +210,8 @@ impl ImageRuntime for MemoryRuntime {
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
-        let state = self.state();
+        let mut state = self.state();
+        state.readings += 1;
         let mut known = BTreeSet::new();
         let first = |(reference, content): (&ImageRef, &String)| {
             known.insert(content.clone()).then(|| reference.clone())

@@ -17,5 +17,6 @@ mod kubectl;
 mod leaders;
 mod nodes;
 mod objects;
+mod outages;
 mod secrets;
 mod sharing;

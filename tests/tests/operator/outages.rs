@@ -1,0 +1,152 @@
+//! An API server that goes away, comes back, forgets, throttles and fails.
+
+use fledged_operator::embedded::{EmbeddedServer, Failure, RequestFilter};
+use fledged_tests::kube::{ServerKind, World, eventually};
+use fledged_tests::skipped;
+use serde_json::json;
+
+const APP: &str = "registry.test/app:1";
+const DB: &str = "registry.test/db:1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_go_on_while_it_is_gone_and_everything_catches_up() {
+    let mut world = World::start().await;
+    if world.cluster().kind() == ServerKind::Cluster {
+        return skipped("the API server of a cluster can't be stopped by a test");
+    }
+    world.publish(&[APP, DB]);
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    world.cluster_mut().stop_server().await;
+    a.runtime.evict(APP);
+    a.holds_exactly(&[APP]).await;
+    assert_eq!(a.runtime.pulls(APP), 2);
+    world.cluster_mut().start_server().await;
+    world.apply("web", &[APP, DB]).await;
+    world.ended("web", "ImageCacheUpdate", "Succeeded").await;
+    for node in [&a, &b] {
+        node.holds_exactly(&[APP, DB]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happened_while_nobody_watched_is_noticed_in_a_new_list() {
+    let world = World::start().await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server forgets on demand");
+    };
+    world.publish(&[APP, DB]);
+    let (a, gone) = (world.node("a").await, world.node("gone").await);
+    let purge = json!({ "cacheSpec": [{ "images": [APP] }] });
+    world.apply_spec("edited", purge).await;
+    world.apply("deleted", &[DB]).await;
+    world.ended("edited", "ImageCacheCreate", "Succeeded").await;
+    world
+        .ended("deleted", "ImageCacheCreate", "Succeeded")
+        .await;
+    // Nobody can watch, and what happens meanwhile is forgotten.
+    let watches = RequestFilter {
+        verb: Some("watch".to_owned()),
+        ..RequestFilter::default()
+    };
+    server.fail_next(usize::MAX, watches, Failure::unavailable());
+    server.cut_watches();
+    world.apply("edited", &[DB]).await;
+    world.delete("deleted").await;
+    gone.object.delete().await;
+    let late = world.node("late").await;
+    server.compact();
+    server.fail_nothing();
+    world.ended("edited", "ImageCacheUpdate", "Succeeded").await;
+    let status = world
+        .status_when("edited", "on both nodes that are left", |status| {
+            status.cached.as_deref() == Some("2/2")
+        })
+        .await;
+    assert_eq!(status.counts.unwrap().desired, 2);
+    for node in [&a, &late] {
+        node.holds_exactly(&[DB]).await;
+    }
+    eventually("the caches to be named of one record", || async {
+        let record = world.records().get(a.name()).await.unwrap();
+        let names: Vec<_> = record.spec.caches.iter().map(|c| c.name.clone()).collect();
+        (names == ["edited"])
+            .then_some(())
+            .ok_or(format!("{names:?}"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_are_refused_are_made_again() {
+    let world = World::start().await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server fails on demand");
+    };
+    world.publish(&[APP, DB]);
+    let a = world.node("a").await;
+    let ours = |manager: &str| RequestFilter {
+        writes_only: true,
+        field_manager: Some(manager.to_owned()),
+        ..RequestFilter::default()
+    };
+    for manager in ["fledged-controller", "fledged-agent"] {
+        server.fail_next(2, ours(manager), Failure::too_many_requests(1));
+        server.fail_next(2, ours(manager), Failure::internal_error());
+        server.fail_next(1, ours(manager), Failure::conflict());
+    }
+    let spec = json!({ "cacheSpec": [{ "images": [APP, DB] }], "deletionPolicy": "Purge" });
+    world.apply_spec("web", spec).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP, DB]).await;
+    server.fail_next(3, ours("fledged-controller"), Failure::conflict());
+    world.delete("web").await;
+    world.gone("web").await;
+    a.holds_exactly(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_takes_few_writes_and_an_idle_cluster_none() {
+    let world = World::start().await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server counts who writes what");
+    };
+    let images: Vec<String> = (0..20)
+        .map(|n| format!("registry.test/app-{n}:1"))
+        .collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    world.publish(&images);
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        nodes.push(world.node(name).await);
+    }
+    server.reset_requests();
+    world.apply("web", &images).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    let writes = records_written(server);
+    let most = 4 * u64::try_from(nodes.len()).unwrap();
+    assert!(
+        (2 * most / 4..=most).contains(&writes),
+        "{writes} writes for {} nodes",
+        nodes.len()
+    );
+    server.reset_requests();
+    // Three more readings of every inventory: nothing changed, nothing is written.
+    let readings: Vec<usize> = nodes.iter().map(|node| node.runtime.readings()).collect();
+    eventually("the inventories to be read again", || async {
+        let read = nodes.iter().zip(&readings);
+        let all = read.map(|(node, before)| node.runtime.readings() - before);
+        let least = all.min().unwrap();
+        (least >= 3)
+            .then_some(())
+            .ok_or(format!("{least} readings"))
+    })
+    .await;
+    let written = server.count(|key| key.is_write() && key.resource != "leases");
+    assert_eq!(written, 0, "{:?}", server.requests());
+}
+
+fn records_written(server: &EmbeddedServer) -> u64 {
+    server.count(|key| key.is_write() && key.resource == "nodeimagecaches")
+}
