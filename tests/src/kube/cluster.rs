@@ -42,32 +42,44 @@ pub struct TestCluster {
     /// A label value that only this test's nodes have, and a part of their names.
     tag: String,
     server: Server,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl TestCluster {
     /// The embedded server; a real one where `TEST_KUBECONFIG` or `KUBEBUILDER_ASSETS` names it.
     pub async fn start() -> Self {
-        fledged_cri::registry::ensure_tls_provider();
-        let folder = tempfile::tempdir().unwrap();
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let (server, kubeconfig) = if let Some(path) = variable("TEST_KUBECONFIG") {
-            let lock = tokio::task::spawn_blocking(lock_cluster).await.unwrap();
-            (Server::Cluster(lock), PathBuf::from(path))
+        if let Some(path) = variable("TEST_KUBECONFIG") {
+            Self::start_on(path.as_ref()).await
         } else if let Some(assets) = variable("KUBEBUILDER_ASSETS") {
             let start = move || EnvTest::start(Path::new(&assets));
             let server = tokio::task::spawn_blocking(start).await.unwrap();
             let kubeconfig = server.kubeconfig().to_owned();
-            (Server::Assets(Box::new(server)), kubeconfig)
+            Self::of(Server::Assets(Box::new(server)), kubeconfig, None).await
         } else {
-            let server = EmbeddedServer::builder().start().await.unwrap();
-            let kubeconfig = folder.path().join("kubeconfig");
-            std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
-            (Server::Embedded(Box::new(server)), kubeconfig)
-        };
-        let client = client_of(&kubeconfig).await;
+            Self::start_embedded().await
+        }
+    }
+
+    /// The embedded server.
+    pub async fn start_embedded() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let server = EmbeddedServer::builder().start().await.unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
+        Self::of(Server::Embedded(Box::new(server)), kubeconfig, Some(folder)).await
+    }
+
+    /// The cluster of that kubeconfig, once nobody else tests there.
+    pub async fn start_on(kubeconfig: &Path) -> Self {
+        let lock = tokio::task::spawn_blocking(lock_cluster).await.unwrap();
+        Self::of(Server::Cluster(lock), kubeconfig.to_owned(), None).await
+    }
+
+    async fn of(server: Server, kubeconfig: PathBuf, folder: Option<TempDir>) -> Self {
+        fledged_cri::registry::ensure_tls_provider();
         let cluster = Self {
-            client,
+            client: client_of(&kubeconfig).await,
             kubeconfig,
             namespace: unique("fledged-test"),
             tag: unique("n"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason, RuntimeError};
@@ -92,6 +92,7 @@ struct State {
     in_use: BTreeSet<ImageRef>,
     pulls: Vec<ImageRef>,
     readings: usize,
+    first_pull: Option<Instant>,
 }
 
 /// An [`ImageRuntime`] in memory. Clones share their state.
@@ -143,6 +144,12 @@ impl MemoryRuntime {
     pub fn pulls(&self, reference: &str) -> usize {
         let image = parse(reference);
         self.state().pulls.iter().filter(|p| **p == image).count()
+    }
+
+    /// When the first pull was begun.
+    #[must_use]
+    pub fn first_pull(&self) -> Option<Instant> {
+        self.state().first_pull
     }
 
     /// How often it was asked what it holds.
@@ -238,7 +245,11 @@ impl ImageRuntime for MemoryRuntime {
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
         let image = request.image.clone();
-        self.state().pulls.push(image.clone());
+        {
+            let mut state = self.state();
+            state.first_pull.get_or_insert_with(Instant::now);
+            state.pulls.push(image.clone());
+        }
         let mut open = self.open.subscribe();
         let _ = open.wait_for(|open| *open).await;
         if !self.pull.is_zero() {

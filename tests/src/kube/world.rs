@@ -1,6 +1,7 @@
 //! The whole operator in a test: an API server, a controller, nodes with agents on them.
 
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct WorldOptions {
     pub pull: Duration,
     /// How often agents read their runtime's inventory.
     pub inventory: Duration,
+    /// How many pulls an agent has under way at once.
+    pub parallel: NonZeroUsize,
 }
 
 impl Default for WorldOptions {
@@ -72,6 +75,7 @@ impl Default for WorldOptions {
             planner: PlannerConfig::default().with_refresh_interval(Duration::ZERO),
             pull: Duration::from_millis(20),
             inventory: Duration::from_secs(1),
+            parallel: NonZeroUsize::MIN.saturating_add(2),
         }
     }
 }
@@ -99,8 +103,14 @@ impl World {
 
     /// With nobody who decides yet.
     pub async fn without_controller(options: WorldOptions) -> Self {
+        Self::on(TestCluster::start().await, options)
+    }
+
+    /// On that API server, with nobody who decides yet.
+    #[must_use]
+    pub fn on(cluster: TestCluster, options: WorldOptions) -> Self {
         Self {
-            cluster: TestCluster::start().await,
+            cluster,
             registry: MemoryRegistry::default(),
             options,
             controller: None,
@@ -182,7 +192,7 @@ impl World {
             object,
             client,
             runtime: MemoryRuntime::new(self.registry.clone(), self.options.pull),
-            inventory: self.options.inventory,
+            options: self.options.clone(),
             agent: None,
         }
     }
@@ -330,7 +340,7 @@ pub struct TestNode {
     /// What it holds.
     pub runtime: MemoryRuntime,
     client: Client,
-    inventory: Duration,
+    options: WorldOptions,
     agent: Option<Running>,
 }
 
@@ -345,7 +355,8 @@ impl TestNode {
     pub fn start_agent(&mut self) {
         let name = NodeName::new(self.name()).unwrap();
         let agent = Agent::builder(self.client.clone(), name, Arc::new(self.runtime.clone()))
-            .inventory_interval(self.inventory)
+            .inventory_interval(self.options.inventory)
+            .max_parallel_pulls(self.options.parallel)
             .build();
         self.agent = Some(Running::start(|stop| async move {
             let stop = stop.cancelled_owned();
