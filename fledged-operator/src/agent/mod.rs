@@ -28,6 +28,7 @@ mod pace;
 mod reporter;
 #[cfg(test)]
 mod reporter_tests;
+mod request;
 mod run;
 mod secrets;
 mod shrink;

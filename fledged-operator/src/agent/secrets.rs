@@ -15,7 +15,7 @@ use kube::core::request::Request;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::status::retry_after;
+use super::request::{Refusal, request};
 
 /// Longest that one object may take: an API server that is well answers within a second, and a pull
 /// waits for it.
@@ -108,40 +108,23 @@ async fn read<T: DeserializeOwned>(
     name: ObjectName,
 ) -> Answer<T> {
     let path = format!("/api/v1/namespaces/{}/{plural}", name.namespace);
-    let request = Request::new(path)
+    let get = Request::new(path)
         .get(&name.name, &GetParams::default())
         .map_err(|error| ReadError::Malformed(error.to_string()))?;
-    // As text: the client would log an object that it can't parse.
-    let text = match tokio::time::timeout(READ_LIMIT, client.request_text(request)).await {
-        Ok(Ok(text)) => text,
-        Ok(Err(error)) => return Err(refused(&error)),
-        Err(_) => {
-            return Err(ReadError::Unavailable {
-                problem: format!("no answer within {} s", READ_LIMIT.as_secs()),
-                retry_after: None,
-            });
-        }
-    };
+    let answer = request(&client, get, READ_LIMIT).await.map_err(refused)?;
     // The parser's own words may repeat a value.
-    let object = serde_json::from_str(&text);
+    let object = serde_json::from_slice(&answer);
     let object = object.map_err(|_| ReadError::Malformed("is not a valid object".to_owned()))?;
     Ok(Arc::new(object))
 }
 
-fn refused(error: &kube::Error) -> ReadError {
-    if let kube::Error::Api(status) = error {
-        if status.is_not_found() {
-            return ReadError::Missing;
-        }
-        if status.is_forbidden() {
-            return ReadError::Forbidden(status.message.clone());
-        }
-    }
-    ReadError::Unavailable {
-        problem: match error {
-            kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-            other => other.to_string(),
+fn refused(refusal: Refusal) -> ReadError {
+    match refusal.status {
+        Some(status) if status.is_not_found() => ReadError::Missing,
+        Some(status) if status.is_forbidden() => ReadError::Forbidden(status.message.clone()),
+        _ => ReadError::Unavailable {
+            problem: refusal.problem,
+            retry_after: refusal.retry_after,
         },
-        retry_after: retry_after(error),
     }
 }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use fledged_core::model::NodeName;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, Resource};
+use kube::core::PartialObjectMeta;
+use kube::core::request::Request;
+use kube::{Client, Resource};
 use serde_json::json;
 
 use super::reporter::StatusWrite;
-use crate::crd::{NodeImageCache, ReadNodeCache};
+use super::request::{Refusal, request};
+use crate::crd::NodeImageCache;
 
 /// Field manager of everything that agents write.
 pub const FIELD_MANAGER: &str = "fledged-agent";
@@ -51,43 +54,38 @@ impl WriteError {
 /// Writes the statuses of one node.
 #[derive(Clone)]
 pub(super) struct StatusApi {
-    api: Api<ReadNodeCache>,
+    client: Client,
     node: NodeName,
 }
 
 impl StatusApi {
     pub(super) fn new(client: Client, node: NodeName) -> Self {
-        Self {
-            api: Api::all(client),
-            node,
-        }
+        Self { client, node }
     }
 
     /// Writes by server-side apply; returns how many bytes that were.
     pub(super) async fn write(&self, write: StatusWrite) -> Result<usize, WriteError> {
-        let body = json!({
+        let failed = |problem: String| WriteError::Failed {
+            node: self.node.clone(),
+            problem,
+            retry_after: None,
+        };
+        let node = self.node.as_str();
+        let patch = Patch::Apply(json!({
             "apiVersion": NodeImageCache::api_version(&()),
             "kind": NodeImageCache::kind(&()),
-            "metadata": { "name": self.node.as_str(), "uid": write.uid },
+            "metadata": { "name": node, "uid": write.uid },
             "status": write.status,
-        });
-        let bytes = body.to_string().len();
+        }));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(&body);
-        let call = self
-            .api
-            .patch_status(self.node.as_str(), &parameters, &patch);
-        let object = match tokio::time::timeout(WRITE_LIMIT, call).await {
-            Ok(Ok(object)) => object,
-            Ok(Err(error)) => return Err(self.refused(&error, bytes)),
-            Err(_) => {
-                return Err(WriteError::Failed {
-                    node: self.node.clone(),
-                    problem: format!("no answer within {} s", WRITE_LIMIT.as_secs()),
-                    retry_after: None,
-                });
-            }
-        };
+        let patch = Request::new(NodeImageCache::url_path(&(), None))
+            .patch_subresource("status", node, &parameters, &patch)
+            .map_err(|error| failed(error.to_string()))?;
+        let bytes = patch.body().len();
+        let answer = request(&self.client, patch, WRITE_LIMIT).await;
+        let answer = answer.map_err(|refusal| self.refused(refusal, bytes))?;
+        let object: PartialObjectMeta<NodeImageCache> =
+            serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()))?;
         // API servers do not compare the UID of a status that is applied. The watch tells of the new
         // object, and it is answered for itself.
         match object.metadata.uid.is_some_and(|uid| uid != write.uid) {
@@ -99,23 +97,19 @@ impl StatusApi {
         }
     }
 
-    fn refused(&self, error: &kube::Error, bytes: usize) -> WriteError {
+    fn refused(&self, refusal: Refusal, bytes: usize) -> WriteError {
         let node = self.node.clone();
-        let problem = error.to_string();
-        let kube::Error::Api(status) = error else {
+        let (problem, retry_after) = (refusal.problem, refusal.retry_after);
+        let Some(status) = refusal.status else {
             return WriteError::Failed {
                 node,
                 problem,
-                retry_after: None,
+                retry_after,
             };
-        };
-        let problem = match status.message.is_empty() {
-            true => format!("HTTP status {}", status.code),
-            false => status.message.clone(),
         };
         // "Not found" without a name: the definition is not served (yet), the object may well exist.
         let named = status.details.as_ref().is_some_and(|d| !d.name.is_empty());
-        let text = problem.to_ascii_lowercase();
+        let text = status.message.to_ascii_lowercase();
         let other = status.is_conflict() && text.contains("uid");
         // A body above the API server's limit, a request above etcd's, a message above gRPC's.
         let large = status.code == 413
@@ -138,17 +132,8 @@ impl StatusApi {
             WriteError::Failed {
                 node,
                 problem,
-                retry_after: retry_after(error),
+                retry_after,
             }
         }
     }
-}
-
-/// How long the API server asked to be left alone, if it did.
-pub(super) fn retry_after(error: &kube::Error) -> Option<Duration> {
-    let kube::Error::Api(status) = error else {
-        return None;
-    };
-    let seconds = status.details.as_ref()?.retry_after_seconds;
-    Some(Duration::from_secs(seconds.into())).filter(|asked| !asked.is_zero())
 }

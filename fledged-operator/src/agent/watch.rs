@@ -19,7 +19,7 @@ use super::health::AgentHealth;
 use super::inputs::Input;
 use super::pace::after;
 use super::reporter::{Heard, Source};
-use super::status::retry_after;
+use super::request::retry_after;
 use crate::crd::ReadNodeCache;
 
 /// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
@@ -117,9 +117,10 @@ impl Watch {
             self.delays.reset();
         }
         let asked = match error {
-            watcher::Error::InitialListFailed(error)
-            | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => retry_after(error),
+            watcher::Error::InitialListFailed(kube::Error::Api(status))
+            | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            | watcher::Error::WatchFailed(kube::Error::Api(status))
+            | watcher::Error::WatchError(status) => retry_after(status),
             _ => None,
         };
         let delay = self.delays.next(asked);
