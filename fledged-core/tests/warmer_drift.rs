@@ -6,9 +6,10 @@ mod rig;
 use std::time::Duration;
 
 use fledged_core::error::Reason;
-use fledged_core::model::{AssignedImage, ImagePhase, ImagePullPolicy, ImageReport};
-use fledged_core::node::NodeEvent;
-use rig::{Rig, mk_absent, mk_config, mk_inventory, mk_present, mk_ref};
+use fledged_core::model::{AssignedImage, Digest, ImagePhase, ImagePullPolicy, ImageReport};
+use fledged_core::node::{Inventory, NodeEvent};
+use fledged_core::ports::{RemovalScope, RuntimeImage};
+use rig::{Rig, mk_absent, mk_config, mk_image, mk_inventory, mk_present, mk_ref};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -274,6 +275,36 @@ fn after_a_restart_satisfied_revisions_are_not_pulled_again() {
     assert_eq!(asked.removals(), ["again"]);
     let asked = rig.removal("again", Ok(fledged_core::ports::Removal::Removed));
     assert_eq!(asked.pulls(), ["b", "new"]);
+}
+
+#[test]
+fn after_a_restart_what_is_still_there_is_told_as_before() {
+    let mut rig = Rig::new(3);
+    let digest = |n: u8| Digest::parse(&format!("sha256:{n:064x}")).unwrap();
+    let past = |name: &str| ImageReport {
+        digest: Some(digest(1)),
+        size: Some(mk_image(&[name]).size),
+        attempts: 2,
+        started_at: Some(rig.at(0)),
+        finished_at: Some(rig.at(10)),
+        revision: Some(0),
+        ..ImageReport::new(mk_ref(name), ImagePhase::Cached)
+    };
+    let reports = ["same", "moved", "lost"].map(past);
+    rig.tell(NodeEvent::Resumed(reports.to_vec()));
+    rig.assign(["same", "moved", "lost"].map(mk_present).to_vec());
+    let mk_held = |name: &str, n| RuntimeImage {
+        digest: Some(digest(n)),
+        ..mk_image(&[name])
+    };
+    let held = vec![mk_held("same", 1), mk_held("moved", 2)];
+    let asked = rig.read(Inventory::new(held, [], RemovalScope::Image));
+    assert_eq!(rig.report("same"), reports[0]);
+    let moved = rig.report("moved");
+    assert_eq!((moved.attempts, moved.finished_at), (0, None));
+    assert_eq!(asked.pulls(), ["lost"]);
+    rig.pulled("lost");
+    assert_eq!(rig.report("lost").attempts, 1);
 }
 
 #[test]

@@ -8,7 +8,9 @@ use super::entry::Entry;
 use super::event::PullId;
 use super::time::SHORTEST;
 use super::warmer::Warmer;
-use crate::model::{AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy};
+use crate::model::{
+    AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy, ImageReport,
+};
 
 impl Warmer {
     pub(super) fn assign(&mut self, assignment: Assignment, now: Timestamp) {
@@ -101,6 +103,47 @@ impl Warmer {
     pub(super) fn cancel(&mut self, pull: PullId) {
         self.pulls.remove(&pull);
         self.cancelled.push(pull);
+    }
+}
+
+impl Entry {
+    /// What was told before a restart: which revision is satisfied, how it got there, and that it
+    /// was removed, which is not done twice.
+    pub(super) fn resumed(mut self, past: Option<ImageReport>) -> Self {
+        let Some(past) = past else { return self };
+        self.report.revision = past.revision;
+        let removed = past.phase == ImagePhase::Removed && !self.wants_present();
+        if removed && past.revision == Some(self.spec.revision) {
+            self.report = past;
+            self.report.image = self.spec.image.clone();
+            self.known = true;
+        } else if past.phase == ImagePhase::Cached && self.wants_present() {
+            self.past = Some(past);
+        }
+        self
+    }
+
+    /// The same image is assigned again, perhaps in other words. Whether an inventory has to say
+    /// what that means.
+    pub(super) fn update(&mut self, spec: AssignedImage, order: usize, now: Timestamp) -> bool {
+        let renewed = self.spec.revision < spec.revision;
+        let recredentialed = self.spec.pull_secrets != spec.pull_secrets
+            || self.spec.service_accounts != spec.service_accounts;
+        let mended = recredentialed
+            || self.spec.pull_policy != spec.pull_policy
+            || self.spec.deadline != spec.deadline;
+        self.order = order;
+        // The same image, perhaps in other words.
+        self.report.image = spec.image.clone();
+        self.spec = spec;
+        self.recredentialed |= recredentialed && self.pull.is_some();
+        if renewed {
+            self.reconsider(now);
+        } else if mended && self.report.phase == ImagePhase::Failed {
+            self.failed_rounds = 0;
+            self.retry(now);
+        }
+        renewed
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Entry {
     /// Times in a row that it vanished soon after it was cached.
     pub(super) evictions: u32,
     pub(super) cached_at: Option<Timestamp>,
+    /// What was told before a restart, until it is known whether it still holds.
+    pub(super) past: Option<ImageReport>,
 }
 
 impl Entry {
@@ -75,44 +77,8 @@ impl Entry {
             failed_rounds: 0,
             evictions: 0,
             cached_at: None,
+            past: None,
         }
-    }
-
-    /// What was told before a restart: which revision is satisfied, and that it was removed, which
-    /// is not done twice.
-    pub(super) fn resumed(mut self, past: Option<ImageReport>) -> Self {
-        let Some(past) = past else { return self };
-        self.report.revision = past.revision;
-        let removed = past.phase == ImagePhase::Removed && !self.wants_present();
-        if removed && past.revision == Some(self.spec.revision) {
-            self.report = past;
-            self.report.image = self.spec.image.clone();
-            self.known = true;
-        }
-        self
-    }
-
-    /// The same image is assigned again, perhaps in other words. Whether an inventory has to say
-    /// what that means.
-    pub(super) fn update(&mut self, spec: AssignedImage, order: usize, now: Timestamp) -> bool {
-        let renewed = self.spec.revision < spec.revision;
-        let recredentialed = self.spec.pull_secrets != spec.pull_secrets
-            || self.spec.service_accounts != spec.service_accounts;
-        let mended = recredentialed
-            || self.spec.pull_policy != spec.pull_policy
-            || self.spec.deadline != spec.deadline;
-        self.order = order;
-        // The same image, perhaps in other words.
-        self.report.image = spec.image.clone();
-        self.spec = spec;
-        self.recredentialed |= recredentialed && self.pull.is_some();
-        if renewed {
-            self.reconsider(now);
-        } else if mended && self.report.phase == ImagePhase::Failed {
-            self.failed_rounds = 0;
-            self.retry(now);
-        }
-        renewed
     }
 
     pub(super) fn wants_present(&self) -> bool {
@@ -192,6 +158,12 @@ impl Entry {
         }
         if self.report.phase != ImagePhase::Cached {
             self.cached(now);
+        }
+        // The same image as before a restart: how it got there is still true.
+        if let Some(past) = self.past.take().filter(|p| p.digest == self.report.digest) {
+            self.report.attempts = past.attempts;
+            self.report.started_at = past.started_at;
+            self.report.finished_at = past.finished_at;
         }
     }
 
@@ -294,6 +266,7 @@ impl Entry {
 
     /// An attempt starts.
     pub(super) fn begin(&mut self, phase: ImagePhase, now: Timestamp) {
+        self.past = None;
         if self.round.is_none() {
             self.round = Some(now);
             self.report.attempts = 0;
