@@ -22,7 +22,7 @@ pub fn unique(name: &str) -> String {
 /// An API server with the custom resources.
 pub struct Server {
     pub client: Client,
-    _embedded: Option<EmbeddedServer>,
+    embedded: Option<EmbeddedServer>,
 }
 
 impl Server {
@@ -40,10 +40,12 @@ impl Server {
             }
         };
         define(&client).await;
-        Self {
-            client,
-            _embedded: embedded,
-        }
+        Self { client, embedded }
+    }
+
+    /// The server itself, for what can't be asked of a cluster; `None` on one.
+    pub fn embedded(&self) -> Option<&EmbeddedServer> {
+        self.embedded.as_ref()
     }
 }
 
