@@ -7,13 +7,15 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 
-use crate::embedded::error::ApiError;
+use crate::embedded::error::{ApiError, NO_SUCH_PATH};
 
 /// A body: whole, or a stream.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// An answer.
 pub(crate) type Response = hyper::Response<Body>;
+
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A body that is there as a whole.
 pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
@@ -42,11 +44,14 @@ pub(crate) fn stream(body: Body) -> Response {
 
 /// An answer in plain text.
 pub(crate) fn text(code: u16, text: &'static str) -> Response {
-    with_type(code, whole(text), "text/plain; charset=utf-8")
+    with_type(code, whole(text), TEXT)
 }
 
 /// A refusal.
 pub(crate) fn refusal(error: &ApiError) -> Response {
+    if error.reason == NO_SUCH_PATH {
+        return with_type(error.code, whole(error.message.clone()), TEXT);
+    }
     let mut response = json(error.code, error.to_status().to_string());
     if let Some(seconds) = error
         .details

@@ -13,6 +13,7 @@ use crate::embedded::apply::{Writer, record_update};
 use crate::embedded::error::{ApiError, ApiResult};
 use crate::embedded::kinds::{Builtin, Resource, convert};
 use crate::embedded::store::{Key, Object};
+use crate::embedded::validate::metadata::metadata_warnings;
 
 /// As long as the given part of a generated name may be.
 const GENERATED_FROM: usize = 58;
@@ -58,6 +59,12 @@ pub(crate) fn create(api: &Api, request: &Request, target: &Target) -> ApiResult
         subresource: String::new(),
         now: api.now(),
     };
+    warnings.extend(
+        value
+            .get("metadata")
+            .map(|m| metadata_warnings(m, None))
+            .unwrap_or_default(),
+    );
     let outcome = insert(api, target, value, Some(&writer), &options)?;
     Ok(outcome.respond(201, &target.resource, &form, &warnings))
 }
@@ -148,7 +155,7 @@ pub(crate) fn insert(
     let generate = given.is_empty() && !generated_from.is_empty();
     prepare_new(&mut value, resource);
     check_namespace(api, target, &given)?;
-    check_served(api, resource)?;
+    check_served(api, resource, &given)?;
     loop {
         let name = match generate {
             true => {
@@ -192,8 +199,8 @@ fn prepare_new(value: &mut Value, resource: &Resource) {
         return;
     };
     match resource.builtin {
-        // Kubelets register nodes with their status.
-        Some(Builtin::Node) => {}
+        // Kubelets register nodes with their status, and the API server lets nothing be scheduled yet.
+        Some(Builtin::Node) => add_taint(fields),
         Some(Builtin::Namespace) => {
             fields.insert("status".into(), json!({"phase": "Active"}));
             fields.insert("spec".into(), json!({"finalizers": ["kubernetes"]}));
@@ -204,13 +211,55 @@ fn prepare_new(value: &mut Value, resource: &Resource) {
                 json!({"phase": "Pending", "qosClass": "BestEffort"}),
             );
         }
-        Some(Builtin::Deployment | Builtin::DaemonSet | Builtin::Job) => {
+        Some(Builtin::DaemonSet) => {
+            let counts = [
+                "currentNumberScheduled",
+                "desiredNumberScheduled",
+                "numberMisscheduled",
+                "numberReady",
+            ];
+            let counts: Map<String, Value> = counts
+                .into_iter()
+                .map(|name| (name.to_owned(), 0.into()))
+                .collect();
+            fields.insert("status".into(), counts.into());
+        }
+        Some(Builtin::Deployment | Builtin::Job) => {
             fields.insert("status".into(), json!({}));
+        }
+        Some(Builtin::CustomResourceDefinition) => {
+            let versions = fields
+                .get("spec")
+                .and_then(|spec| spec.get("versions"))
+                .and_then(Value::as_array);
+            let stored = versions
+                .into_iter()
+                .flatten()
+                .filter(|v| v.get("storage") == Some(&Value::Bool(true)));
+            let stored: Vec<&Value> = stored.filter_map(|version| version.get("name")).collect();
+            let status =
+                json!({"acceptedNames": {"kind": "", "plural": ""}, "storedVersions": stored});
+            fields.insert("status".into(), status);
         }
         _ if resource.status => {
             fields.remove("status");
         }
         _ => {}
+    }
+}
+
+fn add_taint(node: &mut Map<String, Value>) {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let spec = node.entry("spec").or_insert_with(|| json!({}));
+    let Some(spec) = spec.as_object_mut() else {
+        return;
+    };
+    let taints = spec.entry("taints").or_insert_with(|| json!([]));
+    if let Some(taints) = taints
+        .as_array_mut()
+        .filter(|taints| !taints.contains(&taint))
+    {
+        taints.push(taint);
     }
 }
 
@@ -236,7 +285,7 @@ fn check_namespace(api: &Api, target: &Target, name: &str) -> ApiResult<()> {
 }
 
 /// Checks that the resource isn't on its way out.
-fn check_served(api: &Api, resource: &Resource) -> ApiResult<()> {
+fn check_served(api: &Api, resource: &Resource, name: &str) -> ApiResult<()> {
     if !resource.is_custom() {
         return Ok(());
     }
@@ -246,8 +295,13 @@ fn check_served(api: &Api, resource: &Resource) -> ApiResult<()> {
     );
     match crd.is_some_and(|crd| crd.is_deleting()) {
         true => {
-            let message = "create not allowed while custom resource definition is terminating";
-            Err(ApiError::new(405, "MethodNotAllowed", message))
+            let why = "create not allowed while custom resource definition is terminating";
+            Err(ApiError::forbidden(
+                &resource.group,
+                &resource.plural,
+                name,
+                why,
+            ))
         }
         false => Ok(()),
     }

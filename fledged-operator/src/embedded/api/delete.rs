@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::body::{self, Response};
 use super::encode::{self, Form};
 use super::options::{ListOptions, WriteOptions};
-use super::update::{is_done, wrong_uid};
+use super::update::is_done;
 use super::{Api, Request, Target};
 use crate::embedded::error::{ApiError, ApiResult};
 use crate::embedded::kinds::{Builtin, Resource};
@@ -87,7 +87,7 @@ impl Deletion {
         match deletion.propagation.as_deref() {
             None | Some("Foreground" | "Background" | "Orphan") => Ok(deletion),
             Some(other) => {
-                let known = ["Foreground", "Background", "Orphan"].map(str::to_owned);
+                let known = ["Foreground", "Background", "Orphan", "nil"].map(str::to_owned);
                 let fault = crate::embedded::error::FieldError::not_supported(
                     "propagationPolicy",
                     &other.into(),
@@ -116,17 +116,20 @@ pub(crate) fn delete_one(api: &Api, request: &Request, target: &Target) -> ApiRe
                 Some(Builtin::Pod | Builtin::ServiceAccount)
             ) =>
         {
+            let mut details = json!({
+                "name": target.name,
+                "kind": resource.plural,
+                "uid": object.uid(),
+            });
+            if let (false, Some(details)) = (resource.group.is_empty(), details.as_object_mut()) {
+                details.insert("group".into(), resource.group.clone().into());
+            }
             let status = json!({
                 "kind": "Status",
                 "apiVersion": "v1",
                 "metadata": {},
                 "status": "Success",
-                "details": {
-                    "name": target.name,
-                    "group": resource.group,
-                    "kind": resource.plural,
-                    "uid": object.uid(),
-                },
+                "details": details,
             });
             Ok(body::json(200, status.to_string()))
         }
@@ -209,7 +212,16 @@ pub(crate) fn delete(
             return Err(resource.not_found(name));
         };
         if let Some(uid) = deletion.uid.as_ref().filter(|uid| *uid != live.uid()) {
-            return Err(wrong_uid(resource, name, uid, live.uid()));
+            let why = format!(
+                "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                live.uid()
+            );
+            return Err(ApiError::conflict(
+                &resource.group,
+                &resource.kind,
+                name,
+                &why,
+            ));
         }
         if let Some(version) = deletion
             .version
@@ -217,12 +229,12 @@ pub(crate) fn delete(
             .filter(|version| **version != live.revision.to_string())
         {
             let why = format!(
-                "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+                "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
                 live.revision
             );
             return Err(ApiError::conflict(
                 &resource.group,
-                &resource.plural,
+                &resource.kind,
                 name,
                 &why,
             ));

@@ -59,7 +59,7 @@ impl Continuation {
     }
 
     fn decode(token: &str) -> ApiResult<Self> {
-        let invalid = || ApiError::bad_request("continue key is not valid");
+        let invalid = || ApiError::bad_request("invalid continue token: continue key is not valid");
         let digits: Vec<char> = token.chars().collect();
         let bytes: Option<Vec<u8>> = digits
             .chunks(2)
@@ -153,6 +153,10 @@ pub(crate) fn list(api: &Api, request: &Request, target: &Target) -> ApiResult<R
         .collect();
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), listed.revision.to_string().into());
+    if target.resource.is_custom() {
+        // Lists of custom resources have it, even if there is nothing to go on with.
+        metadata.insert("continue".into(), "".into());
+    }
     let left = selected.len() - page.len();
     if let (true, Some(last)) = (left > 0, page.last()) {
         let next = Continuation {

@@ -47,7 +47,7 @@ impl WriteOptions {
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                let known = ["Ignore", "Strict", "Warn"].map(str::to_owned);
+                let known = ["", "Ignore", "Strict", "Warn"].map(str::to_owned);
                 return Err(invalid(
                     kind,
                     FieldError::not_supported("fieldValidation", &other.into(), &known),
@@ -105,13 +105,9 @@ pub(crate) struct ListOptions {
 /// Reads a resource version.
 pub(crate) fn version(text: &str) -> ApiResult<u64> {
     text.parse().map_err(|_| {
-        let fault = FieldError::invalid(
-            "resourceVersion",
-            &text.into(),
-            format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-        );
-        let text = fault.to_string();
-        ApiError::bad_request(format!("Invalid value: {text}"))
+        let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let fault = FieldError::invalid("resourceVersion", &text.into(), detail);
+        ApiError::bad_request(format!("invalid resource version: {fault}"))
     })
 }
 

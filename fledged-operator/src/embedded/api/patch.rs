@@ -5,15 +5,14 @@ use serde_json::Value;
 use super::body::Response;
 use super::create::insert;
 use super::encode::Form;
-use super::options::{FieldValidation, WriteOptions};
-use super::prepare::{check_type, parse, shape};
-use super::update::{NotChanged, change, check_name, check_preconditions, writer};
+use super::options::WriteOptions;
+use super::prepare::{check_type, parse, reshape, shape};
+use super::update::{NotChanged, change, check_name, check_version, writer};
 use super::{Api, Request, Target};
-use crate::embedded::apply::apply;
+use crate::embedded::apply::{apply, check_configuration};
 use crate::embedded::error::{ApiError, ApiResult, FieldError};
 use crate::embedded::kinds::convert;
 use crate::embedded::merge::{Patch, PatchKind};
-use crate::embedded::schema::unknown_fields;
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
@@ -92,7 +91,15 @@ pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<
             return Err(resource.modified(&target.name));
         }
         let patched = check_type(patched, resource)?;
-        let patched = shape(patched, resource, options.validation, &mut warnings)?;
+        let shown = Value::String(patched.to_string());
+        let patched =
+            shape(patched, resource, options.validation, &mut warnings).map_err(|error| {
+                let why = error
+                    .message
+                    .split_once(": ")
+                    .map_or(error.message.as_str(), |(_, why)| why);
+                ApiError::invalid("", "", "", vec![FieldError::invalid("patch", &shown, why)])
+            })?;
         check_name(&patched, target)?;
         match change(api, target, &live, patched, &options, false, &mut warnings) {
             Ok(outcome) => return Ok(outcome.respond(200, resource, &form, &warnings)),
@@ -111,34 +118,22 @@ fn server_side_apply(
 ) -> ApiResult<Response> {
     let form = Form::of(request)?;
     let resource = &target.resource;
-    let configuration = parse(request)?;
+    let mut configuration = parse(request)?;
     let text = |field: &str| {
         configuration
             .get(field)
             .and_then(Value::as_str)
             .unwrap_or_default()
     };
-    if text("kind").is_empty() || text("apiVersion").is_empty() {
-        let group = text("apiVersion");
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != resource.api_version() || kind != resource.kind {
+        let shown = if version.is_empty() { "/" } else { version };
         return Err(ApiError::bad_request(format!(
-            "invalid object type: {group}/, Kind={}",
-            text("kind")
+            "invalid object type: {shown}, Kind={kind}"
         )));
     }
-    let mut configuration = check_type(configuration, resource)?;
+    check_configuration(&configuration, resource)?;
     settle(&mut configuration, target)?;
-    let unknown = unknown_fields(&configuration, &resource.schema);
-    if !unknown.is_empty() && options.validation == FieldValidation::Strict {
-        let named: Vec<String> = unknown
-            .iter()
-            .map(|path| format!("unknown field \"{path}\""))
-            .collect();
-        let message = format!(
-            "error decoding patch: strict decoding error: {}",
-            named.join(", ")
-        );
-        return Err(ApiError::bad_request(message));
-    }
     loop {
         let mut warnings = Vec::new();
         let writer = writer(api, target, options);
@@ -148,8 +143,11 @@ fn server_side_apply(
                 return Err(resource.not_found(&target.name));
             }
             check_absent(&configuration, target)?;
-            let applied = apply(None, &configuration, resource, &writer, force)?;
-            let value = shape(applied, resource, options.validation, &mut warnings)?;
+            let mut applied = apply(None, &configuration, resource, &writer, force)?;
+            if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.remove("resourceVersion");
+            }
+            let value = reshape(applied, resource, &mut warnings)?;
             match insert(api, target, value, None, options) {
                 Ok(outcome) => return Ok(outcome.respond(201, resource, &form, &warnings)),
                 // Somebody else made it first.
@@ -157,13 +155,13 @@ fn server_side_apply(
                 Err(error) => return Err(error),
             }
         };
-        check_preconditions(&configuration, &live, resource)?;
+        check_version(&configuration, &live, resource)?;
         let old = convert(&live.value, resource, &resource.api_version());
         let mut applied = apply(Some(&old), &configuration, resource, &writer, force)?;
         if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("resourceVersion");
         }
-        let value = shape(applied, resource, options.validation, &mut warnings)?;
+        let value = reshape(applied, resource, &mut warnings)?;
         match change(api, target, &live, value, options, true, &mut warnings) {
             Ok(outcome) => return Ok(outcome.respond(200, resource, &form, &warnings)),
             Err(NotChanged::Refused(error)) => return Err(error),
@@ -214,10 +212,9 @@ fn check_absent(configuration: &Value, target: &Target) -> ApiResult<()> {
             why,
         ))
     };
-    match (text("uid"), text("resourceVersion")) {
-        ("", "" | "0") => Ok(()),
-        ("", _) => Err(resource.not_found(&target.name)),
-        (uid, _) => conflict(&format!(
+    match text("uid") {
+        "" => Ok(()),
+        uid => conflict(&format!(
             "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
         )),
     }

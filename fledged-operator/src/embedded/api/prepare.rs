@@ -86,10 +86,19 @@ pub(crate) fn check_type(mut value: Value, resource: &Resource) -> ApiResult<Val
                 "the API version in the data ({version}) does not match the expected API version ({expected})"
             )));
         }
-        (_, kind, _) if kind != resource.kind => {
+        (_, kind, true) if kind != resource.kind => {
+            let detail = format!("must be {}", resource.kind);
+            let fault = FieldError::invalid("kind", &kind.into(), detail);
+            let name = value
+                .get("metadata")
+                .and_then(|metadata| metadata.get("name"));
+            let name = name.and_then(Value::as_str).unwrap_or_default();
+            return Err(ApiError::invalid(&resource.group, kind, name, vec![fault]));
+        }
+        (_, kind, false) if kind != resource.kind => {
             let (version, expected) = (&resource.version, &resource.kind);
             return Err(ApiError::bad_request(format!(
-                "{kind} in version \"{version}\" cannot be handled as a {expected}"
+                "{kind} in version \"{version}\" cannot be handled as a {expected}: converting ({kind}) to ({expected}): unknown conversion"
             )));
         }
         _ => {}
@@ -167,8 +176,55 @@ pub(crate) fn shape(
             }
         }
     }
+    drop_impossible_nulls(&mut value, &resource.schema);
     complete(&mut value, resource);
     Ok(value)
+}
+
+/// The same for what came of applying a configuration, in which unknown fields are refused and nulls are kept.
+pub(crate) fn reshape(
+    mut value: Value,
+    resource: &Resource,
+    warnings: &mut Vec<String>,
+) -> ApiResult<Value> {
+    if !resource.is_custom() {
+        return shape(value, resource, FieldValidation::Warn, warnings);
+    }
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        normalize(metadata);
+    }
+    complete(&mut value, resource);
+    Ok(value)
+}
+
+/// Nulls that may not be are as good as nothing.
+fn drop_impossible_nulls(value: &mut Value, schema: &Schema) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, value| {
+                let property = schema.properties.get(name);
+                // Those become the default.
+                let has_default = property.is_some_and(|property| property.default.is_some());
+                let known = property.or(schema.additional.as_ref());
+                !value.is_null()
+                    || has_default
+                    || known.is_none_or(|known| known.nullable || known.shape == Shape::Any)
+            });
+            for (name, value) in fields.iter_mut() {
+                if let Some(known) = schema.properties.get(name).or(schema.additional.as_ref()) {
+                    drop_impossible_nulls(value, known);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(schema) = &schema.items {
+                items
+                    .iter_mut()
+                    .for_each(|item| drop_impossible_nulls(item, schema));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Fills in defaults.
@@ -289,7 +345,7 @@ pub(crate) fn check(new: &Value, old: Option<&Value>, resource: &Resource) -> Ap
             let in_group = kind == Builtin::Event && !resource.group.is_empty();
             faults.extend(check_object(kind, in_group, &core, old.as_deref()));
         }
-        None => faults.extend(check_custom(new, old, &resource.schema)),
+        None => check_custom(new, old, &resource.schema, &mut faults),
     }
     let name = metadata
         .get("name")
@@ -309,8 +365,8 @@ pub(crate) fn check(new: &Value, old: Option<&Value>, resource: &Resource) -> Ap
     Ok(())
 }
 
-fn check_custom(new: &Value, old: Option<&Value>, schema: &Schema) -> Vec<FieldError> {
-    let mut faults = validate(new, schema, "");
+fn check_custom(new: &Value, old: Option<&Value>, schema: &Schema, faults: &mut Vec<FieldError>) {
+    faults.extend(validate(new, schema, ""));
     let blocks = |fault: &FieldError| {
         matches!(
             fault.fault,
@@ -322,13 +378,12 @@ fn check_custom(new: &Value, old: Option<&Value>, schema: &Schema) -> Vec<FieldE
         )
     };
     if !schema.has_rules() {
-        return faults;
+        return;
     }
     if faults.iter().any(blocks) {
         let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
         faults.push(FieldError::invalid("", &Value::Null, detail));
-        return faults;
+        return;
     }
     faults.extend(check_rules(RuleInput { new, old }, schema, ""));
-    faults
 }

@@ -105,6 +105,7 @@ fn find(api: &Api, segments: &[&str]) -> ApiResult<Option<Target>> {
         [] => ("", ""),
         [name] => (*name, ""),
         [name, "status"] if resource.status => (*name, "status"),
+        [_, _] => return Err(ApiError::no_such_part(&resource.group, &resource.plural)),
         _ => return Err(ApiError::no_such_path()),
     };
     // Objects of a namespace are found in it, and others nowhere else than at the root.

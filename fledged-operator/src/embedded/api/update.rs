@@ -74,7 +74,7 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
             );
             return Err(ApiError::invalid(
                 &resource.group,
-                &resource.kind,
+                &resource.plural,
                 &target.name,
                 vec![fault],
             ));
@@ -116,7 +116,10 @@ pub(crate) fn writer(api: &Api, target: &Target, options: &WriteOptions) -> Writ
 pub(crate) fn check_name(value: &Value, target: &Target) -> ApiResult<()> {
     let name = text(value, "name");
     if name.is_empty() {
-        return Err(ApiError::bad_request("name must be provided"));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            target.name
+        )));
     }
     if name != target.name {
         return Err(ApiError::bad_request(format!(
@@ -128,35 +131,31 @@ pub(crate) fn check_name(value: &Value, target: &Target) -> ApiResult<()> {
 }
 
 /// Checks the state that an object says it was made from.
-pub(crate) fn check_preconditions(
-    value: &Value,
-    live: &Object,
-    resource: &Resource,
-) -> ApiResult<()> {
-    let name = text(value, "name");
-    let (uid, version) = (text(value, "uid"), text(value, "resourceVersion"));
+fn check_preconditions(value: &Value, live: &Object, resource: &Resource) -> ApiResult<()> {
+    let (name, uid) = (text(value, "name"), text(value, "uid"));
     if !uid.is_empty() && uid != live.uid() {
         return Err(wrong_uid(resource, name, uid, live.uid()));
     }
+    check_version(value, live, resource)
+}
+
+/// Checks the version that an object says it was made from.
+pub(crate) fn check_version(value: &Value, live: &Object, resource: &Resource) -> ApiResult<()> {
+    let (name, version) = (text(value, "name"), text(value, "resourceVersion"));
     match version {
         "" | "0" => Ok(()),
         version if version == live.revision.to_string() => Ok(()),
         version if version.parse::<u64>().is_err() => {
-            let detail = "must be an unsigned integer";
-            let fault = FieldError::invalid("metadata.resourceVersion", &version.into(), detail);
-            Err(ApiError::invalid(
-                &resource.group,
-                &resource.kind,
-                name,
-                vec![fault],
-            ))
+            let detail = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+            let fault = FieldError::invalid("resourceVersion", &version.into(), detail);
+            Err(ApiError::new(500, "", fault.to_string()))
         }
         _ => Err(resource.modified(name)),
     }
 }
 
 /// The object of that name is another one.
-pub(crate) fn wrong_uid(resource: &Resource, name: &str, asked: &str, found: &str) -> ApiError {
+fn wrong_uid(resource: &Resource, name: &str, asked: &str, found: &str) -> ApiError {
     let why =
         format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {found}");
     ApiError::conflict(&resource.group, &resource.plural, name, &why)
@@ -293,18 +292,18 @@ fn keep_metadata(metadata: &mut Map<String, Value>, old: &Value) {
         metadata.extend(old.get("uid").map(|uid| ("uid".to_owned(), uid.clone())));
     }
     metadata.remove("selfLink");
-    let kept = [
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "resourceVersion",
-    ];
-    for field in kept {
+    for field in ["creationTimestamp", "generation", "resourceVersion"] {
         match old.get(field) {
             Some(value) => metadata.insert(field.to_owned(), value.clone()),
             None => metadata.remove(field),
         };
+    }
+    // These may be left out, but not be made up.
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+        metadata.extend(
+            old.get(field)
+                .map(|value| (field.to_owned(), value.clone())),
+        );
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fields::{Element, item};
-use crate::embedded::schema::Schema;
+use crate::embedded::kinds::{Builtin, Resource};
+use crate::embedded::schema::{Schema, Shape};
 
 /// The live object with everything in it that is applied.
 pub(super) fn merge(live: &Value, applied: &Value, schema: &Schema) -> Value {
@@ -104,8 +105,13 @@ fn merge_items(live: &[Value], applied: &[Value], schema: &Schema) -> Vec<Value>
     }
 }
 
-/// What keeps an object from being applied: fields that its schema doesn't know, items that are twice in a list.
+/// What keeps an object from being applied: fields that its schema doesn't know, values of other types, items that
+/// are twice in a list.
 pub(super) fn check_typed(value: &Value, schema: &Schema, path: &str, faults: &mut Vec<String>) {
+    if let Some(expected) = mismatch(value, schema.shape) {
+        faults.push(format!("{path}: expected {expected}, got {value}"));
+        return;
+    }
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
@@ -116,28 +122,7 @@ pub(super) fn check_typed(value: &Value, schema: &Schema, path: &str, faults: &m
                 }
             }
         }
-        Value::Array(items) if !schema.is_leaf(value) => {
-            let mut seen = BTreeSet::new();
-            for value in items {
-                match item(value, schema) {
-                    None => faults.push(format!(
-                        "{path}: associative list with keys has an element that omits key field"
-                    )),
-                    Some(element) => {
-                        let step = super::fields::step(&element);
-                        check_typed(
-                            value,
-                            schema.items_or_any(),
-                            &format!("{path}{step}"),
-                            faults,
-                        );
-                        if !seen.insert(element) {
-                            faults.push(format!("{path}: duplicate entries for key {step}"));
-                        }
-                    }
-                }
-            }
-        }
+        Value::Array(items) if !schema.is_leaf(value) => check_items(items, schema, path, faults),
         Value::Array(items) => {
             for (index, value) in items.iter().enumerate() {
                 check_typed(
@@ -152,9 +137,63 @@ pub(super) fn check_typed(value: &Value, schema: &Schema, path: &str, faults: &m
     }
 }
 
-/// An object without anything in it.
-pub(super) fn nothing_of(value: &Value) -> Value {
+fn mismatch(value: &Value, shape: Shape) -> Option<&'static str> {
+    match (shape, value) {
+        (_, Value::Null) | (Shape::Any, _) => None,
+        (Shape::Object, value) => (!value.is_object()).then_some("map"),
+        (Shape::Array, value) => (!value.is_array()).then_some("list"),
+        (Shape::String, value) => (!value.is_string()).then_some("string"),
+        (Shape::Integer | Shape::Number, value) => {
+            (!value.is_number()).then_some("numeric (int or float)")
+        }
+        (Shape::Boolean, value) => (!value.is_boolean()).then_some("boolean"),
+        (Shape::IntOrString, value) => (value.is_object() || value.is_array()).then_some("scalar"),
+    }
+}
+
+fn check_items(items: &[Value], schema: &Schema, path: &str, faults: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for (index, value) in items.iter().enumerate() {
+        let Some(element) = item(value, schema) else {
+            faults.push(format!(
+                "{path}: element {index}: associative list with keys has an element that omits all key fields (and doesn't have default values for any key fields)"
+            ));
+            continue;
+        };
+        let step = super::fields::step(&element);
+        check_typed(
+            value,
+            schema.items_or_any(),
+            &format!("{path}{step}"),
+            faults,
+        );
+        if !seen.insert(element) {
+            faults.push(format!("{path}: duplicate entries for key {step}"));
+        }
+    }
+}
+
+/// An object without anything in it. The types of the built-in kinds have some parts even so.
+pub(super) fn nothing_of(value: &Value, resource: &Resource) -> Value {
     let fields = ["apiVersion", "kind"].into_iter();
     let fields = fields.filter_map(|name| Some((name.to_owned(), value.get(name)?.clone())));
-    Value::Object(fields.collect::<Map<_, _>>())
+    let mut nothing: Map<String, Value> = fields.collect();
+    let spec = match resource.builtin {
+        None => return Value::Object(nothing),
+        Some(Builtin::Deployment) => json!({"strategy": {}, "template": {"metadata": {}}}),
+        Some(Builtin::DaemonSet) => json!({"updateStrategy": {}, "template": {"metadata": {}}}),
+        Some(Builtin::Job) => json!({"template": {"metadata": {}}}),
+        Some(Builtin::CustomResourceDefinition) => json!({"names": {}}),
+        Some(_) => json!({}),
+    };
+    for (name, part) in [
+        ("spec", spec),
+        ("status", json!({})),
+        ("metadata", json!({})),
+    ] {
+        if value.get(name).is_some_and(Value::is_object) {
+            nothing.insert(name.to_owned(), part);
+        }
+    }
+    Value::Object(nothing)
 }

@@ -7,4 +7,4 @@ mod merge;
 mod owners;
 mod remove;
 
-pub(crate) use owners::{Writer, apply, record_update};
+pub(crate) use owners::{Writer, apply, check_configuration, record_update};

@@ -8,7 +8,7 @@ use super::fields::{FieldSet, field};
 use super::merge::{check_typed, merge, nothing_of};
 use super::remove::remove;
 use crate::embedded::error::{ApiError, ApiResult};
-use crate::embedded::kinds::{Resource, convert_path};
+use crate::embedded::kinds::{Builtin, Resource, convert_path};
 
 /// One who writes.
 #[derive(Debug, Clone)]
@@ -49,6 +49,9 @@ fn unowned() -> FieldSet {
 fn untouched(resource: &Resource, subresource: &str) -> FieldSet {
     match (subresource, resource.is_custom()) {
         ("status", true) => paths(&[&["metadata"], &["spec"]]),
+        ("status", false) if resource.builtin == Some(Builtin::Deployment) => {
+            paths(&[&["spec"], &["metadata", "labels"]])
+        }
         ("status", false) => paths(&[&["spec"]]),
         _ if resource.status => paths(&[&["status"]]),
         _ => FieldSet::default(),
@@ -62,9 +65,6 @@ fn shown(owner: &Owner, owned: &Owned) -> String {
     }
     if owner.operation == "Update" {
         text.push_str(&format!(" using {}", owned.version));
-        if let Some(time) = &owned.time {
-            text.push_str(&format!(" at {time}"));
-        }
     }
     text
 }
@@ -165,7 +165,7 @@ pub(crate) fn record_update(
         managers.write(new);
         return;
     }
-    let old = live.map_or_else(|| nothing_of(new), bare);
+    let old = live.map_or_else(|| nothing_of(new, resource), bare);
     let change = Change::between(&old, &bare(new), &resource.schema);
     let change = change.without(&untouched(resource, &writer.subresource));
     let myself = Owner {
@@ -214,11 +214,10 @@ pub(crate) fn apply(
     force: bool,
 ) -> ApiResult<Value> {
     let schema = &resource.schema;
-    check_configuration(applied, resource)?;
-    let nothing = nothing_of(applied);
+    let has_content = live.is_some();
+    let nothing = nothing_of(applied, resource);
     let live = live.unwrap_or(&nothing);
     let mut managers = Managers::of(live).unwrap_or_default();
-    let has_content = live.get("metadata").is_some();
     let live_bare = bare(live);
     if managers.is_empty() && has_content {
         let fields = FieldSet::of(&live_bare, schema).difference(&unowned());
@@ -269,10 +268,11 @@ pub(crate) fn apply(
             managers.0.remove(&owner);
         }
         false => {
-            let same = last
-                .as_ref()
-                .filter(|last| last.fields == fields && change.is_none());
-            let time = same.map_or_else(|| Some(writer.now.clone()), |last| last.time.clone());
+            // Owning what is there already changes nothing, and has no time.
+            let time = match change.is_none() {
+                true => last.and_then(|last| last.time),
+                false => Some(writer.now.clone()),
+            };
             managers.0.insert(
                 owner,
                 Owned {
@@ -287,7 +287,12 @@ pub(crate) fn apply(
     Ok(object)
 }
 
-fn check_configuration(applied: &Value, resource: &Resource) -> ApiResult<()> {
+/// Checks that an object can be applied.
+///
+/// # Errors
+///
+/// What the schema has no place for.
+pub(crate) fn check_configuration(applied: &Value, resource: &Resource) -> ApiResult<()> {
     let mut faults = Vec::new();
     check_typed(applied, &resource.schema, "", &mut faults);
     if faults.is_empty() {
@@ -321,9 +326,7 @@ fn prune(merged: Value, last: &FieldSet, managers: &Managers, resource: &Resourc
     }
     let schema = &resource.schema;
     let gone = last.with_named_fields(schema);
-    let Some(pruned) = remove(&merged, &gone, schema) else {
-        return merged;
-    };
+    let pruned = remove(&merged, &gone, schema);
     let everything = FieldSet::of(&merged, schema).with_named_fields(schema);
     let owned = managers.0.values().fold(FieldSet::default(), |set, owned| {
         set.union(&in_version(owned, resource))
@@ -332,11 +335,9 @@ fn prune(merged: Value, last: &FieldSet, managers: &Managers, resource: &Resourc
     let keep = FieldSet::of(&pruned, schema)
         .with_named_fields(schema)
         .union(&owned);
-    let Some(pruned) = remove(&merged, &everything.difference(&keep), schema) else {
-        return merged;
-    };
+    let pruned = remove(&merged, &everything.difference(&keep), schema);
     // Only what was applied by the same manager before may go.
     let keep = FieldSet::of(&pruned, schema).with_named_fields(schema);
     let dangling = everything.difference(&keep).intersection(&gone);
-    remove(&merged, &dangling, schema).unwrap_or(merged)
+    remove(&merged, &dangling, schema)
 }

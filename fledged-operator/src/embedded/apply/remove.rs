@@ -1,43 +1,40 @@
 //! Taking fields out of an object.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::fields::{FieldSet, field, item};
 use crate::embedded::schema::Schema;
 
-/// An object without the fields of a set.
-pub(super) fn remove(value: &Value, set: &FieldSet, schema: &Schema) -> Option<Value> {
+/// An object without the fields of a set. What is emptied stays, empty, unless it is in the set itself.
+pub(super) fn remove(value: &Value, set: &FieldSet, schema: &Schema) -> Value {
     match value {
         Value::Object(fields) if !schema.atomic_map => {
-            let mut left = Map::new();
-            for (name, value) in fields {
+            let left = fields.iter().filter_map(|(name, value)| {
                 let element = field(name);
                 if set.contains(&element) {
-                    continue;
+                    return None;
                 }
                 let value = match set.below(&element) {
                     Some(below) => remove(value, below, schema.merged_field(name)),
-                    None => Some(value.clone()),
+                    None => value.clone(),
                 };
-                left.extend(value.map(|value| (name.clone(), value)));
-            }
-            // What was emptied goes; what was empty stays.
-            (!left.is_empty() || fields.is_empty()).then_some(Value::Object(left))
+                Some((name.clone(), value))
+            });
+            Value::Object(left.collect())
         }
         Value::Array(items) if !schema.is_leaf(value) => {
-            let mut left = Vec::new();
-            for value in items {
+            let left = items.iter().filter_map(|value| {
                 let element = item(value, schema).unwrap_or_default();
                 if set.contains(&element) {
-                    continue;
+                    return None;
                 }
-                left.extend(match set.below(&element) {
+                Some(match set.below(&element) {
                     Some(below) => remove(value, below, schema.items_or_any()),
-                    None => Some(value.clone()),
-                });
-            }
-            (!left.is_empty() || items.is_empty()).then_some(Value::Array(left))
+                    None => value.clone(),
+                })
+            });
+            Value::Array(left.collect())
         }
-        other => Some(other.clone()),
+        other => other.clone(),
     }
 }

@@ -77,7 +77,10 @@ pub(crate) fn check_crd(crd: &Value, old: Option<&Value>) -> Vec<FieldError> {
     } else if !group.contains('.') {
         let detail = "should be a domain with at least one dot";
         faults.push(FieldError::invalid("spec.group", &group.into(), detail));
-    } else if group.ends_with(".k8s.io") || group.ends_with(".kubernetes.io") {
+    } else if [".k8s.io", ".kubernetes.io"]
+        .iter()
+        .any(|end| format!(".{group}").ends_with(end))
+    {
         let approved = crd.get("metadata").and_then(|m| m.get("annotations"));
         if text(approved, "api-approved.kubernetes.io").is_empty() {
             let detail = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111";

@@ -63,7 +63,7 @@ pub(super) fn schemas(spec: &Value) -> Result<Vec<CustomSchema>, Vec<FieldError>
         match schema_of(version) {
             None => {
                 let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
-                faults.push(FieldError::required(&path, "schemas are required"));
+                faults.push(FieldError::required(&path, ""));
             }
             Some(schema) => match parse_root(&schema, &path) {
                 Ok(schema) => schemas.push(Arc::new(schema)),
@@ -165,7 +165,13 @@ fn columns(version: &Value) -> Vec<Column> {
         name: text(column, "name"),
         kind: text(column, "type"),
         format: text(column, "format"),
-        description: text(column, "description"),
+        description: match text(column, "description") {
+            none if none.is_empty() => {
+                let path = text(column, "jsonPath");
+                format!("Custom resource definition column (in JSONPath format): {path}")
+            }
+            description => description,
+        },
         priority: column.get("priority").and_then(Value::as_i64).unwrap_or(0),
         path: text(column, "jsonPath"),
     }));

@@ -52,7 +52,7 @@ impl Patch {
                 let value: Value = serde_json::from_slice(body).map_err(unreadable)?;
                 if !value.is_object() {
                     return Err(ApiError::bad_request(
-                        "json: cannot unmarshal a patch that is no object",
+                        "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
                     ));
                 }
                 match kind {
@@ -72,12 +72,7 @@ impl Patch {
         match self {
             Self::Json(patch) => {
                 let mut patched = object.clone();
-                json_patch::patch(&mut patched, patch).map_err(|error| {
-                    let message = format!(
-                        "the server rejected our request due to an error in our request: {error}"
-                    );
-                    ApiError::new(422, "Invalid", message)
-                })?;
+                json_patch::patch(&mut patched, patch).map_err(|_| ApiError::rejected())?;
                 Ok(patched)
             }
             Self::Merge(patch) => {

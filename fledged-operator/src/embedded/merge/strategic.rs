@@ -143,9 +143,11 @@ fn merge_items(original: &[Value], patch: &[Value], schema: &Schema) -> ApiResul
         }
         let id = id.ok_or_else(|| {
             let shown = Value::Object(fields.clone());
-            ApiError::bad_request(format!(
-                "map: {shown} does not contain declared merge key: {key}"
-            ))
+            ApiError::new(
+                500,
+                "",
+                format!("map: {shown} does not contain declared merge key: {key}"),
+            )
         })?;
         let items = schema.items_or_any();
         match merged.iter_mut().find(|other| other.get(key) == Some(id)) {

@@ -16,5 +16,5 @@ pub(crate) use default::apply_defaults;
 pub(crate) use format::has_format;
 pub(crate) use model::{Limits, ListType, PatchStrategy, Schema, Shape};
 pub(crate) use parse::{parse_root, parse_trusted};
-pub(crate) use prune::{prune, unknown_fields};
+pub(crate) use prune::prune;
 pub(crate) use validate::validate;

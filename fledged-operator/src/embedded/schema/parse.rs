@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::limits::limits;
+use super::validate::validate;
 use super::{ListType, PatchStrategy, Rule, Schema, Shape};
 use crate::embedded::error::FieldError;
 
@@ -177,6 +178,20 @@ impl Reader {
             ));
         }
         schema.rules = self.rules(value, path, &schema);
+        if let (Some(default), true) = (&schema.default, self.strict) {
+            self.faults
+                .extend(
+                    validate(default, &schema, "")
+                        .into_iter()
+                        .map(|fault| FieldError {
+                            path: match fault.path.as_str() {
+                                "" => format!("{path}.default"),
+                                inner => format!("{path}.default.{inner}"),
+                            },
+                            ..fault
+                        }),
+                );
+        }
         schema
     }
 

@@ -11,11 +11,6 @@ pub(crate) fn prune(value: &mut Value, schema: &Schema) -> Vec<String> {
     unknown
 }
 
-/// The paths of unknown fields.
-pub(crate) fn unknown_fields(value: &Value, schema: &Schema) -> Vec<String> {
-    prune(&mut value.clone(), schema)
-}
-
 fn walk(value: &mut Value, schema: &Schema, path: &str, unknown: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {

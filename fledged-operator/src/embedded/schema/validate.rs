@@ -111,38 +111,33 @@ fn check(value: &Value, limits: &Limits, path: &str, faults: &mut Vec<FieldError
             &names.collect::<Vec<_>>(),
         ));
     }
-    let mut invalid = |detail: String| {
-        faults.push(FieldError::invalid(
-            path,
-            value,
-            format!("{path} in body {detail}"),
-        ))
+    let mut say = |detail: String| {
+        let detail = format!("{path} in body {detail}");
+        faults.push(FieldError::invalid(path, value, detail));
     };
     match value {
-        Value::String(text) => check_text(text, limits, &mut invalid),
+        Value::String(text) => check_text(text, limits, faults, path),
         Value::Number(number) => {
-            check_number(number.as_f64().unwrap_or(f64::NAN), limits, &mut invalid)
+            check_number(number.as_f64().unwrap_or(f64::NAN), limits, &mut say)
         }
         Value::Array(items) => {
             if let Some(least) = limits.min_items.filter(|n| (items.len() as u64) < *n) {
-                invalid(format!("should have at least {least} items"));
+                say(format!("should have at least {least} items"));
             }
             let twice = |(i, item)| items.iter().take(i).any(|earlier| earlier == item);
             if limits.unique_items && items.iter().enumerate().any(twice) {
-                invalid("shouldn't contain duplicates".to_owned());
+                say("shouldn't contain duplicates".to_owned());
             }
         }
         Value::Object(fields) => {
             if let Some(least) = limits.min_properties.filter(|n| (fields.len() as u64) < *n) {
-                invalid(format!("should have at least {least} properties"));
+                say(format!("should have at least {least} properties"));
             }
-            for name in limits
+            let missing = limits
                 .required
                 .iter()
-                .filter(|name| !fields.contains_key(*name))
-            {
-                faults.push(FieldError::required(&child(path, name), ""));
-            }
+                .filter(|name| !fields.contains_key(*name));
+            faults.extend(missing.map(|name| FieldError::required(&child(path, name), "")));
         }
         _ => {}
     }
@@ -151,41 +146,49 @@ fn check(value: &Value, limits: &Limits, path: &str, faults: &mut Vec<FieldError
     true
 }
 
-fn check_text(text: &str, limits: &Limits, invalid: &mut dyn FnMut(String)) {
+/// Of length and pattern only the first fault is told, as the API server does.
+fn check_text(text: &str, limits: &Limits, faults: &mut Vec<FieldError>, path: &str) {
     let length = text.chars().count() as u64;
-    if let Some(least) = limits.min_length.filter(|n| length < *n) {
-        invalid(format!("should be at least {least} chars long"));
-    }
-    if let Some(pattern) = limits
+    let value = Value::from(text);
+    let invalid =
+        |detail: String| FieldError::invalid(path, &value, format!("{path} in body {detail}"));
+    if let Some(most) = limits.max_length.filter(|n| length > *n) {
+        let detail = format!(
+            "may not be more than {most} byte{}",
+            if most == 1 { "" } else { "s" }
+        );
+        faults.push(FieldError::new(Fault::TooLong, path, &value, detail));
+    } else if let Some(least) = limits.min_length.filter(|n| length < *n) {
+        faults.push(invalid(format!("should be at least {least} chars long")));
+    } else if let Some(pattern) = limits
         .pattern
         .as_ref()
         .filter(|pattern| !pattern.is_match(text))
     {
-        invalid(format!("should match '{pattern}'"));
+        faults.push(invalid(format!("should match '{pattern}'")));
     }
     if let Some(format) = limits
         .format
         .as_ref()
         .filter(|format| !has_format(text, format))
     {
-        invalid(format!("must be of type {format}: {text:?}"));
+        let detail = format!("{path} in body must be of type {format}: {text:?}");
+        faults.push(FieldError::new(Fault::TypeInvalid, path, &value, detail));
     }
 }
 
-fn check_number(number: f64, limits: &Limits, invalid: &mut dyn FnMut(String)) {
+fn check_number(number: f64, limits: &Limits, say: &mut dyn FnMut(String)) {
     if let Some(least) = limits.minimum {
         match limits.exclusive_minimum {
-            true if number <= least => invalid(format!("should be greater than {least}")),
-            false if number < least => {
-                invalid(format!("should be greater than or equal to {least}"))
-            }
+            true if number <= least => say(format!("should be greater than {least}")),
+            false if number < least => say(format!("should be greater than or equal to {least}")),
             _ => {}
         }
     }
     if let Some(most) = limits.maximum {
         match limits.exclusive_maximum {
-            true if number >= most => invalid(format!("should be less than {most}")),
-            false if number > most => invalid(format!("should be less than or equal to {most}")),
+            true if number >= most => say(format!("should be less than {most}")),
+            false if number > most => say(format!("should be less than or equal to {most}")),
             _ => {}
         }
     }
@@ -193,14 +196,14 @@ fn check_number(number: f64, limits: &Limits, invalid: &mut dyn FnMut(String)) {
         .multiple_of
         .filter(|factor| (number / factor).fract() != 0.0)
     {
-        invalid(format!("should be a multiple of {factor}"));
+        say(format!("should be a multiple of {factor}"));
     }
     let range = match limits.format.as_deref() {
         Some("int32") => Some((f64::from(i32::MIN), f64::from(i32::MAX))),
         _ => None,
     };
     if range.is_some_and(|(least, most)| number < least || number > most) {
-        invalid("must be of type int32".to_owned());
+        say("must be of type int32".to_owned());
     }
 }
 
@@ -217,18 +220,6 @@ fn check_maxima(value: &Value, limits: &Limits, path: &str, faults: &mut Vec<Fie
         )
     };
     match value {
-        Value::String(text) => {
-            if let Some(most) = limits
-                .max_length
-                .filter(|n| text.chars().count() as u64 > *n)
-            {
-                let detail = format!(
-                    "may not be more than {most} byte{}",
-                    if most == 1 { "" } else { "s" }
-                );
-                faults.push(FieldError::new(Fault::TooLong, path, value, detail));
-            }
-        }
         Value::Array(items) => {
             let most = limits.max_items.filter(|n| items.len() as u64 > *n);
             faults.extend(most.map(|most| too_many(items.len(), most)));

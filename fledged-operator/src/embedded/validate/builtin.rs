@@ -68,11 +68,14 @@ pub(crate) fn default_object(kind: Builtin, value: &mut Value) {
         }
         Builtin::Deployment | Builtin::DaemonSet | Builtin::Job => default_workload(kind, value),
         Builtin::CustomResourceDefinition => default_crd(value),
-        Builtin::Node
-        | Builtin::ServiceAccount
-        | Builtin::ConfigMap
-        | Builtin::Event
-        | Builtin::Lease => {}
+        Builtin::Node => {
+            if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut)
+                && let Some(capacity) = status.get("capacity").cloned()
+            {
+                status.entry("allocatable").or_insert(capacity);
+            }
+        }
+        Builtin::ServiceAccount | Builtin::ConfigMap | Builtin::Event | Builtin::Lease => {}
     }
 }
 
@@ -212,7 +215,7 @@ fn check_config_map(new: &Value, old: Option<&Value>, faults: &mut Vec<FieldErro
     let size = check_keys(new, "data", faults) + check_keys(new, "binaryData", faults);
     for (key, _) in at(new, &["data"]).as_object().into_iter().flatten() {
         if !at(new, &["binaryData", key]).is_null() {
-            let detail = format!("duplicate of key present in binaryData: {key}");
+            let detail = "duplicate of key present in binaryData";
             faults.push(FieldError::invalid(
                 &format!("data[{key}]"),
                 &key.as_str().into(),

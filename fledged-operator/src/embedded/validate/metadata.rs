@@ -117,8 +117,9 @@ fn annotation_faults(metadata: &Value, path: &str) -> Vec<FieldError> {
 
 fn owner_faults(metadata: &Value) -> Vec<FieldError> {
     let (mut faults, mut controller): (Vec<FieldError>, Option<&str>) = (Vec::new(), None);
-    for (index, owner) in items(metadata, "ownerReferences").iter().enumerate() {
-        let path = format!("metadata.ownerReferences[{index}]");
+    for owner in items(metadata, "ownerReferences") {
+        // The API server doesn't say which one it is.
+        let path = "metadata.ownerReferences";
         let version = text(owner, "apiVersion");
         if version.is_empty() || version.matches('/').count() > 1 {
             let detail = "version must not be empty";
@@ -141,7 +142,7 @@ fn owner_faults(metadata: &Value) -> Vec<FieldError> {
         }
         if version == "v1" && text(owner, "kind") == "Event" {
             faults.push(FieldError::invalid(
-                &path,
+                path,
                 owner,
                 "/v1, Kind=Event is disallowed from being an owner",
             ));
@@ -212,7 +213,11 @@ pub(crate) fn metadata_warnings(metadata: &Value, old: Option<&Value>) -> Vec<St
     });
     plain
         .map(|name| {
-            format!("metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers")
+            let better = match name.contains('.') {
+                true => "a domain-qualified finalizer name including a path (/)",
+                false => "a domain-qualified finalizer name",
+            };
+            format!("metadata.finalizers: {name:?}: prefer {better} to avoid accidental conflicts with other finalizer writers")
         })
         .collect()
 }

@@ -1,34 +1,13 @@
-//! Errors as the API tells them: `Status` objects.
+//! Refusals.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// Why the server could not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The address can't be listened on.
-    #[error("cannot listen on {address}")]
-    Bind {
-        /// The address asked for.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// An object to start with was refused.
-    #[error("cannot seed {object}: {message}")]
-    Seed {
-        /// Kind and name of the object.
-        object: String,
-        /// The message of the `Status` that the API would have answered.
-        message: String,
-    },
-    /// A client for the server can't be built.
-    #[error("cannot build a client")]
-    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
+use super::FieldError;
+
+/// The reason of the one refusal that is told in plain text, and not by a `Status`.
+pub(crate) const NO_SUCH_PATH: &str = "NoSuchPath";
 
 /// Result of anything a request may be refused for.
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
@@ -95,8 +74,13 @@ impl ApiError {
 
     /// There is nothing at that path.
     pub(crate) fn no_such_path() -> Self {
+        Self::new(404, NO_SUCH_PATH, "404 page not found\n")
+    }
+
+    /// There is no such subresource.
+    pub(crate) fn no_such_part(group: &str, resource: &str) -> Self {
         let message = "the server could not find the requested resource";
-        Self::new(404, "NotFound", message)
+        Self::new(404, "NotFound", message).about(group, resource, "")
     }
 
     pub(crate) fn already_exists(group: &str, resource: &str, name: &str) -> Self {
@@ -176,6 +160,12 @@ impl ApiError {
         }))
     }
 
+    /// A JSON patch doesn't fit; the API server doesn't say why.
+    pub(crate) fn rejected() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::new(422, "Invalid", message)
+    }
+
     pub(crate) fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource";
         Self::new(405, "MethodNotAllowed", message)
@@ -208,7 +198,7 @@ impl ApiError {
 
     /// The client has seen a later state than this server.
     pub(crate) fn too_large_version(asked: u64, current: u64) -> Self {
-        let message = format!("Too large resource version: {asked}, current: {current}");
+        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         Self::new(504, "Timeout", message).retry_after(1).cause(
             json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}),
         )
@@ -263,128 +253,14 @@ impl ApiError {
             "reason": self.reason,
             "code": self.code,
         });
-        if let (false, Some(status)) = (self.details.is_empty(), status.as_object_mut()) {
-            status.insert("details".into(), Value::Object(self.details.clone()));
+        if let Some(status) = status.as_object_mut() {
+            if !self.details.is_empty() {
+                status.insert("details".into(), Value::Object(self.details.clone()));
+            }
+            if self.reason.is_empty() {
+                status.remove("reason");
+            }
         }
         status
-    }
-}
-
-/// What is wrong with a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    Invalid,
-    Required,
-    Duplicate,
-    NotFound,
-    NotSupported,
-    Forbidden,
-    TooLong,
-    TooMany,
-    TypeInvalid,
-}
-
-/// A field that breaks a rule, worded as `field.Error` of the API machinery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FieldError {
-    pub(crate) fault: Fault,
-    pub(crate) path: String,
-    /// The value at fault, as it is to be shown; none where it is left out.
-    pub(crate) value: Option<String>,
-    pub(crate) detail: String,
-}
-
-impl FieldError {
-    pub(crate) fn new(fault: Fault, path: &str, value: &Value, detail: impl Into<String>) -> Self {
-        Self {
-            fault,
-            path: path.to_owned(),
-            value: Some(shown(value)),
-            detail: detail.into(),
-        }
-    }
-
-    /// A fault that doesn't show the value.
-    pub(crate) fn without_value(fault: Fault, path: &str, detail: impl Into<String>) -> Self {
-        Self {
-            value: None,
-            ..Self::new(fault, path, &Value::Null, detail)
-        }
-    }
-
-    pub(crate) fn invalid(path: &str, value: &Value, detail: impl Into<String>) -> Self {
-        Self::new(Fault::Invalid, path, value, detail)
-    }
-
-    pub(crate) fn required(path: &str, detail: impl Into<String>) -> Self {
-        Self::new(Fault::Required, path, &Value::Null, detail)
-    }
-
-    pub(crate) fn forbidden(path: &str, detail: impl Into<String>) -> Self {
-        Self::new(Fault::Forbidden, path, &Value::Null, detail)
-    }
-
-    pub(crate) fn duplicate(path: &str, value: &Value) -> Self {
-        Self::new(Fault::Duplicate, path, value, "")
-    }
-
-    pub(crate) fn not_supported(path: &str, value: &Value, supported: &[String]) -> Self {
-        let listed: Vec<String> = supported.iter().map(|v| format!("\"{v}\"")).collect();
-        let detail = format!("supported values: {}", listed.join(", "));
-        Self::new(Fault::NotSupported, path, value, detail)
-    }
-
-    fn reason(&self) -> &'static str {
-        match self.fault {
-            Fault::Invalid => "FieldValueInvalid",
-            Fault::Required => "FieldValueRequired",
-            Fault::Duplicate => "FieldValueDuplicate",
-            Fault::NotFound => "FieldValueNotFound",
-            Fault::NotSupported => "FieldValueNotSupported",
-            Fault::Forbidden => "FieldValueForbidden",
-            Fault::TooLong => "FieldValueTooLong",
-            Fault::TooMany => "FieldValueTooMany",
-            Fault::TypeInvalid => "FieldValueTypeInvalid",
-        }
-    }
-
-    /// The text without the path, as causes carry it.
-    fn body(&self) -> String {
-        let (title, with_value) = match self.fault {
-            Fault::Invalid | Fault::TypeInvalid => ("Invalid value", true),
-            Fault::Required => ("Required value", false),
-            Fault::Duplicate => ("Duplicate value", true),
-            Fault::NotFound => ("Not found", true),
-            Fault::NotSupported => ("Unsupported value", true),
-            Fault::Forbidden => ("Forbidden", false),
-            Fault::TooLong => ("Too long", false),
-            Fault::TooMany => ("Too many", true),
-        };
-        let mut text = title.to_owned();
-        if let (true, Some(value)) = (with_value, &self.value) {
-            text.push_str(": ");
-            text.push_str(value);
-        }
-        if !self.detail.is_empty() {
-            text.push_str(": ");
-            text.push_str(&self.detail);
-        }
-        text
-    }
-}
-
-impl std::fmt::Display for FieldError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.path.as_str() {
-            "" => write!(f, "<nil>: {}", self.body()),
-            path => write!(f, "{path}: {}", self.body()),
-        }
-    }
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => format!("{text:?}"),
-        other => other.to_string(),
     }
 }
