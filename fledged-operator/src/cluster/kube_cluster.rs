@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::failure::write_failure;
 use super::metrics::ClusterMetrics;
-use super::stream::{self, NodeUids};
+use super::stream::{self, ForeignStatuses, NodeUids};
 use super::{FIELD_MANAGER, write};
 use crate::crd::{FINALIZER, ImageCacheStatus, ReadCache, ReadNodeCache};
 
@@ -32,6 +32,7 @@ pub struct KubeCluster {
     client: Client,
     namespace: Option<String>,
     uids: NodeUids,
+    foreign: ForeignStatuses,
     metrics: ClusterMetrics,
     synced: Arc<AtomicBool>,
 }
@@ -52,6 +53,7 @@ impl KubeCluster {
             client,
             namespace: None,
             uids: NodeUids::default(),
+            foreign: ForeignStatuses::default(),
             metrics: ClusterMetrics::default(),
             synced: Arc::default(),
         }
@@ -103,13 +105,26 @@ impl KubeCluster {
         patch: Value,
     ) -> Result<(), WriteFailure> {
         let caches = self.caches(cache);
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         let patch = Patch::Merge(patch);
+        let params = merge_params();
         let request = caches.patch_metadata(&cache.name, &params, &patch);
         self.counted(what, request).await.map(drop)
+    }
+
+    async fn put_status(&self, cache: &CacheId, status: &CacheStatus) -> Result<(), WriteFailure> {
+        let caches = self.caches(cache);
+        if self.foreign.contains(cache) {
+            // What is applied leaves alone what others wrote and we do not.
+            let clear = Patch::Merge(write::no_status(cache));
+            let params = merge_params();
+            let request = caches.patch_status(&cache.name, &params, &clear);
+            self.counted("status", request).await?;
+        }
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let body = write::status(cache, ImageCacheStatus::from(status));
+        let patch = Patch::Apply(body);
+        let request = caches.patch_status(&cache.name, &params, &patch);
+        self.counted("status", request).await.map(drop)
     }
 
     async fn finalize(&self, cache: &CacheId, present: bool) -> Result<(), WriteFailure> {
@@ -134,10 +149,18 @@ impl KubeCluster {
     }
 }
 
+fn merge_params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
+}
+
 #[async_trait]
 impl Cluster for KubeCluster {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-        let events = stream::events(&self.client, self.namespace.as_deref(), self.uids.clone());
+        let (uids, foreign) = (self.uids.clone(), self.foreign.clone());
+        let events = stream::events(&self.client, self.namespace.as_deref(), uids, foreign);
         let (metrics, synced) = (self.metrics.clone(), Arc::clone(&self.synced));
         let told = events.inspect(move |event| {
             metrics.heard(event);
@@ -187,18 +210,11 @@ impl Cluster for KubeCluster {
         cache: &CacheId,
         status: &CacheStatus,
     ) -> Result<(), ClusterError> {
-        let caches = self.caches(cache);
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let body = write::status(cache, ImageCacheStatus::from(status));
-        let patch = Patch::Apply(body);
-        let request = caches.patch_status(&cache.name, &params, &patch);
-        let result = self.counted("status", request).await;
-        result
-            .map(drop)
-            .map_err(|source| ClusterError::WriteStatus {
-                cache: cache.clone(),
-                source,
-            })
+        let result = self.put_status(cache, status).await;
+        result.map_err(|source| ClusterError::WriteStatus {
+            cache: cache.clone(),
+            source,
+        })
     }
 
     async fn remove_annotation(

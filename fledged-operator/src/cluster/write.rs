@@ -41,6 +41,11 @@ pub(super) fn status(cache: &CacheId, status: impl serde::Serialize) -> Value {
     })
 }
 
+/// A merge patch that takes a status away.
+pub(super) fn no_status(cache: &CacheId) -> Value {
+    json!({ "metadata": { "uid": cache.uid }, "status": null })
+}
+
 /// A merge patch that takes an annotation away.
 pub(super) fn without_annotation(cache: &CacheId, annotation: Annotation) -> Value {
     let name = match annotation {

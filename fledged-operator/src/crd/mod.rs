@@ -13,6 +13,7 @@ mod read_cache;
 mod read_node;
 mod schema;
 mod status;
+mod wire;
 
 pub use definitions::{definitions, definitions_yaml};
 pub use image_cache::{ImageCache, ImageCacheSpec, ImageCacheStatus, NodeReasonMessage};

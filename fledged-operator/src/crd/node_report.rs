@@ -2,11 +2,10 @@
 
 use fledged_core::error::Reason;
 use fledged_core::model::{ByteSize, Digest, ImagePhase, ImageRef, ImageReport, NodeReport};
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::node_image_cache::{NodeImageCacheStatus, NodeImageStatus};
-use super::status::parse;
+use super::wire::{parse, whole_seconds};
 
 /// Longest text of one failure, in characters. A runtime repeats the reference up to four times in
 /// one; 2,000 images that all fail still make an object of less than 1.5 MiB, etcd's limit.
@@ -76,9 +75,4 @@ fn shortened(text: &str) -> String {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
     }
-}
-
-/// A moment as the API writes it: whole seconds.
-pub(super) fn whole_seconds(at: Timestamp) -> Time {
-    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }

@@ -39,6 +39,13 @@ impl ReadCache {
         )
     }
 
+    /// Whether its status was written by another operator, kube-fledged for instance.
+    #[must_use]
+    pub fn has_foreign_status(&self) -> bool {
+        let written = self.status.as_object().filter(|status| !status.is_empty());
+        written.is_some_and(|status| !status.contains_key("observedGeneration"))
+    }
+
     /// What a planner is told of it.
     #[must_use]
     pub fn into_facts(self) -> CacheFacts {

@@ -6,10 +6,9 @@ use fledged_core::cluster::{
 use fledged_core::error::Reason;
 use fledged_core::model::NodeName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as WireCondition, Time};
-use serde::de::{DeserializeOwned, IntoDeserializer, value};
 
 use super::image_cache::{ImageCacheStatus, NodeReasonMessage};
-use super::node_report::whole_seconds;
+use super::wire::{parse, whole_seconds};
 
 impl From<&CacheStatus> for ImageCacheStatus {
     fn from(status: &CacheStatus) -> Self {
@@ -104,10 +103,4 @@ fn word(kind: ConditionKind) -> &'static str {
         ConditionKind::Progressing => "Progressing",
         ConditionKind::Degraded => "Degraded",
     }
-}
-
-/// One of core's words, if it is one.
-pub(super) fn parse<T: DeserializeOwned>(word: &str) -> Option<T> {
-    let word: value::StrDeserializer<'_, value::Error> = word.into_deserializer();
-    T::deserialize(word).ok()
 }

@@ -111,7 +111,7 @@ impl TestCluster {
             .await;
         }
         if self.kind() == ServerKind::Cluster {
-            self.sweep().await;
+            sweep(&self.client).await;
         }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let namespace = serde_json::json!({
@@ -137,38 +137,6 @@ impl TestCluster {
             Ok(())
         })
         .await;
-    }
-
-    /// Removes what earlier tests left in a cluster that stays.
-    async fn sweep(&self) {
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let caches: Api<ImageCache> = Api::all(self.client.clone());
-        for cache in caches.list(&ListParams::default()).await.unwrap() {
-            let namespace = cache.metadata.namespace.clone().unwrap_or_default();
-            let name = cache.metadata.name.clone().unwrap_or_default();
-            let caches: Api<ImageCache> = Api::namespaced(self.client.clone(), &namespace);
-            let free = serde_json::json!({ "metadata": { "finalizers": null } });
-            let _ = caches
-                .patch(&name, &PatchParams::default(), &Patch::Merge(free))
-                .await;
-            let _ = caches.delete(&name, &DeleteParams::default()).await;
-        }
-        for namespace in namespaces.list(&ListParams::default()).await.unwrap() {
-            let name = namespace.metadata.name.unwrap_or_default();
-            if name.starts_with("fledged-test-") {
-                let _ = namespaces.delete(&name, &DeleteParams::default()).await;
-            }
-        }
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let ours = ListParams::default().labels(LABEL);
-        let _ = nodes
-            .delete_collection(&DeleteParams::default(), &ours)
-            .await;
-        let records: Api<NodeImageCache> = Api::all(self.client.clone());
-        let all = ListParams::default();
-        let _ = records
-            .delete_collection(&DeleteParams::default(), &all)
-            .await;
     }
 
     /// A client with all rights.
@@ -239,6 +207,56 @@ impl TestCluster {
 
 /// Label of every node that a test makes.
 pub(super) const LABEL: &str = "fledged-test";
+
+/// Removes what tests leave in a cluster that stays.
+async fn sweep(client: &Client) {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let caches: Api<ImageCache> = Api::all(client.clone());
+    for cache in caches.list(&ListParams::default()).await.unwrap() {
+        let namespace = cache.metadata.namespace.clone().unwrap_or_default();
+        let name = cache.metadata.name.clone().unwrap_or_default();
+        let caches: Api<ImageCache> = Api::namespaced(client.clone(), &namespace);
+        let free = serde_json::json!({ "metadata": { "finalizers": null } });
+        let _ = caches
+            .patch(&name, &PatchParams::default(), &Patch::Merge(free))
+            .await;
+        let _ = caches.delete(&name, &DeleteParams::default()).await;
+    }
+    for namespace in namespaces.list(&ListParams::default()).await.unwrap() {
+        let name = namespace.metadata.name.unwrap_or_default();
+        if name.starts_with("fledged-test-") {
+            let _ = namespaces.delete(&name, &DeleteParams::default()).await;
+        }
+    }
+    let nodes: Api<Node> = Api::all(client.clone());
+    let ours = ListParams::default().labels(LABEL);
+    let _ = nodes
+        .delete_collection(&DeleteParams::default(), &ours)
+        .await;
+    let records: Api<NodeImageCache> = Api::all(client.clone());
+    let all = ListParams::default();
+    let _ = records
+        .delete_collection(&DeleteParams::default(), &all)
+        .await;
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        if self.kind() != ServerKind::Cluster {
+            return;
+        }
+        let kubeconfig = self.kubeconfig.clone();
+        // On a runtime of its own: the test's may be ending.
+        let swept = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build();
+            runtime.map(|runtime| {
+                runtime.block_on(async { sweep(&client_of(&kubeconfig).await).await })
+            })
+        });
+        let _ = swept.join();
+    }
+}
 
 async fn client_of(kubeconfig: &Path) -> Client {
     let file = Kubeconfig::read_from(kubeconfig).unwrap();

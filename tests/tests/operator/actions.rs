@@ -1,8 +1,10 @@
 //! Create, refresh, purge, delete: kube-fledged's actions, in its words.
 
+use std::time::Duration;
+
 use fledged_core::error::Reason;
 use fledged_operator::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
-use fledged_tests::kube::{World, eventually};
+use fledged_tests::kube::{World, WorldOptions, eventually};
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
@@ -198,6 +200,33 @@ async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise() {
         record.map_or(Ok(()), |record| Err(format!("{record:?}")))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_answers_does_not_hold_a_deletion_up() {
+    let mut options = WorldOptions::default();
+    // As long as it is waited for; five minutes and one by default.
+    options.planner.defaults.deadline = Duration::from_secs(1);
+    options.planner.report_grace = Duration::from_secs(1);
+    let world = World::start_with(options).await;
+    world.publish(&[APP]);
+    let (a, mut dead, unready) = (
+        world.node("a").await,
+        world.node("b").await,
+        world.node("c").await,
+    );
+    let spec = json!({ "cacheSpec": [{ "images": [APP] }], "deletionPolicy": "Purge" });
+    world.apply_spec("web", spec).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    dead.kill_agent().await;
+    unready.object.set_ready(false).await;
+    world.delete("web").await;
+    world.gone("web").await;
+    a.holds_exactly(&[]).await;
+    assert!(dead.runtime.holds(APP), "its agent is dead");
+    // It is not forgotten: whoever comes back does what is left to do.
+    dead.start_agent();
+    dead.holds_exactly(&[]).await;
 }
 
 async fn annotation_gone(world: &World, name: &str, annotation: &str) {

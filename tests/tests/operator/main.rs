@@ -20,3 +20,4 @@ mod objects;
 mod outages;
 mod secrets;
 mod sharing;
+mod switching;

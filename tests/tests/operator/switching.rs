@@ -1,0 +1,59 @@
+//! A cluster that kube-fledged was in charge of.
+
+use fledged_operator::crd::REFRESH_ANNOTATION;
+use fledged_tests::kube::{World, WorldOptions};
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+const APP: &str = "registry.test/app:1";
+const DB: &str = "registry.test/db:1";
+
+/// Writes a status as kube-fledged does.
+async fn left_behind(world: &World, name: &str, status: Value) {
+    let patch = Patch::Merge(json!({ "status": status }));
+    let params = PatchParams {
+        field_manager: Some("kubefledged-controller".to_owned()),
+        ..PatchParams::default()
+    };
+    world
+        .caches()
+        .patch_status(name, &params, &patch)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_left_is_taken_over_and_purged_caches_stay_purged() {
+    let mut world = World::without_controller(WorldOptions::default()).await;
+    world.publish(&[APP, DB]);
+    let a = world.node("a").await;
+    world.apply("failed", &[APP]).await;
+    world.apply("purged", &[DB]).await;
+    let failure = json!({ "node": "somewhere", "reason": "PodInitializing", "message": "" });
+    let old = json!({
+        "status": "Failed", "reason": "ImageCacheCreate", "message": "Image pull failed",
+        "failures": { APP: [failure] },
+        "startTime": "2024-01-01T00:00:00Z", "completionTime": "2024-01-01T00:05:00Z",
+    });
+    left_behind(&world, "failed", old).await;
+    let old = json!({
+        "status": "Succeeded", "reason": "ImageCachePurge", "message": "All cached images deleted",
+        "startTime": "2024-01-01T00:00:00Z", "completionTime": "2024-01-01T00:05:00Z",
+    });
+    left_behind(&world, "purged", old).await;
+    world.start_controller();
+    let status = world.ended("failed", "ImageCacheCreate", "Succeeded").await;
+    assert!(status.failures.is_empty(), "{:?}", status.failures);
+    assert_eq!(status.cached.as_deref(), Some("1/1"));
+    world
+        .status_when("purged", "still purged", |status| {
+            status.reason == "ImageCachePurge" && status.purged == Some(true)
+        })
+        .await;
+    a.holds_exactly(&[APP]).await;
+    world.annotate("purged", REFRESH_ANNOTATION).await;
+    world
+        .ended("purged", "ImageCacheRefresh", "Succeeded")
+        .await;
+    a.holds_exactly(&[APP, DB]).await;
+}
