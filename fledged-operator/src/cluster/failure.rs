@@ -16,6 +16,8 @@ pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
     match status.code {
         404 | 410 => WriteFailure::Gone(message),
         409 => WriteFailure::Conflict(message),
+        // The UID in a patch is not that of the object: another one has the name by now.
+        422 if is_about_uid(status) => WriteFailure::Gone(message),
         _ => {
             let details = status.details.as_ref();
             let seconds = details.map_or(0, |details| details.retry_after_seconds);
@@ -25,4 +27,10 @@ pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
             }
         }
     }
+}
+
+fn is_about_uid(status: &kube::core::Status) -> bool {
+    let details = status.details.iter();
+    let mut causes = details.flat_map(|details| &details.causes);
+    causes.any(|cause| cause.field == "metadata.uid")
 }

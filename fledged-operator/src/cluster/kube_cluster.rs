@@ -13,12 +13,14 @@ use futures_util::stream::{BoxStream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
+use tracing::{debug, info};
 
 use super::failure::write_failure;
 use super::metrics::ClusterMetrics;
-use super::stream::{self, ForeignStatuses, NodeUids};
+use super::seen::{Presence, SeenCaches};
+use super::stream::{self, NodeUids};
 use super::{FIELD_MANAGER, write};
 use crate::crd::{FINALIZER, ImageCacheStatus, ReadCache, ReadNodeCache};
 
@@ -32,7 +34,7 @@ pub struct KubeCluster {
     client: Client,
     namespace: Option<String>,
     uids: NodeUids,
-    foreign: ForeignStatuses,
+    seen: SeenCaches,
     metrics: ClusterMetrics,
     synced: Arc<AtomicBool>,
 }
@@ -53,7 +55,7 @@ impl KubeCluster {
             client,
             namespace: None,
             uids: NodeUids::default(),
-            foreign: ForeignStatuses::default(),
+            seen: SeenCaches::default(),
             metrics: ClusterMetrics::default(),
             synced: Arc::default(),
         }
@@ -111,19 +113,34 @@ impl KubeCluster {
         self.counted(what, request).await.map(drop)
     }
 
+    /// The API server takes a status for whatever object has that name: unlike elsewhere, the UID in
+    /// the body is not compared. So it is done here, before and after.
     async fn put_status(&self, cache: &CacheId, status: &CacheStatus) -> Result<(), WriteFailure> {
-        let caches = self.caches(cache);
-        if self.foreign.contains(cache) {
+        let gone = || WriteFailure::Gone("another image cache may have its name".to_owned());
+        match self.seen.presence(cache) {
+            Presence::Gone => return Err(gone()),
             // What is applied leaves alone what others wrote and we do not.
-            let clear = Patch::Merge(write::no_status(cache));
-            let params = merge_params();
-            let request = caches.patch_status(&cache.name, &params, &clear);
-            self.counted("status", request).await?;
+            Presence::Foreign => self.clear_status(cache).await?,
+            Presence::Known => {}
         }
+        let caches = self.caches(cache);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let body = write::status(cache, ImageCacheStatus::from(status));
         let patch = Patch::Apply(body);
         let request = caches.patch_status(&cache.name, &params, &patch);
+        let written = self.counted("status", request).await?;
+        if written.uid().as_deref() != Some(cache.uid.as_str()) {
+            self.clear_status(cache).await?;
+            return Err(gone());
+        }
+        Ok(())
+    }
+
+    async fn clear_status(&self, cache: &CacheId) -> Result<(), WriteFailure> {
+        let caches = self.caches(cache);
+        let clear = Patch::Merge(write::no_status());
+        let params = merge_params();
+        let request = caches.patch_status(&cache.name, &params, &clear);
         self.counted("status", request).await.map(drop)
     }
 
@@ -159,8 +176,8 @@ fn merge_params() -> PatchParams {
 #[async_trait]
 impl Cluster for KubeCluster {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-        let (uids, foreign) = (self.uids.clone(), self.foreign.clone());
-        let events = stream::events(&self.client, self.namespace.as_deref(), uids, foreign);
+        let (uids, seen) = (self.uids.clone(), self.seen.clone());
+        let events = stream::events(&self.client, self.namespace.as_deref(), uids, seen);
         let (metrics, synced) = (self.metrics.clone(), Arc::clone(&self.synced));
         let told = events.inspect(move |event| {
             metrics.heard(event);
@@ -183,6 +200,7 @@ impl Cluster for KubeCluster {
         let Some(uid) = self.uids.get(node) else {
             return Err(fail(WriteFailure::Gone("the node is gone".to_owned())));
         };
+        debug!(%node, images = images.len(), "writing an assignment");
         let records = self.records();
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(write::assignment(node, &uid, images));
@@ -193,6 +211,7 @@ impl Cluster for KubeCluster {
     }
 
     async fn delete_assignment(&self, node: &NodeName) -> Result<(), ClusterError> {
+        debug!(%node, "deleting an assignment");
         let records = self.records();
         let params = DeleteParams::default();
         let request = records.delete(node.as_str(), &params);
@@ -210,6 +229,7 @@ impl Cluster for KubeCluster {
         cache: &CacheId,
         status: &CacheStatus,
     ) -> Result<(), ClusterError> {
+        debug!(%cache, reason = %status.reason, status = %status.status, message = status.message, "writing a status");
         let result = self.put_status(cache, status).await;
         result.map_err(|source| ClusterError::WriteStatus {
             cache: cache.clone(),
@@ -239,6 +259,7 @@ impl Cluster for KubeCluster {
     }
 
     async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), ClusterError> {
+        info!(%cache, reason = %event.reason, warning = event.warning, message = event.message, "image cache");
         let events: Api<Event> = Api::namespaced(self.client.clone(), &cache.namespace);
         let event = write::event(cache, event, Timestamp::now());
         let params = PostParams {

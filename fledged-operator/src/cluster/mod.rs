@@ -5,6 +5,7 @@ mod inventory;
 mod kube_cluster;
 mod metrics;
 mod node;
+mod seen;
 mod stream;
 mod write;
 

@@ -1,6 +1,6 @@
 //! From watches to what a planner is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::inventory::Inventory;
 use super::node::ReadNode;
+use super::seen::SeenCaches;
 use crate::crd::{ReadCache, ReadNodeCache};
 
 /// Between attempts to begin a watch again. One controller is no burden for an API server that is
@@ -47,32 +48,6 @@ impl NodeUids {
     }
 }
 
-/// Caches whose status somebody else has written, kube-fledged for instance: what of it is not
-/// written over would stand there for ever.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ForeignStatuses(Arc<Mutex<BTreeSet<CacheId>>>);
-
-impl ForeignStatuses {
-    fn note(&self, cache: &ReadCache) {
-        let mut foreign = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match cache.has_foreign_status() {
-            true => foreign.insert(cache.id()),
-            false => foreign.remove(&cache.id()),
-        };
-    }
-
-    fn forget(&self, cache: &CacheId) {
-        let mut foreign = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        foreign.remove(cache);
-    }
-
-    /// Whether its status has to be cleared before ours is written.
-    pub(super) fn contains(&self, cache: &CacheId) -> bool {
-        let foreign = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        foreign.contains(cache)
-    }
-}
-
 /// Something that one of the watches told.
 enum Told {
     Cache(Event<ReadCache>),
@@ -86,7 +61,7 @@ pub(super) fn events(
     client: &Client,
     namespace: Option<&str>,
     uids: NodeUids,
-    foreign: ForeignStatuses,
+    seen: SeenCaches,
 ) -> BoxStream<'static, ClusterEvent> {
     let caches = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
@@ -97,7 +72,7 @@ pub(super) fn events(
         watch(Api::all(client.clone())).map(Told::Node).boxed(),
         watch(Api::all(client.clone())).map(Told::Record).boxed(),
     ]);
-    let mut reader = Reader::new(uids, foreign);
+    let mut reader = Reader::new(uids, seen);
     told.flat_map(move |told| stream::iter(reader.read(told)))
         .boxed()
 }
@@ -144,20 +119,20 @@ struct Reader {
     nodes: Inventory<NodeName, ()>,
     records: Inventory<NodeName, Seen>,
     uids: NodeUids,
-    foreign: ForeignStatuses,
+    seen: SeenCaches,
     /// Whether caches, nodes and records were listed.
     listed: [bool; 3],
     synced: bool,
 }
 
 impl Reader {
-    fn new(uids: NodeUids, foreign: ForeignStatuses) -> Self {
+    fn new(uids: NodeUids, seen: SeenCaches) -> Self {
         Self {
             caches: Inventory::new(),
             nodes: Inventory::new(),
             records: Inventory::new(),
             uids,
-            foreign,
+            seen,
             listed: [false; 3],
             synced: false,
         }
@@ -184,18 +159,18 @@ impl Reader {
             }
             Event::InitApply(cache) | Event::Apply(cache) => {
                 self.caches.put(cache.id(), ());
-                self.foreign.note(&cache);
+                self.seen.note(&cache);
                 vec![ClusterEvent::CacheApplied(Box::new(cache.into_facts()))]
             }
             Event::Delete(cache) => {
                 self.caches.remove(&cache.id());
-                self.foreign.forget(&cache.id());
+                self.seen.forget(&cache.id());
                 vec![ClusterEvent::CacheGone(cache.id())]
             }
             Event::InitDone => {
                 self.listed[0] = true;
                 let gone = self.caches.end();
-                gone.iter().for_each(|id| self.foreign.forget(id));
+                gone.iter().for_each(|id| self.seen.forget(id));
                 gone.into_iter().map(ClusterEvent::CacheGone).collect()
             }
         }

@@ -31,22 +31,22 @@ pub(super) fn assignment(node: &NodeName, uid: &str, images: &[AssignedImage]) -
     })
 }
 
-/// A cache's status. With the UID, a later cache of the same name is not mistaken for it.
+/// A cache's status.
 pub(super) fn status(cache: &CacheId, status: impl serde::Serialize) -> Value {
     json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "ImageCache",
-        "metadata": { "name": cache.name, "uid": cache.uid },
+        "metadata": { "name": cache.name },
         "status": status,
     })
 }
 
 /// A merge patch that takes a status away.
-pub(super) fn no_status(cache: &CacheId) -> Value {
-    json!({ "metadata": { "uid": cache.uid }, "status": null })
+pub(super) fn no_status() -> Value {
+    json!({ "status": null })
 }
 
-/// A merge patch that takes an annotation away.
+/// A merge patch that takes an annotation away, unless another cache has the name by now.
 pub(super) fn without_annotation(cache: &CacheId, annotation: Annotation) -> Value {
     let name = match annotation {
         Annotation::Refresh => REFRESH_ANNOTATION,

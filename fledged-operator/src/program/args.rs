@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, NodeName};
 use fledged_cri::target::RuntimeUri;
 use http::Uri;
@@ -17,6 +19,27 @@ use crate::serve::BindAddress;
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+impl Cli {
+    /// Reads a command line; ends the process where it is not valid.
+    pub(super) fn read(args: impl IntoIterator<Item = OsString>) -> Self {
+        let mut command = Self::whole();
+        let matches = command.try_get_matches_from_mut(with_two_dashes(args));
+        let matches = matches.unwrap_or_else(|error| error.exit());
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+
+    /// The command line. Both programs may run on one machine, so they serve at ports of their own.
+    fn whole() -> clap::Command {
+        Self::command().mut_subcommand("agent", |agent| {
+            agent
+                .mut_arg("metrics_bind_address", |arg| arg.default_value(":8082"))
+                .mut_arg("health_probe_bind_address", |arg| {
+                    arg.default_value(":8083")
+                })
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -214,7 +237,7 @@ impl From<PullPolicy> for ImagePullPolicy {
 }
 
 /// The arguments as clap wants them: Go's flags may have one dash, `-stderrthreshold=INFO`.
-pub(super) fn with_two_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn with_two_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let long = |arg: &OsString| {
         let text = arg.to_str()?;
         let name = text.strip_prefix('-').filter(|name| name.len() > 1)?;
@@ -277,8 +300,6 @@ fn server_url(text: &str) -> Result<Uri, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn controller(args: &[&str]) -> Result<Box<ControllerArgs>, String> {
@@ -295,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        Cli::whole().debug_assert();
     }
 
     #[test]

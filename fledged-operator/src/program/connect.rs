@@ -47,6 +47,9 @@ pub(super) async fn connect(args: &CommonArgs) -> Result<Client, ConnectError> {
     if let Some(url) = &args.master {
         config.cluster_url = url.clone();
     }
+    // Whatever is to be tried again is, with delays of our own: a request that repeats itself
+    // unseen would hold its place among the writes under way.
+    config.default_retry = false;
     let url = config.cluster_url.to_string();
     Client::try_from(config).map_err(|source| ConnectError::Client {
         url,

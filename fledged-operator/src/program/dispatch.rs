@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use fledged_cri::oci::OpenError;
 use fledged_cri::signals::Shutdown;
 use fledged_cri::target::NoRuntimeFound;
 
-use super::args::{Cli, Command, CommonArgs, with_two_dashes};
+use super::args::{Cli, Command, CommonArgs};
 use super::connect::ConnectError;
 use super::{agent, controller, log};
 use crate::agent::AgentError;
@@ -54,7 +53,7 @@ impl ProgramError {
 /// Runs the program to its end.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse_from(with_two_dashes(std::env::args_os()));
+    let cli = Cli::read(std::env::args_os());
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -22,6 +22,12 @@ pub(super) fn init(level: Level, format: LogFormat) {
     let targets = Targets::new().with_default(level.min(LevelFilter::WARN));
     let ours = ["fledged_core", "fledged_cri", "fledged_operator"];
     let targets = targets.with_targets(ours.map(|name| (name, level)));
+    // It logs each failed attempt as an error; what failed is said by whoever asked for it.
+    let theirs = match level {
+        LevelFilter::TRACE | LevelFilter::DEBUG => LevelFilter::WARN,
+        _ => LevelFilter::OFF,
+    };
+    let targets = targets.with_target("kube_client", theirs);
     let layer = fmt::layer().with_writer(io::stderr).with_ansi(false);
     let layer = match format {
         LogFormat::Text => layer.with_filter(targets).boxed(),
