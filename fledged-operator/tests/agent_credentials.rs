@@ -227,6 +227,20 @@ async fn what_is_malformed_is_named_without_a_word_of_it() {
 }
 
 #[tokio::test]
+async fn what_is_no_name_is_not_asked_for() {
+    let store = Store::new("creds-names").await;
+    for name in ["../configmaps/x", "a/b", "key?watch=true", "", "Key", ".."] {
+        let failure = store.users("r.example/app:1", &[name], &[]).await;
+        match name {
+            // As in a pod, where an empty name is left over by a template.
+            "" => assert_eq!(failure.unwrap(), [""; 0]),
+            _ => assert!(failure.unwrap_err().message.contains("no object's name")),
+        }
+    }
+    assert_eq!(store.line.count(&Method::GET, ""), 0);
+}
+
+#[tokio::test]
 async fn what_an_api_server_lets_through_but_nobody_can_read_is_not_shown() {
     let store = Store::new("creds-odd").await;
     for (object, words) in [

@@ -27,6 +27,8 @@ mod observer;
 mod pace;
 mod reporter;
 #[cfg(test)]
+mod reporter_rig;
+#[cfg(test)]
 mod reporter_tests;
 mod request;
 mod run;

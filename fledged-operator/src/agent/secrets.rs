@@ -107,6 +107,10 @@ async fn read<T: DeserializeOwned>(
     plural: &'static str,
     name: ObjectName,
 ) -> Answer<T> {
+    // They become a path.
+    if !is_name(&name.namespace) || !is_name(&name.name) {
+        return Err(ReadError::Malformed("it is no object's name".to_owned()));
+    }
     let path = format!("/api/v1/namespaces/{}/{plural}", name.namespace);
     let get = Request::new(path)
         .get(&name.name, &GetParams::default())
@@ -116,6 +120,16 @@ async fn read<T: DeserializeOwned>(
     let object = serde_json::from_slice(&answer);
     let object = object.map_err(|_| ReadError::Malformed("is not a valid object".to_owned()))?;
     Ok(Arc::new(object))
+}
+
+/// Whether a text is made of what names of Kubernetes are made of (RFC 1123).
+fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    !text.is_empty()
+        && text.split('.').all(|label| !label.is_empty())
+        && text
+            .bytes()
+            .all(|byte| plain(byte) || byte == b'-' || byte == b'.')
 }
 
 fn refused(refusal: Refusal) -> ReadError {
