@@ -2,7 +2,7 @@
 //!
 //! The client's own methods lose the `Retry-After` header, and log what they can't parse.
 
-use std::fmt;
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,13 +31,29 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn no_answer(problem: impl fmt::Display) -> Self {
+    fn no_answer(problem: String) -> Self {
         Self {
             status: None,
-            problem: problem.to_string(),
+            problem,
             retry_after: None,
         }
     }
+}
+
+/// An error with its causes, as far as they say anything new: "client error (Connect)" alone does not
+/// tell why.
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// The body of the answer to a request that was done.
@@ -47,9 +63,10 @@ pub(super) async fn request(
     limit: Duration,
 ) -> Result<Bytes, Refusal> {
     let call = async {
+        let lost = |error| Refusal::no_answer(with_causes(&error));
         let response = client.send(request.map(Body::from)).await;
-        let (parts, body) = response.map_err(Refusal::no_answer)?.into_parts();
-        let body = body.collect().await.map_err(Refusal::no_answer)?.to_bytes();
+        let (parts, body) = response.map_err(lost)?.into_parts();
+        let body = body.collect().await.map_err(lost)?.to_bytes();
         match parts.status.is_success() {
             true => Ok(body),
             false => Err(refusal(parts.status, &parts.headers, &body)),
@@ -57,10 +74,10 @@ pub(super) async fn request(
     };
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer,
-        Err(_) => Err(Refusal::no_answer(format_args!(
-            "no answer within {} s",
-            limit.as_secs()
-        ))),
+        Err(_) => {
+            let problem = format!("no answer within {} s", limit.as_secs());
+            Err(Refusal::no_answer(problem))
+        }
     }
 }
 
@@ -124,6 +141,19 @@ mod tests {
             let refusal = mk_refusal(code, header, body);
             assert_eq!(refusal.retry_after.map(|delay| delay.as_secs()), seconds);
         }
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot reach x: refused")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("refused")]
+        struct Inner(#[source] std::fmt::Error);
+        let text = with_causes(&Outer(Inner(std::fmt::Error)));
+        let expected = format!("cannot reach x: refused: {}", std::fmt::Error);
+        assert_eq!(text, expected);
     }
 
     #[test]

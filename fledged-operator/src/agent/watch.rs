@@ -19,7 +19,7 @@ use super::health::AgentHealth;
 use super::inputs::Input;
 use super::pace::after;
 use super::reporter::{Heard, Source};
-use super::request::retry_after;
+use super::request::{retry_after, with_causes};
 use crate::crd::ReadNodeCache;
 
 /// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
@@ -113,7 +113,9 @@ impl Watch {
 
     async fn back_off(&mut self, error: &watcher::Error) {
         let now = self.clock.now();
-        if self.failed_at.is_some_and(|at| now > after(at, CALM)) {
+        // A server that remembers too little is there: it only has to be listed again.
+        let expired = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
+        if expired || self.failed_at.is_some_and(|at| now > after(at, CALM)) {
             self.delays.reset();
         }
         let asked = match error {
@@ -124,7 +126,12 @@ impl Watch {
             _ => None,
         };
         let delay = self.delays.next(asked);
-        warn!(node = %self.node, %error, delay_seconds = delay.as_secs_f64(), "watch failed");
+        warn!(
+            node = %self.node,
+            error = with_causes(error),
+            delay_seconds = delay.as_secs_f64(),
+            "watch failed"
+        );
         self.clock.sleep(delay).await;
         self.failed_at = Some(self.clock.now());
     }
