@@ -45,7 +45,7 @@ impl Shrink {
             }
             if self == Self::All {
                 image.bytes = None;
-                image.attempts = 0;
+                image.attempts = None;
             }
         }
     }

@@ -119,9 +119,9 @@ pub struct NodeImageStatus {
     /// Size of what is present, in bytes, as the runtime counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Attempts of the current or last round of pulling; nothing for what was found present.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub attempts: u32,
+    /// Attempts of the current or last round of pulling, where there was more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     /// Start of that round's first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Time>,
@@ -131,7 +131,7 @@ pub struct NodeImageStatus {
     /// When the next attempt is due, while backing off, failed or held back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<Time>,
-    /// The revision that was last satisfied.
+    /// The revision that was last satisfied; 0 where nothing is written of a cached image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     /// Why, in one word.

@@ -39,11 +39,13 @@ impl From<&ImageReport> for NodeImageStatus {
             phase: report.phase,
             digest: report.digest.as_ref().map(ToString::to_string),
             bytes: report.size.map(|size| size.bytes()),
-            attempts: report.attempts,
+            attempts: Some(report.attempts).filter(|attempts| *attempts != first(report)),
             started: report.started_at.map(whole_seconds),
             finished: report.finished_at.map(whole_seconds),
             next_attempt: report.next_attempt_at.map(whole_seconds),
-            revision: report.revision,
+            revision: report
+                .revision
+                .filter(|revision| *revision > 0 || !cached(report)),
             reason: report.reason.map(|reason| reason.to_string()),
             message: report.message.as_deref().map(shortened),
         }
@@ -57,17 +59,26 @@ impl NodeImageStatus {
         let mut report = ImageReport::new(ImageRef::parse(&self.image).ok()?, self.phase);
         report.digest = self.digest.as_deref().and_then(|d| Digest::parse(d).ok());
         report.size = self.bytes.map(ByteSize::new);
-        report.attempts = self.attempts;
         report.started_at = time(&self.started);
+        report.attempts = self.attempts.unwrap_or(first(&report));
         report.finished_at = time(&self.finished);
         report.next_attempt_at = time(&self.next_attempt);
-        report.revision = self.revision;
+        report.revision = self.revision.or(cached(&report).then_some(0));
         // A word of a later version is a failure all the same.
         let reason = |word: &String| parse(word).unwrap_or(Reason::Unknown);
         report.reason = self.reason.as_ref().map(reason);
         report.message.clone_from(&self.message);
         Some(report)
     }
+}
+
+/// Attempts that need not be written: one where a round began, else none.
+fn first(report: &ImageReport) -> u32 {
+    report.started_at.is_some().into()
+}
+
+fn cached(report: &ImageReport) -> bool {
+    report.phase == ImagePhase::Cached
 }
 
 fn shortened(text: &str) -> String {
