@@ -1,0 +1,83 @@
+//! The real `kubectl`.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use super::Cluster;
+
+/// What `kubectl` said.
+#[derive(Debug)]
+pub struct Said {
+    pub ok: bool,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    /// What it printed, if it succeeded.
+    pub fn ok(self) -> String {
+        assert!(self.ok, "{self:?}");
+        self.out
+    }
+
+    /// What it complained of, if it failed.
+    pub fn refused(self) -> String {
+        assert!(!self.ok, "{self:?}");
+        self.err
+    }
+}
+
+/// Whether there is a `kubectl`; with `CI=true` there must be.
+pub fn has_kubectl() -> bool {
+    let found = Command::new("kubectl")
+        .args(["version", "--client"])
+        .stdout(Stdio::null())
+        .status();
+    if found.is_ok_and(|status| status.success()) {
+        return true;
+    }
+    assert_ne!(
+        std::env::var("CI").as_deref(),
+        Ok("true"),
+        "kubectl is not installed"
+    );
+    let _ = writeln!(std::io::stderr(), "skipped: kubectl is not installed");
+    false
+}
+
+impl Cluster {
+    /// Runs `kubectl` with some input.
+    pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Said {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, self.kubeconfig()).unwrap();
+        let mut command = Command::new("kubectl");
+        // A cache of its own: discovery is kept for minutes otherwise.
+        command
+            .args(arguments)
+            .env("KUBECONFIG", &kubeconfig)
+            .env("KUBECACHEDIR", folder.path().join("cache"));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let input = input.to_owned();
+        let run = move || -> Output {
+            let mut child = command.spawn().unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(input.as_bytes())
+                .unwrap();
+            child.wait_with_output().unwrap()
+        };
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        drop(folder);
+        Said {
+            ok: output.status.success(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
