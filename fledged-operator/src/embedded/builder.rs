@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api::{Api, FieldValidation, Target, WriteOptions, check_type, insert, shape};
+use super::api::{Api, FieldValidation, Target, Warnings, WriteOptions, check_type, insert, shape};
 use super::collect::collect;
 use super::connection;
 use super::error::{ApiError, ApiResult, StartError};
@@ -128,7 +128,7 @@ fn seed(api: &Api, object: &Value) -> ApiResult<()> {
         check_type(object.clone(), &resource)?,
         &resource,
         options.validation,
-        &mut Vec::new(),
+        &Warnings::default(),
     )?;
     insert(api, &target, value, None, &options).map(|_| ())
 }

@@ -26,20 +26,12 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn respond(
-        self,
-        code: u16,
-        resource: &Resource,
-        form: &Form,
-        warnings: &[String],
-    ) -> Response {
+    pub(crate) fn respond(self, code: u16, resource: &Resource, form: &Form) -> Response {
         let bytes = match self {
             Self::Written(object) => encode::object(&object, resource, form),
             Self::DryRun(value) => encode::unwritten(value, resource, form),
         };
-        let mut response = body::json(code, bytes);
-        body::warn(&mut response, warnings);
-        response
+        body::json(code, bytes)
     }
 }
 
@@ -47,12 +39,12 @@ impl Outcome {
 pub(crate) fn create(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let options = WriteOptions::of(request, "CreateOptions")?;
     let form = Form::of(request)?;
-    let mut warnings = Vec::new();
+    let warnings = &request.warnings;
     let value = shape(
         read(request, &target.resource)?,
         &target.resource,
         options.validation,
-        &mut warnings,
+        warnings,
     )?;
     let writer = Writer {
         manager: options.manager.clone(),
@@ -66,7 +58,7 @@ pub(crate) fn create(api: &Api, request: &Request, target: &Target) -> ApiResult
             .unwrap_or_default(),
     );
     let outcome = insert(api, target, value, Some(&writer), &options)?;
-    Ok(outcome.respond(201, &target.resource, &form, &warnings))
+    Ok(outcome.respond(201, &target.resource, &form))
 }
 
 /// Whether objects of a resource count the changes of their spec.

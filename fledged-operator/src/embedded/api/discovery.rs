@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::body::{self, Response};
 use super::{Api, Request};
 use crate::embedded::error::{ApiError, ApiResult};
-use crate::embedded::kinds::Resource;
+use crate::embedded::kinds::{Resource, version_rank};
 
 const VERBS: [&str; 8] = [
     "create",
@@ -59,28 +59,11 @@ fn all(api: &Api) -> Groups {
     groups
 }
 
-/// Versions of a group, the preferred one first: stable ones before others, later ones before earlier ones.
+/// Versions of a group, the preferred one first.
 fn ordered<T>(versions: &BTreeMap<String, T>) -> Vec<(&String, &T)> {
-    let rank = |version: &str| {
-        let (major, rest) = split_number(version.trim_start_matches('v'));
-        let (stage, rest) = match (rest.strip_prefix("beta"), rest.strip_prefix("alpha")) {
-            (Some(rest), _) => (1, rest),
-            (_, Some(rest)) => (0, rest),
-            _ => (2, rest),
-        };
-        (stage, major, split_number(rest).0)
-    };
     let mut versions: Vec<_> = versions.iter().collect();
-    versions.sort_by_key(|(version, _)| std::cmp::Reverse(rank(version)));
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(version_rank(version)));
     versions
-}
-
-fn split_number(text: &str) -> (u64, &str) {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, rest) = text.split_at(end);
-    (number.parse().unwrap_or(0), rest)
 }
 
 fn wants_aggregated(request: &Request) -> bool {

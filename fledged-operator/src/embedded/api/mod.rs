@@ -26,7 +26,7 @@ pub(crate) use create::insert;
 pub(crate) use delete::{CLEANUP, Deletion, FOREGROUND, ORPHAN, delete, delete_selected};
 pub(crate) use options::{FieldValidation, WriteOptions};
 pub(crate) use prepare::{check_type, shape};
-pub(crate) use request::Request;
+pub(crate) use request::{Request, Warnings};
 pub(crate) use route::serve;
 pub(crate) use target::Target;
 pub(crate) use update::is_done;

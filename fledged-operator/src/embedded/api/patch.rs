@@ -78,7 +78,7 @@ pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<
         let Some(live) = api.store.get(&at.table, &at.key) else {
             return Err(resource.not_found(&target.name));
         };
-        let mut warnings = Vec::new();
+        let warnings = &request.warnings;
         let old = convert(&live.value, resource, &resource.api_version());
         let patched = patch.apply_to(&old, &resource.schema)?;
         let version = |value: &Value| {
@@ -92,17 +92,16 @@ pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<
         }
         let patched = check_type(patched, resource)?;
         let shown = Value::String(patched.to_string());
-        let patched =
-            shape(patched, resource, options.validation, &mut warnings).map_err(|error| {
-                let why = error
-                    .message
-                    .split_once(": ")
-                    .map_or(error.message.as_str(), |(_, why)| why);
-                ApiError::invalid("", "", "", vec![FieldError::invalid("patch", &shown, why)])
-            })?;
+        let patched = shape(patched, resource, options.validation, warnings).map_err(|error| {
+            let why = error
+                .message
+                .split_once(": ")
+                .map_or(error.message.as_str(), |(_, why)| why);
+            ApiError::invalid("", "", "", vec![FieldError::invalid("patch", &shown, why)])
+        })?;
         check_name(&patched, target)?;
-        match change(api, target, &live, patched, &options, false, &mut warnings) {
-            Ok(outcome) => return Ok(outcome.respond(200, resource, &form, &warnings)),
+        match change(api, target, &live, patched, &options, false, warnings) {
+            Ok(outcome) => return Ok(outcome.respond(200, resource, &form)),
             Err(NotChanged::Refused(error)) => return Err(error),
             Err(NotChanged::Raced) => {}
         }
@@ -135,7 +134,7 @@ fn server_side_apply(
     check_configuration(&configuration, resource)?;
     settle(&mut configuration, target)?;
     loop {
-        let mut warnings = Vec::new();
+        let warnings = &request.warnings;
         let writer = writer(api, target, options);
         let at = target.at();
         let Some(live) = api.store.get(&at.table, &at.key) else {
@@ -147,9 +146,9 @@ fn server_side_apply(
             if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
                 metadata.remove("resourceVersion");
             }
-            let value = reshape(applied, resource, &mut warnings)?;
+            let value = reshape(applied, resource, warnings)?;
             match insert(api, target, value, None, options) {
-                Ok(outcome) => return Ok(outcome.respond(201, resource, &form, &warnings)),
+                Ok(outcome) => return Ok(outcome.respond(201, resource, &form)),
                 // Somebody else made it first.
                 Err(error) if error.reason == "AlreadyExists" => continue,
                 Err(error) => return Err(error),
@@ -161,9 +160,9 @@ fn server_side_apply(
         if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("resourceVersion");
         }
-        let value = reshape(applied, resource, &mut warnings)?;
-        match change(api, target, &live, value, options, true, &mut warnings) {
-            Ok(outcome) => return Ok(outcome.respond(200, resource, &form, &warnings)),
+        let value = reshape(applied, resource, warnings)?;
+        match change(api, target, &live, value, options, true, warnings) {
+            Ok(outcome) => return Ok(outcome.respond(200, resource, &form)),
             Err(NotChanged::Refused(error)) => return Err(error),
             Err(NotChanged::Raced) => {}
         }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::Request;
 use super::options::FieldValidation;
+use super::request::Warnings;
 use crate::embedded::error::{ApiError, ApiResult, Fault, FieldError};
 use crate::embedded::kinds::{Builtin, Resource, convert};
 use crate::embedded::schema::{
@@ -122,7 +123,7 @@ pub(crate) fn shape(
     mut value: Value,
     resource: &Resource,
     validation: FieldValidation,
-    warnings: &mut Vec<String>,
+    warnings: &Warnings,
 ) -> ApiResult<Value> {
     if !value
         .get("metadata")
@@ -185,7 +186,7 @@ pub(crate) fn shape(
 pub(crate) fn reshape(
     mut value: Value,
     resource: &Resource,
-    warnings: &mut Vec<String>,
+    warnings: &Warnings,
 ) -> ApiResult<Value> {
     if !resource.is_custom() {
         return shape(value, resource, FieldValidation::Warn, warnings);

@@ -1,5 +1,7 @@
 //! A request, read.
 
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 
@@ -11,6 +13,25 @@ pub(crate) struct Request {
     query: Vec<(String, String)>,
     headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// What the client is to be told besides the answer, also if that is a refusal.
+    pub(crate) warnings: Warnings,
+}
+
+/// Warnings, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub(crate) fn extend(&self, warnings: impl IntoIterator<Item = String>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(warnings);
+    }
+
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Request {
@@ -27,6 +48,7 @@ impl Request {
             method: parts.method,
             headers: parts.headers,
             body,
+            warnings: Warnings::default(),
         }
     }
 

@@ -43,9 +43,12 @@ pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
         (None, None) => other(api, request, &segments),
     };
     let mut response = answer.unwrap_or_else(|error| body::refusal(&error));
-    if let Some(warning) = target.and_then(|target| target.resource.deprecation.clone()) {
-        body::warn(&mut response, &[warning]);
-    }
+    let deprecation = target.and_then(|target| target.resource.deprecation.clone());
+    let warnings: Vec<String> = deprecation
+        .into_iter()
+        .chain(request.warnings.take())
+        .collect();
+    body::warn(&mut response, &warnings);
     response
 }
 

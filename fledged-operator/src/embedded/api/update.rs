@@ -9,6 +9,7 @@ use super::create::{Outcome, has_generation, insert, settle_namespace};
 use super::encode::Form;
 use super::options::WriteOptions;
 use super::prepare::{check, read, shape};
+use super::request::Warnings;
 use super::{Api, Request, Target};
 use crate::embedded::apply::{Writer, record_update};
 use crate::embedded::error::{ApiError, ApiResult, FieldError};
@@ -41,13 +42,13 @@ fn text<'v>(value: &'v Value, field: &str) -> &'v str {
 pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let options = WriteOptions::of(request, "UpdateOptions")?;
     let form = Form::of(request)?;
-    let mut warnings = Vec::new();
+    let warnings = &request.warnings;
     let resource = &target.resource;
     let value = shape(
         read(request, resource)?,
         resource,
         options.validation,
-        &mut warnings,
+        warnings,
     )?;
     check_name(&value, target)?;
     let version = text(&value, "resourceVersion").to_owned();
@@ -63,7 +64,7 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
             }
             let writer = writer(api, target, &options);
             let outcome = insert(api, target, value, Some(&writer), &options)?;
-            return Ok(outcome.respond(201, resource, &form, &warnings));
+            return Ok(outcome.respond(201, resource, &form));
         };
         check_preconditions(&value, &live, resource)?;
         if version.is_empty() && !is_unconditional(resource) {
@@ -79,16 +80,8 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
                 vec![fault],
             ));
         }
-        match change(
-            api,
-            target,
-            &live,
-            value.clone(),
-            &options,
-            false,
-            &mut warnings,
-        ) {
-            Ok(outcome) => return Ok(outcome.respond(200, resource, &form, &warnings)),
+        match change(api, target, &live, value.clone(), &options, false, warnings) {
+            Ok(outcome) => return Ok(outcome.respond(200, resource, &form)),
             Err(NotChanged::Refused(error)) => return Err(error),
             Err(NotChanged::Raced) if version.is_empty() => {}
             Err(NotChanged::Raced) => return Err(resource.modified(&target.name)),
@@ -173,7 +166,7 @@ pub(crate) fn change(
     mut new: Value,
     options: &WriteOptions,
     applied: bool,
-    warnings: &mut Vec<String>,
+    warnings: &Warnings,
 ) -> Result<Outcome, NotChanged> {
     let resource = &target.resource;
     let old = convert(&live.value, resource, &resource.api_version());

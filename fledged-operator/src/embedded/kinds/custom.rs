@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::builtin::table_name;
-use super::{Column, Resource};
+use super::{Column, Resource, version_rank};
 use crate::embedded::error::FieldError;
 use crate::embedded::schema::{Schema, parse_root};
 
@@ -128,7 +128,7 @@ pub(crate) fn served_by(crd: &Value) -> Vec<Arc<Resource>> {
                 .map(|field| text(field, "jsonPath").trim_start_matches('.').to_owned())
                 .collect(),
             deprecation: deprecated.then(|| match warning.is_empty() {
-                true => format!("{group}/{name} {kind} is deprecated"),
+                true => deprecation(&group, &name, &kind, versions),
                 false => warning,
             }),
             group: group.clone(),
@@ -138,6 +138,21 @@ pub(crate) fn served_by(crd: &Value) -> Vec<Arc<Resource>> {
         }
     });
     resources.map(Arc::new).collect()
+}
+
+/// What users of a deprecated version are told, with the version to use instead if there is a later one.
+fn deprecation(group: &str, name: &str, kind: &str, versions: &[Value]) -> String {
+    let is = |version: &Value, field: &str| version.get(field) == Some(&Value::Bool(true));
+    let better = versions
+        .iter()
+        .filter(|version| is(version, "served") && !is(version, "deprecated"));
+    let better = better
+        .map(|version| text(version, "name"))
+        .max_by_key(|name| version_rank(name));
+    match better.filter(|better| version_rank(better) > version_rank(name)) {
+        Some(better) => format!("{group}/{name} {kind} is deprecated; use {group}/{better} {kind}"),
+        None => format!("{group}/{name} {kind} is deprecated"),
+    }
 }
 
 fn columns(version: &Value) -> Vec<Column> {

@@ -6,6 +6,7 @@ mod convert;
 mod crd;
 mod custom;
 mod resource;
+mod version;
 
 pub(crate) use builtin::Builtin;
 pub(crate) use catalogue::Catalogue;
@@ -13,3 +14,4 @@ pub(crate) use convert::{convert, convert_path};
 pub(crate) use crd::{accepted_status, check_crd, default_crd};
 pub(crate) use custom::served_by;
 pub(crate) use resource::{Column, Resource};
+pub(crate) use version::version_rank;

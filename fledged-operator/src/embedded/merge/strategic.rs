@@ -112,7 +112,7 @@ fn merge_items(original: &[Value], patch: &[Value], schema: &Schema) -> ApiResul
                 merged.push(item.clone());
             }
         }
-        return Ok(merged);
+        return Ok(ordered(&merged, patch, original, None));
     };
     let directive = |item: &Value| {
         item.get(DIRECTIVE)
@@ -159,7 +159,8 @@ fn merge_items(original: &[Value], patch: &[Value], schema: &Schema) -> ApiResul
             None => merged.push(Value::Object(merge_fields(&Map::new(), fields, items)?)),
         }
     }
-    Ok(merged)
+    // Without an order asked for, that of the patch is the one.
+    Ok(ordered(&merged, patch, original, Some(key)))
 }
 
 /// Items in the order asked for; those it doesn't name stay in front of what they were in front of.
