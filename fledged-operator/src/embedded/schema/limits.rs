@@ -21,6 +21,26 @@ pub(super) fn limits(value: &Value, path: &str, faults: &mut Vec<FieldError>) ->
             .map(str::to_owned)
             .collect()
     };
+    for name in ["minimum", "maximum", "multipleOf"] {
+        if let Some(other) = value
+            .get(name)
+            .filter(|value| !value.is_number() && !value.is_null())
+        {
+            faults.push(FieldError::invalid(
+                &format!("{path}.{name}"),
+                other,
+                "must be a number",
+            ));
+        }
+    }
+    if flag("uniqueItems") {
+        let detail =
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+        faults.push(FieldError::forbidden(
+            &format!("{path}.uniqueItems"),
+            detail,
+        ));
+    }
     let pattern = text("pattern").and_then(|pattern| match Regex::new(pattern) {
         Ok(regex) => Some(regex),
         Err(error) => {
@@ -65,21 +85,30 @@ pub(super) fn limits(value: &Value, path: &str, faults: &mut Vec<FieldError>) ->
         one_of: junctor(value, "oneOf", path, faults),
         not: value
             .get("not")
-            .map(|not| Box::new(nested(not, &format!("{path}.not"), faults))),
+            .map(|not| Box::new(nested(not, &format!("{path}.not"), false, faults))),
         ..Limits::default()
     }
 }
 
 fn junctor(value: &Value, name: &str, path: &str, faults: &mut Vec<FieldError>) -> Vec<Limits> {
+    // Only what is an integer or a string may say so there.
+    let int_or_string = value.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true));
     let listed = value.get(name).and_then(Value::as_array);
     let listed = listed.into_iter().flatten().enumerate();
     listed
-        .map(|(index, value)| nested(value, &format!("{path}.{name}[{index}]"), faults))
+        .map(|(index, value)| {
+            nested(
+                value,
+                &format!("{path}.{name}[{index}]"),
+                int_or_string,
+                faults,
+            )
+        })
         .collect()
 }
 
 /// Inside of a junctor fields may be limited, but not described.
-fn nested(value: &Value, path: &str, faults: &mut Vec<FieldError>) -> Limits {
+fn nested(value: &Value, path: &str, int_or_string: bool, faults: &mut Vec<FieldError>) -> Limits {
     const DESCRIBING: &[&str] = &[
         "description",
         "default",
@@ -90,6 +119,10 @@ fn nested(value: &Value, path: &str, faults: &mut Vec<FieldError>) -> Limits {
         "x-kubernetes-list-type",
         "x-kubernetes-validations",
     ];
+    if value.get("type").is_some() && !int_or_string {
+        let detail = "must be empty to be structural";
+        faults.push(FieldError::forbidden(&format!("{path}.type"), detail));
+    }
     for name in DESCRIBING.iter().filter(|name| value.get(**name).is_some()) {
         faults.push(FieldError::forbidden(
             &format!("{path}.{name}"),
@@ -102,10 +135,15 @@ fn nested(value: &Value, path: &str, faults: &mut Vec<FieldError>) -> Limits {
         let path = format!("{path}.properties[{name}]");
         found
             .properties
-            .insert(name.clone(), nested(property, &path, faults));
+            .insert(name.clone(), nested(property, &path, false, faults));
     }
     if let Some(items) = value.get("items") {
-        found.items = Some(Box::new(nested(items, &format!("{path}.items"), faults)));
+        found.items = Some(Box::new(nested(
+            items,
+            &format!("{path}.items"),
+            false,
+            faults,
+        )));
     }
     found
 }

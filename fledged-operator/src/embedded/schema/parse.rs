@@ -128,9 +128,26 @@ impl Reader {
             limits: limits(value, path, &mut self.faults),
             ..Schema::default()
         };
+        if let Some(kind) = value.get("x-kubernetes-map-type").and_then(Value::as_str)
+            && !matches!(kind, "atomic" | "granular")
+        {
+            let known = ["atomic", "granular"].map(str::to_owned);
+            self.fault(FieldError::not_supported(
+                &format!("{path}.x-kubernetes-map-type"),
+                &kind.into(),
+                &known,
+            ));
+        }
         schema.properties = self.properties(value, path);
         match value.get("additionalProperties") {
             Some(Value::Bool(true)) => schema.preserve = true,
+            Some(Value::Bool(false)) => {
+                let detail = "additionalProperties cannot be set to false";
+                self.fault(FieldError::forbidden(
+                    &format!("{path}.additionalProperties"),
+                    detail,
+                ));
+            }
             Some(additional @ Value::Object(_)) => {
                 if !schema.properties.is_empty() {
                     let detail = "additionalProperties and properties are mutual exclusive";
@@ -149,9 +166,9 @@ impl Reader {
                 let path = format!("{path}.items");
                 schema.items = Some(Arc::new(self.schema(items, &path, Place::Inside)));
             }
-            Some(other) => {
+            Some(_) => {
                 let detail = "items must be a schema object and not an array";
-                self.fault(FieldError::invalid(&format!("{path}.items"), other, detail));
+                self.fault(FieldError::forbidden(&format!("{path}.items"), detail));
             }
             None if shape == Shape::Array => {
                 self.fault(FieldError::required(
@@ -285,7 +302,27 @@ impl Reader {
             ));
         }
         match named {
-            Some("set") => ListType::Set,
+            Some("set") => {
+                let items = value.get("items");
+                let of_items = |field: &str| {
+                    items
+                        .and_then(|items| items.get(field))
+                        .and_then(Value::as_str)
+                };
+                let whole = match of_items("type") {
+                    Some("object") => of_items("x-kubernetes-map-type") == Some("atomic"),
+                    Some("array") => {
+                        matches!(of_items("x-kubernetes-list-type"), None | Some("atomic"))
+                    }
+                    _ => true,
+                };
+                if !whole {
+                    let detail = "must be atomic as item of a list with x-kubernetes-list-type=set";
+                    let at = format!("{path}.items.x-kubernetes-map-type");
+                    self.fault(FieldError::invalid(&at, &Value::Null, detail));
+                }
+                ListType::Set
+            }
             Some("map") => {
                 if keys.is_empty() {
                     let detail = "must not be empty if x-kubernetes-list-type is map";

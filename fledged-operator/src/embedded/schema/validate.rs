@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::builtin::object_meta;
 use super::format::has_format;
 use super::{Limits, ListType, Schema, Shape};
 use crate::embedded::error::{Fault, FieldError};
@@ -30,6 +31,9 @@ fn walk(value: &Value, schema: &Schema, path: &str, faults: &mut Vec<FieldError>
     }
     match value {
         Value::Object(fields) => {
+            if schema.embedded && !path.is_empty() {
+                check_embedded(value, path, faults);
+            }
             for (name, value) in fields {
                 let at = child(path, name);
                 match schema.properties.get(name).or(schema.additional.as_ref()) {
@@ -47,6 +51,23 @@ fn walk(value: &Value, schema: &Schema, path: &str, faults: &mut Vec<FieldError>
             }
         }
         _ => {}
+    }
+}
+
+/// An object inside of another one says what it is.
+fn check_embedded(value: &Value, path: &str, faults: &mut Vec<FieldError>) {
+    for field in ["apiVersion", "kind"] {
+        if value
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .is_empty()
+        {
+            faults.push(FieldError::required(&child(path, field), ""));
+        }
+    }
+    if let Some(metadata) = value.get("metadata") {
+        walk(metadata, object_meta(), &child(path, "metadata"), faults);
     }
 }
 
@@ -192,11 +213,13 @@ fn check_number(number: f64, limits: &Limits, say: &mut dyn FnMut(String)) {
             _ => {}
         }
     }
-    if let Some(factor) = limits
-        .multiple_of
-        .filter(|factor| (number / factor).fract() != 0.0)
-    {
-        say(format!("should be a multiple of {factor}"));
+    if let Some(factor) = limits.multiple_of {
+        // Integers are divided as such, and a fraction is no factor then.
+        if number.fract() == 0.0 && factor < 1.0 {
+            say("has a factor that must be positive: 0".to_owned());
+        } else if (number / factor).fract() != 0.0 {
+            say(format!("should be a multiple of {factor}"));
+        }
     }
     let range = match limits.format.as_deref() {
         Some("int32") => Some((f64::from(i32::MIN), f64::from(i32::MAX))),
@@ -265,25 +288,38 @@ fn check_junctors(value: &Value, limits: &Limits, path: &str, faults: &mut Vec<F
     for limits in &limits.all_of {
         check_nested(value, limits, path, faults);
     }
-    let mut must = |what: &str| {
-        let detail = format!("{path} in body must validate {what}");
-        faults.push(FieldError::invalid(path, value, detail));
-    };
+    // Told of no field, as the API server does.
+    let must =
+        |what: &str| FieldError::invalid("", &"".into(), format!("{path:?} must validate {what}"));
     if !limits.any_of.is_empty() && !limits.any_of.iter().any(holds) {
-        must("at least one schema (anyOf)");
+        faults.push(must("at least one schema (anyOf)"));
+        faults.extend(closest(value, &limits.any_of, path));
     }
     if !limits.one_of.is_empty() {
         match limits.one_of.iter().filter(|limits| holds(limits)).count() {
             1 => {}
-            0 => must("one and only one schema (oneOf). Found none valid"),
-            n => must(&format!(
+            0 => {
+                faults.push(must("one and only one schema (oneOf). Found none valid"));
+                faults.extend(closest(value, &limits.one_of, path));
+            }
+            n => faults.push(must(&format!(
                 "one and only one schema (oneOf). Found {n} valid alternatives"
-            )),
+            ))),
         }
     }
     if limits.not.as_deref().is_some_and(holds) {
-        must("the schema (not)");
+        faults.push(must("the schema (not)"));
     }
+}
+
+/// What is wrong by the alternative that comes closest.
+fn closest(value: &Value, alternatives: &[Limits], path: &str) -> Vec<FieldError> {
+    let found = alternatives.iter().map(|limits| {
+        let mut inner = Vec::new();
+        check_nested(value, limits, path, &mut inner);
+        inner
+    });
+    found.min_by_key(Vec::len).unwrap_or_default()
 }
 
 /// Items that a set or a map has twice.

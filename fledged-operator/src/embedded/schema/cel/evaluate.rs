@@ -108,13 +108,25 @@ fn evaluate(rule: &Rule, input: RuleInput<'_>, schema: &Schema, path: &str) -> O
                 scalar => FieldError::new(rule.fault, at, scalar, detail),
             })
         }
-        Ok(_) => {
-            let detail = format!("rule does not evaluate to a boolean: {}", rule.source);
-            Some(FieldError::without_value(Fault::Invalid, at, detail))
-        }
+        Ok(_) => Some(failed(
+            at,
+            schema,
+            &format!("expected bool result evaluating rule: {}", rule.source),
+        )),
         Err(error) => {
-            let detail = format!("rule evaluation error: {error}");
-            Some(FieldError::without_value(Fault::Invalid, at, detail))
+            let mut error = error.to_string();
+            if let Some(first) = error.get_mut(..1) {
+                first.make_ascii_lowercase();
+            }
+            Some(failed(
+                at,
+                schema,
+                &format!("{error} evaluating rule: {}", rule.source),
+            ))
         }
     }
+}
+
+fn failed(at: &str, schema: &Schema, detail: &str) -> FieldError {
+    FieldError::invalid(at, &schema.shape.name().into(), detail)
 }

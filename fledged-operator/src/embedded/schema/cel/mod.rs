@@ -3,6 +3,7 @@
 mod evaluate;
 mod rule;
 mod scope;
+mod types;
 mod value;
 
 pub(crate) use evaluate::{RuleInput, check_rules};

@@ -6,6 +6,7 @@ use cel::{Env, Program};
 use serde_json::Value;
 
 use super::scope::Scope;
+use super::types::Type;
 use crate::embedded::error::{Fault, FieldError};
 use crate::embedded::schema::Schema;
 
@@ -92,10 +93,25 @@ impl Rule {
         if source.trim().is_empty() {
             return Err(FieldError::required(&at("rule"), "rule is not specified"));
         }
-        let program = program(source, &at("rule"), schema)?;
+        let program = program(
+            source,
+            &at("rule"),
+            schema,
+            Type::Bool,
+            "cel expression must evaluate to a bool",
+        )?;
         let message_expression = text("messageExpression");
         let message_expression = message_expression
-            .map(|expression| self::program(expression, &at("messageExpression"), schema))
+            .map(|expression| {
+                let why = "messageExpression must evaluate to a string";
+                self::program(
+                    expression,
+                    &at("messageExpression"),
+                    schema,
+                    Type::String,
+                    why,
+                )
+            })
             .transpose()?;
         let message = text("message");
         if message.is_some_and(|message| message.trim().is_empty()) {
@@ -154,7 +170,13 @@ impl Rule {
     }
 }
 
-fn program(source: &str, at: &str, schema: &Schema) -> Result<Program, FieldError> {
+fn program(
+    source: &str,
+    at: &str,
+    schema: &Schema,
+    wanted: Type,
+    otherwise: &str,
+) -> Result<Program, FieldError> {
     let refused = |why: String| {
         FieldError::invalid(
             at,
@@ -173,9 +195,12 @@ fn program(source: &str, at: &str, schema: &Schema) -> Result<Program, FieldErro
             )));
         }
     }
-    Scope::of(schema)
+    let found = Scope::of(schema)
         .check(program.expression())
         .map_err(refused)?;
+    if found.kind != wanted && found.kind != Type::Any {
+        return Err(FieldError::invalid(at, &source.into(), otherwise));
+    }
     Ok(program)
 }
 
