@@ -13,6 +13,7 @@ use support::{Cluster, MERGE, widget_crd};
 
 behaviours![
     definitions_are_checked,
+    costly_rules_are_refused,
     schemas_are_kept,
     rules_are_kept,
     unknown_fields_are_pruned,
@@ -80,6 +81,40 @@ async fn definitions_are_checked(cluster: &Cluster) {
         let expected = format!("{root}.properties[spec].x-kubernetes-validations[0].rule");
         assert_eq!(fields(found.causes()), [expected], "{rule}");
     }
+}
+
+async fn costly_rules_are_refused(cluster: &Cluster) {
+    let path = format!("{CRDS}?dryRun=All");
+    let post = async |schema: Value, rule: &str| {
+        let mut crd = widget_crd("costly.example.com");
+        let spec =
+            &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        spec["properties"]["list"] = schema;
+        spec["x-kubernetes-validations"] = json!([{"rule": rule}]);
+        cluster.post(&path, crd).await
+    };
+    let nested = "!has(self.list) || self.list.all(a, self.list.exists(b, a == b))";
+    let list = |items: Value| json!({"type": "array", "items": items});
+    let refused = post(list(json!({"type": "string"})), nested).await.causes();
+    assert!(
+        refused
+            .iter()
+            .any(|(_, message)| message.contains("estimated rule cost exceeds budget")),
+        "{refused:?}"
+    );
+    let mut bounded = list(json!({"type": "string", "maxLength": 256}));
+    bounded["maxItems"] = 100.into();
+    post(bounded, nested).await.ok();
+    let once = "!has(self.list) || self.list.all(a, a.startsWith('x'))";
+    post(list(json!({"type": "string"})), once).await.ok();
+    let compared =
+        json!({"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
+    let refused = post(list(compared), once).await.causes();
+    let told = |part: &str| refused.iter().any(|(_, message)| message.contains(part));
+    assert!(
+        told("oldSelf cannot be used on the uncorrelatable portion"),
+        "{refused:?}"
+    );
 }
 
 async fn schemas_are_kept(cluster: &Cluster) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::cel::check_all;
 use super::limits::limits;
 use super::validate::validate;
 use super::{ListType, PatchStrategy, Rule, Schema, Shape};
@@ -31,6 +32,7 @@ pub(crate) fn parse_root(value: &Value, path: &str) -> Result<Schema, Vec<FieldE
     }
     // What every object has is known without being listed.
     schema.embedded = true;
+    reader.faults.extend(check_all(&schema, path));
     match reader.faults.is_empty() {
         true => Ok(schema),
         false => Err(reader.faults),
