@@ -164,6 +164,8 @@ async fn replacing_needs_the_latest_version(cluster: &Cluster) {
     let mut renamed = second.clone();
     renamed["metadata"]["name"] = "two".into();
     cluster.put(&one, renamed).await.refused(400, "BadRequest");
+    let unversioned = json!({"metadata": {"resourceVersion": null}, "data": {"a": "2"}});
+    cluster.patch(&one, MERGE, unversioned).await.ok();
     // A ConfigMap may be replaced blindly; a Lease may not, but may be made by a PUT.
     let mut blind = config_map("one");
     blind["data"]["a"] = "3".into();

@@ -246,7 +246,9 @@ pub(crate) fn delete(
         }
         // A deleted object is told as it was, but for what deletion itself adds while it is held back.
         let written = match unheld {
-            true if live.is_deleting() => api.store.remove(at, &live, value),
+            true if live.is_deleting() || resource.builtin == Some(Builtin::Pod) => {
+                api.store.remove(at, &live, value)
+            }
             true => api.store.remove(at, &live, live.value.clone()),
             false if value == live.value => Ok(Arc::clone(&live)),
             false => api.store.put(at, Some(&live), value),

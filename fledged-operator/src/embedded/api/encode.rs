@@ -17,11 +17,7 @@ pub(crate) enum Form {
     Metadata,
 }
 
-const SUPPORTED: &[&str] = &[
-    "application/json",
-    "application/yaml",
-    "application/vnd.kubernetes.protobuf",
-];
+const SUPPORTED: &[&str] = &["application/json"];
 
 impl Form {
     /// The first form in `Accept` that there is.
@@ -58,7 +54,6 @@ impl Form {
                 Some(_) => {}
             }
         }
-        // What is listed first is what this server has, and the others only what a real one would offer.
         Err(ApiError::not_acceptable(SUPPORTED))
     }
 }

@@ -7,7 +7,7 @@ use super::create::insert;
 use super::encode::Form;
 use super::options::WriteOptions;
 use super::prepare::{check_type, parse, reshape, shape};
-use super::update::{NotChanged, change, check_name, check_version, writer};
+use super::update::{NotChanged, change, check_name, check_unconditional, check_version, writer};
 use super::{Api, Request, Target};
 use crate::embedded::apply::{apply, check_configuration};
 use crate::embedded::error::{ApiError, ApiResult, FieldError};
@@ -81,14 +81,14 @@ pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<
         let warnings = &request.warnings;
         let old = convert(&live.value, resource, &resource.api_version());
         let patched = patch.apply_to(&old, &resource.schema)?;
-        let version = |value: &Value| {
-            value
-                .get("metadata")
-                .and_then(|m| m.get("resourceVersion"))
-                .cloned()
-        };
-        if version(&patched).is_some() && version(&patched) != version(&old) {
-            return Err(resource.modified(&target.name));
+        let version = patched
+            .get("metadata")
+            .and_then(|m| m.get("resourceVersion"));
+        match version.and_then(Value::as_str).unwrap_or_default() {
+            // A patch that takes the version away asks for the object to be replaced whatever it is by now.
+            "" | "0" => check_unconditional(resource, &target.name)?,
+            version if version == live.revision.to_string() => {}
+            _ => return Err(resource.modified(&target.name)),
         }
         let patched = check_type(patched, resource)?;
         let shown = Value::String(patched.to_string());

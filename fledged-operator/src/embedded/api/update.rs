@@ -51,7 +51,9 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
         warnings,
     )?;
     check_name(&value, target)?;
-    let version = text(&value, "resourceVersion").to_owned();
+    // Zero is no version.
+    let version = Some(text(&value, "resourceVersion")).filter(|version| *version != "0");
+    let version = version.unwrap_or_default().to_owned();
     loop {
         let at = target.at();
         let Some(live) = api.store.get(&at.table, &at.key) else {
@@ -67,18 +69,8 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
             return Ok(outcome.respond(201, resource, &form));
         };
         check_preconditions(&value, &live, resource)?;
-        if version.is_empty() && !is_unconditional(resource) {
-            let fault = FieldError::invalid(
-                "metadata.resourceVersion",
-                &0.into(),
-                "must be specified for an update",
-            );
-            return Err(ApiError::invalid(
-                &resource.group,
-                &resource.plural,
-                &target.name,
-                vec![fault],
-            ));
+        if version.is_empty() {
+            check_unconditional(resource, &target.name)?;
         }
         match change(api, target, &live, value.clone(), &options, false, warnings) {
             Ok(outcome) => return Ok(outcome.respond(200, resource, &form)),
@@ -89,12 +81,22 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
     }
 }
 
-/// Whether objects may be replaced without saying which state of them.
-fn is_unconditional(resource: &Resource) -> bool {
-    !matches!(
+/// Checks that objects may be replaced without saying which state of them.
+pub(crate) fn check_unconditional(resource: &Resource, name: &str) -> ApiResult<()> {
+    if !matches!(
         resource.builtin,
         None | Some(Builtin::Lease | Builtin::CustomResourceDefinition)
-    )
+    ) {
+        return Ok(());
+    }
+    let detail = "must be specified for an update";
+    let fault = FieldError::invalid("metadata.resourceVersion", &0.into(), detail);
+    Err(ApiError::invalid(
+        &resource.group,
+        &resource.plural,
+        name,
+        vec![fault],
+    ))
 }
 
 pub(crate) fn writer(api: &Api, target: &Target, options: &WriteOptions) -> Writer {
