@@ -49,7 +49,7 @@ impl Planner {
                 continue;
             };
             cache.totals.add(*share);
-            if share.failed + share.stuck > 0 {
+            if share.failed + share.stuck + share.failing > 0 {
                 cache.failing.insert(name.clone());
             }
         }
@@ -76,7 +76,10 @@ impl Planner {
                     _ if due => tally.pulling += 1,
                     Some(Standing::Cached) => tally.cached += 1,
                     Some(Standing::Failed) => tally.failed += 1,
-                    _ => tally.pulling += 1,
+                    _ => {
+                        tally.pulling += 1;
+                        tally.failing += u64::from(pair.is_some_and(|p| node.is_failing(p)));
+                    }
                 }
             }
         }

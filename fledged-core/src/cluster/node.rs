@@ -32,7 +32,7 @@ struct Reported {
     revision: u64,
 }
 
-/// An image that failed.
+/// An image that failed, or fails for now.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FailedImage {
     pub(super) image: ImageRef,
@@ -117,9 +117,7 @@ impl NodeState {
         if self.observed < pair.since {
             return Standing::Unsettled;
         }
-        let image = &pair.entry.image;
-        let at = self.reported.binary_search_by(|r| r.image.cmp(image));
-        let Some(reported) = at.ok().and_then(|at| self.reported.get(at)) else {
+        let Some(reported) = self.reported(&pair.entry.image) else {
             return Standing::Unsettled;
         };
         let fresh = reported.revision >= pair.entry.revision;
@@ -130,6 +128,17 @@ impl NodeState {
             (DesiredState::Absent, ImagePhase::InUse) => Standing::Kept,
             _ => Standing::Unsettled,
         }
+    }
+
+    /// Whether attempts at it fail, and another follows within the round.
+    pub(super) fn is_failing(&self, pair: &Pair) -> bool {
+        let reported = self.reported(&pair.entry.image);
+        self.observed >= pair.since && reported.is_some_and(|r| r.phase == ImagePhase::BackingOff)
+    }
+
+    fn reported(&self, image: &ImageRef) -> Option<&Reported> {
+        let at = self.reported.binary_search_by(|r| r.image.cmp(image));
+        self.reported.get(at.ok()?)
     }
 
     /// What it says now. `intern` gives the one copy of a reference that is kept.
@@ -147,7 +156,7 @@ impl NodeState {
         self.reported.reserve_exact(report.images.len());
         for said in report.images {
             let image = intern(&said.image);
-            if said.phase == ImagePhase::Failed {
+            if matches!(said.phase, ImagePhase::Failed | ImagePhase::BackingOff) {
                 self.failed.push(FailedImage {
                     image: image.clone(),
                     reason: said.reason.unwrap_or(Reason::Unknown),

@@ -154,7 +154,7 @@ pub struct CacheStatus {
     pub message: String,
     /// A sample of failures, by image as it was written.
     pub failures: BTreeMap<String, Vec<NodeFailure>>,
-    /// How many failures there are altogether.
+    /// How many failures there are altogether: of rounds that are over, and of attempts within one.
     pub failures_total: u64,
     /// The counts.
     pub counts: PairCounts,

@@ -7,6 +7,8 @@ pub(super) struct Tally {
     pub(super) cached: u64,
     /// On their way, or waiting for a slot.
     pub(super) pulling: u64,
+    /// Of these, those whose attempts fail so far.
+    pub(super) failing: u64,
     pub(super) failed: u64,
     pub(super) unreachable: u64,
     /// Removals on their way, of a cache that is purged or deleted.
@@ -20,11 +22,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 9] {
+    fn fields(&mut self) -> [&mut u64; 10] {
         [
             &mut self.desired,
             &mut self.cached,
             &mut self.pulling,
+            &mut self.failing,
             &mut self.failed,
             &mut self.unreachable,
             &mut self.removing,

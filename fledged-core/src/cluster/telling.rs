@@ -93,7 +93,7 @@ impl Planner {
             status: cache.action.status,
             reason: cache.action.reason,
             failures: self.failures(id, cache),
-            failures_total: sum.failed + sum.stuck,
+            failures_total: sum.failed + sum.stuck + sum.failing,
             counts: PairCounts {
                 desired: sum.desired,
                 cached: sum.cached,
@@ -176,6 +176,7 @@ fn message(cache: &CacheState) -> String {
     };
     let parts = [
         (sum.pulling, "to be pulled"),
+        (sum.failing, "of them failing so far"),
         (sum.removing, "to be removed"),
         (sum.kept, "kept because they are in use"),
         (sum.failed + sum.stuck, "failed"),
@@ -198,10 +199,12 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
         cache.action.status,
         ActionStatus::Succeeded | ActionStatus::NoImagesPulledOrDeleted
     );
-    let degraded = invalid || failed || sum.unreachable > 0;
-    let trouble = match (invalid, failed) {
-        (true, _) => "InvalidSpec",
-        (_, true) => "ImagesFailed",
+    let failing = sum.failing > 0;
+    let degraded = invalid || failed || failing || sum.unreachable > 0;
+    let trouble = match (invalid, failed, failing) {
+        (true, ..) => "InvalidSpec",
+        (_, true, _) => "ImagesFailed",
+        (_, _, true) => "ImagesFailing",
         _ => "NodesUnreachable",
     };
     let ready = good && !busy && !cache.purged && !cache.deleting;

@@ -72,7 +72,7 @@ pub struct ImageCacheStatus {
     pub reason: String,
     /// A sentence with the counts.
     pub message: String,
-    /// A sample of what failed: by image, on which node and why.
+    /// A sample of what failed, or fails so far: by image, on which node and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, Vec<NodeReasonMessage>>,
     /// When the last action began.

@@ -94,6 +94,38 @@ async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_a_pull_fails_is_told_while_it_is_tried_again() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    world.registry().fail(APP, Reason::ConnectionFailed);
+    let a = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    let status = world
+        .status_when("web", "failing so far", |status| {
+            status.failures_total == Some(1)
+        })
+        .await;
+    assert_eq!(status.status, "Processing");
+    let failure = &status.failures[APP][0];
+    assert_eq!(
+        (failure.node.as_str(), failure.reason.as_str()),
+        (a.name(), "ConnectionFailed")
+    );
+    let degraded = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "Degraded")
+        .unwrap();
+    assert_eq!(
+        (degraded.status.as_str(), degraded.reason.as_str()),
+        ("True", "ImagesFailing")
+    );
+    world.registry().mend(APP);
+    let status = world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    assert!(status.failures.is_empty() && status.failures_total == Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_node_that_matches_is_neither_success_nor_failure() {
     let world = World::start().await;
     world.publish(&[APP]);
