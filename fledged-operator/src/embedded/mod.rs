@@ -26,6 +26,7 @@ mod error;
 mod faults;
 mod kinds;
 mod merge;
+mod protobuf;
 mod schema;
 mod select;
 mod server;

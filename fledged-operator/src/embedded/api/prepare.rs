@@ -7,6 +7,7 @@ use super::options::FieldValidation;
 use super::request::Warnings;
 use crate::embedded::error::{ApiError, ApiResult, Fault, FieldError};
 use crate::embedded::kinds::{Builtin, Resource, convert};
+use crate::embedded::protobuf;
 use crate::embedded::schema::{
     RuleInput, Schema, Shape, apply_defaults, check_rules, has_format, object_meta, prune, validate,
 };
@@ -44,6 +45,11 @@ pub(crate) fn parse(request: &Request) -> ApiResult<Value> {
                     .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
             })
         }
+        "application/vnd.kubernetes.protobuf" => protobuf::read(&request.body).map_err(|why| {
+            let message =
+                format!("the body of the request is protobuf that this server cannot read: {why}");
+            ApiError::new(415, "UnsupportedMediaType", message)
+        }),
         _ => Err(ApiError::unsupported_media_type(&[
             "application/json",
             "application/yaml",
