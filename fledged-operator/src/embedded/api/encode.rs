@@ -182,7 +182,7 @@ pub(crate) fn bookmark(
     revision: u64,
     ends_initial: bool,
 ) -> Bytes {
-    let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let (true, Some(metadata)) = (ends_initial, metadata.as_object_mut()) {
         metadata.insert(
             "annotations".into(),

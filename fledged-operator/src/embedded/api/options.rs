@@ -175,6 +175,9 @@ impl ListOptions {
                     "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
                 );
             }
+            _ if watch && continue_token.is_some() => {
+                return forbidden("continue", "continue is forbidden for watch");
+            }
             (false, _, Some(_)) => {
                 return forbidden(
                     "sendInitialEvents",
@@ -217,7 +220,20 @@ impl ListOptions {
                 .filter(|limit| *limit > 0)
                 .and_then(|limit| usize::try_from(limit).ok()),
             continue_token,
-            version: given.map(version).transpose()?,
+            version: given
+                .map(version)
+                .transpose()
+                .map_err(|error| match watch {
+                    // Watches are not refused as politely as lists are.
+                    true => ApiError::new(
+                        500,
+                        "",
+                        error
+                            .message
+                            .trim_start_matches("invalid resource version: "),
+                    ),
+                    false => error,
+                })?,
             version_match,
             timeout_seconds: number("timeoutSeconds")?,
             bookmarks: request.flag("allowWatchBookmarks"),

@@ -55,7 +55,7 @@ pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
 fn key(request: &Request, target: Option<&Target>) -> RequestKey {
     let named = target.is_some_and(|target| !target.name.is_empty());
     let verb = match (&request.method, named) {
-        (&Method::GET, _) if target.is_some() && request.flag("watch") => "watch",
+        (&Method::GET, false) if target.is_some() && request.flag("watch") => "watch",
         (&Method::GET, false) if target.is_some() => "list",
         (&Method::GET, _) => "get",
         (&Method::POST, _) => "create",
@@ -129,7 +129,7 @@ fn resource(api: &Arc<Api>, request: &Request, target: &Target) -> ApiResult<Res
     let named = !target.name.is_empty();
     let is_whole = target.subresource.is_empty();
     match (request.method.as_str(), named, is_whole) {
-        ("GET", _, true) if request.flag("watch") => watch(api, request, target),
+        ("GET", false, true) if request.flag("watch") => watch(api, request, target),
         ("GET", true, _) => get(api, request, target),
         ("GET", false, true) => list(api, request, target),
         ("POST", false, true) if !target.resource.namespaced || !target.namespace.is_empty() => {

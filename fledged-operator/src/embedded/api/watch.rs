@@ -44,12 +44,7 @@ struct Session {
 pub(crate) fn watch(api: &Arc<Api>, request: &Request, target: &Target) -> ApiResult<Response> {
     let form = Form::of(request)?;
     let options = ListOptions::of(request, &target.resource, &target.namespace, true)?;
-    let mut selection = options.selection.clone();
-    if !target.name.is_empty() {
-        let named = format!("metadata.name={}", target.name);
-        selection.fields = crate::embedded::select::FieldSelector::parse(&named, &target.resource)
-            .map_err(ApiError::bad_request)?;
-    }
+    let selection = options.selection.clone();
     let now = Instant::now();
     let timeout = match options.timeout_seconds.filter(|seconds| *seconds > 0) {
         Some(seconds) => Duration::from_secs(seconds.min(24 * 3600)),
