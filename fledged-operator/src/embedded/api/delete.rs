@@ -320,11 +320,16 @@ fn mark(
     let before = metadata
         .get("deletionGracePeriodSeconds")
         .and_then(Value::as_i64);
+    // Namespaces and CRDs have an end of their own, that knows no grace.
+    let is_plain = !matches!(
+        resource.builtin,
+        Some(Builtin::Namespace | Builtin::CustomResourceDefinition)
+    );
     if !live.is_deleting() {
         if let Some(generation) = metadata
             .get("generation")
             .and_then(Value::as_i64)
-            .filter(|n| *n > 0)
+            .filter(|n| *n > 0 && is_plain)
         {
             metadata.insert("generation".into(), (generation + 1).into());
         }
@@ -336,7 +341,9 @@ fn mark(
             "deletionTimestamp".into(),
             if grace == 0 { api.now() } else { end }.into(),
         );
-        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        if is_plain {
+            metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        }
     } else if before.is_some_and(|before| grace < before) {
         metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
     }
