@@ -1,0 +1,208 @@
+//! From Deployments to what their ImageCache says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fledged_core::model::{
+    CacheSpecImages, IMAGES_MAX, ImageRef, LocalObjectReference, ParseImageRefError,
+};
+use fledged_operator::crd::ImageCacheSpec;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::PodSpec;
+use kube::ResourceExt;
+
+/// What is derived of a namespace's Deployments.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Derived {
+    /// What the cache says; `None` where there is nothing to cache.
+    pub(crate) spec: Option<ImageCacheSpec>,
+    /// What is left out of it.
+    pub(crate) invalid: Vec<InvalidImage>,
+}
+
+/// An image that no node can pull.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("deployment {deployment}: container {container}: {source}")]
+pub(crate) struct InvalidImage {
+    /// Name of the Deployment.
+    pub(crate) deployment: String,
+    /// Name of the container in it.
+    pub(crate) container: String,
+    /// What is wrong with its image.
+    pub(crate) source: ParseImageRefError,
+}
+
+/// The images of all containers and init containers, each on the nodes that its pods can be
+/// scheduled to by their node selector, with the pull secrets of all pods. Also those of Deployments
+/// without replicas: they are the ones that profit most.
+///
+/// The same Deployments give the same spec, in whatever order they come.
+pub(crate) fn derive(deployments: &[Deployment]) -> Derived {
+    let mut groups: BTreeMap<BTreeMap<String, String>, BTreeSet<ImageRef>> = BTreeMap::new();
+    let mut secrets = BTreeSet::new();
+    let mut invalid = Vec::new();
+    for deployment in deployments {
+        let Some(pod) = pod_of(deployment) else {
+            continue;
+        };
+        let group = groups
+            .entry(pod.node_selector.clone().unwrap_or_default())
+            .or_default();
+        for container in pod.init_containers.iter().flatten().chain(&pod.containers) {
+            match ImageRef::parse(container.image.as_deref().unwrap_or_default()) {
+                Ok(image) => drop(group.insert(image)),
+                Err(source) => invalid.push(InvalidImage {
+                    deployment: deployment.name_any(),
+                    container: container.name.clone(),
+                    source,
+                }),
+            }
+        }
+        let named = pod.image_pull_secrets.iter().flatten();
+        secrets.extend(named.map(|secret| secret.name.clone()));
+    }
+    // Kubernetes lets a pod name nothing here.
+    secrets.remove("");
+    let groups = groups.into_iter();
+    let cache_spec: Vec<_> = groups
+        .flat_map(|(on, images)| entries(&on, images))
+        .collect();
+    let secret = |name| LocalObjectReference { name };
+    let spec = (!cache_spec.is_empty()).then(|| ImageCacheSpec {
+        cache_spec,
+        image_pull_secrets: secrets.into_iter().map(secret).collect(),
+        ..ImageCacheSpec::default()
+    });
+    Derived { spec, invalid }
+}
+
+/// The pods of a Deployment that is to stay.
+fn pod_of(deployment: &Deployment) -> Option<&PodSpec> {
+    if deployment.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    deployment.spec.as_ref()?.template.spec.as_ref()
+}
+
+/// Images for the same nodes, no more than a list may have.
+fn entries(nodes: &BTreeMap<String, String>, images: BTreeSet<ImageRef>) -> Vec<CacheSpecImages> {
+    let images: Vec<ImageRef> = images.into_iter().collect();
+    let lists = images.chunks(IMAGES_MAX).map(|images| CacheSpecImages {
+        // Normalised: written as in one of the Deployments, it would depend on their order.
+        images: images
+            .iter()
+            .map(|image| image.as_str().to_owned())
+            .collect(),
+        node_selector: Some(nodes.clone()).filter(|labels| !labels.is_empty()),
+        ..CacheSpecImages::default()
+    });
+    lists.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn mk_deployment(name: &str, pod: Value) -> Deployment {
+        let object = json!({
+            "metadata": { "name": name, "namespace": "shop" },
+            "spec": { "selector": {}, "template": { "spec": pod } },
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn mk_pod(images: &[&str]) -> Value {
+        let containers = images.iter().enumerate();
+        let containers =
+            containers.map(|(n, image)| json!({ "name": format!("c{n}"), "image": image }));
+        json!({ "containers": containers.collect::<Vec<_>>() })
+    }
+
+    fn spec_of(deployments: &[Deployment]) -> Value {
+        serde_json::to_value(derive(deployments).spec).unwrap()
+    }
+
+    #[test]
+    fn every_image_of_every_container_is_there_once_and_normalised() {
+        let mut web = mk_pod(&["nginx", "quay.io/team/app:2"]);
+        web["initContainers"] = json!([{ "name": "init", "image": "quay.io/team/init:1" }]);
+        let deployments = [
+            mk_deployment("web", web),
+            mk_deployment("proxy", mk_pod(&["docker.io/library/nginx:latest"])),
+        ];
+        let spec = spec_of(&deployments);
+        let images = [
+            "docker.io/library/nginx:latest",
+            "quay.io/team/app:2",
+            "quay.io/team/init:1",
+        ];
+        assert_eq!(spec, json!({ "cacheSpec": [{ "images": images }] }));
+        let [web, proxy] = deployments;
+        assert_eq!(spec_of(&[proxy, web]), spec);
+    }
+
+    #[test]
+    fn images_go_where_the_pods_can_go() {
+        let mut gpu = mk_pod(&["quay.io/team/model:1", "quay.io/team/app:1"]);
+        gpu["nodeSelector"] = json!({ "tier": "gpu" });
+        let deployments = [
+            mk_deployment("model", gpu),
+            mk_deployment("web", mk_pod(&["quay.io/team/app:1"])),
+        ];
+        let groups = json!([
+            { "images": ["quay.io/team/app:1"] },
+            {
+                "images": ["quay.io/team/app:1", "quay.io/team/model:1"],
+                "nodeSelector": { "tier": "gpu" },
+            },
+        ]);
+        assert_eq!(spec_of(&deployments), json!({ "cacheSpec": groups }));
+    }
+
+    #[test]
+    fn pull_secrets_are_taken_over() {
+        let mut pod = mk_pod(&["quay.io/team/app:1"]);
+        pod["imagePullSecrets"] = json!([{ "name": "b" }, { "name": "a" }, {}]);
+        let deployments = [mk_deployment("x", pod.clone()), mk_deployment("y", pod)];
+        let secrets = json!([{ "name": "a" }, { "name": "b" }]);
+        assert_eq!(spec_of(&deployments)["imagePullSecrets"], secrets);
+    }
+
+    #[test]
+    fn what_no_node_can_pull_is_left_out_and_named() {
+        let deployments = [mk_deployment(
+            "web",
+            mk_pod(&["quay.io/team/app:1", "Not An Image"]),
+        )];
+        let derived = derive(&deployments);
+        let spec = derived.spec.unwrap();
+        assert_eq!(spec.cache_spec[0].images, ["quay.io/team/app:1"]);
+        let said = derived.invalid[0].to_string();
+        assert!(said.contains("web") && said.contains("c1"), "{said}");
+        assert!(said.contains("Not An Image"), "{said}");
+    }
+
+    #[test]
+    fn nothing_to_cache_is_no_cache() {
+        assert_eq!(derive(&[]), Derived::default());
+        let mut going = mk_deployment("web", mk_pod(&["quay.io/team/app:1"]));
+        going.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
+        assert_eq!(derive(&[going]), Derived::default());
+        assert_eq!(derive(&[mk_deployment("web", mk_pod(&["?"]))]).spec, None);
+    }
+
+    #[test]
+    fn no_list_is_longer_than_it_may_be() {
+        let images: Vec<String> = (0..=IMAGES_MAX)
+            .map(|n| format!("quay.io/team/app:{n}"))
+            .collect();
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
+        let spec = derive(&[mk_deployment("web", mk_pod(&images))])
+            .spec
+            .unwrap();
+        let lengths: Vec<usize> = spec.cache_spec.iter().map(|e| e.images.len()).collect();
+        assert_eq!(lengths, [IMAGES_MAX, 1]);
+    }
+}
