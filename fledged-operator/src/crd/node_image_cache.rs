@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 /// `--image-pull-deadline-duration`.
 pub(super) const DEADLINE_SECONDS: u32 = 300;
 
+// Lists are atomic and defaults are left out, so that an object of 20 images that were all pulled has
+// some 7 KB, its metadata included.
 /// What the node is to hold. Written by the controller alone.
-///
-/// Lists are atomic and defaults are left out, so that an object of 20 images stays below 7 KB.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "kubefledged.io",
