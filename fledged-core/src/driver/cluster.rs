@@ -163,7 +163,7 @@ impl ClusterLoop {
             self.writes.push(command);
         }
         while self.under_way.len() < self.at_once.get() {
-            let Some((target, command)) = self.writes.begin() else {
+            let Some((target, command)) = self.writes.begin(now) else {
                 break;
             };
             let (cluster, clock) = (Arc::clone(&self.cluster), Arc::clone(&self.clock));

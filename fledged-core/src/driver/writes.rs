@@ -1,6 +1,7 @@
 //! Writes that are not done yet: one a target, always the newest, repeated until it succeeds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -13,6 +14,8 @@ use crate::ports::WriteFailure;
 /// Between attempts of one write. An API server that is back is not waited for long: one controller
 /// with a limit on its writes is no burden for it.
 const SCHEDULE: Schedule = Schedule::seconds(1, 10);
+/// Longest that is waited because the other side asked for it.
+const ASKED_MAX: Duration = Duration::from_secs(60);
 /// How often a write that is only told, not needed, is tried.
 const EVENT_ATTEMPTS: u32 = 5;
 
@@ -42,6 +45,8 @@ pub(super) struct Writes {
     slots: BTreeMap<Target, Slot>,
     ready: VecDeque<Target>,
     retries: BTreeSet<(Timestamp, Target)>,
+    /// Nothing is begun before: the other side asked to be left alone.
+    held_until: Option<Timestamp>,
     events: u64,
     backoff: Backoff,
     rng: fastrand::Rng,
@@ -53,6 +58,7 @@ impl Writes {
             slots: BTreeMap::new(),
             ready: VecDeque::new(),
             retries: BTreeSet::new(),
+            held_until: None,
             events: 0,
             backoff: Backoff::default(),
             rng: fastrand::Rng::with_seed(seed),
@@ -93,7 +99,11 @@ impl Writes {
     }
 
     /// The next write to begin.
-    pub(super) fn begin(&mut self) -> Option<(Target, ClusterCommand)> {
+    pub(super) fn begin(&mut self, now: Timestamp) -> Option<(Target, ClusterCommand)> {
+        if self.held_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.held_until = None;
         while let Some(target) = self.ready.pop_front() {
             if let Some(slot) = self.slots.get_mut(&target)
                 && let Some(command) = slot.next.take()
@@ -131,8 +141,14 @@ impl Writes {
         let asked = match failure {
             WriteFailure::Gone(_) => return self.done(&target),
             WriteFailure::Conflict(_) => None,
-            WriteFailure::Unavailable { retry_after, .. } => *retry_after,
+            WriteFailure::Unavailable { retry_after, .. } => {
+                retry_after.map(|delay| delay.min(ASKED_MAX))
+            }
         };
+        if let Some(asked) = asked {
+            let until = after(now, asked);
+            self.held_until = self.held_until.max(Some(until));
+        }
         let Some(slot) = self.slots.get_mut(&target) else {
             return;
         };
@@ -170,6 +186,8 @@ impl Writes {
                 self.ready.push_back(target);
                 continue;
             }
+            // Whatever is thought over comes as a new write, if it is one.
+            self.slots.remove(&target);
             conflicts.extend(match target {
                 Target::Assignment(node) => Some(WriteTarget::Assignment(node)),
                 Target::Status(id) | Target::Annotation(id, _) | Target::Finalizer(id) => {
@@ -183,7 +201,9 @@ impl Writes {
 
     /// When something is next to be tried again.
     pub(super) fn next_retry(&self) -> Option<Timestamp> {
-        self.retries.first().map(|(at, _)| *at)
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let held = self.held_until.filter(|_| !self.ready.is_empty());
+        retry.into_iter().chain(held).min()
     }
 }
 
@@ -219,15 +239,16 @@ mod tests {
 
     #[test]
     fn the_newest_is_written_and_one_at_a_time() {
+        let now = Timestamp::UNIX_EPOCH;
         let mut writes = Writes::new(1);
         writes.push(mk_finalizer(true));
         writes.push(mk_finalizer(false));
-        let (target, command) = writes.begin().unwrap();
+        let (target, command) = writes.begin(now).unwrap();
         assert_eq!(command, mk_finalizer(false));
         writes.push(mk_finalizer(true));
-        assert_eq!(writes.begin(), None, "one is under way");
+        assert_eq!(writes.begin(now), None, "one is under way");
         writes.done(&target);
-        assert_eq!(writes.begin().unwrap().1, mk_finalizer(true));
+        assert_eq!(writes.begin(now).unwrap().1, mk_finalizer(true));
     }
 
     #[test]
@@ -235,15 +256,21 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let mut writes = Writes::new(1);
         writes.push(mk_finalizer(true));
-        let (target, command) = writes.begin().unwrap();
-        writes.failed(target, command, &mk_unavailable(90), now);
+        let (target, command) = writes.begin(now).unwrap();
+        writes.failed(target, command, &mk_unavailable(40), now);
         let retry = writes.next_retry().unwrap();
-        assert_eq!(retry, after(now, std::time::Duration::from_secs(90)));
-        assert_eq!((writes.wake(now), writes.begin()), (Vec::new(), None));
+        assert_eq!(retry, after(now, std::time::Duration::from_secs(40)));
+        assert_eq!((writes.wake(now), writes.begin(now)), (Vec::new(), None));
         writes.push(mk_finalizer(false));
-        assert_eq!(writes.begin(), None, "it goes on waiting");
+        writes.push(mk_event());
+        assert_eq!(
+            writes.begin(now),
+            None,
+            "it goes on waiting, and everything with it"
+        );
         assert_eq!(writes.wake(retry), []);
-        assert_eq!(writes.begin().unwrap().1, mk_finalizer(false));
+        assert_eq!(writes.begin(retry).unwrap().1, mk_event());
+        assert_eq!(writes.begin(retry).unwrap().1, mk_finalizer(false));
     }
 
     #[test]
@@ -251,15 +278,15 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let mut writes = Writes::new(1);
         writes.push(mk_finalizer(true));
-        let (target, command) = writes.begin().unwrap();
+        let (target, command) = writes.begin(now).unwrap();
         let conflict = WriteFailure::Conflict("changed".to_owned());
         writes.failed(target, command, &conflict, now);
         let retry = writes.next_retry().unwrap();
         let cache = CacheId::new("default", "web", "1");
         assert_eq!(writes.wake(retry), [WriteTarget::Cache(cache)]);
-        assert_eq!(writes.begin(), None);
+        assert_eq!((writes.begin(now), writes.len()), (None, 0));
         writes.push(mk_finalizer(true));
-        assert!(writes.begin().is_some());
+        assert!(writes.begin(now).is_some());
     }
 
     #[test]
@@ -267,12 +294,12 @@ mod tests {
         let mut now = Timestamp::UNIX_EPOCH;
         let mut writes = Writes::new(1);
         writes.push(mk_finalizer(true));
-        let (target, command) = writes.begin().unwrap();
+        let (target, command) = writes.begin(now).unwrap();
         writes.failed(target, command, &WriteFailure::Gone(String::new()), now);
         assert_eq!((writes.next_retry(), writes.slots.len()), (None, 0));
         writes.push(mk_event());
         let mut attempts = 0;
-        while let Some((target, command)) = writes.begin() {
+        while let Some((target, command)) = writes.begin(now) {
             attempts += 1;
             writes.failed(target, command, &mk_unavailable(1), now);
             now = writes.next_retry().unwrap_or(now);

@@ -81,6 +81,9 @@ pub(super) async fn request(
     }
 }
 
+/// Longest that is waited because a server asked for it: a proxy's maintenance page may name a day.
+const ASKED_MAX: Duration = Duration::from_secs(60);
+
 fn refusal(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal {
     let mut status = serde_json::from_slice(body).unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(body);
@@ -91,14 +94,14 @@ fn refusal(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal {
     let header = headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok());
-    let named = header.and_then(|value| value.trim().parse().ok());
+    let named = header.and_then(|value| value.trim().parse::<u64>().ok());
     Refusal {
         problem: match status.message.is_empty() {
             true => format!("HTTP status {code}"),
             false => format!("{} ({})", status.message, status.code),
         },
         retry_after: named
-            .map(Duration::from_secs)
+            .map(|seconds| Duration::from_secs(seconds).min(ASKED_MAX))
             .or_else(|| retry_after(&status)),
         status: Some(status.boxed()),
     }

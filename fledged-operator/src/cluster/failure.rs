@@ -14,19 +14,30 @@ pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
     };
     let message = status.message.clone();
     match status.code {
-        404 | 410 => WriteFailure::Gone(message),
+        // Without a name it is not the object that is missing, but its kind, for now.
+        404 if names_object(status) => WriteFailure::Gone(message),
         409 => WriteFailure::Conflict(message),
         // The UID in a patch is not that of the object: another one has the name by now.
         422 if is_about_uid(status) => WriteFailure::Gone(message),
         _ => {
             let details = status.details.as_ref();
             let seconds = details.map_or(0, |details| details.retry_after_seconds);
+            // A server's fairness answers in plain text, and its header is lost on the way here.
+            let seconds = match status.code {
+                429 | 503 => seconds.max(1),
+                _ => seconds,
+            };
             WriteFailure::Unavailable {
                 message,
                 retry_after: (seconds > 0).then(|| Duration::from_secs(seconds.into())),
             }
         }
     }
+}
+
+fn names_object(status: &kube::core::Status) -> bool {
+    let details = status.details.as_ref();
+    details.is_some_and(|details| !details.name.is_empty())
 }
 
 fn is_about_uid(status: &kube::core::Status) -> bool {

@@ -11,6 +11,7 @@ use fledged_core::model::{CacheId, NodeName};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::ResourceExt;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -25,6 +26,8 @@ use crate::crd::{ReadCache, ReadNodeCache};
 /// coming back, and nothing is decided before it has listed everything.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How long it has to go well before a failure counts as the first.
+const CALM: Duration = Duration::from_secs(60);
 
 /// UIDs of the nodes that exist, for the owner references of their records.
 #[derive(Debug, Clone, Default)]
@@ -88,7 +91,9 @@ where
         .with_jitter()
         .without_max_times();
     let watch = watcher::watcher(api, watcher::Config::default());
-    let watch = watch.backoff(ExponentialBackoff::from(backoff));
+    // What is listed in part is a success to the watch, but no reason to be hasty.
+    let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), CALM);
+    let watch = watch.backoff(backoff);
     watch.filter_map(async |event| match event {
         Ok(event) => Some(event),
         Err(error) => {

@@ -38,10 +38,15 @@ impl Controller {
         if let Some(elector) = &mut self.elector {
             self.health.set(Stage::Standby);
             let health = self.health.clone();
-            tokio::select! {
-                () = elector.acquire() => {}
-                () = &mut shutdown => return Ok(()),
-                () = beat(|| health.beat()) => {}
+            let elected = tokio::select! {
+                () = elector.acquire() => true,
+                () = &mut shutdown => false,
+                () = beat(|| health.beat()) => false,
+            };
+            if !elected {
+                // It may have been acquired at the last moment.
+                elector.release().await;
+                return Ok(());
             }
         }
         self.health.set(Stage::Syncing);

@@ -127,14 +127,14 @@ impl Election {
         }
     }
 
-    /// The record that gives the lease back: whoever looks next may take it at once.
+    /// The record that gives the lease back, if we hold what stands there: whoever looks next may
+    /// take it at once.
     #[must_use]
-    pub fn released(&self) -> Option<LeaseRecord> {
-        let (record, _) = self.observed.as_ref()?;
-        (record.holder == self.identity).then(|| LeaseRecord {
+    pub fn released(&self, found: &LeaseRecord) -> Option<LeaseRecord> {
+        (found.holder == self.identity).then(|| LeaseRecord {
             holder: String::new(),
             duration: Duration::from_secs(1),
-            ..record.clone()
+            ..found.clone()
         })
     }
 }
@@ -201,10 +201,9 @@ mod tests {
     #[test]
     fn a_lease_that_was_given_back_is_taken_at_once() {
         let (mut us, mut them) = (mk("a"), mk("b"));
-        assert_eq!(them.released(), None, "it was never held");
         let record = write(them.evaluate(None, at(0)));
-        them.written(record, at(0));
-        let released = them.released().unwrap();
+        assert_eq!(us.released(&record), None, "it is not ours");
+        let released = them.released(&record).unwrap();
         let taken = write(us.evaluate(Some(&released), at(1)));
         assert_eq!((taken.holder.as_str(), taken.transitions), ("a", 1));
     }

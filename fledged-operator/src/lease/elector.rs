@@ -14,6 +14,9 @@ use tracing::{debug, info, warn};
 
 use super::election::{Election, LeaseRecord, LeaseTimes, Step};
 
+/// Longest that giving a lease back may take; a pod is given 30 s to end.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
 /// Which Lease is fought for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseName {
@@ -119,14 +122,28 @@ impl Elector {
         }
     }
 
-    /// Gives the lease back, so that the next leader need not wait for it to run out.
+    /// Gives the lease back if we hold it, so that the next leader need not wait for it to run out.
     pub async fn release(&mut self) {
-        let Some(record) = self.election.released() else {
-            return;
+        let clock = Arc::clone(&self.clock);
+        let result = tokio::select! {
+            result = self.give_back() => result,
+            () = clock.sleep(RELEASE_LIMIT) => Err("the API server does not answer".to_owned()),
         };
-        match self.write(&record).await {
-            Ok(()) => debug!(lease = %self.lease, "gave the lease back"),
+        match result {
+            Ok(()) => debug!(lease = %self.lease, "the lease is free"),
             Err(problem) => warn!(lease = %self.lease, problem, "cannot give the lease back"),
+        }
+    }
+
+    /// What stands there is read anew: an attempt may have been given up in the middle.
+    async fn give_back(&mut self) -> Result<(), String> {
+        self.object = self.read().await?;
+        let Some(held) = self.object.as_ref().map(record_of) else {
+            return Ok(());
+        };
+        match self.election.released(&held) {
+            Some(record) => self.write(&record).await,
+            None => Ok(()),
         }
     }
 

@@ -1,9 +1,16 @@
 //! From flags to a client.
 
+use std::time::Duration;
+
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::args::CommonArgs;
+
+/// Longest silence of an answer: longer than a watch lasts, which may have nothing to say.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest that a request may take to be sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +57,9 @@ pub(super) async fn connect(args: &CommonArgs) -> Result<Client, ConnectError> {
     // Whatever is to be tried again is, with delays of our own: a request that repeats itself
     // unseen would hold its place among the writes under way.
     config.default_retry = false;
+    // A server that dies without a word must not be listened to for ever.
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.write_timeout = Some(WRITE_TIMEOUT);
     let url = config.cluster_url.to_string();
     Client::try_from(config).map_err(|source| ConnectError::Client {
         url,

@@ -157,7 +157,7 @@ impl TestCluster {
         &self.namespace
     }
 
-    /// What stands in the label [`LABEL`] of this test's nodes, and before their names.
+    /// What stands in the label `fledged-test` of this test's nodes, and before their names.
     #[must_use]
     pub fn tag(&self) -> &str {
         &self.tag
