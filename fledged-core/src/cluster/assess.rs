@@ -120,8 +120,12 @@ impl Planner {
                 .pairs
                 .iter()
                 .any(|pair| node.standing(pair) == Standing::Unsettled);
-        let longest = self.config.defaults.deadline;
-        let longest = longest.saturating_add(self.config.report_grace);
+        let grace = self.config.report_grace;
+        let longest = match node.is_unanswered() {
+            // Whoever is there answers an assignment at once.
+            true => grace,
+            false => self.config.defaults.deadline.saturating_add(grace),
+        };
         let at = busy.then(|| after(node.heard_at, longest).max(now));
         if at != node.silence_at {
             if let Some(old) = node.silence_at {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::event::{Annotation, CacheFacts};
+use super::node::NodeState;
 use super::status::{ActionReason, ActionStatus, CacheStatus};
 use super::tally::Totals;
 use crate::model::{
@@ -30,8 +31,10 @@ pub(super) enum Request {
     None,
     /// Taken up; the annotation stays until that is recorded.
     Taken,
-    /// Recorded; the annotation was asked to be removed at that time.
-    Removing(Timestamp),
+    /// Done; the annotation was asked to be removed.
+    Removing,
+    /// The annotation was removed at that time.
+    Removed(Timestamp),
 }
 
 /// What becomes of an image that a cache had wanted and does not want any more.
@@ -76,6 +79,14 @@ pub(super) struct CacheState {
 impl CacheState {
     pub(super) fn new(facts: &CacheFacts, now: Timestamp) -> Self {
         let recorded = facts.status.as_ref();
+        let goes_on = |reason| {
+            let current = |s: &&CacheStatus| s.observed_generation == facts.generation;
+            let unfinished = |s: &&CacheStatus| s.reason == reason && s.completion_time.is_none();
+            match recorded.filter(current).filter(unfinished) {
+                Some(_) => Request::Taken,
+                None => Request::None,
+            }
+        };
         Self {
             generation: recorded.map_or(0, |s| s.observed_generation),
             spec: Err(InvalidSpec { fields: Vec::new() }),
@@ -83,8 +94,9 @@ impl CacheState {
             gone: false,
             finalizer: facts.finalizer,
             finalizer_asked: None,
-            refresh: Request::None,
-            purge: Request::None,
+            // What was under way when the last planner ended is no new request.
+            refresh: goes_on(ActionReason::ImageCacheRefresh),
+            purge: goes_on(ActionReason::ImageCachePurge),
             purged: recorded.is_some_and(|s| s.purged),
             revision: recorded.map_or(0, |s| s.refresh_revision),
             action: Action {
@@ -117,6 +129,16 @@ impl CacheState {
             true => Some(spec).filter(|_| purging),
             false => Some(spec).filter(|_| self.purged),
         }
+    }
+
+    /// Whether only taints keep that image from being wanted on that node.
+    pub(super) fn repelled(&self, node: &NodeState, image: &ImageRef) -> bool {
+        let groups = self.wants().map_or(&[][..], |spec| &spec.groups);
+        let selected = |facts| {
+            let mut groups = groups.iter();
+            groups.any(|group| group.selects(facts) && group.images.contains(image))
+        };
+        node.facts.as_ref().is_some_and(selected)
     }
 
     /// The image in the words of its spec, whatever another cache or an older record calls it.
@@ -175,7 +197,7 @@ impl CacheState {
         self.told = self.recorded.clone();
         self.finalizer_asked = None;
         for request in [&mut self.refresh, &mut self.purge] {
-            if matches!(request, Request::Removing(_)) {
+            if matches!(request, Request::Removing) {
                 *request = Request::Taken;
             }
         }
@@ -192,14 +214,27 @@ impl CacheState {
         self.limit().is_none_or(|limit| self.totals.active < limit)
     }
 
-    /// Annotations that may be taken away: what they asked for is recorded.
-    pub(super) fn done_requests(&mut self, now: Timestamp) -> Vec<Annotation> {
+    /// An annotation was taken away.
+    pub(super) fn removed(&mut self, annotation: Annotation, now: Timestamp) {
+        let request = match annotation {
+            Annotation::Refresh => &mut self.refresh,
+            Annotation::Purge => &mut self.purge,
+        };
+        if *request == Request::Removing {
+            *request = Request::Removed(now);
+        }
+    }
+
+    /// Annotations that may be taken away: what they asked for is done, and recorded.
+    pub(super) fn done_requests(&mut self) -> Vec<Annotation> {
         let recorded = self.recorded.as_ref();
         let settled = recorded.is_some_and(|s| {
             s.refresh_revision == self.revision
                 && s.purged == self.purged
                 && s.reason == self.action.reason
+                && s.completion_time.is_some()
         });
+        let settled = settled && self.action.completed.is_some();
         let requests = [
             (Annotation::Refresh, &mut self.refresh),
             (Annotation::Purge, &mut self.purge),
@@ -207,7 +242,7 @@ impl CacheState {
         let mut done = Vec::new();
         for (annotation, request) in requests {
             if settled && *request == Request::Taken {
-                *request = Request::Removing(now);
+                *request = Request::Removing;
                 done.push(annotation);
             }
         }

@@ -70,6 +70,13 @@ pub enum ClusterEvent {
         /// The generation that the record has now; reports name it.
         generation: u64,
     },
+    /// An annotation was taken away; until then its sight is no new request.
+    AnnotationRemoved {
+        /// Which cache.
+        cache: CacheId,
+        /// Which annotation.
+        annotation: Annotation,
+    },
     /// A write was refused because the object had changed meanwhile, or is not what it seemed.
     Conflicted(WriteTarget),
 }

@@ -251,6 +251,11 @@ impl NodeState {
         }
     }
 
+    /// Whether something was assigned that it has not said a word about.
+    pub(super) fn is_unanswered(&self) -> bool {
+        !self.is_writing() && self.pairs.iter().any(|pair| self.observed < pair.since)
+    }
+
     /// Whether a write is not answered yet.
     pub(super) fn is_writing(&self) -> bool {
         self.answered < self.ticket

@@ -158,7 +158,15 @@ impl Planner {
             return (!gone).then(|| Arc::clone(&pair.entry));
         }
         // A cache that nobody knows of was deleted while nobody looked: it left its images.
-        let fate = |id| self.caches.get(id).map_or(Fate::Forget, |c| c.fate());
+        let fate = |id| {
+            let cache = self.caches.get(id);
+            // A taint keeps from coming what is not there; it takes nothing away, as with pods.
+            let repelled = |c: &&super::cache::CacheState| c.repelled(node, &pair.entry.image);
+            match cache.filter(repelled) {
+                Some(_) => Fate::Forget,
+                None => cache.map_or(Fate::Forget, |c| c.fate()),
+            }
+        };
         let removed = pair.entry.wanted_by.iter().map(fate);
         let removed = removed.into_iter().any(|fate| fate == Fate::Remove);
         removed.then(|| {

@@ -104,11 +104,12 @@ impl Planner {
             }
             ClusterEvent::AssignmentGone(name) => {
                 if let Some(node) = self.nodes.get_mut(&name) {
-                    match node.is_writing() {
+                    if node.is_writing() {
                         // Perhaps it went after that write: it is written again to be sure.
-                        true => node.unwrite(),
-                        false => node.forget(),
+                        node.unwrite();
                     }
+                    // A later record counts its generations anew.
+                    node.forget();
                     self.dirty_nodes.insert(name);
                 }
             }
@@ -134,7 +135,13 @@ impl Planner {
             } => {
                 if let Some(node) = self.nodes.get_mut(&name) {
                     node.confirm(ticket, generation);
+                    node.heard_at = now;
                     self.dirty_nodes.insert(name);
+                }
+            }
+            ClusterEvent::AnnotationRemoved { cache, annotation } => {
+                if let Some(cache) = self.caches.get_mut(&cache) {
+                    cache.removed(annotation, now);
                 }
             }
             ClusterEvent::Conflicted(WriteTarget::Assignment(name)) => {

@@ -12,7 +12,7 @@ use super::status::{ActionReason, ActionStatus};
 use crate::model::{CacheId, DeletionPolicy, NodeFacts};
 use crate::node::time::{after, between};
 
-/// How long an annotation that was to be removed may still be seen before it is taken for a new
+/// How long an annotation that was removed may still be seen before it is taken for a new
 /// request: longer than any watch lags, shorter than a person repeats themselves.
 const ECHO: Duration = Duration::from_secs(10);
 
@@ -196,7 +196,7 @@ impl Planner {
     }
 
     /// The cache's finalizer, its annotations, its end.
-    pub(super) fn settle_object(&mut self, id: &Arc<CacheId>, now: Timestamp) {
+    pub(super) fn settle_object(&mut self, id: &Arc<CacheId>) {
         let Some(cache) = self.caches.get_mut(id) else {
             return;
         };
@@ -220,7 +220,7 @@ impl Planner {
                 present: wanted,
             });
         }
-        for annotation in cache.done_requests(now) {
+        for annotation in cache.done_requests() {
             self.queue.push(ClusterCommand::RemoveAnnotation {
                 cache: (**id).clone(),
                 annotation,
@@ -238,8 +238,8 @@ impl Planner {
 fn is_new(request: &mut Request, present: bool, now: Timestamp) -> bool {
     let echo = match *request {
         Request::None => false,
-        Request::Taken => true,
-        Request::Removing(at) => between(at, now) < ECHO,
+        Request::Taken | Request::Removing => true,
+        Request::Removed(at) => between(at, now) < ECHO,
     };
     if !present {
         *request = Request::None;

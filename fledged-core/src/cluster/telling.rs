@@ -41,7 +41,7 @@ impl Planner {
                     self.dirty_caches.insert(Arc::clone(&id));
                 }
             }
-            self.settle_object(&id, now);
+            self.settle_object(&id);
         }
     }
 

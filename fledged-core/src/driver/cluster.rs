@@ -206,14 +206,7 @@ impl ClusterLoop {
         match result {
             Ok(generation) => {
                 self.writes.done(&target);
-                if let ClusterCommand::WriteAssignment { node, ticket, .. } = command
-                    && let Some(generation) = generation
-                {
-                    let event = ClusterEvent::AssignmentWritten {
-                        node,
-                        ticket,
-                        generation,
-                    };
+                if let Some(event) = answer(command, generation) {
                     self.planner.apply(event, now);
                 }
             }
@@ -240,6 +233,23 @@ impl ClusterLoop {
             }
         }
         self.under_way = FuturesUnordered::new();
+    }
+}
+
+/// What the planner is told of a write that succeeded.
+fn answer(command: ClusterCommand, generation: Option<u64>) -> Option<ClusterEvent> {
+    match command {
+        ClusterCommand::WriteAssignment { node, ticket, .. } => {
+            Some(ClusterEvent::AssignmentWritten {
+                node,
+                ticket,
+                generation: generation?,
+            })
+        }
+        ClusterCommand::RemoveAnnotation { cache, annotation } => {
+            Some(ClusterEvent::AnnotationRemoved { cache, annotation })
+        }
+        _ => None,
     }
 }
 

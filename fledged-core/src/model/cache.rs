@@ -87,11 +87,16 @@ impl ImageGroup {
             None => true,
             Some(list) => list.iter().any(|t: &Toleration| t.tolerates(taint)),
         };
+        self.selects(node) && node.taints.iter().filter(|t| t.repels()).all(tolerated)
+    }
+
+    /// Whether that node is meant by labels and affinity, whatever its taints.
+    #[must_use]
+    pub fn selects(&self, node: &NodeFacts) -> bool {
         self.node_selector
             .iter()
             .all(|(key, value)| node.labels.get(key) == Some(value))
             && self.node_affinity.matches(node.name.as_str(), &node.labels)
-            && node.taints.iter().filter(|t| t.repels()).all(tolerated)
     }
 }
 

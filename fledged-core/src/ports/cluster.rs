@@ -18,7 +18,7 @@ use crate::model::{AssignedImage, CacheId, NodeName};
 pub trait Cluster: Send + Sync {
     /// What happens, from now on: first everything there is, then
     /// [`ClusterEvent::Synced`], then every change, in the order of each object. Echoes of writes
-    /// are among them. [`ClusterEvent::AssignmentWritten`] and
+    /// are among them. [`ClusterEvent::AssignmentWritten`], [`ClusterEvent::AnnotationRemoved`] and
     /// [`ClusterEvent::Conflicted`] are not: the loop tells these.
     fn events(&self) -> BoxStream<'static, ClusterEvent>;
 
