@@ -274,6 +274,66 @@ fn a_refresh_pulls_again_what_moves_only() {
 }
 
 #[test]
+fn a_purge_removes_what_is_listed_whoever_put_it_there() {
+    let mut world = mk_settled();
+    let hold = |world: &mut World| {
+        let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
+        agent.held.insert(mk_ref("app:1"), 0);
+    };
+    let held = |world: &World| {
+        world.agents[&mk_name("n1")]
+            .held
+            .contains_key(&mk_ref("app:1"))
+    };
+    world.purge("web");
+    world.settle();
+    assert!(!held(&world));
+    assert_eq!(world.records.len(), 0, "nothing is left to say");
+    // A pod has pulled it since.
+    hold(&mut world);
+    world.purge("web");
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    assert!(!held(&world));
+    assert_eq!(world.records.len(), 0);
+}
+
+#[test]
+fn a_purge_claims_nothing_of_nodes_that_cannot_be_reached() {
+    let mut world = mk_settled();
+    world.set_ready("n1", false);
+    world.set_ready("n2", false);
+    world.purge("web");
+    let status = world.status("web");
+    assert_eq!(status.status, ActionStatus::Unknown);
+    assert_eq!(
+        status.message,
+        "removed from 2 nodes but 2 that can't be reached"
+    );
+    world.set_ready("n1", true);
+    world.set_ready("n2", true);
+    world.settle();
+    assert_eq!(world.status("web").message, "removed from 2 nodes");
+}
+
+#[test]
+fn a_status_that_is_not_what_was_told_is_written_again() {
+    let mut world = mk_settled();
+    let told = world.status("web").clone();
+    world.pass(60);
+    let writes = world.status_writes;
+    world.change("web", |facts| {
+        let status = facts.status.as_mut().unwrap();
+        status.status = ActionStatus::Processing;
+        status.message = "from a leader that is none any more".to_owned();
+    });
+    assert_eq!(world.status("web").message, told.message);
+    assert_eq!(world.status_writes, writes + 1);
+    world.pass(60);
+    assert_eq!(world.status_writes, writes + 1, "once");
+}
+
+#[test]
 fn a_refresh_tries_again_what_has_failed_and_writes_nowhere_else() {
     let mut world = World::new();
     world.node(mk_node("n1", &[]));
@@ -335,7 +395,7 @@ fn a_purge_lasts_until_a_refresh_or_an_edit() {
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
     assert_eq!(
         world.status("web").message,
-        "removed from 2 nodes, 1 kept because they are in use"
+        "removed from 2 nodes, 1 kept because they are in use or shared"
     );
     assert!(
         !world.caches[&mk_id("web")].purge_requested,

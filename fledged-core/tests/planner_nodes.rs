@@ -126,7 +126,11 @@ fn passing_taints_change_nothing() {
     cordoned.taints.push(taint("dedicated"));
     world.node(cordoned.clone());
     assert_eq!(world.assigned("n1"), [""; 0]);
-    assert!(world.agents[&mk_name("n1")].held.contains_key(&mk_ref("app:1")));
+    assert!(
+        world.agents[&mk_name("n1")]
+            .held
+            .contains_key(&mk_ref("app:1"))
+    );
     cordoned.taints.pop();
     world.node(cordoned);
     assert_eq!(world.assigned("n1"), ["app:1"]);

@@ -92,6 +92,7 @@ impl Planner {
             let Some(facts) = node.facts.as_ref() else {
                 continue;
             };
+            tally.away += u64::from(!reachable);
             let groups = spec.groups.iter().filter(|group| group.matches(facts));
             for image in groups.flat_map(|group| &group.images) {
                 let pair = node.pair(image).filter(|_| reachable);

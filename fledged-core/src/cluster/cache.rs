@@ -10,8 +10,8 @@ use super::node::NodeState;
 use super::status::{ActionReason, ActionStatus, CacheStatus};
 use super::tally::Totals;
 use crate::model::{
-    CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidSpec, NodeFacts,
-    NodeName,
+    CacheId, DeletionPolicy, ImageCache, ImageGroup, ImagePullPolicy, ImageRef, InvalidSpec,
+    NodeFacts, NodeName,
 };
 
 /// What somebody wants of a cache, and how it stands.
@@ -146,6 +146,18 @@ impl CacheState {
         let groups = self.spec.iter().flat_map(|spec| &spec.groups);
         let mut images = groups.flat_map(|group| &group.images);
         images.find(|known| *known == image).unwrap_or(image)
+    }
+
+    /// What a purge or deletion under way takes from that node.
+    pub(super) fn removing_from<'a>(
+        &'a self,
+        node: &'a NodeState,
+    ) -> impl Iterator<Item = &'a ImageRef> {
+        let under_way = !self.gone && self.action.completed.is_none();
+        let spec = self.removes().filter(|_| under_way);
+        let groups = spec.into_iter().flat_map(|spec| &spec.groups);
+        let matching = |group: &&ImageGroup| node.facts.as_ref().is_some_and(|f| group.matches(f));
+        groups.filter(matching).flat_map(|group| &group.images)
     }
 
     /// What becomes of an image that stands recorded as wanted by it, and is wanted no more.

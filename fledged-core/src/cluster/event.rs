@@ -70,6 +70,13 @@ pub enum ClusterEvent {
         /// The generation that the record has now; reports name it.
         generation: u64,
     },
+    /// The record of a node was removed.
+    AssignmentDeleted {
+        /// Which node.
+        node: NodeName,
+        /// The ticket of the command.
+        ticket: u64,
+    },
     /// An annotation was taken away; until then its sight is no new request.
     AnnotationRemoved {
         /// Which cache.

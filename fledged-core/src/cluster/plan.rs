@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::cache::Fate;
+use super::cache::{CacheState, Fate};
 use super::config::CONCURRENT_NODES;
 use super::event::ClusterCommand;
 use super::node::{NodeState, Pair, Standing, asks_more};
@@ -60,7 +60,8 @@ impl Planner {
             let node_name = name.clone();
             self.queue.push(match next.is_empty() {
                 true => {
-                    node.forget();
+                    // What it said is forgotten once its record is gone, not before: if it is
+                    // written again as it stands, nobody says anything anew.
                     // There is nothing left for it to speak about.
                     node.silent = false;
                     node.answered = ticket;
@@ -114,7 +115,26 @@ impl Planner {
                 }
             }
         }
+        for image in self.to_remove(node) {
+            let absent = AssignedImage::absent(image);
+            next.push(self.interner.entry(absent));
+        }
         (next, obstacles)
+    }
+
+    /// What a purge or deletion under way lists for that node and nobody asked it for yet: it may be
+    /// there all the same, pulled by the kubelet or before anybody kept records.
+    fn to_remove(&self, node: &NodeState) -> Vec<ImageRef> {
+        let mut images: Vec<ImageRef> = Vec::new();
+        for cache in self.caches.values().filter(|_| node.is_reachable()) {
+            for image in cache.removing_from(node) {
+                let wanted = || node.wanted.iter().any(|entry| entry.image == *image);
+                if node.pair(image).is_none() && !images.contains(image) && !wanted() {
+                    images.push(image.clone());
+                }
+            }
+        }
+        images
     }
 
     /// The revision that is asked of a node. Of what does not move it only ever says to try again:
@@ -155,13 +175,18 @@ impl Planner {
     fn unwanted(&mut self, node: &NodeState, pair: &Pair) -> Option<Arc<AssignedImage>> {
         if pair.entry.state == DesiredState::Absent {
             let gone = node.standing(pair) == Standing::Removed;
-            return (!gone).then(|| Arc::clone(&pair.entry));
+            // Until the action is over, so that it is not asked for again.
+            let image = &pair.entry.image;
+            let mut caches = self.caches.values();
+            let needed = |c: &CacheState| c.removing_from(node).any(|listed| listed == image);
+            let kept = !gone || caches.any(needed);
+            return kept.then(|| Arc::clone(&pair.entry));
         }
         // A cache that nobody knows of was deleted while nobody looked: it left its images.
         let fate = |id| {
             let cache = self.caches.get(id);
             // A taint keeps from coming what is not there; it takes nothing away, as with pods.
-            let repelled = |c: &&super::cache::CacheState| c.repelled(node, &pair.entry.image);
+            let repelled = |c: &&CacheState| c.repelled(node, &pair.entry.image);
             match cache.filter(repelled) {
                 Some(_) => Fate::Forget,
                 None => cache.map_or(Fate::Forget, |c| c.fate()),

@@ -54,6 +54,8 @@ pub struct Planner {
     pub(super) dirty_caches: BTreeSet<Arc<CacheId>>,
     /// Caches that are gone, until their nodes are planned without them.
     pub(super) gone: BTreeSet<Arc<CacheId>>,
+    /// When which status has to be what is seen of it.
+    pub(super) echoes: BTreeSet<(Timestamp, Arc<CacheId>)>,
     /// When which node is taken for silent.
     pub(super) silences: BTreeSet<(Timestamp, NodeName)>,
     pub(super) queue: Vec<ClusterCommand>,
@@ -79,6 +81,7 @@ impl Planner {
             dirty_nodes: BTreeSet::new(),
             dirty_caches: BTreeSet::new(),
             gone: BTreeSet::new(),
+            echoes: BTreeSet::new(),
             silences: BTreeSet::new(),
             queue: Vec::new(),
         }
@@ -137,6 +140,13 @@ impl Planner {
                     node.confirm(ticket, generation);
                     node.heard_at = now;
                     self.dirty_nodes.insert(name);
+                }
+            }
+            ClusterEvent::AssignmentDeleted { node: name, ticket } => {
+                if let Some(node) = self.nodes.get_mut(&name)
+                    && node.ticket == ticket
+                {
+                    node.forget();
                 }
             }
             ClusterEvent::AnnotationRemoved { cache, annotation } => {
@@ -218,18 +228,25 @@ impl Planner {
             return Vec::new();
         }
         self.expire_silences(now);
+        self.check_echoes(now);
         self.refresh_due(now);
-        let dirty = std::mem::take(&mut self.dirty_nodes);
-        // First who holds a slot, then who gets one.
-        for name in &dirty {
-            self.look_at(name, now);
+        loop {
+            let dirty = std::mem::take(&mut self.dirty_nodes);
+            // First who holds a slot, then who gets one.
+            for name in &dirty {
+                self.look_at(name, now);
+            }
+            for name in &dirty {
+                self.plan(name, now);
+            }
+            self.fill_slots(now);
+            self.drop_gone();
+            self.tell(now);
+            // An action that has ended leaves its nodes something to drop.
+            if self.dirty_nodes.is_empty() {
+                break;
+            }
         }
-        for name in &dirty {
-            self.plan(name, now);
-        }
-        self.fill_slots(now);
-        self.drop_gone();
-        self.tell(now);
         std::mem::take(&mut self.queue)
     }
 
@@ -276,6 +293,8 @@ impl Planner {
             let told_at = self.caches.get(id)?.told_at?;
             Some(after(told_at, self.config.status_interval))
         });
-        silence.into_iter().chain(refreshes).chain(statuses).min()
+        let echo = self.echoes.first().map(|(at, _)| *at);
+        let fixed = silence.into_iter().chain(echo);
+        fixed.chain(refreshes).chain(statuses).min()
     }
 }

@@ -12,9 +12,9 @@ use super::status::{ActionReason, ActionStatus};
 use crate::model::{CacheId, DeletionPolicy, NodeFacts};
 use crate::node::time::{after, between};
 
-/// How long an annotation that was removed may still be seen before it is taken for a new
-/// request: longer than any watch lags, shorter than a person repeats themselves.
-const ECHO: Duration = Duration::from_secs(10);
+/// How long after a write the state before it may still be seen: longer than any watch lags, shorter
+/// than a person repeats themselves.
+pub(super) const ECHO: Duration = Duration::from_secs(10);
 
 impl Planner {
     pub(super) fn cache_applied(&mut self, facts: CacheFacts, now: Timestamp) {
@@ -42,7 +42,8 @@ impl Planner {
         }
         cache.recorded = facts.status;
         self.dirty_caches.insert(Arc::clone(&id));
-        self.caches.insert(id, cache);
+        self.caches.insert(Arc::clone(&id), cache);
+        self.check_echo(&id, now);
     }
 
     /// Finds out which action the object asks for, if any that is not taken up yet.

@@ -170,3 +170,21 @@ pub struct CacheStatus {
     /// Whether it is purged: it wants nothing until a refresh or an edit.
     pub purged: bool,
 }
+
+impl CacheStatus {
+    /// Whether it says the same, as far as it can be recorded: in whole seconds.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.in_seconds() == other.in_seconds()
+    }
+
+    fn in_seconds(&self) -> Self {
+        let whole = |at: Timestamp| Timestamp::from_second(at.as_second()).unwrap_or(at);
+        let mut rounded = self.clone();
+        rounded.start_time = whole(self.start_time);
+        rounded.completion_time = self.completion_time.map(whole);
+        for condition in &mut rounded.conditions {
+            condition.since = whole(condition.since);
+        }
+        rounded
+    }
+}

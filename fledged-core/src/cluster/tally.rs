@@ -11,6 +11,8 @@ pub(super) struct Tally {
     pub(super) failing: u64,
     pub(super) failed: u64,
     pub(super) unreachable: u64,
+    /// One for a node that can't be reached, of a cache that is purged or deleted.
+    pub(super) away: u64,
     /// Removals on their way, of a cache that is purged or deleted.
     pub(super) removing: u64,
     /// Removals that a container stands against.
@@ -22,7 +24,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 10] {
+    fn fields(&mut self) -> [&mut u64; 11] {
         [
             &mut self.desired,
             &mut self.cached,
@@ -30,6 +32,7 @@ impl Tally {
             &mut self.failing,
             &mut self.failed,
             &mut self.unreachable,
+            &mut self.away,
             &mut self.removing,
             &mut self.kept,
             &mut self.stuck,

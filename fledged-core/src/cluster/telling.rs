@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::cache::CacheState;
+use super::cache::{CacheState, has};
 use super::event::{CacheEvent, ClusterCommand};
 use super::planner::Planner;
-use super::requests::in_words;
+use super::requests::{ECHO, in_words};
 use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
@@ -45,13 +45,43 @@ impl Planner {
         }
     }
 
-    fn write_status(&mut self, id: &CacheId, status: CacheStatus, now: Timestamp) {
+    /// What is seen of a status a while after it was written has to be what was written: a write of
+    /// another planner's may have come later, or somebody has edited it.
+    pub(super) fn check_echoes(&mut self, now: Timestamp) {
+        while let Some((at, _)) = self.echoes.first()
+            && *at <= now
+        {
+            let Some((_, id)) = self.echoes.pop_first() else {
+                return;
+            };
+            self.check_echo(&id, now);
+        }
+    }
+
+    /// Has the status written anew if it is not what was told, unless that was told just now.
+    pub(super) fn check_echo(&mut self, id: &Arc<CacheId>, now: Timestamp) {
+        let Some(cache) = self.caches.get_mut(id) else {
+            return;
+        };
+        let told_lately = cache.told_at.is_some_and(|at| now < after(at, ECHO));
+        let same = match (&cache.told, &cache.recorded) {
+            (Some(told), Some(recorded)) => told.says_the_same(recorded),
+            (told, recorded) => told.is_none() && recorded.is_none(),
+        };
+        if !told_lately && !same {
+            cache.told.clone_from(&cache.recorded);
+            self.dirty_caches.insert(Arc::clone(id));
+        }
+    }
+
+    fn write_status(&mut self, id: &Arc<CacheId>, status: CacheStatus, now: Timestamp) {
         if let Some(cache) = self.caches.get_mut(id) {
             cache.told = Some(status.clone());
             cache.told_at = Some(now);
         }
+        self.echoes.insert((after(now, ECHO), Arc::clone(id)));
         self.queue.push(ClusterCommand::WriteStatus {
-            cache: id.clone(),
+            cache: (**id).clone(),
             status: Box::new(status),
         });
     }
@@ -73,6 +103,10 @@ impl Planner {
         }
         cache.action.status = status;
         cache.action.completed.get_or_insert(now);
+        if ended && cache.removes().is_some() {
+            let nodes = self.nodes.iter().filter(|(_, node)| has(&node.tallies, id));
+            self.dirty_nodes.extend(nodes.map(|(name, _)| name.clone()));
+        }
         let reason = cache.action.reason;
         let message = format!("{}: {}", in_words(reason), message(cache));
         self.queue.push(ClusterCommand::RecordEvent {
@@ -148,7 +182,9 @@ fn judge(cache: &CacheState) -> ActionStatus {
         ActionStatus::Failed
     } else if cache.totals.nodes == 0 {
         ActionStatus::NoImagesPulledOrDeleted
-    } else if sum.desired > 0 && sum.desired == sum.unreachable {
+    } else if (sum.desired > 0 && sum.desired == sum.unreachable)
+        || usize::try_from(sum.away) == Ok(cache.totals.nodes)
+    {
         ActionStatus::Unknown
     } else {
         ActionStatus::Succeeded
@@ -171,14 +207,18 @@ fn message(cache: &CacheState) -> String {
         return "no node matches, nothing was pulled or deleted".to_owned();
     }
     let mut text = match cache.removes() {
-        Some(_) => format!("removed from {nodes}"),
+        Some(_) if sum.away == 0 => format!("removed from {nodes}"),
+        Some(_) => format!(
+            "removed from {nodes} but {} that can't be reached",
+            sum.away
+        ),
         None => format!("{} of {} cached on {nodes}", sum.cached, sum.desired),
     };
     let parts = [
         (sum.pulling, "to be pulled"),
         (sum.failing, "of them failing so far"),
         (sum.removing, "to be removed"),
-        (sum.kept, "kept because they are in use"),
+        (sum.kept, "kept because they are in use or shared"),
         (sum.failed + sum.stuck, "failed"),
         (sum.unreachable, "on nodes that can't be reached"),
     ];
@@ -200,7 +240,7 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
         ActionStatus::Succeeded | ActionStatus::NoImagesPulledOrDeleted
     );
     let failing = sum.failing > 0;
-    let degraded = invalid || failed || failing || sum.unreachable > 0;
+    let degraded = invalid || failed || failing || sum.unreachable + sum.away > 0;
     let trouble = match (invalid, failed, failing) {
         (true, ..) => "InvalidSpec",
         (_, true, _) => "ImagesFailed",

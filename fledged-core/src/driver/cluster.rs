@@ -246,6 +246,9 @@ fn answer(command: ClusterCommand, generation: Option<u64>) -> Option<ClusterEve
                 generation: generation?,
             })
         }
+        ClusterCommand::DeleteAssignment { node, ticket } => {
+            Some(ClusterEvent::AssignmentDeleted { node, ticket })
+        }
         ClusterCommand::RemoveAnnotation { cache, annotation } => {
             Some(ClusterEvent::AnnotationRemoved { cache, annotation })
         }
@@ -288,7 +291,13 @@ async fn write(
     futures_util::pin_mut!(call, timer);
     futures_util::select_biased! {
         result = call => result.map_err(|error| {
-            warn!(%error, "a write failed");
+            match error.failure() {
+                // Somebody else was faster; that happens, and is minded.
+                WriteFailure::Conflict(_) | WriteFailure::Gone(_) => {
+                    debug!(%error, "a write came too late");
+                }
+                WriteFailure::Unavailable { .. } => warn!(%error, "a write failed"),
+            }
             error.failure().clone()
         }),
         () = timer => Err(WriteFailure::Unavailable {

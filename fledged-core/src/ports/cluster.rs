@@ -18,8 +18,9 @@ use crate::model::{AssignedImage, CacheId, NodeName};
 pub trait Cluster: Send + Sync {
     /// What happens, from now on: first everything there is, then
     /// [`ClusterEvent::Synced`], then every change, in the order of each object. Echoes of writes
-    /// are among them. [`ClusterEvent::AssignmentWritten`], [`ClusterEvent::AnnotationRemoved`] and
-    /// [`ClusterEvent::Conflicted`] are not: the loop tells these.
+    /// are among them. [`ClusterEvent::AssignmentWritten`], [`ClusterEvent::AssignmentDeleted`],
+    /// [`ClusterEvent::AnnotationRemoved`] and [`ClusterEvent::Conflicted`] are not: the loop tells
+    /// these.
     fn events(&self) -> BoxStream<'static, ClusterEvent>;
 
     /// Records what a node is to hold; returns the generation of the record, which grows with every

@@ -134,12 +134,16 @@ impl World {
                 });
                 self.apply(ClusterEvent::AssignmentRecorded { node, assignment });
             }
-            ClusterCommand::DeleteAssignment { node, .. } => {
+            ClusterCommand::DeleteAssignment { node, ticket } => {
                 self.writes += 1;
                 self.records.remove(&node);
                 if let Some(agent) = self.agents.get_mut(&node) {
                     agent.reported = None;
                 }
+                self.apply(ClusterEvent::AssignmentDeleted {
+                    node: node.clone(),
+                    ticket,
+                });
                 self.apply(ClusterEvent::AssignmentGone(node));
             }
             ClusterCommand::WriteStatus { cache, status } => {
@@ -147,6 +151,10 @@ impl World {
                 self.echo(&cache, |facts| facts.status = Some(*status));
             }
             ClusterCommand::RemoveAnnotation { cache, annotation } => {
+                self.apply(ClusterEvent::AnnotationRemoved {
+                    cache: cache.clone(),
+                    annotation,
+                });
                 self.echo(&cache, |facts| match annotation {
                     Annotation::Refresh => facts.refresh_requested = false,
                     Annotation::Purge => facts.purge_requested = false,

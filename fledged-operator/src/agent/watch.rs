@@ -20,6 +20,7 @@ use super::inputs::Input;
 use super::pace::after;
 use super::reporter::{Heard, Source};
 use super::request::{retry_after, with_causes};
+use super::status::FIELD_MANAGER;
 use crate::crd::ReadNodeCache;
 
 /// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
@@ -52,6 +53,13 @@ pub(super) struct Watch {
     resumed: bool,
     /// Whether the listing under way has shown the object.
     listed: bool,
+}
+
+/// Whether somebody else has written to the status.
+fn is_tampered_with(object: &ReadNodeCache) -> bool {
+    let fields = object.metadata.managed_fields.iter().flatten();
+    let mut status = fields.filter(|entry| entry.subresource.as_deref() == Some("status"));
+    status.any(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER))
 }
 
 /// The loop takes nothing any more.
@@ -170,8 +178,8 @@ impl Watch {
         let generation = object.generation();
         let told = Told::Object { uid, generation };
         if self.told == told {
-            // What the agent itself wrote comes by here too.
-            if listed {
+            // What the agent itself wrote comes by here too, and may be older than what it knows.
+            if listed || is_tampered_with(&object) {
                 let _ = self.heard.send(Heard::Read(source));
             }
             return Ok(());

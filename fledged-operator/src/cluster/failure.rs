@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use fledged_core::ports::WriteFailure;
+use kube::core::Status;
+use kube::core::response::StatusCause;
 
 /// Sorts a failed request.
 pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
@@ -17,8 +19,14 @@ pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
         // Without a name it is not the object that is missing, but its kind, for now.
         404 if names_object(status) => WriteFailure::Gone(message),
         409 => WriteFailure::Conflict(message),
+        // Nothing new is taken by a namespace that is going.
+        403 if has_cause(status, |cause| cause.reason == "NamespaceTerminating") => {
+            WriteFailure::Gone(message)
+        }
         // The UID in a patch is not that of the object: another one has the name by now.
-        422 if is_about_uid(status) => WriteFailure::Gone(message),
+        422 if has_cause(status, |cause| cause.field == "metadata.uid") => {
+            WriteFailure::Gone(message)
+        }
         _ => {
             let details = status.details.as_ref();
             let seconds = details.map_or(0, |details| details.retry_after_seconds);
@@ -35,13 +43,13 @@ pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
     }
 }
 
-fn names_object(status: &kube::core::Status) -> bool {
+fn names_object(status: &Status) -> bool {
     let details = status.details.as_ref();
     details.is_some_and(|details| !details.name.is_empty())
 }
 
-fn is_about_uid(status: &kube::core::Status) -> bool {
+fn has_cause(status: &Status, is: impl Fn(&StatusCause) -> bool) -> bool {
     let details = status.details.iter();
     let mut causes = details.flat_map(|details| &details.causes);
-    causes.any(|cause| cause.field == "metadata.uid")
+    causes.any(is)
 }

@@ -65,6 +65,7 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
             in_field(rollout, "maxConcurrentNodes", |limit| {
                 // Each counts for the type it is about.
                 limit.minimum = Some(1.0);
+                limit.maximum = Some(f64::from(u32::MAX));
                 limit.pattern = Some(PERCENTAGE.to_owned());
             });
         });
