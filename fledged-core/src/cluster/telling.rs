@@ -204,7 +204,7 @@ fn message(cache: &CacheState) -> String {
     let nodes = cache.totals.nodes;
     let nodes = format!("{nodes} node{}", if nodes == 1 { "" } else { "s" });
     if cache.totals.nodes == 0 {
-        return "no node matches, nothing was pulled or deleted".to_owned();
+        return "no node matches".to_owned();
     }
     let mut text = match cache.removes() {
         Some(_) if sum.away == 0 => format!("removed from {nodes}"),

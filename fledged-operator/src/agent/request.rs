@@ -2,7 +2,6 @@
 //!
 //! The client's own methods lose the `Retry-After` header, and log what they can't parse.
 
-use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +11,8 @@ use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
+
+use crate::problem::with_causes;
 
 /// What is waited where a server is busy and names no delay: what API servers name when their queues
 /// are full.
@@ -38,22 +39,6 @@ impl Refusal {
             retry_after: None,
         }
     }
-}
-
-/// An error with its causes, as far as they say anything new: "client error (Connect)" alone does not
-/// tell why.
-pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The body of the answer to a request that was done.
@@ -144,19 +129,6 @@ mod tests {
             let refusal = mk_refusal(code, header, body);
             assert_eq!(refusal.retry_after.map(|delay| delay.as_secs()), seconds);
         }
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("cannot reach x: refused")]
-        struct Outer(#[source] Inner);
-        #[derive(Debug, thiserror::Error)]
-        #[error("refused")]
-        struct Inner(#[source] std::fmt::Error);
-        let text = with_causes(&Outer(Inner(std::fmt::Error)));
-        let expected = format!("cannot reach x: refused: {}", std::fmt::Error);
-        assert_eq!(text, expected);
     }
 
     #[test]

@@ -19,9 +19,10 @@ use super::health::AgentHealth;
 use super::inputs::Input;
 use super::pace::after;
 use super::reporter::{Heard, Source};
-use super::request::{retry_after, with_causes};
+use super::request::retry_after;
 use super::status::FIELD_MANAGER;
 use crate::crd::ReadNodeCache;
+use crate::problem::with_causes;
 
 /// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
 /// and load balancers end it themselves, and spread: agents that were started together do not come
@@ -179,7 +180,7 @@ impl Watch {
         let told = Told::Object { uid, generation };
         if self.told == told {
             // What the agent itself wrote comes by here too, and may be older than what it knows.
-            if listed || is_tampered_with(&object) {
+            if listed || is_tampered_with(object) {
                 let _ = self.heard.send(Heard::Read(source));
             }
             return Ok(());

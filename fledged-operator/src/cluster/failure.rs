@@ -6,11 +6,13 @@ use fledged_core::ports::WriteFailure;
 use kube::core::Status;
 use kube::core::response::StatusCause;
 
+use crate::problem::with_causes;
+
 /// Sorts a failed request.
 pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
     let kube::Error::Api(status) = &error else {
         return WriteFailure::Unavailable {
-            message: error.to_string(),
+            message: with_causes(&error),
             retry_after: None,
         };
     };

@@ -21,6 +21,7 @@ use super::inventory::Inventory;
 use super::node::ReadNode;
 use super::seen::SeenCaches;
 use crate::crd::{ReadCache, ReadNodeCache};
+use crate::problem::with_causes;
 
 /// Between attempts to begin a watch again. One controller is no burden for an API server that is
 /// coming back, and nothing is decided before it has listed everything.
@@ -105,7 +106,8 @@ where
                 },
                 _ => "",
             };
-            warn!(kind = %K::kind(&()), %error, hint, "the watch was interrupted");
+            let error = with_causes(&error);
+            warn!(kind = %K::kind(&()), error, hint, "the watch was interrupted");
             None
         }
     })

@@ -12,6 +12,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tracing::{debug, info, warn};
 
+use crate::problem::problem;
+
 use super::election::{Election, LeaseRecord, LeaseTimes, Step};
 
 /// Longest that giving a lease back may take; a pod is given 30 s to end.
@@ -184,7 +186,7 @@ impl Elector {
 
     async fn read(&self) -> Result<Option<Lease>, String> {
         let found = self.leases.get_opt(&self.lease.name).await;
-        found.map_err(|error| error.to_string())
+        found.map_err(|error| problem(&error))
     }
 
     async fn write(&mut self, record: &LeaseRecord) -> Result<(), String> {
@@ -198,7 +200,7 @@ impl Elector {
             None => self.leases.create(&params, &lease).await,
             Some(_) => self.leases.replace(&self.lease.name, &params, &lease).await,
         };
-        self.object = Some(written.map_err(|error| error.to_string())?);
+        self.object = Some(written.map_err(|error| problem(&error))?);
         Ok(())
     }
 }

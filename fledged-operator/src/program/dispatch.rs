@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use fledged_cri::oci::OpenError;
 use fledged_cri::signals::Shutdown;
 use fledged_cri::target::NoRuntimeFound;
+use tracing::error;
 
 use super::args::{Cli, Command, CommonArgs};
 use super::connect::ConnectError;
@@ -55,21 +56,20 @@ impl ProgramError {
 pub fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit,
         Err(error) => {
-            // Also where the log is off or goes elsewhere.
             eprintln!("fledged-operator: {error}");
             error.exit()
         }
     }
 }
 
-fn run(command: Command) -> Result<(), ProgramError> {
+fn run(command: Command) -> Result<ExitCode, ProgramError> {
     match command {
         Command::Crds => {
             let yaml = crate::crd::definitions_yaml().map_err(ProgramError::Definitions)?;
             print!("{yaml}");
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Command::Controller(args) => {
             // Writes are answered while the planner plans.
@@ -92,7 +92,7 @@ fn start<F>(
     mut runtime: tokio::runtime::Builder,
     common: &CommonArgs,
     program: impl FnOnce(Shutdown) -> F,
-) -> Result<(), ProgramError>
+) -> Result<ExitCode, ProgramError>
 where
     F: Future<Output = Result<(), ProgramError>>,
 {
@@ -102,8 +102,17 @@ where
         .enable_all()
         .build()
         .map_err(ProgramError::Runtime)?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let shutdown = Shutdown::catch().map_err(ProgramError::Signals)?;
         program(shutdown).await
-    })
+    });
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error @ ProgramError::Usage(_)) => Err(error),
+        // By now there is a log, in whatever form it was asked for.
+        Err(error) => {
+            error!(%error, "ended");
+            Ok(error.exit())
+        }
+    }
 }
