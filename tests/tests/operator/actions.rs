@@ -171,6 +171,31 @@ async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moves_is_followed_by_the_interval() {
+    let mut options = WorldOptions::default();
+    options.planner.refresh_interval = Duration::from_secs(1);
+    let world = World::start_with(options).await;
+    world.publish(&[APP, MOVING]);
+    let a = world.node("a").await;
+    world.apply("web", &[APP, MOVING]).await;
+    a.holds_exactly(&[APP, MOVING]).await;
+    for content in ["moved", "moved again"] {
+        world.registry().publish(MOVING, content);
+        eventually("the tag to be followed", || async {
+            let held = a.runtime.content(MOVING).unwrap_or_default();
+            (held == content).then_some(()).ok_or(held)
+        })
+        .await;
+    }
+    world
+        .status_when("web", "refreshed by itself", |status| {
+            status.reason == "ImageCacheRefresh" && status.status == "Succeeded"
+        })
+        .await;
+    assert_eq!(a.runtime.pulls(APP), 1, "what does not move is not pulled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_purged_cache_stays_purged_until_it_is_refreshed() {
     let world = World::start().await;
     world.publish(&[APP, DB]);

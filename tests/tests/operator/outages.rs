@@ -1,7 +1,7 @@
 //! An API server that goes away, comes back, forgets, throttles and fails.
 
 use fledged_operator::embedded::{EmbeddedServer, Failure, RequestFilter};
-use fledged_tests::kube::{ServerKind, World, eventually};
+use fledged_tests::kube::{ServerKind, TestNode, World, eventually};
 use fledged_tests::skipped;
 use serde_json::json;
 
@@ -22,6 +22,10 @@ async fn nodes_go_on_while_it_is_gone_and_everything_catches_up() {
     a.runtime.evict(APP);
     a.holds_exactly(&[APP]).await;
     assert_eq!(a.runtime.pulls(APP), 2);
+    // A minute: the inventory is read every second.
+    for _ in 0..2 {
+        readings(&[&a, &b], 30).await;
+    }
     world.cluster_mut().start_server().await;
     world.apply("web", &[APP, DB]).await;
     world.ended("web", "ImageCacheUpdate", "Succeeded").await;
@@ -134,18 +138,25 @@ async fn a_rollout_takes_few_writes_and_an_idle_cluster_none() {
     server.reset_requests();
     // A dozen more readings of every inventory: nothing changed, nothing is written, also when what
     // was written is held against what is seen of it.
-    let readings: Vec<usize> = nodes.iter().map(|node| node.runtime.readings()).collect();
-    eventually("the inventories to be read again", || async {
-        let read = nodes.iter().zip(&readings);
-        let all = read.map(|(node, before)| node.runtime.readings() - before);
-        let least = all.min().unwrap();
-        (least >= 12)
-            .then_some(())
-            .ok_or(format!("{least} readings"))
-    })
-    .await;
+    readings(&nodes.iter().collect::<Vec<_>>(), 12).await;
     let written = server.count(|key| key.is_write() && key.resource != "leases");
     assert_eq!(written, 0, "{:?}", server.requests());
+}
+
+/// Waits until every node has read its inventory that often again.
+async fn readings(nodes: &[&TestNode], count: usize) {
+    let before: Vec<usize> = nodes.iter().map(|node| node.runtime.readings()).collect();
+    eventually(&format!("{count} readings of the inventories"), || async {
+        let read = nodes.iter().zip(&before);
+        let least = read
+            .map(|(node, before)| node.runtime.readings() - before)
+            .min();
+        match least {
+            Some(least) if least < count => Err(format!("{least} readings")),
+            _ => Ok(()),
+        }
+    })
+    .await;
 }
 
 fn records_written(server: &EmbeddedServer) -> u64 {
