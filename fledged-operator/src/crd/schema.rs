@@ -33,7 +33,7 @@ const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9
 
 /// Adds what the API server checks to the definition of ImageCache.
 pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
-    for_each_spec(definition, |spec| {
+    for_each(definition, "spec", |spec| {
         in_list(spec, "cacheSpec", 1, GROUPS_MAX, |group| {
             in_list(group, "images", 1, limit(IMAGES_MAX), |image| {
                 image.min_length = Some(1);
@@ -74,7 +74,7 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
 
 /// Adds what the API server checks to the definition of NodeImageCache.
 pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition) {
-    for_each_spec(definition, |spec| {
+    for_each(definition, "spec", |spec| {
         in_field(spec, "images", |images| {
             images.x_kubernetes_list_type = Some("atomic".to_owned());
         });
@@ -145,13 +145,6 @@ fn signed(schema: &mut JSONSchemaProps) {
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = schema.additional_properties.as_mut() {
         signed(values);
     }
-}
-
-fn for_each_spec(
-    definition: &mut CustomResourceDefinition,
-    change: impl FnMut(&mut JSONSchemaProps),
-) {
-    for_each(definition, "spec", change);
 }
 
 fn for_each(
