@@ -81,6 +81,43 @@ async fn requests_are_counted() {
 }
 
 #[tokio::test]
+async fn metrics_have_the_names_of_a_real_server() {
+    let server = EmbeddedServer::builder().start().await.unwrap();
+    let client = server.client().unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    let (made, sent) = (
+        config_map("a"),
+        serde_json::to_vec(&config_map("a")).unwrap(),
+    );
+    maps.create(&PostParams::default(), &made).await.unwrap();
+    let again = maps.create(&PostParams::default(), &made).await;
+    assert!(again.is_err());
+    maps.get_opt("b").await.unwrap();
+    let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+    let text = client.request_text(request).await.unwrap();
+    let labels = |code, verb| {
+        format!(
+            "apiserver_request_total{{code=\"{code}\",group=\"\",resource=\"configmaps\",subresource=\"\",verb=\"{verb}\"}} 1\n"
+        )
+    };
+    for line in [
+        labels(201, "POST"),
+        labels(409, "POST"),
+        labels(404, "GET"),
+        format!(
+            "apiserver_request_body_size_bytes_sum{{group=\"\",resource=\"configmaps\",verb=\"create\"}} {}\n",
+            2 * sent.len()
+        ),
+    ] {
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+    let memory = text
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    assert!(memory.unwrap().parse::<u64>().unwrap() > 1 << 20);
+}
+
+#[tokio::test]
 async fn requests_fail_on_demand() {
     let cluster = Cluster::embedded().await;
     let path = "/api/v1/namespaces/default/configmaps";

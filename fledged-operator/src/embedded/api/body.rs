@@ -43,7 +43,7 @@ pub(crate) fn stream(body: Body) -> Response {
 }
 
 /// An answer in plain text.
-pub(crate) fn text(code: u16, text: &'static str) -> Response {
+pub(crate) fn text(code: u16, text: impl Into<Bytes>) -> Response {
     with_type(code, whole(text), TEXT)
 }
 

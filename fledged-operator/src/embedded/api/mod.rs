@@ -9,6 +9,7 @@ mod discovery;
 mod encode;
 pub(crate) mod jsonpath;
 mod list;
+mod metrics;
 mod openapi;
 mod options;
 mod patch;

@@ -9,6 +9,7 @@ use super::create::create;
 use super::delete::{delete_all, delete_one};
 use super::discovery;
 use super::list::{get, list};
+use super::metrics::metrics;
 use super::openapi;
 use super::patch::{kind_of, patch};
 use super::update::replace;
@@ -16,10 +17,23 @@ use super::watch::watch;
 use super::{Api, Request, Target};
 use crate::embedded::error::{ApiError, ApiResult};
 use crate::embedded::merge::PatchKind;
-use crate::embedded::stats::RequestKey;
+use crate::embedded::stats::{AnswerKey, RequestKey};
 
-/// Answers a request.
+/// Answers a request, and counts it.
 pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
+    let (key, response) = answer(api, request);
+    let key = AnswerKey {
+        group: key.group,
+        resource: key.resource,
+        subresource: key.subresource,
+        verb: key.verb,
+        code: response.status().as_u16(),
+    };
+    api.requests.answered(key, request.body.len());
+    response
+}
+
+fn answer(api: &Arc<Api>, request: &Request) -> (RequestKey, Response) {
     let segments: Vec<&str> = request
         .path
         .split('/')
@@ -28,15 +42,16 @@ pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
     let target = match find(api, &segments) {
         Ok(target) => target,
         Err(error) => {
-            api.requests.count(key(request, None));
-            return body::refusal(&error);
+            let key = key(request, None);
+            api.requests.count(key.clone());
+            return (key, body::refusal(&error));
         }
     };
     let key = key(request, target.as_ref());
     let refused = api
         .faults
         .next(&key, target.as_ref().map(|target| target.name.as_str()));
-    api.requests.count(key);
+    api.requests.count(key.clone());
     let answer = match (refused, &target) {
         (Some(error), _) => Err(error),
         (None, Some(target)) => resource(api, request, target),
@@ -49,7 +64,7 @@ pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
         .chain(request.warnings.take())
         .collect();
     body::warn(&mut response, &warnings);
-    response
+    (key, response)
 }
 
 fn key(request: &Request, target: Option<&Target>) -> RequestKey {
@@ -150,7 +165,7 @@ fn other(api: &Api, request: &Request, segments: &[&str]) -> ApiResult<Response>
         return match segments {
             []
             | [
-                "api" | "apis" | "version" | "healthz" | "livez" | "readyz",
+                "api" | "apis" | "version" | "healthz" | "livez" | "readyz" | "metrics",
                 ..,
             ] => Err(ApiError::method_not_allowed()),
             _ => Err(ApiError::no_such_path()),
@@ -158,6 +173,7 @@ fn other(api: &Api, request: &Request, segments: &[&str]) -> ApiResult<Response>
     }
     match segments {
         ["healthz" | "livez" | "readyz"] => Ok(body::text(200, "ok")),
+        ["metrics"] => Ok(body::text(200, metrics(api))),
         ["version"] => Ok(body::json(200, discovery::version().to_string())),
         ["api"] => Ok(discovery::core(api, request)),
         ["apis"] => Ok(discovery::groups(api, request)),
