@@ -249,6 +249,12 @@ impl Running {
         }
     }
 
+    /// Sends SIGKILL; nothing of its output is wanted.
+    pub fn kill(&mut self) {
+        self.kill_group();
+        let _ = self.child.wait();
+    }
+
     /// Sends SIGKILL and waits for the end.
     #[must_use]
     pub fn kill9(mut self) -> Output {

@@ -52,13 +52,19 @@ impl TestCluster {
         if let Some(path) = variable("TEST_KUBECONFIG") {
             Self::start_on(path.as_ref()).await
         } else if let Some(assets) = variable("KUBEBUILDER_ASSETS") {
-            let start = move || EnvTest::start(Path::new(&assets));
-            let server = tokio::task::spawn_blocking(start).await.unwrap();
-            let kubeconfig = server.kubeconfig().to_owned();
-            Self::of(Server::Assets(Box::new(server)), kubeconfig, None).await
+            Self::start_assets(assets.as_ref()).await
         } else {
             Self::start_embedded().await
         }
+    }
+
+    /// etcd and kube-apiserver of that folder.
+    pub async fn start_assets(folder: &Path) -> Self {
+        let folder = folder.to_owned();
+        let start = move || EnvTest::start(&folder);
+        let server = tokio::task::spawn_blocking(start).await.unwrap();
+        let kubeconfig = server.kubeconfig().to_owned();
+        Self::of(Server::Assets(Box::new(server)), kubeconfig, None).await
     }
 
     /// The embedded server.
@@ -137,6 +143,13 @@ impl TestCluster {
             Ok(())
         })
         .await;
+    }
+
+    /// Speaks through that client from now on.
+    #[must_use]
+    pub fn with_client(mut self, client: Client) -> Self {
+        self.client = client;
+        self
     }
 
     /// A client with all rights.

@@ -93,6 +93,7 @@ struct State {
     pulls: Vec<ImageRef>,
     readings: usize,
     first_pull: Option<Instant>,
+    last_pulled: Option<Instant>,
 }
 
 /// An [`ImageRuntime`] in memory. Clones share their state.
@@ -150,6 +151,12 @@ impl MemoryRuntime {
     #[must_use]
     pub fn first_pull(&self) -> Option<Instant> {
         self.state().first_pull
+    }
+
+    /// When the last pull that succeeded was done.
+    #[must_use]
+    pub fn last_pulled(&self) -> Option<Instant> {
+        self.state().last_pulled
     }
 
     /// How often it was asked what it holds.
@@ -264,6 +271,7 @@ impl ImageRuntime for MemoryRuntime {
             })?;
         let mut state = self.state();
         state.images.insert(image.clone(), published.content);
+        state.last_pulled = Some(Instant::now());
         Ok(Self::image(&state, &image).unwrap())
     }
 

@@ -65,6 +65,39 @@ impl FakeNode {
                 "kubeProxyVersion": "", "osImage": "", "systemUUID": "",
             },
         } });
+        self.patch_status(patch).await;
+    }
+
+    /// Tells what a kubelet tells of a node besides its being Ready: 50 images, capacity, addresses.
+    pub async fn describe(&self) {
+        let images: Vec<Value> = (0..50)
+            .map(|n| {
+                let name = format!("registry.example.com/platform/component-{n:02}");
+                json!({ "names": [format!("{name}@sha256:{n:064x}"), format!("{name}:v1.{n}.0")],
+                    "sizeBytes": 40_000_000 + n })
+            })
+            .collect();
+        let resources = json!({ "cpu": "16", "memory": "65842520Ki", "pods": "110",
+            "ephemeral-storage": "203056560Ki" });
+        let patch = json!({ "status": {
+            "images": images,
+            "capacity": resources,
+            "allocatable": resources,
+            "addresses": [{ "type": "Hostname", "address": self.name }],
+        } });
+        self.patch_status(patch).await;
+    }
+
+    /// Says that it is still there, as a kubelet does every five minutes.
+    pub async fn heartbeat(&self) {
+        let now = jiff::Timestamp::now().as_second();
+        let now = jiff::Timestamp::from_second(now).unwrap();
+        let beat = json!({ "type": "Ready", "lastHeartbeatTime": now.to_string() });
+        self.patch_status(json!({ "status": { "conditions": [beat] } }))
+            .await;
+    }
+
+    async fn patch_status(&self, patch: Value) {
         let patch = Patch::Strategic(patch);
         let params = PatchParams::default();
         self.nodes()

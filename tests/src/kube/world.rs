@@ -86,6 +86,8 @@ pub struct World {
     registry: MemoryRegistry,
     options: WorldOptions,
     controller: Option<Running>,
+    /// Of agents to come, where it is another than the test's own.
+    agents: Option<Client>,
 }
 
 impl World {
@@ -114,7 +116,15 @@ impl World {
             registry: MemoryRegistry::default(),
             options,
             controller: None,
+            agents: None,
         }
+    }
+
+    /// Lets agents that are started from now on speak through this client.
+    #[must_use]
+    pub fn with_agents_client(mut self, client: Client) -> Self {
+        self.agents = Some(client);
+        self
     }
 
     /// The API server.
@@ -190,7 +200,7 @@ impl World {
         let object = FakeNode::register(client.clone(), &name, tag, labels).await;
         TestNode {
             object,
-            client,
+            client: self.agents.clone().unwrap_or(client),
             runtime: MemoryRuntime::new(self.registry.clone(), self.options.pull),
             options: self.options.clone(),
             agent: None,

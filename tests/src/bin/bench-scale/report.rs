@@ -1,38 +1,50 @@
-//! The figures.
+//! The figures, for people and for programs.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 
-/// Everything that was measured. Times in seconds, memory in bytes.
+use crate::args::Args;
+use crate::bench::Bench;
+use crate::phase::{Phase, Requests};
+
+/// Everything that was measured.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
-    pub(crate) server: String,
-    pub(crate) nodes: usize,
-    pub(crate) images: usize,
-    pub(crate) parallelism: usize,
-    pub(crate) pull: f64,
-    /// What the pulls of one node take by themselves.
-    pub(crate) pulls_alone: f64,
-    /// From the application of the cache to `Succeeded`.
-    pub(crate) rollout: f64,
-    /// NodeImageCache writes a node, controller and agent together, for the rollout.
-    pub(crate) writes_per_node: f64,
-    /// From a node turning Ready to its first pull, for each that joined.
-    pub(crate) first_pulls: Vec<f64>,
-    pub(crate) first_pull_p50: f64,
-    pub(crate) first_pull_p99: f64,
-    pub(crate) controller_peak_rss: u64,
-    pub(crate) controller_cpu: f64,
+    server: String,
+    cores: usize,
+    nodes: usize,
+    images: usize,
+    parallelism: usize,
+    /// Seconds.
+    pull: f64,
+    max_concurrent_nodes: String,
     /// A NodeImageCache with its status, as JSON.
-    pub(crate) record_bytes: usize,
+    record_bytes: usize,
+    phases: Vec<Phase>,
 }
 
 impl Report {
-    pub(crate) fn json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_else(|error| error.to_string())
+    pub(crate) fn new(bench: &Bench, args: &Args, record_bytes: usize, phases: Vec<Phase>) -> Self {
+        Self {
+            server: bench.server.clone(),
+            cores: std::thread::available_parallelism().map_or(1, Into::into),
+            nodes: args.nodes.get(),
+            images: args.images.get(),
+            parallelism: args.parallelism.get(),
+            pull: args.pull.as_secs_f64(),
+            max_concurrent_nodes: args.max_concurrent_nodes.clone(),
+            record_bytes,
+            phases,
+        }
+    }
+
+    /// # Errors
+    ///
+    /// None that can happen with these types.
+    pub(crate) fn json(&self) -> Result<String, String> {
+        serde_json::to_string_pretty(self).map_err(|error| error.to_string())
     }
 }
 
@@ -50,56 +62,140 @@ pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
     sorted
         .get(rank.saturating_sub(1))
         .copied()
-        .unwrap_or(f64::NAN)
+        .unwrap_or_default()
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = |seconds: f64| format!("{:.2?}", Duration::from_secs_f64(seconds));
         writeln!(
             f,
-            "{} nodes, {} images, pulls of {} s, {} at once; API server: {}",
-            self.nodes, self.images, self.pull, self.parallelism, self.server
+            "{} nodes, {} images, pulls of {} s, {} at once; NodeImageCache of {} bytes; {} cores\nAPI server: {}\n",
+            self.nodes,
+            self.images,
+            self.pull,
+            self.parallelism,
+            self.record_bytes,
+            self.cores,
+            self.server
         )?;
-        let rows = [
-            (
-                "rollout",
-                format!(
-                    "{} (pulls alone: {} s)",
-                    seconds(self.rollout),
-                    self.pulls_alone
-                ),
-            ),
-            ("writes a node", format!("{:.2}", self.writes_per_node)),
-            ("NodeImageCache", format!("{} bytes", self.record_bytes)),
-            (
-                "Ready to first pull",
-                match self.first_pulls.len() {
-                    0 => "not measured".to_owned(),
-                    joins => format!(
-                        "p50 {}, p99 {} ({joins} nodes)",
-                        seconds(self.first_pull_p50),
-                        seconds(self.first_pull_p99)
-                    ),
-                },
-            ),
-            (
-                "controller",
-                format!(
-                    "{:.1} MiB peak RSS, {:.2} s of CPU",
-                    mebibytes(self.controller_peak_rss),
-                    self.controller_cpu
-                ),
-            ),
-        ];
-        for (name, value) in rows {
-            writeln!(f, "  {name:<20} {value}")?;
+        writeln!(
+            f,
+            "{:<34} {:>9} {:>6} {:>11} {:>9} {:>9} | CPU s {:>10} {:>7} {:>7}",
+            "phase",
+            "seconds",
+            "pulls",
+            "writes/node",
+            "revisions",
+            "KB sent",
+            "controller",
+            "server",
+            "agents"
+        )?;
+        for phase in &self.phases {
+            phase.line(f)?;
+        }
+        let peak = self.phases.iter().map(|phase| phase.controller.peak_rss);
+        writeln!(
+            f,
+            "\ncontroller: {:.1} MiB peak RSS",
+            mebibytes(peak.max().unwrap_or_default())
+        )?;
+        for phase in &self.phases {
+            phase.details(f)?;
         }
         Ok(())
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+impl Phase {
+    fn line(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let floor = self.floor.map_or("-".to_owned(), |s| format!("{s}"));
+        writeln!(
+            f,
+            "{:<34} {:>9.2} {floor:>6} {:>11.2} {:>9} {:>9.0} | {:>16.2} {:>7.2} {:>7.2}",
+            self.name,
+            self.seconds,
+            self.record_writes as f64 / self.nodes as f64,
+            self.revisions,
+            self.sent / 1e3,
+            self.controller.cpu,
+            self.server.cpu,
+            self.agents_cpu
+        )
+    }
+
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\n{}: controller {:.1} MiB RSS and {:.2} % of a core, API server {:.0} MiB; agents received {:.0} KB",
+            self.name,
+            mebibytes(self.controller.rss),
+            self.controller.cpu / self.seconds * 100.0,
+            self.server.rss / f64::from(1 << 20),
+            self.agents_received as f64 / 1e3
+        )?;
+        if let Some(done) = self.done {
+            writeln!(
+                f,
+                "  done after {done:.2} s, told after {:.2} s",
+                self.seconds
+            )?;
+        }
+        for (name, value) in &self.figures {
+            let unit = match () {
+                () if name.ends_with("Rss") => format!("{:.1} MiB", value / f64::from(1 << 20)),
+                () if name.ends_with("Percent") => format!("{value:.2} %"),
+                () if name.starts_with("requests") => format!("{value}"),
+                () => format!("{:.1} ms", value * 1e3),
+            };
+            writeln!(f, "  {name} {unit}")?;
+        }
+        writeln!(
+            f,
+            "  {:<32} {:>9} {:>10} {:>9} {:>9}",
+            "requests", "all", "controller", "agents", "bench"
+        )?;
+        for requests in &self.requests {
+            requests.line(f)?;
+        }
+        writeln!(
+            f,
+            "  the controller itself counts {} writes",
+            self.controller_writes
+        )
+    }
+}
+
+impl Requests {
+    fn line(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  {:<32} {:>9} {:>10} {:>9} {:>9}",
+            format!("{} {}", self.verb, self.resource),
+            self.all,
+            self.controller(),
+            self.agents,
+            self.bench
+        )
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size for people")]
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_by_rank() {
+        let values = [3.0, 1.0, 2.0, 4.0];
+        for (share, wanted) in [(0.5, 2.0), (0.99, 4.0), (1.0, 4.0), (0.0, 1.0)] {
+            assert!((percentile(&values, share) - wanted).abs() < f64::EPSILON);
+        }
+        assert!(percentile(&[], 0.5).abs() < f64::EPSILON);
+    }
 }

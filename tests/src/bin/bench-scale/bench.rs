@@ -1,0 +1,275 @@
+//! Everything that is measured, running.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fledged_operator::crd::{ImageCache, ImageCacheStatus};
+use fledged_tests::kube::{TestNode, World, WorldOptions};
+use fledged_tests::{FakeCri, Fledged, Running};
+use futures_util::stream::{self, StreamExt};
+use kube::runtime::wait::{Condition, await_condition};
+
+use crate::args::Args;
+use crate::client::metered;
+use crate::meter::Meter;
+use crate::server::{self, Server};
+
+/// Requests of this program's own that are under way at once.
+pub(crate) const AT_ONCE: usize = 16;
+/// Longest that anything may take before the run is given up.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// The API server, the controller, nodes with agents.
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) server: String,
+    /// What agents ask.
+    pub(crate) agents: Meter,
+    /// What this program asks.
+    pub(crate) own: Meter,
+    pub(crate) own_client: kube::Client,
+    pub(crate) images: Vec<String>,
+    pub(crate) nodes: Vec<TestNode>,
+    /// Nodes that joined later.
+    pub(crate) joined: Mutex<Vec<TestNode>>,
+    controller: Mutex<Running>,
+    /// Where the controller serves its metrics.
+    pub(crate) controller_metrics: String,
+    controller_args: Vec<String>,
+    /// One agent is a process too, for what that takes.
+    pub(crate) agent: AgentProcess,
+    // Last: the world cleans up behind itself.
+    _embedded: Option<server::Embedded>,
+}
+
+/// The agent program on a CRI runtime in memory.
+pub(crate) struct AgentProcess {
+    pub(crate) running: Running,
+    pub(crate) runtime: FakeCri,
+}
+
+impl Bench {
+    /// Registers nodes and starts everybody; returns when the controller has listed all there is.
+    pub(crate) async fn start(args: &Args) -> Result<Self, String> {
+        fledged_tests::find_operator()?;
+        let Server {
+            cluster,
+            name,
+            embedded,
+        } = server::start(args).await?;
+        let (agents, own) = (Meter::new(), Meter::new());
+        let own_client = metered(cluster.kubeconfig(), &own).await?;
+        let agents_client = metered(cluster.kubeconfig(), &agents).await?;
+        let options = WorldOptions {
+            pull: args.pull,
+            inventory: Duration::from_secs(60),
+            parallel: args.parallelism,
+            ..WorldOptions::default()
+        };
+        let cluster = cluster.with_client(own_client.clone());
+        let world = World::on(cluster, options).with_agents_client(agents_client);
+        let images: Vec<String> = (0..args.images.get()).map(image).collect();
+        let names: Vec<&str> = images.iter().map(String::as_str).collect();
+        world.publish(&names);
+        let names = (0..args.nodes.get()).map(|n| format!("node-{n:05}"));
+        let nodes: Vec<TestNode> = stream::iter(names)
+            .map(async |name| node(&world, &name).await)
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        let agent = AgentProcess::start(&world, args).await;
+        let port = free_port()?;
+        let controller_metrics = format!("127.0.0.1:{port}");
+        let controller_args = vec![
+            "controller".to_owned(),
+            "--stderrthreshold=WARNING".to_owned(),
+            format!("--metrics-bind-address={controller_metrics}"),
+            "--health-probe-bind-address=0".to_owned(),
+            "--image-cache-refresh-frequency=0s".to_owned(),
+            format!("--max-concurrent-nodes={}", args.max_concurrent_nodes),
+            format!("--namespace={}", world.cluster().namespace()),
+            "--identity=bench".to_owned(),
+        ];
+        let controller = controller(&controller_args, world.cluster().kubeconfig());
+        let bench = Self {
+            world,
+            server: name,
+            agents,
+            own,
+            own_client,
+            images,
+            nodes,
+            joined: Mutex::default(),
+            controller: Mutex::new(controller),
+            controller_metrics,
+            controller_args,
+            agent,
+            _embedded: embedded,
+        };
+        bench.settle("settled").await?;
+        Ok(bench)
+    }
+
+    /// Ends the controller as SIGKILL would, and starts another.
+    pub(crate) fn restart_controller(&self) {
+        let start = || controller(&self.controller_args, self.world.cluster().kubeconfig());
+        let mut running = lock(&self.controller);
+        running.kill();
+        *running = start();
+    }
+
+    /// The controller's process.
+    pub(crate) fn controller_id(&self) -> u32 {
+        lock(&self.controller).id()
+    }
+
+    /// Images of the cache, as they are written in a spec.
+    pub(crate) fn image_names(&self) -> Vec<&str> {
+        self.images.iter().map(String::as_str).collect()
+    }
+
+    /// Nodes with an agent, all of which are Ready.
+    pub(crate) fn served(&self) -> usize {
+        self.nodes.len() + 1 + lock(&self.joined).len()
+    }
+
+    /// Waits until the controller has listed everything: a cache for no node has ended by then.
+    pub(crate) async fn settle(&self, cache: &str) -> Result<(), String> {
+        let group = serde_json::json!({ "images": ["registry.example.com/none:1"],
+            "nodeSelector": { "fledged-bench": "none" } });
+        let spec = serde_json::json!({ "cacheSpec": [group] });
+        self.world.apply_spec(cache, spec).await;
+        self.ended(cache, "ImageCacheCreate", "NoImagesPulledOrDeleted")
+            .await?;
+        self.world.delete(cache).await;
+        Ok(())
+    }
+
+    /// Waits until an action on a cache has ended that way.
+    pub(crate) async fn ended(
+        &self,
+        cache: &str,
+        reason: &'static str,
+        status: &'static str,
+    ) -> Result<(), String> {
+        let what = format!("{cache} to be {status} after {reason}");
+        self.until(cache, &what, move |seen| {
+            seen.reason == reason && seen.status == status && seen.completion_time.is_some()
+        })
+        .await
+    }
+
+    /// Waits until that many pairs of a cache are cached.
+    pub(crate) async fn cached(&self, cache: &str, pairs: usize) -> Result<(), String> {
+        let what = format!("{pairs} images of {cache} to be on their nodes");
+        self.until(cache, &what, move |seen| {
+            let cached = seen.counts.as_ref().map_or(0, |counts| counts.cached);
+            cached == pairs as u64
+        })
+        .await
+    }
+
+    /// Watches a cache until its status is about its newest spec and as it should be.
+    async fn until(
+        &self,
+        cache: &str,
+        what: &str,
+        wanted: impl Fn(&ImageCacheStatus) -> bool + Send + Sync,
+    ) -> Result<(), String> {
+        let condition = UntilStatus(wanted);
+        let seen = await_condition(self.world.caches(), cache, condition);
+        match tokio::time::timeout(PATIENCE, seen).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("waiting for {what}: {error}")),
+            Err(_) => {
+                let seen = self.world.caches().get(cache).await;
+                let seen = seen.map(|cache| cache.status);
+                Err(format!("waited {PATIENCE:?} for {what}; seen: {seen:?}"))
+            }
+        }
+    }
+
+    /// Waits for something that is not told by an API server.
+    pub(crate) async fn eventually(
+        &self,
+        what: &str,
+        limit: Duration,
+        done: impl Fn() -> bool,
+    ) -> Result<(), String> {
+        let began = Instant::now();
+        while !done() {
+            if began.elapsed() > limit {
+                return Err(format!("waited {limit:?} for {what}"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+}
+
+struct UntilStatus<F>(F);
+
+impl<F: Fn(&ImageCacheStatus) -> bool> Condition<ImageCache> for UntilStatus<F> {
+    fn matches_object(&self, cache: Option<&ImageCache>) -> bool {
+        let Some(cache) = cache else { return false };
+        let Some(status) = &cache.status else {
+            return false;
+        };
+        status.observed_generation == cache.metadata.generation && (self.0)(status)
+    }
+}
+
+impl AgentProcess {
+    async fn start(world: &World, args: &Args) -> Self {
+        let runtime = tokio::task::block_in_place(FakeCri::start);
+        let node = world.silent_node("process", &[]).await;
+        node.object.describe().await;
+        let running = Fledged::operator()
+            .arg("agent")
+            .arg("--kubeconfig")
+            .arg(world.cluster().kubeconfig())
+            .args(["--node-name", node.name(), "--runtime", &runtime.uri()])
+            .args(["--metrics-bind-address=0", "--health-probe-bind-address=0"])
+            .args(["--stderrthreshold=WARNING", "--max-parallel-pulls"])
+            .arg(args.parallelism.to_string())
+            .spawn();
+        node.object.set_ready(true).await;
+        Self { running, runtime }
+    }
+}
+
+/// A Ready node with an agent, and with all that a kubelet tells of one.
+async fn node(world: &World, name: &str) -> TestNode {
+    let mut node = world.silent_node(name, &[]).await;
+    node.object.describe().await;
+    node.start_agent();
+    node.object.set_ready(true).await;
+    node
+}
+
+/// The reference of the nth image; its tag is one that does not move.
+pub(crate) fn image(n: usize) -> String {
+    format!("registry.example.com/team/app-{n:04}:v1.0.0")
+}
+
+fn controller(args: &[String], kubeconfig: &Path) -> Running {
+    Fledged::operator()
+        .args(args)
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .spawn()
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn free_port() -> Result<u16, String> {
+    let listener = TcpListener::bind("127.0.0.1:0");
+    let address = listener.and_then(|listener| listener.local_addr());
+    address
+        .map(|address| address.port())
+        .map_err(|e| format!("no free port: {e}"))
+}

@@ -1,0 +1,196 @@
+//! One phase, measured: how long it took, and what everybody did meanwhile.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Instant;
+
+use bytes::Bytes;
+use fledged_tests::http;
+use hyper::Method;
+use serde::Serialize;
+
+use crate::bench::Bench;
+use crate::meter::Kind;
+use crate::process::{Usage, usage};
+use crate::snapshot::{ServerUsage, Snapshot};
+
+/// What was measured. Times in seconds, sizes in bytes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Phase {
+    pub(crate) name: String,
+    /// Nodes that it was about.
+    pub(crate) nodes: usize,
+    /// Until the status of the cache said that it is done.
+    pub(crate) seconds: f64,
+    /// What can't be faster: the pulls.
+    pub(crate) floor: Option<f64>,
+    /// Until it was done, whatever the status said.
+    pub(crate) done: Option<f64>,
+    /// Writes to NodeImageCaches, of the controller and of agents.
+    pub(crate) record_writes: u64,
+    /// All requests, by verb, resource and writer.
+    pub(crate) requests: Vec<Requests>,
+    /// Writes that the controller itself has counted.
+    pub(crate) controller_writes: u64,
+    /// Bytes of the bodies of writes.
+    pub(crate) sent: f64,
+    /// Bytes of answers to agents.
+    pub(crate) agents_received: u64,
+    /// Writes to the store.
+    pub(crate) revisions: u64,
+    pub(crate) controller: Usage,
+    pub(crate) server: ServerUsage,
+    /// Of this program: all agents but one, and who plays kubelet and user.
+    pub(crate) agents_cpu: f64,
+    /// Other figures of this phase.
+    pub(crate) figures: BTreeMap<&'static str, f64>,
+}
+
+/// Requests of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Requests {
+    pub(crate) verb: String,
+    pub(crate) resource: String,
+    /// What the API server has answered.
+    pub(crate) all: u64,
+    /// What agents in this program have sent.
+    pub(crate) agents: u64,
+    /// What this program has sent to play user and kubelet.
+    pub(crate) bench: u64,
+}
+
+impl Requests {
+    /// The controller, and the agent that is a process: everybody else.
+    pub(crate) fn controller(&self) -> u64 {
+        self.all.saturating_sub(self.agents + self.bench)
+    }
+}
+
+/// What a phase tells of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) floor: Option<f64>,
+    pub(crate) done: Option<Instant>,
+    pub(crate) nodes: Option<usize>,
+    pub(crate) figures: BTreeMap<&'static str, f64>,
+}
+
+struct Moment {
+    at: Instant,
+    server: Snapshot,
+    agents: BTreeMap<Kind, u64>,
+    own: BTreeMap<Kind, u64>,
+    agents_received: u64,
+    controller_writes: u64,
+    controller_id: u32,
+    controller: Usage,
+    process: Usage,
+}
+
+impl Moment {
+    async fn of(bench: &Bench) -> Result<Self, String> {
+        let server = Snapshot::take(&bench.own_client).await?;
+        Ok(Self {
+            server,
+            agents: bench.agents.requests(),
+            own: bench.own.requests(),
+            agents_received: bench.agents.received(),
+            controller_writes: controller_writes(bench).await?,
+            controller_id: bench.controller_id(),
+            controller: usage(bench.controller_id())?,
+            process: usage(std::process::id())?,
+            at: Instant::now(),
+        })
+    }
+}
+
+/// Does something, and measures it.
+pub(crate) async fn measured<'b, F>(
+    name: &str,
+    bench: &'b Bench,
+    act: impl FnOnce(&'b Bench) -> F,
+) -> Result<Phase, String>
+where
+    F: Future<Output = Result<Outcome, String>>,
+{
+    eprintln!("bench-scale: {name}");
+    let before = Moment::of(bench).await?;
+    let outcome = act(bench).await?;
+    let seconds = before.at.elapsed().as_secs_f64();
+    let after = Moment::of(bench).await?;
+    let requests = requests(&before, &after);
+    // Another process begins at nothing.
+    let (controller_writes, controller_cpu) = match before.controller_id == after.controller_id {
+        true => (before.controller_writes, before.controller.cpu),
+        false => (0, 0.0),
+    };
+    let is_record = |r: &&Requests| r.resource.starts_with("nodeimagecaches");
+    let is_write = |r: &&Requests| !["GET", "LIST", "WATCH"].contains(&r.verb.as_str());
+    let records = requests.iter().filter(is_record).filter(is_write);
+    let done = outcome
+        .done
+        .map(|done| done.saturating_duration_since(before.at).as_secs_f64());
+    Ok(Phase {
+        name: name.to_owned(),
+        nodes: outcome.nodes.unwrap_or_else(|| bench.served()),
+        seconds,
+        floor: outcome.floor,
+        done,
+        record_writes: records.map(|r| r.all - r.bench).sum(),
+        requests,
+        controller_writes: after.controller_writes - controller_writes,
+        sent: after.server.body_bytes - before.server.body_bytes,
+        agents_received: after.agents_received - before.agents_received,
+        revisions: after.server.revision - before.server.revision,
+        controller: Usage {
+            cpu: after.controller.cpu - controller_cpu,
+            ..after.controller
+        },
+        server: ServerUsage {
+            cpu: after.server.server.cpu - before.server.server.cpu,
+            rss: after.server.server.rss,
+        },
+        agents_cpu: after.process.cpu - before.process.cpu,
+        figures: outcome.figures,
+    })
+}
+
+fn requests(before: &Moment, after: &Moment) -> Vec<Requests> {
+    let since = |kind: &Kind, before: &BTreeMap<Kind, u64>, after: &BTreeMap<Kind, u64>| {
+        let of = |counts: &BTreeMap<Kind, u64>| counts.get(kind).copied().unwrap_or_default();
+        of(after).saturating_sub(of(before))
+    };
+    let kinds = after.server.requests.keys();
+    let all = kinds.map(|kind| Requests {
+        verb: kind.verb.clone(),
+        resource: match kind.status {
+            true => format!("{}/status", kind.resource),
+            false => kind.resource.clone(),
+        },
+        all: since(kind, &before.server.requests, &after.server.requests),
+        agents: since(kind, &before.agents, &after.agents),
+        bench: since(kind, &before.own, &after.own),
+    });
+    all.filter(|requests| requests.all > 0).collect()
+}
+
+/// What the controller says that it has written; a new one begins at nothing.
+async fn controller_writes(bench: &Bench) -> Result<u64, String> {
+    let address = &bench.controller_metrics;
+    let answer = tokio::task::block_in_place(|| {
+        http::send(address, Method::GET, "/metrics", &[], None, Bytes::new())
+    });
+    let answer = answer.map_err(|error| format!("the controller's metrics: {error}"))?;
+    let text = String::from_utf8_lossy(&answer.body);
+    let samples = crate::prometheus::samples(&text);
+    let writes = samples.filter(|sample| sample.name == "fledged_api_writes_total");
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count"
+    )]
+    let sum = writes.map(|sample| sample.value).sum::<f64>() as u64;
+    Ok(sum)
+}

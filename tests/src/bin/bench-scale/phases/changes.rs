@@ -1,0 +1,115 @@
+//! What changes after the rollout.
+
+use std::time::Instant;
+
+use fledged_operator::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
+use fledged_tests::kube::TestNode;
+use serde_json::json;
+
+use super::CACHE;
+use crate::args::Args;
+use crate::bench::{Bench, image, lock};
+use crate::phase::Outcome;
+use crate::report::percentile;
+
+/// Longest until a new node pulls.
+const FIRST_PULL: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Nodes turn Ready one by one; how long each waits for its first pull.
+pub(super) async fn join(bench: &Bench, args: &Args) -> Result<Outcome, String> {
+    let mut waits = Vec::with_capacity(args.joins);
+    for n in 0..args.joins {
+        let (node, wait) = join_one(bench, &format!("joins-{n:05}")).await?;
+        waits.push(wait);
+        lock(&bench.joined).push(node);
+    }
+    let pairs = bench.images.len() * bench.served();
+    bench.cached(CACHE, pairs).await?;
+    Ok(Outcome {
+        nodes: Some(args.joins),
+        figures: [
+            ("readyToFirstPullP50", percentile(&waits, 0.5)),
+            ("readyToFirstPullP99", percentile(&waits, 0.99)),
+            ("readyToFirstPullMax", percentile(&waits, 1.0)),
+        ]
+        .into(),
+        ..Outcome::default()
+    })
+}
+
+/// A node registers with its agent running and turns Ready; seconds until its first pull.
+async fn join_one(bench: &Bench, name: &str) -> Result<(TestNode, f64), String> {
+    let mut node = bench.world.silent_node(name, &[]).await;
+    node.object.describe().await;
+    node.start_agent();
+    let ready = Instant::now();
+    node.object.set_ready(true).await;
+    let runtime = node.runtime.clone();
+    bench
+        .eventually("the first pull", FIRST_PULL, || {
+            runtime.first_pull().is_some()
+        })
+        .await?;
+    let pulled = runtime.first_pull().ok_or("no pull")?;
+    let wait = pulled.saturating_duration_since(ready).as_secs_f64();
+    Ok((node, wait))
+}
+
+/// One image more for all nodes.
+pub(super) async fn edit(bench: &Bench, args: &Args) -> Result<Outcome, String> {
+    let more = image(bench.images.len());
+    let mut images = bench.image_names();
+    images.push(&more);
+    bench.world.publish(&[&more]);
+    bench.world.apply(CACHE, &images).await;
+    bench.ended(CACHE, "ImageCacheUpdate", "Succeeded").await?;
+    Ok(Outcome {
+        floor: Some(args.pulls_alone(1)),
+        ..Outcome::default()
+    })
+}
+
+/// A cache for one node only.
+pub(super) async fn one(bench: &Bench, args: &Args) -> Result<Outcome, String> {
+    let node = bench.nodes.first().ok_or("there is no node")?;
+    node.object.label("fledged-bench", Some("one")).await;
+    let more = image(bench.images.len() + 1);
+    bench.world.publish(&[&more]);
+    let group = json!({ "images": [more], "nodeSelector": { "fledged-bench": "one" } });
+    let spec = json!({ "cacheSpec": [group] });
+    bench.world.apply_spec("one", spec).await;
+    bench.ended("one", "ImageCacheCreate", "Succeeded").await?;
+    Ok(Outcome {
+        nodes: Some(1),
+        floor: Some(args.pulls_alone(1)),
+        ..Outcome::default()
+    })
+}
+
+/// A refresh by hand of images whose tags do not move.
+pub(super) async fn refresh(bench: &Bench) -> Result<Outcome, String> {
+    bench.world.annotate(CACHE, REFRESH_ANNOTATION).await;
+    bench.ended(CACHE, "ImageCacheRefresh", "Succeeded").await?;
+    Ok(Outcome::default())
+}
+
+/// Everything is removed again, by both caches.
+pub(super) async fn purge(bench: &Bench) -> Result<Outcome, String> {
+    let one = bench.world.caches().get_opt("one").await;
+    if one.map_err(|error| error.to_string())?.is_some() {
+        bench.world.annotate("one", PURGE_ANNOTATION).await;
+        bench.ended("one", "ImageCachePurge", "Succeeded").await?;
+    }
+    bench.world.annotate(CACHE, PURGE_ANNOTATION).await;
+    bench.ended(CACHE, "ImageCachePurge", "Succeeded").await?;
+    let joined = lock(&bench.joined);
+    let mut nodes = bench.nodes.iter().chain(joined.iter());
+    match nodes.find(|node| !node.runtime.held().is_empty()) {
+        None => Ok(Outcome::default()),
+        Some(node) => Err(format!(
+            "the status says that all is removed, and {} holds {:?}",
+            node.name(),
+            node.runtime.held()
+        )),
+    }
+}

@@ -1,0 +1,118 @@
+//! What happens while nobody asks for anything.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use crate::args::Args;
+use crate::bench::Bench;
+use crate::phase::Outcome;
+use crate::process::{Usage, usage};
+
+/// How often a kubelet writes the status of a node that does not change.
+const NODE_STATUS: Duration = Duration::from_secs(300);
+/// Longest until every agent watches again.
+const BACK: Duration = Duration::from_secs(180);
+
+/// Kubelets go on telling of their nodes, and that is all.
+pub(super) async fn idle(bench: &Bench, args: &Args) -> Result<Outcome, String> {
+    let before = usage(bench.agent.running.id())?;
+    let nodes = u32::try_from(bench.nodes.len()).map_err(|error| error.to_string())?;
+    let mut ticks = tokio::time::interval(NODE_STATUS / nodes);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let began = Instant::now();
+    for node in bench.nodes.iter().cycle() {
+        let left = args.idle.saturating_sub(began.elapsed());
+        let ticked = tokio::time::timeout(left, ticks.tick()).await;
+        if ticked.is_err() || left.is_zero() {
+            break;
+        }
+        node.object.heartbeat().await;
+    }
+    let after = usage(bench.agent.running.id())?;
+    Ok(Outcome {
+        figures: agent_figures(before, after, began.elapsed()),
+        ..Outcome::default()
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes of some megabytes")]
+fn agent_figures(
+    before: Usage,
+    after: Usage,
+    took: Duration,
+) -> std::collections::BTreeMap<&'static str, f64> {
+    let share = (after.cpu - before.cpu) / took.as_secs_f64();
+    [
+        ("agentProcessRss", after.rss as f64),
+        ("agentProcessPeakRss", after.peak_rss as f64),
+        ("agentProcessCpuPercent", share * 100.0),
+    ]
+    .into()
+}
+
+/// Every agent's connection is reset at the same moment; how they come back.
+pub(super) async fn reconnect(bench: &Bench) -> Result<Outcome, String> {
+    let watches = bench.agents.watches();
+    let cut = Instant::now();
+    bench.agents.cut();
+    bench
+        .eventually("watches to end", BACK, || {
+            bench.agents.watches() * 2 < watches
+        })
+        .await?;
+    bench
+        .eventually("watches to be back", BACK, || {
+            bench.agents.watches() >= watches
+        })
+        .await?;
+    let back = Instant::now();
+    let sent = bench.agents.sent_since(cut);
+    let times: Vec<f64> = sent
+        .iter()
+        .map(|at| at.saturating_duration_since(cut).as_secs_f64())
+        .collect();
+    Ok(Outcome {
+        done: Some(back),
+        figures: [
+            ("requestsInBusiestSecond", busiest(&times, 1.0)),
+            ("requestsInBusiestTenth", busiest(&times, 0.1)),
+        ]
+        .into(),
+        ..Outcome::default()
+    })
+}
+
+/// The most that fall into any window of that length.
+fn busiest(times: &[f64], window: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let inside = |(n, start): (usize, &f64)| {
+        let later = sorted.iter().skip(n);
+        later.take_while(|at| **at < start + window).count()
+    };
+    let most = sorted.iter().enumerate().map(inside).max().unwrap_or(0);
+    #[expect(clippy::cast_precision_loss, reason = "a count of some thousands")]
+    let most = most as f64;
+    most
+}
+
+/// The controller dies and comes back: until it has decided something new.
+pub(super) async fn restart(bench: &Bench) -> Result<Outcome, String> {
+    tokio::task::block_in_place(|| bench.restart_controller());
+    bench.settle("restarted").await?;
+    Ok(Outcome::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_window_is_found() {
+        let times = [0.0, 0.95, 1.0, 1.05, 1.9, 3.0];
+        assert!((busiest(&times, 1.0) - 4.0).abs() < f64::EPSILON);
+        assert!((busiest(&times, 0.2) - 3.0).abs() < f64::EPSILON);
+        assert!(busiest(&[], 1.0).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,107 @@
+//! The API server that is measured on.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fledged_operator::embedded::EmbeddedServer;
+use fledged_tests::kube::TestCluster;
+use tempfile::TempDir;
+
+use crate::args::Args;
+
+/// How long the embedded one may take to be there.
+const START: Duration = Duration::from_secs(30);
+
+/// An API server, and its name for people.
+pub(crate) struct Server {
+    pub(crate) cluster: TestCluster,
+    pub(crate) name: String,
+    /// Dropped after the cluster, which cleans up.
+    pub(crate) embedded: Option<Embedded>,
+}
+
+/// The embedded API server in a process of its own, so that its share of the machine shows; it ends
+/// when this is dropped.
+pub(crate) struct Embedded {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    folder: TempDir,
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts what the arguments name.
+pub(crate) async fn start(args: &Args) -> Result<Server, String> {
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty());
+    match (&args.kubeconfig, assets) {
+        (Some(path), _) => Ok(Server {
+            cluster: TestCluster::start_on(path).await,
+            name: format!("that of {}", path.display()),
+            embedded: None,
+        }),
+        (None, Some(folder)) if !args.embedded => Ok(Server {
+            cluster: TestCluster::start_assets(folder.as_ref()).await,
+            name: "kube-apiserver and etcd, which does not wait for the disk".to_owned(),
+            embedded: None,
+        }),
+        (None, _) => {
+            let embedded = spawn().await?;
+            let kubeconfig = embedded.folder.path().join("kubeconfig");
+            Ok(Server {
+                cluster: TestCluster::start_on(&kubeconfig).await,
+                name: "embedded, in a process of its own".to_owned(),
+                embedded: Some(embedded),
+            })
+        }
+    }
+}
+
+async fn spawn() -> Result<Embedded, String> {
+    let folder = TempDir::with_prefix("bench-").map_err(|e| format!("no temporary folder: {e}"))?;
+    let kubeconfig = folder.path().join("kubeconfig");
+    let own = std::env::current_exe().map_err(|e| format!("no path of this program: {e}"))?;
+    let mut child = Command::new(own)
+        .arg("--serve")
+        .arg(&kubeconfig)
+        .stdin(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("cannot start the embedded API server: {e}"))?;
+    let stdin = child.stdin.take();
+    let mut embedded = Embedded {
+        child,
+        stdin,
+        folder,
+    };
+    let began = Instant::now();
+    while !kubeconfig.exists() {
+        if let Ok(Some(status)) = embedded.child.try_wait() {
+            return Err(format!("the embedded API server ended with {status}"));
+        }
+        if began.elapsed() > START {
+            return Err(format!("no embedded API server after {START:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(embedded)
+}
+
+/// Is the embedded API server until standard input ends.
+pub(crate) async fn serve(kubeconfig: &Path) -> Result<(), String> {
+    let server = EmbeddedServer::builder().start().await;
+    let server = server.map_err(|error| error.to_string())?;
+    let draft = kubeconfig.with_extension("draft");
+    std::fs::write(&draft, server.kubeconfig())
+        .and_then(|()| std::fs::rename(&draft, kubeconfig))
+        .map_err(|e| format!("cannot write {}: {e}", kubeconfig.display()))?;
+    let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    let _ = ended.await;
+    server.shutdown().await;
+    Ok(())
+}
