@@ -121,11 +121,11 @@ impl Planner {
                 .pairs
                 .iter()
                 .any(|pair| node.standing(pair) == Standing::Unsettled);
-        let grace = self.config.report_grace;
+        let config = &self.config;
         let longest = match node.is_unanswered() {
             // Whoever is there answers an assignment at once.
-            true => grace,
-            false => self.config.defaults.deadline.saturating_add(grace),
+            true => config.answer_grace,
+            false => config.defaults.deadline.saturating_add(config.report_grace),
         };
         let at = busy.then(|| after(node.heard_at, longest).max(now));
         if at != node.silence_at {

@@ -20,8 +20,12 @@ pub struct PlannerConfig {
     /// Share by which that interval is lengthened at most, 0 to 1. Default 0.1, so that caches made
     /// together do not ask their registry together for ever.
     pub refresh_jitter: f64,
-    /// How much longer than the deadline of an image a node may say nothing while it has something
-    /// to do. Default 60 s: an agent that restarts is back by then.
+    /// How long a node may leave an assignment unanswered before it counts as silent and gives its
+    /// slot to another. Default 15 s: agents answer within seconds, and one that comes back later
+    /// goes on with what it was asked for.
+    pub answer_grace: Duration,
+    /// How much longer than the deadline of an image a node that has answered may say nothing while
+    /// it has something to do. Default 60 s: an agent that restarts is back by then.
     pub report_grace: Duration,
     /// Shortest time between two status writes of one cache that change numbers only. Default 1 s.
     pub status_interval: Duration,
@@ -62,6 +66,7 @@ impl Default for PlannerConfig {
             max_concurrent_nodes: CountOrPercent::Count(100),
             refresh_interval: Duration::from_secs(15 * 60),
             refresh_jitter: 0.1,
+            answer_grace: Duration::from_secs(15),
             report_grace: Duration::from_secs(60),
             status_interval: Duration::from_secs(1),
             failures_max: 20,

@@ -15,14 +15,14 @@ impl World {
         };
         let heard = self.heard.get(name).copied().flatten();
         // These agents do all that they are asked for before they say a word.
-        let limit = self.config.report_grace;
+        let limit = self.config.answer_grace;
         let silent = heard.is_none_or(|at| at + limit <= self.now);
         ready && !silent && record.filter(pulls).is_some_and(|record| !done(record))
     }
 
     /// A node that is written to has a new reason to speak, unless it owes an answer already.
     pub fn has_reason_to_speak(&mut self, name: &NodeName) {
-        let limit = self.config.report_grace;
+        let limit = self.config.answer_grace;
         let agent = self.agents.get(name);
         let owes = self
             .records
