@@ -30,6 +30,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long it has to go well before a failure counts as the first.
 const CALM: Duration = Duration::from_secs(60);
 
+/// Objects of a list that are in memory at a time: at a thousand nodes, the first lists would else
+/// take more than everything that is kept of them.
+const PAGE: u32 = 100;
+
 /// UIDs of the nodes that exist, for the owner references of their records.
 #[derive(Debug, Clone, Default)]
 pub(super) struct NodeUids(Arc<Mutex<BTreeMap<NodeName, String>>>);
@@ -91,7 +95,7 @@ where
         .with_max_delay(BACKOFF_MAX)
         .with_jitter()
         .without_max_times();
-    let watch = watcher::watcher(api, watcher::Config::default());
+    let watch = watcher::watcher(api, watcher::Config::default().page_size(PAGE));
     // What is listed in part is a success to the watch, but no reason to be hasty.
     let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), CALM);
     let watch = watch.backoff(backoff);

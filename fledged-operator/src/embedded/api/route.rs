@@ -22,11 +22,17 @@ use crate::embedded::stats::{AnswerKey, RequestKey};
 /// Answers a request, and counts it.
 pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
     let (key, response) = answer(api, request);
+    let selector = request.parameter("fieldSelector").unwrap_or_default();
+    // A list of one name is counted as a get, as a real server does.
+    let verb = match key.verb.as_str() {
+        "list" if selector.starts_with("metadata.name=") => "get".to_owned(),
+        _ => key.verb,
+    };
     let key = AnswerKey {
         group: key.group,
         resource: key.resource,
         subresource: key.subresource,
-        verb: key.verb,
+        verb,
         code: response.status().as_u16(),
     };
     api.requests.answered(key, request.body.len());

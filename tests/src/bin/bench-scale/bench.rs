@@ -120,6 +120,13 @@ impl Bench {
         *running = start();
     }
 
+    /// Warnings of the controller that runs now, and of the agent that is a process.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let logs = [lock(&self.controller).stderr(), self.agent.running.stderr()];
+        let lines = logs.iter().flat_map(|log| log.lines());
+        lines.map(str::to_owned).collect()
+    }
+
     /// The controller's process.
     pub(crate) fn controller_id(&self) -> u32 {
         lock(&self.controller).id()

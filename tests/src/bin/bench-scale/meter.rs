@@ -35,15 +35,18 @@ impl Kind {
             rest.drain(..2);
         }
         let named = rest.len() > 1;
-        let is_watch = uri.query().is_some_and(|query| query.contains("watch="));
+        let asks = |what: &str| uri.query().is_some_and(|query| query.contains(what));
+        let is_watch = asks("watch=");
+        // A list of one name is a get in the eyes of an API server.
+        let is_list = !named && !asks("fieldSelector=metadata.name%3D");
         let content_type = headers.get(header::CONTENT_TYPE);
         let is_apply = content_type.is_some_and(|t| t.as_bytes().starts_with(b"application/apply"));
-        let verb = match (method.as_str(), named) {
-            ("GET", false) if is_watch => "WATCH",
-            ("GET", false) => "LIST",
-            ("PATCH", _) if is_apply => "APPLY",
-            ("DELETE", false) => "DELETECOLLECTION",
-            (method, _) => method,
+        let verb = match method.as_str() {
+            "GET" if is_watch => "WATCH",
+            "GET" if is_list => "LIST",
+            "PATCH" if is_apply => "APPLY",
+            "DELETE" if !named => "DELETECOLLECTION",
+            method => method,
         };
         Self {
             resource: rest.first().copied().unwrap_or_default().to_owned(),
@@ -187,9 +190,15 @@ mod tests {
             ),
             (
                 Method::GET,
-                format!("{ours}/nodeimagecaches?&watch=true&fieldSelector=x"),
+                format!("{ours}/nodeimagecaches?&watch=true&fieldSelector=metadata.name%3Da"),
                 "",
                 ("nodeimagecaches", false, "WATCH"),
+            ),
+            (
+                Method::GET,
+                format!("{ours}/nodeimagecaches?&fieldSelector=metadata.name%3Da&limit=500"),
+                "",
+                ("nodeimagecaches", false, "GET"),
             ),
             (
                 Method::PATCH,

@@ -8,6 +8,9 @@ use crate::args::Args;
 use crate::bench::Bench;
 use crate::phase::{Phase, Requests};
 
+/// As many warnings are shown to people.
+const WARNINGS: usize = 10;
+
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +25,8 @@ pub(crate) struct Report {
     max_concurrent_nodes: String,
     /// A NodeImageCache with its status, as JSON.
     record_bytes: usize,
+    /// What the controller and the agent that is a process have warned of.
+    warnings: Vec<String>,
     phases: Vec<Phase>,
 }
 
@@ -36,6 +41,7 @@ impl Report {
             pull: args.pull.as_secs_f64(),
             max_concurrent_nodes: args.max_concurrent_nodes.clone(),
             record_bytes,
+            warnings: bench.warnings(),
             phases,
         }
     }
@@ -102,6 +108,14 @@ impl fmt::Display for Report {
         )?;
         for phase in &self.phases {
             phase.details(f)?;
+        }
+        let warnings = self.warnings.len();
+        if warnings > 0 {
+            writeln!(f, "\n{warnings} warnings, of which the last are:")?;
+        }
+        let last = warnings.saturating_sub(WARNINGS);
+        for line in self.warnings.iter().skip(last) {
+            writeln!(f, "  {line}")?;
         }
         Ok(())
     }
