@@ -16,15 +16,14 @@ impl Warmer {
     pub(super) fn assign(&mut self, assignment: Assignment, now: Timestamp) {
         self.generation = assignment.generation;
         self.assigned = true;
-        let mut previous = std::mem::take(&mut self.entries);
-        self.order.clear();
+        let mut previous = self.entries.take();
         let mut unknown = self.inventory_at.is_none();
-        for (order, mut spec) in each_once(assignment.images).into_iter().enumerate() {
+        for mut spec in each_once(assignment.images) {
             spec.deadline = spec.deadline.max(SHORTEST);
             let image = spec.image.clone();
             let entry = match previous.remove(&image) {
                 Some(mut entry) if entry.spec.state == spec.state => {
-                    if entry.update(spec, order, now) {
+                    if entry.update(spec, now) {
                         // A reading under way may lack what the new revision needs to know.
                         entry.stale = self.last_inventory;
                         unknown = true;
@@ -37,12 +36,11 @@ impl Warmer {
                     }
                     unknown = true;
                     let past = self.history.remove(&image);
-                    Entry::new(spec, order, self.last_inventory, now).resumed(past)
+                    Entry::new(spec, self.last_inventory, now).resumed(past)
                 }
             };
-            self.order.push(image.clone());
-            self.touched.insert(image.clone());
-            self.entries.insert(image, entry);
+            self.touched.insert(image);
+            self.entries.push(entry);
         }
         for entry in previous.into_values() {
             if let Some(pull) = entry.pull {
@@ -57,9 +55,9 @@ impl Warmer {
 
     pub(super) fn refresh(&mut self, now: Timestamp) {
         self.holds.lift();
-        for (image, entry) in &mut self.entries {
+        self.entries.for_each_mut(|entry| {
             if entry.pull.is_some() {
-                continue;
+                return;
             }
             if entry.wants_present() && entry.spec.pull_policy == ImagePullPolicy::Always {
                 entry.report.revision = None;
@@ -71,8 +69,8 @@ impl Warmer {
                     _ => {}
                 }
             }
-            self.touched.insert(image.clone());
-        }
+            self.touched.insert(entry.spec.image.clone());
+        });
         self.read_soon(now);
     }
 
@@ -83,7 +81,7 @@ impl Warmer {
         self.cancelled.clear();
         self.removal = None;
         self.reading = false;
-        for (image, entry) in &mut self.entries {
+        self.entries.for_each_mut(|entry| {
             entry.pull = None;
             entry.removing = false;
             entry.stale = self.last_inventory;
@@ -95,8 +93,8 @@ impl Warmer {
                 }
                 _ => entry.reconsider(now),
             }
-            self.touched.insert(image.clone());
-        }
+            self.touched.insert(entry.spec.image.clone());
+        });
         self.read_soon(now);
     }
 
@@ -125,14 +123,13 @@ impl Entry {
 
     /// The same image is assigned again, perhaps in other words. Whether an inventory has to say
     /// what that means.
-    pub(super) fn update(&mut self, spec: AssignedImage, order: usize, now: Timestamp) -> bool {
+    pub(super) fn update(&mut self, spec: AssignedImage, now: Timestamp) -> bool {
         let renewed = self.spec.revision < spec.revision;
         let recredentialed = self.spec.pull_secrets != spec.pull_secrets
             || self.spec.service_accounts != spec.service_accounts;
         let mended = recredentialed
             || self.spec.pull_policy != spec.pull_policy
             || self.spec.deadline != spec.deadline;
-        self.order = order;
         // The same image, perhaps in other words.
         self.report.image = spec.image.clone();
         self.spec = spec;

@@ -1,5 +1,7 @@
 //! One image of the assignment: where it stands, and its attempts.
 
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
 
 use super::backoff::Backoff;
@@ -10,10 +12,32 @@ use crate::error::{Failure, Reason};
 use crate::model::{AssignedImage, DesiredState, ImagePhase, ImagePullPolicy, ImageReport};
 use crate::ports::RuntimeImage;
 
+/// Place in the queue of those that are due; see [`Entry::rank`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    priority: Reverse<i32>,
+    no_round: bool,
+    failed_rounds: u32,
+    attempts: u32,
+    /// Place in the assignment.
+    pub(super) order: usize,
+}
+
+impl Rank {
+    /// Behind everybody.
+    pub(super) const LAST: Self = Self {
+        priority: Reverse(i32::MIN),
+        no_round: true,
+        failed_rounds: u32::MAX,
+        attempts: u32::MAX,
+        order: usize::MAX,
+    };
+}
+
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) spec: AssignedImage,
-    /// Place in the assignment; breaks ties.
+    /// Place in the assignment, given with it; breaks ties.
     pub(super) order: usize,
     /// What is told about it.
     pub(super) report: ImageReport,
@@ -48,12 +72,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(
-        spec: AssignedImage,
-        order: usize,
-        stale: InventoryId,
-        now: Timestamp,
-    ) -> Self {
+    pub(super) fn new(spec: AssignedImage, stale: InventoryId, now: Timestamp) -> Self {
         let phase = match spec.state {
             DesiredState::Present => ImagePhase::Pending,
             DesiredState::Absent => ImagePhase::Removing,
@@ -62,7 +81,7 @@ impl Entry {
             report: ImageReport::new(spec.image.clone(), phase),
             told: None,
             spec,
-            order,
+            order: 0,
             known: false,
             present: false,
             stale,
@@ -105,14 +124,14 @@ impl Entry {
 
     /// What decides who goes first among those that are due: smaller is sooner. Whoever's deadline
     /// is running comes before those whose deadline is not: it would pass in the queue.
-    pub(super) fn rank(&self) -> (std::cmp::Reverse<i32>, bool, u32, u32, usize) {
-        (
-            std::cmp::Reverse(self.spec.priority),
-            self.round.is_none(),
-            self.failed_rounds,
-            self.report.attempts,
-            self.order,
-        )
+    pub(super) fn rank(&self) -> Rank {
+        Rank {
+            priority: Reverse(self.spec.priority),
+            no_round: self.round.is_none(),
+            failed_rounds: self.failed_rounds,
+            attempts: self.report.attempts,
+            order: self.order,
+        }
     }
 
     /// Starts over: the next inventory decides what is to be done. A pull under way goes on.

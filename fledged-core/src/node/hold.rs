@@ -92,6 +92,11 @@ impl Holds {
         self.disk_strikes = 0;
     }
 
+    /// Whether nothing is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.disk.is_none() && self.registries.is_empty()
+    }
+
     /// The hold that keeps this image from being pulled now.
     pub(super) fn on(&self, image: &ImageRef, now: Timestamp) -> Option<&Hold> {
         self.disk

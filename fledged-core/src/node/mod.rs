@@ -4,9 +4,11 @@
 //! what to do now, [`Warmer::next_wakeup`] when to ask again. [`crate::driver`] is the loop around
 //! it.
 
+mod agenda;
 mod assign;
 mod backoff;
 mod config;
+mod entries;
 mod entry;
 mod event;
 mod hold;

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 
-use super::entry::Entry;
 use super::event::{NodeCommand, PullId};
 use super::time::after;
 use super::warmer::Warmer;
@@ -26,20 +25,7 @@ impl Warmer {
             return;
         }
         for _ in 0..self.free_slots() {
-            let removal = self.removal.as_ref();
-            let due = |e: &&mut Entry| {
-                e.wants_present()
-                    && e.known
-                    && e.pull.is_none()
-                    && e.due.is_some_and(|due| due <= now)
-                    && removal != Some(&e.spec.image)
-            };
-            let Some(entry) = self
-                .entries
-                .values_mut()
-                .filter(due)
-                .min_by_key(|e| e.rank())
-            else {
+            let Some(mut entry) = self.entries.next_pull(self.removal.as_ref()) else {
                 return;
             };
             self.last_pull += 1;
@@ -65,14 +51,14 @@ impl Warmer {
     /// What is due but held: wait where the hold is over within the deadline, else fail with the
     /// hold's reason.
     pub(super) fn block_held(&mut self, now: Timestamp) {
-        for (image, entry) in &mut self.entries {
-            if !entry.wants_present() || !entry.known || entry.pull.is_some() {
+        if self.holds.is_empty() {
+            return;
+        }
+        for image in self.entries.ready_pulls() {
+            let Some(hold) = self.holds.on(&image, now) else {
                 continue;
-            }
-            if entry.due.is_none_or(|due| due > now) {
-                continue;
-            }
-            let Some(hold) = self.holds.on(image, now) else {
+            };
+            let Some(mut entry) = self.entries.get_mut(&image) else {
                 continue;
             };
             // The time that it waited for a free place before does not count.
@@ -89,7 +75,7 @@ impl Warmer {
                     entry.explain(hold.reason, hold.message.clone());
                 }
             }
-            self.touched.insert(image.clone());
+            self.touched.insert(image);
         }
     }
 
@@ -102,7 +88,7 @@ impl Warmer {
         let Some(image) = self.pulls.remove(&id) else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(&image) else {
+        let Some(mut entry) = self.entries.get_mut(&image) else {
             return;
         };
         entry.pull = None;
@@ -132,10 +118,10 @@ impl Warmer {
     /// waiting for its next attempt, or for a free place to make it in, keeps its last failure.
     pub(super) fn expire_rounds(&mut self, now: Timestamp) {
         let mut cancelled = Vec::new();
-        for (image, entry) in &mut self.entries {
-            if entry.removing || entry.round_ends().is_none_or(|end| end > now) {
+        for image in self.entries.rounds_over(now) {
+            let Some(mut entry) = self.entries.get_mut(&image) else {
                 continue;
-            }
+            };
             let failure = match entry.pull.take() {
                 Some(pull) => {
                     cancelled.push(pull);
@@ -147,13 +133,14 @@ impl Warmer {
                             entry.spec.deadline, entry.report.attempts
                         ),
                     );
-                    entry.explain(failure.reason, entry.told_as(&failure));
+                    let told = entry.told_as(&failure);
+                    entry.explain(failure.reason, told);
                     failure
                 }
                 None => Failure::new(entry.report.reason.unwrap_or(Reason::Unknown), ""),
             };
             entry.end_round(&failure, now, &self.config.backoff, &mut self.rng);
-            self.touched.insert(image.clone());
+            self.touched.insert(image);
         }
         for pull in cancelled {
             self.cancel(pull);

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 
-use super::entry::Entry;
 use super::event::{InventoryId, NodeCommand};
 use super::inventory::Inventory;
 use super::time::{SHORTEST, after};
@@ -22,7 +21,7 @@ impl Warmer {
         self.inventory_outdated
             && self.read_failure.is_none()
             && self.pulls.is_empty()
-            && self.entries.values().all(Entry::is_settled)
+            && self.entries.are_settled()
     }
 
     pub(super) fn start_reading(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
@@ -33,9 +32,11 @@ impl Warmer {
         self.reading = true;
         if self.read_failure.is_none() {
             // What is waited for begins now; the time before was not the runtime's.
-            for entry in self.entries.values_mut().filter(|e| !e.known) {
-                entry.waiting_since = now;
-            }
+            self.entries.for_each_mut(|entry| {
+                if !entry.known {
+                    entry.waiting_since = now;
+                }
+            });
         }
         self.reading_overlaps = !self.pulls.is_empty();
         self.read_due = None;
@@ -76,7 +77,7 @@ impl Warmer {
                 let delay = self.config.backoff.spread(schedule, &mut self.rng);
                 self.read_due = Some(after(now, delay));
                 if !failure.class().is_transient() {
-                    self.give_up_waiting(&failure, now, |_| true);
+                    self.give_up_waiting(&failure, Timestamp::MAX, now);
                 }
                 self.read_failure = Some(failure);
             }
@@ -93,12 +94,13 @@ impl Warmer {
             return;
         };
         let mut verdicts = Vec::new();
-        for (image, entry) in &mut self.entries {
+        self.entries.for_each_mut(|entry| {
             if entry.stale >= id || entry.pull.is_some() || entry.removing {
-                continue;
+                return;
             }
+            let image = entry.spec.image.clone();
             self.touched.insert(image.clone());
-            match (entry.wants_present(), inventory.find(image)) {
+            match (entry.wants_present(), inventory.find(&image)) {
                 (true, Some(found)) => entry.found(found, now),
                 (true, None) => entry.missing(
                     now,
@@ -106,9 +108,9 @@ impl Warmer {
                     &self.config.backoff,
                     &mut self.rng,
                 ),
-                (false, found) => verdicts.push((image.clone(), found.cloned())),
+                (false, found) => verdicts.push((image, found.cloned())),
             }
-        }
+        });
         for (image, found) in verdicts {
             self.judge_removal(&image, found.as_ref(), now);
         }
@@ -122,24 +124,18 @@ impl Warmer {
         }) else {
             return;
         };
-        self.give_up_waiting(&failure, now, |e| {
-            after(e.waiting_since, e.spec.deadline) <= now
-        });
+        self.give_up_waiting(&failure, now, now);
     }
 
-    pub(super) fn give_up_waiting(
-        &mut self,
-        failure: &Failure,
-        now: Timestamp,
-        which: impl Fn(&Entry) -> bool,
-    ) {
-        for (image, entry) in &mut self.entries {
-            if !entry.known && entry.report.phase != ImagePhase::Failed && which(entry) {
+    /// Gives up on entries whose wait would have to be over by `until`.
+    fn give_up_waiting(&mut self, failure: &Failure, until: Timestamp, now: Timestamp) {
+        for image in self.entries.waits_over(until) {
+            if let Some(mut entry) = self.entries.get_mut(&image) {
                 entry.report.phase = ImagePhase::Failed;
                 entry.ended_unattempted(now);
                 entry.explain(failure.reason, failure.message.clone());
-                self.touched.insert(image.clone());
             }
+            self.touched.insert(image);
         }
     }
 }

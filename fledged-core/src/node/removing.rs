@@ -26,7 +26,7 @@ impl Warmer {
         let obstacle = inventory
             .find_all(image)
             .find_map(|found| obstacle(inventory, image, found, wanted, doomed));
-        let Some(entry) = self.entries.get_mut(image) else {
+        let Some(mut entry) = self.entries.get_mut(image) else {
             return;
         };
         entry.known = true;
@@ -38,7 +38,7 @@ impl Warmer {
         let refused =
             entry.report.phase == ImagePhase::InUse && entry.report.reason == Some(Reason::InUse);
         match (found, obstacle) {
-            (None, _) => removed(entry, now),
+            (None, _) => removed(&mut entry, now),
             (Some(found), Some((reason, message))) => {
                 entry.describe(found);
                 entry.report.phase = ImagePhase::InUse;
@@ -82,7 +82,7 @@ impl Warmer {
                 return;
             }
         }
-        while let Some(image) = self.next_removal(now) {
+        while let Some(image) = self.entries.next_removal() {
             // The assignment may have changed since the image was last judged.
             let found = self
                 .inventory
@@ -91,9 +91,12 @@ impl Warmer {
                 .cloned();
             self.judge_removal(&image, found.as_ref(), now);
             self.touched.insert(image.clone());
-            let Some(entry) = self.entries.get_mut(&image).filter(|e| e.removable(now)) else {
+            let Some(mut entry) = self.entries.get_mut(&image) else {
                 continue;
             };
+            if !entry.removable(now) {
+                continue;
+            }
             entry.begin(ImagePhase::Removing, now);
             entry.removing = true;
             self.removal = Some(image.clone());
@@ -102,19 +105,14 @@ impl Warmer {
         }
     }
 
-    fn next_removal(&self, now: Timestamp) -> Option<ImageRef> {
-        let due = self.entries.values().filter(|e| e.removable(now));
-        Some(due.min_by_key(|e| e.rank())?.spec.image.clone())
-    }
-
     /// The reading that removals need can't be had for now: they wait for it like images that
     /// nothing is known of, and pulls need not wait for them.
     fn postpone_removals(&mut self, now: Timestamp) {
-        for (image, entry) in &mut self.entries {
-            if entry.removable(now) {
+        for image in self.entries.ready_removals() {
+            if let Some(mut entry) = self.entries.get_mut(&image) {
                 entry.reconsider(now);
-                self.touched.insert(image.clone());
             }
+            self.touched.insert(image);
         }
     }
 
@@ -127,7 +125,11 @@ impl Warmer {
 
     /// Whether a removal is under way or could be started now.
     pub(super) fn removal_due(&self, now: Timestamp) -> bool {
-        self.removal.is_some() || self.entries.values().any(|e| e.removable(now))
+        self.removal.is_some()
+            || self
+                .entries
+                .next_removal_due()
+                .is_some_and(|due| due <= now)
     }
 
     pub(super) fn removal_ended(
@@ -142,13 +144,14 @@ impl Warmer {
         if matches!(result, Ok(Removal::Removed)) {
             self.reconsider_namesakes(image, now);
         }
-        let Some(entry) = self.entries.get_mut(image) else {
+        let Some(mut entry) = self.entries.get_mut(image) else {
             return;
         };
         entry.stale = self.last_inventory;
         if !std::mem::take(&mut entry.removing) {
             // It was assigned otherwise meanwhile, and the removal may have undone that.
             entry.reconsider(now);
+            drop(entry);
             self.touched.insert(image.clone());
             self.read_soon(now);
             return;
@@ -156,7 +159,8 @@ impl Warmer {
         self.touched.insert(image.clone());
         match result {
             Ok(Removal::Removed | Removal::Absent) => {
-                removed(entry, now);
+                removed(&mut entry, now);
+                drop(entry);
                 if self.holds.freed() {
                     self.retry_blocked(now);
                 }
@@ -181,7 +185,7 @@ impl Warmer {
         };
         let mut unknown = false;
         for name in inventory.removal().takes_along(image, found) {
-            if let Some(entry) = self.entries.get_mut(name)
+            if let Some(mut entry) = self.entries.get_mut(name)
                 && entry.wants_present()
             {
                 entry.stale = self.last_inventory;
@@ -197,7 +201,7 @@ impl Warmer {
 
     /// Space was freed: what failed for want of it is worth another try.
     pub(super) fn retry_blocked(&mut self, now: Timestamp) {
-        for (image, entry) in &mut self.entries {
+        self.entries.for_each_mut(|entry| {
             if entry.report.phase == ImagePhase::Failed
                 && entry.report.reason == Some(Reason::DiskFull)
             {
@@ -205,9 +209,9 @@ impl Warmer {
                 entry.report.reason = None;
                 entry.report.message = None;
                 entry.due = Some(now);
-                self.touched.insert(image.clone());
+                self.touched.insert(entry.spec.image.clone());
             }
-        }
+        });
     }
 }
 

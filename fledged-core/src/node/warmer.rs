@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::config::WarmerConfig;
+use super::entries::Entries;
 use super::entry::Entry;
 use super::event::{InventoryId, NodeCommand, NodeEvent, PullId};
 use super::hold::Holds;
 use super::inventory::Inventory;
-use super::time::after;
 use crate::error::Failure;
-use crate::model::{ImagePhase, ImageRef, ImageReport, NodeReport};
+use crate::model::{ImageRef, ImageReport, NodeReport};
 
 /// Brings one node's images to what it is assigned and keeps them so.
 ///
@@ -23,8 +23,7 @@ pub struct Warmer {
     pub(super) rng: fastrand::Rng,
     pub(super) generation: u64,
     pub(super) assigned: bool,
-    pub(super) order: Vec<ImageRef>,
-    pub(super) entries: BTreeMap<ImageRef, Entry>,
+    pub(super) entries: Entries,
     pub(super) history: BTreeMap<ImageRef, ImageReport>,
     pub(super) pulls: BTreeMap<PullId, ImageRef>,
     pub(super) last_pull: u64,
@@ -60,8 +59,7 @@ impl Warmer {
             rng: fastrand::Rng::with_seed(seed),
             generation: 0,
             assigned: false,
-            order: Vec::new(),
-            entries: BTreeMap::new(),
+            entries: Entries::default(),
             history: BTreeMap::new(),
             pulls: BTreeMap::new(),
             last_pull: 0,
@@ -101,6 +99,7 @@ impl Warmer {
     pub fn poll(&mut self, now: Timestamp) -> Vec<NodeCommand> {
         self.polled_at = Some(now);
         self.holds.expire(now);
+        self.entries.advance(now);
         self.expire_rounds(now);
         self.expire_waits(now);
         let mut acts = Vec::new();
@@ -128,40 +127,21 @@ impl Warmer {
             return None;
         }
         let reading = self.read_due.filter(|_| !self.reading);
-        let deadlines = self
-            .entries
-            .values()
-            .filter(|e| !e.removing)
-            .filter_map(Entry::round_ends);
-        let waits = self
-            .entries
-            .values()
-            .filter(|e| !e.known && e.report.phase != ImagePhase::Failed)
-            .map(|e| after(e.waiting_since, e.spec.deadline));
         let full = self.free_slots() == 0;
         let removing = self.removal.is_some();
         let exclusive = self.removes_more_than_names();
         let removals_first = exclusive && self.polled_at.is_some_and(|at| self.removal_due(at));
-        let waits_for_event = |e: &Entry| {
-            if e.wants_present() {
-                full || e.pull.is_some()
-                    || removals_first
-                    || self.removal.as_ref() == Some(&e.spec.image)
-            } else {
-                removing || (exclusive && (!self.pulls.is_empty() || self.inventory_outdated))
-            }
+        let pull = match full || removals_first {
+            true => None,
+            false => self.entries.next_pull_due(self.removal.as_ref()),
         };
-        let dues = self
-            .entries
-            .values()
-            .filter(|e| e.known && !waits_for_event(e))
-            .filter_map(|e| e.due);
-        reading
-            .into_iter()
-            .chain(deadlines)
-            .chain(waits)
-            .chain(dues)
-            .min()
+        let unclear = !self.pulls.is_empty() || self.inventory_outdated;
+        let removal = match removing || (exclusive && unclear) {
+            true => None,
+            false => self.entries.next_removal_due(),
+        };
+        let times = [reading, self.entries.next_end(), pull, removal];
+        times.into_iter().flatten().min()
     }
 
     /// Whether every assigned image is where it can be: present, removed, kept for a reason, or
@@ -169,7 +149,7 @@ impl Warmer {
     /// False before the first assignment.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.assigned && self.entries.values().all(Entry::is_settled) && !self.unverified()
+        self.assigned && self.entries.are_settled() && !self.unverified()
     }
 
     /// Where every image stands, in the order of the assignment.
@@ -178,12 +158,7 @@ impl Warmer {
         NodeReport {
             observed_generation: self.generation,
             inventory_at: self.inventory_at,
-            images: self
-                .order
-                .iter()
-                .filter_map(|image| self.entries.get(image))
-                .map(Entry::snapshot)
-                .collect(),
+            images: self.entries.in_order().map(Entry::snapshot).collect(),
         }
     }
 
@@ -197,7 +172,7 @@ impl Warmer {
     fn take_reports(&mut self) -> Vec<NodeCommand> {
         let mut reports = Vec::new();
         for image in std::mem::take(&mut self.touched) {
-            let Some(entry) = self.entries.get_mut(&image) else {
+            let Some(mut entry) = self.entries.get_mut(&image) else {
                 continue;
             };
             let report = entry.snapshot();
