@@ -22,12 +22,13 @@ pub(super) struct Pair {
     pub(super) entry: Arc<AssignedImage>,
     /// The generation from which on a report answers it.
     pub(super) since: u64,
+    /// What the node says of it.
+    said: Option<Said>,
 }
 
 /// What a node says of one image; texts are kept of failures only.
-#[derive(Debug, Clone, PartialEq)]
-struct Reported {
-    image: ImageRef,
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Said {
     phase: ImagePhase,
     revision: u64,
 }
@@ -66,7 +67,8 @@ pub(super) struct NodeState {
     /// Whether it has to be written again, although it looks written.
     outdated: bool,
     observed: u64,
-    reported: Vec<Reported>,
+    /// By image, also of what is not written any more.
+    reported: Vec<(ImageRef, Said)>,
     pub(super) failed: Vec<FailedImage>,
     pub(super) silent: bool,
     /// When it last said something, or was last given a reason to.
@@ -117,11 +119,11 @@ impl NodeState {
         if self.observed < pair.since {
             return Standing::Unsettled;
         }
-        let Some(reported) = self.reported(&pair.entry.image) else {
+        let Some(said) = pair.said else {
             return Standing::Unsettled;
         };
-        let fresh = reported.revision >= pair.entry.revision;
-        match (pair.entry.state, reported.phase) {
+        let fresh = said.revision >= pair.entry.revision;
+        match (pair.entry.state, said.phase) {
             (_, ImagePhase::Failed) => Standing::Failed,
             (DesiredState::Present, ImagePhase::Cached) if fresh => Standing::Cached,
             (DesiredState::Absent, ImagePhase::Removed) => Standing::Removed,
@@ -132,13 +134,19 @@ impl NodeState {
 
     /// Whether attempts at it fail, and another follows within the round.
     pub(super) fn is_failing(&self, pair: &Pair) -> bool {
-        let reported = self.reported(&pair.entry.image);
-        self.observed >= pair.since && reported.is_some_and(|r| r.phase == ImagePhase::BackingOff)
+        let said = pair.said.filter(|_| self.observed >= pair.since);
+        said.is_some_and(|said| said.phase == ImagePhase::BackingOff)
     }
 
-    fn reported(&self, image: &ImageRef) -> Option<&Reported> {
-        let at = self.reported.binary_search_by(|r| r.image.cmp(image));
-        self.reported.get(at.ok()?)
+    /// Puts what it says of each image beside what is written: it is asked for again and again.
+    fn match_up(&mut self) {
+        let mut reported = self.reported.iter().peekable();
+        for pair in &mut self.pairs {
+            let image = &pair.entry.image;
+            while reported.next_if(|(said_of, _)| said_of < image).is_some() {}
+            let said = reported.next_if(|(said_of, _)| said_of == image);
+            pair.said = said.map(|(_, said)| *said);
+        }
     }
 
     /// What it says now. `intern` gives the one copy of a reference that is kept.
@@ -163,13 +171,11 @@ impl NodeState {
                     message: said.message.unwrap_or_default(),
                 });
             }
-            self.reported.push(Reported {
-                image,
-                phase: said.phase,
-                revision: said.revision.unwrap_or(0),
-            });
+            let (phase, revision) = (said.phase, said.revision.unwrap_or(0));
+            self.reported.push((image, Said { phase, revision }));
         }
-        self.reported.sort_by(|a, b| a.image.cmp(&b.image));
+        self.reported.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.match_up();
     }
 
     /// Takes what stands recorded for what was written. Only what is the same in both keeps its
@@ -190,6 +196,7 @@ impl NodeState {
             pairs.push(Pair {
                 since: since.unwrap_or(generation),
                 entry,
+                said: None,
             });
         }
         self.generation = generation;
@@ -201,6 +208,7 @@ impl NodeState {
         pairs.dedup_by(|a, b| a.entry.image == b.entry.image);
         pairs.shrink_to_fit();
         self.pairs = pairs;
+        self.match_up();
     }
 
     /// Whether the node has something new to do when that entry is written over the pair.
@@ -232,6 +240,7 @@ impl NodeState {
             Pair {
                 entry: Arc::clone(entry),
                 since: known.map_or(UNCONFIRMED | self.ticket, |p| p.since),
+                said: None,
             }
         });
         let pairs = pairs.collect();
@@ -280,4 +289,57 @@ impl NodeState {
 /// Whether the entry asks for more than the pair, wherever that stands.
 pub(super) fn asks_more(pair: &Pair, entry: &AssignedImage) -> bool {
     pair.entry.state != entry.state || pair.entry.revision < entry.revision
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ImageReport;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn mk_entry(name: &str) -> Arc<AssignedImage> {
+        Arc::new(AssignedImage::present(name.parse().unwrap()))
+    }
+
+    fn mk_report(names: &[&str]) -> NodeReport {
+        let images = names
+            .iter()
+            .map(|name| ImageReport::new(name.parse().unwrap(), ImagePhase::Cached));
+        NodeReport {
+            observed_generation: 1,
+            inventory_at: None,
+            images: images.collect(),
+        }
+    }
+
+    fn cached(node: &NodeState) -> Vec<&str> {
+        let pairs = node.pairs.iter();
+        let cached = pairs.filter(|pair| node.standing(pair) == Standing::Cached);
+        cached.map(|pair| pair.entry.image.original()).collect()
+    }
+
+    #[test]
+    fn what_a_node_says_counts_whether_it_is_written_before_or_after() {
+        let mut node = NodeState::new(NOW);
+        let hear = |node: &mut NodeState, names: &[&str]| {
+            node.hear(mk_report(names), ImageRef::clone, NOW);
+        };
+        let write = |node: &mut NodeState, names: &[&str]| {
+            let next: Vec<_> = names.iter().map(|name| mk_entry(name)).collect();
+            let ticket = node.write(&next, NOW);
+            node.confirm(ticket, 1);
+        };
+        // In other words, in any order, and with what nobody asked about.
+        hear(&mut node, &["d", "docker.io/library/b", "a"]);
+        write(&mut node, &["c", "b", "d"]);
+        assert_eq!(cached(&node), ["b", "d"]);
+        write(&mut node, &["e", "a"]);
+        assert_eq!(cached(&node), ["a"]);
+        hear(&mut node, &["e", "z"]);
+        assert_eq!(cached(&node), ["e"]);
+        node.forget();
+        write(&mut node, &["e"]);
+        assert_eq!(cached(&node), [""; 0]);
+    }
 }
