@@ -114,11 +114,9 @@ impl AgentBuilder {
         let credentials = self
             .credentials
             .unwrap_or_else(|| Arc::new(KubeCredentials::new(self.client.clone())));
-        let seed = self.seed.unwrap_or_else(|| {
-            let mut hasher = DefaultHasher::new();
-            (self.node.as_str(), std::process::id()).hash(&mut hasher);
-            hasher.finish()
-        });
+        let seed = self
+            .seed
+            .unwrap_or_else(|| seed(&self.node, std::process::id()));
         Agent {
             health: AgentHealth::new(Arc::clone(&clock)),
             client: self.client,
@@ -130,5 +128,29 @@ impl AgentBuilder {
             seed,
             metrics: self.metrics,
         }
+    }
+}
+
+/// Every agent's process has the same number in its container; their nodes differ.
+fn seed(node: &NodeName, process: u32) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (node.as_str(), process).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn seeds_differ_between_nodes_whose_agents_have_the_same_process_id() {
+        let seeds: BTreeSet<u64> = (0..1_000)
+            .map(|number| seed(&NodeName::new(format!("node-{number}")).unwrap(), 1))
+            .collect();
+        assert_eq!(seeds.len(), 1_000);
+        let node = NodeName::new("node-1").unwrap();
+        assert_ne!(seed(&node, 1), seed(&node, 2));
     }
 }
