@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use fledged_core::node::Schedule;
 
-/// After a second at first, and at least twice a minute however long the API server stays away.
-const SCHEDULE: Schedule = Schedule::seconds(1, 30);
-
 /// The delays after failures in a row.
 #[derive(Debug)]
 pub(super) struct Delays {
     rng: fastrand::Rng,
+    schedule: Schedule,
     failures: u32,
 }
 
 impl Delays {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, schedule: Schedule) -> Self {
         Self {
             rng: fastrand::Rng::with_seed(seed),
+            schedule,
             failures: 0,
         }
     }
@@ -25,11 +24,11 @@ impl Delays {
     /// The delay after one more failure; never shorter than the other side asked for.
     pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        let delay = SCHEDULE.delay(self.failures);
+        let delay = self.schedule.delay(self.failures);
         match asked {
             None => delay.mul_f64(0.5 + self.rng.f64() / 2.0),
-            // Everybody is asked for the same; coming a bit later is allowed, sooner is not.
-            Some(asked) => asked.max(delay).mul_f64(1.0 + self.rng.f64() / 2.0),
+            // Everybody is asked for the same; coming later is allowed, sooner is not.
+            Some(asked) => asked + delay.max(asked / 2).mul_f64(self.rng.f64()),
         }
     }
 
@@ -43,10 +42,12 @@ impl Delays {
 mod tests {
     use super::*;
 
+    const SCHEDULE: Schedule = Schedule::seconds(1, 30);
+
     #[test]
     fn delays_grow_to_half_a_minute_and_differ_between_agents() {
         let seconds = |seed| {
-            let mut delays = Delays::new(seed);
+            let mut delays = Delays::new(seed, SCHEDULE);
             let row: Vec<f64> = (0..8).map(|_| delays.next(None).as_secs_f64()).collect();
             row
         };
@@ -55,7 +56,7 @@ mod tests {
             assert!((longest / 2.0..=longest).contains(delay), "{delay}");
         }
         assert_ne!(seconds(1), seconds(2));
-        let mut delays = Delays::new(1);
+        let mut delays = Delays::new(1, SCHEDULE);
         let _ = delays.next(None);
         delays.reset();
         assert!(delays.next(None) <= Duration::from_secs(1));
@@ -63,11 +64,12 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_kept() {
-        let mut delays = Delays::new(1);
+        let mut delays = Delays::new(1, SCHEDULE);
         let asked = Duration::from_secs(40);
         for _ in 0..20 {
             let delay = delays.next(Some(asked));
-            assert!(delay >= asked && delay <= asked.mul_f64(1.5));
+            let latest = asked + Duration::from_secs(30);
+            assert!((asked..=latest).contains(&delay), "{delay:?}");
         }
     }
 }

@@ -20,11 +20,15 @@ mod credentials;
 mod delays;
 mod health;
 mod inputs;
+mod list_watch;
+#[cfg(test)]
+mod list_watch_tests;
 mod measured;
 mod metrics;
 mod news;
 mod observer;
 mod pace;
+mod rejoin;
 mod reporter;
 #[cfg(test)]
 mod reporter_rig;

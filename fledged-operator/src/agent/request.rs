@@ -48,15 +48,39 @@ pub(super) async fn request(
     limit: Duration,
 ) -> Result<Bytes, Refusal> {
     let call = async {
-        let lost = |error| Refusal::no_answer(with_causes(&error));
-        let response = client.send(request.map(Body::from)).await;
-        let (parts, body) = response.map_err(lost)?.into_parts();
-        let body = body.collect().await.map_err(lost)?.to_bytes();
-        match parts.status.is_success() {
-            true => Ok(body),
-            false => Err(refusal(parts.status, &parts.headers, &body)),
-        }
+        let body = answer(client, request).await?.collect().await;
+        Ok(body.map_err(lost)?.to_bytes())
     };
+    within(limit, call).await
+}
+
+/// The same, with a body that is still to come, for which the limit does not count.
+pub(super) async fn open(
+    client: &Client,
+    request: Request<Vec<u8>>,
+    limit: Duration,
+) -> Result<Body, Refusal> {
+    within(limit, answer(client, request)).await
+}
+
+async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<Body, Refusal> {
+    let response = client.send(request.map(Body::from)).await;
+    let (parts, body) = response.map_err(lost)?.into_parts();
+    if parts.status.is_success() {
+        return Ok(body);
+    }
+    let body = body.collect().await.map_err(lost)?.to_bytes();
+    Err(refusal(parts.status, &parts.headers, &body))
+}
+
+fn lost(error: kube::Error) -> Refusal {
+    Refusal::no_answer(with_causes(&error))
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer,
         Err(_) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fledged_core::driver::NodeLoop;
 use fledged_core::model::NodeName;
-use fledged_core::node::{Warmer, WarmerConfig};
+use fledged_core::node::{Schedule, Warmer, WarmerConfig};
 use fledged_core::ports::{Clock, Credentials, ImageRuntime};
 use kube::Client;
 use tokio::sync::mpsc;
@@ -32,6 +32,9 @@ use super::writer::Writer;
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 /// Assignments that wait for the loop, which takes each at once.
 const INPUTS: usize = 4;
+/// Between attempts to write a status: after a second at first, and at least twice a minute however
+/// long the API server stays away.
+const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
 
 /// Why an agent ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +199,7 @@ impl Agent {
         let writer = Writer {
             api: StatusApi::new(self.client.clone(), self.node.clone()),
             reporter: Reporter::new(seeds.u64(..)),
-            delays: Delays::new(seeds.u64(..)),
+            delays: Delays::new(seeds.u64(..), WRITE_AGAIN),
             clock: Arc::clone(&self.clock),
             metrics: self.metrics,
         };

@@ -1,35 +1,29 @@
 //! The task that watches what the node is to hold.
 
-use std::pin::pin;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use fledged_core::driver::NodeInput;
 use fledged_core::model::{Assignment, NodeName};
 use fledged_core::ports::Clock;
-use futures_util::StreamExt;
-use jiff::Timestamp;
-use kube::runtime::watcher::{self, Config, Event, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use kube::api::WatchEvent;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::delays::Delays;
 use super::health::AgentHealth;
 use super::inputs::Input;
-use super::pace::after;
+use super::list_watch::{End, ListWatch};
+use super::rejoin::{Over, Rejoin};
 use super::reporter::{Heard, Source};
-use super::request::retry_after;
 use super::status::FIELD_MANAGER;
 use crate::crd::ReadNodeCache;
-use crate::problem::with_causes;
 
 /// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
 /// and load balancers end it themselves, and spread: agents that were started together do not come
 /// back together for ever.
 const WATCH_SECONDS: (u32, u32) = (200, 290);
-/// How long it has to go well before a new failure counts as the first.
-const CALM: std::time::Duration = std::time::Duration::from_secs(120);
 /// Invalid entries of one object that are logged one by one.
 const INVALID_MAX: usize = 10;
 
@@ -48,12 +42,11 @@ pub(super) struct Watch {
     heard: mpsc::UnboundedSender<Heard>,
     health: AgentHealth,
     clock: Arc<dyn Clock>,
-    delays: Delays,
-    failed_at: Option<Timestamp>,
+    rejoin: Rejoin,
+    /// From which version on to watch; without, there has to be a list first.
+    version: Option<String>,
     told: Told,
     resumed: bool,
-    /// Whether the listing under way has shown the object.
-    listed: bool,
 }
 
 /// Whether somebody else has written to the status.
@@ -63,9 +56,29 @@ fn is_tampered_with(object: &ReadNodeCache) -> bool {
     status.any(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER))
 }
 
+/// Why there is nothing more to hear for now.
+enum Pause {
+    /// The loop takes nothing any more.
+    LoopEnded,
+    /// The list or the watch has ended.
+    End(End),
+}
+
+impl From<End> for Pause {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
 /// The loop takes nothing any more.
 #[derive(Debug)]
 struct LoopEnded;
+
+impl From<LoopEnded> for Pause {
+    fn from(_: LoopEnded) -> Self {
+        Self::LoopEnded
+    }
+}
 
 impl Watch {
     pub(super) fn new(
@@ -82,85 +95,105 @@ impl Watch {
             heard,
             health,
             clock,
-            delays: Delays::new(seed),
-            failed_at: None,
+            rejoin: Rejoin::new(seed),
+            version: None,
             told: Told::Nothing,
             resumed: false,
-            listed: false,
         }
     }
 
     /// Watches until it is told to stop, or the loop has ended.
     pub(super) async fn run(mut self, client: Client, seed: u64, stop: CancellationToken) {
         let (least, most) = WATCH_SECONDS;
-        let seconds = fastrand::Rng::with_seed(seed).u32(least..=most);
-        let config = Config::default()
-            .fields(&format!("metadata.name={}", self.node))
-            .timeout(seconds);
-        let mut events = pin!(watcher(Api::<ReadNodeCache>::all(client), config));
-        loop {
-            let event = tokio::select! {
-                () = stop.cancelled() => break,
-                event = events.next() => event,
-            };
-            let handled = match event {
-                Some(Ok(event)) => self.handle(event).await,
-                Some(Err(error)) => {
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = self.back_off(&error) => {}
-                    }
-                    Ok(())
-                }
-                None => break,
-            };
-            if let Err(LoopEnded) = handled {
-                break;
-            }
-        }
-    }
-
-    async fn back_off(&mut self, error: &watcher::Error) {
-        let now = self.clock.now();
-        // A server that remembers too little is there: it only has to be listed again.
-        let expired = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
-        if expired || self.failed_at.is_some_and(|at| now > after(at, CALM)) {
-            self.delays.reset();
-        }
-        let asked = match error {
-            watcher::Error::InitialListFailed(kube::Error::Api(status))
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            | watcher::Error::WatchFailed(kube::Error::Api(status))
-            | watcher::Error::WatchError(status) => retry_after(status),
-            _ => None,
+        let requests = ListWatch {
+            client,
+            node: self.node.clone(),
+            seconds: fastrand::Rng::with_seed(seed).u32(least..=most),
+            clock: Arc::clone(&self.clock),
         };
-        let delay = self.delays.next(asked);
-        warn!(
-            node = %self.node,
-            error = with_causes(error),
-            delay_seconds = delay.as_secs_f64(),
-            "watch failed"
-        );
-        self.clock.sleep(delay).await;
-        self.failed_at = Some(self.clock.now());
+        let forever = async {
+            loop {
+                match self.follow(&requests).await {
+                    Pause::LoopEnded => break,
+                    Pause::End(end) => self.rest(end).await,
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = forever => {}
+        }
     }
 
-    async fn handle(&mut self, event: Event<ReadNodeCache>) -> Result<(), LoopEnded> {
-        match event {
-            Event::Init => self.listed = false,
-            Event::InitApply(object) if self.is_ours(&object) => {
-                self.listed = true;
-                self.read(&object, true).await?;
-            }
-            Event::Apply(object) if self.is_ours(&object) => self.read(&object, false).await?,
-            Event::Delete(object) if self.is_ours(&object) => self.gone().await?,
-            Event::InitDone => {
-                if !self.listed {
-                    self.gone().await?;
+    /// Tells what is there and what happens to it, until the watch ends.
+    async fn follow(&mut self, requests: &ListWatch) -> Pause {
+        let ended: Result<Infallible, Pause> = async {
+            let version = match self.version.take() {
+                Some(version) => version,
+                None => {
+                    let (objects, version) = requests.list().await?;
+                    self.listed(objects).await?;
+                    version
                 }
-                self.health.synced();
+            };
+            let version = self.version.insert(version).clone();
+            let mut events = requests.watch(&version).await?;
+            loop {
+                self.happened(events.next().await?).await?;
             }
-            Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+        }
+        .await;
+        match ended {
+            Ok(never) => match never {},
+            Err(pause) => pause,
+        }
+    }
+
+    /// Waits until it is this agent's turn to watch again.
+    async fn rest(&mut self, end: End) {
+        if matches!(end.over, Over::Expired | Over::Unreadable) {
+            self.version = None;
+        }
+        let delay = self.rejoin.delay(end.over, end.lasted);
+        if let Some(problem) = end.problem {
+            warn!(
+                node = %self.node,
+                error = problem,
+                delay_seconds = delay.as_secs_f64(),
+                "watch failed"
+            );
+        }
+        if !delay.is_zero() {
+            self.clock.sleep(delay).await;
+        }
+    }
+
+    async fn listed(&mut self, objects: Vec<ReadNodeCache>) -> Result<(), LoopEnded> {
+        match objects.iter().find(|object| self.is_ours(object)) {
+            Some(object) => self.read(object, true).await?,
+            None => self.gone().await?,
+        }
+        self.health.synced();
+        Ok(())
+    }
+
+    async fn happened(&mut self, event: WatchEvent<ReadNodeCache>) -> Result<(), LoopEnded> {
+        let version = match &event {
+            WatchEvent::Added(object)
+            | WatchEvent::Modified(object)
+            | WatchEvent::Deleted(object) => object.metadata.resource_version.clone(),
+            WatchEvent::Bookmark(bookmark) => Some(bookmark.metadata.resource_version.clone()),
+            WatchEvent::Error(_) => None,
+        };
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) if self.is_ours(&object) => {
+                self.read(&object, false).await?;
+            }
+            WatchEvent::Deleted(object) if self.is_ours(&object) => self.gone().await?,
+            _ => {}
+        }
+        if let Some(version) = version.filter(|version| !version.is_empty()) {
+            self.version = Some(version);
         }
         Ok(())
     }

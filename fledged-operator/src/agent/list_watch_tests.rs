@@ -1,0 +1,136 @@
+//! How watches end, as a server has it, on a virtual clock.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::model::NodeName;
+use fledged_cri::clock::TokioClock;
+use futures_util::stream::{self, StreamExt};
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use kube::Client;
+use kube::api::WatchEvent;
+use kube::client::Body;
+
+use super::list_watch::{End, Events, ListWatch};
+use super::rejoin::Over;
+
+const SECONDS: u32 = 200;
+
+type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;
+
+/// A watch of which these parts come, each after so many seconds; then the connection ends.
+fn parts(parts: &'static [(u64, &'static str)]) -> Response<Answer> {
+    let frames = stream::iter(parts).then(|(delay, text)| async move {
+        tokio::time::sleep(Duration::from_secs(*delay)).await;
+        Ok::<_, Infallible>(Frame::data(bytes::Bytes::from_static(text.as_bytes())))
+    });
+    Response::new(StreamBody::new(frames).boxed_unsync())
+}
+
+fn mk_list_watch(
+    answer: impl Fn(&str) -> Response<Answer> + Clone + Send + Sync + 'static,
+) -> ListWatch {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let answer = answer(request.uri().query().unwrap_or_default());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    ListWatch {
+        client: Client::new(service, "default"),
+        node: NodeName::new("a").unwrap(),
+        seconds: SECONDS,
+        clock: Arc::new(TokioClock::new()),
+    }
+}
+
+async fn end_of(events: &mut Events) -> End {
+    loop {
+        if let Err(end) = events.next().await {
+            return end;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_told_when_its_line_is_whole() {
+    let requests = mk_list_watch(|query| {
+        assert!(query.contains("fieldSelector=metadata.name%3Da"), "{query}");
+        assert!(query.contains("timeoutSeconds=200"), "{query}");
+        parts(&[
+            (1, r#"{"type":"MODIFIED","object":{"metadata":{"na"#),
+            (
+                1,
+                "me\":\"a\",\"resourceVersion\":\"7\"}}}\n{\"type\":\"DELETED\",",
+            ),
+            (1, "\"object\":{\"metadata\":{}}}\n{\"type\":"),
+        ])
+    });
+    let mut events = requests.watch("5").await.unwrap();
+    let Ok(WatchEvent::Modified(object)) = events.next().await else {
+        panic!("no event");
+    };
+    assert_eq!(object.metadata.resource_version.as_deref(), Some("7"));
+    assert!(matches!(events.next().await, Ok(WatchEvent::Deleted(_))));
+    // Half an event is none.
+    let end = events.next().await.unwrap_err();
+    assert_eq!((end.over, end.lasted.as_secs()), (Over::Lost, 3));
+    assert!(end.problem.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_ends_at_its_time_has_not_failed() {
+    let requests = mk_list_watch(|_| parts(&[(200, "")]));
+    let end = end_of(&mut requests.watch("5").await.unwrap()).await;
+    assert_eq!((end.over, end.problem), (Over::Due, None));
+    // One that nobody ends is left soon after.
+    let requests = mk_list_watch(|_| parts(&[(86_400, "")]));
+    let end = end_of(&mut requests.watch("5").await.unwrap()).await;
+    assert_eq!((end.over, end.lasted.as_secs()), (Over::Due, 205));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_says_at_the_end_is_kept() {
+    let event = |over| {
+        let requests = mk_list_watch(move |_| match over {
+            410 => parts(&[(
+                5,
+                "{\"type\":\"ERROR\",\"object\":{\"code\":410,\"message\":\"too old\"}}\n",
+            )]),
+            _ => parts(&[(5, "{\"type\":\"ERROR\",\"object\":{\"code\":500}}\n")]),
+        });
+        async move { end_of(&mut requests.watch("5").await.unwrap()).await.over }
+    };
+    assert_eq!(event(410).await, Over::Expired);
+    assert_eq!(event(500).await, Over::Failed(None));
+    let requests = mk_list_watch(|query| {
+        let mut response = parts(&[(0, "Too many requests, please try again later.\n")]);
+        let watch = query.contains("watch=true");
+        *response.status_mut() = if watch { 429 } else { 410 }.try_into().unwrap();
+        let headers = response.headers_mut();
+        headers.insert("Retry-After", "7".parse().unwrap());
+        response
+    });
+    let end = requests.watch("5").await.err().unwrap();
+    assert_eq!(end.over, Over::Failed(Some(Duration::from_secs(7))));
+    assert_eq!(requests.list().await.err().unwrap().over, Over::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_without_a_version_is_none() {
+    let requests = mk_list_watch(|_| parts(&[(0, r#"{"items":[],"metadata":{}}"#)]));
+    let end = requests.list().await.err().unwrap();
+    assert_eq!(end.over, Over::Failed(None));
+    let requests = mk_list_watch(|query| {
+        assert!(!query.contains("resourceVersion"), "{query}");
+        parts(&[(
+            0,
+            r#"{"items":[{"metadata":{"name":"a"}}],"metadata":{"resourceVersion":"9"}}"#,
+        )])
+    });
+    let (objects, version) = requests.list().await.unwrap();
+    assert_eq!((objects.len(), version.as_str()), (1, "9"));
+}
