@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fledged_core::error::Reason;
 use fledged_core::model::{AssignedImage, Digest, ImagePhase, ImagePullPolicy, ImageReport};
-use fledged_core::node::{Inventory, NodeEvent};
+use fledged_core::node::{Inventory, NodeEvent, Warmer};
 use fledged_core::ports::{RemovalScope, RuntimeImage};
 use rig::{Rig, mk_absent, mk_config, mk_image, mk_inventory, mk_present, mk_ref};
 
@@ -30,14 +30,39 @@ fn mk_always(name: &str) -> AssignedImage {
 #[test]
 fn the_inventory_is_read_every_interval() {
     let (mut rig, _) = Rig::warmed(1, vec![mk_present("a")], &["a"]);
-    assert!(!rig.pass(59).reads());
-    assert!(rig.pass(1).reads());
+    assert!(!rig.pass(53).reads());
+    assert!(rig.pass(7).reads());
     assert_eq!(
         rig.read(mk_inventory(&["a"])).0,
         [],
         "nothing changed, nothing is told"
     );
-    assert!(!rig.pass(59).reads());
+    assert!(!rig.pass(53).reads());
+}
+
+#[test]
+fn nodes_that_were_assigned_together_do_not_go_on_reading_together() {
+    let mut readings: Vec<i64> = (0..1_000)
+        .map(|seed| {
+            let mut rig = Rig::with(mk_config(1));
+            rig.warmer = Warmer::new(mk_config(1), seed);
+            rig.assign(vec![mk_present("a")]);
+            for _ in 0..3 {
+                rig.read(mk_inventory(&["a"]));
+                rig.wake();
+            }
+            rig.at(0)
+                .duration_until(rig.now)
+                .as_millis()
+                .try_into()
+                .unwrap()
+        })
+        .collect();
+    readings.sort_unstable();
+    assert!(readings[0] >= 3 * 54_000 && readings[999] <= 3 * 60_000);
+    for (first, later) in readings.iter().zip(&readings[200..]) {
+        assert!(later - first > 1_000, "more than a fifth within a second");
+    }
 }
 
 #[test]

@@ -12,9 +12,9 @@ pub struct WarmerConfig {
     /// Pulls under way at once. Default 3: enough to hide latencies, few enough to leave a starting
     /// pod its share (the kubelet itself pulls one at a time by default).
     pub max_parallel_pulls: NonZeroUsize,
-    /// How often the runtime's inventory is read without any other cause, at most once a second.
-    /// Default 60 s, so that an
-    /// image that the kubelet collected is back within about a minute.
+    /// How often the runtime's inventory is read without any other cause, at most once a second. Up to
+    /// a tenth of it sooner, so that nodes do not keep the same time. Default 60 s, so that an image
+    /// that the kubelet collected is back within about a minute.
     pub inventory_interval: Duration,
     /// An image that vanishes sooner than this after it was cached counts towards
     /// [`Backoff::evicted`]. Default 30 min: the kubelet's garbage collection runs every 5 min, and

@@ -9,6 +9,9 @@ use super::warmer::Warmer;
 use crate::error::{Failure, Reason};
 use crate::model::ImagePhase;
 
+/// A reading may come by one part in so many of the interval before its time.
+const EARLIER: u32 = 10;
+
 impl Warmer {
     /// Asks for a reading at once; one that is under way may be too old to count.
     pub(super) fn read_soon(&mut self, now: Timestamp) {
@@ -67,8 +70,11 @@ impl Warmer {
                 self.inventory_at = Some(now);
                 self.inventory = Some(inventory);
                 self.inventory_outdated = self.reading_overlaps;
-                let interval = self.config.inventory_interval.max(SHORTEST);
-                self.read_due = Some(after(now, interval));
+                // Nodes that were assigned together do not go on together: many may share a host.
+                let interval = self.config.inventory_interval;
+                let earlier = (interval / EARLIER).mul_f64(self.rng.f64());
+                let interval = interval.saturating_sub(earlier);
+                self.read_due = Some(after(now, interval.max(SHORTEST)));
                 self.evaluate(id, now);
             }
             Err(failure) => {
