@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Wait for what changes together with a change that ends a rollout or tells a failure.
-pub(super) const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Wait for what changes together with a change that ends a rollout or tells a failure; half of it on
+/// some nodes, so that a hundred that are done together do not write together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
 /// From an assignment to its first answer, while there is work to do: what is there already is known
 /// by then, and the answer says so.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
@@ -37,6 +38,10 @@ const JITTER: f64 = 0.2;
 #[derive(Debug)]
 pub(super) struct Pace {
     rng: fastrand::Rng,
+    /// This node's own of [`DEBOUNCE`], [`REPAIR`] and [`DETAIL`].
+    debounce: Duration,
+    repair: Duration,
+    details: Duration,
     /// Progress writes since the node was last settled.
     progress: usize,
     /// Failure writes in a row.
@@ -51,8 +56,12 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
         Self {
-            rng: fastrand::Rng::with_seed(seed),
+            debounce: DEBOUNCE.mul_f64(0.5 + rng.f64() / 2.0),
+            repair: spread(REPAIR, &mut rng),
+            details: spread(DETAIL, &mut rng),
+            rng,
             progress: 0,
             failures: 0,
             failed_at: None,
@@ -114,29 +123,77 @@ impl Pace {
     /// When progress since then is to be told.
     pub(super) fn progress(&self, since: Timestamp) -> Timestamp {
         let first = match self.progress {
-            0 => after(since, REPAIR),
+            0 => after(since, self.repair),
             _ => since,
         };
         first.max(self.progress_from)
     }
 
+    /// When something that happened then, and that nothing else is waited for, is to be told.
+    pub(super) fn debounced(&self, since: Timestamp) -> Timestamp {
+        after(since, self.debounce)
+    }
+
     /// When a failure since then is to be told.
     pub(super) fn failure(&self, since: Timestamp) -> Timestamp {
-        after(since, DEBOUNCE).max(self.failure_from)
+        self.debounced(since).max(self.failure_from)
     }
 
     /// When a detail known since then is to be told.
     pub(super) fn detail(&self, since: Timestamp) -> Timestamp {
-        after(since, DETAIL).max(self.detail_from)
+        after(since, self.details).max(self.detail_from)
     }
 
     /// A delay with jitter.
     pub(super) fn spread(&mut self, delay: Duration) -> Duration {
-        delay.mul_f64(1.0 - JITTER + 2.0 * JITTER * self.rng.f64())
+        spread(delay, &mut self.rng)
     }
+}
+
+fn spread(delay: Duration, rng: &mut fastrand::Rng) -> Duration {
+    delay.mul_f64(1.0 - JITTER + 2.0 * JITTER * rng.f64())
 }
 
 /// The moment that much later.
 pub(super) fn after(at: Timestamp, delay: Duration) -> Timestamp {
     at.checked_add(delay).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When each of a thousand nodes tells of something that happened on all of them at once.
+    fn told(when: impl Fn(&Pace) -> Timestamp) -> Vec<Duration> {
+        let mut told: Vec<Duration> = (0..1_000)
+            .map(|seed| when(&Pace::new(seed)).duration_since(Timestamp::UNIX_EPOCH))
+            .map(|delay| delay.try_into().unwrap())
+            .collect();
+        told.sort_unstable();
+        told
+    }
+
+    /// The largest share that lies within that time.
+    fn busiest(sorted: &[Duration], within: Duration) -> usize {
+        let shares = sorted.iter().enumerate();
+        let shares =
+            shares.map(|(from, first)| sorted.partition_point(|at| *at < *first + within) - from);
+        shares.max().unwrap()
+    }
+
+    #[test]
+    fn nodes_that_are_done_together_write_one_after_another_and_soon() {
+        let now = Timestamp::UNIX_EPOCH;
+        let done = told(|pace| pace.debounced(now));
+        assert!(busiest(&done, Duration::from_millis(10)) <= 250, "{done:?}");
+        assert!(*done.last().unwrap() <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_spread_over_seconds() {
+        let now = Timestamp::UNIX_EPOCH;
+        let second = Duration::from_secs(1);
+        assert!(busiest(&told(|pace| pace.detail(now)), second) <= 150);
+        assert!(busiest(&told(|pace| pace.progress(now)), second / 10) <= 150);
+    }
 }

@@ -7,7 +7,7 @@ use fledged_core::model::{ImageRef, ImageReport, NodeReport};
 use jiff::Timestamp;
 
 use super::news::{Importance, News, failing, importance};
-use super::pace::{ANSWER, DEBOUNCE, Pace, after};
+use super::pace::{ANSWER, Pace, after};
 use super::shrink::Shrink;
 use crate::crd::{NodeImageCacheStatus, NodeImageStatus};
 
@@ -168,7 +168,7 @@ impl Reporter {
         if !self.is_open() {
             return None;
         }
-        let settled = self.settled_at.map(|at| after(at, DEBOUNCE));
+        let settled = self.settled_at.map(|at| self.pace.debounced(at));
         let answer = self.answer_at.map(|at| settled.unwrap_or(at));
         let progress = self.news.since(Importance::Progress);
         let progress = progress.map(|at| settled.unwrap_or_else(|| self.pace.progress(at)));

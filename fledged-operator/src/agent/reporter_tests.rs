@@ -67,7 +67,7 @@ fn what_is_there_already_is_answered_at_once() {
     rig.change(mk_image(1, ImagePhase::Cached));
     rig.pass_seconds(60.0);
     assert_eq!(rig.writes.len(), 1);
-    assert_eq!(rig.writes[0].0, 100);
+    assert!((50..=100).contains(&rig.writes[0].0));
     // The same images in a new assignment, a second after the last write at the soonest.
     rig.assign(mk_report(2, vec![mk_image(1, ImagePhase::Cached)]));
     rig.assign(mk_report(3, vec![mk_image(1, ImagePhase::Cached)]));
