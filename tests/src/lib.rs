@@ -36,6 +36,7 @@
 //! | [`ManifestFile`] | an ImageCache in a file, that can be edited |
 //! | [`kube::World`] | an API server, the operator's controller, nodes with agents on runtimes in memory |
 //! | [`Fledged`] | the `fledged` or `fledged-operator` binary, with a deadline, its output captured |
+//! | [`pull_like_the_kubelet`] | pulls by CRI as the kubelet does, with nothing of fledged in it |
 //! | [`check_layout`] | reads an OCI image layout through and checks that it is valid |
 //! | [`poll_until`] | waits for a condition, with a deadline |
 
@@ -49,6 +50,7 @@
 
 mod command;
 mod containerd;
+mod cri_proto;
 mod docker;
 mod fake_cri;
 mod fault_proxy;
@@ -56,6 +58,7 @@ mod fault_script;
 pub mod http;
 mod images;
 pub mod kube;
+mod kubelet;
 mod layers;
 mod layout_check;
 mod manifest;
@@ -72,6 +75,7 @@ pub use fake_cri::{Code, CriRequest, FakeContainer, FakeCri, FakeImage, Interfac
 pub use fault_proxy::FaultProxy;
 pub use fault_script::{Fault, ProxiedRequest, Rule};
 pub use images::{Image, ImageBuilder, ImageIndexBuilder, Platform, images_with_shared_base};
+pub use kubelet::pull_like_the_kubelet;
 pub use layers::{Compression, Layer};
 pub use layout_check::{LayoutContent, check_layout};
 pub use manifest::ManifestFile;

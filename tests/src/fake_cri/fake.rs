@@ -12,10 +12,10 @@ use tonic::Code;
 use tonic::transport::Server;
 use tower::layer::layer_fn;
 
-use super::proto::image_service_server::ImageServiceServer;
-use super::proto::runtime_service_server::RuntimeServiceServer;
 use super::server::{Services, Shown};
 use super::state::{CriRequest, FakeContainer, FakeImage, Interface, State};
+use crate::cri_proto::image_service_server::ImageServiceServer;
+use crate::cri_proto::runtime_service_server::RuntimeServiceServer;
 
 /// A CRI runtime on a Unix socket in a temporary folder, with its images in memory.
 ///

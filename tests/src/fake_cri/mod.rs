@@ -1,10 +1,6 @@
 //! A CRI runtime that does what it is told, for what a real one can't be made to do.
 
 mod fake;
-#[allow(missing_docs, unreachable_pub, clippy::all)]
-mod proto {
-    tonic::include_proto!("runtime.v1");
-}
 mod server;
 mod state;
 

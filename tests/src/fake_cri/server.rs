@@ -9,16 +9,16 @@ use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
-use super::proto::image_service_server::ImageService;
-use super::proto::runtime_service_server::RuntimeService;
-use super::proto::{
+use super::state::{CriRequest, Interface, SentAuth, State};
+use crate::cri_proto::image_service_server::ImageService;
+use crate::cri_proto::runtime_service_server::RuntimeService;
+use crate::cri_proto::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse,
     ImageSpec, ImageStatusRequest, ImageStatusResponse, ListContainersRequest,
     ListContainersResponse, ListImagesRequest, ListImagesResponse, PullImageRequest,
     PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest,
     StreamImagesResponse, UInt64Value, VersionRequest, VersionResponse,
 };
-use super::state::{CriRequest, Interface, SentAuth, State};
 
 /// Images in one part of a streamed list.
 const PART: usize = 100;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status};
 
-use super::proto;
+use crate::cri_proto as proto;
 
 /// One image in a fake runtime.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
