@@ -2,14 +2,19 @@
 //!
 //! `cargo build --release -p fledged-cli && cargo run --release -p fledged-tests --bin bench-node`
 //!
-//! Every run is cold (a fresh containerd or folder), and the two take turns, so that whatever else
-//! the machine does falls on both. Figures are printed; nothing is asserted on time.
+//! With `--sweep`, images of several sizes with several numbers of pulls at once, against `ctr` and the
+//! kubelet's way; what came of it is in `README.md` beside this file.
+//!
+//! Every run is cold (a fresh containerd or folder), and all take turns, so that whatever else
+//! the machine does falls on all of them. Figures are printed; nothing is asserted on time.
 
 mod machine;
 mod measure;
 mod report;
 mod scenario;
+mod sweep;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -18,6 +23,7 @@ use fledged_tests::{Registry, find_fledged, require};
 use crate::machine::Machine;
 use crate::report::{Comparison, Report};
 use crate::scenario::{Place, Scenario};
+use crate::sweep::Sweep;
 
 /// Compares `fledged node apply` with `ctr images pull` and `skopeo copy`, cold each time.
 #[derive(Debug, Parser)]
@@ -40,15 +46,37 @@ struct Args {
         default_value_t = 50
     )]
     each_mb: usize,
-    /// Runs of each side of each comparison.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    runs: usize,
+    /// Runs of each side of each comparison; 5 by default, 3 of a sweep.
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
     /// Passed on to fledged; its own default without.
     #[arg(long, value_name = "N")]
     max_parallel_pulls: Option<usize>,
     /// Only these comparisons.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Place>,
+    /// Instead, images of several sizes into containerd, with several numbers of pulls at once, against
+    /// `ctr images pull` and the kubelet's way.
+    #[arg(long, conflicts_with_all = ["only", "max_parallel_pulls"])]
+    sweep: bool,
+    /// Sizes of images of a sweep, in MB; eight of each, and no more than 3 GB together.
+    #[arg(
+        long,
+        value_name = "MB",
+        value_delimiter = ',',
+        default_value = "1,10,100,1000",
+        requires = "sweep"
+    )]
+    sizes: Vec<usize>,
+    /// Pulls at once in a sweep.
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "1,3,8",
+        requires = "sweep"
+    )]
+    at_once: Vec<NonZeroUsize>,
     /// How to print the figures.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -87,11 +115,31 @@ fn failed(error: &str) -> ExitCode {
 
 fn run(args: &Args) -> Result<Report, String> {
     let fledged = find_fledged()?;
-    if args.runs == 0 || args.images == 0 || args.image_layers == 0 {
+    let runs = args.runs.unwrap_or(if args.sweep { 3 } else { 5 });
+    if runs == 0 || args.images == 0 || args.image_layers == 0 {
         return Err("--runs, --images and --image-layers must be at least 1".to_owned());
     }
     if cfg!(debug_assertions) {
         eprintln!("bench-node: this is not a release build; its figures mean nothing");
+    }
+    let mut report = Report {
+        machine: Machine::inspect(&std::env::temp_dir()),
+        fledged: fledged.display().to_string(),
+        comparisons: Vec::new(),
+        sweep: Vec::new(),
+    };
+    if args.sweep {
+        if !require(Place::Containerd.programs()) {
+            return Err("nothing can be compared on this machine".to_owned());
+        }
+        let sweep = Sweep {
+            fledged: &fledged,
+            sizes: &args.sizes,
+            at_once: &args.at_once,
+            runs,
+        };
+        report.sweep = sweep.run()?;
+        return Ok(report);
     }
     let wanted = |place: Place| args.only.is_empty() || args.only.contains(&place);
     let places: Vec<Place> = Place::value_variants()
@@ -107,7 +155,6 @@ fn run(args: &Args) -> Result<Report, String> {
         scenario::one_image(&registry, args.image_mb, args.image_layers),
         scenario::many_images(&registry, args.images, args.each_mb),
     ];
-    let mut comparisons = Vec::new();
     for place in places {
         for images in &sets {
             let scenario = Scenario {
@@ -116,14 +163,10 @@ fn run(args: &Args) -> Result<Report, String> {
                 fledged: &fledged,
                 max_parallel_pulls: args.max_parallel_pulls,
             };
-            comparisons.push(compare(&scenario, args.runs)?);
+            report.comparisons.push(compare(&scenario, runs)?);
         }
     }
-    Ok(Report {
-        machine: Machine::inspect(&std::env::temp_dir()),
-        fledged: fledged.display().to_string(),
-        comparisons,
-    })
+    Ok(report)
 }
 
 /// A B A B: both sides in turn, so that neither has the quieter half of the time.

@@ -16,8 +16,9 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(crate) struct Sample {
     /// Wall clock.
     pub(crate) seconds: f64,
-    /// The most resident memory, in bytes; of several commands the largest.
-    pub(crate) peak_rss: u64,
+    /// The most resident memory, in bytes; of several commands the largest. `None` where it was no
+    /// process of its own.
+    pub(crate) peak_rss: Option<u64>,
 }
 
 impl Sample {
@@ -28,6 +29,20 @@ impl Sample {
             peak_rss: self.peak_rss.max(next.peak_rss),
         }
     }
+}
+
+/// Something that is done in this process.
+///
+/// # Errors
+///
+/// As it fails.
+pub(crate) fn measure_here(work: impl FnOnce() -> Result<(), String>) -> Result<Sample, String> {
+    let start = Instant::now();
+    work()?;
+    Ok(Sample {
+        seconds: start.elapsed().as_secs_f64(),
+        peak_rss: None,
+    })
 }
 
 /// Runs a command to its end.
@@ -74,7 +89,7 @@ pub(crate) fn measure(mut command: Command) -> Result<Sample, String> {
     }
     Ok(Sample {
         seconds: took.as_secs_f64(),
-        peak_rss: peak.into_inner(),
+        peak_rss: Some(peak.into_inner()),
     })
 }
 
@@ -96,7 +111,8 @@ mod tests {
         command.args(["-c", "sleep 0.2"]);
         let sample = measure(command).unwrap();
         assert!((0.2..5.0).contains(&sample.seconds), "{sample:?}");
-        assert!((1..64 << 20).contains(&sample.peak_rss), "{sample:?}");
+        let peak = sample.peak_rss.unwrap();
+        assert!((1..64 << 20).contains(&peak), "{sample:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::machine::Machine;
 use crate::measure::Sample;
+use crate::sweep::Row;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -14,6 +15,8 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) fledged: String,
     pub(crate) comparisons: Vec<Comparison>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sweep: Vec<Row>,
 }
 
 /// Both sides of one comparison.
@@ -34,11 +37,27 @@ pub(crate) struct Side {
 /// The figures of one side.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Summary {
+pub(crate) struct Summary {
     median_seconds: f64,
     min_seconds: f64,
     max_seconds: f64,
-    peak_rss_bytes: u64,
+    peak_rss_bytes: Option<u64>,
+    #[serde(skip)]
+    runs: usize,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "median {:.2} s  (min {:.2}, max {:.2}, {} runs)",
+            self.median_seconds, self.min_seconds, self.max_seconds, self.runs
+        )?;
+        match self.peak_rss_bytes {
+            Some(bytes) => write!(f, "  peak RSS {}", ByteSize::new(bytes)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Comparison {
@@ -61,14 +80,15 @@ impl Comparison {
 }
 
 impl Side {
-    fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         let mut seconds: Vec<f64> = self.runs.iter().map(|run| run.seconds).collect();
         seconds.sort_by(f64::total_cmp);
         Summary {
             median_seconds: median(&seconds),
             min_seconds: seconds.first().copied().unwrap_or_default(),
             max_seconds: seconds.last().copied().unwrap_or_default(),
-            peak_rss_bytes: self.runs.iter().map(|run| run.peak_rss).max().unwrap_or(0),
+            peak_rss_bytes: self.runs.iter().filter_map(|run| run.peak_rss).max(),
+            runs: self.runs.len(),
         }
     }
 }
@@ -134,17 +154,7 @@ impl fmt::Display for Report {
             writeln!(f, "\n{}", comparison.name)?;
             let width = comparison.rival.name.len().max("fledged".len());
             for side in [&comparison.fledged, &comparison.rival] {
-                let summary = side.summary();
-                writeln!(
-                    f,
-                    "  {:width$}  median {:.2} s  (min {:.2}, max {:.2}, {} runs)  peak RSS {}",
-                    side.name,
-                    summary.median_seconds,
-                    summary.min_seconds,
-                    summary.max_seconds,
-                    side.runs.len(),
-                    ByteSize::new(summary.peak_rss_bytes)
-                )?;
+                writeln!(f, "  {:width$}  {}", side.name, side.summary())?;
             }
             let ratio = comparison.ratio();
             write!(f, "  ratio of medians {ratio:.2}")?;
@@ -153,6 +163,9 @@ impl fmt::Display for Report {
             } else {
                 writeln!(f, ": fledged takes {ratio:.2} times as long")?;
             }
+        }
+        for row in &self.sweep {
+            write!(f, "\n{row}")?;
         }
         Ok(())
     }

@@ -1,16 +1,18 @@
 //! What is compared: which images, into which runtime, by whom.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::Command;
 
 use clap::ValueEnum;
 use fledged_tests::{
     Compression, Containerd, ImageBuilder, Layer, Pushed, Registry, images_with_shared_base,
+    pull_like_the_kubelet,
 };
 use tempfile::TempDir;
 
-use crate::measure::{Sample, measure};
+use crate::measure::{Sample, measure, measure_here};
 
 /// Where the images go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,8 +43,8 @@ impl Place {
 /// Images that a registry holds, and what they are.
 #[derive(Debug)]
 pub(crate) struct ImageSet {
-    name: String,
-    references: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) references: Vec<String>,
 }
 
 const MB: usize = 1_000_000;
@@ -68,6 +70,23 @@ pub(crate) fn many_images(registry: &Registry, count: usize, megabytes: usize) -
     ImageSet {
         name: format!("{count} images of {megabytes} MB, half of it shared"),
         references: pushed.into_iter().map(|p: Pushed| p.reference).collect(),
+    }
+}
+
+/// Images of one size, of four layers each, that share nothing.
+pub(crate) fn equal_images(registry: &Registry, count: usize, megabytes: usize) -> ImageSet {
+    let each = megabytes * MB / 4;
+    let references = (0..count).map(|number| {
+        let layers = (0..4).map(|layer| (format!("layer-{layer}"), number * 4 + layer));
+        let image = layers.fold(ImageBuilder::new(), |image, (name, seed)| {
+            image.random_layer(&name, (megabytes * 1_000 + seed) as u64, each)
+        });
+        let name = format!("equal-{megabytes}-{number}");
+        image.push(registry, &name, "1").reference
+    });
+    ImageSet {
+        name: format!("{count} images of {megabytes} MB"),
+        references: references.collect(),
     }
 }
 
@@ -152,6 +171,15 @@ impl Scenario<'_> {
                 Ok(sample)
             }
         }
+    }
+
+    /// The images by CRI, so many at once, as the kubelet would.
+    pub(crate) fn run_kubelet(&self, at_once: NonZeroUsize) -> Result<Sample, String> {
+        let containerd = self.fresh_containerd();
+        let (socket, images) = (containerd.socket(), &self.images.references);
+        let sample = measure_here(|| pull_like_the_kubelet(&socket, images, at_once))?;
+        self.check_containerd(&containerd)?;
+        Ok(sample)
     }
 
     fn each(&self, command: impl Fn(&str) -> Command) -> Result<Sample, String> {
