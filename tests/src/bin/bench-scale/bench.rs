@@ -23,6 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// The API server, the controller, nodes with agents.
 pub(crate) struct Bench {
+    // Whoever would write is dropped first, then the world, which cleans up behind itself.
+    pub(crate) nodes: Vec<TestNode>,
+    /// Nodes that joined later.
+    pub(crate) joined: Mutex<Vec<TestNode>>,
+    controller: Mutex<Running>,
+    /// One agent is a process too, for what that takes.
+    pub(crate) agent: AgentProcess,
     pub(crate) world: World,
     pub(crate) server: String,
     /// What agents ask.
@@ -31,16 +38,10 @@ pub(crate) struct Bench {
     pub(crate) own: Meter,
     pub(crate) own_client: kube::Client,
     pub(crate) images: Vec<String>,
-    pub(crate) nodes: Vec<TestNode>,
-    /// Nodes that joined later.
-    pub(crate) joined: Mutex<Vec<TestNode>>,
-    controller: Mutex<Running>,
     /// Where the controller serves its metrics.
     pub(crate) controller_metrics: String,
     controller_args: Vec<String>,
-    /// One agent is a process too, for what that takes.
-    pub(crate) agent: AgentProcess,
-    // Last: the world cleans up behind itself.
+    // Last: the world still speaks to it.
     _embedded: Option<server::Embedded>,
 }
 
