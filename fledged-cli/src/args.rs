@@ -16,7 +16,8 @@ use crate::label::Label;
 use crate::manifest::Source;
 use fledged_core::model::GoDuration;
 
-/// Puts the images of ImageCache manifests on this machine, and keeps them there.
+/// Puts container images where they are needed before they are: on this machine, and on the nodes of a
+/// cluster.
 #[derive(Debug, Parser)]
 #[command(
     name = "fledged",
@@ -36,6 +37,10 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// The commands for a cluster.
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    Cluster(crate::cluster::ClusterCommand),
     /// Put images on this machine, see them, take them away, keep them there.
     #[command(subcommand, arg_required_else_help = true)]
     Node(NodeCommand),

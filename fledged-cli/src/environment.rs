@@ -9,11 +9,13 @@ use clap::builder::Resettable;
 use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::Cli;
+use crate::invocation;
 
 /// The command line and the environment of this process; ends it where they are not valid.
 #[must_use]
 pub fn parse() -> Cli {
-    let mut command = command(|name| std::env::var_os(name));
+    let command = command(|name| std::env::var_os(name));
+    let mut command = invocation::named(command, invocation::program());
     let matches = command.get_matches_mut();
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub enum Exit {
     /// 0: everything that was asked for is so.
     Done,
-    /// 1: at least one image failed, or the runtime does not answer.
+    /// 1: the answer is no, at least one image failed, or the runtime or cluster does not answer.
     Failed,
     /// 2: the arguments or a file are not valid; nothing was changed.
     BadInput,

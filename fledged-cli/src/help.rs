@@ -1,18 +1,33 @@
 //! Examples and rules at the end of each command's `--help`.
 
-pub(crate) const ROOT: &str = "\
-Examples:
-  fledged demo                                  see it at work, needs nothing
+/// With the commands for a cluster, or without.
+macro_rules! root {
+    ($cluster:expr) => {
+        concat!(
+            "Examples:\n",
+            $cluster,
+            "  fledged demo                                  see it at work, needs nothing
   fledged node apply -f images.yaml             put the images on this machine
   fledged check -f images.yaml                  can they all be pulled?
 
 Exit codes:
   0  everything that was asked for is so
-  1  at least one image failed, no runtime was found, or it does not answer
+  1  the answer is no, at least one image failed, or no runtime or cluster answers
   2  the arguments or a file are not valid; nothing was changed
   130, 143  ended by SIGINT or SIGTERM before it was done
 
-Colours and progress bars are for terminals only; NO_COLOR turns colours off there too.";
+Colours and progress bars are for terminals only; NO_COLOR turns colours off there too."
+        )
+    };
+}
+
+#[cfg(feature = "cluster")]
+pub(crate) const ROOT: &str = root!(
+    "  fledged get -A                                the ImageCaches of a cluster
+"
+);
+#[cfg(not(feature = "cluster"))]
+pub(crate) const ROOT: &str = root!("");
 
 pub(crate) const APPLY: &str = "\
 Examples:

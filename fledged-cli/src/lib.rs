@@ -1,6 +1,9 @@
-//! `fledged` at the terminal: images of ImageCache manifests on this machine, without a cluster.
+//! `fledged` at the terminal: images of ImageCache manifests on this machine, without a cluster, and the
+//! ImageCaches of one.
 
 pub mod args;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod commands;
 pub mod demo;
 pub mod desired;
@@ -8,6 +11,7 @@ pub mod environment;
 pub mod exit;
 pub mod follow;
 mod help;
+pub mod invocation;
 pub mod label;
 pub mod manifest;
 pub mod node;

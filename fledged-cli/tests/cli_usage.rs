@@ -10,9 +10,16 @@ mod support;
 
 use support::{Run, Stage, command, fledged, fledged_with_stdin, manifest};
 
+/// The commands for a cluster.
+const CLUSTER: [&str; 1] = ["get"];
+
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in [
+    let mut cluster: Vec<Vec<&str>> = Vec::new();
+    if cfg!(feature = "cluster") {
+        cluster.extend(CLUSTER.map(|name| vec![name]));
+    }
+    let others = [
         vec!["node", "apply"],
         vec!["node", "list"],
         vec!["node", "purge"],
@@ -21,7 +28,8 @@ fn every_command_has_help_with_examples() {
         vec!["demo"],
         vec!["completions"],
         vec![],
-    ] {
+    ];
+    for command in others.into_iter().chain(cluster) {
         let mut args = command.clone();
         args.push("--help");
         let run = fledged(&args).expect_code(0);
@@ -39,6 +47,11 @@ fn completions_are_printed_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let run = fledged(&["completions", shell]).expect_code(0);
         assert!(run.stdout.contains("fledged"), "{shell}");
+        if cfg!(feature = "cluster") {
+            for name in CLUSTER {
+                assert!(run.stdout.contains(name), "{shell}: {name}");
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ pub mod crd;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod lease;
-mod problem;
+pub mod problem;
 #[cfg(feature = "binary")]
 pub mod program;
 pub mod serve;

@@ -3,7 +3,8 @@
 use std::error::Error;
 
 /// What an API server said, or why it said nothing.
-pub(crate) fn problem(error: &kube::Error) -> String {
+#[must_use]
+pub fn problem(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => {
             format!("{} ({})", status.message, status.code)
@@ -14,7 +15,8 @@ pub(crate) fn problem(error: &kube::Error) -> String {
 
 /// An error with its causes, as far as they say anything new: "client error (Connect)" alone does not
 /// tell why.
-pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+#[must_use]
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

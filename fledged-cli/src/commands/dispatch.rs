@@ -15,6 +15,8 @@ use super::{apply, check, completions, list, purge, run};
 /// [`CommandError`], whose [`exit`](CommandError::exit) is the exit code.
 pub async fn dispatch(cli: Cli, terminal: &Terminal) -> Result<Exit, CommandError> {
     match cli.command {
+        #[cfg(feature = "cluster")]
+        Command::Cluster(command) => crate::cluster::dispatch(command, terminal).await,
         Command::Node(NodeCommand::Apply(args)) => apply::apply(args, terminal).await,
         Command::Node(NodeCommand::List(args)) => list::list(args).await,
         Command::Node(NodeCommand::Purge(args)) => purge::purge(args, terminal).await,

@@ -4,6 +4,8 @@ use std::io;
 
 use fledged_core::error::RuntimeError;
 
+#[cfg(feature = "cluster")]
+use crate::cluster::ClusterError;
 use crate::demo::DemoError;
 use crate::exit::Exit;
 use crate::manifest::ManifestError;
@@ -41,9 +43,20 @@ pub enum CommandError {
     /// A part of `node run` ended although it must not.
     #[error("a part of node run that follows the manifests has failed: {0}")]
     TaskEnded(String),
+    /// The cluster was not asked, or did not do it.
+    #[cfg(feature = "cluster")]
+    #[error(transparent)]
+    Cluster(Box<ClusterError>),
     /// A reading task was cancelled or panicked.
     #[error("reading the manifests was broken off: {0}")]
     Reading(#[from] tokio::task::JoinError),
+}
+
+#[cfg(feature = "cluster")]
+impl From<ClusterError> for CommandError {
+    fn from(error: ClusterError) -> Self {
+        Self::Cluster(Box::new(error))
+    }
 }
 
 impl CommandError {
@@ -52,6 +65,8 @@ impl CommandError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Manifest(_) | Self::HostName(_) | Self::StdinFollowed => Exit::BadInput,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(error) => error.exit(),
             Self::Session(error) if error.is_bad_input() => Exit::BadInput,
             Self::Session(_)
             | Self::Runtime(_)

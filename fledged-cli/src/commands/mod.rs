@@ -14,3 +14,5 @@ mod run;
 
 pub use dispatch::dispatch;
 pub use error::CommandError;
+#[cfg(feature = "cluster")]
+pub(crate) use print::print;

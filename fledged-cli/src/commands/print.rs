@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use super::CommandError;
 
 /// Writes a result. A reader that has seen enough (`| head`) is no error.
-pub(super) fn print(text: &str) -> Result<(), CommandError> {
+pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())

@@ -13,5 +13,7 @@ pub(crate) use outcome::short_digest;
 pub use outcome::{ImageOutcome, Outcome, Summary, pluralised, rounded_seconds};
 pub use progress::LiveProgress;
 pub use removal_watch::RemovalWatch;
+#[cfg(feature = "cluster")]
+pub(crate) use table::Widths;
 pub use table::{Align, Table};
 pub use terminal::Terminal;

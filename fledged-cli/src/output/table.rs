@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use console::Style;
+
 use crate::printable::on_one_line;
 
 /// On which side a column's text stands.
@@ -17,8 +19,18 @@ pub enum Align {
 #[derive(Debug, Clone)]
 pub struct Table {
     columns: Vec<(String, Align)>,
-    rows: Vec<Vec<String>>,
+    rows: Vec<Vec<Cell>>,
 }
+
+/// A text, and how it looks on a terminal with colours.
+#[derive(Debug, Clone, Default)]
+struct Cell {
+    text: String,
+    style: Style,
+}
+
+/// How wide each column of a table is; `None`: it is left out.
+pub(crate) type Widths = Vec<Option<usize>>;
 
 impl Table {
     /// An empty table with those columns.
@@ -35,50 +47,72 @@ impl Table {
 
     /// Adds a row; cells beyond the columns are left out, and what does not print is escaped.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(
-            cells
-                .into_iter()
-                .take(self.columns.len())
-                .map(|cell| on_one_line(&cell).into_owned())
-                .collect(),
-        );
+        self.styled_row(cells.into_iter().map(|cell| (cell, Style::new())));
+    }
+
+    /// Adds a row with colours, where standard output shows any.
+    pub fn styled_row(&mut self, cells: impl IntoIterator<Item = (String, Style)>) {
+        let cells = cells.into_iter().take(self.columns.len());
+        let cells = cells.map(|(text, style)| Cell {
+            text: on_one_line(&text).into_owned(),
+            style,
+        });
+        self.rows.push(cells.collect());
     }
 
     /// The whole table, each line ended by a line feed. Columns that are empty in every row are
     /// left out.
     #[must_use]
     pub fn render(&self) -> String {
-        let cell = |row: &[String], i: usize| row.get(i).cloned().unwrap_or_default();
-        let shown: Vec<(usize, usize, Align)> = self
-            .columns
-            .iter()
-            .enumerate()
-            .filter_map(|(i, (name, align))| {
-                let widest = self
-                    .rows
-                    .iter()
-                    .map(|row| console::measure_text_width(&cell(row, i)))
-                    .max()
-                    .unwrap_or(0);
-                (widest > 0 || self.rows.is_empty()).then(|| (i, widest.max(name.len()), *align))
-            })
-            .collect();
-        let header: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
-        let mut out = String::new();
-        for row in std::iter::once(&header).chain(&self.rows) {
-            let mut line = String::new();
-            for (i, width, align) in &shown {
-                let text = cell(row, *i);
-                let space = " ".repeat(width.saturating_sub(console::measure_text_width(&text)));
-                let _ = match align {
-                    Align::Left => write!(line, "{text}{space}   "),
-                    Align::Right => write!(line, "{space}{text}   "),
-                };
-            }
-            out.push_str(line.trim_end());
-            out.push('\n');
+        let widths = self.widths();
+        self.header(&widths) + &self.body(&widths)
+    }
+
+    /// The widths that fit what is in it.
+    pub(crate) fn widths(&self) -> Widths {
+        let columns = self.columns.iter().enumerate();
+        let widths = columns.map(|(i, (name, _))| {
+            let cells = self.rows.iter().filter_map(|row| row.get(i));
+            let widest = cells.map(|cell| console::measure_text_width(&cell.text));
+            let widest = widest.max().unwrap_or(0);
+            (widest > 0 || self.rows.is_empty()).then(|| widest.max(name.len()))
+        });
+        widths.collect()
+    }
+
+    /// The names of the columns, in those widths.
+    pub(crate) fn header(&self, widths: &Widths) -> String {
+        let names = self.columns.iter().map(|(name, _)| Cell {
+            text: name.clone(),
+            style: Style::new(),
+        });
+        self.line(&names.collect::<Vec<_>>(), widths)
+    }
+
+    /// The rows, in those widths.
+    pub(crate) fn body(&self, widths: &Widths) -> String {
+        self.rows.iter().map(|row| self.line(row, widths)).collect()
+    }
+
+    fn line(&self, cells: &[Cell], widths: &Widths) -> String {
+        let mut line = String::new();
+        let empty = Cell::default();
+        for (i, ((_, align), width)) in self.columns.iter().zip(widths).enumerate() {
+            let Some(width) = width else {
+                continue;
+            };
+            let cell = cells.get(i).unwrap_or(&empty);
+            let space = width.saturating_sub(console::measure_text_width(&cell.text));
+            let space = " ".repeat(space);
+            let text = cell.style.apply_to(&cell.text);
+            let _ = match align {
+                Align::Left => write!(line, "{text}{space}   "),
+                Align::Right => write!(line, "{space}{text}   "),
+            };
         }
-        out
+        line.truncate(line.trim_end().len());
+        line.push('\n');
+        line
     }
 }
 

@@ -1,0 +1,68 @@
+//! The commands for a cluster as clap reads them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+
+use super::help;
+
+/// The commands for a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// List ImageCaches with their counts.
+    #[command(after_help = help::GET)]
+    Get(GetArgs),
+}
+
+/// Which cluster.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ConnectionArgs {
+    /// The kubeconfig file; $KUBECONFIG, ~/.kube/config, or the cluster it runs in by default.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig; its current one by default.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The namespace of the ImageCache; the context's by default.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+/// How a result is printed.
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// Format of the result on stdout.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+}
+
+/// Formats of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For programs, as YAML.
+    Yaml,
+}
+
+/// `get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// That ImageCache alone.
+    pub name: Option<String>,
+    /// Those of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "name")]
+    pub all_namespaces: bool,
+    /// Stay, and tell what changes.
+    #[arg(short, long)]
+    pub watch: bool,
+    /// How the result is printed.
+    #[command(flatten)]
+    pub output: FormatArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}

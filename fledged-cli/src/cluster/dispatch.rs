@@ -1,0 +1,16 @@
+//! From a command line to a command for a cluster.
+
+use super::args::ClusterCommand;
+use super::get;
+use crate::commands::CommandError;
+use crate::exit::Exit;
+use crate::output::Terminal;
+
+pub(crate) async fn dispatch(
+    command: ClusterCommand,
+    terminal: &Terminal,
+) -> Result<Exit, CommandError> {
+    match command {
+        ClusterCommand::Get(args) => get::get(args, terminal).await,
+    }
+}

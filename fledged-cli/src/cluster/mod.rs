@@ -1,0 +1,21 @@
+//! The commands for a cluster: they read ImageCaches, NodeImageCaches and Nodes, and decide nothing.
+//!
+//! Each command turns the objects it read into a view, a plain value that JSON and YAML show as it is
+//! and that is rendered for people.
+
+mod age;
+mod args;
+mod connect;
+mod dispatch;
+mod document;
+mod error;
+mod get;
+mod help;
+mod objects;
+mod overview;
+
+pub use age::age;
+pub use args::{ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs};
+pub(crate) use dispatch::dispatch;
+pub use error::{ClusterError, Request};
+pub use overview::{CacheOverview, Overview};

@@ -1,0 +1,12 @@
+//! `fledged` at a terminal, on a cluster with a controller and agents.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod errors;
+mod get;
+mod plugin;
+mod support;

@@ -1,0 +1,45 @@
+//! The binary, pointed at a test's cluster.
+
+use fledged_tests::kube::World;
+use fledged_tests::{Fledged, Output};
+
+pub(crate) const APP: &str = "registry.test/app:1";
+pub(crate) const DB: &str = "registry.test/db:1";
+
+/// A call in the test's namespace.
+pub(crate) fn call(world: &World, args: &[&str]) -> Fledged {
+    let cluster = world.cluster();
+    Fledged::new()
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .args(args.iter().copied())
+        .args(["-n", cluster.namespace()])
+}
+
+/// Runs it to its end, while the cluster's parts go on.
+pub(crate) fn run(call: Fledged) -> Output {
+    tokio::task::block_in_place(|| call.run())
+}
+
+/// The same in the test's namespace, which has to end with that code.
+#[track_caller]
+pub(crate) fn fledged(world: &World, args: &[&str], code: i32) -> Output {
+    let output = run(call(world, args));
+    assert_eq!(output.code, Some(code), "{output}");
+    output
+}
+
+/// The words of a line.
+pub(crate) fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// Fails unless every part is in what it said on stderr.
+#[track_caller]
+pub(crate) fn says(output: &Output, parts: &[&str]) {
+    for part in parts {
+        assert!(
+            output.stderr.contains(part),
+            "{part:?} is missing: {output}"
+        );
+    }
+}
