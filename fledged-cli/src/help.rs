@@ -24,6 +24,7 @@ Colours and progress bars are for terminals only; NO_COLOR turns colours off the
 #[cfg(feature = "cluster")]
 pub(crate) const ROOT: &str = root!(
     "  fledged get -A                                the ImageCaches of a cluster
+  fledged status storefront                     one of them, node by node
 "
 );
 #[cfg(not(feature = "cluster"))]

@@ -12,6 +12,9 @@ pub enum ClusterCommand {
     /// List ImageCaches with their counts.
     #[command(after_help = help::GET)]
     Get(GetArgs),
+    /// Show an ImageCache on its nodes: a matrix of nodes by images, with reasons.
+    #[command(after_help = help::STATUS)]
+    Status(StatusArgs),
 }
 
 /// Which cluster.
@@ -59,6 +62,22 @@ pub struct GetArgs {
     /// Stay, and tell what changes.
     #[arg(short, long)]
     pub watch: bool,
+    /// How the result is printed.
+    #[command(flatten)]
+    pub output: FormatArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The ImageCache.
+    pub name: String,
+    /// Most nodes shown one by one; of more, those that are alike are counted.
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub max_nodes: usize,
     /// How the result is printed.
     #[command(flatten)]
     pub output: FormatArgs,

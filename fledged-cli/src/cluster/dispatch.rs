@@ -1,7 +1,7 @@
 //! From a command line to a command for a cluster.
 
 use super::args::ClusterCommand;
-use super::get;
+use super::{get, status};
 use crate::commands::CommandError;
 use crate::exit::Exit;
 use crate::output::Terminal;
@@ -12,5 +12,6 @@ pub(crate) async fn dispatch(
 ) -> Result<Exit, CommandError> {
     match command {
         ClusterCommand::Get(args) => get::get(args, terminal).await,
+        ClusterCommand::Status(args) => status::status(args).await,
     }
 }

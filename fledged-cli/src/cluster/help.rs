@@ -12,3 +12,15 @@ or whose agent is silent. NotTakenUp is what no controller has looked at since i
 edited.
 
 Exit codes: 0 listed, 1 not found or no answer from the cluster, 2 bad input.";
+
+pub(super) const STATUS: &str = "\
+Examples:
+  fledged status storefront
+  fledged status storefront -n shop --max-nodes 100
+  fledged status storefront -o json | jq '.nodes[] | select(.unreachable)'
+
+Images are columns, numbered as in the list above the matrix. Of more than --max-nodes nodes,
+those on which nothing is amiss are counted; the others are shown one by one, worst first, and
+counted from that number on. JSON and YAML have all of them.
+
+Exit codes: 0 shown, 1 not found or no answer from the cluster, 2 bad input.";

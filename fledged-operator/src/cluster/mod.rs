@@ -11,6 +11,7 @@ mod write;
 
 pub use kube_cluster::KubeCluster;
 pub use metrics::ClusterMetrics;
+pub use node::{NodeCondition, ReadNode};
 
 /// Field manager of everything that the controller writes.
 pub const FIELD_MANAGER: &str = "fledged-controller";

@@ -2,7 +2,7 @@
 
 use fledged_core::model::{NodeFacts, NodeName, Taint};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +18,10 @@ const LEAVING: [&str; 3] = [
 /// A Node without what is never asked for: images, addresses, capacities, volumes.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
 #[resource(inherit = Node)]
-pub(super) struct ReadNode {
+pub struct ReadNode {
+    /// Name, UID, labels.
     #[serde(default)]
-    pub(super) metadata: ObjectMeta,
+    pub metadata: ObjectMeta,
     #[serde(default)]
     spec: ReadSpec,
     #[serde(default)]
@@ -37,16 +38,22 @@ struct ReadSpec {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ReadStatus {
-    conditions: Vec<ReadCondition>,
+    conditions: Vec<NodeCondition>,
     node_info: ReadInfo,
 }
 
+/// A condition of a Node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct ReadCondition {
+#[serde(default, rename_all = "camelCase")]
+pub struct NodeCondition {
     #[serde(rename = "type")]
     kind: String,
-    status: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// Since when the status is what it is.
+    pub last_transition_time: Option<Time>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -58,19 +65,29 @@ struct ReadInfo {
 
 impl ReadNode {
     /// Its name, unless it is none.
-    pub(super) fn name(&self) -> Option<NodeName> {
+    #[must_use]
+    pub fn name(&self) -> Option<NodeName> {
         NodeName::new(self.name_any()).ok()
     }
 
+    /// What its kubelet says of its being Ready, once it has said anything.
+    #[must_use]
+    pub fn ready(&self) -> Option<&NodeCondition> {
+        self.status.conditions.iter().find(|c| c.kind == "Ready")
+    }
+
+    /// The taint of a node that is about to be deleted.
+    #[must_use]
+    pub fn leaving(&self) -> Option<&Taint> {
+        let mut taints = self.spec.taints.iter();
+        taints.find(|taint| LEAVING.contains(&taint.key.as_str()))
+    }
+
     /// What a planner is told of it.
-    pub(super) fn into_facts(self, name: NodeName) -> NodeFacts {
-        let conditions = &self.status.conditions;
-        let ready = conditions
-            .iter()
-            .any(|c| c.kind == "Ready" && c.status == "True");
-        let taints = &self.spec.taints;
-        let leaving = self.metadata.deletion_timestamp.is_some()
-            || taints.iter().any(|t| LEAVING.contains(&t.key.as_str()));
+    #[must_use]
+    pub fn into_facts(self, name: NodeName) -> NodeFacts {
+        let ready = self.ready().is_some_and(|c| c.status == "True");
+        let leaving = self.metadata.deletion_timestamp.is_some() || self.leaving().is_some();
         let labels = self.metadata.labels.unwrap_or_default();
         // A node that has not reported itself yet may have been labelled by whoever made it.
         let or_label = |reported: String, label: &str, otherwise: &str| {

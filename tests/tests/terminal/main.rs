@@ -9,4 +9,5 @@
 mod errors;
 mod get;
 mod plugin;
+mod status;
 mod support;

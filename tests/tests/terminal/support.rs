@@ -5,6 +5,7 @@ use fledged_tests::{Fledged, Output};
 
 pub(crate) const APP: &str = "registry.test/app:1";
 pub(crate) const DB: &str = "registry.test/db:1";
+pub(crate) const NOPE: &str = "registry.test/nope:1";
 
 /// A call in the test's namespace.
 pub(crate) fn call(world: &World, args: &[&str]) -> Fledged {
