@@ -301,7 +301,7 @@ impl From<PullPolicy> for ImagePullPolicy {
     }
 }
 
-fn any_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn any_duration(text: &str) -> Result<Duration, String> {
     text.parse::<GoDuration>()
         .map(|duration| duration.0)
         .map_err(|error| error.to_string())

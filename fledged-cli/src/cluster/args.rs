@@ -1,10 +1,13 @@
 //! The commands for a cluster as clap reads them.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::help;
+use crate::args::any_duration;
 
 /// The commands for a cluster.
 #[derive(Debug, Subcommand)]
@@ -15,6 +18,9 @@ pub enum ClusterCommand {
     /// Show an ImageCache on its nodes: a matrix of nodes by images, with reasons.
     #[command(after_help = help::STATUS)]
     Status(StatusArgs),
+    /// Wait until an ImageCache is cached, or purged.
+    #[command(after_help = help::WAIT)]
+    Wait(WaitArgs),
 }
 
 /// Which cluster.
@@ -84,4 +90,41 @@ pub struct StatusArgs {
     /// Which cluster.
     #[command(flatten)]
     pub connection: ConnectionArgs,
+}
+
+/// `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// The ImageCache.
+    pub name: String,
+    /// What is waited for.
+    #[arg(long = "for", value_name = "GOAL")]
+    pub goal: Goal,
+    /// How long; 0s looks once.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = any_duration)]
+    pub timeout: Duration,
+    /// How the result is printed.
+    #[command(flatten)]
+    pub output: FormatArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Goal {
+    /// Every image is on every node that can be reached.
+    Cached,
+    /// The images are removed.
+    Purged,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cached => "cached",
+            Self::Purged => "purged",
+        })
+    }
 }

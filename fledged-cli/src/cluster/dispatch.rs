@@ -1,7 +1,7 @@
 //! From a command line to a command for a cluster.
 
 use super::args::ClusterCommand;
-use super::{get, status};
+use super::{get, status, wait};
 use crate::commands::CommandError;
 use crate::exit::Exit;
 use crate::output::Terminal;
@@ -13,5 +13,6 @@ pub(crate) async fn dispatch(
     match command {
         ClusterCommand::Get(args) => get::get(args, terminal).await,
         ClusterCommand::Status(args) => status::status(args).await,
+        ClusterCommand::Wait(args) => wait::wait(args, terminal).await,
     }
 }

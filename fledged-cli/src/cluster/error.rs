@@ -125,6 +125,14 @@ pub enum ClusterError {
         /// Where one of that name is, if anywhere.
         hint: String,
     },
+    /// It was there, and is no more.
+    #[error("ImageCache {namespace}/{name} was deleted meanwhile")]
+    Gone {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
     /// The API server refused for another reason.
     #[error("cannot {request}: {problem}")]
     Refused {

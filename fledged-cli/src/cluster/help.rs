@@ -24,3 +24,15 @@ those on which nothing is amiss are counted; the others are shown one by one, wo
 counted from that number on. JSON and YAML have all of them.
 
 Exit codes: 0 shown, 1 not found or no answer from the cluster, 2 bad input.";
+
+pub(super) const WAIT: &str = "\
+Examples:
+  fledged wait storefront --for=cached
+  fledged wait storefront -n shop --for=purged --timeout 10m
+
+cached: every image is on every node that can be reached, for the newest spec, and no refresh is
+under way. purged: they were removed from all of these, or something uses them. Nodes that can't
+be reached are not waited for. The ImageCache is watched, nothing is polled.
+
+Exit codes: 0 it is so, 1 it is not in time, is deleted, or no answer from the cluster, 2 bad
+input.";

@@ -9,6 +9,7 @@ mod connect;
 mod dispatch;
 mod document;
 mod error;
+mod follow;
 mod get;
 mod help;
 mod matrix;
@@ -16,12 +17,16 @@ mod matrix_table;
 mod node_objects;
 mod objects;
 mod overview;
+mod progress;
 mod record;
 mod selection;
 mod status;
+mod wait;
 
 pub use age::age;
-pub use args::{ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs, StatusArgs};
+pub use args::{
+    ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs, Goal, StatusArgs, WaitArgs,
+};
 pub(crate) use dispatch::dispatch;
 pub use error::{ClusterError, Request};
 pub use matrix::{Cell, Matrix, NodeRow};

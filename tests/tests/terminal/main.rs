@@ -11,3 +11,4 @@ mod get;
 mod plugin;
 mod status;
 mod support;
+mod wait;

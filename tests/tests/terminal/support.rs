@@ -1,7 +1,7 @@
 //! The binary, pointed at a test's cluster.
 
 use fledged_tests::kube::World;
-use fledged_tests::{Fledged, Output};
+use fledged_tests::{Fledged, Output, Running};
 
 pub(crate) const APP: &str = "registry.test/app:1";
 pub(crate) const DB: &str = "registry.test/db:1";
@@ -25,6 +25,14 @@ pub(crate) fn run(call: Fledged) -> Output {
 #[track_caller]
 pub(crate) fn fledged(world: &World, args: &[&str], code: i32) -> Output {
     let output = run(call(world, args));
+    assert_eq!(output.code, Some(code), "{output}");
+    output
+}
+
+/// Waits for the end of one that was started, which has to end with that code.
+#[track_caller]
+pub(crate) fn ended(running: Running, code: i32) -> Output {
+    let output = tokio::task::block_in_place(|| running.wait(fledged_tests::SOON));
     assert_eq!(output.code, Some(code), "{output}");
     output
 }
