@@ -21,6 +21,12 @@ pub enum ClusterCommand {
     /// Wait until an ImageCache is cached, or purged.
     #[command(after_help = help::WAIT)]
     Wait(WaitArgs),
+    /// Ask for new pulls of what moves and of what has failed.
+    #[command(after_help = help::REFRESH)]
+    Refresh(RequestArgs),
+    /// Ask for the removal of an ImageCache's images from the nodes; the ImageCache stays.
+    #[command(after_help = help::PURGE)]
+    Purge(RequestArgs),
 }
 
 /// Which cluster.
@@ -127,4 +133,23 @@ impl fmt::Display for Goal {
             Self::Purged => "purged",
         })
     }
+}
+
+/// `refresh` and `purge`.
+#[derive(Debug, Args)]
+pub struct RequestArgs {
+    /// The ImageCache.
+    pub name: String,
+    /// Wait until the action has ended.
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait.
+    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = any_duration)]
+    pub timeout: Duration,
+    /// How the result is printed.
+    #[command(flatten)]
+    pub output: FormatArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
 }

@@ -1,7 +1,8 @@
 //! From a command line to a command for a cluster.
 
 use super::args::ClusterCommand;
-use super::{get, status, wait};
+use super::request::Asked;
+use super::{get, request, status, wait};
 use crate::commands::CommandError;
 use crate::exit::Exit;
 use crate::output::Terminal;
@@ -14,5 +15,7 @@ pub(crate) async fn dispatch(
         ClusterCommand::Get(args) => get::get(args, terminal).await,
         ClusterCommand::Status(args) => status::status(args).await,
         ClusterCommand::Wait(args) => wait::wait(args, terminal).await,
+        ClusterCommand::Refresh(args) => request::request(Asked::Refresh, args, terminal).await,
+        ClusterCommand::Purge(args) => request::request(Asked::Purge, args, terminal).await,
     }
 }

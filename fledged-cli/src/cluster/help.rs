@@ -36,3 +36,26 @@ be reached are not waited for. The ImageCache is watched, nothing is polled.
 
 Exit codes: 0 it is so, 1 it is not in time, is deleted, or no answer from the cluster, 2 bad
 input.";
+
+pub(super) const REFRESH: &str = "\
+Examples:
+  fledged refresh storefront
+  fledged refresh storefront -n shop --wait --timeout 10m
+
+Sets the annotation kubefledged.io/refresh-imagecache. What moves (no tag, :latest,
+imagePullPolicy Always) is pulled again, and what has failed is tried again. A purged ImageCache
+comes back.
+
+Exit codes: 0 asked for, with --wait: ended well; 1 ended as Failed or Unknown, overtaken, not in
+time, not found, or no answer from the cluster; 2 bad input.";
+
+pub(super) const PURGE: &str = "\
+Examples:
+  fledged purge storefront
+  fledged purge storefront -n shop --wait --timeout 10m
+
+Sets the annotation kubefledged.io/purge-imagecache. An image that another ImageCache wants or a
+container uses stays. The ImageCache wants nothing then until a refresh or an edit.
+
+Exit codes: 0 asked for, with --wait: ended well; 1 ended as Failed or Unknown, overtaken, not in
+time, not found, or no answer from the cluster; 2 bad input.";

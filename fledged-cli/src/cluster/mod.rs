@@ -19,13 +19,15 @@ mod objects;
 mod overview;
 mod progress;
 mod record;
+mod request;
 mod selection;
 mod status;
 mod wait;
 
 pub use age::age;
 pub use args::{
-    ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs, Goal, StatusArgs, WaitArgs,
+    ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs, Goal, RequestArgs, StatusArgs,
+    WaitArgs,
 };
 pub(crate) use dispatch::dispatch;
 pub use error::{ClusterError, Request};

@@ -9,6 +9,7 @@
 mod errors;
 mod get;
 mod plugin;
+mod request;
 mod status;
 mod support;
 mod wait;
