@@ -323,7 +323,7 @@ fn a_second_or_more(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-fn node_name(text: &str) -> Result<NodeName, String> {
+pub(crate) fn node_name(text: &str) -> Result<NodeName, String> {
     NodeName::new(text).map_err(|error| error.to_string())
 }
 

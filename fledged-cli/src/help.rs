@@ -25,6 +25,7 @@ Colours and progress bars are for terminals only; NO_COLOR turns colours off the
 pub(crate) const ROOT: &str = root!(
     "  fledged get -A                                the ImageCaches of a cluster
   fledged status storefront                     one of them, node by node
+  fledged why storefront node-1 nginx           why is it there, or not?
 "
 );
 #[cfg(not(feature = "cluster"))]

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
+use fledged_core::model::{ImageRef, NodeName};
+
 use super::help;
-use crate::args::any_duration;
+use crate::args::{any_duration, node_name};
 
 /// The commands for a cluster.
 #[derive(Debug, Subcommand)]
@@ -27,6 +29,9 @@ pub enum ClusterCommand {
     /// Ask for the removal of an ImageCache's images from the nodes; the ImageCache stays.
     #[command(after_help = help::PURGE)]
     Purge(RequestArgs),
+    /// Say why an image of an ImageCache is on a node, or not.
+    #[command(after_help = help::WHY)]
+    Why(WhyArgs),
 }
 
 /// Which cluster.
@@ -146,6 +151,24 @@ pub struct RequestArgs {
     /// How long to wait.
     #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = any_duration)]
     pub timeout: Duration,
+    /// How the result is printed.
+    #[command(flatten)]
+    pub output: FormatArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// `why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The ImageCache.
+    pub name: String,
+    /// The node.
+    #[arg(value_parser = node_name)]
+    pub node: NodeName,
+    /// The image, in any of its spellings.
+    pub image: ImageRef,
     /// How the result is printed.
     #[command(flatten)]
     pub output: FormatArgs,

@@ -2,7 +2,7 @@
 
 use super::args::ClusterCommand;
 use super::request::Asked;
-use super::{get, request, status, wait};
+use super::{get, request, status, wait, why};
 use crate::commands::CommandError;
 use crate::exit::Exit;
 use crate::output::Terminal;
@@ -17,5 +17,6 @@ pub(crate) async fn dispatch(
         ClusterCommand::Wait(args) => wait::wait(args, terminal).await,
         ClusterCommand::Refresh(args) => request::request(Asked::Refresh, args, terminal).await,
         ClusterCommand::Purge(args) => request::request(Asked::Purge, args, terminal).await,
+        ClusterCommand::Why(args) => why::why(args).await,
     }
 }

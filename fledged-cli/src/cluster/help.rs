@@ -59,3 +59,13 @@ container uses stays. The ImageCache wants nothing then until a refresh or an ed
 
 Exit codes: 0 asked for, with --wait: ended well; 1 ended as Failed or Unknown, overtaken, not in
 time, not found, or no answer from the cluster; 2 bad input.";
+
+pub(super) const WHY: &str = "\
+Examples:
+  fledged why storefront node-1 nginx
+  fledged why storefront node-1 registry.example.com/web:1.2 -n shop -o json
+
+One answer: the first thing that keeps the image from the node, with the fields that say so and
+what to do about it.
+
+Exit codes: 0 it is cached, 1 it is not, not found, or no answer from the cluster, 2 bad input.";

@@ -23,14 +23,16 @@ mod request;
 mod selection;
 mod status;
 mod wait;
+mod why;
 
 pub use age::age;
 pub use args::{
     ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs, Goal, RequestArgs, StatusArgs,
-    WaitArgs,
+    WaitArgs, WhyArgs,
 };
 pub(crate) use dispatch::dispatch;
 pub use error::{ClusterError, Request};
 pub use matrix::{Cell, Matrix, NodeRow};
 pub use overview::{CacheOverview, Overview};
 pub use record::{State, Unreachable};
+pub use why::{Answer, Evidence, Situation, WhyReason, explain};

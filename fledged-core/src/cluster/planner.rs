@@ -13,10 +13,6 @@ use super::node::{NodeState, Wanted};
 use crate::model::{Assignment, CacheId, NodeFacts, NodeName};
 use crate::node::time::after;
 
-/// Taints under this prefix tell of a node's passing state (not ready, cordoned, under pressure),
-/// not of whom it is for; a DaemonSet's pods tolerate them as well.
-const PASSING_TAINTS: &str = "node.kubernetes.io/";
-
 /// Decides what every node should hold, and says how far every cache has got.
 ///
 /// Pure: no clock, no I/O, no randomness but the seed's. After [`apply`](Self::apply) and at every
@@ -185,9 +181,7 @@ impl Planner {
     }
 
     fn node_applied(&mut self, mut facts: NodeFacts, now: Timestamp) {
-        facts
-            .taints
-            .retain(|taint| !taint.key.starts_with(PASSING_TAINTS));
+        facts.taints.retain(|taint| !taint.is_passing());
         let name = facts.name.clone();
         let node = self.nodes.entry(name.clone());
         let node = node.or_insert_with(|| NodeState::new(now));

@@ -71,6 +71,13 @@ impl Taint {
     pub fn repels(&self) -> bool {
         matches!(self.effect.as_str(), "NoSchedule" | "NoExecute")
     }
+
+    /// Whether it tells of a node's passing state (not ready, cordoned, under pressure), not of whom it
+    /// is for; a DaemonSet's pods tolerate these as well.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.key.starts_with("node.kubernetes.io/")
+    }
 }
 
 /// A toleration (`core/v1 Toleration`).

@@ -13,3 +13,4 @@ mod request;
 mod status;
 mod support;
 mod wait;
+mod why;
