@@ -11,7 +11,7 @@ mod support;
 use support::{Run, Stage, command, fledged, fledged_with_stdin, manifest};
 
 /// The commands for a cluster.
-const CLUSTER: [&str; 6] = ["get", "status", "wait", "refresh", "purge", "why"];
+const CLUSTER: [&str; 7] = ["get", "status", "wait", "refresh", "purge", "why", "plan"];
 
 #[test]
 fn every_command_has_help_with_examples() {

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use fledged_core::model::{ImageRef, NodeName};
 
 use super::help;
-use crate::args::{any_duration, node_name};
+use crate::args::{ManifestArgs, any_duration, node_name};
 
 /// The commands for a cluster.
 #[derive(Debug, Subcommand)]
@@ -32,6 +32,9 @@ pub enum ClusterCommand {
     /// Say why an image of an ImageCache is on a node, or not.
     #[command(after_help = help::WHY)]
     Why(WhyArgs),
+    /// Say what would be pulled and removed where if a file were applied; writes nothing.
+    #[command(after_help = help::PLAN)]
+    Plan(PlanArgs),
 }
 
 /// Which cluster.
@@ -169,6 +172,23 @@ pub struct WhyArgs {
     pub node: NodeName,
     /// The image, in any of its spellings.
     pub image: ImageRef,
+    /// How the result is printed.
+    #[command(flatten)]
+    pub output: FormatArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Which manifests.
+    #[command(flatten)]
+    pub manifests: ManifestArgs,
+    /// Exit with 1 when something would be pulled, removed or released.
+    #[arg(long)]
+    pub exit_code: bool,
     /// How the result is printed.
     #[command(flatten)]
     pub output: FormatArgs,

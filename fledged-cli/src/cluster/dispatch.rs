@@ -2,7 +2,7 @@
 
 use super::args::ClusterCommand;
 use super::request::Asked;
-use super::{get, request, status, wait, why};
+use super::{get, plan, request, status, wait, why};
 use crate::commands::CommandError;
 use crate::exit::Exit;
 use crate::output::Terminal;
@@ -18,5 +18,6 @@ pub(crate) async fn dispatch(
         ClusterCommand::Refresh(args) => request::request(Asked::Refresh, args, terminal).await,
         ClusterCommand::Purge(args) => request::request(Asked::Purge, args, terminal).await,
         ClusterCommand::Why(args) => why::why(args).await,
+        ClusterCommand::Plan(args) => plan::plan(args, terminal).await,
     }
 }

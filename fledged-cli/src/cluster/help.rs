@@ -69,3 +69,17 @@ One answer: the first thing that keeps the image from the node, with the fields 
 what to do about it.
 
 Exit codes: 0 it is cached, 1 it is not, not found, or no answer from the cluster, 2 bad input.";
+
+pub(super) const PLAN: &str = "\
+Examples:
+  fledged plan -f images.yaml
+  fledged plan -f images.yaml --exit-code -o json
+
+What the controller would decide with the file applied is compared with what it would decide
+without, on the cluster as it is now. Nothing is written. The pace of a rollout is left out: every
+node is planned for, also those that are not Ready. Images that are pulled may be there already;
+images that are in use are not removed. release: nobody keeps it there any more, and nobody
+removes it. keep: other ImageCaches want it.
+
+Exit codes: 0 planned, 1 no answer from the cluster, or with --exit-code: something would be
+pulled, removed or released; 2 bad input.";

@@ -5,6 +5,7 @@
 
 mod age;
 mod args;
+mod change;
 mod connect;
 mod dispatch;
 mod document;
@@ -17,6 +18,7 @@ mod matrix_table;
 mod node_objects;
 mod objects;
 mod overview;
+mod plan;
 mod progress;
 mod record;
 mod request;
@@ -27,9 +29,10 @@ mod why;
 
 pub use age::age;
 pub use args::{
-    ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs, Goal, RequestArgs, StatusArgs,
-    WaitArgs, WhyArgs,
+    ClusterCommand, ConnectionArgs, Format, FormatArgs, GetArgs, Goal, PlanArgs, RequestArgs,
+    StatusArgs, WaitArgs, WhyArgs,
 };
+pub use change::{Action, Change, ChangeSummary, Changes, Inventory, changes};
 pub(crate) use dispatch::dispatch;
 pub use error::{ClusterError, Request};
 pub use matrix::{Cell, Matrix, NodeRow};

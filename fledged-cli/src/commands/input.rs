@@ -20,7 +20,7 @@ pub(super) async fn manifests(
 }
 
 /// Says which fields nobody reads.
-pub(super) fn warn_unread(manifests: &Manifests, terminal: &Terminal) {
+pub(crate) fn warn_unread(manifests: &Manifests, terminal: &Terminal) {
     for finding in &manifests.warnings {
         terminal.warn(finding);
     }

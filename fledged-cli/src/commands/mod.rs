@@ -15,4 +15,6 @@ mod run;
 pub use dispatch::dispatch;
 pub use error::CommandError;
 #[cfg(feature = "cluster")]
+pub(crate) use input::warn_unread;
+#[cfg(feature = "cluster")]
 pub(crate) use print::print;

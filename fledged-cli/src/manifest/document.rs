@@ -55,15 +55,19 @@ fn unknown_version(version: &str) -> String {
 }
 
 /// Turns an ImageCache document into a valid cache. Fields that nobody reads become warnings.
+///
+/// `namespace` is that of a cache which names none.
 pub(super) fn cache(
     place: &mut Place,
     value: Value,
+    namespace: &str,
     warnings: &mut Vec<Finding>,
 ) -> Result<ImageCache, Vec<Finding>> {
     let Value::Object(mut fields) = value else {
         return Err(vec![Finding::new(place, "must be an object")]);
     };
-    let id = id(&fields, &place.file).map_err(|problem| vec![Finding::new(place, problem)])?;
+    let id = id(&fields, &place.file, namespace)
+        .map_err(|problem| vec![Finding::new(place, problem)])?;
     place.object = Some(format!("ImageCache {id}"));
     let spec = fields.remove("spec");
     // metadata belongs to Kubernetes and its users; status is what a cluster said of the cache.
@@ -137,7 +141,7 @@ fn selectors(place: &Place, spec: &ImageCacheSpec) -> Vec<Finding> {
     findings
 }
 
-fn id(fields: &Map<String, Value>, file: &str) -> Result<CacheId, String> {
+fn id(fields: &Map<String, Value>, file: &str, default: &str) -> Result<CacheId, String> {
     let metadata = match fields.get("metadata") {
         Some(Value::Object(metadata)) => metadata,
         None | Some(Value::Null) => return Err("metadata: is missing".to_owned()),
@@ -151,7 +155,7 @@ fn id(fields: &Map<String, Value>, file: &str) -> Result<CacheId, String> {
     let within = |problem| format!("metadata.{problem}");
     let name = string(metadata, "name").map_err(within)?;
     let namespace = match metadata.get("namespace") {
-        None | Some(Value::Null) => "default",
+        None | Some(Value::Null) => default,
         Some(_) => string(metadata, "namespace").map_err(within)?,
     };
     name::object(name).map_err(|rule| format!("metadata.name: {name:?} {rule}"))?;

@@ -8,5 +8,5 @@ mod syntax;
 mod text;
 
 pub use error::{Finding, ManifestError};
-pub use source::{InvalidSource, Source, read};
-pub use text::{Manifests, parse};
+pub use source::{InvalidSource, Source, read, read_in};
+pub use text::{Manifests, parse, parse_in};

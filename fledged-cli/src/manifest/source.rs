@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{ManifestError, Manifests, parse};
+use super::{ManifestError, Manifests, parse, parse_in};
 
 /// A value of `-f`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,9 +69,22 @@ impl Source {
 ///
 /// [`ManifestError`]; of invalid documents it says every mistake.
 pub fn read(sources: &[Source]) -> Result<Manifests, ManifestError> {
+    parse(&texts(sources)?)
+}
+
+/// The same for a namespace in which a cache is that names none. Blocks.
+///
+/// # Errors
+///
+/// [`ManifestError`], as [`read`].
+pub fn read_in(sources: &[Source], namespace: &str) -> Result<Manifests, ManifestError> {
+    parse_in(&texts(sources)?, namespace)
+}
+
+fn texts(sources: &[Source]) -> Result<Vec<(String, String)>, ManifestError> {
     let mut texts = Vec::with_capacity(sources.len());
     for source in sources {
         texts.push((source.to_string(), source.text()?));
     }
-    parse(&texts)
+    Ok(texts)
 }

@@ -24,7 +24,16 @@ pub struct Manifests {
 ///
 /// [`ManifestError`]; of invalid documents it says every mistake, of all files.
 pub fn parse(texts: &[(String, String)]) -> Result<Manifests, ManifestError> {
-    let mut reading = Reading::default();
+    parse_in(texts, "default")
+}
+
+/// The same for a namespace in which a cache is that names none.
+///
+/// # Errors
+///
+/// [`ManifestError`], as [`parse`].
+pub fn parse_in(texts: &[(String, String)], namespace: &str) -> Result<Manifests, ManifestError> {
+    let mut reading = Reading::new(namespace);
     for (file, text) in texts {
         let documents: Vec<Value> =
             serde_saphyr::from_multiple(text).map_err(|error| ManifestError::Syntax {
@@ -59,8 +68,8 @@ pub fn parse(texts: &[(String, String)]) -> Result<Manifests, ManifestError> {
     }
 }
 
-#[derive(Default)]
-struct Reading {
+struct Reading<'a> {
+    namespace: &'a str,
     caches: Vec<ImageCache>,
     warnings: Vec<Finding>,
     findings: Vec<Finding>,
@@ -69,7 +78,18 @@ struct Reading {
     seen: usize,
 }
 
-impl Reading {
+impl<'a> Reading<'a> {
+    fn new(namespace: &'a str) -> Self {
+        Self {
+            namespace,
+            caches: Vec::new(),
+            warnings: Vec::new(),
+            findings: Vec::new(),
+            places: BTreeMap::new(),
+            seen: 0,
+        }
+    }
+
     fn document(&mut self, place: Place, value: Value) {
         match document::kind(&value) {
             Ok(Kind::ImageCache) => self.object(place, value),
@@ -109,7 +129,7 @@ impl Reading {
 
     fn object(&mut self, mut place: Place, value: Value) {
         self.seen += 1;
-        match document::cache(&mut place, value, &mut self.warnings) {
+        match document::cache(&mut place, value, self.namespace, &mut self.warnings) {
             Ok(cache) => {
                 let name = cache.id.to_string();
                 if let Some(first) = self.places.get(&name) {

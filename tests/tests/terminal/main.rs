@@ -8,6 +8,7 @@
 
 mod errors;
 mod get;
+mod plan;
 mod plugin;
 mod request;
 mod status;
