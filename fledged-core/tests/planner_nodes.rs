@@ -142,7 +142,7 @@ fn a_silent_node_is_given_up_on_until_it_speaks() {
     mk_nodes(&mut world, 2);
     world.cache("web", &mk_spec(&["app:1"], &[]));
     assert_eq!(assigned(&world), ["n1"]);
-    world.pass(14);
+    world.pass(29);
     assert_eq!(assigned(&world), ["n1"]);
     world.pass(2);
     assert_eq!(assigned(&world), ["n1", "n2"], "its slot is given back");

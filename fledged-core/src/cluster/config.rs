@@ -21,8 +21,8 @@ pub struct PlannerConfig {
     /// together do not ask their registry together for ever.
     pub refresh_jitter: f64,
     /// How long a node may leave an assignment unanswered before it counts as silent and gives its
-    /// slot to another. Default 15 s: agents answer within seconds, and one that comes back later
-    /// goes on with what it was asked for.
+    /// slot to another. Default 30 s: agents answer within seconds, and within 20 s where they have to
+    /// find their API server again. One that comes back later goes on with what it was asked for.
     pub answer_grace: Duration,
     /// How much longer than the deadline of an image a node that has answered may say nothing while
     /// it has something to do. Default 60 s: an agent that restarts is back by then.
@@ -66,7 +66,7 @@ impl Default for PlannerConfig {
             max_concurrent_nodes: CountOrPercent::Count(100),
             refresh_interval: Duration::from_secs(15 * 60),
             refresh_jitter: 0.1,
-            answer_grace: Duration::from_secs(15),
+            answer_grace: Duration::from_secs(30),
             report_grace: Duration::from_secs(60),
             status_interval: Duration::from_secs(1),
             failures_max: 20,

@@ -27,6 +27,8 @@ use crate::problem::with_causes;
 
 /// Longest that a list, or the beginning of a watch, may take: an API server's own limit.
 const LIMIT: Duration = Duration::from_secs(60);
+/// More than any object may have: what is longer is no event.
+const LINE_MAX: usize = 16 * 1024 * 1024;
 /// How far off a server's timer may be that ends a watch.
 const TOLERANCE: Duration = Duration::from_secs(1);
 /// How long after its time a watch counts as dead that the server has not ended.
@@ -115,6 +117,7 @@ impl ListWatch {
         Ok(Events {
             body,
             unread: Vec::new(),
+            searched: 0,
             clock,
             began,
             due: after(began, length.saturating_sub(TOLERANCE)),
@@ -128,6 +131,8 @@ pub(super) struct Events {
     body: Body,
     /// What came, and is not a whole line yet or not taken.
     unread: Vec<u8>,
+    /// How far into that there is no end of a line.
+    searched: usize,
     clock: Arc<dyn Clock>,
     began: Timestamp,
     due: Timestamp,
@@ -150,6 +155,10 @@ impl Events {
                     // Trailers are of no interest.
                     let data = frame.into_data().unwrap_or_default();
                     self.unread.extend_from_slice(&data);
+                    if self.unread.len() > LINE_MAX {
+                        let problem = format!("an event of more than {LINE_MAX} bytes");
+                        return Err(self.ended(Over::Unreadable, Some(problem)));
+                    }
                 }
                 Some(Err(error)) => return Err(self.ended(Over::Lost, Some(with_causes(&error)))),
                 None => return Err(self.ended(Over::Lost, None)),
@@ -159,8 +168,13 @@ impl Events {
 
     /// Takes a line, if a whole one has come.
     fn line(&mut self) -> Option<Vec<u8>> {
-        let end = self.unread.iter().position(|byte| *byte == b'\n')?;
-        let rest = self.unread.split_off(end + 1);
+        let mut bytes = self.unread.iter().skip(self.searched);
+        let Some(length) = bytes.position(|byte| *byte == b'\n') else {
+            self.searched = self.unread.len();
+            return None;
+        };
+        let rest = self.unread.split_off(self.searched + length + 1);
+        self.searched = 0;
         Some(std::mem::replace(&mut self.unread, rest))
     }
 

@@ -10,10 +10,12 @@ use super::delays::Delays;
 /// balancer in front of it, loses everybody's at once.
 const SPREAD: Duration = Duration::from_secs(5);
 /// After that, wide from the start: whenever the server is back, few are about to ask.
-const SCHEDULE: Schedule = Schedule::seconds(8, 30);
-/// How long a watch has to go well before a new failure counts as the first: as long as the longest
+const SCHEDULE: Schedule = Schedule::seconds(8, LONGEST);
+/// Well below the time after which a controller takes an agent that does not answer for gone.
+const LONGEST: u64 = 20;
+/// How long a watch has to go well before a new failure counts as the first: longer than the longest
 /// delay, and no longer than proxies that end every watch after a minute let it last.
-const CALM: Duration = Duration::from_secs(30);
+pub(super) const CALM: Duration = Duration::from_secs(30);
 
 /// How a watch, or an attempt to begin one, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,8 +122,14 @@ mod tests {
             let share = share_of_the_busiest_second(&returns);
             assert!(share <= 0.27, "{outage:?}: {share}");
             let last = *returns.last().unwrap() - outage;
-            assert!(last <= Duration::from_secs(30), "{outage:?}: {last:?}");
+            assert!(last <= Duration::from_secs(LONGEST), "{outage:?}: {last:?}");
         }
+    }
+
+    #[test]
+    fn a_controller_waits_longer_than_agents_need_to_come_back() {
+        let grace = fledged_core::cluster::PlannerConfig::default().answer_grace;
+        assert!(grace >= Duration::from_secs(LONGEST + 10), "{grace:?}");
     }
 
     #[test]
@@ -167,7 +175,7 @@ mod tests {
             .collect();
         for (delay, range) in delays
             .iter()
-            .zip([0..5, 4..8, 8..16, 15..30, 15..30, 15..30])
+            .zip([0..5, 4..8, 8..16, 10..20, 10..20, 10..20])
         {
             assert!(range.contains(delay), "{delays:?}");
         }

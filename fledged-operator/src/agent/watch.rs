@@ -10,12 +10,12 @@ use kube::Client;
 use kube::api::WatchEvent;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::health::AgentHealth;
 use super::inputs::Input;
 use super::list_watch::{End, ListWatch};
-use super::rejoin::{Over, Rejoin};
+use super::rejoin::{CALM, Over, Rejoin};
 use super::reporter::{Heard, Source};
 use super::status::FIELD_MANAGER;
 use crate::crd::ReadNodeCache;
@@ -155,13 +155,15 @@ impl Watch {
             self.version = None;
         }
         let delay = self.rejoin.delay(end.over, end.lasted);
+        let delay_seconds = delay.as_secs_f64();
         if let Some(problem) = end.problem {
-            warn!(
-                node = %self.node,
-                error = problem,
-                delay_seconds = delay.as_secs_f64(),
-                "watch failed"
-            );
+            // Some proxies end every watch after a minute.
+            let usual = end.over == Over::Lost && end.lasted >= CALM;
+            if usual {
+                debug!(node = %self.node, error = problem, delay_seconds, "watch ended");
+            } else {
+                warn!(node = %self.node, error = problem, delay_seconds, "watch failed");
+            }
         }
         if !delay.is_zero() {
             self.clock.sleep(delay).await;

@@ -262,7 +262,7 @@ async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_never_answers_does_not_hold_a_deletion_up() {
     let mut options = WorldOptions::default();
-    // As long as it is waited for; a quarter of a minute, or five minutes and one, by default.
+    // As long as it is waited for; half a minute, or five minutes and one, by default.
     options.planner.defaults.deadline = Duration::from_secs(1);
     options.planner.answer_grace = Duration::from_secs(1);
     options.planner.report_grace = Duration::from_secs(1);

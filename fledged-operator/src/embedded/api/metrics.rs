@@ -8,8 +8,6 @@ use crate::embedded::stats::{AnswerKey, Answers};
 
 /// Clock ticks a second in `/proc`: 100 on every Linux platform that Rust has.
 const TICKS: f64 = 100.0;
-/// Bytes of a page, as `/proc/self/statm` counts them on those platforms by default.
-const PAGE: u64 = 4096;
 
 /// Requests since the server was started, by verb and resource, and what this process takes.
 ///
@@ -104,7 +102,9 @@ fn cpu_seconds() -> Option<f64> {
 }
 
 fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * PAGE)
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mut lines = status.lines();
+    let resident = lines.find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = resident.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
 }
