@@ -31,7 +31,7 @@ enum Server {
     Embedded(Box<EmbeddedServer>),
     Assets(Box<EnvTest>),
     /// One test at a time: there is one controller in a cluster.
-    Cluster(#[expect(dead_code, reason = "held for its lock")] std::fs::File),
+    Cluster(#[expect(dead_code, reason = "held for its lock")] Option<std::fs::File>),
 }
 
 /// An API server with the CRDs, a namespace of the test's own, and nothing of other tests.
@@ -79,7 +79,12 @@ impl TestCluster {
     /// The cluster of that kubeconfig, once nobody else tests there.
     pub async fn start_on(kubeconfig: &Path) -> Self {
         let lock = tokio::task::spawn_blocking(lock_cluster).await.unwrap();
-        Self::of(Server::Cluster(lock), kubeconfig.to_owned(), None).await
+        Self::of(Server::Cluster(Some(lock)), kubeconfig.to_owned(), None).await
+    }
+
+    /// The cluster of that kubeconfig, which nobody else can know of.
+    pub async fn start_alone_on(kubeconfig: &Path) -> Self {
+        Self::of(Server::Cluster(None), kubeconfig.to_owned(), None).await
     }
 
     async fn of(server: Server, kubeconfig: PathBuf, folder: Option<TempDir>) -> Self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use fledged_core::model::GoDuration;
+use fledged_core::model::{CountOrPercent, GoDuration};
 
 /// Rolls a cache out to nodes without kubelets, and measures that and what follows.
 #[derive(Debug, Parser)]
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value = "3")]
     pub(crate) parallelism: NonZeroUsize,
     /// Nodes that pull at once; all of them by default.
-    #[arg(long, value_name = "N|N%", default_value = "100%")]
+    #[arg(long, value_name = "N|N%", default_value = "100%", value_parser = count_or_percent)]
     pub(crate) max_concurrent_nodes: String,
     /// Nodes that turn Ready one by one.
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// How long nothing happens in the idle phase.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub(crate) idle: Duration,
-    /// Only these phases besides the rollout.
+    /// Only these phases besides the rollout, in the order in which they are listed here.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<PhaseName>,
     /// The cluster to measure on; it has to be one for tests, and nobody else's.
@@ -57,7 +57,8 @@ pub(crate) struct Args {
 impl Args {
     /// Whether a phase is to be measured.
     pub(crate) fn wants(&self, phase: PhaseName) -> bool {
-        self.only.is_empty() || self.only.contains(&phase)
+        let can = phase != PhaseName::Join || self.joins > 0;
+        can && (self.only.is_empty() || self.only.contains(&phase))
     }
 
     /// Nodes that are not Ready, and as many that have no agent.
@@ -104,6 +105,17 @@ pub(crate) enum PhaseName {
     Purge,
     /// A rollout among nodes that are not Ready or silent.
     Troubled,
+}
+
+fn count_or_percent(text: &str) -> Result<String, String> {
+    let limit = match text.parse() {
+        Ok(count) => CountOrPercent::Count(count),
+        Err(_) => CountOrPercent::Percent(text.to_owned()),
+    };
+    match limit.of(100) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("it must be a number from 1 up, or a percentage from 1% to 100%".to_owned()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

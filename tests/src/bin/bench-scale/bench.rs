@@ -18,7 +18,7 @@ use crate::server::{self, Server};
 
 /// Requests of this program's own that are under way at once.
 pub(crate) const AT_ONCE: usize = 16;
-/// Longest that anything may take before the run is given up.
+/// Longest that anything but pulls may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// The API server, the controller, nodes with agents.
@@ -41,6 +41,8 @@ pub(crate) struct Bench {
     /// Where the controller serves its metrics.
     pub(crate) controller_metrics: String,
     controller_args: Vec<String>,
+    /// Longest that anything may take.
+    patience: Duration,
     // Last: the world still speaks to it.
     _embedded: Option<server::Embedded>,
 }
@@ -106,6 +108,7 @@ impl Bench {
             controller: Mutex::new(controller),
             controller_metrics,
             controller_args,
+            patience: PATIENCE + Duration::from_secs_f64(args.pulls_alone(args.images.get())),
             agent,
             _embedded: embedded,
         };
@@ -164,9 +167,23 @@ impl Bench {
     ) -> Result<(), String> {
         let what = format!("{cache} to be {status} after {reason}");
         self.until(cache, &what, move |seen| {
-            seen.reason == reason && seen.status == status && seen.completion_time.is_some()
+            seen.reason == reason && seen.completion_time.is_some()
         })
-        .await
+        .await?;
+        let seen = self.world.caches().get(cache).await;
+        let seen = seen.map_err(|error| error.to_string())?.status;
+        match seen.filter(|seen| seen.status == status) {
+            Some(_) => Ok(()),
+            None => {
+                let seen = self
+                    .world
+                    .caches()
+                    .get(cache)
+                    .await
+                    .map(|cache| cache.status);
+                Err(format!("waited for {what}; it ended otherwise: {seen:?}"))
+            }
+        }
     }
 
     /// Waits until that many pairs of a cache are cached.
@@ -188,15 +205,50 @@ impl Bench {
     ) -> Result<(), String> {
         let condition = UntilStatus(wanted);
         let seen = await_condition(self.world.caches(), cache, condition);
-        match tokio::time::timeout(PATIENCE, seen).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(format!("waiting for {what}: {error}")),
-            Err(_) => {
+        tokio::select! {
+            seen = seen => seen.map(drop).map_err(|error| format!("waiting for {what}: {error}")),
+            died = self.controller_dies() => Err(died),
+            () = tokio::time::sleep(self.patience) => {
                 let seen = self.world.caches().get(cache).await;
                 let seen = seen.map(|cache| cache.status);
-                Err(format!("waited {PATIENCE:?} for {what}; seen: {seen:?}"))
+                Err(format!("waited {:?} for {what}; seen: {seen:?}", self.patience))
             }
         }
+    }
+
+    /// What the controller has said when it has ended, which it is not to do.
+    async fn controller_dies(&self) -> String {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut running = lock(&self.controller);
+            if running.has_ended() {
+                return format!("the controller has ended:\n{}", running.stderr());
+            }
+        }
+    }
+
+    /// Whether every runtime holds these images, or none of them does.
+    pub(crate) fn check(&self, images: &[&str], held: bool) -> Result<(), String> {
+        let says = |node: &str, image: &str| {
+            let (claimed, seen) = match held {
+                true => ("cached", "does not hold"),
+                false => ("removed", "still holds"),
+            };
+            Err(format!(
+                "the status says that all is {claimed}, and {node} {seen} {image}"
+            ))
+        };
+        let joined = lock(&self.joined);
+        for image in images {
+            let mut nodes = self.nodes.iter().chain(joined.iter());
+            if let Some(node) = nodes.find(|node| node.runtime.holds(image) != held) {
+                return says(node.name(), image);
+            }
+            if self.agent.runtime.holds(image) != held {
+                return says("the node of the agent that is a process", image);
+            }
+        }
+        Ok(())
     }
 
     /// Waits for something that is not told by an API server.

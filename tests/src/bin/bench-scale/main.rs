@@ -18,6 +18,7 @@ mod snapshot;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fledged_cri::signals::Shutdown;
 
 use crate::args::{Args, Format};
 
@@ -41,7 +42,12 @@ async fn measure(args: &Args) -> Result<(), String> {
     if cfg!(debug_assertions) {
         eprintln!("bench-scale: this is not a release build; its figures mean nothing");
     }
-    let report = phases::run(args).await?;
+    let mut shutdown = Shutdown::catch().map_err(|error| error.to_string())?;
+    // Whatever ends it, everything that was started is stopped.
+    let report = tokio::select! {
+        report = phases::run(args) => report?,
+        number = shutdown.requested() => return Err(format!("ended by signal {number}")),
+    };
     match args.output {
         Format::Table => println!("{report}"),
         Format::Json => println!("{}", report.json()?),

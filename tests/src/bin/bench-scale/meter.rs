@@ -24,6 +24,11 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
+    /// Whether it changes something.
+    pub(crate) fn is_write(&self) -> bool {
+        !["GET", "LIST", "WATCH"].contains(&self.verb.as_str())
+    }
+
     fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
         let mut path = uri.path().split('/').filter(|part| !part.is_empty());
         let versioned = match path.next() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fledged_tests::http;
@@ -13,6 +13,10 @@ use crate::bench::Bench;
 use crate::meter::Kind;
 use crate::process::{Usage, usage};
 use crate::snapshot::{ServerUsage, Snapshot};
+
+/// Between two looks at whether all is quiet, and how many there are at most.
+const LOOK: Duration = Duration::from_millis(500);
+const LOOKS: usize = 20;
 
 /// What was measured. Times in seconds, sizes in bytes.
 #[derive(Debug, Serialize)]
@@ -59,13 +63,11 @@ pub(crate) struct Requests {
     pub(crate) agents: u64,
     /// What this program has sent to play user and kubelet.
     pub(crate) bench: u64,
-}
-
-impl Requests {
-    /// The controller, and the agent that is a process: everybody else.
-    pub(crate) fn controller(&self) -> u64 {
-        self.all.saturating_sub(self.agents + self.bench)
-    }
+    /// What nobody of these has sent: the controller's, and the agent's that is a process.
+    pub(crate) controller: u64,
+    /// Whether it changes something.
+    #[serde(skip)]
+    pub(crate) is_write: bool,
 }
 
 /// What a phase tells of itself.
@@ -76,6 +78,9 @@ pub(crate) struct Outcome {
     pub(crate) nodes: Option<usize>,
     pub(crate) figures: BTreeMap<&'static str, f64>,
 }
+
+/// What controller and agents write to.
+const RECORDS: &str = "nodeimagecaches";
 
 struct Moment {
     at: Instant,
@@ -104,6 +109,29 @@ impl Moment {
             at: Instant::now(),
         })
     }
+
+    /// Writes to NodeImageCaches so far, by whomever.
+    fn record_writes(&self) -> u64 {
+        let requests = self.server.requests.iter();
+        let writes = requests.filter(|(kind, _)| kind.resource == RECORDS && kind.is_write());
+        writes.map(|(_, count)| count).sum()
+    }
+}
+
+/// The moment when what was begun is over: some writes come after the status that tells the end.
+async fn quiet(bench: &Bench) -> Result<Moment, String> {
+    let mut seen = Moment::of(bench).await?;
+    for _ in 0..LOOKS {
+        tokio::time::sleep(LOOK).await;
+        let next = Moment::of(bench).await?;
+        let is_quiet = next.controller_writes == seen.controller_writes
+            && next.record_writes() == seen.record_writes();
+        seen = next;
+        if is_quiet {
+            break;
+        }
+    }
+    Ok(seen)
 }
 
 /// Does something, and measures it.
@@ -116,19 +144,18 @@ where
     F: Future<Output = Result<Outcome, String>>,
 {
     eprintln!("bench-scale: {name}");
-    let before = Moment::of(bench).await?;
+    let before = quiet(bench).await?;
     let outcome = act(bench).await?;
     let seconds = before.at.elapsed().as_secs_f64();
-    let after = Moment::of(bench).await?;
+    let after = quiet(bench).await?;
     let requests = requests(&before, &after);
     // Another process begins at nothing.
     let (controller_writes, controller_cpu) = match before.controller_id == after.controller_id {
         true => (before.controller_writes, before.controller.cpu),
         false => (0, 0.0),
     };
-    let is_record = |r: &&Requests| r.resource.starts_with("nodeimagecaches");
-    let is_write = |r: &&Requests| !["GET", "LIST", "WATCH"].contains(&r.verb.as_str());
-    let records = requests.iter().filter(is_record).filter(is_write);
+    let is_record = |r: &&Requests| r.is_write && r.resource.starts_with(RECORDS);
+    let records = requests.iter().filter(is_record);
     let done = outcome
         .done
         .map(|done| done.saturating_duration_since(before.at).as_secs_f64());
@@ -138,12 +165,12 @@ where
         seconds,
         floor: outcome.floor,
         done,
-        record_writes: records.map(|r| r.all - r.bench).sum(),
+        record_writes: records.map(|r| r.controller + r.agents).sum(),
         requests,
-        controller_writes: after.controller_writes - controller_writes,
+        controller_writes: after.controller_writes.saturating_sub(controller_writes),
         sent: after.server.body_bytes - before.server.body_bytes,
-        agents_received: after.agents_received - before.agents_received,
-        revisions: after.server.revision - before.server.revision,
+        agents_received: after.agents_received.saturating_sub(before.agents_received),
+        revisions: after.server.revision.saturating_sub(before.server.revision),
         controller: Usage {
             cpu: after.controller.cpu - controller_cpu,
             ..after.controller
@@ -163,15 +190,22 @@ fn requests(before: &Moment, after: &Moment) -> Vec<Requests> {
         of(after).saturating_sub(of(before))
     };
     let kinds = after.server.requests.keys();
-    let all = kinds.map(|kind| Requests {
-        verb: kind.verb.clone(),
-        resource: match kind.status {
-            true => format!("{}/status", kind.resource),
-            false => kind.resource.clone(),
-        },
-        all: since(kind, &before.server.requests, &after.server.requests),
-        agents: since(kind, &before.agents, &after.agents),
-        bench: since(kind, &before.own, &after.own),
+    let all = kinds.map(|kind| {
+        let all = since(kind, &before.server.requests, &after.server.requests);
+        let agents = since(kind, &before.agents, &after.agents);
+        let bench = since(kind, &before.own, &after.own);
+        Requests {
+            verb: kind.verb.clone(),
+            resource: match kind.status {
+                true => format!("{}/status", kind.resource),
+                false => kind.resource.clone(),
+            },
+            all,
+            agents,
+            bench,
+            controller: all.saturating_sub(agents + bench),
+            is_write: kind.is_write(),
+        }
     });
     all.filter(|requests| requests.all > 0).collect()
 }

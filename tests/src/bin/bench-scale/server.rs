@@ -5,11 +5,17 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fledged_cri::signals::Shutdown;
+use fledged_operator::crd::ImageCache;
 use fledged_operator::embedded::EmbeddedServer;
 use fledged_tests::kube::TestCluster;
+use kube::Api;
+use kube::api::ListParams;
 use tempfile::TempDir;
 
 use crate::args::Args;
+use crate::client::metered;
+use crate::meter::Meter;
 
 /// How long the embedded one may take to be there.
 const START: Duration = Duration::from_secs(30);
@@ -41,11 +47,14 @@ impl Drop for Embedded {
 pub(crate) async fn start(args: &Args) -> Result<Server, String> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty());
     match (&args.kubeconfig, assets) {
-        (Some(path), _) => Ok(Server {
-            cluster: TestCluster::start_on(path).await,
-            name: format!("that of {}", path.display()),
-            embedded: None,
-        }),
+        (Some(path), _) => {
+            check(path).await?;
+            Ok(Server {
+                cluster: TestCluster::start_on(path).await,
+                name: format!("that of {}", path.display()),
+                embedded: None,
+            })
+        }
         (None, Some(folder)) if !args.embedded => Ok(Server {
             cluster: TestCluster::start_assets(folder.as_ref()).await,
             name: "kube-apiserver and etcd, which does not wait for the disk".to_owned(),
@@ -55,12 +64,34 @@ pub(crate) async fn start(args: &Args) -> Result<Server, String> {
             let embedded = spawn().await?;
             let kubeconfig = embedded.folder.path().join("kubeconfig");
             Ok(Server {
-                cluster: TestCluster::start_on(&kubeconfig).await,
+                cluster: TestCluster::start_alone_on(&kubeconfig).await,
                 name: "embedded, in a process of its own".to_owned(),
                 embedded: Some(embedded),
             })
         }
     }
+}
+
+/// Whether a cluster can be reached, and nobody else's caches are on it: all of them would go.
+async fn check(kubeconfig: &Path) -> Result<(), String> {
+    let client = metered(kubeconfig, &Meter::new()).await?;
+    let fail = |error: kube::Error| format!("{}: {error}", kubeconfig.display());
+    client.apiserver_version().await.map_err(fail)?;
+    let caches: Api<ImageCache> = Api::all(client);
+    let found = match caches.list_metadata(&ListParams::default()).await {
+        Ok(found) => found.items,
+        // Without the definition there are none.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(fail(error)),
+    };
+    let namespaces = found.into_iter().filter_map(|c| c.metadata.namespace);
+    let mut foreign = namespaces.filter(|namespace| !namespace.starts_with("fledged-test-"));
+    foreign.next().map_or(Ok(()), |namespace| {
+        Err(format!(
+            "{}: namespace {namespace} has ImageCaches; this removes all there are, and is for clusters without",
+            kubeconfig.display()
+        ))
+    })
 }
 
 async fn spawn() -> Result<Embedded, String> {
@@ -94,6 +125,8 @@ async fn spawn() -> Result<Embedded, String> {
 
 /// Is the embedded API server until standard input ends.
 pub(crate) async fn serve(kubeconfig: &Path) -> Result<(), String> {
+    // Whoever started it decides when it ends, also where both are interrupted.
+    let _signals = Shutdown::catch().map_err(|error| error.to_string())?;
     let server = EmbeddedServer::builder().start().await;
     let server = server.map_err(|error| error.to_string())?;
     let draft = kubeconfig.with_extension("draft");

@@ -25,6 +25,7 @@ pub(super) async fn join(bench: &Bench, args: &Args) -> Result<Outcome, String> 
     }
     let pairs = bench.images.len() * bench.served();
     bench.cached(CACHE, pairs).await?;
+    bench.check(&bench.image_names(), true)?;
     Ok(Outcome {
         nodes: Some(args.joins),
         figures: [
@@ -63,6 +64,7 @@ pub(super) async fn edit(bench: &Bench, args: &Args) -> Result<Outcome, String> 
     bench.world.publish(&[&more]);
     bench.world.apply(CACHE, &images).await;
     bench.ended(CACHE, "ImageCacheUpdate", "Succeeded").await?;
+    bench.check(&images, true)?;
     Ok(Outcome {
         floor: Some(args.pulls_alone(1)),
         ..Outcome::default()
@@ -79,6 +81,11 @@ pub(super) async fn one(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let spec = json!({ "cacheSpec": [group] });
     bench.world.apply_spec("one", spec).await;
     bench.ended("one", "ImageCacheCreate", "Succeeded").await?;
+    if !node.runtime.holds(&more) {
+        return Err(format!(
+            "the status says that {more} is cached, and it is not"
+        ));
+    }
     Ok(Outcome {
         nodes: Some(1),
         floor: Some(args.pulls_alone(1)),
@@ -90,6 +97,7 @@ pub(super) async fn one(bench: &Bench, args: &Args) -> Result<Outcome, String> {
 pub(super) async fn refresh(bench: &Bench) -> Result<Outcome, String> {
     bench.world.annotate(CACHE, REFRESH_ANNOTATION).await;
     bench.ended(CACHE, "ImageCacheRefresh", "Succeeded").await?;
+    bench.check(&bench.image_names(), true)?;
     Ok(Outcome::default())
 }
 
@@ -102,14 +110,6 @@ pub(super) async fn purge(bench: &Bench) -> Result<Outcome, String> {
     }
     bench.world.annotate(CACHE, PURGE_ANNOTATION).await;
     bench.ended(CACHE, "ImageCachePurge", "Succeeded").await?;
-    let joined = lock(&bench.joined);
-    let mut nodes = bench.nodes.iter().chain(joined.iter());
-    match nodes.find(|node| !node.runtime.held().is_empty()) {
-        None => Ok(Outcome::default()),
-        Some(node) => Err(format!(
-            "the status says that all is removed, and {} holds {:?}",
-            node.name(),
-            node.runtime.held()
-        )),
-    }
+    bench.check(&bench.image_names(), false)?;
+    Ok(Outcome::default())
 }

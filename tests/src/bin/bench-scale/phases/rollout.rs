@@ -2,34 +2,53 @@
 
 use std::time::Instant;
 
-use fledged_tests::kube::TestNode;
 use futures_util::stream::{self, StreamExt};
 
 use super::CACHE;
 use crate::args::Args;
-use crate::bench::{AT_ONCE, Bench, lock};
+use crate::bench::{AT_ONCE, Bench, image, lock};
 use crate::phase::Outcome;
+use crate::report::percentile;
+
+/// Images from here on are those of the second rollout.
+const MORE: usize = 5000;
 
 /// From the application of a cache to `Succeeded`.
 pub(super) async fn rollout(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let images = bench.image_names();
+    let began = Instant::now();
     bench.world.apply(CACHE, &images).await;
     bench.ended(CACHE, "ImageCacheCreate", "Succeeded").await?;
-    Ok(Outcome {
-        floor: Some(args.pulls_alone(images.len())),
-        done: Some(all_pulled(bench, images.len())?),
-        ..Outcome::default()
-    })
+    outcome(bench, args, &images, began)
 }
 
-/// The same images for all nodes again, once they are gone from them.
+/// As many other images for all nodes.
 pub(super) async fn again(bench: &Bench, args: &Args) -> Result<Outcome, String> {
-    let images = bench.image_names();
+    let images: Vec<String> = (0..bench.images.len()).map(|n| image(MORE + n)).collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    bench.world.publish(&images);
+    let began = Instant::now();
     bench.world.apply("again", &images).await;
     bench.cached("again", images.len() * bench.served()).await?;
+    outcome(bench, args, &images, began)
+}
+
+/// No status is believed before every runtime holds every image.
+fn outcome(bench: &Bench, args: &Args, images: &[&str], began: Instant) -> Result<Outcome, String> {
+    bench.check(images, true)?;
+    let joined = lock(&bench.joined);
+    let nodes = bench.nodes.iter().chain(joined.iter());
+    let done: Vec<Instant> = nodes.filter_map(|n| n.runtime.last_pulled()).collect();
+    let since = |at: &Instant| at.saturating_duration_since(began).as_secs_f64();
+    let waits: Vec<f64> = done.iter().map(since).collect();
     Ok(Outcome {
         floor: Some(args.pulls_alone(images.len())),
-        done: Some(all_pulled(bench, images.len())?),
+        done: done.into_iter().max(),
+        figures: [
+            ("applyToNodeDoneP50", percentile(&waits, 0.5)),
+            ("applyToNodeDoneP99", percentile(&waits, 0.99)),
+        ]
+        .into(),
         ..Outcome::default()
     })
 }
@@ -48,32 +67,6 @@ pub(super) async fn register_troubled(bench: &Bench, args: &Args) {
         .await;
     bench.world.delete(CACHE).await;
     bench.world.gone(CACHE).await;
-}
-
-/// When the last pull was done; no status is believed before every runtime holds every image.
-fn all_pulled(bench: &Bench, images: usize) -> Result<Instant, String> {
-    let process = &bench.agent.runtime;
-    if let Some(image) = bench.images.iter().find(|image| !process.holds(image)) {
-        return Err(format!(
-            "the status says that all is cached, and one agent's runtime has no {image}"
-        ));
-    }
-    let joined = lock(&bench.joined);
-    let nodes = bench.nodes.iter().chain(joined.iter());
-    let last = nodes.map(|node| {
-        let held = node.runtime.held().len();
-        match (held, node.runtime.last_pulled()) {
-            (held, Some(at)) if held == images => Ok(at),
-            _ => Err(untrue(node, held, images)),
-        }
-    });
-    let last: Vec<Instant> = last.collect::<Result<_, String>>()?;
-    last.into_iter().max().ok_or("there is no node".to_owned())
-}
-
-fn untrue(node: &TestNode, held: usize, images: usize) -> String {
-    let name = node.name();
-    format!("the status says that all is cached, and {name} holds {held} images of {images}")
 }
 
 /// Size of one NodeImageCache with its status, as an API server sends it.
