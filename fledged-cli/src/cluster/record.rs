@@ -1,7 +1,6 @@
 //! One node's NodeImageCache, and where an image stands by it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use fledged_core::cluster::PlannerConfig;
 use fledged_core::model::{
@@ -161,14 +160,16 @@ impl NodeRecord {
             )
         });
         let deadlines = self.assigned.values().map(|entry| entry.deadline);
-        let longest = match self.is_answered() {
+        let patience = match self.is_answered() {
             true if !busy => return None,
-            true => deadlines.max().unwrap_or_default(),
-            false => Duration::ZERO,
+            true => deadlines
+                .max()
+                .unwrap_or_default()
+                .saturating_add(config.report_grace),
+            false => config.answer_grace,
         };
         let since = self.heard_at.max(self.written_at)?;
         let silent = now.duration_since(since);
-        let patience = longest.saturating_add(config.report_grace);
         let patience = jiff::SignedDuration::try_from(patience).ok()?;
         (silent > patience).then_some(Unreachable::AgentSilent {
             answered: self.answered,
@@ -260,7 +261,7 @@ mod tests {
         };
         let old = json!({ "observedGeneration": 1 });
         assert!(!silent(old.clone(), "2026-01-01T00:01:30Z"));
-        assert!(silent(old, "2026-01-01T00:02:01Z"));
+        assert!(silent(old, "2026-01-01T00:01:31Z"));
         let says = |phase: &str| json!({ "observedGeneration": 2, "images": [{ "image": "docker.io/library/a:1", "phase": phase }] });
         assert!(!silent(says("Cached"), "2026-02-01T00:00:00Z"));
         assert!(!silent(says("Pulling"), "2026-01-01T00:06:59Z"));
