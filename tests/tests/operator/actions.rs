@@ -96,9 +96,12 @@ async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn why_a_pull_fails_is_told_while_it_is_tried_again() {
     let world = World::start().await;
-    world.publish(&[APP]);
+    world.publish(&[APP, DB]);
     world.registry().fail(APP, Reason::ConnectionFailed);
     let a = world.node("a").await;
+    // By its end the controller knows that the node is Ready: nodes and caches are watched apart.
+    world.apply("first", &[DB]).await;
+    world.ended("first", "ImageCacheCreate", "Succeeded").await;
     world.apply("web", &[APP]).await;
     let status = world
         .status_when("web", "failing so far", |status| {
