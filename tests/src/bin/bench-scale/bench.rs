@@ -166,23 +166,12 @@ impl Bench {
         status: &'static str,
     ) -> Result<(), String> {
         let what = format!("{cache} to be {status} after {reason}");
-        self.until(cache, &what, move |seen| {
-            seen.reason == reason && seen.completion_time.is_some()
-        })
-        .await?;
-        let seen = self.world.caches().get(cache).await;
-        let seen = seen.map_err(|error| error.to_string())?.status;
-        match seen.filter(|seen| seen.status == status) {
-            Some(_) => Ok(()),
-            None => {
-                let seen = self
-                    .world
-                    .caches()
-                    .get(cache)
-                    .await
-                    .map(|cache| cache.status);
-                Err(format!("waited for {what}; it ended otherwise: {seen:?}"))
-            }
+        let ended =
+            |seen: &ImageCacheStatus| seen.reason == reason && seen.completion_time.is_some();
+        let seen = self.until(cache, &what, ended).await?;
+        match seen.status == status {
+            true => Ok(()),
+            false => Err(format!("waited for {what}; it ended otherwise: {seen:?}")),
         }
     }
 
@@ -194,6 +183,7 @@ impl Bench {
             cached == pairs as u64
         })
         .await
+        .map(drop)
     }
 
     /// Watches a cache until its status is about its newest spec and as it should be.
@@ -202,11 +192,16 @@ impl Bench {
         cache: &str,
         what: &str,
         wanted: impl Fn(&ImageCacheStatus) -> bool + Send + Sync,
-    ) -> Result<(), String> {
+    ) -> Result<ImageCacheStatus, String> {
         let condition = UntilStatus(wanted);
         let seen = await_condition(self.world.caches(), cache, condition);
         tokio::select! {
-            seen = seen => seen.map(drop).map_err(|error| format!("waiting for {what}: {error}")),
+            seen = seen => match seen {
+                Ok(found) => found
+                    .and_then(|cache| cache.status)
+                    .ok_or_else(|| format!("{cache} was gone while waiting for {what}")),
+                Err(error) => Err(format!("waiting for {what}: {error}")),
+            },
             died = self.controller_dies() => Err(died),
             () = tokio::time::sleep(self.patience) => {
                 let seen = self.world.caches().get(cache).await;
