@@ -53,6 +53,9 @@ pub enum Command {
     /// Print a shell's completion script.
     #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command into a folder.
+    #[command(after_help = help::MAN)]
+    Man(ManArgs),
 }
 
 /// The commands for this machine.
@@ -191,6 +194,14 @@ pub struct DemoArgs {
 pub struct CompletionsArgs {
     /// For which shell.
     pub shell: Shell,
+}
+
+/// `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write every command's page there, fledged.1 and so on; the folder is made where it is missing.
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: Option<PathBuf>,
 }
 
 /// Which images.

@@ -105,3 +105,8 @@ Examples:
   fledged completions bash > /etc/bash_completion.d/fledged
   fledged completions zsh > \"${fpath[1]}/_fledged\"
   fledged completions fish > ~/.config/fish/completions/fledged.fish";
+
+pub(crate) const MAN: &str = "\
+Examples:
+  fledged man | man -l -
+  fledged man --directory /usr/local/share/man/man1";

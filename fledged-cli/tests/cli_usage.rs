@@ -27,6 +27,7 @@ fn every_command_has_help_with_examples() {
         vec!["check"],
         vec!["demo"],
         vec!["completions"],
+        vec!["man"],
         vec![],
     ];
     for command in others.into_iter().chain(cluster) {
@@ -53,6 +54,55 @@ fn completions_are_printed_for_each_shell() {
             }
         }
     }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let page = fledged(&["man"]).expect_code(0).stdout;
+    assert!(page.contains(".TH fledged 1"), "{page}");
+    let stage = Stage::new();
+    let folder = stage.folder.path().join("share/man1");
+    fledged(&["man", "--directory", folder.to_str().unwrap()]).expect_code(0);
+    let mut pages = vec!["", "-node", "-node-apply", "-node-run", "-check", "-demo"];
+    if cfg!(feature = "cluster") {
+        pages.extend(["-get", "-status", "-why", "-plan"]);
+    }
+    for page in pages {
+        let text = std::fs::read_to_string(folder.join(format!("fledged{page}.1"))).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
+    }
+    let file = stage.write("file", "");
+    fledged(&["man", "--directory", &file])
+        .expect_code(1)
+        .says(&["--directory", &file]);
+}
+
+#[cfg(feature = "cluster")]
+#[test]
+fn the_plugin_of_kubectl_starts_the_program_beside_it() {
+    let plugin = env!("CARGO_BIN_EXE_kubectl-fledged");
+    let run: Run = std::process::Command::new(plugin)
+        .args(["status", "--help"])
+        .output()
+        .unwrap()
+        .into();
+    let run = run.expect_code(0);
+    assert!(
+        run.stdout.contains("Usage: kubectl fledged status"),
+        "{}",
+        run.stdout
+    );
+
+    let stage = Stage::new();
+    let alone = stage.folder.path().join("kubectl-fledged");
+    std::fs::copy(plugin, &alone).unwrap();
+    let run: Run = std::process::Command::new(alone)
+        .env("PATH", stage.folder.path())
+        .output()
+        .unwrap()
+        .into();
+    run.expect_code(1)
+        .says(&["cannot start fledged", "cargo install"]);
 }
 
 #[test]

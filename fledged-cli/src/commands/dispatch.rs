@@ -6,7 +6,7 @@ use crate::demo;
 use crate::exit::Exit;
 use crate::output::Terminal;
 
-use super::{apply, check, completions, list, purge, run};
+use super::{apply, check, completions, list, man, purge, run};
 
 /// Does what the arguments say.
 ///
@@ -24,5 +24,6 @@ pub async fn dispatch(cli: Cli, terminal: &Terminal) -> Result<Exit, CommandErro
         Command::Check(args) => check::check(args, terminal).await,
         Command::Demo(args) => Ok(demo::run(&args, terminal).await?),
         Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args),
     }
 }

@@ -1,6 +1,7 @@
 //! Why a command could not do its work.
 
 use std::io;
+use std::path::PathBuf;
 
 use fledged_core::error::RuntimeError;
 
@@ -34,6 +35,14 @@ pub enum CommandError {
     /// Standard output can't be written to.
     #[error("cannot write the result: {0}")]
     Output(#[source] io::Error),
+    /// The manual pages can't be written.
+    #[error("cannot write the manual pages into --directory {}: {source}", .directory.display())]
+    ManualPages {
+        /// Where they were to be.
+        directory: PathBuf,
+        /// The operating system's own words.
+        source: io::Error,
+    },
     /// The signals can't be caught.
     #[error("cannot catch SIGINT and SIGTERM: {0}")]
     Signals(#[source] io::Error),
@@ -71,6 +80,7 @@ impl CommandError {
             Self::Session(_)
             | Self::Runtime(_)
             | Self::Output(_)
+            | Self::ManualPages { .. }
             | Self::Signals(_)
             | Self::Demo(_)
             | Self::TaskEnded(_)

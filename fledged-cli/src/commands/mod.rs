@@ -7,6 +7,7 @@ mod dispatch;
 mod error;
 mod input;
 mod list;
+mod man;
 mod print;
 mod purge;
 mod round;
