@@ -57,6 +57,41 @@ impl PlannerConfig {
         self.refresh_interval = interval;
         self
     }
+
+    /// With another share by which that interval is lengthened at most, 0 to 1.
+    #[must_use]
+    pub fn with_refresh_jitter(mut self, share: f64) -> Self {
+        self.refresh_jitter = share;
+        self
+    }
+
+    /// With another time that a node may leave an assignment unanswered.
+    #[must_use]
+    pub fn with_answer_grace(mut self, grace: Duration) -> Self {
+        self.answer_grace = grace;
+        self
+    }
+
+    /// With another time beyond an image's deadline that a busy node may say nothing.
+    #[must_use]
+    pub fn with_report_grace(mut self, grace: Duration) -> Self {
+        self.report_grace = grace;
+        self
+    }
+
+    /// With another time between two status writes of one cache that change numbers only.
+    #[must_use]
+    pub fn with_status_interval(mut self, interval: Duration) -> Self {
+        self.status_interval = interval;
+        self
+    }
+
+    /// With another number of failures that a status shows.
+    #[must_use]
+    pub fn with_failures_max(mut self, failures: usize) -> Self {
+        self.failures_max = failures;
+        self
+    }
 }
 
 impl Default for PlannerConfig {

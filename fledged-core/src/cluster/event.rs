@@ -2,7 +2,8 @@
 
 use super::status::{ActionReason, CacheStatus};
 use crate::model::{
-    AssignedImage, Assignment, CacheId, ImageCache, InvalidSpec, NodeFacts, NodeName, NodeReport,
+    AssignedImage, Assignment, CacheId, ImageCache, ImageCacheSpec, InvalidSpec, NodeFacts,
+    NodeName, NodeReport,
 };
 
 /// Everything that is known of one cache from the object that declares it.
@@ -24,6 +25,64 @@ pub struct CacheFacts {
     pub finalizer: bool,
     /// What was last recorded as its status; everything that must survive a restart is in it.
     pub status: Option<CacheStatus>,
+}
+
+impl CacheFacts {
+    /// A cache that nobody asked anything of yet, and of which nothing is recorded.
+    pub fn new(id: CacheId, generation: u64, spec: Result<ImageCache, InvalidSpec>) -> Self {
+        Self {
+            id,
+            generation,
+            spec,
+            refresh_requested: false,
+            purge_requested: false,
+            deleting: false,
+            finalizer: false,
+            status: None,
+        }
+    }
+
+    /// A cache of that spec, which is checked.
+    #[must_use]
+    pub fn of_spec(id: CacheId, generation: u64, spec: &ImageCacheSpec) -> Self {
+        let spec = spec.validate(id.clone());
+        Self::new(id, generation, spec)
+    }
+
+    /// Asking for a refresh, or not.
+    #[must_use]
+    pub fn with_refresh_requested(mut self, requested: bool) -> Self {
+        self.refresh_requested = requested;
+        self
+    }
+
+    /// Asking for a purge, or not.
+    #[must_use]
+    pub fn with_purge_requested(mut self, requested: bool) -> Self {
+        self.purge_requested = requested;
+        self
+    }
+
+    /// Being deleted, or not.
+    #[must_use]
+    pub fn with_deleting(mut self, deleting: bool) -> Self {
+        self.deleting = deleting;
+        self
+    }
+
+    /// Held by our finalizer, or not.
+    #[must_use]
+    pub fn with_finalizer(mut self, present: bool) -> Self {
+        self.finalizer = present;
+        self
+    }
+
+    /// With what was last recorded as its status.
+    #[must_use]
+    pub fn with_status(mut self, status: impl Into<Option<CacheStatus>>) -> Self {
+        self.status = status.into();
+        self
+    }
 }
 
 /// Something that happened in the cluster.
@@ -115,6 +174,26 @@ pub struct CacheEvent {
     pub reason: ActionReason,
     /// A sentence.
     pub message: String,
+}
+
+impl CacheEvent {
+    /// Something that went as it should.
+    pub fn normal(reason: ActionReason, message: impl Into<String>) -> Self {
+        Self {
+            warning: false,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// Something that went wrong.
+    pub fn warning(reason: ActionReason, message: impl Into<String>) -> Self {
+        Self {
+            warning: true,
+            reason,
+            message: message.into(),
+        }
+    }
 }
 
 /// Something to do. A command replaces an earlier one for the same target that is not done yet.

@@ -115,6 +115,17 @@ pub struct NodeFailure {
     pub message: String,
 }
 
+impl NodeFailure {
+    /// An image that failed on that node.
+    pub fn new(node: NodeName, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            node,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
 /// Which aspect of a cache a condition is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ConditionKind {
@@ -139,6 +150,25 @@ pub struct Condition {
     pub message: String,
     /// Since when `status` is what it is.
     pub since: Timestamp,
+}
+
+impl Condition {
+    /// A condition that holds, or does not, since then.
+    pub fn new(
+        kind: ConditionKind,
+        status: bool,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+        since: Timestamp,
+    ) -> Self {
+        Self {
+            kind,
+            status,
+            reason: reason.into(),
+            message: message.into(),
+            since,
+        }
+    }
 }
 
 /// Everything that is recorded of a cache, for people and for the next planner.
@@ -172,6 +202,39 @@ pub struct CacheStatus {
 }
 
 impl CacheStatus {
+    /// The status of an action that began then: nothing counted, nothing told. What else there is to
+    /// record is set field by field.
+    #[must_use]
+    pub fn new(
+        observed_generation: u64,
+        reason: ActionReason,
+        status: ActionStatus,
+        start_time: Timestamp,
+    ) -> Self {
+        Self {
+            observed_generation,
+            status,
+            reason,
+            message: String::new(),
+            failures: BTreeMap::new(),
+            failures_total: 0,
+            counts: PairCounts::default(),
+            conditions: Vec::new(),
+            start_time,
+            completion_time: None,
+            refresh_revision: 0,
+            purged: false,
+        }
+    }
+
+    /// The condition of that kind.
+    #[must_use]
+    pub fn condition(&self, kind: ConditionKind) -> Option<&Condition> {
+        self.conditions
+            .iter()
+            .find(|condition| condition.kind == kind)
+    }
+
     /// Whether it says the same, as far as it can be recorded: in whole seconds.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.in_seconds() == other.in_seconds()

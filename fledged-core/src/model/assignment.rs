@@ -77,6 +77,55 @@ impl AssignedImage {
             ..Self::present(image)
         }
     }
+
+    /// With another pull policy.
+    #[must_use]
+    pub fn with_pull_policy(mut self, policy: ImagePullPolicy) -> Self {
+        self.pull_policy = policy;
+        self
+    }
+
+    /// With another revision.
+    #[must_use]
+    pub fn with_revision(mut self, revision: u64) -> Self {
+        self.revision = revision;
+        self
+    }
+
+    /// With another deadline.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// With another priority.
+    #[must_use]
+    pub fn with_priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// With these secrets, in the order to try them.
+    #[must_use]
+    pub fn with_pull_secrets(mut self, secrets: impl IntoIterator<Item = ObjectName>) -> Self {
+        self.pull_secrets = secrets.into_iter().collect();
+        self
+    }
+
+    /// With these ServiceAccounts.
+    #[must_use]
+    pub fn with_service_accounts(mut self, accounts: impl IntoIterator<Item = ObjectName>) -> Self {
+        self.service_accounts = accounts.into_iter().collect();
+        self
+    }
+
+    /// Wanted by these caches.
+    #[must_use]
+    pub fn with_wanted_by(mut self, caches: impl IntoIterator<Item = CacheId>) -> Self {
+        self.wanted_by = caches.into_iter().collect();
+        self
+    }
 }
 
 /// What an assignment takes where a cache says nothing.
@@ -98,7 +147,31 @@ impl Default for AssignmentDefaults {
     }
 }
 
+impl AssignmentDefaults {
+    /// With another pull policy.
+    #[must_use]
+    pub fn with_pull_policy(mut self, policy: ImagePullPolicy) -> Self {
+        self.pull_policy = policy;
+        self
+    }
+
+    /// With another deadline.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
 impl Assignment {
+    /// These images, at that generation.
+    pub fn new(generation: u64, images: impl IntoIterator<Item = AssignedImage>) -> Self {
+        Self {
+            generation,
+            images: images.into_iter().collect(),
+        }
+    }
+
     /// These images, all to be present, as [`AssignedImage::present`] has them.
     #[must_use]
     pub fn present(images: impl IntoIterator<Item = ImageRef>) -> Self {

@@ -24,6 +24,21 @@ pub struct InvalidField {
     pub problem: String,
 }
 
+impl InvalidField {
+    /// What is wrong with that value of that field.
+    pub fn new(
+        field: impl Into<String>,
+        value: impl Into<String>,
+        problem: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            value: value.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
 impl fmt::Display for InvalidField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.value.is_empty() {
@@ -47,7 +62,16 @@ pub struct InvalidSpec {
     pub fields: Vec<InvalidField>,
 }
 
-/// An image cache whose every value is valid.
+impl InvalidSpec {
+    /// A spec in which these fields are invalid.
+    pub fn new(fields: impl IntoIterator<Item = InvalidField>) -> Self {
+        Self {
+            fields: fields.into_iter().collect(),
+        }
+    }
+}
+
+/// An image cache whose every value is valid; [`ImageCacheSpec::validate`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageCache {
     /// Which cache this is.
@@ -207,12 +231,12 @@ impl ImageCacheSpec {
         }
         let rollout = self.rollout.clone().unwrap_or_default();
         if let Some(limit) = &rollout.max_concurrent_nodes
-            && limit.of(100).is_none()
+            && let Err(error) = limit.check()
         {
             refuse(
                 "spec.rollout.maxConcurrentNodes".to_owned(),
                 &limit.to_string(),
-                "must be a number from 1 up, or a percentage from 1% to 100%".to_owned(),
+                error.problem().to_owned(),
             );
         }
         if !invalid.is_empty() {

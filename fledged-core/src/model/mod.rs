@@ -4,6 +4,7 @@
 
 mod assignment;
 mod cache;
+mod count;
 mod digest;
 mod duration;
 mod grammar;
@@ -18,6 +19,7 @@ mod spec;
 
 pub use assignment::{AssignedImage, Assignment, AssignmentDefaults, DesiredState};
 pub use cache::{IMAGES_MAX, ImageCache, ImageGroup, InvalidField, InvalidSpec};
+pub use count::{CountOrPercent, ParseCountError};
 pub use digest::{Digest, ParseDigestError};
 pub use duration::{GoDuration, ParseDurationError};
 pub use image::{ImageRef, ParseImageRefError};
@@ -29,6 +31,6 @@ pub use selector::{
 };
 pub use size::ByteSize;
 pub use spec::{
-    CacheSpecImages, CountOrPercent, DeletionPolicy, ImageCacheSpec, ImagePullPolicy,
-    LocalObjectReference, Rollout,
+    CacheSpecImages, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, LocalObjectReference,
+    ParsePullPolicyError, Rollout,
 };

@@ -39,6 +39,35 @@ impl NodeFacts {
             architecture: go_architecture(std::env::consts::ARCH).to_owned(),
         }
     }
+
+    /// With these taints.
+    #[must_use]
+    pub fn with_taints(mut self, taints: impl IntoIterator<Item = Taint>) -> Self {
+        self.taints = taints.into_iter().collect();
+        self
+    }
+
+    /// Ready or not.
+    #[must_use]
+    pub fn with_ready(mut self, ready: bool) -> Self {
+        self.ready = ready;
+        self
+    }
+
+    /// Cordoned or not.
+    #[must_use]
+    pub fn with_unschedulable(mut self, unschedulable: bool) -> Self {
+        self.unschedulable = unschedulable;
+        self
+    }
+
+    /// With another operating system and architecture, in the words of `GOOS` and `GOARCH`.
+    #[must_use]
+    pub fn with_platform(mut self, os: impl Into<String>, architecture: impl Into<String>) -> Self {
+        self.os = os.into();
+        self.architecture = architecture.into();
+        self
+    }
 }
 
 /// Rust's word for an architecture as Go and OCI write it.

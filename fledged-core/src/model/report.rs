@@ -120,3 +120,14 @@ pub struct NodeReport {
     /// The images.
     pub images: Vec<ImageReport>,
 }
+
+impl NodeReport {
+    /// An answer to the assignment of that generation. When the inventory was read is not known.
+    pub fn new(observed_generation: u64, images: impl IntoIterator<Item = ImageReport>) -> Self {
+        Self {
+            observed_generation,
+            inventory_at: None,
+            images: images.into_iter().collect(),
+        }
+    }
+}

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeAffinity, Toleration};
+use super::shown::shown;
+use super::{CountOrPercent, NodeAffinity, Toleration};
 
 /// `spec` of an ImageCache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,48 @@ pub struct ImageCacheSpec {
     /// How fast the images go out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+}
+
+impl ImageCacheSpec {
+    /// These images on these nodes, and nothing else said.
+    pub fn new(entries: impl IntoIterator<Item = CacheSpecImages>) -> Self {
+        Self {
+            cache_spec: entries.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// With secrets of these names.
+    #[must_use]
+    pub fn with_image_pull_secrets<N: Into<String>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let names = names.into_iter();
+        self.image_pull_secrets = names.map(LocalObjectReference::new).collect();
+        self
+    }
+
+    /// With that ServiceAccount.
+    #[must_use]
+    pub fn with_service_account_name(mut self, name: impl Into<String>) -> Self {
+        self.service_account_name = Some(name.into());
+        self
+    }
+
+    /// With that deletion policy.
+    #[must_use]
+    pub fn with_deletion_policy(mut self, policy: DeletionPolicy) -> Self {
+        self.deletion_policy = Some(policy);
+        self
+    }
+
+    /// At that pace.
+    #[must_use]
+    pub fn with_rollout(mut self, rollout: Rollout) -> Self {
+        self.rollout = Some(rollout);
+        self
+    }
 }
 
 /// One entry of `spec.cacheSpec`: images, and the nodes they belong on.
@@ -51,12 +95,63 @@ pub struct CacheSpecImages {
     pub node_affinity: Option<NodeAffinity>,
 }
 
+impl CacheSpecImages {
+    /// These images, on all nodes.
+    pub fn new<I: Into<String>>(images: impl IntoIterator<Item = I>) -> Self {
+        Self {
+            images: images.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Only on nodes with these labels, beside those that were named before.
+    #[must_use]
+    pub fn with_node_selector<K: Into<String>, V: Into<String>>(
+        mut self,
+        labels: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let labels = labels
+            .into_iter()
+            .map(|(key, value)| (key.into(), value.into()));
+        self.node_selector.get_or_insert_default().extend(labels);
+        self
+    }
+
+    /// With that pull policy.
+    #[must_use]
+    pub fn with_image_pull_policy(mut self, policy: ImagePullPolicy) -> Self {
+        self.image_pull_policy = Some(policy);
+        self
+    }
+
+    /// Only on nodes whose taints these tolerate.
+    #[must_use]
+    pub fn with_tolerations(mut self, tolerations: impl IntoIterator<Item = Toleration>) -> Self {
+        self.tolerations = Some(tolerations.into_iter().collect());
+        self
+    }
+
+    /// Only on nodes that match that affinity.
+    #[must_use]
+    pub fn with_node_affinity(mut self, affinity: NodeAffinity) -> Self {
+        self.node_affinity = Some(affinity);
+        self
+    }
+}
+
 /// The name of an object in the same namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalObjectReference {
     /// Its name.
     pub name: String,
+}
+
+impl LocalObjectReference {
+    /// The object of that name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into() }
+    }
 }
 
 /// When an image that is present is pulled again.
@@ -68,6 +163,46 @@ pub enum ImagePullPolicy {
     IfNotPresent,
     /// Pulled again whenever the cache is applied or refreshed.
     Always,
+}
+
+/// Why a string is not a pull policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid image pull policy \"{}\": it must be IfNotPresent or Always", shown(.value))]
+pub struct ParsePullPolicyError {
+    value: String,
+}
+
+impl ImagePullPolicy {
+    /// Every policy.
+    pub const ALL: [Self; 2] = [Self::IfNotPresent, Self::Always];
+
+    /// The word as it stands in a spec.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Always => "Always",
+        }
+    }
+}
+
+impl fmt::Display for ImagePullPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ImagePullPolicy {
+    type Err = ParsePullPolicyError;
+
+    /// Case does not matter here; in a spec it does.
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let same = |policy: &Self| policy.as_str().eq_ignore_ascii_case(value);
+        let found = Self::ALL.into_iter().find(same);
+        found.ok_or_else(|| ParsePullPolicyError {
+            value: value.to_owned(),
+        })
+    }
 }
 
 /// What happens to the images of an ImageCache that is deleted.
@@ -91,61 +226,11 @@ pub struct Rollout {
     pub max_concurrent_nodes: Option<CountOrPercent>,
 }
 
-/// A number, or a percentage such as `"25%"` (`intstr.IntOrString`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum CountOrPercent {
-    /// That many.
-    Count(u32),
-    /// That share of the whole, written `N%`.
-    Percent(String),
-}
-
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for CountOrPercent {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "CountOrPercent".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "x-kubernetes-int-or-string": true,
-        })
-    }
-}
-
-impl fmt::Display for CountOrPercent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count(count) => write!(f, "{count}"),
-            Self::Percent(text) => f.write_str(text),
-        }
-    }
-}
-
-impl CountOrPercent {
-    /// The number it comes to among `whole`, rounded up; at least one. `None` when it is malformed.
+impl Rollout {
+    /// With at most that many nodes at once.
     #[must_use]
-    pub fn of(&self, whole: usize) -> Option<usize> {
-        let count = match self {
-            Self::Count(0) => return None,
-            Self::Count(n) => usize::try_from(*n).ok()?,
-            Self::Percent(text) => {
-                let digits = text.strip_suffix('%')?;
-                if !digits.bytes().all(|b| b.is_ascii_digit()) {
-                    return None;
-                }
-                let share: usize = digits.parse().ok()?;
-                if !(1..=100).contains(&share) {
-                    return None;
-                }
-                whole.saturating_mul(share).div_ceil(100)
-            }
-        };
-        Some(count.max(1))
+    pub fn with_max_concurrent_nodes(mut self, nodes: CountOrPercent) -> Self {
+        self.max_concurrent_nodes = Some(nodes);
+        self
     }
 }

@@ -81,6 +81,69 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// With other delays between attempts of a round after a passing failure.
+    #[must_use]
+    pub fn with_transient(mut self, schedule: Schedule) -> Self {
+        self.transient = schedule;
+        self
+    }
+
+    /// With other delays between attempts while the registry throttles.
+    #[must_use]
+    pub fn with_throttled(mut self, schedule: Schedule) -> Self {
+        self.throttled = schedule;
+        self
+    }
+
+    /// With other delays between rounds that ended with a passing failure or the deadline.
+    #[must_use]
+    pub fn with_round(mut self, schedule: Schedule) -> Self {
+        self.round = schedule;
+        self
+    }
+
+    /// With other delays between rounds after refused credentials or a missing image.
+    #[must_use]
+    pub fn with_refused(mut self, schedule: Schedule) -> Self {
+        self.refused = schedule;
+        self
+    }
+
+    /// With other delays between rounds after a malformed image or with an unsupported runtime.
+    #[must_use]
+    pub fn with_invalid(mut self, schedule: Schedule) -> Self {
+        self.invalid = schedule;
+        self
+    }
+
+    /// With other delays while the disk is full.
+    #[must_use]
+    pub fn with_disk_full(mut self, schedule: Schedule) -> Self {
+        self.disk_full = schedule;
+        self
+    }
+
+    /// With other delays before an image is pulled again that vanishes repeatedly.
+    #[must_use]
+    pub fn with_evicted(mut self, schedule: Schedule) -> Self {
+        self.evicted = schedule;
+        self
+    }
+
+    /// With other delays between attempts to read the inventory.
+    #[must_use]
+    pub fn with_inventory(mut self, schedule: Schedule) -> Self {
+        self.inventory = schedule;
+        self
+    }
+
+    /// With another share by which a delay is spread, 0 to 1.
+    #[must_use]
+    pub fn with_jitter(mut self, share: f64) -> Self {
+        self.jitter = share;
+        self
+    }
+
     /// The delay before the next attempt of the same round, after `attempts` that failed.
     #[must_use]
     pub fn within_round(

@@ -39,6 +39,13 @@ impl WarmerConfig {
         self
     }
 
+    /// With another time within which an image that vanishes counts as evicted.
+    #[must_use]
+    pub fn with_eviction_window(mut self, window: Duration) -> Self {
+        self.eviction_window = window;
+        self
+    }
+
     /// With other delays after failures.
     #[must_use]
     pub fn with_backoff(mut self, backoff: Backoff) -> Self {

@@ -145,6 +145,16 @@ impl ClusterError {
     }
 }
 
+impl WriteFailure {
+    /// Anything but a conflict or a missing object, with the other side's own text.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::Unavailable {
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+}
+
 /// Why a write failed; decides what is done about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

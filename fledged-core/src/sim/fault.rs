@@ -31,7 +31,7 @@ impl Fault {
 pub struct Faults {
     /// Faults of pulls, drawn evenly.
     pub pulls: Vec<Fault>,
-    /// Faults of readings and removals, drawn evenly.
+    /// Faults of everything else: readings and removals of a runtime, writes of a cluster. Drawn evenly.
     pub calls: Vec<Fault>,
     /// Chance that an operation meets one, 0 to 1.
     pub chance: f64,
@@ -40,6 +40,38 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Every operation meets one of those given, until that much time has passed.
+    #[must_use]
+    pub fn until(end: Duration) -> Self {
+        Self {
+            pulls: Vec::new(),
+            calls: Vec::new(),
+            chance: 1.0,
+            until: end,
+        }
+    }
+
+    /// With another chance that an operation meets one, 0 to 1.
+    #[must_use]
+    pub fn with_chance(mut self, chance: f64) -> Self {
+        self.chance = chance;
+        self
+    }
+
+    /// With these faults of pulls.
+    #[must_use]
+    pub fn with_pulls(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.pulls = faults.into_iter().collect();
+        self
+    }
+
+    /// With these faults of readings, removals and writes.
+    #[must_use]
+    pub fn with_calls(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.calls = faults.into_iter().collect();
+        self
+    }
+
     /// Draws a fault for a pull, or none.
     pub(super) fn draw_pull(&self, elapsed: Duration, rng: &mut fastrand::Rng) -> Option<Fault> {
         self.draw(&self.pulls, elapsed, rng)
