@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fledged_core::model::{
-    AssignedImage, Assignment, AssignmentDefaults, DesiredState, ImageCache, ImageRef, NodeFacts,
+    AssignedImage, Assignment, AssignmentDefaults, ImageCache, ImageRef, NodeFacts,
 };
 
 /// Folds edits into assignments: what the manifests name is to be present; what they named
@@ -36,14 +36,8 @@ impl Desired {
     pub fn edited(&mut self, caches: &[ImageCache]) -> Assignment {
         let wanted = Assignment::for_node(&self.node, caches, self.defaults).images;
         for before in std::mem::replace(&mut self.present, wanted) {
-            self.leaving.insert(
-                before.image.clone(),
-                AssignedImage {
-                    state: DesiredState::Absent,
-                    wanted_by: Vec::new(),
-                    ..before
-                },
-            );
+            self.leaving
+                .insert(before.image.clone(), before.into_absent());
         }
         for entry in &self.present {
             self.leaving.remove(&entry.image);
@@ -68,15 +62,10 @@ impl Desired {
 
     fn assignment(&mut self) -> Assignment {
         self.generation += 1;
-        Assignment {
-            generation: self.generation,
-            images: self
-                .present
-                .iter()
-                .chain(self.leaving.values())
-                .cloned()
-                .collect(),
-        }
+        Assignment::new(
+            self.generation,
+            self.present.iter().chain(self.leaving.values()).cloned(),
+        )
     }
 }
 
@@ -84,7 +73,7 @@ impl Desired {
 mod tests {
     use std::collections::BTreeMap;
 
-    use fledged_core::model::NodeName;
+    use fledged_core::model::{DesiredState, NodeName};
 
     use super::*;
     use crate::manifest::parse;

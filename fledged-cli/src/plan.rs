@@ -85,7 +85,7 @@ pub fn removes(assignment: &Assignment) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use fledged_core::model::{AssignmentDefaults, ByteSize, NodeFacts, NodeName};
+    use fledged_core::model::{AssignmentDefaults, NodeFacts, NodeName};
     use fledged_core::ports::RemovalScope;
 
     use super::*;
@@ -100,13 +100,7 @@ mod tests {
         let node = NodeFacts::new(NodeName::new("n").unwrap(), BTreeMap::new());
         let assignment =
             Assignment::for_node(&node, &caches, AssignmentDefaults::default()).into_absent();
-        let image = RuntimeImage {
-            id: ImageId("1".to_owned()),
-            references: names.iter().map(|n| ImageRef::parse(n).unwrap()).collect(),
-            digest: None,
-            size: ByteSize::ZERO,
-            pinned: false,
-        };
+        let image = RuntimeImage::new("1", names.iter().map(|n| ImageRef::parse(n).unwrap()));
         let users = used.then(|| image.id.clone());
         let inventory = Inventory::new(vec![image], users, scope);
         let now = "2026-01-01T00:00:00Z".parse().unwrap();

@@ -145,6 +145,7 @@ impl fmt::Display for Reason {
 /// What went wrong with one operation: a reason for machines, a message for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
+#[non_exhaustive]
 pub struct Failure {
     /// Why, in one word; decides the class.
     pub reason: Reason,

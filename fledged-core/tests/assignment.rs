@@ -109,10 +109,7 @@ fn always_wins_and_moving_references_are_always_pulled() {
     assert_eq!(found["moving"], Always);
     assert_eq!(found["default:1"], IfNotPresent);
 
-    let defaults = AssignmentDefaults {
-        pull_policy: Always,
-        ..AssignmentDefaults::default()
-    };
+    let defaults = AssignmentDefaults::default().with_pull_policy(Always);
     let found = policies(&Assignment::for_node(&mk_node(&[]), &caches, defaults).images);
     assert_eq!(found["default:1"], Always);
     assert_eq!(
@@ -158,11 +155,7 @@ fn credentials_of_all_caches_are_united_in_order() {
 #[test]
 fn an_assignment_can_be_turned_into_its_removal() {
     let images = fold(&[mk_images("one", &["a:1", "b:1"])]);
-    let absent = Assignment {
-        generation: 4,
-        images,
-    }
-    .into_absent();
+    let absent = Assignment::new(4, images).into_absent();
     assert_eq!(absent.generation, 4);
     assert_eq!(words(&absent.images), ["a:1", "b:1"]);
     assert!(

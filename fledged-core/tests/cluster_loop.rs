@@ -34,15 +34,11 @@ fn mk_name(name: &str) -> NodeName {
 }
 
 fn mk_spec(images: &[&str], zone: Option<&str>, purge: bool) -> ImageCacheSpec {
-    let labels = zone.map(|zone| BTreeMap::from([("zone".to_owned(), zone.to_owned())]));
-    ImageCacheSpec {
-        cache_spec: vec![CacheSpecImages {
-            images: images.iter().map(|image| (*image).to_owned()).collect(),
-            node_selector: labels,
-            ..CacheSpecImages::default()
-        }],
-        deletion_policy: purge.then_some(DeletionPolicy::Purge),
-        ..ImageCacheSpec::default()
+    let entry = CacheSpecImages::new(images.iter().copied());
+    let spec = ImageCacheSpec::new([entry.with_node_selector(zone.map(|zone| ("zone", zone)))]);
+    match purge {
+        true => spec.with_deletion_policy(DeletionPolicy::Purge),
+        false => spec,
     }
 }
 
@@ -78,17 +74,14 @@ impl Stage {
     fn new(seed: u64, chance: f64) -> Self {
         let clock = SimClock::new();
         let midway = Failure::new(Reason::ConnectionFailed, "reset");
-        let faults = Faults {
-            calls: vec![
+        let faults = Faults::until(Duration::from_secs(TROUBLE))
+            .with_calls(vec![
                 Fault::fail(Reason::RegistryError),
                 Fault::FailMidway(midway),
                 Fault::Hang,
                 Fault::Slow(Duration::from_secs(3)),
-            ],
-            chance,
-            until: Duration::from_secs(TROUBLE),
-            ..Faults::default()
-        };
+            ])
+            .with_chance(chance);
         let cluster = SimCluster::new(clock.clone(), seed).with_faults(faults);
         Self { clock, cluster }
     }

@@ -24,10 +24,7 @@ fn mk_ref(text: &str) -> ImageRef {
 }
 
 fn mk_assignment(images: &[AssignedImage]) -> Assignment {
-    Assignment {
-        generation: 1,
-        images: images.to_vec(),
-    }
+    Assignment::new(1, images.to_vec())
 }
 
 fn mk_present(text: &str) -> AssignedImage {
@@ -205,12 +202,7 @@ fn settling_again_looks_again() {
 
 #[test]
 fn settling_ends_although_the_runtime_never_answers() {
-    let faults = Faults {
-        calls: vec![Fault::Hang],
-        chance: 1.0,
-        until: Duration::MAX,
-        ..Faults::default()
-    };
+    let faults = Faults::until(Duration::MAX).with_calls(vec![Fault::Hang]);
     let mut node = mk_node_with(faults);
     let report = node.settle(&[mk_present("a"), mk_absent("b")]);
     assert_eq!(phases(&report), [ImagePhase::Failed; 2]);
@@ -224,12 +216,7 @@ fn settling_ends_although_the_runtime_never_answers() {
 
 #[test]
 fn a_call_that_never_answers_is_asked_again() {
-    let faults = Faults {
-        calls: vec![Fault::Hang],
-        chance: 1.0,
-        until: Duration::from_secs(100),
-        ..Faults::default()
-    };
+    let faults = Faults::until(Duration::from_secs(100)).with_calls(vec![Fault::Hang]);
     let mut node = mk_node_with(faults);
     let report = node.settle(&[mk_present("a")]);
     assert_eq!(phases(&report), [ImagePhase::Cached]);
@@ -238,12 +225,7 @@ fn a_call_that_never_answers_is_asked_again() {
 
 #[test]
 fn a_pull_that_hangs_is_dropped_at_its_deadline() {
-    let faults = Faults {
-        pulls: vec![Fault::Hang],
-        chance: 1.0,
-        until: Duration::MAX,
-        ..Faults::default()
-    };
+    let faults = Faults::until(Duration::MAX).with_pulls(vec![Fault::Hang]);
     let mut node = mk_node_with(faults);
     let report = node.settle(&[mk_present("a")]);
     assert_eq!(report.images[0].reason, Some(Reason::DeadlineExceeded));
@@ -349,14 +331,11 @@ fn what_was_reported_before_a_restart_is_resumed() {
     for name in ["a", "b"] {
         node.runtime.preload(&mk_ref(name));
     }
-    let satisfied = ImageReport {
-        revision: Some(7),
-        ..ImageReport::new(mk_ref("a"), ImagePhase::Cached)
-    };
-    let always = |name: &str| AssignedImage {
-        revision: 7,
-        pull_policy: fledged_core::model::ImagePullPolicy::Always,
-        ..mk_present(name)
+    let satisfied = ImageReport::new(mk_ref("a"), ImagePhase::Cached).with_revision(7);
+    let always = |name: &str| {
+        mk_present(name)
+            .with_revision(7)
+            .with_pull_policy(fledged_core::model::ImagePullPolicy::Always)
     };
     let inputs = vec![
         (0, NodeInput::Resume(vec![satisfied])),
@@ -381,10 +360,7 @@ fn an_observer_sees_phases_and_progress() {
     assert_eq!(told, [Pending, Pulling, Cached]);
     let size = ByteSize::new(SPEED);
     let progress = node.observer.progress.lock().unwrap();
-    let whole = PullProgress {
-        done: size,
-        total: Some(size),
-    };
+    let whole = PullProgress::new(size, size);
     assert_eq!(progress.last(), Some(&("a".to_owned(), whole)));
 }
 

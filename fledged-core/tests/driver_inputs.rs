@@ -8,9 +8,7 @@ use std::task::Poll;
 use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
 use fledged_core::model::{Assignment, ByteSize, ImagePhase, ImageRef, ImageReport};
 use fledged_core::node::{Warmer, WarmerConfig};
-use fledged_core::ports::{
-    Anonymous, ImageId, MockImageRuntime, RemovalScope, RuntimeImage, RuntimeInfo,
-};
+use fledged_core::ports::{Anonymous, MockImageRuntime, RemovalScope, RuntimeImage, RuntimeInfo};
 use fledged_core::sim::SimClock;
 use futures_util::future::poll_fn;
 use futures_util::stream::{self, StreamExt};
@@ -37,21 +35,10 @@ impl NodeObserver for Watch {
 #[test]
 fn inputs_without_end_do_not_keep_a_pull_from_going_on() {
     let image: ImageRef = "app:1".parse().unwrap();
-    let held = RuntimeImage {
-        id: ImageId("app".to_owned()),
-        references: vec![image.clone()],
-        digest: None,
-        size: ByteSize::new(1),
-        pinned: false,
-    };
+    let held = RuntimeImage::new("app", [image.clone()]).with_size(ByteSize::new(1));
     let mut runtime = MockImageRuntime::new();
     runtime.expect_info().returning(|| {
-        Ok(RuntimeInfo {
-            name: "mock".to_owned(),
-            version: "1".to_owned(),
-            api_version: "v1".to_owned(),
-            removal: RemovalScope::Image,
-        })
+        Ok(RuntimeInfo::new("mock", "1", RemovalScope::Image).with_api_version("v1"))
     });
     runtime.expect_list().returning(|| Ok(Vec::new()));
     runtime.expect_pull().returning(move |_| Ok(held.clone()));

@@ -21,13 +21,7 @@ fn mk_ref(text: &str) -> ImageRef {
 }
 
 fn mk_image(text: &str) -> RuntimeImage {
-    RuntimeImage {
-        id: ImageId(text.to_owned()),
-        references: vec![mk_ref(text)],
-        digest: None,
-        size: ByteSize::new(1),
-        pinned: false,
-    }
+    RuntimeImage::new(text, [mk_ref(text)]).with_size(ByteSize::new(1))
 }
 
 fn mk_auth(username: &str) -> RegistryAuth {
@@ -38,12 +32,7 @@ fn mk_auth(username: &str) -> RegistryAuth {
 }
 
 fn mk_info() -> RuntimeInfo {
-    RuntimeInfo {
-        name: "mock".to_owned(),
-        version: "1".to_owned(),
-        api_version: "v1".to_owned(),
-        removal: RemovalScope::Image,
-    }
+    RuntimeInfo::new("mock", "1", RemovalScope::Image).with_api_version("v1")
 }
 
 /// A runtime that holds nothing.
@@ -113,10 +102,7 @@ fn settle(runtime: MockImageRuntime, store: MockCredentials, image: AssignedImag
         Arc::new(clock.clone()),
         Arc::new(Silent),
     );
-    let assignment = Assignment {
-        generation: 1,
-        images: vec![image],
-    };
+    let assignment = Assignment::new(1, vec![image]);
     let mut report = clock.block_on(node.settle(assignment)).unwrap();
     report.images.remove(0)
 }
@@ -219,15 +205,10 @@ fn credentials_that_can_not_be_read_for_now_are_asked_for_again_within_the_round
 
 #[test]
 fn credentials_are_asked_for_what_the_assignment_names() {
-    let secret = ObjectName {
-        namespace: "ns".to_owned(),
-        name: "key".to_owned(),
-    };
-    let image = AssignedImage {
-        pull_secrets: vec![secret.clone()],
-        service_accounts: vec![secret.clone()],
-        ..AssignedImage::present(mk_ref("app"))
-    };
+    let secret = ObjectName::new("ns", "key");
+    let image = AssignedImage::present(mk_ref("app"))
+        .with_pull_secrets(vec![secret.clone()])
+        .with_service_accounts(vec![secret.clone()]);
     let held = Arc::new(Mutex::new(Vec::new()));
     let mut runtime = mk_holding(&held);
     runtime.expect_pull().times(1).returning(move |_| {

@@ -9,10 +9,7 @@ use fledged_core::model::{DeletionPolicy, ImageCacheSpec, ImagePullPolicy};
 use world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 
 fn mk_purging(images: &[&str]) -> ImageCacheSpec {
-    ImageCacheSpec {
-        deletion_policy: Some(DeletionPolicy::Purge),
-        ..mk_spec(images, &[])
-    }
+    mk_spec(images, &[]).with_deletion_policy(DeletionPolicy::Purge)
 }
 
 /// Two nodes and one settled cache `web` of `app:1` and `db:1`.

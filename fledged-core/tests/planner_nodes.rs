@@ -26,10 +26,7 @@ fn nothing_is_written_before_everything_is_known() {
     let images = vec![AssignedImage::present(mk_ref("app:1"))];
     world.apply(ClusterEvent::AssignmentRecorded {
         node: mk_name("n1"),
-        assignment: Assignment {
-            generation: 4,
-            images,
-        },
+        assignment: Assignment::new(4, images),
     });
     world.run();
     assert_eq!((world.writes, world.planner.next_wakeup()), (0, None));
@@ -255,10 +252,7 @@ fn a_record_that_somebody_changed_is_put_right() {
     let record = world.records.remove(&mk_name("n1")).unwrap();
     world.tell(ClusterEvent::AssignmentGone(mk_name("n1")));
     assert_eq!(world.assigned("n1"), ["app:1"]);
-    let tampered = Assignment {
-        generation: 9,
-        images: Vec::new(),
-    };
+    let tampered = Assignment::new(9, Vec::new());
     world.records.insert(mk_name("n1"), tampered.clone());
     world.tell(ClusterEvent::AssignmentRecorded {
         node: mk_name("n1"),
@@ -332,17 +326,11 @@ fn a_report_answers_only_what_the_node_had_been_told() {
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1"], &[]));
     world.settle();
-    let stale = world.agents[&mk_name("n1")].reported.clone().unwrap();
     world.cache("web", &mk_spec(&["app:1", "db:1"], &[]));
     let generation = world.records[&mk_name("n1")].generation;
     let node = mk_name("n1");
-    let answer = |observed_generation| NodeReport {
-        observed_generation,
-        images: ["app:1", "db:1"]
-            .map(|image| ImageReport::new(mk_ref(image), ImagePhase::Cached))
-            .to_vec(),
-        ..stale.clone()
-    };
+    let cached = |image| ImageReport::new(mk_ref(image), ImagePhase::Cached);
+    let answer = |generation| NodeReport::new(generation, ["app:1", "db:1"].map(cached));
     let report = answer(generation - 1);
     let name = node.clone();
     world.tell(ClusterEvent::Reported { node: name, report });

@@ -50,8 +50,8 @@ fn spec() -> impl Strategy<Value = ImageCacheSpec> {
                 spec.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
             }
             spec.deletion_policy = purge.then_some(DeletionPolicy::Purge);
-            spec.rollout = limit.map(|limit| Rollout {
-                max_concurrent_nodes: Some(CountOrPercent::Count(limit)),
+            spec.rollout = limit.map(|limit| {
+                Rollout::default().with_max_concurrent_nodes(CountOrPercent::Count(limit))
             });
             spec
         })

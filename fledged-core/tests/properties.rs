@@ -9,8 +9,7 @@ use std::time::Duration;
 use fledged_core::driver::{NodeInput, NodeLoop, Silent};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
-    AssignedImage, Assignment, ByteSize, DesiredState, ImagePhase, ImagePullPolicy, ImageRef,
-    NodeReport,
+    AssignedImage, Assignment, ByteSize, ImagePhase, ImagePullPolicy, ImageRef, NodeReport,
 };
 use fledged_core::node::{Warmer, WarmerConfig};
 use fledged_core::ports::{Anonymous, Clock, RemovalScope};
@@ -147,25 +146,20 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 fn assignment(generation: u64, wishes: &[Wish]) -> Assignment {
-    let images = wishes.iter().map(|wish| AssignedImage {
-        state: if wish.absent {
-            DesiredState::Absent
-        } else {
-            DesiredState::Present
-        },
-        pull_policy: if wish.always {
-            ImagePullPolicy::Always
-        } else {
-            ImagePullPolicy::IfNotPresent
-        },
-        revision: wish.revision,
-        priority: wish.priority,
-        ..AssignedImage::present(reference(wish.name))
+    let images = wishes.iter().map(|wish| {
+        let image = reference(wish.name);
+        let image = match wish.absent {
+            true => AssignedImage::absent(image),
+            false => AssignedImage::present(image),
+        };
+        let policy = match wish.always {
+            true => ImagePullPolicy::Always,
+            false => ImagePullPolicy::IfNotPresent,
+        };
+        let image = image.with_pull_policy(policy).with_revision(wish.revision);
+        image.with_priority(wish.priority)
     });
-    Assignment {
-        generation,
-        images: images.collect(),
-    }
+    Assignment::new(generation, images)
 }
 
 /// References that are to be present: `Present` wins where a name is wished both ways.
@@ -180,8 +174,8 @@ fn desired(wishes: &[Wish]) -> BTreeSet<ImageRef> {
 fn faults(chance: f64) -> Faults {
     let delayed = Failure::new(Reason::TooManyRequests, "429")
         .with_retry_after(Some(Duration::from_secs(90)));
-    Faults {
-        pulls: vec![
+    Faults::until(TROUBLE)
+        .with_pulls(vec![
             Fault::fail(Reason::RegistryError),
             Fault::fail(Reason::Unauthorized),
             Fault::fail(Reason::ImageNotFound),
@@ -192,16 +186,14 @@ fn faults(chance: f64) -> Faults {
             Fault::FailMidway(Failure::new(Reason::ConnectionFailed, "reset")),
             Fault::Hang,
             Fault::Slow(Duration::from_secs(200)),
-        ],
-        calls: vec![
+        ])
+        .with_calls(vec![
             Fault::fail(Reason::RuntimeUnavailable),
             Fault::fail(Reason::Unknown),
             Fault::Hang,
             Fault::Slow(Duration::from_secs(15)),
-        ],
-        chance,
-        until: TROUBLE,
-    }
+        ])
+        .with_chance(chance)
 }
 
 struct Outcome {

@@ -44,10 +44,7 @@ fn mk_group(rest: Value) -> ImageGroup {
     let mut entry = rest;
     entry["images"] = json!(["nginx"]);
     let entry: CacheSpecImages = serde_json::from_value(entry).unwrap();
-    let spec = ImageCacheSpec {
-        cache_spec: vec![entry],
-        ..ImageCacheSpec::default()
-    };
+    let spec = ImageCacheSpec::new([entry]);
     let cache = spec.validate(CacheId::new("default", "cache", "1"));
     cache.unwrap().groups.remove(0)
 }

@@ -141,13 +141,10 @@ fn layers_that_are_there_are_not_fetched_again() {
     runtime.preload(&mk_ref("a"));
     let last = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&last);
-    let request = PullRequest {
-        progress: ProgressSink::new(move |p| {
-            assert_eq!(p.total, Some(ByteSize::new(8 * MB)));
-            seen.store(usize::try_from(p.done.bytes()).unwrap(), Ordering::SeqCst);
-        }),
-        ..PullRequest::new(mk_ref("layered"))
-    };
+    let request = PullRequest::new(mk_ref("layered")).with_progress(ProgressSink::new(move |p| {
+        assert_eq!(p.total, Some(ByteSize::new(8 * MB)));
+        seen.store(usize::try_from(p.done.bytes()).unwrap(), Ordering::SeqCst);
+    }));
     clock.block_on(runtime.pull(request)).unwrap().unwrap();
     assert!((1.0..1.1).contains(&seconds(&clock)), "{}", seconds(&clock));
     assert_eq!(last.load(Ordering::SeqCst), 8_000_000);
@@ -177,10 +174,8 @@ fn a_registry_refuses_strangers_and_unknown_names() {
     let reason = |name| clock.block_on(pull(&runtime, name)).unwrap();
     assert_eq!(reason("private"), Err(Reason::Unauthorized));
     assert_eq!(reason("missing"), Err(Reason::ImageNotFound));
-    let request = PullRequest {
-        auth: Some(RegistryAuth::RegistryToken("t".into())),
-        ..PullRequest::new(mk_ref("private"))
-    };
+    let request =
+        PullRequest::new(mk_ref("private")).with_auth(RegistryAuth::RegistryToken("t".into()));
     clock.block_on(runtime.pull(request)).unwrap().unwrap();
     assert!(runtime.holds(&mk_ref("private")));
 }
@@ -246,12 +241,11 @@ fn a_reference_that_moves_leaves_its_old_image() {
 #[test]
 fn faults_end_when_they_are_to() {
     let clock = SimClock::new();
-    let runtime = mk_runtime(&clock).with_faults(Faults {
-        pulls: vec![Fault::fail(Reason::RegistryError)],
-        calls: vec![Fault::fail(Reason::RuntimeUnavailable)],
-        chance: 1.0,
-        until: Duration::from_secs(60),
-    });
+    let runtime = mk_runtime(&clock).with_faults(
+        Faults::until(Duration::from_secs(60))
+            .with_pulls(vec![Fault::fail(Reason::RegistryError)])
+            .with_calls(vec![Fault::fail(Reason::RuntimeUnavailable)]),
+    );
     assert_eq!(
         clock.block_on(pull(&runtime, "a")).unwrap(),
         Err(Reason::RegistryError)
@@ -269,12 +263,8 @@ fn faults_end_when_they_are_to() {
 fn a_fault_midway_costs_time_and_a_slow_one_more() {
     let time = |fault| {
         let clock = SimClock::new();
-        let runtime = mk_runtime(&clock).with_faults(Faults {
-            pulls: vec![fault],
-            chance: 1.0,
-            until: Duration::MAX,
-            ..Faults::default()
-        });
+        let runtime =
+            mk_runtime(&clock).with_faults(Faults::until(Duration::MAX).with_pulls(vec![fault]));
         let result = clock.block_on(pull(&runtime, "a")).unwrap();
         (result, seconds(&clock))
     };
@@ -291,15 +281,14 @@ fn play(seed: u64) -> Vec<TraceEntry> {
     let clock = SimClock::new();
     let runtime = SimRuntime::new(clock.clone(), mk_registry(), seed)
         .with_bandwidth(8 * MB)
-        .with_faults(Faults {
-            pulls: vec![
-                Fault::fail(Reason::RegistryError),
-                Fault::Slow(Duration::from_secs(3)),
-            ],
-            chance: 0.5,
-            until: Duration::MAX,
-            ..Faults::default()
-        });
+        .with_faults(
+            Faults::until(Duration::MAX)
+                .with_pulls(vec![
+                    Fault::fail(Reason::RegistryError),
+                    Fault::Slow(Duration::from_secs(3)),
+                ])
+                .with_chance(0.5),
+        );
     let pulls = ["a", "b", "alias", "layered"].map(|name| pull(&runtime, name));
     clock.block_on(join_all(pulls)).unwrap();
     runtime.trace()

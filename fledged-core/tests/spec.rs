@@ -77,10 +77,7 @@ fn a_manifest_of_kube_fledged_is_taken_as_it_stands() {
         ]
     );
     assert_eq!(cache.groups[1].node_selector["tier"], "backend");
-    let secret = ObjectName {
-        namespace: "kube-fledged".to_owned(),
-        name: "myregistrykey".to_owned(),
-    };
+    let secret = ObjectName::new("kube-fledged", "myregistrykey");
     assert_eq!(cache.pull_secrets, [secret]);
 }
 

@@ -11,17 +11,11 @@ use fledged_core::node::{NodeCommand, NodeEvent};
 use rig::{Rig, mk_absent, mk_image, mk_inventory, mk_present, mk_secret};
 
 fn mk_prioritised(name: &str, priority: i32) -> AssignedImage {
-    AssignedImage {
-        priority,
-        ..mk_present(name)
-    }
+    mk_present(name).with_priority(priority)
 }
 
 fn mk_hasty(name: &str, seconds: u64) -> AssignedImage {
-    AssignedImage {
-        deadline: Duration::from_secs(seconds),
-        ..mk_present(name)
-    }
+    mk_present(name).with_deadline(Duration::from_secs(seconds))
 }
 
 #[test]
@@ -117,11 +111,9 @@ fn a_pull_is_told_before_it_begins_and_when_it_ends() {
 
 #[test]
 fn a_pull_names_its_credentials_and_deadline() {
-    let image = AssignedImage {
-        pull_secrets: vec![mk_secret("first"), mk_secret("second")],
-        service_accounts: vec![mk_secret("builder")],
-        ..mk_hasty("a", 70)
-    };
+    let image = mk_hasty("a", 70)
+        .with_pull_secrets(vec![mk_secret("first"), mk_secret("second")])
+        .with_service_accounts(vec![mk_secret("builder")]);
     let (rig, asked) = Rig::warmed(3, vec![image.clone()], &[]);
     let pull = asked.0.iter().find_map(|command| match command {
         NodeCommand::Pull {

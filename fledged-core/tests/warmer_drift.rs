@@ -8,23 +8,17 @@ use std::time::Duration;
 use fledged_core::error::Reason;
 use fledged_core::model::{AssignedImage, Digest, ImagePhase, ImagePullPolicy, ImageReport};
 use fledged_core::node::{Inventory, NodeEvent, Warmer};
-use fledged_core::ports::{RemovalScope, RuntimeImage};
+use fledged_core::ports::RemovalScope;
 use rig::{Rig, mk_absent, mk_config, mk_image, mk_inventory, mk_present, mk_ref};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn mk_revision(name: &str, revision: u64) -> AssignedImage {
-    AssignedImage {
-        revision,
-        ..mk_present(name)
-    }
+    mk_present(name).with_revision(revision)
 }
 
 fn mk_always(name: &str) -> AssignedImage {
-    AssignedImage {
-        pull_policy: ImagePullPolicy::Always,
-        ..mk_present(name)
-    }
+    mk_present(name).with_pull_policy(ImagePullPolicy::Always)
 }
 
 #[test]
@@ -267,10 +261,8 @@ fn a_pull_of_what_is_now_to_be_absent_is_cancelled_and_undone() {
 
 #[test]
 fn after_a_restart_satisfied_revisions_are_not_pulled_again() {
-    let past = |name: &str, phase, revision| ImageReport {
-        revision: Some(revision),
-        ..ImageReport::new(mk_ref(name), phase)
-    };
+    let past =
+        |name: &str, phase, revision| ImageReport::new(mk_ref(name), phase).with_revision(revision);
     let mut rig = Rig::new(3);
     rig.tell(NodeEvent::Resumed(vec![
         past("a", ImagePhase::Cached, 2),
@@ -279,17 +271,11 @@ fn after_a_restart_satisfied_revisions_are_not_pulled_again() {
         past("again", ImagePhase::Removed, 0),
     ]));
     let images = vec![
-        AssignedImage {
-            revision: 2,
-            ..mk_always("a")
-        },
+        mk_always("a").with_revision(2),
         mk_revision("b", 2),
         mk_always("new"),
         mk_absent("gone"),
-        AssignedImage {
-            revision: 1,
-            ..mk_absent("again")
-        },
+        mk_absent("again").with_revision(1),
     ];
     rig.assign(images);
     let held = ["a", "b", "new", "gone", "again"];
@@ -306,22 +292,19 @@ fn after_a_restart_satisfied_revisions_are_not_pulled_again() {
 fn after_a_restart_what_is_still_there_is_told_as_before() {
     let mut rig = Rig::new(3);
     let digest = |n: u8| Digest::parse(&format!("sha256:{n:064x}")).unwrap();
-    let past = |name: &str| ImageReport {
-        digest: Some(digest(1)),
-        size: Some(mk_image(&[name]).size),
-        attempts: 2,
-        started_at: Some(rig.at(0)),
-        finished_at: Some(rig.at(10)),
-        revision: Some(0),
-        ..ImageReport::new(mk_ref(name), ImagePhase::Cached)
+    let past = |name: &str| {
+        ImageReport::new(mk_ref(name), ImagePhase::Cached)
+            .with_digest(digest(1))
+            .with_size(mk_image(&[name]).size)
+            .with_attempts(2)
+            .with_started_at(rig.at(0))
+            .with_finished_at(rig.at(10))
+            .with_revision(0)
     };
     let reports = ["same", "moved", "lost"].map(past);
     rig.tell(NodeEvent::Resumed(reports.to_vec()));
     rig.assign(["same", "moved", "lost"].map(mk_present).to_vec());
-    let mk_held = |name: &str, n| RuntimeImage {
-        digest: Some(digest(n)),
-        ..mk_image(&[name])
-    };
+    let mk_held = |name: &str, n| mk_image(&[name]).with_digest(digest(n));
     let held = vec![mk_held("same", 1), mk_held("moved", 2)];
     let asked = rig.read(Inventory::new(held, [], RemovalScope::Image));
     assert_eq!(rig.report("same"), reports[0]);

@@ -6,7 +6,7 @@ mod rig;
 use std::time::Duration;
 
 use fledged_core::error::Reason;
-use fledged_core::model::{AssignedImage, ImagePhase};
+use fledged_core::model::ImagePhase;
 use rig::{Rig, mk_absent, mk_failure, mk_inventory, mk_present};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,10 +35,7 @@ fn a_reading_that_fails_is_repeated_ever_more_slowly() {
 
 #[test]
 fn images_give_up_after_their_own_deadline_and_recover() {
-    let hasty = AssignedImage {
-        deadline: 20 * SECOND,
-        ..mk_present("hasty")
-    };
+    let hasty = mk_present("hasty").with_deadline(20 * SECOND);
     let mut rig = Rig::new(1);
     rig.assign(vec![hasty, mk_present("patient"), mk_absent("old")]);
     for _ in 0..1_000 {
@@ -132,10 +129,7 @@ fn an_edit_asks_the_runtime_at_once() {
 #[test]
 fn the_wait_for_a_reading_begins_with_the_reading() {
     let mut rig = Rig::new(1);
-    let impatient = |name: &str| AssignedImage {
-        deadline: 15 * SECOND,
-        ..mk_present(name)
-    };
+    let impatient = |name: &str| mk_present(name).with_deadline(15 * SECOND);
     rig.assign(vec![mk_present("a")]);
     // Assigned while a reading is under way, which says nothing about it.
     rig.assign(vec![mk_present("a"), impatient("b")]);

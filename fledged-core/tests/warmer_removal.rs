@@ -85,10 +85,7 @@ fn an_image_in_use_is_kept_until_it_no_longer_is() {
 #[test]
 fn a_pinned_image_is_kept() {
     for scope in [RemovalScope::Image, RemovalScope::Reference] {
-        let image = RuntimeImage {
-            pinned: true,
-            ..mk_image(&["a"])
-        };
+        let image = mk_image(&["a"]).with_pinned(true);
         let inventory = mk_used(vec![image], &[], scope);
         let (rig, asked) = rig_with(vec![mk_absent("a")], inventory);
         assert_eq!(asked.removals(), NONE);
@@ -297,10 +294,7 @@ fn what_was_removed_is_not_removed_again_without_a_new_revision() {
     rig.removal("a", Ok(Removal::Removed));
     assert_eq!(rig.read_next(mk_inventory(&["a"])).removals(), NONE);
     assert_eq!(rig.phase("a"), ImagePhase::Removed);
-    let again = AssignedImage {
-        revision: 1,
-        ..mk_absent("a")
-    };
+    let again = mk_absent("a").with_revision(1);
     rig.assign(vec![again]);
     assert_eq!(rig.read(mk_inventory(&["a"])).removals(), ["a"]);
 }
@@ -313,10 +307,7 @@ fn a_new_revision_does_not_trust_a_reading_that_was_not_asked_for_users() {
         rig.wake();
     }
     // This reading was begun when nothing was left to remove: it does not list users.
-    let again = AssignedImage {
-        revision: 1,
-        ..mk_absent("a")
-    };
+    let again = mk_absent("a").with_revision(1);
     rig.assign(vec![again]);
     assert_eq!(rig.read(mk_inventory(&["a"])).removals(), NONE);
     let used = mk_used(vec![mk_image(&["a"])], &["a"], RemovalScope::Image);

@@ -6,7 +6,7 @@ mod rig;
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{AssignedImage, ImagePhase};
+use fledged_core::model::ImagePhase;
 use fledged_core::ports::Removal;
 use rig::{
     Rig, mk_absent, mk_config, mk_failure, mk_inventory, mk_present, mk_secret, mk_throttled,
@@ -56,10 +56,7 @@ fn passing_failures_are_repeated_soon_and_within_the_round() {
 
 #[test]
 fn a_round_ends_when_the_next_attempt_would_miss_its_deadline() {
-    let image = AssignedImage {
-        deadline: 2 * SECOND,
-        ..mk_present("a")
-    };
+    let image = mk_present("a").with_deadline(2 * SECOND);
     let (mut rig, _) = Rig::warmed(3, vec![image], &[]);
     rig.failed("a", Reason::RegistryError);
     assert_eq!(rig.phase("a"), ImagePhase::BackingOff);
@@ -148,10 +145,7 @@ fn the_longest_delay_of_a_registry_counts() {
 
 #[test]
 fn waiting_for_a_place_does_not_use_up_the_patience_with_a_registry() {
-    let slow = AssignedImage {
-        deadline: 10 * MINUTE,
-        ..mk_present("a")
-    };
+    let slow = mk_present("a").with_deadline(10 * MINUTE);
     let (mut rig, _) = Rig::warmed(1, vec![slow, mk_present("b")], &[]);
     rig.pass(400);
     rig.ended("a", Err(mk_throttled(10)));
@@ -278,10 +272,7 @@ fn a_refresh_tries_a_full_disk_again() {
 
 #[test]
 fn changed_secrets_are_tried_at_once() {
-    let with = |secret: &str| AssignedImage {
-        pull_secrets: vec![mk_secret(secret)],
-        ..mk_present("a")
-    };
+    let with = |secret: &str| mk_present("a").with_pull_secrets(vec![mk_secret(secret)]);
     let (mut rig, _) = Rig::warmed(2, vec![with("old")], &[]);
     for _ in 0..4 {
         wait_after(&mut rig, Reason::Unauthorized);
@@ -295,10 +286,7 @@ fn changed_secrets_are_tried_at_once() {
 
 #[test]
 fn secrets_that_change_during_a_pull_are_tried_when_it_fails() {
-    let with = |secret: &str| AssignedImage {
-        pull_secrets: vec![mk_secret(secret)],
-        ..mk_present("a")
-    };
+    let with = |secret: &str| mk_present("a").with_pull_secrets(vec![mk_secret(secret)]);
     let (mut rig, _) = Rig::warmed(2, vec![with("old")], &[]);
     rig.pass(5);
     assert_eq!(rig.assign(vec![with("new")]).cancels(), 0);
@@ -330,10 +318,7 @@ fn delays_are_spread_by_the_jitter() {
 
 #[test]
 fn a_failed_refresh_says_that_an_earlier_copy_is_there() {
-    let image = AssignedImage {
-        revision: 1,
-        ..mk_present("a")
-    };
+    let image = mk_present("a").with_revision(1);
     let (mut rig, _) = Rig::warmed(1, vec![mk_present("a")], &["a"]);
     rig.assign(vec![image]);
     assert_eq!(rig.read(mk_inventory(&["a"])).pulls(), ["a"]);

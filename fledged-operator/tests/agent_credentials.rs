@@ -76,17 +76,14 @@ impl Store {
 
     fn request(&self, name: &str, secrets: &[&str], accounts: &[&str]) -> CredentialsRequest {
         let names = |names: &[&str]| {
-            let named = names.iter().map(|name| ObjectName {
-                namespace: self.namespace.clone(),
-                name: (*name).to_owned(),
-            });
-            named.collect()
+            let named = names
+                .iter()
+                .map(|name| ObjectName::new(self.namespace.clone(), *name));
+            named.collect::<Vec<_>>()
         };
-        CredentialsRequest {
-            image: image(name),
-            pull_secrets: names(secrets),
-            service_accounts: names(accounts),
-        }
+        CredentialsRequest::new(image(name))
+            .with_pull_secrets(names(secrets))
+            .with_service_accounts(names(accounts))
     }
 
     /// The user names, in the order to try them.

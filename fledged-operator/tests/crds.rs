@@ -103,51 +103,34 @@ fn a_cache_that_kube_fledged_purged_stays_purged() {
 }
 
 fn mk_status(status: ActionStatus, reason: ActionReason) -> CacheStatus {
-    let failure = |node: &str, reason, message: &str| NodeFailure {
-        node: NodeName::new(node).unwrap(),
-        reason,
-        message: message.to_owned(),
+    let failure = |node: &str, reason, message: &str| {
+        NodeFailure::new(NodeName::new(node).unwrap(), reason, message)
     };
-    let condition = |kind, status, reason: &str| Condition {
-        kind,
-        status,
-        reason: reason.to_owned(),
-        message: "a sentence".to_owned(),
-        since: at(5),
-    };
-    CacheStatus {
-        observed_generation: 3,
-        status,
-        reason,
-        message: "2 of 4 images are on their nodes".to_owned(),
-        failures: BTreeMap::from([
-            (
-                "quay.io/team/app:1".to_owned(),
-                vec![
-                    failure("node-1", Reason::ImageNotFound, "manifest unknown"),
-                    failure("node-2", Reason::DiskFull, "no space left on device"),
-                ],
-            ),
-            ("nginx".to_owned(), Vec::new()),
-        ]),
-        failures_total: 2,
-        counts: PairCounts {
-            desired: 4,
-            cached: 1,
-            pulling: 0,
-            failed: 2,
-            unreachable: 1,
-        },
-        conditions: vec![
-            condition(ConditionKind::Ready, false, "Failed"),
-            condition(ConditionKind::Progressing, false, "Done"),
-            condition(ConditionKind::Degraded, true, "Failed"),
-        ],
-        start_time: at(0),
-        completion_time: Some(at(60)),
-        refresh_revision: 1_767_225_600_123,
-        purged: reason == ActionReason::ImageCachePurge,
-    }
+    let condition =
+        |kind, status, reason: &str| Condition::new(kind, status, reason, "a sentence", at(5));
+    let mut recorded = CacheStatus::new(3, reason, status, at(0));
+    recorded.message = "2 of 4 images are on their nodes".to_owned();
+    recorded.failures = BTreeMap::from([
+        (
+            "quay.io/team/app:1".to_owned(),
+            vec![
+                failure("node-1", Reason::ImageNotFound, "manifest unknown"),
+                failure("node-2", Reason::DiskFull, "no space left on device"),
+            ],
+        ),
+        ("nginx".to_owned(), Vec::new()),
+    ]);
+    recorded.failures_total = 2;
+    recorded.counts = PairCounts::new(1, 0, 2, 1);
+    recorded.conditions = vec![
+        condition(ConditionKind::Ready, false, "Failed"),
+        condition(ConditionKind::Progressing, false, "Done"),
+        condition(ConditionKind::Degraded, true, "Failed"),
+    ];
+    recorded.completion_time = Some(at(60));
+    recorded.refresh_revision = 1_767_225_600_123;
+    recorded.purged = reason == ActionReason::ImageCachePurge;
+    recorded
 }
 
 #[test]
@@ -187,7 +170,7 @@ const IMAGES: [&str; 6] = [
 
 fn name() -> impl Strategy<Value = ObjectName> {
     ("[a-z]{1,4}", "[a-z][a-z0-9.-]{0,6}[a-z]")
-        .prop_map(|(namespace, name)| ObjectName { namespace, name })
+        .prop_map(|(namespace, name)| ObjectName::new(namespace, name))
 }
 
 fn caches() -> Vec<CacheId> {
@@ -329,11 +312,7 @@ fn bytes(count: usize) -> usize {
         report.finished_at = Some(at(60));
         reports.push(report);
     }
-    let report = NodeReport {
-        observed_generation: 1,
-        inventory_at: None,
-        images: reports,
-    };
+    let report = NodeReport::new(1, reports);
     let owner = format!("k:{{\"uid\":\"{uid}\"}}");
     let fields = |manager: &str, part: &str, fields: Value| {
         let mut entry = json!({

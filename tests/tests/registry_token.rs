@@ -195,11 +195,7 @@ impl TokenRegistry {
 /// The credentials that an entry of a docker configuration stands for.
 async fn auth(image: &ImageRef, entry: &str) -> Option<RegistryAuth> {
     let config = format!(r#"{{"auths":{{"{}":{entry}}}}}"#, image.registry());
-    let request = CredentialsRequest {
-        image: image.clone(),
-        pull_secrets: Vec::new(),
-        service_accounts: Vec::new(),
-    };
+    let request = CredentialsRequest::new(image.clone());
     let credentials = DockerConfig::from_json(config.as_bytes()).unwrap();
     credentials
         .resolve(&request)

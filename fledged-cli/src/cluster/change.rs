@@ -120,25 +120,14 @@ fn apply(facts: &mut Vec<CacheFacts>, cache: &ImageCache) {
     };
     match facts.iter_mut().find(same) {
         Some(known) => {
-            let spec = ImageCache {
-                id: known.id.clone(),
-                ..cache.clone()
-            };
+            let mut spec = cache.clone();
+            spec.id = known.id.clone();
             if known.spec.as_ref() != Ok(&spec) {
                 known.spec = Ok(spec);
                 known.generation += 1;
             }
         }
-        None => facts.push(CacheFacts {
-            id: cache.id.clone(),
-            generation: 1,
-            spec: Ok(cache.clone()),
-            refresh_requested: false,
-            purge_requested: false,
-            deleting: false,
-            finalizer: false,
-            status: None,
-        }),
+        None => facts.push(CacheFacts::new(cache.id.clone(), 1, Ok(cache.clone()))),
     }
 }
 

@@ -24,10 +24,7 @@ pub(super) fn at_once(mut facts: CacheFacts) -> CacheFacts {
 
 /// The node as it is once it can act.
 pub(super) fn when_ready(facts: NodeFacts) -> NodeFacts {
-    NodeFacts {
-        ready: true,
-        ..facts
-    }
+    facts.with_ready(true)
 }
 
 /// The images that the cache wants on each node it means, whether or not that can act, and whether or not
@@ -38,20 +35,16 @@ pub(super) fn meant(
     now: Timestamp,
 ) -> BTreeMap<NodeName, Vec<ImageRef>> {
     let mut planner = planner();
-    let facts = CacheFacts {
-        status: None,
-        deleting: false,
-        refresh_requested: false,
-        purge_requested: false,
-        ..at_once(facts)
-    };
+    let facts = at_once(facts)
+        .with_status(None)
+        .with_deleting(false)
+        .with_refresh_requested(false)
+        .with_purge_requested(false);
     planner.apply(ClusterEvent::CacheApplied(Box::new(facts)), now);
     for node in nodes {
         // A node of another system is meant all the same: that it can't hold the images is to be seen.
-        let node = NodeFacts {
-            os: "linux".to_owned(),
-            ..when_ready(node)
-        };
+        let mut node = when_ready(node);
+        node.os = "linux".to_owned();
         planner.apply(ClusterEvent::NodeApplied(node), now);
     }
     planner.apply(ClusterEvent::Synced, now);

@@ -35,8 +35,7 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
 
 /// What the arguments say where a manifest does not.
 pub(super) fn defaults(args: &PullArgs) -> AssignmentDefaults {
-    AssignmentDefaults {
-        pull_policy: args.image_pull_policy.into(),
-        deadline: args.deadline,
-    }
+    AssignmentDefaults::default()
+        .with_pull_policy(args.image_pull_policy.into())
+        .with_deadline(args.deadline)
 }

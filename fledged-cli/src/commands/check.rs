@@ -110,11 +110,7 @@ fn requests(caches: &[ImageCache]) -> Vec<CredentialsRequest> {
     for cache in caches {
         for image in cache.groups.iter().flat_map(|group| &group.images) {
             let place = *places.entry(image).or_insert_with(|| {
-                requests.push(CredentialsRequest {
-                    image: image.clone(),
-                    pull_secrets: Vec::new(),
-                    service_accounts: Vec::new(),
-                });
+                requests.push(CredentialsRequest::new(image.clone()));
                 requests.len() - 1
             });
             let Some(request) = requests.get_mut(place) else {

@@ -159,16 +159,12 @@ mod tests {
     use super::*;
 
     fn image(id: &str, references: &[&str]) -> RuntimeImage {
-        RuntimeImage {
-            id: ImageId(id.to_owned()),
-            references: references
-                .iter()
-                .map(|text| ImageRef::parse(text).unwrap())
-                .collect(),
-            digest: None,
-            size: ByteSize::new(1024),
-            pinned: id == "pause",
-        }
+        RuntimeImage::new(
+            id,
+            references.iter().map(|text| ImageRef::parse(text).unwrap()),
+        )
+        .with_size(ByteSize::new(1024))
+        .with_pinned(id == "pause")
     }
 
     #[test]

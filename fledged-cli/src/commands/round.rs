@@ -197,10 +197,7 @@ mod tests {
                 report.reason = *reason;
                 report
             });
-        let report = NodeReport {
-            images: images.collect(),
-            ..NodeReport::default()
-        };
+        let report = NodeReport::new(0, images);
         summary(&Outcome::new(&report, Duration::ZERO))
     }
 

@@ -153,15 +153,10 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     fn assignment(&self) -> Assignment {
-        Assignment {
-            generation: 1,
-            images: self
-                .references
-                .iter()
-                .cloned()
-                .map(AssignedImage::present)
-                .collect(),
-        }
+        Assignment::new(
+            1,
+            self.references.iter().cloned().map(AssignedImage::present),
+        )
     }
 
     async fn apply(&self) -> Result<Outcome, DemoError> {

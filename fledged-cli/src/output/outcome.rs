@@ -188,14 +188,14 @@ mod tests {
         failed.attempts = 1;
         failed.reason = Some(Reason::ImageNotFound);
         failed.message = Some("manifest unknown".to_owned());
-        NodeReport {
-            images: vec![
+        NodeReport::new(
+            0,
+            [
                 cached,
                 failed,
                 ImageReport::new(image("x"), ImagePhase::InUse),
             ],
-            ..NodeReport::default()
-        }
+        )
     }
 
     #[test]

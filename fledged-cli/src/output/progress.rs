@@ -225,10 +225,8 @@ mod tests {
             line(&failed, None, now()).as_deref(),
             Some("failed app:v1: ImageNotFound: manifest unknown")
         );
-        let mut retried = ImageReport {
-            phase: ImagePhase::BackingOff,
-            ..failed
-        };
+        let mut retried = failed;
+        retried.phase = ImagePhase::BackingOff;
         retried.next_attempt_at = Some("2026-01-01T00:00:02Z".parse().unwrap());
         assert_eq!(
             line(&retried, None, now()).as_deref(),

@@ -267,36 +267,17 @@ fn pool_event(size: Size, generation: u64) -> ClusterEvent {
 
 fn mk_facts(name: &str, images: &[usize], pool: Option<&str>, generation: u64) -> CacheFacts {
     let selector = pool.map(|pool| ("pool".to_owned(), pool.to_owned()));
-    let spec = ImageCacheSpec {
-        cache_spec: vec![CacheSpecImages {
-            images: images.iter().map(|i| mk_ref(*i).to_string()).collect(),
-            node_selector: Some(selector.into_iter().collect()),
-            ..CacheSpecImages::default()
-        }],
-        ..ImageCacheSpec::default()
-    };
+    let images = images.iter().map(|i| mk_ref(*i).to_string());
+    let entry = CacheSpecImages::new(images).with_node_selector(selector);
+    let spec = ImageCacheSpec::new([entry]);
     let uid = format!("9f3c1d52-0000-4000-8000-{name:>12}");
     let id = CacheId::new("kube-fledged", name, uid);
-    CacheFacts {
-        id: id.clone(),
-        generation,
-        spec: spec.validate(id),
-        refresh_requested: false,
-        purge_requested: false,
-        deleting: false,
-        finalizer: false,
-        status: None,
-    }
+    CacheFacts::of_spec(id, generation, &spec)
 }
 
 fn mk_report(generation: u64, images: &[AssignedImage]) -> NodeReport {
-    let images = images.iter().map(|entry| ImageReport {
-        revision: Some(entry.revision),
-        ..ImageReport::new(entry.image.clone(), ImagePhase::Cached)
+    let images = images.iter().map(|entry| {
+        ImageReport::new(entry.image.clone(), ImagePhase::Cached).with_revision(entry.revision)
     });
-    NodeReport {
-        observed_generation: generation,
-        inventory_at: None,
-        images: images.collect(),
-    }
+    NodeReport::new(generation, images)
 }

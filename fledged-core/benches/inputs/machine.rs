@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fledged_core::model::{Assignment, ByteSize, ImageRef};
 use fledged_core::node::{Inventory, InventoryId, NodeCommand, NodeEvent, PullId, Warmer};
-use fledged_core::ports::{ImageId, RemovalScope, RuntimeImage};
+use fledged_core::ports::{RemovalScope, RuntimeImage};
 use jiff::Timestamp;
 
 use super::{mk_ref, start};
@@ -111,11 +111,5 @@ impl Machine {
 }
 
 fn mk_image(image: ImageRef) -> RuntimeImage {
-    RuntimeImage {
-        id: ImageId(image.to_string()),
-        references: vec![image],
-        digest: None,
-        size: ByteSize::new(1_000_000),
-        pinned: false,
-    }
+    RuntimeImage::new(image.to_string(), [image]).with_size(ByteSize::new(1_000_000))
 }

@@ -8,6 +8,7 @@ use crate::model::{
 
 /// Everything that is known of one cache from the object that declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheFacts {
     /// Which cache; another UID is another cache.
     pub id: CacheId,
@@ -167,6 +168,7 @@ pub enum Annotation {
 
 /// Something worth telling whoever looks at a cache (a Kubernetes Event).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheEvent {
     /// Whether something went wrong (type `Warning`).
     pub warning: bool,
@@ -197,8 +199,9 @@ impl CacheEvent {
 }
 
 /// Something to do. A command replaces an earlier one for the same target that is not done yet.
+///
+/// Exhaustive on purpose: a loop that passed over a command it does not know would never come to rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ClusterCommand {
     /// Record what a node is to hold and answer with [`ClusterEvent::AssignmentWritten`].
     WriteAssignment {

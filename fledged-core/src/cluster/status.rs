@@ -12,6 +12,7 @@ use crate::model::NodeName;
 /// How the last action on a cache stands (`status.status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum ActionStatus {
     /// Under way.
     Processing,
@@ -52,6 +53,7 @@ impl fmt::Display for ActionStatus {
 /// Which action that is (`status.reason`, and the reason of its events).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum ActionReason {
     /// The cache was created.
     ImageCacheCreate,
@@ -91,6 +93,7 @@ impl fmt::Display for ActionReason {
 /// Numbers of (image, node) pairs of one cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct PairCounts {
     /// All that are wanted. The sum of the other four.
     pub desired: u64,
@@ -104,8 +107,23 @@ pub struct PairCounts {
     pub unreachable: u64,
 }
 
+impl PairCounts {
+    /// These pairs, and their sum.
+    #[must_use]
+    pub fn new(cached: u64, pulling: u64, failed: u64, unreachable: u64) -> Self {
+        Self {
+            desired: cached + pulling + failed + unreachable,
+            cached,
+            pulling,
+            failed,
+            unreachable,
+        }
+    }
+}
+
 /// One image that failed on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct NodeFailure {
     /// The node.
     pub node: NodeName,
@@ -128,6 +146,7 @@ impl NodeFailure {
 
 /// Which aspect of a cache a condition is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum ConditionKind {
     /// Every wanted image is on every node that can be reached.
     Ready,
@@ -137,8 +156,27 @@ pub enum ConditionKind {
     Degraded,
 }
 
+impl ConditionKind {
+    /// The word itself.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Progressing => "Progressing",
+            Self::Degraded => "Degraded",
+        }
+    }
+}
+
+impl fmt::Display for ConditionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// One condition (`metav1.Condition`, whose generation is the status's own).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Condition {
     /// Which.
     pub kind: ConditionKind,
@@ -173,6 +211,7 @@ impl Condition {
 
 /// Everything that is recorded of a cache, for people and for the next planner.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheStatus {
     /// The generation of the spec that this is about.
     pub observed_generation: u64,

@@ -44,6 +44,7 @@ pub trait ClusterObserver: Send + Sync {
 
 /// Writes that are not done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueDepth {
     /// Not begun, or waiting to be tried again.
     pub waiting: usize,

@@ -9,6 +9,7 @@ use super::{CacheId, ImageCache, ImagePullPolicy, ImageRef, NodeFacts, ObjectNam
 
 /// Everything one node should hold and should not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Assignment {
     /// Grows with every change; told back in [`NodeReport::observed_generation`](super::NodeReport).
     pub generation: u64,
@@ -29,6 +30,7 @@ pub enum DesiredState {
 
 /// One image of an assignment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AssignedImage {
     /// Which image.
     pub image: ImageRef,
@@ -76,6 +78,14 @@ impl AssignedImage {
             state: DesiredState::Absent,
             ..Self::present(image)
         }
+    }
+
+    /// The same image, to be absent, and so wanted by nobody.
+    #[must_use]
+    pub fn into_absent(mut self) -> Self {
+        self.state = DesiredState::Absent;
+        self.wanted_by.clear();
+        self
     }
 
     /// With another pull policy.
@@ -130,6 +140,7 @@ impl AssignedImage {
 
 /// What an assignment takes where a cache says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AssignmentDefaults {
     /// Pull policy of caches that name none.
     pub pull_policy: ImagePullPolicy,
@@ -219,10 +230,8 @@ impl Assignment {
     /// The same images, all to be absent.
     #[must_use]
     pub fn into_absent(mut self) -> Self {
-        for entry in &mut self.images {
-            entry.state = DesiredState::Absent;
-            entry.wanted_by.clear();
-        }
+        let images = self.images.into_iter();
+        self.images = images.map(AssignedImage::into_absent).collect();
         self
     }
 }

@@ -15,6 +15,7 @@ pub const IMAGES_MAX: usize = 2_000;
 
 /// One field of a spec that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InvalidField {
     /// Path of the field, `spec.cacheSpec[0].images[2]`.
     pub field: String,
@@ -57,6 +58,7 @@ impl fmt::Display for InvalidField {
 /// A spec with at least one invalid field; says all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .fields.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+#[non_exhaustive]
 pub struct InvalidSpec {
     /// Every invalid field, in the order of the spec.
     pub fields: Vec<InvalidField>,
@@ -73,6 +75,7 @@ impl InvalidSpec {
 
 /// An image cache whose every value is valid; [`ImageCacheSpec::validate`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageCache {
     /// Which cache this is.
     pub id: CacheId,
@@ -90,6 +93,7 @@ pub struct ImageCache {
 
 /// Images that belong on the same nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageGroup {
     /// The images, each once, in the order written.
     pub images: Vec<ImageRef>,

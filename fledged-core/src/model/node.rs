@@ -8,6 +8,7 @@ use super::NodeName;
 
 /// What is known of one node. Only what decides: no conditions, no image list.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NodeFacts {
     /// Its name.
     pub name: NodeName,

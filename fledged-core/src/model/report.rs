@@ -65,6 +65,7 @@ impl fmt::Display for ImagePhase {
 
 /// One image on one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageReport {
     /// Which image.
     pub image: ImageRef,
@@ -108,10 +109,74 @@ impl ImageReport {
             message: None,
         }
     }
+
+    /// With the digest of what is present.
+    #[must_use]
+    pub fn with_digest(mut self, digest: impl Into<Option<Digest>>) -> Self {
+        self.digest = digest.into();
+        self
+    }
+
+    /// With the size of what is present.
+    #[must_use]
+    pub fn with_size(mut self, size: impl Into<Option<ByteSize>>) -> Self {
+        self.size = size.into();
+        self
+    }
+
+    /// With the start of the current or last round.
+    #[must_use]
+    pub fn with_started_at(mut self, started_at: impl Into<Option<Timestamp>>) -> Self {
+        self.started_at = started_at.into();
+        self
+    }
+
+    /// With the time at which that round ended.
+    #[must_use]
+    pub fn with_finished_at(mut self, finished_at: impl Into<Option<Timestamp>>) -> Self {
+        self.finished_at = finished_at.into();
+        self
+    }
+
+    /// With the time at which the next attempt is due.
+    #[must_use]
+    pub fn with_next_attempt_at(mut self, next_attempt_at: impl Into<Option<Timestamp>>) -> Self {
+        self.next_attempt_at = next_attempt_at.into();
+        self
+    }
+
+    /// With the revision that was last satisfied.
+    #[must_use]
+    pub fn with_revision(mut self, revision: impl Into<Option<u64>>) -> Self {
+        self.revision = revision.into();
+        self
+    }
+
+    /// With the reason for its phase.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<Option<Reason>>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// With the number of attempts of the current or last round.
+    #[must_use]
+    pub fn with_attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// With the runtime's own text.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<Option<String>>) -> Self {
+        self.message = message.into();
+        self
+    }
 }
 
 /// All images of one node, in the order of the assignment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NodeReport {
     /// Generation of the assignment that this answers.
     pub observed_generation: u64,
@@ -129,5 +194,12 @@ impl NodeReport {
             inventory_at: None,
             images: images.into_iter().collect(),
         }
+    }
+
+    /// With the time at which the runtime's inventory was last read.
+    #[must_use]
+    pub fn with_inventory_at(mut self, at: impl Into<Option<Timestamp>>) -> Self {
+        self.inventory_at = at.into();
+        self
     }
 }

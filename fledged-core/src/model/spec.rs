@@ -15,6 +15,7 @@ use super::{CountOrPercent, NodeAffinity, Toleration};
 /// `spec` of an ImageCache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ImageCacheSpec {
     /// Which images on which nodes.
     pub cache_spec: Vec<CacheSpecImages>,
@@ -78,6 +79,7 @@ impl ImageCacheSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct CacheSpecImages {
     /// Image references.
     pub images: Vec<String>,
@@ -157,6 +159,7 @@ impl LocalObjectReference {
 /// When an image that is present is pulled again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum ImagePullPolicy {
     /// Pulled where absent; references that move (no tag, `:latest`) are pulled again on a refresh.
     #[default]
@@ -208,6 +211,7 @@ impl FromStr for ImagePullPolicy {
 /// What happens to the images of an ImageCache that is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum DeletionPolicy {
     /// They stay on the nodes (kube-fledged's behaviour).
     #[default]
@@ -220,6 +224,7 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Rollout {
     /// Nodes that pull for this cache at once: a number, or a percentage of the matching nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -54,8 +54,9 @@ pub enum NodeEvent {
 }
 
 /// Something to do.
+///
+/// Exhaustive on purpose: a loop that passed over a command it does not know would never come to rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum NodeCommand {
     /// Read what the runtime holds and answer with [`NodeEvent::InventoryRead`].
     ReadInventory {

@@ -7,6 +7,9 @@ use crate::error::Failure;
 use crate::model::{ImageRef, ObjectName};
 
 /// Credentials for one registry. `Debug` never shows the secret part.
+///
+/// Exhaustive on purpose: these are the kinds that runtimes take (CRI's `AuthConfig`), and a backend that
+/// passed over one would pull anonymously.
 #[derive(Debug, Clone)]
 pub enum RegistryAuth {
     /// User name and password (HTTP basic, or to obtain a token with).
@@ -34,6 +37,7 @@ impl RegistryAuth {
 
 /// What credentials are wanted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CredentialsRequest {
     /// The image that is about to be pulled.
     pub image: ImageRef,

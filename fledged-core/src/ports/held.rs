@@ -29,6 +29,7 @@ impl fmt::Display for ImageId {
 
 /// What a runtime is and can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RuntimeInfo {
     /// `containerd`, `cri-o`, `docker`, `oci-layout`.
     pub name: String,
@@ -94,6 +95,7 @@ impl RemovalScope {
 
 /// One image that a runtime holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RuntimeImage {
     /// The runtime's own identifier.
     pub id: ImageId,

@@ -8,6 +8,7 @@ use crate::model::{ByteSize, ImageRef};
 
 /// One pull.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PullRequest {
     /// What to pull.
     pub image: ImageRef,
@@ -45,6 +46,7 @@ impl PullRequest {
 
 /// How far a pull has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct PullProgress {
     /// Bytes fetched, of layers that were not there before.
     pub done: ByteSize,

@@ -71,6 +71,7 @@ pub trait ImageRuntime: Send + Sync {
 
 /// How a removal ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Removal {
     /// It was there and is gone.
     Removed,
@@ -82,6 +83,7 @@ pub enum Removal {
 
 /// How full one file system is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FilesystemUsage {
     /// Where it is mounted, or the folder that was asked for.
     pub path: String,

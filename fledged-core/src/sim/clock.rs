@@ -16,6 +16,7 @@ use crate::ports::Clock;
 /// Everything waits and no timer is set: the simulated program would hang for ever.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("deadlock at {at}: everything waits and no timer is set")]
+#[non_exhaustive]
 pub struct Deadlock {
     /// Simulated time at which it was found.
     pub at: Timestamp,

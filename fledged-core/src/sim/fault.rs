@@ -28,6 +28,7 @@ impl Fault {
 
 /// Which faults, how often, and for how long.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Faults {
     /// Faults of pulls, drawn evenly.
     pub pulls: Vec<Fault>,

@@ -17,7 +17,7 @@
 //! let warmer = Warmer::new(WarmerConfig::default(), 7);
 //! let mut node = NodeLoop::new(warmer, Arc::new(runtime), Arc::new(Anonymous), Arc::new(clock.clone()), Arc::new(Silent));
 //!
-//! let assignment = Assignment { generation: 1, images: vec![AssignedImage::present("app:1".parse()?)] };
+//! let assignment = Assignment::new(1, vec![AssignedImage::present("app:1".parse()?)]);
 //! let report = clock.block_on(node.settle(assignment))?;
 //! assert_eq!(report.images[0].phase, ImagePhase::Cached);
 //! assert!(clock.elapsed() >= Duration::from_secs(4));

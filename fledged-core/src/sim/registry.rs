@@ -6,6 +6,7 @@ use crate::model::{ByteSize, ImageRef};
 
 /// An image in a simulated registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SimImage {
     /// Its identifier; references with the same one are the same image.
     pub id: String,

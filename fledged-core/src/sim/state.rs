@@ -10,6 +10,7 @@ use crate::ports::{ImageId, RemovalScope, RuntimeImage};
 
 /// Something that happened to a simulated runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TraceEntry {
     /// Simulated time since the start.
     pub at: Duration,

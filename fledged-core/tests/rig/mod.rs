@@ -14,7 +14,7 @@ use fledged_core::model::{
 use fledged_core::node::{
     Inventory, InventoryId, NodeCommand, NodeEvent, PullId, Warmer, WarmerConfig,
 };
-use fledged_core::ports::{ImageId, Removal, RemovalScope, RuntimeImage};
+use fledged_core::ports::{Removal, RemovalScope, RuntimeImage};
 use jiff::Timestamp;
 
 pub fn mk_ref(text: &str) -> ImageRef {
@@ -30,22 +30,13 @@ pub fn mk_absent(text: &str) -> AssignedImage {
 }
 
 pub fn mk_secret(name: &str) -> ObjectName {
-    ObjectName {
-        namespace: "default".to_owned(),
-        name: name.to_owned(),
-    }
+    ObjectName::new("default", name)
 }
 
 /// An image with these names; its ID is its first name.
 pub fn mk_image(names: &[&str]) -> RuntimeImage {
     let first = names.first().expect("an image has a name");
-    RuntimeImage {
-        id: ImageId((*first).to_owned()),
-        references: names.iter().map(|name| mk_ref(name)).collect(),
-        digest: None,
-        size: ByteSize::new(1_000),
-        pinned: false,
-    }
+    RuntimeImage::new(*first, names.iter().map(|name| mk_ref(name))).with_size(ByteSize::new(1_000))
 }
 
 /// A runtime that removes whole images and holds these, each with one name.
@@ -202,10 +193,10 @@ impl Rig {
 
     pub fn assign(&mut self, images: Vec<AssignedImage>) -> Asked {
         self.generation += 1;
-        self.tell(NodeEvent::Assigned(Assignment {
-            generation: self.generation,
+        self.tell(NodeEvent::Assigned(Assignment::new(
+            self.generation,
             images,
-        }))
+        )))
     }
 
     /// Answers the reading that is under way.

@@ -37,11 +37,7 @@ impl Agent {
             }
             report
         });
-        let report = NodeReport {
-            observed_generation: assignment.generation,
-            inventory_at: None,
-            images: images.collect(),
-        };
+        let report = NodeReport::new(assignment.generation, images);
         self.reported = Some(report.clone());
         report
     }

@@ -30,34 +30,15 @@ pub fn mk_node(name: &str, labels: &[&str]) -> NodeFacts {
 /// A spec with one list of images, for nodes with these labels.
 pub fn mk_spec(images: &[&str], labels: &[&str]) -> ImageCacheSpec {
     let facts = mk_node("any", labels);
-    ImageCacheSpec {
-        cache_spec: vec![CacheSpecImages {
-            images: images.iter().map(|image| (*image).to_owned()).collect(),
-            node_selector: Some(facts.labels),
-            ..CacheSpecImages::default()
-        }],
-        ..ImageCacheSpec::default()
-    }
+    let entry = CacheSpecImages::new(images.iter().copied()).with_node_selector(facts.labels);
+    ImageCacheSpec::new([entry])
 }
 
 pub fn mk_limited(images: &[&str], limit: u32) -> ImageCacheSpec {
-    ImageCacheSpec {
-        rollout: Some(Rollout {
-            max_concurrent_nodes: Some(CountOrPercent::Count(limit)),
-        }),
-        ..mk_spec(images, &[])
-    }
+    let limit = CountOrPercent::Count(limit);
+    mk_spec(images, &[]).with_rollout(Rollout::default().with_max_concurrent_nodes(limit))
 }
 
 pub fn mk_facts(name: &str, spec: &ImageCacheSpec) -> CacheFacts {
-    CacheFacts {
-        id: mk_id(name),
-        generation: 1,
-        spec: spec.validate(mk_id(name)),
-        refresh_requested: false,
-        purge_requested: false,
-        deleting: false,
-        finalizer: false,
-        status: None,
-    }
+    CacheFacts::of_spec(mk_id(name), 1, spec)
 }

@@ -122,7 +122,7 @@ impl World {
                 let was_active = self.is_active(&node) || self.owes_answer(&node);
                 self.has_reason_to_speak(&node);
                 let generation = self.records.get(&node).map_or(1, |r| r.generation + 1);
-                let assignment = Assignment { generation, images };
+                let assignment = Assignment::new(generation, images);
                 self.records.insert(node.clone(), assignment.clone());
                 if !was_active && self.is_active(&node) {
                     self.check_budget();
@@ -166,7 +166,6 @@ impl World {
             ClusterCommand::RecordEvent { cache, event } => {
                 self.events.push((cache.name, event));
             }
-            other => panic!("unknown command {other:?}"),
         }
     }
 
@@ -260,11 +259,9 @@ impl World {
     pub fn cache(&mut self, name: &str, spec: &ImageCacheSpec) {
         let mut facts = mk_facts(name, spec);
         if let Some(known) = self.caches.get(&facts.id) {
-            facts = CacheFacts {
-                generation: known.generation + 1,
-                spec: facts.spec,
-                ..known.clone()
-            };
+            let spec = std::mem::replace(&mut facts, known.clone()).spec;
+            facts.generation += 1;
+            facts.spec = spec;
         }
         self.caches.insert(facts.id.clone(), facts.clone());
         self.tell(ClusterEvent::CacheApplied(Box::new(facts)));

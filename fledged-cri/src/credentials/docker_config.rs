@@ -247,11 +247,7 @@ mod tests {
     use super::*;
 
     fn request(image: &str) -> CredentialsRequest {
-        CredentialsRequest {
-            image: image.parse().unwrap(),
-            pull_secrets: Vec::new(),
-            service_accounts: Vec::new(),
-        }
+        CredentialsRequest::new(image.parse().unwrap())
     }
 
     async fn user(config: &DockerConfig, image: &str) -> Option<String> {

@@ -1,20 +1,18 @@
 //! A CRI image as the port describes it.
 
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::{ImageId, RuntimeImage};
+use fledged_core::ports::RuntimeImage;
 
 use super::proto::Image;
 
 /// The image with every name that parses; `<none>:<none>` and the like are left out.
 pub(super) fn runtime_image(image: &Image) -> RuntimeImage {
     let references = references(image);
-    RuntimeImage {
-        id: ImageId(image.id.clone()),
-        digest: references.iter().find_map(|r| r.digest().cloned()),
-        references,
-        size: ByteSize::new(image.size),
-        pinned: image.pinned,
-    }
+    let digest = references.iter().find_map(|r| r.digest().cloned());
+    RuntimeImage::new(image.id.clone(), references)
+        .with_digest(digest)
+        .with_size(ByteSize::new(image.size))
+        .with_pinned(image.pinned)
 }
 
 /// The image as it answers to one reference, or `None` when that is not one of its names.

@@ -107,12 +107,12 @@ fn says_in_use(message: &str) -> bool {
 impl ImageRuntime for CriRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
         let version = self.client.version().await.map_err(RuntimeError::Info)?;
-        Ok(RuntimeInfo {
-            name: version.runtime_name,
-            version: version.runtime_version,
-            api_version: CRI_VERSION.to_owned(),
-            removal: RemovalScope::Image,
-        })
+        Ok(RuntimeInfo::new(
+            version.runtime_name,
+            version.runtime_version,
+            RemovalScope::Image,
+        )
+        .with_api_version(CRI_VERSION))
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
@@ -161,11 +161,13 @@ impl ImageRuntime for CriRuntime {
         for usage in reported.map_err(RuntimeError::Filesystem)? {
             let path = usage.fs_id.map(|id| id.mountpoint).unwrap_or_default();
             let available = available_at(path.clone()).await;
-            filesystems.push(FilesystemUsage {
-                path,
-                used: ByteSize::new(usage.used_bytes.map_or(0, |bytes| bytes.value)),
-                available,
-            });
+            filesystems.push(
+                FilesystemUsage::new(
+                    path,
+                    ByteSize::new(usage.used_bytes.map_or(0, |bytes| bytes.value)),
+                )
+                .with_available(available),
+            );
         }
         Ok(filesystems)
     }

@@ -2,7 +2,7 @@
 
 use bollard::models::{ImageInspect, ImageSummary};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::{ImageId, RuntimeImage};
+use fledged_core::ports::RuntimeImage;
 
 /// An image as `GET /images/json` lists it.
 pub(super) fn from_summary(summary: &ImageSummary) -> RuntimeImage {
@@ -26,13 +26,10 @@ pub(super) fn from_inspect(inspect: &ImageInspect) -> Option<RuntimeImage> {
 fn image<'a>(id: &str, names: impl Iterator<Item = &'a String>, size: i64) -> RuntimeImage {
     // An image without a name has the name `<none>:<none>`, which is no reference.
     let references: Vec<ImageRef> = names.filter_map(|name| name.parse().ok()).collect();
-    RuntimeImage {
-        id: ImageId(id.to_owned()),
-        digest: references.iter().find_map(|r| r.digest().cloned()),
-        references,
-        size: ByteSize::new(u64::try_from(size).unwrap_or_default()),
-        pinned: false,
-    }
+    let digest = references.iter().find_map(|r| r.digest().cloned());
+    RuntimeImage::new(id, references)
+        .with_digest(digest)
+        .with_size(ByteSize::new(u64::try_from(size).unwrap_or_default()))
 }
 
 /// The digest that a reference stands for: of several the one in its own repository.

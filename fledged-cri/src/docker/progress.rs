@@ -59,7 +59,7 @@ impl PullEvents {
             .filter_map(|l| l.total)
             .map(ByteSize::new)
             .reduce(|a, b| a + b);
-        PullProgress { done, total }
+        PullProgress::new(done, total)
     }
 }
 

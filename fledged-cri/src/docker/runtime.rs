@@ -148,11 +148,10 @@ impl DockerRuntime {
         };
         let path = info.docker_root_dir.unwrap_or_default();
         let used = disk::image_bytes(self.connection.socket()).await?;
-        Ok(vec![FilesystemUsage {
-            available: disk::available_bytes(path.clone()).await,
-            path,
-            used,
-        }])
+        let available = disk::available_bytes(path.clone()).await;
+        Ok(vec![
+            FilesystemUsage::new(path, used).with_available(available),
+        ])
     }
 }
 
@@ -173,12 +172,12 @@ impl ImageRuntime for DockerRuntime {
             Ok(version) => version,
             Err(error) => return Err(RuntimeError::Info(self.connection.failure(&error).await)),
         };
-        Ok(RuntimeInfo {
-            name: "docker".to_owned(),
-            version: version.version.unwrap_or_default(),
-            api_version: client.client_version().to_string(),
-            removal: RemovalScope::ReferenceAndDigests,
-        })
+        Ok(RuntimeInfo::new(
+            "docker",
+            version.version.unwrap_or_default(),
+            RemovalScope::ReferenceAndDigests,
+        )
+        .with_api_version(client.client_version().to_string()))
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {

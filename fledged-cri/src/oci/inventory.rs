@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::{ImageId, RuntimeImage};
+use fledged_core::ports::RuntimeImage;
 
 use super::LayoutError;
 use super::index::{Index, Target};
@@ -53,14 +53,10 @@ pub(crate) fn lookup(
 }
 
 fn runtime_image(target: &Target, references: Vec<ImageRef>, size: ByteSize) -> RuntimeImage {
-    RuntimeImage {
-        // One entry digest is one image here; two indexes that share a platform are two images.
-        id: ImageId(target.digest.to_string()),
-        references,
-        digest: Some(target.digest.clone()),
-        size,
-        pinned: false,
-    }
+    // One entry digest is one image here; two indexes that share a platform are two images.
+    RuntimeImage::new(target.digest.to_string(), references)
+        .with_digest(target.digest.clone())
+        .with_size(size)
 }
 
 /// The bytes of an image, manifests included; `None` when anything of it is missing.

@@ -41,10 +41,8 @@ impl Meter {
         *counts = f(*counts);
         let (done, total) = *counts;
         // Told under the lock, so that no report overtakes a later one.
-        self.sink.report(PullProgress {
-            done: ByteSize::new(done),
-            total: Some(ByteSize::new(total)),
-        });
+        self.sink
+            .report(PullProgress::new(ByteSize::new(done), ByteSize::new(total)));
     }
 }
 

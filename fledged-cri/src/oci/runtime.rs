@@ -115,12 +115,12 @@ impl OciLayoutRuntime {
 #[async_trait]
 impl ImageRuntime for OciLayoutRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        Ok(RuntimeInfo {
-            name: "oci-layout".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            api_version: LAYOUT_VERSION.to_owned(),
-            removal: RemovalScope::Reference,
-        })
+        Ok(RuntimeInfo::new(
+            "oci-layout",
+            env!("CARGO_PKG_VERSION"),
+            RemovalScope::Reference,
+        )
+        .with_api_version(LAYOUT_VERSION))
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
@@ -215,12 +215,8 @@ fn usage(layout: &Layout) -> Result<FilesystemUsage, LayoutError> {
         .unwrap_or_else(|| Path::new("/"));
     let figures = rustix::fs::statvfs(existing)
         .map_err(|error| LayoutError::io("measure", existing)(error.into()))?;
-    Ok(FilesystemUsage {
-        path: layout.root().display().to_string(),
-        used,
-        // What an ordinary user may still write, without the blocks kept for root.
-        available: Some(ByteSize::new(
-            figures.f_bavail.saturating_mul(figures.f_frsize),
-        )),
-    })
+    // What an ordinary user may still write, without the blocks kept for root.
+    let available = ByteSize::new(figures.f_bavail.saturating_mul(figures.f_frsize));
+    let path = layout.root().display().to_string();
+    Ok(FilesystemUsage::new(path, used).with_available(available))
 }

@@ -64,9 +64,8 @@ impl KubeCredentials {
             match account {
                 Ok(account) => {
                     let secrets = account.pull_secrets.iter().flatten();
-                    names.extend(secrets.map(|secret| ObjectName {
-                        namespace: name.namespace.clone(),
-                        name: secret.name.clone(),
+                    names.extend(secrets.map(|secret| {
+                        ObjectName::new(name.namespace.clone(), secret.name.clone())
                     }));
                 }
                 Err(error) => problems.push(Problem {

@@ -260,11 +260,7 @@ impl Reporter {
     fn begin(&mut self) -> Option<StatusWrite> {
         let uid = self.object.clone()?;
         let images = self.order.iter().filter_map(|image| self.images.get(image));
-        let report = NodeReport {
-            observed_generation: self.generation,
-            inventory_at: None,
-            images: images.cloned().collect(),
-        };
+        let report = NodeReport::new(self.generation, images.cloned());
         let mut status = NodeImageCacheStatus::from_report(&report);
         self.shrink.apply(&mut status);
         self.under_way = Some(UnderWay {

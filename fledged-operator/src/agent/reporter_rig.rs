@@ -41,11 +41,7 @@ pub(super) fn mk_failing(
 }
 
 pub(super) fn mk_report(generation: u64, images: Vec<ImageReport>) -> NodeReport {
-    NodeReport {
-        observed_generation: generation,
-        inventory_at: None,
-        images,
-    }
+    NodeReport::new(generation, images)
 }
 
 pub(super) fn mk_source(uid: &str, found: Option<NodeReport>) -> Option<Source> {

@@ -75,11 +75,7 @@ mod tests {
         image.revision = Some(3);
         image.attempts = 2;
         image.started_at = Some(jiff::Timestamp::UNIX_EPOCH);
-        let status = NodeImageCacheStatus::from_report(&NodeReport {
-            observed_generation: 4,
-            inventory_at: None,
-            images: vec![image],
-        });
+        let status = NodeImageCacheStatus::from_report(&NodeReport::new(4, vec![image]));
         let mut step = Shrink::Nothing;
         let mut sizes = Vec::new();
         for _ in 0..4 {

@@ -100,14 +100,11 @@ impl ReadNode {
         let info = self.status.node_info;
         let os = or_label(info.operating_system, "kubernetes.io/os", "linux");
         let architecture = or_label(info.architecture, "kubernetes.io/arch", "");
-        NodeFacts {
-            os,
-            architecture,
-            taints: self.spec.taints,
-            ready: ready && !leaving,
-            unschedulable: self.spec.unschedulable,
-            ..NodeFacts::new(name, labels)
-        }
+        NodeFacts::new(name, labels)
+            .with_platform(os, architecture)
+            .with_taints(self.spec.taints)
+            .with_ready(ready && !leaving)
+            .with_unschedulable(self.spec.unschedulable)
     }
 }
 

@@ -49,7 +49,18 @@ pub struct ImageCacheSpec {
 }
 
 impl From<ImageCacheSpec> for model::ImageCacheSpec {
-    fn from(spec: ImageCacheSpec) -> Self {
+    fn from(wire: ImageCacheSpec) -> Self {
+        let mut spec = Self::new(wire.cache_spec);
+        spec.image_pull_secrets = wire.image_pull_secrets;
+        spec.service_account_name = wire.service_account_name;
+        spec.deletion_policy = wire.deletion_policy;
+        spec.rollout = wire.rollout;
+        spec
+    }
+}
+
+impl From<model::ImageCacheSpec> for ImageCacheSpec {
+    fn from(spec: model::ImageCacheSpec) -> Self {
         Self {
             cache_spec: spec.cache_spec,
             image_pull_secrets: spec.image_pull_secrets,

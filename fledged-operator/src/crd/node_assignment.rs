@@ -106,8 +106,5 @@ pub(super) fn assigned(
 
 fn object_name(text: &str) -> Option<ObjectName> {
     let (namespace, name) = text.split_once('/')?;
-    Some(ObjectName {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    })
+    Some(ObjectName::new(namespace, name))
 }

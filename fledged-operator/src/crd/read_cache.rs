@@ -58,16 +58,13 @@ impl ReadCache {
             annotations.is_some_and(|all| all.contains_key(annotation))
         };
         let finalizers = self.metadata.finalizers.as_deref().unwrap_or_default();
-        CacheFacts {
-            spec: read_spec(self.spec).and_then(|spec| spec.validate(id.clone())),
-            id,
-            generation,
-            refresh_requested: asks(REFRESH_ANNOTATION),
-            purge_requested: asks(PURGE_ANNOTATION),
-            deleting: self.metadata.deletion_timestamp.is_some(),
-            finalizer: finalizers.iter().any(|name| name == FINALIZER),
-            status: status.and_then(|status| status.to_recorded(generation)),
-        }
+        let spec = read_spec(self.spec).and_then(|spec| spec.validate(id.clone()));
+        CacheFacts::new(id, generation, spec)
+            .with_refresh_requested(asks(REFRESH_ANNOTATION))
+            .with_purge_requested(asks(PURGE_ANNOTATION))
+            .with_deleting(self.metadata.deletion_timestamp.is_some())
+            .with_finalizer(finalizers.iter().any(|name| name == FINALIZER))
+            .with_status(status.and_then(|status| status.to_recorded(generation)))
     }
 }
 
@@ -77,15 +74,11 @@ fn read_spec(spec: Value) -> Result<model::ImageCacheSpec, InvalidSpec> {
         let path = error.path().to_string();
         let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));
         let value = whole.pointer(&pointer).map(Value::to_string);
-        InvalidSpec {
-            fields: vec![InvalidField {
-                field: match path.as_str() {
-                    "." => "spec".to_owned(),
-                    path => format!("spec.{path}"),
-                },
-                value: value.unwrap_or_default(),
-                problem: error.into_inner().to_string(),
-            }],
-        }
+        let field = match path.as_str() {
+            "." => "spec".to_owned(),
+            path => format!("spec.{path}"),
+        };
+        let problem = error.into_inner().to_string();
+        InvalidSpec::new([InvalidField::new(field, value.unwrap_or_default(), problem)])
     })
 }

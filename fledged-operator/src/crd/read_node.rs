@@ -66,10 +66,7 @@ impl ReadNodeCache {
                 Err(error) => refuse(field, value, error.to_string()),
             }
         }
-        let assignment = Assignment {
-            generation: self.generation(),
-            images,
-        };
+        let assignment = Assignment::new(self.generation(), images);
         (assignment, invalid)
     }
 
@@ -79,11 +76,10 @@ impl ReadNodeCache {
         let generation = self.status.get("observedGeneration")?.as_u64()?;
         let images = entries(&self.status, "images")
             .filter_map(|(_, value)| NodeImageStatus::deserialize(value).ok());
-        Some(NodeReport {
-            observed_generation: generation,
-            inventory_at: None,
-            images: images.filter_map(|image| image.to_report()).collect(),
-        })
+        Some(NodeReport::new(
+            generation,
+            images.filter_map(|image| image.to_report()),
+        ))
     }
 }
 

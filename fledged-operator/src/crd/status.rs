@@ -1,8 +1,6 @@
 //! From core's status of a cache to the wire, and back.
 
-use fledged_core::cluster::{
-    ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure,
-};
+use fledged_core::cluster::{ActionReason, ActionStatus, CacheStatus, Condition, NodeFailure};
 use fledged_core::error::Reason;
 use fledged_core::model::NodeName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as WireCondition, Time};
@@ -22,7 +20,7 @@ impl From<&CacheStatus> for ImageCacheStatus {
         });
         let observed_generation = i64::try_from(status.observed_generation).ok();
         let conditions = status.conditions.iter().map(|condition| WireCondition {
-            type_: word(condition.kind).to_owned(),
+            type_: condition.kind.to_string(),
             status: if condition.status { "True" } else { "False" }.to_owned(),
             reason: condition.reason.clone(),
             message: condition.message.clone(),
@@ -63,44 +61,33 @@ impl ImageCacheStatus {
         let observed = self.observed_generation.map(u64::try_from);
         let failures = self.failures.iter().map(|(image, failures)| {
             let failures = failures.iter().filter_map(|failure| {
-                Some(NodeFailure {
-                    node: NodeName::new(&failure.node).ok()?,
-                    reason: parse(&failure.reason).unwrap_or(Reason::Unknown),
-                    message: failure.message.clone(),
-                })
+                Some(NodeFailure::new(
+                    NodeName::new(&failure.node).ok()?,
+                    parse(&failure.reason).unwrap_or(Reason::Unknown),
+                    failure.message.clone(),
+                ))
             });
             (image.clone(), failures.collect())
         });
         let conditions = self.conditions.iter().filter_map(|condition| {
-            Some(Condition {
-                kind: parse(&condition.type_)?,
-                status: condition.status == "True",
-                reason: condition.reason.clone(),
-                message: condition.message.clone(),
-                since: condition.last_transition_time.0,
-            })
+            Some(Condition::new(
+                parse(&condition.type_)?,
+                condition.status == "True",
+                condition.reason.clone(),
+                condition.message.clone(),
+                condition.last_transition_time.0,
+            ))
         });
-        Some(CacheStatus {
-            observed_generation: observed.map_or(Ok(generation), |o| o).ok()?,
-            status,
-            reason,
-            message: self.message.clone(),
-            failures: failures.collect(),
-            failures_total: self.failures_total.unwrap_or_default(),
-            counts: self.counts.unwrap_or_default(),
-            conditions: conditions.collect(),
-            start_time: self.start_time.0,
-            completion_time: self.completion_time.as_ref().map(|Time(at)| *at),
-            refresh_revision: self.refresh_revision.unwrap_or_default(),
-            purged: self.purged.unwrap_or(theirs),
-        })
-    }
-}
-
-fn word(kind: ConditionKind) -> &'static str {
-    match kind {
-        ConditionKind::Ready => "Ready",
-        ConditionKind::Progressing => "Progressing",
-        ConditionKind::Degraded => "Degraded",
+        let generation = observed.map_or(Ok(generation), |o| o).ok()?;
+        let mut recorded = CacheStatus::new(generation, reason, status, self.start_time.0);
+        recorded.message.clone_from(&self.message);
+        recorded.failures = failures.collect();
+        recorded.failures_total = self.failures_total.unwrap_or_default();
+        recorded.counts = self.counts.unwrap_or_default();
+        recorded.conditions = conditions.collect();
+        recorded.completion_time = self.completion_time.as_ref().map(|Time(at)| *at);
+        recorded.refresh_revision = self.refresh_revision.unwrap_or_default();
+        recorded.purged = self.purged.unwrap_or(theirs);
+        Some(recorded)
     }
 }

@@ -87,24 +87,13 @@ impl FakeRuntime {
 }
 
 fn described(image: &ImageRef) -> RuntimeImage {
-    RuntimeImage {
-        id: ImageId(image.as_str().to_owned()),
-        references: vec![image.clone()],
-        digest: None,
-        size: ByteSize::new(50_000_000),
-        pinned: false,
-    }
+    RuntimeImage::new(image.as_str(), [image.clone()]).with_size(ByteSize::new(50_000_000))
 }
 
 #[async_trait]
 impl ImageRuntime for FakeRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        Ok(RuntimeInfo {
-            name: "fake".to_owned(),
-            version: "1".to_owned(),
-            api_version: "v1".to_owned(),
-            removal: RemovalScope::Reference,
-        })
+        Ok(RuntimeInfo::new("fake", "1", RemovalScope::Reference).with_api_version("v1"))
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {

@@ -202,25 +202,21 @@ impl MemoryRuntime {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        Some(RuntimeImage {
-            id: ImageId(content.clone()),
-            references: same.map(|(reference, _)| reference.clone()).collect(),
-            digest: Digest::parse(&format!("sha256:{hash}")).ok(),
-            size: ByteSize::new(10_000_000),
-            pinned: false,
-        })
+        Some(
+            RuntimeImage::new(
+                content.clone(),
+                same.map(|(reference, _)| reference.clone()),
+            )
+            .with_digest(Digest::parse(&format!("sha256:{hash}")).ok())
+            .with_size(ByteSize::new(10_000_000)),
+        )
     }
 }
 
 #[async_trait]
 impl ImageRuntime for MemoryRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        Ok(RuntimeInfo {
-            name: "memory".to_owned(),
-            version: "1".to_owned(),
-            api_version: "1".to_owned(),
-            removal: RemovalScope::Image,
-        })
+        Ok(RuntimeInfo::new("memory", "1", RemovalScope::Image).with_api_version("1"))
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {

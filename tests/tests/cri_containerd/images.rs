@@ -144,19 +144,13 @@ async fn a_private_registry_wants_the_right_credentials() {
             .push(&registry, "team/private", "1");
     let wrong = "incorrect-donkey";
     for auth in [None, login(wrong)] {
-        let request = PullRequest {
-            auth,
-            ..PullRequest::new(pushed.image())
-        };
+        let request = PullRequest::new(pushed.image()).with_auth(auth);
         let error = runtime.pull(request).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Unauthorized, "{error}");
         assert_eq!(error.class(), ErrorClass::Unauthorized);
         assert!(!format!("{error} {error:?}").contains(wrong), "{error}");
     }
-    let request = PullRequest {
-        auth: login(PASSWORD),
-        ..PullRequest::new(pushed.image())
-    };
+    let request = PullRequest::new(pushed.image()).with_auth(login(PASSWORD));
     let pulled = runtime.pull(request).await.unwrap();
     assert_eq!(pulled.digest, Some(pushed.digest));
 }

@@ -81,10 +81,7 @@ async fn credentials_go_to_the_runtime_and_nowhere_else() {
         let quoted =
             "GET https://ann:hunter2@r/ with hunter2, Basic YW5uOmh1bnRlcjI=: 401 Unauthorized";
         fake.fail_pulls(1, Code::Unknown, quoted);
-        let request = PullRequest {
-            auth: Some(auth.clone()),
-            ..PullRequest::new(image(APP))
-        };
+        let request = PullRequest::new(image(APP)).with_auth(auth.clone());
         let error = runtime.pull(request).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Unauthorized);
         let shown = format!("{error} {error:?}");

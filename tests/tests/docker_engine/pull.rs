@@ -132,13 +132,8 @@ async fn a_private_image_wants_the_right_credentials() {
     let engine = Dockerd::start();
     let runtime = DockerRuntime::new(engine.socket());
     let pushed = ImageBuilder::new().push(&registry, "private/app", "1");
-    let attempt = |auth: Option<RegistryAuth>| {
-        runtime.pull(PullRequest {
-            image: pushed.image(),
-            auth,
-            progress: ProgressSink::none(),
-        })
-    };
+    let attempt =
+        |auth: Option<RegistryAuth>| runtime.pull(PullRequest::new(pushed.image()).with_auth(auth));
     for auth in [
         None,
         basic("robot", "wr0ng-s3cret"),

@@ -68,10 +68,7 @@ async fn a_private_registry_wants_the_right_password() {
     let pushed = ImageBuilder::new().push(&registry, "team/app", "1");
     let folder = TempDir::new().unwrap();
     let runtime = open(folder.path());
-    let request = |auth| PullRequest {
-        auth,
-        ..PullRequest::new(pushed.image())
-    };
+    let request = |auth| PullRequest::new(pushed.image()).with_auth(auth);
     for wrong in [None, auth(registry.addr(), "user", "wr0ng").await] {
         let error = runtime.pull(request(wrong)).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Unauthorized, "{error}");
@@ -84,10 +81,7 @@ async fn a_private_registry_wants_the_right_password() {
     check_layout(folder.path());
 
     let error = runtime
-        .pull(PullRequest {
-            auth: right,
-            ..PullRequest::new(image(&format!("{}/team/none:1", registry.addr())))
-        })
+        .pull(PullRequest::new(image(&format!("{}/team/none:1", registry.addr()))).with_auth(right))
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Reason::ImageNotFound, "{error}");
@@ -142,10 +136,7 @@ async fn progress_adds_up_to_what_was_fetched() {
         let seen = Arc::clone(&seen);
         ProgressSink::new(move |p| seen.lock().unwrap().push(p))
     };
-    let request = PullRequest {
-        progress,
-        ..PullRequest::new(pushed[1].image())
-    };
+    let request = PullRequest::new(pushed[1].image()).with_progress(progress);
     runtime.pull(request).await.unwrap();
     let seen = seen.lock().unwrap();
     let last = seen.last().unwrap();

@@ -35,11 +35,7 @@ pub(crate) async fn auth(registry: &str, username: &str, password: &str) -> Opti
     let config = serde_json::json!({
         "auths": {registry: {"username": username, "password": password}}
     });
-    let request = CredentialsRequest {
-        image: image(&format!("{registry}/any")),
-        pull_secrets: Vec::new(),
-        service_accounts: Vec::new(),
-    };
+    let request = CredentialsRequest::new(image(&format!("{registry}/any")));
     let credentials = DockerConfig::from_json(config.to_string().as_bytes()).unwrap();
     credentials
         .resolve(&request)

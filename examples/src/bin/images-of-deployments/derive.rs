@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fledged_core::model::{
-    CacheSpecImages, IMAGES_MAX, ImageRef, LocalObjectReference, ParseImageRefError,
+    CacheSpecImages, IMAGES_MAX, ImageCacheSpec, ImageRef, ParseImageRefError,
 };
-use fledged_operator::crd::ImageCacheSpec;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt;
@@ -66,12 +65,8 @@ pub(crate) fn derive(deployments: &[Deployment]) -> Derived {
     let cache_spec: Vec<_> = groups
         .flat_map(|(on, images)| entries(&on, images))
         .collect();
-    let secret = |name| LocalObjectReference { name };
-    let spec = (!cache_spec.is_empty()).then(|| ImageCacheSpec {
-        cache_spec,
-        image_pull_secrets: secrets.into_iter().map(secret).collect(),
-        ..ImageCacheSpec::default()
-    });
+    let spec = (!cache_spec.is_empty())
+        .then(|| ImageCacheSpec::new(cache_spec).with_image_pull_secrets(secrets));
     Derived { spec, invalid }
 }
 
@@ -86,14 +81,13 @@ fn pod_of(deployment: &Deployment) -> Option<&PodSpec> {
 /// Images for the same nodes, no more than a list may have.
 fn entries(nodes: &BTreeMap<String, String>, images: BTreeSet<ImageRef>) -> Vec<CacheSpecImages> {
     let images: Vec<ImageRef> = images.into_iter().collect();
-    let lists = images.chunks(IMAGES_MAX).map(|images| CacheSpecImages {
+    let lists = images.chunks(IMAGES_MAX).map(|images| {
         // Normalised: written as in one of the Deployments, it would depend on their order.
-        images: images
-            .iter()
-            .map(|image| image.as_str().to_owned())
-            .collect(),
-        node_selector: Some(nodes.clone()).filter(|labels| !labels.is_empty()),
-        ..CacheSpecImages::default()
+        let entry = CacheSpecImages::new(images.iter().map(ImageRef::as_str));
+        match nodes.is_empty() {
+            true => entry,
+            false => entry.with_node_selector(nodes.clone()),
+        }
     });
     lists.collect()
 }

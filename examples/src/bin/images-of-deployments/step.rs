@@ -1,6 +1,7 @@
 //! What is to be done, given what is there.
 
-use fledged_operator::crd::{ImageCacheSpec, ReadCache};
+use fledged_core::model::ImageCacheSpec;
+use fledged_operator::crd::ReadCache;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -71,22 +72,13 @@ fn object(spec: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use fledged_core::model::{CacheSpecImages, LocalObjectReference};
+    use fledged_core::model::CacheSpecImages;
 
     use super::*;
 
     fn mk_spec(image: &str, secrets: &[&str]) -> ImageCacheSpec {
-        let secret = |name: &&str| LocalObjectReference {
-            name: (*name).to_owned(),
-        };
-        ImageCacheSpec {
-            cache_spec: vec![CacheSpecImages {
-                images: vec![image.to_owned()],
-                ..CacheSpecImages::default()
-            }],
-            image_pull_secrets: secrets.iter().map(secret).collect(),
-            ..ImageCacheSpec::default()
-        }
+        ImageCacheSpec::new([CacheSpecImages::new([image])])
+            .with_image_pull_secrets(secrets.iter().copied())
     }
 
     /// The cache as it is read after it was applied.
