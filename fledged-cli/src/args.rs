@@ -4,17 +4,17 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use fledged_core::model::{ImagePullPolicy, NodeName};
+use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName};
 use fledged_cri::registry::Platform;
 use fledged_cri::target::RuntimeUri;
 
 use crate::help;
 use crate::label::Label;
 use crate::manifest::Source;
-use fledged_core::model::GoDuration;
 
 /// Puts container images where they are needed before they are: on this machine, and on the nodes of a
 /// cluster.
@@ -252,7 +252,7 @@ pub struct NodeArgs {
     )]
     pub labels: Vec<Label>,
     /// Name of this node; its host name by default.
-    #[arg(long, value_name = "NAME", env = "FLEDGED_NODE_NAME", value_parser = node_name)]
+    #[arg(long, value_name = "NAME", env = "FLEDGED_NODE_NAME")]
     pub node_name: Option<NodeName>,
 }
 
@@ -270,9 +270,10 @@ pub struct PullArgs {
         long,
         value_name = "POLICY",
         default_value = "IfNotPresent",
-        ignore_case = true
+        ignore_case = true,
+        value_parser = pull_policy()
     )]
-    pub image_pull_policy: PullPolicy,
+    pub image_pull_policy: ImagePullPolicy,
 }
 
 /// How a result is printed.
@@ -292,24 +293,15 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Values of `--image-pull-policy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PullPolicy {
-    /// Pull what is absent.
-    #[value(name = "IfNotPresent")]
-    IfNotPresent,
-    /// Pull also what is there.
-    #[value(name = "Always")]
-    Always,
-}
-
-impl From<PullPolicy> for ImagePullPolicy {
-    fn from(policy: PullPolicy) -> Self {
-        match policy {
-            PullPolicy::IfNotPresent => Self::IfNotPresent,
-            PullPolicy::Always => Self::Always,
-        }
-    }
+/// The policies, and what each means.
+fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
+    let help = |policy| match policy {
+        ImagePullPolicy::Always => "Pull also what is there",
+        _ => "Pull what is absent",
+    };
+    let value = |policy: ImagePullPolicy| PossibleValue::new(policy.as_str()).help(help(policy));
+    let values = PossibleValuesParser::new(ImagePullPolicy::ALL.map(value));
+    values.try_map(|text| text.parse::<ImagePullPolicy>())
 }
 
 pub(crate) fn any_duration(text: &str) -> Result<Duration, String> {
@@ -332,10 +324,6 @@ fn a_second_or_more(text: &str) -> Result<Duration, String> {
         return Err("it must be at least 1s".to_owned());
     }
     Ok(duration)
-}
-
-pub(crate) fn node_name(text: &str) -> Result<NodeName, String> {
-    NodeName::new(text).map_err(|error| error.to_string())
 }
 
 /// `host` or `host:port`, as it stands at the front of a reference.

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use fledged_core::model::{ImageRef, NodeName};
 
 use super::help;
-use crate::args::{ManifestArgs, any_duration, node_name};
+use crate::args::{ManifestArgs, any_duration};
 
 /// The commands for a cluster.
 #[derive(Debug, Subcommand)]
@@ -168,7 +168,6 @@ pub struct WhyArgs {
     /// The ImageCache.
     pub name: String,
     /// The node.
-    #[arg(value_parser = node_name)]
     pub node: NodeName,
     /// The image, in any of its spellings.
     pub image: ImageRef,

@@ -36,6 +36,6 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
 /// What the arguments say where a manifest does not.
 pub(super) fn defaults(args: &PullArgs) -> AssignmentDefaults {
     AssignmentDefaults::default()
-        .with_pull_policy(args.image_pull_policy.into())
+        .with_pull_policy(args.image_pull_policy)
         .with_deadline(args.deadline)
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
@@ -91,10 +92,10 @@ pub(super) struct ControllerArgs {
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
     pub(super) image_pull_deadline_duration: Duration,
     /// When an image that is present is pulled again, where a cache does not say it.
-    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent")]
-    pub(super) image_pull_policy: PullPolicy,
+    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy())]
+    pub(super) image_pull_policy: ImagePullPolicy,
     /// Nodes that pull at once in the whole cluster, a number or a percentage.
-    #[arg(long, value_name = "N|N%", default_value = "100", value_parser = count_or_percent)]
+    #[arg(long, value_name = "N|N%", default_value = "100")]
     pub(super) max_concurrent_nodes: CountOrPercent,
     /// Serves ImageCaches of that namespace alone; one controller a cluster all the same.
     #[arg(long, value_name = "NAMESPACE")]
@@ -172,7 +173,7 @@ pub(super) struct AgentArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
     /// The node it runs on.
-    #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = node_name)]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(super) node_name: NodeName,
     /// The runtime: unix:///run/containerd/containerd.sock, docker:///var/run/docker.sock,
     /// oci:FOLDER; the first live socket where none is given.
@@ -217,23 +218,15 @@ pub(super) enum Level {
     Error,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum PullPolicy {
-    /// Pull what is absent, and again what moves.
-    #[value(name = "IfNotPresent")]
-    IfNotPresent,
-    /// Pull also what is there.
-    #[value(name = "Always")]
-    Always,
-}
-
-impl From<PullPolicy> for ImagePullPolicy {
-    fn from(policy: PullPolicy) -> Self {
-        match policy {
-            PullPolicy::IfNotPresent => Self::IfNotPresent,
-            PullPolicy::Always => Self::Always,
-        }
-    }
+/// The policies, and what each means.
+fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
+    let help = |policy| match policy {
+        ImagePullPolicy::Always => "Pull also what is there",
+        _ => "Pull what is absent, and again what moves",
+    };
+    let value = |policy: ImagePullPolicy| PossibleValue::new(policy.as_str()).help(help(policy));
+    let values = PossibleValuesParser::new(ImagePullPolicy::ALL.map(value));
+    values.try_map(|text| text.parse::<ImagePullPolicy>())
 }
 
 /// The arguments as clap wants them: Go's flags may have one dash, `-stderrthreshold=INFO`.
@@ -268,24 +261,9 @@ fn a_second_or_more(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn count_or_percent(text: &str) -> Result<CountOrPercent, String> {
-    let limit = match text.parse() {
-        Ok(count) => CountOrPercent::Count(count),
-        Err(_) => CountOrPercent::Percent(text.to_owned()),
-    };
-    match limit.of(100) {
-        Some(_) => Ok(limit),
-        None => Err("it must be a number from 1 up, or a percentage from 1% to 100%".to_owned()),
-    }
-}
-
 fn bind(text: &str) -> Result<Bind, String> {
     let address = BindAddress::parse(text);
     address.map(Bind).map_err(|error| error.to_string())
-}
-
-fn node_name(text: &str) -> Result<NodeName, String> {
-    NodeName::new(text).map_err(|error| error.to_string())
 }
 
 fn server_url(text: &str) -> Result<Uri, String> {
@@ -324,7 +302,7 @@ mod tests {
         let args = controller(&[]).unwrap();
         assert_eq!(args.image_cache_refresh_frequency, Duration::from_secs(900));
         assert_eq!(args.image_pull_deadline_duration, Duration::from_secs(300));
-        assert_eq!(args.image_pull_policy, PullPolicy::IfNotPresent);
+        assert_eq!(args.image_pull_policy, ImagePullPolicy::IfNotPresent);
         assert_eq!(args.jobs.job_retention_policy, JobRetention::Delete);
         assert_eq!(args.common.stderrthreshold, Level::Info);
         assert!(!args.jobs.image_delete_job_host_network);

@@ -29,7 +29,7 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
     let config = PlannerConfig::default()
         .with_defaults(
             AssignmentDefaults::default()
-                .with_pull_policy(args.image_pull_policy.into())
+                .with_pull_policy(args.image_pull_policy)
                 .with_deadline(args.image_pull_deadline_duration),
         )
         .with_max_concurrent_nodes(args.max_concurrent_nodes.clone())

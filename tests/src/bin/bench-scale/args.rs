@@ -24,8 +24,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value = "3")]
     pub(crate) parallelism: NonZeroUsize,
     /// Nodes that pull at once; all of them by default.
-    #[arg(long, value_name = "N|N%", default_value = "100%", value_parser = count_or_percent)]
-    pub(crate) max_concurrent_nodes: String,
+    #[arg(long, value_name = "N|N%", default_value = "100%")]
+    pub(crate) max_concurrent_nodes: CountOrPercent,
     /// Nodes that turn Ready one by one.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) joins: usize,
@@ -105,17 +105,6 @@ pub(crate) enum PhaseName {
     Purge,
     /// A rollout among nodes that are not Ready or silent.
     Troubled,
-}
-
-fn count_or_percent(text: &str) -> Result<String, String> {
-    let limit = match text.parse() {
-        Ok(count) => CountOrPercent::Count(count),
-        Err(_) => CountOrPercent::Percent(text.to_owned()),
-    };
-    match limit.of(100) {
-        Some(_) => Ok(text.to_owned()),
-        None => Err("it must be a number from 1 up, or a percentage from 1% to 100%".to_owned()),
-    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -39,7 +39,7 @@ impl Report {
             images: args.images.get(),
             parallelism: args.parallelism.get(),
             pull: args.pull.as_secs_f64(),
-            max_concurrent_nodes: args.max_concurrent_nodes.clone(),
+            max_concurrent_nodes: args.max_concurrent_nodes.to_string(),
             record_bytes,
             warnings: bench.warnings(),
             phases,
