@@ -95,7 +95,7 @@ mod tests {
 
     fn desired() -> Desired {
         Desired::new(
-            NodeFacts::new(NodeName::new("n").unwrap(), BTreeMap::new()),
+            NodeFacts::new(NodeName::new("n").unwrap()),
             AssignmentDefaults::default(),
         )
     }

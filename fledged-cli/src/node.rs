@@ -1,7 +1,5 @@
 //! What is known of this node: its name and its labels.
 
-use std::collections::BTreeMap;
-
 use fledged_core::model::{InvalidNodeName, NodeFacts, NodeName};
 use fledged_cri::registry::Platform;
 
@@ -24,7 +22,7 @@ pub fn facts(args: &NodeArgs, platform: Option<&Platform>) -> Result<NodeFacts, 
         // The kubelet too takes the host name in lower case.
         None => NodeName::new(host_name().to_lowercase()).map_err(UnusableHostName)?,
     };
-    let mut facts = NodeFacts::new(name, BTreeMap::new());
+    let mut facts = NodeFacts::new(name);
     if let Some(platform) = platform {
         platform.os().clone_into(&mut facts.os);
         platform.architecture().clone_into(&mut facts.architecture);

@@ -97,7 +97,7 @@ mod tests {
             "apiVersion: kubefledged.io/v1alpha2\nkind: ImageCache\nmetadata: {{name: a}}\nspec: {{cacheSpec: [{{images: {purged:?}}}]}}\n"
         );
         let caches = parse(&[("test".to_owned(), text)]).unwrap().caches;
-        let node = NodeFacts::new(NodeName::new("n").unwrap(), BTreeMap::new());
+        let node = NodeFacts::new(NodeName::new("n").unwrap());
         let assignment =
             Assignment::for_node(&node, &caches, AssignmentDefaults::default()).into_absent();
         let image = RuntimeImage::new("1", names.iter().map(|n| ImageRef::parse(n).unwrap()));

@@ -203,10 +203,10 @@ impl Session {
             // Jitter is for nodes not to act in step; any seed does.
             Warmer::new(config, fastrand::u64(..)),
             Arc::clone(&self.runtime),
-            Arc::clone(&self.credentials),
             Arc::clone(&self.clock),
-            observer,
         )
+        .with_credentials(Arc::clone(&self.credentials))
+        .with_observer(observer)
     }
 
     async fn greet(&self) -> Result<(), SessionError> {

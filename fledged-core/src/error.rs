@@ -225,6 +225,12 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// A pull of that image that failed.
+    #[must_use]
+    pub fn pull(image: ImageRef, failure: Failure) -> Self {
+        Self::Pull { image, failure }
+    }
+
     /// What went wrong, whatever the operation.
     #[must_use]
     pub fn failure(&self) -> &Failure {

@@ -11,11 +11,7 @@ use fledged_core::model::{
 use serde_json::{Value, json};
 
 fn mk_node(labels: &[(&str, &str)]) -> NodeFacts {
-    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-    NodeFacts::new(
-        NodeName::new("n").unwrap(),
-        labels.iter().map(owned).collect(),
-    )
+    NodeFacts::new(NodeName::new("n").unwrap()).with_labels(labels.iter().copied())
 }
 
 fn mk_cache(name: &str, spec: Value) -> ImageCache {

@@ -98,7 +98,7 @@ impl Stage {
             Step::Annotate(cache, what) => self.cluster.annotate(&mk_id(CACHES[*cache]), *what),
             Step::Join(node, zone) => {
                 let labels = BTreeMap::from([("zone".to_owned(), (*zone).to_owned())]);
-                let facts = NodeFacts::new(mk_name(NODES[*node]), labels);
+                let facts = NodeFacts::new(mk_name(NODES[*node])).with_labels(labels);
                 let runtime = SimRuntime::new(self.clock.clone(), mk_registry(), 1);
                 self.cluster
                     .apply_node(facts, runtime.with_bandwidth(10_000_000));
@@ -259,7 +259,7 @@ proptest! {
             match step {
                 Step::Join(n, zone) => {
                     let labels = BTreeMap::from([("zone".to_owned(), (*zone).to_owned())]);
-                    joined.insert(*n, NodeFacts::new(mk_name(NODES[*n]), labels));
+                    joined.insert(*n, NodeFacts::new(mk_name(NODES[*n])).with_labels(labels));
                 }
                 Step::Leave(n) => { joined.remove(n); }
                 Step::Ready(n, ready) => {

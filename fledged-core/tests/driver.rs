@@ -5,13 +5,13 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver, Silent};
+use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport,
 };
 use fledged_core::node::{Warmer, WarmerConfig};
-use fledged_core::ports::{Anonymous, Clock, PullProgress};
+use fledged_core::ports::{Clock, PullProgress};
 use fledged_core::sim::{Fault, Faults, SimClock, SimImage, SimRegistry, SimRuntime, TraceEvent};
 use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
@@ -91,10 +91,9 @@ fn mk_node_with(faults: Faults) -> Node {
     let node = NodeLoop::new(
         Warmer::new(config, 1),
         Arc::new(runtime.clone()),
-        Arc::new(Anonymous),
         Arc::new(clock.clone()),
-        Arc::clone(&observer) as Arc<dyn NodeObserver>,
-    );
+    )
+    .with_observer(observer.clone());
     Node {
         clock,
         runtime,
@@ -368,5 +367,4 @@ fn an_observer_sees_phases_and_progress() {
 fn a_loop_can_be_shown_without_its_secrets() {
     let node = mk_node();
     assert!(format!("{:?}", node.node).contains("NodeLoop"));
-    Silent.progress(&mk_ref("a"), PullProgress::default());
 }

@@ -8,7 +8,7 @@ use std::task::Poll;
 use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
 use fledged_core::model::{Assignment, ByteSize, ImagePhase, ImageRef, ImageReport};
 use fledged_core::node::{Warmer, WarmerConfig};
-use fledged_core::ports::{Anonymous, MockImageRuntime, RemovalScope, RuntimeImage, RuntimeInfo};
+use fledged_core::ports::{MockImageRuntime, RemovalScope, RuntimeImage, RuntimeInfo};
 use fledged_core::sim::SimClock;
 use futures_util::future::poll_fn;
 use futures_util::stream::{self, StreamExt};
@@ -54,10 +54,9 @@ fn inputs_without_end_do_not_keep_a_pull_from_going_on() {
     let mut node = NodeLoop::new(
         Warmer::new(WarmerConfig::default(), 1),
         Arc::new(runtime),
-        Arc::new(Anonymous),
         Arc::new(clock.clone()),
-        Arc::clone(&watch) as Arc<dyn NodeObserver>,
-    );
+    )
+    .with_observer(watch.clone());
     let assignment = Assignment::present([image]);
     let inputs = stream::iter(0..INPUTS).map(|n| {
         taken.store(n + 1, Ordering::SeqCst);

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use fledged_core::driver::{NodeLoop, Silent};
+use fledged_core::driver::NodeLoop;
 use fledged_core::error::{Failure, Reason, RuntimeError};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, ObjectName,
@@ -98,10 +98,9 @@ fn settle(runtime: MockImageRuntime, store: MockCredentials, image: AssignedImag
     let mut node = NodeLoop::new(
         Warmer::new(WarmerConfig::default(), 1),
         Arc::new(runtime),
-        Arc::new(store),
         Arc::new(clock.clone()),
-        Arc::new(Silent),
-    );
+    )
+    .with_credentials(Arc::new(store));
     let assignment = Assignment::new(1, vec![image]);
     let mut report = clock.block_on(node.settle(assignment)).unwrap();
     report.images.remove(0)

@@ -6,13 +6,13 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::driver::{NodeInput, NodeLoop, Silent};
+use fledged_core::driver::{NodeInput, NodeLoop};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImagePullPolicy, ImageRef, NodeReport,
 };
 use fledged_core::node::{Warmer, WarmerConfig};
-use fledged_core::ports::{Anonymous, Clock, RemovalScope};
+use fledged_core::ports::{Clock, RemovalScope};
 use fledged_core::sim::{
     Fault, Faults, SimClock, SimImage, SimRegistry, SimRuntime, TraceEntry, TraceEvent,
 };
@@ -271,9 +271,7 @@ fn play(scenario: &Scenario) -> Outcome {
     let mut node = NodeLoop::new(
         Warmer::new(config, scenario.seed),
         Arc::new(runtime.clone()),
-        Arc::new(Anonymous),
         Arc::new(clock.clone()),
-        Arc::new(Silent),
     );
     let report = clock
         .block_on(node.run(inputs, clock.sleep(END)))

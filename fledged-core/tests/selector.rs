@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 
 use fledged_core::model::{
-    CacheId, CacheSpecImages, ImageCacheSpec, ImageGroup, LabelSelector, NodeAffinity, NodeFacts,
-    NodeName, NodeSelector, NodeSelectorTerm, Requirement, Taint, Toleration,
+    CacheId, CacheSpecImages, ImageCacheSpec, ImageGroup, NodeAffinity, NodeFacts, NodeName,
+    NodeSelector, NodeSelectorTerm, Requirement, Taint, Toleration,
 };
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn mk_requirement(key: &str, operator: &str, values: &[&str]) -> Requirement {
 }
 
 fn mk_node(name: &str, labels: &[(&str, &str)]) -> NodeFacts {
-    NodeFacts::new(NodeName::new(name).unwrap(), mk_labels(labels))
+    NodeFacts::new(NodeName::new(name).unwrap()).with_labels(labels.iter().copied())
 }
 
 fn mk_taint(key: &str, value: &str, effect: &str) -> Taint {
@@ -105,34 +105,6 @@ fn malformed_requirements_are_refused_by_key() {
     for (operator, values) in [("In", &["v"][..]), ("Exists", &[]), ("Gt", &["1"])] {
         assert_eq!(mk_requirement("k", operator, values).validate(), Ok(()));
     }
-}
-
-#[test]
-fn a_label_selector_needs_all_of_its_parts() {
-    let selector: LabelSelector = serde_json::from_value(json!({
-        "matchLabels": {"zone": "a"},
-        "matchExpressions": [
-            {"key": "disk", "operator": "In", "values": ["ssd", "nvme"]},
-            {"key": "spot", "operator": "DoesNotExist"},
-        ],
-    }))
-    .unwrap();
-    assert_eq!(selector.validate(), Ok(()));
-    for (labels, expected) in [
-        (&[("zone", "a"), ("disk", "ssd")][..], true),
-        (&[("zone", "a"), ("disk", "hdd")], false),
-        (&[("zone", "b"), ("disk", "ssd")], false),
-        (&[("zone", "a"), ("disk", "ssd"), ("spot", "")], false),
-        (&[], false),
-    ] {
-        assert_eq!(selector.matches(&mk_labels(labels)), expected, "{labels:?}");
-    }
-    assert!(LabelSelector::default().matches(&mk_labels(&[])));
-    let broken = LabelSelector {
-        match_expressions: vec![mk_requirement("k", "In", &[])],
-        ..LabelSelector::default()
-    };
-    assert_eq!(broken.validate().unwrap_err().key, "k");
 }
 
 #[test]

@@ -3,10 +3,9 @@
 
 use std::{error::Error, sync::Arc};
 
-use fledged_core::driver::{NodeLoop, Silent};
+use fledged_core::driver::NodeLoop;
 use fledged_core::model::{Assignment, ImagePhase, ImageRef};
 use fledged_core::node::Warmer;
-use fledged_core::ports::Anonymous;
 use fledged_cri::clock::TokioClock;
 
 #[tokio::main]
@@ -17,8 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let warmer = Warmer::new(Default::default(), std::process::id().into());
     let runtime = fledged_cri::open(&uri.parse()?, Default::default())?;
-    let (anonymous, clock) = (Arc::new(Anonymous), Arc::new(TokioClock::new()));
-    let mut node = NodeLoop::new(warmer, runtime, anonymous, clock, Arc::new(Silent));
+    let mut node = NodeLoop::new(warmer, runtime, Arc::new(TokioClock::new()));
     let report = node.settle(Assignment::present(images)).await;
 
     for image in &report.images {

@@ -1,6 +1,5 @@
 //! A planner, and a cluster that does at once what it asks for.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -240,7 +239,7 @@ fn mk_node(node: usize, pool: usize) -> NodeFacts {
         ("topology.kubernetes.io/zone", format!("zone-{}", node % 3)),
     ];
     let labels = labels.map(|(key, value)| (key.to_owned(), value));
-    NodeFacts::new(mk_name(node), BTreeMap::from(labels))
+    NodeFacts::new(mk_name(node)).with_labels(labels)
 }
 
 /// One of the caches that match every node, with its share of the images. The first image differs

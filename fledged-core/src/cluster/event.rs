@@ -87,7 +87,7 @@ impl CacheFacts {
 }
 
 /// Something that happened in the cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClusterEvent {
     /// Everything there is has been told once. Before it, nothing is written: of a partial list,
@@ -146,6 +146,18 @@ pub enum ClusterEvent {
     },
     /// A write was refused because the object had changed meanwhile, or is not what it seemed.
     Conflicted(WriteTarget),
+}
+
+impl From<CacheFacts> for ClusterEvent {
+    fn from(facts: CacheFacts) -> Self {
+        Self::CacheApplied(Box::new(facts))
+    }
+}
+
+impl From<NodeFacts> for ClusterEvent {
+    fn from(facts: NodeFacts) -> Self {
+        Self::NodeApplied(facts)
+    }
 }
 
 /// What a write goes to.

@@ -8,4 +8,4 @@ mod wait;
 mod writes;
 
 pub use cluster::{ClusterLoop, ClusterObserver, Ended, QueueDepth};
-pub use node::{NodeInput, NodeLoop, NodeObserver, Silent};
+pub use node::{NodeInput, NodeLoop, NodeObserver};

@@ -16,7 +16,8 @@ use crate::error::Failure;
 use crate::model::{Assignment, ImageRef, ImageReport, NodeReport};
 use crate::node::{NodeCommand, NodeEvent, PullId, Warmer};
 use crate::ports::{
-    Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullProgress, RemovalScope,
+    Anonymous, Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullProgress,
+    RemovalScope,
 };
 
 /// Watches what happens to a node's images. Called from the loop: must not block.
@@ -44,14 +45,14 @@ pub trait NodeObserver: Send + Sync {
 
 /// An observer that looks away.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
+struct Silent;
 
 impl NodeObserver for Silent {
     fn report(&self, _report: &ImageReport) {}
 }
 
 /// What somebody outside wants of a running loop.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeInput {
     /// The node is to hold this from now on.
@@ -107,26 +108,34 @@ impl fmt::Debug for NodeLoop {
 }
 
 impl NodeLoop {
-    /// A loop over these ports.
+    /// A loop over these ports, which pulls anonymously and tells nobody.
     #[must_use]
-    pub fn new(
-        warmer: Warmer,
-        runtime: Arc<dyn ImageRuntime>,
-        credentials: Arc<dyn Credentials>,
-        clock: Arc<dyn Clock>,
-        observer: Arc<dyn NodeObserver>,
-    ) -> Self {
+    pub fn new(warmer: Warmer, runtime: Arc<dyn ImageRuntime>, clock: Arc<dyn Clock>) -> Self {
         Self {
             warmer,
             runtime,
-            credentials,
+            credentials: Arc::new(Anonymous),
             clock,
-            observer,
+            observer: Arc::new(Silent),
             operations: FuturesUnordered::new(),
             pulls: BTreeMap::new(),
             removal: None,
             started: false,
         }
+    }
+
+    /// With credentials from there.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    /// With somebody who watches.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn NodeObserver>) -> Self {
+        self.observer = observer;
+        self
     }
 
     /// Where every image stands now.

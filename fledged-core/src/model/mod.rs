@@ -26,9 +26,7 @@ pub use image::{ImageRef, ParseImageRefError};
 pub use names::{CacheId, InvalidNodeName, NodeName, ObjectName};
 pub use node::{NodeFacts, Taint, Toleration};
 pub use report::{ImagePhase, ImageReport, NodeReport};
-pub use selector::{
-    InvalidSelector, LabelSelector, NodeAffinity, NodeSelector, NodeSelectorTerm, Requirement,
-};
+pub use selector::{InvalidSelector, NodeAffinity, NodeSelector, NodeSelectorTerm, Requirement};
 pub use size::ByteSize;
 pub use spec::{
     CacheSpecImages, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, LocalObjectReference,

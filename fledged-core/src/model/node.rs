@@ -27,18 +27,30 @@ pub struct NodeFacts {
 }
 
 impl NodeFacts {
-    /// A Ready Linux node with that name, those labels and this machine's architecture.
+    /// A Ready Linux node of that name and this machine's architecture, without labels and taints.
     #[must_use]
-    pub fn new(name: NodeName, labels: BTreeMap<String, String>) -> Self {
+    pub fn new(name: NodeName) -> Self {
         Self {
             name,
-            labels,
+            labels: BTreeMap::new(),
             taints: Vec::new(),
             ready: true,
             unschedulable: false,
             os: "linux".to_owned(),
             architecture: go_architecture(std::env::consts::ARCH).to_owned(),
         }
+    }
+
+    /// With these labels beside those it has.
+    #[must_use]
+    pub fn with_labels<K: Into<String>, V: Into<String>>(
+        mut self,
+        labels: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let labels = labels.into_iter();
+        let labels = labels.map(|(key, value)| (key.into(), value.into()));
+        self.labels.extend(labels);
+        self
     }
 
     /// With these taints.

@@ -1,4 +1,4 @@
-//! Label selectors and node affinity, as Kubernetes evaluates them.
+//! Node affinity, as Kubernetes evaluates it.
 
 use std::collections::BTreeMap;
 
@@ -15,42 +15,6 @@ pub struct InvalidSelector {
     pub key: String,
     /// What is wrong with it.
     pub problem: String,
-}
-
-/// A label selector: all of `matchLabels` and all of `matchExpressions` (`metav1.LabelSelector`).
-///
-/// An empty selector matches everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LabelSelector {
-    /// Labels that must have exactly these values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub match_labels: BTreeMap<String, String>,
-    /// Requirements that must all hold.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub match_expressions: Vec<Requirement>,
-}
-
-impl LabelSelector {
-    /// Whether these labels satisfy the selector.
-    #[must_use]
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
-            && self.match_expressions.iter().all(|r| r.matches(labels))
-    }
-
-    /// Checks every requirement.
-    ///
-    /// # Errors
-    ///
-    /// The first [`InvalidSelector`].
-    pub fn validate(&self) -> Result<(), InvalidSelector> {
-        self.match_expressions
-            .iter()
-            .try_for_each(Requirement::validate)
-    }
 }
 
 /// One requirement on a label: key, operator, values.

@@ -145,8 +145,7 @@ impl Backoff {
     }
 
     /// The delay before the next attempt of the same round, after `attempts` that failed.
-    #[must_use]
-    pub fn within_round(
+    pub(crate) fn within_round(
         &self,
         failure: &Failure,
         attempts: u32,
@@ -162,8 +161,7 @@ impl Backoff {
     }
 
     /// The delay before the next round, after `rounds` that failed.
-    #[must_use]
-    pub fn between_rounds(
+    pub(crate) fn between_rounds(
         &self,
         failure: &Failure,
         rounds: u32,
@@ -195,8 +193,7 @@ impl Backoff {
     }
 
     /// The delay, spread by the jitter. A delay too long to be spread stays as it is.
-    #[must_use]
-    pub fn spread(&self, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
+    pub(crate) fn spread(&self, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
         let share = self.jitter.clamp(0.0, 1.0);
         let factor = 1.0 - share + 2.0 * share * rng.f64();
         Duration::try_from_secs_f64(delay.as_secs_f64() * factor).unwrap_or(delay)

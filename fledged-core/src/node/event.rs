@@ -16,7 +16,7 @@ pub struct PullId(pub u64);
 pub struct InventoryId(pub u64);
 
 /// Something that happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeEvent {
     /// What was reported before a restart. To come before the first assignment; it tells which

@@ -21,6 +21,13 @@ impl From<String> for ImageId {
     }
 }
 
+/// For a runtime that has no identifiers of its own: the normalised reference.
+impl From<&ImageRef> for ImageId {
+    fn from(image: &ImageRef) -> Self {
+        Self(image.as_str().to_owned())
+    }
+}
+
 impl fmt::Display for ImageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)

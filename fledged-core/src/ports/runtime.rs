@@ -29,12 +29,20 @@ pub trait ImageRuntime: Send + Sync {
     /// [`RuntimeError::List`].
     async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError>;
 
-    /// One image by reference; `None` when it is not (completely) present.
+    /// One image by reference; `None` when it is not (completely) present. Looks through
+    /// [`list`](Self::list) unless the runtime has a shorter way.
     ///
     /// # Errors
     ///
     /// [`RuntimeError::Lookup`].
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError>;
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+        let images = self.list().await.map_err(|error| RuntimeError::Lookup {
+            image: image.clone(),
+            failure: error.failure().clone(),
+        })?;
+        let mut images = images.into_iter();
+        Ok(images.find(|held| held.references.contains(image)))
+    }
 
     /// The IDs of images that any container uses, running or stopped.
     ///
@@ -61,12 +69,15 @@ pub trait ImageRuntime: Send + Sync {
     /// [`RuntimeError::Remove`].
     async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError>;
 
-    /// How full the file systems that hold images are.
+    /// How full the file systems that hold images are; for people, nothing is decided by it. None
+    /// unless the runtime tells.
     ///
     /// # Errors
     ///
     /// [`RuntimeError::Filesystem`].
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError>;
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+        Ok(Vec::new())
+    }
 }
 
 /// How a removal ended.

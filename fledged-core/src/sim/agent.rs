@@ -8,15 +8,18 @@ use std::time::Duration;
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
-use super::{SimCluster, SimRuntime};
-use crate::cluster::ClusterEvent;
-use crate::driver::{NodeInput, NodeLoop, NodeObserver};
+use super::{Deadlock, SimCluster, SimRuntime};
+use crate::cluster::{ClusterEvent, Planner};
+use crate::driver::{ClusterLoop, NodeInput, NodeLoop, NodeObserver};
 use crate::model::{Assignment, ImageRef, ImageReport, NodeName, NodeReport};
 use crate::node::{Warmer, WarmerConfig};
-use crate::ports::{Anonymous, Clock, Cluster};
+use crate::ports::{Clock, Cluster};
 
 /// How often an agent says what has changed: as often as a real one writes at most.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// Of the delays between attempts of a write; any does.
+const CONTROLLER_SEED: u64 = 7;
 
 /// What an agent knows and has not said yet.
 #[derive(Debug, Default)]
@@ -61,6 +64,21 @@ impl NodeObserver for Notes {
 }
 
 impl SimCluster {
+    /// Runs that planner, and an agent on every node, for so long. Another call is a restart of them
+    /// all: they go on from what is recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`Deadlock`] when nothing can go on.
+    pub fn run_for(&self, planner: Planner, duration: Duration) -> Result<(), Deadlock> {
+        let (cluster, clock) = (Arc::new(self.clone()), Arc::new(self.clock.clone()));
+        let mut controller = ClusterLoop::new(planner, cluster, clock, CONTROLLER_SEED);
+        let controller = controller.run(self.clock.sleep(duration));
+        let nodes = self.run_nodes(WarmerConfig::default(), self.clock.sleep(duration));
+        let both = futures_util::future::join(controller, nodes);
+        self.clock.block_on(both).map(drop)
+    }
+
     /// Runs an agent on every node, also on those that join, until `shutdown` resolves.
     pub async fn run_nodes(&self, config: WarmerConfig, shutdown: impl Future<Output = ()>) {
         let mut agents = FuturesUnordered::new();
@@ -125,10 +143,9 @@ impl SimCluster {
         let mut node_loop = NodeLoop::new(
             Warmer::new(config, seed),
             Arc::new(runtime),
-            Arc::new(Anonymous),
             Arc::new(self.clock.clone()),
-            Arc::new(notes.clone()),
-        );
+        )
+        .with_observer(Arc::new(notes.clone()));
         node_loop
             .run(inputs, self.speak(&node, joined, &notes))
             .await;

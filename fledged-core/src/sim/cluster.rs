@@ -134,6 +134,12 @@ impl SimCluster {
         self.objects().caches.get(id).cloned()
     }
 
+    /// What was last recorded as the status of a cache.
+    #[must_use]
+    pub fn status(&self, id: &CacheId) -> Option<CacheStatus> {
+        self.cache(id)?.status
+    }
+
     /// What is recorded for every node.
     #[must_use]
     pub fn assignments(&self) -> BTreeMap<NodeName, Assignment> {

@@ -5,20 +5,18 @@
 //! ```
 //! use std::sync::Arc;
 //! use std::time::Duration;
-//! use fledged_core::driver::{NodeLoop, Silent};
-//! use fledged_core::model::{AssignedImage, Assignment, ByteSize, ImagePhase};
+//! use fledged_core::driver::NodeLoop;
+//! use fledged_core::model::{Assignment, ByteSize, ImagePhase};
 //! use fledged_core::node::{Warmer, WarmerConfig};
-//! use fledged_core::ports::Anonymous;
 //! use fledged_core::sim::{SimClock, SimImage, SimRegistry, SimRuntime};
 //!
 //! let clock = SimClock::new();
 //! let registry = SimRegistry::new().with("app:1", SimImage::new("app-1", &[("base", ByteSize::new(40_000_000))]));
 //! let runtime = SimRuntime::new(clock.clone(), registry, 7).with_bandwidth(10_000_000);
 //! let warmer = Warmer::new(WarmerConfig::default(), 7);
-//! let mut node = NodeLoop::new(warmer, Arc::new(runtime), Arc::new(Anonymous), Arc::new(clock.clone()), Arc::new(Silent));
+//! let mut node = NodeLoop::new(warmer, Arc::new(runtime), Arc::new(clock.clone()));
 //!
-//! let assignment = Assignment::new(1, vec![AssignedImage::present("app:1".parse()?)]);
-//! let report = clock.block_on(node.settle(assignment))?;
+//! let report = clock.block_on(node.settle(Assignment::present(["app:1".parse()?])))?;
 //! assert_eq!(report.images[0].phase, ImagePhase::Cached);
 //! assert!(clock.elapsed() >= Duration::from_secs(4));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -24,7 +24,7 @@ pub fn mk_node(name: &str, labels: &[&str]) -> NodeFacts {
         let (key, value) = label.split_once('=').unwrap();
         (key.to_owned(), value.to_owned())
     });
-    NodeFacts::new(mk_name(name), labels.collect())
+    NodeFacts::new(mk_name(name)).with_labels(labels)
 }
 
 /// A spec with one list of images, for nodes with these labels.

@@ -186,10 +186,10 @@ impl Agent {
         let mut node_loop = NodeLoop::new(
             Warmer::new(self.config, seeds.u64(..)),
             Arc::new(runtime),
-            self.credentials,
             Arc::clone(&self.clock),
-            Arc::new(observer),
-        );
+        )
+        .with_credentials(self.credentials)
+        .with_observer(Arc::new(observer));
         let inputs_of_loop = Inputs::new(
             receiver,
             taken,

@@ -100,7 +100,8 @@ impl ReadNode {
         let info = self.status.node_info;
         let os = or_label(info.operating_system, "kubernetes.io/os", "linux");
         let architecture = or_label(info.architecture, "kubernetes.io/arch", "");
-        NodeFacts::new(name, labels)
+        NodeFacts::new(name)
+            .with_labels(labels)
             .with_platform(os, architecture)
             .with_taints(self.spec.taints)
             .with_ready(ready && !leaving)
