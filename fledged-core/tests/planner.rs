@@ -305,9 +305,14 @@ fn a_purge_claims_nothing_of_nodes_that_cannot_be_reached() {
     assert_eq!(status.status, ActionStatus::Unknown);
     assert_eq!(
         status.message,
-        "removed from 2 nodes but 2 that can't be reached"
+        "removed from 0 of 2 nodes, 2 can't be reached"
     );
     world.set_ready("n1", true);
+    world.settle();
+    assert_eq!(
+        world.status("web").message,
+        "removed from 1 of 2 nodes, 1 can't be reached"
+    );
     world.set_ready("n2", true);
     world.settle();
     assert_eq!(world.status("web").message, "removed from 2 nodes");
@@ -388,6 +393,10 @@ fn a_purge_lasts_until_a_refresh_or_an_edit() {
         .insert(mk_ref("db:1"));
     world.purge("web");
     assert_eq!(world.word("web"), ActionStatus::Processing);
+    assert_eq!(
+        world.status("web").message,
+        "being removed from 2 nodes, 4 to be removed"
+    );
     world.settle();
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
     assert_eq!(

@@ -207,11 +207,17 @@ fn message(cache: &CacheState) -> String {
         return "no node matches".to_owned();
     }
     let mut text = match cache.removes() {
-        Some(_) if sum.away == 0 => format!("removed from {nodes}"),
-        Some(_) => format!(
-            "removed from {nodes} but {} that can't be reached",
-            sum.away
-        ),
+        Some(_) => {
+            let how = match sum.removing {
+                0 => "removed",
+                _ => "being removed",
+            };
+            let of_all = match usize::try_from(sum.away).unwrap_or(usize::MAX) {
+                0 => nodes,
+                away => format!("{} of {nodes}", cache.totals.nodes.saturating_sub(away)),
+            };
+            format!("{how} from {of_all}")
+        }
         None => format!("{} of {} cached on {nodes}", sum.cached, sum.desired),
     };
     let parts = [
@@ -220,6 +226,7 @@ fn message(cache: &CacheState) -> String {
         (sum.removing, "to be removed"),
         (sum.kept, "kept because they are in use or shared"),
         (sum.failed + sum.stuck, "failed"),
+        (sum.away, "can't be reached"),
         (sum.unreachable, "on nodes that can't be reached"),
     ];
     for (count, what) in parts {
