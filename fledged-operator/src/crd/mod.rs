@@ -6,6 +6,7 @@
 
 mod definitions;
 mod image_cache;
+mod install;
 mod node_assignment;
 mod node_image_cache;
 mod node_report;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use definitions::{definitions, definitions_yaml};
 pub use image_cache::{ImageCache, ImageCacheSpec, ImageCacheStatus, NodeReasonMessage};
+pub use install::{INSTALLER, InstallError, install};
 pub use node_assignment::InvalidAssignment;
 pub use node_image_cache::{
     CacheReference, NodeImage, NodeImageCache, NodeImageCacheSpec, NodeImageCacheStatus,
