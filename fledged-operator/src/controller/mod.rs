@@ -5,8 +5,6 @@ mod health;
 mod metrics;
 mod run;
 
-#[cfg(feature = "binary")]
-pub(crate) use builder::random_seed;
 pub use builder::{Controller, ControllerBuilder};
 pub use health::ControllerHealth;
 pub use metrics::ControllerMetrics;

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::problem::problem;
 
+use super::CONTROLLER_LEASE;
 use super::election::{Election, LeaseRecord, LeaseTimes, Step};
 
 /// Longest that giving a lease back may take; a pod is given 30 s to end.
@@ -26,6 +27,23 @@ pub struct LeaseName {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+impl LeaseName {
+    /// The Lease of that name in that namespace.
+    #[must_use]
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The Lease of `fledged-operator controller` in that namespace: [`CONTROLLER_LEASE`].
+    #[must_use]
+    pub fn of_controller(namespace: impl Into<String>) -> Self {
+        Self::new(namespace, CONTROLLER_LEASE)
+    }
 }
 
 impl fmt::Display for LeaseName {

@@ -4,6 +4,14 @@
 
 mod election;
 mod elector;
+mod identity;
 
 pub use election::{Election, LeaseRecord, LeaseTimes, Step};
 pub use elector::{Elector, LeaseError, LeaseName};
+pub use identity::identity;
+
+/// Name of the Lease that the controllers of a cluster are elected by. Whatever runs one has to take the
+/// same, in the same namespace, so that no two act side by side.
+pub const CONTROLLER_LEASE: &str = "kubefledged-controller";
+/// Namespace of that Lease where nothing else is said.
+pub const CONTROLLER_NAMESPACE: &str = "kube-fledged";

@@ -11,11 +11,8 @@ use super::connect::connect;
 use super::dispatch::ProgramError;
 use super::listen::{listen, serving};
 use crate::controller::{Controller, ControllerBuilder};
-use crate::lease::{LeaseName, LeaseTimes};
+use crate::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use crate::serve::Routes;
-
-/// Name of the Lease.
-const LEASE: &str = "kubefledged-controller";
 
 pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
     if args.node_driver == NodeDriver::Job {
@@ -102,23 +99,9 @@ fn elected(
         return builder;
     }
     let namespace = match args.namespace.as_str() {
-        "" => "kube-fledged",
+        "" => CONTROLLER_NAMESPACE,
         namespace => namespace,
     };
-    let lease = LeaseName {
-        namespace: namespace.to_owned(),
-        name: LEASE.to_owned(),
-    };
-    builder.election(lease, identity(args), times)
-}
-
-/// The pod's name, or the machine's; and something that tells two processes of the same name apart.
-fn identity(args: &ElectionArgs) -> String {
-    let name = args.identity.clone().filter(|name| !name.is_empty());
-    let machine = || {
-        let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        text.trim().to_owned()
-    };
-    let name = name.unwrap_or_else(machine);
-    format!("{name}_{:016x}", crate::controller::random_seed())
+    let lease = LeaseName::of_controller(namespace);
+    builder.election(lease, identity(args.identity.as_deref()), times)
 }
