@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cluster;
 pub mod controller;
 pub mod crd;
+pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod lease;

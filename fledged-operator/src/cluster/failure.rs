@@ -8,8 +8,10 @@ use kube::core::response::StatusCause;
 
 use crate::problem::with_causes;
 
-/// Sorts a failed request.
-pub(super) fn write_failure(error: kube::Error) -> WriteFailure {
+/// Sorts a failed request of a Kubernetes client: what is gone, what was changed meanwhile, and what is
+/// to be tried again, with the delay that the API server asked for.
+#[must_use]
+pub fn write_failure(error: kube::Error) -> WriteFailure {
     let kube::Error::Api(status) = &error else {
         return WriteFailure::Unavailable {
             message: with_causes(&error),

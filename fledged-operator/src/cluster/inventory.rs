@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Objects by key, with what has to be remembered of each.
 #[derive(Debug)]
-pub(super) struct Inventory<K, V> {
+pub(crate) struct Inventory<K, V> {
     known: BTreeMap<K, V>,
     /// What a list under way has told of so far.
     listed: Option<BTreeSet<K>>,
 }
 
 impl<K: Ord + Clone, V> Inventory<K, V> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             known: BTreeMap::new(),
             listed: None,
@@ -19,12 +19,12 @@ impl<K: Ord + Clone, V> Inventory<K, V> {
     }
 
     /// A list begins.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.listed = Some(BTreeSet::new());
     }
 
     /// An object is there; returns what was remembered of it.
-    pub(super) fn put(&mut self, key: K, value: V) -> Option<V> {
+    pub(crate) fn put(&mut self, key: K, value: V) -> Option<V> {
         if let Some(listed) = &mut self.listed {
             listed.insert(key.clone());
         }
@@ -32,12 +32,12 @@ impl<K: Ord + Clone, V> Inventory<K, V> {
     }
 
     /// An object is gone.
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.known.remove(key)
     }
 
     /// The list has ended; returns what it did not tell of any more.
-    pub(super) fn end(&mut self) -> Vec<K> {
+    pub(crate) fn end(&mut self) -> Vec<K> {
         let Some(listed) = self.listed.take() else {
             return Vec::new();
         };

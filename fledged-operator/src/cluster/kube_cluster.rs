@@ -12,7 +12,7 @@ use fledged_core::ports::{Cluster, ClusterError, WriteFailure};
 use futures_util::stream::{BoxStream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 use tracing::{debug, info};
@@ -22,16 +22,18 @@ use super::metrics::ClusterMetrics;
 use super::seen::{Presence, SeenCaches};
 use super::stream::{self, NodeUids};
 use super::{FIELD_MANAGER, write};
-use crate::crd::{FINALIZER, ImageCacheStatus, ReadCache, ReadNodeCache};
+use crate::crd::{FINALIZER, ImageCacheStatus, ReadCache};
+use crate::driver::{AgentDriver, NodeDriver, NodeTarget};
 
 /// A Kubernetes cluster as the planner's loop sees it.
 ///
-/// ImageCaches, Nodes and NodeImageCaches are watched; NodeImageCache specs and ImageCache statuses
-/// are written by server-side apply under one field manager, [`FIELD_MANAGER`]. Nothing is held in
-/// memory but the UIDs of nodes and what was last told of their records.
+/// ImageCaches and Nodes are watched; ImageCache statuses are written by server-side apply under one
+/// field manager, [`FIELD_MANAGER`]. What nodes are assigned and what they report goes through a
+/// [`NodeDriver`]. Nothing is held in memory but the UIDs of nodes and which caches there are.
 #[derive(Clone)]
 pub struct KubeCluster {
     client: Client,
+    driver: Arc<dyn NodeDriver>,
     namespace: Option<String>,
     uids: NodeUids,
     seen: SeenCaches,
@@ -48,10 +50,11 @@ impl fmt::Debug for KubeCluster {
 }
 
 impl KubeCluster {
-    /// The cluster that this client speaks to.
+    /// The cluster that this client speaks to, with agents on its nodes ([`AgentDriver`]).
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self {
+            driver: Arc::new(AgentDriver::new(client.clone())),
             client,
             namespace: None,
             uids: NodeUids::default(),
@@ -59,6 +62,14 @@ impl KubeCluster {
             metrics: ClusterMetrics::default(),
             synced: Arc::default(),
         }
+    }
+
+    /// Its nodes are reached by that driver. [`NodeDriver::run`] is the caller's to call, as a
+    /// [`Controller`](crate::controller::Controller) does.
+    #[must_use]
+    pub fn with_driver(mut self, driver: Arc<dyn NodeDriver>) -> Self {
+        self.driver = driver;
+        self
     }
 
     /// Only ImageCaches in that namespace are served; nodes have none.
@@ -81,12 +92,12 @@ impl KubeCluster {
         self.synced.load(Ordering::Relaxed)
     }
 
-    fn caches(&self, cache: &CacheId) -> Api<ReadCache> {
-        Api::namespaced(self.client.clone(), &cache.namespace)
+    pub(crate) fn driver(&self) -> &dyn NodeDriver {
+        self.driver.as_ref()
     }
 
-    fn records(&self) -> Api<ReadNodeCache> {
-        Api::all(self.client.clone())
+    fn caches(&self, cache: &CacheId) -> Api<ReadCache> {
+        Api::namespaced(self.client.clone(), &cache.namespace)
     }
 
     /// Makes one request, counts it, and sorts its failure.
@@ -177,7 +188,8 @@ fn merge_params() -> PatchParams {
 impl Cluster for KubeCluster {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
         let (uids, seen) = (self.uids.clone(), self.seen.clone());
-        let events = stream::events(&self.client, self.namespace.as_deref(), uids, seen);
+        let driver = self.driver.events();
+        let events = stream::events(&self.client, self.namespace.as_deref(), driver, uids, seen);
         let (metrics, synced) = (self.metrics.clone(), Arc::clone(&self.synced));
         let told = events.inspect(move |event| {
             metrics.heard(event);
@@ -201,22 +213,18 @@ impl Cluster for KubeCluster {
             return Err(fail(WriteFailure::Gone("the node is gone".to_owned())));
         };
         debug!(%node, images = images.len(), "writing an assignment");
-        let records = self.records();
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(write::assignment(node, &uid, images));
-        let request = records.patch_metadata(node.as_str(), &params, &patch);
-        let written = self.counted("assignment", request).await.map_err(fail)?;
-        let generation = written.metadata.generation.unwrap_or_default();
-        Ok(u64::try_from(generation).unwrap_or_default())
+        let target = NodeTarget::new(node.clone(), uid);
+        let result = self.driver.assign(&target, images).await;
+        self.metrics.written("assignment", result.as_ref().err());
+        result.map_err(fail)
     }
 
     async fn delete_assignment(&self, node: &NodeName) -> Result<(), ClusterError> {
         debug!(%node, "deleting an assignment");
-        let records = self.records();
-        let params = DeleteParams::default();
-        let request = records.delete(node.as_str(), &params);
-        match self.counted("assignment", request).await {
-            Ok(_) | Err(WriteFailure::Gone(_)) => Ok(()),
+        let result = self.driver.release(node).await;
+        self.metrics.written("assignment", result.as_ref().err());
+        match result {
+            Ok(()) | Err(WriteFailure::Gone(_)) => Ok(()),
             Err(source) => Err(ClusterError::DeleteAssignment {
                 node: node.clone(),
                 source,

@@ -7,11 +7,17 @@ mod metrics;
 mod node;
 mod seen;
 mod stream;
+#[cfg(test)]
+mod stream_tests;
+mod watch;
 mod write;
 
+pub use failure::write_failure;
+pub(crate) use inventory::Inventory;
 pub use kube_cluster::KubeCluster;
 pub use metrics::ClusterMetrics;
 pub use node::{NodeCondition, ReadNode};
+pub(crate) use watch::watch;
 
 /// Field manager of everything that the controller writes.
 pub const FIELD_MANAGER: &str = "fledged-controller";

@@ -1,38 +1,21 @@
-//! From watches to what a planner is told.
+//! From watches, and what a driver tells, to what a planner is told.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use backon::ExponentialBuilder;
 use fledged_core::cluster::ClusterEvent;
 use fledged_core::model::{CacheId, NodeName};
+use futures_util::future;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use kube::ResourceExt;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::ResetTimerBackoff;
-use kube::runtime::watcher::{self, Event, ExponentialBackoff};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
-use tracing::{debug, warn};
+use kube::runtime::watcher::Event;
+use kube::{Api, Client, ResourceExt};
 
 use super::inventory::Inventory;
 use super::node::ReadNode;
 use super::seen::SeenCaches;
-use crate::crd::{ReadCache, ReadNodeCache};
-use crate::problem::with_causes;
-
-/// Between attempts to begin a watch again. One controller is no burden for an API server that is
-/// coming back, and nothing is decided before it has listed everything.
-const BACKOFF_MIN: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long it has to go well before a failure counts as the first.
-const CALM: Duration = Duration::from_secs(60);
-
-/// Objects of a list that are in memory at a time: at a thousand nodes, the first lists would else
-/// take more than everything that is kept of them.
-const PAGE: u32 = 100;
+use super::watch::watch;
+use crate::crd::ReadCache;
+use crate::driver::DriverEvent;
 
 /// UIDs of the nodes that exist, for the owner references of their records.
 #[derive(Debug, Clone, Default)]
@@ -56,18 +39,19 @@ impl NodeUids {
     }
 }
 
-/// Something that one of the watches told.
-enum Told {
+/// Something that one of the watches told, or the driver.
+pub(super) enum Told {
     Cache(Event<ReadCache>),
     Node(Event<ReadNode>),
-    Record(Event<ReadNodeCache>),
+    Driver(DriverEvent),
 }
 
-/// Everything that happens to caches, nodes and their records; [`ClusterEvent::Synced`] once all
-/// three were listed.
+/// Everything that happens to caches, nodes and what they were assigned; [`ClusterEvent::Synced`] once
+/// all three were listed. Ends with the driver's events.
 pub(super) fn events(
     client: &Client,
     namespace: Option<&str>,
+    driver: BoxStream<'static, DriverEvent>,
     uids: NodeUids,
     seen: SeenCaches,
 ) -> BoxStream<'static, ClusterEvent> {
@@ -75,63 +59,35 @@ pub(super) fn events(
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let told = stream::select_all([
-        watch(caches).map(Told::Cache).boxed(),
-        watch(Api::all(client.clone())).map(Told::Node).boxed(),
-        watch(Api::all(client.clone())).map(Told::Record).boxed(),
-    ]);
+    let caches = watch(caches).map(Told::Cache).boxed();
+    let nodes = watch(Api::all(client.clone())).map(Told::Node).boxed();
+    composed([caches, nodes], driver, uids, seen)
+}
+
+/// What both watches and the driver tell, in one row.
+pub(super) fn composed(
+    watches: [BoxStream<'static, Told>; 2],
+    driver: BoxStream<'static, DriverEvent>,
+    uids: NodeUids,
+    seen: SeenCaches,
+) -> BoxStream<'static, ClusterEvent> {
+    // Watches never end. Without its driver a controller would go on deaf, so its end is everybody's.
+    let driver = driver.map(|event| Some(Told::Driver(event)));
+    let driver = driver.chain(stream::iter([None])).boxed();
+    let watches = watches.map(|watch| watch.map(Some).boxed());
+    let told = stream::select_all(watches.into_iter().chain([driver]));
+    let told = told.take_while(|told| future::ready(told.is_some()));
     let mut reader = Reader::new(uids, seen);
-    told.flat_map(move |told| stream::iter(reader.read(told)))
+    told.flat_map(move |told| stream::iter(told.map(|told| reader.read(told)).unwrap_or_default()))
         .boxed()
-}
-
-/// A watch that never ends: it is begun again with growing, jittered delays.
-fn watch<K>(api: Api<K>) -> impl futures_util::Stream<Item = Event<K>> + Send
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let backoff = ExponentialBuilder::new()
-        .with_min_delay(BACKOFF_MIN)
-        .with_max_delay(BACKOFF_MAX)
-        .with_jitter()
-        .without_max_times();
-    let watch = watcher::watcher(api, watcher::Config::default().page_size(PAGE));
-    // What is listed in part is a success to the watch, but no reason to be hasty.
-    let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), CALM);
-    let watch = watch.backoff(backoff);
-    watch.filter_map(async |event| match event {
-        Ok(event) => Some(event),
-        Err(error) => {
-            let hint = match &error {
-                watcher::Error::InitialListFailed(kube::Error::Api(status)) => match status.code {
-                    404 => "is its CustomResourceDefinition installed?",
-                    401 | 403 => "may this account list and watch it?",
-                    _ => "",
-                },
-                _ => "",
-            };
-            let error = with_causes(&error);
-            warn!(kind = %K::kind(&()), error, hint, "the watch was interrupted");
-            None
-        }
-    })
-}
-
-/// What was last told of a node's record.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    uid: String,
-    generation: u64,
-    status: u64,
 }
 
 struct Reader {
     caches: Inventory<CacheId, ()>,
     nodes: Inventory<NodeName, ()>,
-    records: Inventory<NodeName, Seen>,
     uids: NodeUids,
     seen: SeenCaches,
-    /// Whether caches, nodes and records were listed.
+    /// Whether caches, nodes and what they were assigned were listed.
     listed: [bool; 3],
     synced: bool,
 }
@@ -141,7 +97,6 @@ impl Reader {
         Self {
             caches: Inventory::new(),
             nodes: Inventory::new(),
-            records: Inventory::new(),
             uids,
             seen,
             listed: [false; 3],
@@ -153,7 +108,7 @@ impl Reader {
         let mut events = match told {
             Told::Cache(event) => self.read_cache(event),
             Told::Node(event) => self.read_node(event),
-            Told::Record(event) => self.read_record(event),
+            Told::Driver(event) => self.read_driver(event),
         };
         if !self.synced && self.listed == [true; 3] {
             self.synced = true;
@@ -222,64 +177,18 @@ impl Reader {
         }
     }
 
-    fn read_record(&mut self, event: Event<ReadNodeCache>) -> Vec<ClusterEvent> {
+    fn read_driver(&mut self, event: DriverEvent) -> Vec<ClusterEvent> {
         match event {
-            Event::Init => {
-                self.records.begin();
+            DriverEvent::Listed => {
+                self.listed[2] = true;
                 Vec::new()
             }
-            Event::InitApply(record) | Event::Apply(record) => self.recorded(&record),
-            Event::Delete(record) => match NodeName::new(record.name_any()) {
-                Err(_) => Vec::new(),
-                Ok(name) => {
-                    self.records.remove(&name);
-                    vec![ClusterEvent::AssignmentGone(name)]
-                }
-            },
-            Event::InitDone => {
-                self.listed[2] = true;
-                let gone = self.records.end().into_iter();
-                gone.map(ClusterEvent::AssignmentGone).collect()
+            DriverEvent::Recorded { node, assignment } => {
+                vec![ClusterEvent::AssignmentRecorded { node, assignment }]
             }
+            DriverEvent::RecordGone(node) => vec![ClusterEvent::AssignmentGone(node)],
+            DriverEvent::Reported { node, report } => vec![ClusterEvent::Reported { node, report }],
+            DriverEvent::Silent(node) => vec![ClusterEvent::NodeSilent(node)],
         }
-    }
-
-    /// Only what is new is told: an echo of our own write is not a word of the agent's.
-    fn recorded(&mut self, record: &ReadNodeCache) -> Vec<ClusterEvent> {
-        let Ok(node) = NodeName::new(record.name_any()) else {
-            return Vec::new();
-        };
-        let mut hasher = DefaultHasher::new();
-        record.status.hash(&mut hasher);
-        let seen = Seen {
-            uid: record.uid().unwrap_or_default(),
-            generation: record.generation(),
-            status: hasher.finish(),
-        };
-        let (uid, generation, status) = (seen.uid.clone(), seen.generation, seen.status);
-        let before = self.records.put(node.clone(), seen);
-        let before = before.as_ref();
-        let mut events = Vec::new();
-        if before.is_some_and(|before| before.uid != uid) {
-            events.push(ClusterEvent::AssignmentGone(node.clone()));
-        }
-        let before = before.filter(|before| before.uid == uid);
-        if before.is_none_or(|before| before.generation != generation) {
-            let (assignment, invalid) = record.assignment();
-            for problem in invalid {
-                // It differs from what is wanted, and is written anew.
-                debug!(%node, %problem, "an entry of a node image cache can't be read");
-            }
-            events.push(ClusterEvent::AssignmentRecorded {
-                node: node.clone(),
-                assignment,
-            });
-        }
-        if before.is_none_or(|before| before.status != status)
-            && let Some(report) = record.report()
-        {
-            events.push(ClusterEvent::Reported { node, report });
-        }
-        events
     }
 }

@@ -1,35 +1,17 @@
 //! The bodies of what is written.
 
 use fledged_core::cluster::{Annotation, CacheEvent};
-use fledged_core::model::{AssignedImage, CacheId, NodeName};
+use fledged_core::model::CacheId;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::FIELD_MANAGER;
-use crate::crd::{GROUP, NodeImageCacheSpec, PURGE_ANNOTATION, REFRESH_ANNOTATION, VERSION};
+use crate::crd::{GROUP, PURGE_ANNOTATION, REFRESH_ANNOTATION, VERSION};
 
 /// Longest message of an event, in bytes: the API server refuses more.
 const EVENT_MESSAGE_MAX: usize = 1_024;
-
-/// An assignment, owned by its node.
-pub(super) fn assignment(node: &NodeName, uid: &str, images: &[AssignedImage]) -> Value {
-    json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": "NodeImageCache",
-        "metadata": {
-            "name": node,
-            "ownerReferences": [{
-                "apiVersion": "v1",
-                "kind": "Node",
-                "name": node,
-                "uid": uid,
-            }],
-        },
-        "spec": NodeImageCacheSpec::from_images(images),
-    })
-}
 
 /// A cache's status.
 pub(super) fn status(cache: &CacheId, status: impl serde::Serialize) -> Value {

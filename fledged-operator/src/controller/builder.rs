@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use super::health::ControllerHealth;
 use super::metrics::ControllerMetrics;
 use crate::cluster::{ClusterMetrics, KubeCluster};
+use crate::driver::NodeDriver;
 use crate::lease::{Elector, LeaseName, LeaseTimes};
 use crate::serve::register_build_info;
 
@@ -54,6 +55,7 @@ impl Controller {
     pub fn builder(client: Client) -> ControllerBuilder {
         ControllerBuilder {
             client,
+            driver: None,
             config: PlannerConfig::default(),
             namespace: None,
             election: None,
@@ -74,6 +76,7 @@ impl Controller {
 /// Puts a [`Controller`] together.
 pub struct ControllerBuilder {
     client: Client,
+    driver: Option<Arc<dyn NodeDriver>>,
     config: PlannerConfig,
     namespace: Option<String>,
     election: Option<(LeaseName, String, LeaseTimes)>,
@@ -106,6 +109,14 @@ impl ControllerBuilder {
         self
     }
 
+    /// Reaches nodes by that driver, whose [own work](NodeDriver::run) is done while the controller
+    /// leads. By default, agents run on them ([`AgentDriver`](crate::driver::AgentDriver)).
+    #[must_use]
+    pub fn driver(mut self, driver: Arc<dyn NodeDriver>) -> Self {
+        self.driver = Some(driver);
+        self
+    }
+
     /// Serves the ImageCaches of that namespace alone. What NodeImageCaches hold for others is given
     /// up: still only one controller may run in a cluster.
     #[must_use]
@@ -114,7 +125,8 @@ impl ControllerBuilder {
         self
     }
 
-    /// Runs only while it holds that lease. No other candidate may have the same identity.
+    /// Runs only while it holds that lease, such as [`LeaseName::of_controller`]. No other candidate may
+    /// have the same identity; [`identity`](crate::lease::identity) makes one.
     #[must_use]
     pub fn election(
         mut self,
@@ -163,6 +175,10 @@ impl ControllerBuilder {
             Some(namespace) => cluster.with_namespace(namespace),
             None => cluster,
         };
+        let cluster = match self.driver {
+            Some(driver) => cluster.with_driver(driver),
+            None => cluster,
+        };
         Controller {
             cluster,
             config: self.config,
@@ -176,7 +192,7 @@ impl ControllerBuilder {
 }
 
 /// A seed from the hash map's own source of randomness.
-pub(crate) fn random_seed() -> u64 {
+fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }

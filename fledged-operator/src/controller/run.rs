@@ -2,16 +2,22 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fledged_core::cluster::Planner;
 use fledged_core::driver::{ClusterLoop, Ended};
 use futures_util::future::FutureExt;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::builder::Controller;
 use super::health::{HEARTBEAT, Stage};
+use crate::driver::DriverError;
 use crate::lease::{Elector, LeaseError};
+
+/// How long a driver's own work is waited for at shutdown. With 10 s for writes under way and 5 s for the
+/// lease it stays within the 30 s that a pod is given.
+const DRIVER_DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a controller ended although nobody asked it to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,9 +26,16 @@ pub enum ControllerError {
     /// Somebody else may lead now: nothing is written any more. Start again to stand by.
     #[error("no longer the leader: {0}")]
     NotLeading(#[from] LeaseError),
-    /// The watches ended, which they never do by themselves.
-    #[error("the watches of image caches, nodes and node image caches ended")]
+    /// Nothing is told any more: the events of the node driver have ended, which they never should, or
+    /// the watches, which never do.
+    #[error("the events of image caches, nodes and the node driver ended")]
     WatchesEnded,
+    /// The node driver's own work failed.
+    #[error("the node driver cannot go on: {0}")]
+    DriverFailed(#[source] DriverError),
+    /// The node driver's own work ended although nobody asked it to.
+    #[error("the node driver ended its work by itself")]
+    DriverEnded,
 }
 
 impl Controller {
@@ -55,7 +68,8 @@ impl Controller {
         let result = self.lead(elector.as_mut(), shutdown).await;
         self.health.set(Stage::Idle);
         self.metrics.leads(false);
-        if let (Ok(()), Some(elector)) = (&result, &mut elector) {
+        let lost = matches!(result, Err(ControllerError::NotLeading(_)));
+        if let Some(elector) = elector.as_mut().filter(|_| !lost) {
             elector.release().await;
         }
         result
@@ -72,9 +86,9 @@ impl Controller {
         let stop = CancellationToken::new();
         let cluster = Arc::new(self.cluster.clone());
         let planner = Planner::new(self.config.clone(), self.seed);
-        let driver = ClusterLoop::new(planner, cluster, Arc::clone(&self.clock), self.seed);
-        let mut driver = driver.with_observer(Arc::new(self.metrics.clone()));
-        let working = driver.run(stop.cancelled());
+        let cluster_loop = ClusterLoop::new(planner, cluster, Arc::clone(&self.clock), self.seed);
+        let mut cluster_loop = cluster_loop.with_observer(Arc::new(self.metrics.clone()));
+        let working = self.beside_driver(cluster_loop.run(stop.cancelled()));
         let heart = beat(|| match self.cluster.is_synced() {
             true => self.health.set(Stage::Leading),
             false => self.health.beat(),
@@ -93,13 +107,41 @@ impl Controller {
         };
         futures_util::pin_mut!(working, keeping, stopping, heart);
         tokio::select! {
-            ended = working => match ended {
-                Ended::Shutdown => Ok(()),
-                Ended::EventsEnded => Err(ControllerError::WatchesEnded),
-            },
+            result = working => result,
             lost = keeping => Err(lost.into()),
             () = stopping => Ok(()),
             () = heart => Ok(()),
+        }
+    }
+
+    /// The loop and the driver's own work, which outlives the loop: its last calls may need it.
+    async fn beside_driver(
+        &self,
+        working: impl Future<Output = Ended>,
+    ) -> Result<(), ControllerError> {
+        let stop = CancellationToken::new();
+        let own = self.cluster.driver().run(stop.clone());
+        futures_util::pin_mut!(working, own);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut own => return Err(match ended {
+                Ok(()) => ControllerError::DriverEnded,
+                Err(error) => ControllerError::DriverFailed(error),
+            }),
+            ended = working => ended,
+        };
+        stop.cancel();
+        let drained = tokio::select! {
+            biased;
+            ended = own => ended,
+            () = self.clock.sleep(DRIVER_DRAIN_LIMIT) => {
+                warn!("the node driver did not end its work in time");
+                Ok(())
+            }
+        };
+        match ended {
+            Ended::EventsEnded => Err(ControllerError::WatchesEnded),
+            Ended::Shutdown => drained.map_err(ControllerError::DriverFailed),
         }
     }
 }
