@@ -6,7 +6,7 @@
     clippy::indexing_slicing
 )]
 
-use std::process::{Child, Command, ExitStatus};
+mod support;
 
 use fledged_operator::crd::ImageCacheSpec;
 use fledged_tests::kube::{World, WorldOptions, eventually};
@@ -14,58 +14,19 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tempfile::{NamedTempFile, TempPath};
+use support::Example;
 
 const APP: [&str; 2] = ["registry.test/team/app:1", "registry.test/team/app:2"];
 const INIT: &str = "registry.test/team/init:1";
-
-/// The example, ended with the test; its log is shown when that fails.
-struct Example {
-    child: Child,
-    log: TempPath,
-}
-
-impl Example {
-    fn start(world: &World) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_images-of-deployments"));
-        command.env("KUBECONFIG", world.cluster().kubeconfig());
-        command.args(["--lease-namespace", world.cluster().namespace()]);
-        let (file, log) = NamedTempFile::new().unwrap().into_parts();
-        let command = command.args(["--identity", "test"]).stderr(file);
-        let child = command.spawn().unwrap();
-        Self { child, log }
-    }
-
-    /// Asks it to end, and says how it did.
-    async fn stop(mut self) -> ExitStatus {
-        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        let child = std::sync::Mutex::new(&mut self.child);
-        eventually("the example to end", || async {
-            let ended = child.lock().unwrap().try_wait().unwrap();
-            ended.ok_or_else(|| "it runs".to_owned())
-        })
-        .await
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
-        }
-    }
-}
 
 /// A world whose controller is the example.
 async fn start() -> (World, Example) {
     let world = World::without_controller(WorldOptions::default()).await;
     world.publish(&[APP[0], APP[1], INIT]);
-    let example = Example::start(&world);
+    let program = env!("CARGO_BIN_EXE_images-of-deployments");
+    let args = ["--lease-namespace", world.cluster().namespace()];
+    let example = Example::start(program, &args, world.cluster());
     (world, example)
 }
 

@@ -34,6 +34,9 @@ use crate::problem::with_causes;
 /// 5. [`release`](Self::release) comes when there is nothing to say any more: no cache wants anything of
 ///    the node and nothing is left to remove, or the Node is gone.
 ///
+/// Nothing of that is retried or remembered here: pulls that fail are the node's to try again, within the
+/// deadline of each image; calls that fail are the controller's.
+///
 /// `fledged_core::driver::NodeLoop` does steps 2 to 4 for whoever has an
 /// [`ImageRuntime`](fledged_core::ports::ImageRuntime) for each node; what it reports needs only the
 /// generation.
@@ -41,8 +44,8 @@ use crate::problem::with_causes;
 /// # The generation
 ///
 /// It tells answers to what is asked now from answers to what was asked before. For one node it grows
-/// with each change of the assignment, starts at 1 or higher, and stays the same where nothing was
-/// changed. It counts on over a restart as long as reports can come from before it: either it is recorded
+/// with each change of the assignment and starts at 1 or higher; where nothing was changed it may stay as
+/// it is. It counts on over a restart as long as reports can come from before it: either it is recorded
 /// together with the assignment, or it starts from a number that no earlier process has reached, such as
 /// the seconds since 1970. After [`RecordGone`](DriverEvent::RecordGone) it may begin anew.
 ///
@@ -73,6 +76,8 @@ use crate::problem::with_causes;
 /// Each may be repeated, and then changes nothing. At most 32 are under way.
 ///
 /// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
 /// use async_trait::async_trait;
 /// use fledged_core::model::{AssignedImage, NodeName};
 /// use fledged_core::ports::WriteFailure;
@@ -81,7 +86,8 @@ use crate::problem::with_causes;
 /// use futures_util::stream::{self, BoxStream};
 ///
 /// /// Prints what it would do. No node ever answers, so all of them count as silent after 30 s.
-/// struct DryRun;
+/// #[derive(Default)]
+/// struct DryRun(AtomicU64);
 ///
 /// #[async_trait]
 /// impl NodeDriver for DryRun {
@@ -93,7 +99,7 @@ use crate::problem::with_causes;
 ///
 ///     async fn assign(&self, node: &NodeTarget, images: &[AssignedImage]) -> Result<u64, WriteFailure> {
 ///         println!("{}: {images:?}", node.name);
-///         Ok(1)
+///         Ok(self.0.fetch_add(1, Ordering::Relaxed) + 1)
 ///     }
 ///
 ///     async fn release(&self, node: &NodeName) -> Result<(), WriteFailure> {
@@ -120,7 +126,7 @@ pub trait NodeDriver: Send + Sync {
     ///
     /// [`WriteFailure::Unavailable`] is tried again after a while, and not before `retry_after`;
     /// [`WriteFailure::Conflict`] has it thought over first; [`WriteFailure::Gone`] says that there is no
-    /// such node any more, and nothing is tried until the Node is seen to change.
+    /// such node any more, and nothing is tried until something else is wanted of it.
     /// [`write_failure`](crate::cluster::write_failure) sorts the errors of a Kubernetes client so.
     async fn assign(
         &self,
@@ -129,7 +135,7 @@ pub trait NodeDriver: Send + Sync {
     ) -> Result<u64, WriteFailure>;
 
     /// Forgets a node: what was assigned to it does not count any more. Nothing is removed from it.
-    /// Comes also for nodes that are gone, and for nodes of which nothing is known.
+    /// Comes also for nodes that are gone.
     ///
     /// # Errors
     ///
@@ -170,9 +176,7 @@ impl DriverError {
             problem: problem.into(),
         }
     }
-}
 
-impl DriverError {
     /// An error with all its causes.
     #[must_use]
     pub fn caused_by(error: &(dyn Error + 'static)) -> Self {

@@ -6,63 +6,90 @@
 //! with `fledged-operator controller`, whose place this program takes.
 //!
 //! ```console
-//! images-of-deployments [--lease-namespace NAMESPACE --identity NAME]
+//! images-of-deployments               # on the cluster it runs in, or that KUBECONFIG names
+//! images-of-deployments --embedded    # on a cluster in this process, with a Deployment to begin with
 //! ```
 //!
-//! It speaks to the cluster it runs in, or to the one that KUBECONFIG names. Beside fledged's own
-//! rights it needs: get, list, watch namespaces and deployments; get, list, watch, create, patch and
-//! delete imagecaches.
+//! `derive.rs` and `step.rs` decide, without a cluster: what the cache is to say, and what is to be done
+//! about the one that is found. `reconcile.rs` reads and writes. Beside fledged's own rights it needs: get,
+//! list, watch namespaces and deployments; get, list, watch, create, patch and delete imagecaches.
 
 mod derive;
 mod reconcile;
 mod step;
 
 use std::error::Error;
-use std::io::IsTerminal;
 
 use clap::Parser;
-use fledged_cri::registry::ensure_tls_provider;
 use fledged_cri::signals::Shutdown;
+use fledged_examples::Playground;
 use fledged_operator::controller::Controller;
-use fledged_operator::lease::{LeaseName, LeaseTimes};
+use fledged_operator::lease::{LeaseName, LeaseTimes, identity};
 use futures_util::FutureExt;
 use kube::Client;
+use serde_json::{Value, json};
 
 /// Keeps the images of Deployments on the nodes.
 #[derive(Debug, Parser)]
 struct Args {
     /// Namespace of the lease that fledged's controller holds while it acts; needed where more than
     /// one of this program runs.
-    #[arg(long, value_name = "NAMESPACE", requires = "identity")]
+    #[arg(long, value_name = "NAMESPACE")]
     lease_namespace: Option<String>,
-    /// Name of this candidate for the lease, which no other may have.
-    #[arg(long, value_name = "NAME", env = "POD_NAME")]
-    identity: Option<String>,
+    /// Starts a cluster in this process, to try it out.
+    #[arg(long)]
+    embedded: bool,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
-    log.with_ansi(std::io::stderr().is_terminal()).init();
-    ensure_tls_provider();
+    fledged_examples::set_up();
     let mut shutdown = Shutdown::catch()?;
+    let playground = match args.embedded {
+        true => Some(Playground::start(samples()).await?.with_agents()?),
+        false => None,
+    };
+    let client = match &playground {
+        Some(playground) => playground.client(),
+        None => Client::try_default().await?,
+    };
     let stop = async move {
         shutdown.requested().await;
     };
     let stop = stop.boxed().shared();
-    let client = Client::try_default().await?;
 
     let mut fledged = Controller::builder(client.clone());
-    if let (Some(namespace), Some(identity)) = (args.lease_namespace, args.identity) {
+    if let Some(namespace) = args.lease_namespace {
         // The lease of `fledged-operator controller`, so that the two never act side by side.
-        let name = "kubefledged-controller".to_owned();
-        let lease = LeaseName { namespace, name };
-        fledged = fledged.election(lease, identity, LeaseTimes::default());
+        let lease = LeaseName::of_controller(namespace);
+        fledged = fledged.election(lease, identity(None), LeaseTimes::default());
     }
     let fledged = fledged.build().run(stop.clone());
     // Needs no election: what two of them write is the same.
     let ours = reconcile::run(client, stop).map(Ok);
     tokio::try_join!(fledged, ours)?;
     Ok(())
+}
+
+/// What there is to see in a cluster that has nothing yet.
+fn samples() -> [Value; 2] {
+    let labels = json!({ "fledged.example/cache-deployments": "true" });
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": "shop", "labels": labels },
+    });
+    let labels = json!({ "app": "web" });
+    let container = json!({ "name": "web", "image": "registry.k8s.io/pause:3.10" });
+    let deployment = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": { "name": "web", "namespace": "shop" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
+        },
+    });
+    [namespace, deployment]
 }

@@ -1,0 +1,114 @@
+//! fledged's controller in a program that has a controller of its own: one `kube::Client`, one shutdown,
+//! one registry of metrics, one HTTP server for probes, all of them the program's.
+//!
+//! Its own controller is a gate. A Deployment with the annotation `fledged.example/wait-for: CACHE` is
+//! paused until that ImageCache is Ready, so that a new version is rolled out when its images are on the
+//! nodes, and not while they are pulled. Pods that run go on meanwhile. Edit the ImageCache first, then
+//! the Deployment.
+//!
+//! ```console
+//! beside-your-controllers               # on the cluster it runs in, or that KUBECONFIG names
+//! beside-your-controllers --embedded    # on a cluster in this process, with a Deployment that waits
+//! curl localhost:8080/metrics; curl localhost:8080/readyz
+//! ```
+//!
+//! `gate.rs` is the controller of one's own, `http.rs` the server. Beside fledged's own rights it needs:
+//! get, list, watch and patch deployments.
+
+mod gate;
+mod http;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::Parser;
+use fledged_cri::signals::Shutdown;
+use fledged_examples::Playground;
+use fledged_operator::controller::Controller;
+use fledged_operator::lease::{LeaseName, LeaseTimes, identity};
+use futures_util::FutureExt;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+
+/// Rolls Deployments out once their images are on the nodes.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where metrics and probes are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Namespace of the lease that fledged's controller holds while it acts; needed where more than
+    /// one of this program runs.
+    #[arg(long, value_name = "NAMESPACE")]
+    lease_namespace: Option<String>,
+    /// Starts a cluster in this process, to try it out.
+    #[arg(long)]
+    embedded: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    fledged_examples::set_up();
+    let mut shutdown = Shutdown::catch()?;
+    let playground = match args.embedded {
+        true => Some(Playground::start(samples()).await?.with_agents()?),
+        false => None,
+    };
+    let client = match &playground {
+        Some(playground) => playground.client(),
+        None => Client::try_default().await?,
+    };
+    // Whoever waits for it, and as often as they like.
+    let stop = async move {
+        shutdown.requested().await;
+    };
+    let stop = stop.boxed().shared();
+
+    let mut registry = Registry::default();
+    let gate = gate::Gate::new(client.clone(), &mut registry);
+    // Adds metrics `fledged_…` beside the program's own. With a registry of `sub_registry_with_prefix`
+    // they would have another prefix, which dashboards made for fledged would not find.
+    let mut fledged = Controller::builder(client).metrics(&mut registry);
+    if let Some(namespace) = args.lease_namespace {
+        // The lease of `fledged-operator controller`, so that the two never act side by side.
+        let lease = LeaseName::of_controller(namespace);
+        fledged = fledged.election(lease, identity(None), LeaseTimes::default());
+    }
+    let fledged = fledged.build();
+    let health = fledged.health();
+    let served = http::serve(args.listen, Arc::new(registry), health, stop.clone());
+
+    // The first that fails ends the others, and the program says why.
+    let fledged = async { Ok::<_, Box<dyn Error>>(fledged.run(stop.clone()).await?) };
+    let gate = gate.run(stop.clone()).map(Ok);
+    tokio::try_join!(fledged, gate, served)?;
+    Ok(())
+}
+
+/// What there is to see in a cluster that has nothing yet.
+fn samples() -> [Value; 2] {
+    let image = "registry.k8s.io/pause:3.10";
+    let cache = json!({
+        "apiVersion": "kubefledged.io/v1alpha2",
+        "kind": "ImageCache",
+        "metadata": { "name": "web", "namespace": "default" },
+        "spec": { "cacheSpec": [{ "images": [image] }] },
+    });
+    let annotations = json!({ "fledged.example/wait-for": "web" });
+    let labels = json!({ "app": "web" });
+    let deployment = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": { "name": "web", "namespace": "default", "annotations": annotations },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": {
+                "metadata": { "labels": labels },
+                "spec": { "containers": [{ "name": "web", "image": image }] },
+            },
+        },
+    });
+    [cache, deployment]
+}

@@ -1,0 +1,131 @@
+//! A cluster in this process, with nothing installed.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use fledged_core::model::NodeName;
+use fledged_operator::agent::Agent;
+use fledged_operator::crd::{ReadCache, install};
+use fledged_operator::embedded::EmbeddedServer;
+use futures_util::StreamExt;
+use kube::api::{DynamicObject, PostParams};
+use kube::core::GroupVersionKind;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt, api::ApiResource};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+/// The nodes of every playground.
+const NODES: [&str; 2] = ["node-1", "node-2"];
+
+/// An API server in this process, with two nodes, the custom resources, and what an example starts from.
+/// What becomes of its ImageCaches is printed. It ends with this value.
+pub struct Playground {
+    client: Client,
+    folder: TempDir,
+    tasks: JoinSet<()>,
+    _server: EmbeddedServer,
+}
+
+impl Playground {
+    /// A playground with these objects in it.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept it from starting.
+    pub async fn start(objects: impl IntoIterator<Item = Value>) -> Result<Self, Box<dyn Error>> {
+        let server = EmbeddedServer::builder().seed(NODES.map(node));
+        let server = server.start().await?;
+        let client = server.client()?;
+        install(&client).await?;
+        let folder = tempfile::tempdir()?;
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, server.kubeconfig())?;
+        println!(
+            "a cluster of two nodes runs in this process; to look around, in another terminal:"
+        );
+        println!("  export KUBECONFIG={}", kubeconfig.display());
+        println!("  kubectl get nodes,imagecaches,nodeimagecaches -A");
+        for object in objects {
+            create(&client, object).await?;
+        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(tell(client.clone()));
+        Ok(Self {
+            client,
+            folder,
+            tasks,
+            _server: server,
+        })
+    }
+
+    /// A client of it.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Where the images of a node are.
+    #[must_use]
+    pub fn images_of(&self, node: &str) -> PathBuf {
+        self.folder.path().join("images").join(node)
+    }
+
+    /// Runs an agent for each node, whose images are a folder: they are really pulled.
+    ///
+    /// # Errors
+    ///
+    /// A folder that can't be made.
+    pub fn with_agents(mut self) -> Result<Self, Box<dyn Error>> {
+        for node in NODES {
+            let uri = format!("oci:{}", self.images_of(node).display());
+            let runtime = fledged_cri::open(&uri.parse()?, Default::default())?;
+            let agent = Agent::builder(self.client(), NodeName::new(node)?, runtime).build();
+            self.tasks.spawn(async move {
+                if let Err(error) = agent.run(std::future::pending()).await {
+                    eprintln!("{error}");
+                }
+            });
+        }
+        Ok(self)
+    }
+}
+
+/// A Node that no kubelet stands behind.
+fn node(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": name, "labels": { "kubernetes.io/os": "linux" } },
+        "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+    })
+}
+
+async fn create(client: &Client, object: Value) -> Result<(), Box<dyn Error>> {
+    let object: DynamicObject = serde_json::from_value(object)?;
+    let types = object.types.as_ref().ok_or("an object without a kind")?;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(types)?);
+    let api: Api<DynamicObject> = match object.namespace() {
+        Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    api.create(&PostParams::default(), &object).await?;
+    Ok(())
+}
+
+/// Prints what becomes of every ImageCache.
+async fn tell(client: Client) {
+    let caches: Api<ReadCache> = Api::all(client);
+    let changes = watcher(caches, watcher::Config::default());
+    let changes = changes.default_backoff().applied_objects();
+    futures_util::pin_mut!(changes);
+    while let Some(change) = changes.next().await {
+        let Ok(cache) = change else { continue };
+        let text = |field: &str| cache.status.get(field)?.as_str().map(str::to_owned);
+        if let (Some(reason), Some(status)) = (text("reason"), text("status")) {
+            let message = text("message").unwrap_or_default();
+            println!("{}: {reason}: {status}: {message}", cache.name_any());
+        }
+    }
+}
