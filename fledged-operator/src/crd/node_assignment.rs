@@ -10,6 +10,7 @@ use super::node_image_cache::{CacheReference, DEADLINE_SECONDS, NodeImage, NodeI
 /// A part of a NodeImageCache that nobody can act on; the others count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {value}: {problem}")]
+#[non_exhaustive]
 pub struct InvalidAssignment {
     /// Path of the field, `spec.images[2].image`.
     pub field: String,

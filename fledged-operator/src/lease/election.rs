@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Intervals of an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaseTimes {
     /// How long others wait after the last renewal that they saw. Whole seconds. Default 15 s.
     pub lease_duration: Duration,
@@ -26,8 +27,32 @@ impl Default for LeaseTimes {
     }
 }
 
+impl LeaseTimes {
+    /// With another duration of the lease.
+    #[must_use]
+    pub fn with_lease_duration(mut self, duration: Duration) -> Self {
+        self.lease_duration = duration;
+        self
+    }
+
+    /// With another time to renew in.
+    #[must_use]
+    pub fn with_renew_deadline(mut self, deadline: Duration) -> Self {
+        self.renew_deadline = deadline;
+        self
+    }
+
+    /// With another time between attempts.
+    #[must_use]
+    pub fn with_retry_period(mut self, period: Duration) -> Self {
+        self.retry_period = period;
+        self
+    }
+}
+
 /// What stands in a Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaseRecord {
     /// Who holds it; empty: nobody.
     pub holder: String,
@@ -41,6 +66,7 @@ pub struct LeaseRecord {
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// Write this record; it makes or keeps us the leader.
     Write(LeaseRecord),

@@ -22,6 +22,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Which Lease is fought for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaseName {
     /// Its namespace.
     pub namespace: String,

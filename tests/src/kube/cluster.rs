@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fledged_operator::crd::{ImageCache, NodeImageCache, definitions};
+use fledged_operator::crd::{ImageCache, NodeImageCache, install};
 use fledged_operator::embedded::EmbeddedServer;
 use k8s_openapi::api::core::v1::{Namespace, Node};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -102,25 +101,7 @@ impl TestCluster {
     }
 
     async fn prepare(&self) {
-        let apply = PatchParams::apply("fledged-tests").force();
-        let crds: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        for definition in definitions() {
-            let name = definition.metadata.name.clone().unwrap();
-            crds.patch(&name, &apply, &Patch::Apply(definition))
-                .await
-                .unwrap();
-            eventually("the CRD to be established", || async {
-                let found = crds.get(&name).await.unwrap();
-                let conditions = found.status.and_then(|s| s.conditions).unwrap_or_default();
-                let established = |c: &&_| condition_is(c, "Established");
-                conditions
-                    .iter()
-                    .find(established)
-                    .map(drop)
-                    .ok_or(format!("{conditions:?}"))
-            })
-            .await;
-        }
+        install(&self.client).await.unwrap();
         if self.kind() == ServerKind::Cluster {
             sweep(&self.client).await;
         }
@@ -283,13 +264,6 @@ async fn client_of(kubeconfig: &Path) -> Client {
         .await
         .unwrap();
     Client::try_from(config).unwrap()
-}
-
-fn condition_is(
-    condition: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinitionCondition,
-    kind: &str,
-) -> bool {
-    condition.type_ == kind && condition.status == "True"
 }
 
 fn unique(prefix: &str) -> String {

@@ -19,15 +19,11 @@ struct Candidate {
 }
 
 fn candidate(world: &World, identity: &str) -> Candidate {
-    let lease = LeaseName {
-        namespace: world.cluster().namespace().to_owned(),
-        name: "controller".to_owned(),
-    };
-    let times = LeaseTimes {
-        lease_duration: Duration::from_secs(3),
-        renew_deadline: Duration::from_secs(2),
-        retry_period: Duration::from_millis(200),
-    };
+    let lease = LeaseName::new(world.cluster().namespace(), "controller");
+    let times = LeaseTimes::default()
+        .with_lease_duration(Duration::from_secs(3))
+        .with_renew_deadline(Duration::from_secs(2))
+        .with_retry_period(Duration::from_millis(200));
     let controller = Controller::builder(world.cluster().client())
         .config(WorldOptions::default().planner)
         .election(lease, identity, times)
