@@ -1,19 +1,23 @@
 //! The definitions, brought into a cluster.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::wait::conditions::is_crd_established;
 use kube::runtime::wait::{self, await_condition};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
-use super::definitions::definitions;
+use super::{ImageCache, NodeImageCache, definitions};
 
 /// Field manager of the definitions.
 pub const INSTALLER: &str = "fledged-installer";
 /// How long a definition may take to be served; an API server needs a second or two.
 const ESTABLISHED_LIMIT: Duration = Duration::from_secs(30);
+/// Between two looks whether the resources are served: an API server takes some hundred milliseconds.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why the definitions are not there.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,16 @@ pub enum InstallError {
         /// What its conditions say.
         problem: String,
     },
+    /// It is established, but its objects can't be listed.
+    #[error("{plural} of kubefledged.io can't be listed within {} s: {problem}", .limit.as_secs())]
+    NotServed {
+        /// `imagecaches` or `nodeimagecaches`.
+        plural: String,
+        /// How long was waited.
+        limit: Duration,
+        /// What the API server said last.
+        problem: String,
+    },
 }
 
 /// Applies [`definitions`] and waits until the API server serves them; once they are as they should be,
@@ -67,7 +81,30 @@ pub async fn install(client: &Client) -> Result<(), InstallError> {
     for definition in definitions() {
         established(&api, definition.name_any()).await?;
     }
-    Ok(())
+    served::<ImageCache>(client).await?;
+    served::<NodeImageCache>(client).await
+}
+
+/// Established, a definition still has to reach every part of the API server.
+async fn served<K>(client: &Client) -> Result<(), InstallError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let one = ListParams::default().limit(1);
+    let mut seen = "nothing was answered".to_owned();
+    let listed = async {
+        while let Err(error) = api.list_metadata(&one).await {
+            seen = error.to_string();
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let in_time = tokio::time::timeout(ESTABLISHED_LIMIT, listed).await;
+    in_time.map_err(|_| InstallError::NotServed {
+        plural: K::plural(&()).into_owned(),
+        limit: ESTABLISHED_LIMIT,
+        problem: seen,
+    })
 }
 
 async fn apply(

@@ -114,21 +114,6 @@ impl TestCluster {
             .create(&PostParams::default(), &namespace)
             .await
             .unwrap();
-        // Served only when the CRD has reached every part of the API server.
-        eventually("the custom resources to be served", || async {
-            let caches: Api<ImageCache> = Api::all(self.client.clone());
-            let records: Api<NodeImageCache> = Api::all(self.client.clone());
-            caches
-                .list(&ListParams::default())
-                .await
-                .map_err(|e| e.to_string())?;
-            records
-                .list(&ListParams::default())
-                .await
-                .map_err(|e| e.to_string())?;
-            Ok(())
-        })
-        .await;
     }
 
     /// Speaks through that client from now on.
