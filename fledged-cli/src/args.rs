@@ -47,9 +47,10 @@ pub enum Command {
     /// Ask the registries whether every image can be pulled; touches no node.
     #[command(after_help = help::CHECK)]
     Check(CheckArgs),
-    /// Show it at work with a registry and a store of its own; needs nothing.
+    /// Show it at work on a cluster of its own; needs nothing.
+    #[cfg(feature = "demo")]
     #[command(after_help = help::DEMO)]
-    Demo(DemoArgs),
+    Demo(crate::demo::DemoArgs),
     /// Print a shell's completion script.
     #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
@@ -179,14 +180,6 @@ pub struct CheckArgs {
     /// How the result is printed.
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-/// `demo`.
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Keep the folder with the images, and say where it is.
-    #[arg(long)]
-    pub keep: bool,
 }
 
 /// `completions`.

@@ -1,13 +1,12 @@
 //! Examples and rules at the end of each command's `--help`.
 
-/// With the commands for a cluster, or without.
+/// With the demo and the commands for a cluster, or without.
 macro_rules! root {
-    ($cluster:expr) => {
+    ($($more:expr)*) => {
         concat!(
             "Examples:\n",
-            $cluster,
-            "  fledged demo                                  see it at work, needs nothing
-  fledged node apply -f images.yaml             put the images on this machine
+            $($more,)*
+            "  fledged node apply -f images.yaml             put the images on this machine
   fledged check -f images.yaml                  can they all be pulled?
 
 Exit codes:
@@ -22,14 +21,24 @@ Colours and progress bars are for terminals only; NO_COLOR turns colours off the
 }
 
 #[cfg(feature = "cluster")]
-pub(crate) const ROOT: &str = root!(
-    "  fledged get -A                                the ImageCaches of a cluster
+macro_rules! cluster {
+    () => {
+        "  fledged get -A                                the ImageCaches of a cluster
   fledged status storefront                     one of them, node by node
   fledged why storefront node-1 nginx           why is it there, or not?
 "
+    };
+}
+
+#[cfg(feature = "demo")]
+pub(crate) const ROOT: &str = root!(
+    "  fledged demo                                  see it at work, needs nothing\n"
+    cluster!()
 );
+#[cfg(all(feature = "cluster", not(feature = "demo")))]
+pub(crate) const ROOT: &str = root!(cluster!());
 #[cfg(not(feature = "cluster"))]
-pub(crate) const ROOT: &str = root!("");
+pub(crate) const ROOT: &str = root!();
 
 pub(crate) const APPLY: &str = "\
 Examples:
@@ -91,14 +100,28 @@ Every image of the manifests is asked for, whatever node it is meant for; no lay
 
 Exit codes: 0 every image can be pulled, 1 at least one can't, 2 bad input, 130 interrupted.";
 
+#[cfg(feature = "demo")]
 pub(crate) const DEMO: &str = "\
 Examples:
   fledged demo
-  fledged demo --keep
+  fledged demo --nodes 20 --no-wait
+  fledged demo -f images.yaml --keep
 
-Starts a registry on a loopback port with a few generated images, pulls them into an OCI image layout
-in a temporary folder, applies again, loses an image and gets it back. Nothing is left behind unless
---keep is given.";
+An API server and a registry on loopback ports, the controller, and for each node an agent with an OCI
+image layout, all in this process and in one folder below $TMPDIR. An ImageCache is rolled out; a node
+joins; an image gets lost and comes back; everything is purged.
+
+At a terminal the cluster then stays up, with the images back on it, until Enter or Ctrl-C; without
+one, or with --no-wait, the demo ends. With --keep it stays until SIGINT or SIGTERM in any case. The
+kubeconfig whose path is shown works with kubectl. That of $KUBECONFIG is neither read nor written.
+Nothing is left behind, however it ends.
+
+-f FILE: the images of the file are served as generated ones of the same repository and tag; nothing
+is fetched from elsewhere. The nodes are given in turn the labels that the nodeSelectors ask for;
+entries that mean no node are named.
+
+Exit codes: 0 all was shown, also when a signal ends it after the last act; 1 something did not come
+to its end, which is named; 2 bad input; 130, 143 interrupted before the end.";
 
 pub(crate) const COMPLETIONS: &str = "\
 Examples:

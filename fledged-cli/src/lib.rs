@@ -5,6 +5,7 @@ pub mod args;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod commands;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod desired;
 pub mod environment;

@@ -1,5 +1,6 @@
 //! From arguments to a cluster.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -13,7 +14,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A cluster that can be asked.
 #[derive(Clone)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     pub(super) client: Client,
     /// For messages.
     pub(super) url: String,
@@ -22,7 +23,7 @@ pub(super) struct Connection {
 }
 
 /// Finds the cluster as kubectl does. Nothing is asked of it yet.
-pub(super) async fn connect(args: &ConnectionArgs) -> Result<Connection, ClusterError> {
+pub(crate) async fn connect(args: &ConnectionArgs) -> Result<Connection, ClusterError> {
     let options = KubeConfigOptions {
         context: args.context.clone(),
         ..KubeConfigOptions::default()
@@ -51,6 +52,10 @@ pub(super) async fn connect(args: &ConnectionArgs) -> Result<Connection, Cluster
             config.map_err(|error| ClusterError::NoCluster(Box::new(error)))?
         }
     };
+    if is_loopback(config.cluster_url.host()) {
+        // No proxy is on the way to this machine itself, whatever $HTTPS_PROXY says.
+        config.proxy_url = None;
+    }
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // What does not answer is told of, not asked again unseen.
     config.default_retry = false;
@@ -66,6 +71,13 @@ pub(super) async fn connect(args: &ConnectionArgs) -> Result<Connection, Cluster
         url,
         namespace,
     })
+}
+
+fn is_loopback(host: Option<&str>) -> bool {
+    let host = host.unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address = address.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn context_error(name: &str, source: KubeconfigError) -> ClusterError {

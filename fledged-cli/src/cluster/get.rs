@@ -10,7 +10,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 
 use super::args::{Format, GetArgs};
-use super::connect::connect;
+use super::connect::{Connection, connect};
 use super::document::{render, render_one_of_many};
 use super::overview::{CacheOverview, Overview, table};
 use crate::commands::{CommandError, print};
@@ -28,16 +28,11 @@ pub(super) async fn get(args: GetArgs, terminal: &Terminal) -> Result<Exit, Comm
     };
     let (format, namespaces) = (args.output.output, args.all_namespaces);
     if args.watch {
-        let mut config = watcher::Config::default();
-        if let Some(name) = &args.name {
-            config = config.fields(&format!("metadata.name={name}"));
-        }
-        let api = match namespaces {
-            true => connection.all_caches(),
-            false => connection.caches(),
-        };
         let printer = Printer::new(&overview, format, namespaces);
-        return watch(watcher::watcher(api, config), printer, terminal).await;
+        let name = args.name.as_deref();
+        let forever = |_: &ReadCache| false;
+        watch(&connection, name, printer, terminal, forever).await?;
+        return Ok(Exit::Done);
     }
     if format == Format::Table && overview.image_caches.is_empty() {
         terminal.line(match namespaces {
@@ -54,22 +49,57 @@ pub(super) async fn get(args: GetArgs, terminal: &Terminal) -> Result<Exit, Comm
     Ok(Exit::Done)
 }
 
+/// `get -w`, with `-A` if that is wanted, that ends once `until` says so of what was printed last.
+#[cfg(feature = "demo")]
+pub(crate) async fn get_until(
+    connection: &Connection,
+    all_namespaces: bool,
+    terminal: &Terminal,
+    until: impl FnMut(&ReadCache) -> bool,
+) -> Result<(), CommandError> {
+    let caches = connection.list_caches(all_namespaces).await?;
+    let overview = Overview {
+        image_caches: caches.iter().map(CacheOverview::new).collect(),
+    };
+    let printer = Printer::new(&overview, Format::Table, all_namespaces);
+    watch(connection, None, printer, terminal, until).await
+}
+
 async fn watch(
-    events: impl futures_util::Stream<Item = watcher::Result<Event<ReadCache>>> + Send,
+    connection: &Connection,
+    name: Option<&str>,
     mut printer: Printer,
     terminal: &Terminal,
-) -> Result<Exit, CommandError> {
-    let mut events = events.default_backoff().boxed();
+    mut until: impl FnMut(&ReadCache) -> bool,
+) -> Result<(), CommandError> {
+    let mut config = watcher::Config::default();
+    if let Some(name) = name {
+        config = config.fields(&format!("metadata.name={name}"));
+    }
+    let api = match printer.namespaces {
+        true => connection.all_caches(),
+        false => connection.caches(),
+    };
+    let mut events = watcher::watcher(api, config).default_backoff().boxed();
     while let Some(event) = events.next().await {
         match event {
-            Ok(event) => printer.heard(event)?,
+            Ok(event) => {
+                let cache = match &event {
+                    Event::InitApply(cache) | Event::Apply(cache) => Some(cache.clone()),
+                    _ => None,
+                };
+                printer.heard(event)?;
+                if cache.is_some_and(|cache| until(&cache)) {
+                    break;
+                }
+            }
             Err(error) => terminal.warn(format_args!(
                 "the watch was interrupted and is begun again: {}",
                 fledged_operator::problem::with_causes(&error)
             )),
         }
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Writes a row or a document for whatever is new.
@@ -84,12 +114,17 @@ struct Printer {
 
 impl Printer {
     fn new(first: &Overview, format: Format, namespaces: bool) -> Self {
-        let mut widths = table(&first.image_caches, namespaces, Timestamp::now()).widths();
-        let least = table([], namespaces, Timestamp::now()).widths();
-        widths.resize(least.len(), None);
-        // Later rows may have longer words; most of them are known.
-        for (width, least) in widths.iter_mut().zip(least) {
-            *width = (*width).max(least);
+        let now = Timestamp::now();
+        let mut widths = table(&first.image_caches, namespaces, now).widths();
+        let names = table([], namespaces, now).widths();
+        widths.resize(names.len(), None);
+        // Later rows may have longer words; those of a cache that nothing is wrong with are known.
+        let mut usual = CacheOverview::new(&ReadCache::default());
+        usual.status = Some("Processing".to_owned());
+        usual.action = Some("ImageCacheRefresh".to_owned());
+        let usual = table([&usual], namespaces, now).widths();
+        for ((width, names), usual) in widths.iter_mut().zip(names).zip(usual) {
+            *width = (*width).max(names).max(usual);
         }
         Self {
             format,

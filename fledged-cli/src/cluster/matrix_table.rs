@@ -17,7 +17,7 @@ use crate::printable::on_one_line;
 const FAILURES_MAX: usize = 20;
 
 /// The whole of it, with at most `max_nodes` nodes one by one.
-pub(super) fn text(matrix: &Matrix, max_nodes: usize, now: Timestamp) -> String {
+pub(crate) fn text(matrix: &Matrix, max_nodes: usize, now: Timestamp) -> String {
     let mut text = headline(matrix, now);
     if matrix.nodes.is_empty() {
         text.push_str("\nno node is meant by it\n");

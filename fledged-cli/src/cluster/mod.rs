@@ -33,9 +33,19 @@ pub use args::{
     StatusArgs, WaitArgs, WhyArgs,
 };
 pub use change::{Action, Change, ChangeSummary, Changes, Inventory, changes};
+#[cfg(feature = "demo")]
+pub(crate) use connect::{Connection, connect};
 pub(crate) use dispatch::dispatch;
 pub use error::{ClusterError, Request};
+#[cfg(feature = "demo")]
+pub(crate) use get::get_until;
 pub use matrix::{Cell, Matrix, NodeRow};
+#[cfg(feature = "demo")]
+pub(crate) use matrix_table::text as matrix_text;
 pub use overview::{CacheOverview, Overview};
+#[cfg(feature = "demo")]
+pub(crate) use progress::{is_cached, is_empty, is_failed, missing};
+#[cfg(feature = "demo")]
+pub(crate) use record::is_warm;
 pub use record::{State, Unreachable};
 pub use why::{Answer, Evidence, Situation, WhyReason, explain};

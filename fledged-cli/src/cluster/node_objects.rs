@@ -15,12 +15,12 @@ pub(super) const NODES: &str = "nodes";
 
 impl Connection {
     /// Every Node.
-    pub(super) async fn list_nodes(&self) -> Result<Vec<ReadNode>, ClusterError> {
+    pub(crate) async fn list_nodes(&self) -> Result<Vec<ReadNode>, ClusterError> {
         self.list(Api::all(self.client.clone()), NODES, None).await
     }
 
     /// Every NodeImageCache.
-    pub(super) async fn list_records(&self) -> Result<Vec<ReadNodeCache>, ClusterError> {
+    pub(crate) async fn list_records(&self) -> Result<Vec<ReadNodeCache>, ClusterError> {
         self.list(Api::all(self.client.clone()), RECORDS, None)
             .await
     }

@@ -42,7 +42,7 @@ impl Connection {
     }
 
     /// One ImageCache.
-    pub(super) async fn cache(&self, name: &str) -> Result<ReadCache, ClusterError> {
+    pub(crate) async fn cache(&self, name: &str) -> Result<ReadCache, ClusterError> {
         let found = self.caches().get(name).await;
         match found.map_err(|error| self.failed(self.about("get", Some(name)), &error)) {
             Err(ClusterError::NotFound {
@@ -73,7 +73,7 @@ impl Connection {
     }
 
     /// Every ImageCache, of the namespace or of all.
-    pub(super) async fn list_caches(&self, all: bool) -> Result<Vec<ReadCache>, ClusterError> {
+    pub(crate) async fn list_caches(&self, all: bool) -> Result<Vec<ReadCache>, ClusterError> {
         let api = if all {
             self.all_caches()
         } else {

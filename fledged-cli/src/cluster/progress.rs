@@ -17,7 +17,7 @@ pub(super) fn is_asked(cache: &ReadCache, annotation: &str) -> bool {
 }
 
 /// Whether every image is on every node that can be reached, and nothing else is asked for.
-pub(super) fn is_cached(cache: &ReadCache) -> bool {
+pub(crate) fn is_cached(cache: &ReadCache) -> bool {
     let asked = [REFRESH_ANNOTATION, PURGE_ANNOTATION];
     let ready = |status: ImageCacheStatus| {
         let mut conditions = status.conditions.iter();
@@ -37,8 +37,26 @@ pub(super) fn is_purged(cache: &ReadCache) -> bool {
     !is_asked(cache, REFRESH_ANNOTATION) && current(cache).is_some_and(done)
 }
 
+/// Whether its action has ended otherwise than well, for the newest spec.
+#[cfg(feature = "demo")]
+pub(crate) fn is_failed(cache: &ReadCache) -> bool {
+    let failed = |status: ImageCacheStatus| {
+        status.completion_time.is_some() && ["Failed", "Unknown"].contains(&status.status.as_str())
+    };
+    current(cache).is_some_and(failed)
+}
+
+/// Whether its action has ended, and no image is meant for any node.
+#[cfg(feature = "demo")]
+pub(crate) fn is_empty(cache: &ReadCache) -> bool {
+    let empty = |status: ImageCacheStatus| {
+        status.completion_time.is_some() && status.counts.is_none_or(|counts| counts.desired == 0)
+    };
+    current(cache).is_some_and(empty)
+}
+
 /// Why that is not so yet: a sentence, then a line for each failure that the status tells of.
-pub(super) fn missing(cache: &ReadCache) -> String {
+pub(crate) fn missing(cache: &ReadCache) -> String {
     let mut text = match (current(cache), status_of(cache)) {
         (Some(status), _) => format!("{} {}: {}", status.reason, status.status, status.message),
         (None, Some(status)) => format!(

@@ -203,6 +203,14 @@ impl NodeRecord {
     }
 }
 
+/// Whether a node's agent has said of each of these images that it is there.
+#[cfg(feature = "demo")]
+pub(crate) fn is_warm(record: &ReadNodeCache, images: &[ImageRef]) -> bool {
+    let record = NodeRecord::new(record);
+    let mut images = images.iter();
+    images.all(|image| record.state(image, false) == State::Cached)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

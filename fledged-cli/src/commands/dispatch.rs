@@ -2,7 +2,6 @@
 
 use crate::args::{Cli, Command, NodeCommand};
 use crate::commands::CommandError;
-use crate::demo;
 use crate::exit::Exit;
 use crate::output::Terminal;
 
@@ -22,7 +21,8 @@ pub async fn dispatch(cli: Cli, terminal: &Terminal) -> Result<Exit, CommandErro
         Command::Node(NodeCommand::Purge(args)) => purge::purge(args, terminal).await,
         Command::Node(NodeCommand::Run(args)) => run::run(args, terminal).await,
         Command::Check(args) => check::check(args, terminal).await,
-        Command::Demo(args) => Ok(demo::run(&args, terminal).await?),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => Ok(crate::demo::run(args, terminal).await?),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args),
     }

@@ -7,6 +7,7 @@ use fledged_core::error::RuntimeError;
 
 #[cfg(feature = "cluster")]
 use crate::cluster::ClusterError;
+#[cfg(feature = "demo")]
 use crate::demo::DemoError;
 use crate::exit::Exit;
 use crate::manifest::ManifestError;
@@ -47,8 +48,9 @@ pub enum CommandError {
     #[error("cannot catch SIGINT and SIGTERM: {0}")]
     Signals(#[source] io::Error),
     /// The demo broke.
+    #[cfg(feature = "demo")]
     #[error(transparent)]
-    Demo(#[from] DemoError),
+    Demo(Box<DemoError>),
     /// A part of `node run` ended although it must not.
     #[error("a part of node run that follows the manifests has failed: {0}")]
     TaskEnded(String),
@@ -68,6 +70,13 @@ impl From<ClusterError> for CommandError {
     }
 }
 
+#[cfg(feature = "demo")]
+impl From<DemoError> for CommandError {
+    fn from(error: DemoError) -> Self {
+        Self::Demo(Box::new(error))
+    }
+}
+
 impl CommandError {
     /// How the process ends with it.
     #[must_use]
@@ -76,13 +85,14 @@ impl CommandError {
             Self::Manifest(_) | Self::HostName(_) | Self::StdinFollowed => Exit::BadInput,
             #[cfg(feature = "cluster")]
             Self::Cluster(error) => error.exit(),
+            #[cfg(feature = "demo")]
+            Self::Demo(error) => error.exit(),
             Self::Session(error) if error.is_bad_input() => Exit::BadInput,
             Self::Session(_)
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::ManualPages { .. }
             | Self::Signals(_)
-            | Self::Demo(_)
             | Self::TaskEnded(_)
             | Self::Reading(_) => Exit::Failed,
         }

@@ -1,4 +1,4 @@
-//! Images for the demo: a shared base, a shared runtime, and an application each.
+//! Generated images: a shared base, a runtime that most share, and an application each.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,16 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-const MIB: usize = 1024 * 1024;
+const KIB: usize = 1024;
+/// The first layer of every image.
+const BASE: usize = 2048 * KIB;
+/// The second of all images but every third.
+const RUNTIME: usize = 1024 * KIB;
+/// The last layer of each image, in turn.
+const OWN: [usize; 3] = [1536 * KIB, 1024 * KIB, 2048 * KIB];
+/// What the last layers of many images come to together, so that any number of them fits in memory and
+/// on a disk for each node.
+const OWN_MAX: usize = 24 * 1024 * KIB;
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Media type of an OCI image manifest.
@@ -22,12 +31,22 @@ pub struct DemoContent {
 }
 
 /// One generated image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DemoImage {
     /// Its repository.
-    pub repository: &'static str,
+    pub repository: String,
     /// Its tag.
-    pub tag: &'static str,
+    pub tag: String,
+}
+
+impl DemoImage {
+    /// An image of that name.
+    pub fn new(repository: impl Into<String>, tag: impl Into<String>) -> Self {
+        Self {
+            repository: repository.into(),
+            tag: tag.into(),
+        }
+    }
 }
 
 /// Content and its digest, which takes long enough to compute it only once.
@@ -57,30 +76,31 @@ impl DemoContent {
     }
 }
 
-/// Generates the images for that operating system and architecture; the same bytes each time.
+/// The images that the demo has by itself.
 #[must_use]
-pub fn generate(os: &str, architecture: &str) -> (Vec<DemoImage>, DemoContent) {
+pub fn storefront() -> Vec<DemoImage> {
+    ["demo/web", "demo/api", "demo/batch"]
+        .map(|repository| DemoImage::new(repository, "v1"))
+        .into()
+}
+
+/// Generates these images for that operating system and architecture; the same bytes each time.
+#[must_use]
+pub fn generate(images: &[DemoImage], os: &str, architecture: &str) -> DemoContent {
     let mut content = DemoContent::default();
-    let base = layer("base/system.bin", 6 * MIB, 1);
-    let runtime = layer("opt/runtime.bin", 5 * MIB, 2);
-    let images = [
-        ("demo/web", vec![&base, &runtime], 3 * MIB, 3),
-        ("demo/api", vec![&base, &runtime], 2 * MIB, 4),
-        ("demo/batch", vec![&base], 4 * MIB, 5),
-    ]
-    .into_iter()
-    .map(|(repository, shared, size, seed)| {
-        let image = DemoImage {
-            repository,
-            tag: "v1",
-        };
+    let base = layer("base/system.bin", BASE, 1);
+    let runtime = layer("opt/runtime.bin", RUNTIME, 2);
+    let most = OWN_MAX / images.len().max(1);
+    let sizes = OWN.iter().cycle().map(|size| *size.min(&most).max(&KIB));
+    for ((image, size), seed) in images.iter().zip(sizes).zip(3..) {
         let own = layer("app/main.bin", size, seed);
-        let layers: Vec<Blob> = shared.into_iter().chain([&own]).cloned().collect();
-        content.add(&image, &layers, os, architecture);
-        image
-    })
-    .collect();
-    (images, content)
+        let layers = match seed % 3 {
+            2 => vec![base.clone(), own],
+            _ => vec![base.clone(), runtime.clone(), own],
+        };
+        content.add(image, &layers, os, architecture);
+    }
+    content
 }
 
 impl DemoContent {
@@ -108,7 +128,7 @@ impl DemoContent {
         for blob in layers.iter().chain([&config]) {
             self.blobs.insert(blob.digest.clone(), blob.bytes.clone());
         }
-        let (repository, tag) = (image.repository, image.tag);
+        let (repository, tag) = (&image.repository, &image.tag);
         let by_digest = format!("{repository}@{}", digest(&manifest));
         self.manifests
             .insert(format!("{repository}:{tag}"), manifest.clone());
@@ -178,16 +198,26 @@ mod tests {
 
     #[test]
     fn images_are_the_same_each_time_and_share_their_base() {
-        let (images, content) = generate("linux", "amd64");
-        let (_, again) = generate("linux", "amd64");
+        let images = storefront();
+        let content = generate(&images, "linux", "amd64");
+        let again = generate(&images, "linux", "amd64");
         assert_eq!(content.manifests, again.manifests);
-        assert_eq!(images.len(), 3);
         // Base, runtime, three applications, three configurations.
         assert_eq!(content.blobs.len(), 8);
         assert_eq!(content.manifests.len(), 6);
         for (name, blob) in &content.blobs {
             assert_eq!(*name, digest(blob));
         }
+    }
+
+    #[test]
+    fn many_images_are_small_ones() {
+        let images: Vec<DemoImage> = (0..200)
+            .map(|n| DemoImage::new(format!("app-{n}"), "v1"))
+            .collect();
+        let content = generate(&images, "linux", "amd64");
+        assert_eq!(content.manifests.len(), 400);
+        assert!(content.bytes() < 32 * 1024 * 1024, "{}", content.bytes());
     }
 
     #[test]

@@ -1,9 +1,23 @@
-//! `fledged demo`: a registry, some images and a store, all of its own.
+//! `fledged demo`: an API server, a registry, a controller and nodes with agents, all inside this process.
 
+mod acts;
+mod args;
+mod caches;
+mod error;
+mod folder;
 mod images;
+mod labels;
+mod node;
+mod part;
 mod registry;
-mod script;
+mod run;
+mod screen;
+mod served;
+mod signals;
+mod stage;
 
-pub use images::{DemoContent, DemoImage, generate};
+pub use args::DemoArgs;
+pub use error::DemoError;
+pub use images::{DemoContent, DemoImage, generate, storefront};
 pub use registry::{DemoRegistry, Traffic};
-pub use script::{DemoError, run};
+pub use run::run;

@@ -25,9 +25,9 @@ use super::images::{DemoContent, MANIFEST, digest};
 
 /// Bytes sent at a time.
 const CHUNK: usize = 64 * 1024;
-/// Pause after each chunk: some 10 MiB/s a connection, slow enough to see the bars move and fast
+/// Pause after each chunk: some 2.5 MiB/s a connection, slow enough for a rollout to be seen and fast
 /// enough for the whole demo to last seconds.
-const PAUSE: Duration = Duration::from_millis(6);
+const PAUSE: Duration = Duration::from_millis(24);
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -92,6 +92,12 @@ impl DemoRegistry {
     #[must_use]
     pub fn host(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Bytes of all layers and configurations, each once.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.shared.content.bytes()
     }
 
     /// What was asked so far.

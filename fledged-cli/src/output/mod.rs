@@ -3,6 +3,8 @@
 mod bars;
 mod log;
 mod outcome;
+#[cfg(feature = "demo")]
+mod pane;
 mod progress;
 mod removal_watch;
 mod table;
@@ -11,6 +13,8 @@ mod terminal;
 pub use log::init as init_log;
 pub(crate) use outcome::short_digest;
 pub use outcome::{ImageOutcome, Outcome, Summary, pluralised, rounded_seconds};
+#[cfg(feature = "demo")]
+pub(crate) use pane::Pane;
 pub use progress::LiveProgress;
 pub use removal_watch::RemovalWatch;
 #[cfg(feature = "cluster")]

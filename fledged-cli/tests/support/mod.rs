@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fledged_cli::demo::{DemoRegistry, generate};
+use fledged_cli::demo::{DemoRegistry, generate, storefront};
 use serde_json::Value;
 
 /// Longest wait for anything that is to happen.
@@ -125,7 +125,8 @@ impl Stage {
             .enable_all()
             .build()
             .unwrap();
-        let (images, content) = generate("linux", "amd64");
+        let images = storefront();
+        let content = generate(&images, "linux", "amd64");
         let registry = runtime
             .block_on(DemoRegistry::paced(content, pause))
             .unwrap();
@@ -189,14 +190,14 @@ pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A process that stays; killed when dropped.
+/// A process that stays; killed when dropped. What it says goes to a file.
 pub(crate) struct Staying {
     child: Child,
     log: PathBuf,
 }
 
 impl Staying {
-    /// Starts the binary; what it says on stderr goes to a file.
+    /// Starts the binary.
     pub(crate) fn start(args: &[&str], log: PathBuf) -> Self {
         Self::spawn(&mut command(args), log)
     }
@@ -204,11 +205,8 @@ impl Staying {
     /// Starts a command that was prepared.
     pub(crate) fn spawn(command: &mut Command, log: PathBuf) -> Self {
         let stderr = std::fs::File::create(&log).unwrap();
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        let stdout = stderr.try_clone().unwrap();
+        let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
         Self { child, log }
     }
 
