@@ -48,6 +48,8 @@ pub(super) struct Stage {
     server: EmbeddedServer,
     controller: Option<Part>,
     troubles: Troubles,
+    /// Longest that an act may take.
+    act_max: Duration,
 }
 
 impl Stage {
@@ -89,6 +91,7 @@ impl Stage {
             server,
             controller: None,
             troubles: Troubles::new(),
+            act_max: ACT_MAX,
         })
     }
 
@@ -188,9 +191,9 @@ impl Stage {
         tokio::select! {
             done = work => done,
             broken = self.broken() => Err(broken),
-            () = tokio::time::sleep(ACT_MAX) => Err(DemoError::Hung {
+            () = tokio::time::sleep(self.act_max) => Err(DemoError::Hung {
                 act,
-                seconds: ACT_MAX.as_secs(),
+                seconds: self.act_max.as_secs(),
                 seen: self.seen().await,
             }),
         }
@@ -239,4 +242,57 @@ async fn write(path: &Path, text: String) -> Result<(), DemoError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::demo::acts;
+    use crate::exit::Exit;
+
+    async fn open(folder: &Path) -> Stage {
+        let terminal = Terminal::stderr();
+        let caches = DemoCaches::read(Vec::new(), &terminal).await.unwrap();
+        let mut stage = Stage::open(caches, folder, &terminal).await.unwrap();
+        stage.act_max = Duration::ZERO;
+        stage
+    }
+
+    #[tokio::test]
+    async fn an_act_that_hangs_is_named_with_what_was_seen_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = open(folder.path()).await;
+        install(&stage.client, ACT_MAX).await.unwrap();
+        acts::apply(&stage).await.unwrap();
+        let hung = stage
+            .within("the rollout", pending::<Result<(), _>>())
+            .await;
+        let error = hung.unwrap_err();
+        assert_eq!(error.exit(), Exit::Failed);
+        assert_eq!(
+            error.to_string(),
+            "the demo hung: the rollout took longer than 0 s; seen last: ImageCache default/storefront: no controller has taken it up; is one running?"
+        );
+        stage.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_part_that_breaks_off_ends_an_act() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stage = open(folder.path()).await;
+        stage.act_max = ACT_MAX;
+        let _part = Part::start("the controller", &stage.troubles, |_| async {
+            Err("the lease was lost".to_owned())
+        });
+        let broken = stage
+            .within("the rollout", pending::<Result<(), _>>())
+            .await;
+        assert_eq!(
+            broken.unwrap_err().to_string(),
+            "the demo broke off: the controller has ended: the lease was lost"
+        );
+        stage.close().await;
+    }
 }

@@ -107,7 +107,7 @@ fn manifests(stage: &Stage) -> Result<String, DemoError> {
 }
 
 /// As `kubectl apply --server-side` does.
-async fn apply(stage: &Stage) -> Result<(), DemoError> {
+pub(in crate::demo) async fn apply(stage: &Stage) -> Result<(), DemoError> {
     for cache in &stage.caches {
         let id = &cache.id;
         let api: Api<ReadCache> = Api::namespaced(stage.client.clone(), &id.namespace);
