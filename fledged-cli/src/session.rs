@@ -267,16 +267,11 @@ pub(crate) fn platform(registry: &RegistryArgs) -> Platform {
 
 /// How registries are reached.
 pub(crate) fn registry_options(registry: &RegistryArgs) -> RegistryOptions {
-    RegistryOptions {
-        insecure: registry.insecure_registries.clone(),
-        ..RegistryOptions::default()
-    }
+    RegistryOptions::default().with_insecure(registry.insecure_registries.iter().cloned())
 }
 
 fn options(registry: &RegistryArgs) -> OciLayoutOptions {
-    OciLayoutOptions {
-        platform: platform(registry),
-        registry: registry_options(registry),
-        ..OciLayoutOptions::default()
-    }
+    OciLayoutOptions::default()
+        .with_platform(platform(registry))
+        .with_registry(registry_options(registry))
 }

@@ -20,6 +20,7 @@ const DOCKER_SOCKET: &str = "docker.sock";
 
 /// Where the images of a node are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum RuntimeUri {
     /// A CRI v1 socket: `unix:///path.sock`, or the path alone.
     Cri(PathBuf),

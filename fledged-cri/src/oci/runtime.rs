@@ -29,6 +29,7 @@ const PARALLEL_LAYERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 
 /// How an [`OciLayoutRuntime`] works.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct OciLayoutOptions {
     /// Which platform's images are kept.
     pub platform: Platform,
@@ -36,6 +37,29 @@ pub struct OciLayoutOptions {
     pub registry: RegistryOptions,
     /// How many layers of one image are fetched at once.
     pub parallel_layers: NonZeroUsize,
+}
+
+impl OciLayoutOptions {
+    /// With images of another platform.
+    #[must_use]
+    pub fn with_platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
+    /// With registries reached in another way.
+    #[must_use]
+    pub fn with_registry(mut self, options: RegistryOptions) -> Self {
+        self.registry = options;
+        self
+    }
+
+    /// With another number of layers of one image at once.
+    #[must_use]
+    pub fn with_parallel_layers(mut self, layers: NonZeroUsize) -> Self {
+        self.parallel_layers = layers;
+        self
+    }
 }
 
 impl Default for OciLayoutOptions {

@@ -15,6 +15,7 @@ pub(crate) const USER_AGENT: &str = concat!("fledged/", env!("CARGO_PKG_VERSION"
 
 /// How registries are reached.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct RegistryOptions {
     /// Registries (`host` or `host:port`) that speak plain HTTP, besides those on the loopback
     /// interface, which always do.
@@ -23,6 +24,29 @@ pub struct RegistryOptions {
     pub connect_timeout: Duration,
     /// How long an answer may make no progress; every byte that arrives starts it anew.
     pub read_timeout: Duration,
+}
+
+impl RegistryOptions {
+    /// With these registries, `host` or `host:port`, over plain HTTP.
+    #[must_use]
+    pub fn with_insecure<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
+        self.insecure = hosts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// With another time for a connection to come up.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// With another time that an answer may make no progress.
+    #[must_use]
+    pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
+        self
+    }
 }
 
 impl Default for RegistryOptions {

@@ -18,6 +18,7 @@ const INDEX_DEPTH_MAX: usize = 3;
 
 /// What a registry has under a reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Probe {
     /// Digest of the manifest, or of the index where the image has several platforms.
     pub digest: Digest,

@@ -162,13 +162,8 @@ async fn after_a_cut_only_what_is_missing_is_fetched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_falls_silent_is_given_up() {
     let Some(setup) = setup() else { return };
-    let options = OciLayoutOptions {
-        registry: RegistryOptions {
-            read_timeout: Duration::from_millis(300),
-            ..RegistryOptions::default()
-        },
-        ..OciLayoutOptions::default()
-    };
+    let hasty = RegistryOptions::default().with_read_timeout(Duration::from_millis(300));
+    let options = OciLayoutOptions::default().with_registry(hasty);
     let impatient = OciLayoutRuntime::open(setup.folder.path(), options).unwrap();
     for fault in [Fault::Stall, Fault::StallAfter(100_000)] {
         setup.proxy.add(Rule::new(fault).path(setup.large()));

@@ -51,10 +51,7 @@ async fn an_index_keeps_its_digest_and_one_platform() {
     assert!(!content.blobs.contains(&theirs.digest()), "not for us");
 
     // Another platform into the same layout: both are there then.
-    let options = OciLayoutOptions {
-        platform: "linux/s390x".parse().unwrap(),
-        ..OciLayoutOptions::default()
-    };
+    let options = OciLayoutOptions::default().with_platform("linux/s390x".parse().unwrap());
     let other = OciLayoutRuntime::open(folder.path(), options).unwrap();
     assert_eq!(other.lookup(&pushed.image()).await.unwrap(), None);
     pull(&other, &pushed.reference).await.unwrap();
