@@ -164,11 +164,9 @@ impl DemoCaches {
     }
 
     fn serve_cache(&self, cache: &ImageCache, host: &str) -> Result<ServedCache, DemoError> {
-        let mut served = ImageCache {
-            pull_secrets: Vec::new(),
-            service_account: None,
-            ..cache.clone()
-        };
+        let mut served = cache.clone();
+        served.pull_secrets.clear();
+        served.service_account = None;
         for group in &mut served.groups {
             let mut known = BTreeSet::new();
             let mut images = Vec::new();
@@ -212,23 +210,25 @@ impl DemoCaches {
 /// The spec that says the same.
 fn spec(cache: &ImageCache) -> ImageCacheSpec {
     let groups = cache.groups.iter();
-    let entries = groups.map(|group| CacheSpecImages {
-        images: group
-            .images
-            .iter()
-            .map(|image| image.original().to_owned())
-            .collect(),
-        node_selector: (!group.node_selector.is_empty()).then(|| group.node_selector.clone()),
-        image_pull_policy: group.pull_policy,
-        tolerations: group.tolerations.clone(),
-        node_affinity: Some(group.node_affinity.clone())
-            .filter(|affinity| *affinity != Default::default()),
+    let entries = groups.map(|group| {
+        let images = group.images.iter().map(ImageRef::original);
+        let mut entry = CacheSpecImages::new(images);
+        if !group.node_selector.is_empty() {
+            entry.node_selector = Some(group.node_selector.clone());
+        }
+        if group.node_affinity != Default::default() {
+            entry.node_affinity = Some(group.node_affinity.clone());
+        }
+        entry.image_pull_policy = group.pull_policy;
+        entry.tolerations = group.tolerations.clone();
+        entry
     });
-    ImageCacheSpec {
-        cache_spec: entries.collect(),
-        deletion_policy: Some(cache.deletion_policy)
-            .filter(|policy| *policy != DeletionPolicy::default()),
-        rollout: Some(cache.rollout.clone()).filter(|rollout| *rollout != Default::default()),
-        ..ImageCacheSpec::default()
+    let mut spec = ImageCacheSpec::new(entries);
+    if cache.deletion_policy != DeletionPolicy::default() {
+        spec.deletion_policy = Some(cache.deletion_policy);
     }
+    if cache.rollout != Default::default() {
+        spec.rollout = Some(cache.rollout.clone());
+    }
+    spec
 }

@@ -9,7 +9,7 @@ use fledged_cri::registry::Platform;
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{ReadCache, ReadNodeCache, install};
 use fledged_operator::embedded::{EmbeddedServer, HollowNode};
-use fledged_operator::lease::{LeaseName, LeaseTimes};
+use fledged_operator::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use kube::Client;
@@ -30,8 +30,6 @@ const ACT_MAX: Duration = Duration::from_secs(90);
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Rows of a matrix that is drawn; of more nodes, those that are alike are counted.
 const ROWS_MAX: usize = 20;
-/// Where the controller's Lease is, as the operator's own default has it.
-const LEASE: (&str, &str) = ("kube-fledged", "kubefledged-controller");
 
 /// What the acts play with.
 pub(super) struct Stage {
@@ -108,12 +106,8 @@ impl Stage {
 
     /// Installs the custom resources and starts the controller; the Lease that it is to hold.
     pub(super) async fn start_controller(&mut self) -> Result<LeaseName, DemoError> {
-        install(&self.client, ACT_MAX).await?;
-        let (namespace, name) = LEASE;
-        let lease = LeaseName {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
+        install(&self.client).await?;
+        let lease = LeaseName::of_controller(CONTROLLER_NAMESPACE);
         let controller = Controller::builder(self.client.clone())
             .election(lease.clone(), "demo", LeaseTimes::default())
             .build();
@@ -264,7 +258,7 @@ mod tests {
     async fn an_act_that_hangs_is_named_with_what_was_seen_last() {
         let folder = tempfile::tempdir().unwrap();
         let stage = open(folder.path()).await;
-        install(&stage.client, ACT_MAX).await.unwrap();
+        install(&stage.client).await.unwrap();
         acts::apply(&stage).await.unwrap();
         let hung = stage
             .within("the rollout", pending::<Result<(), _>>())

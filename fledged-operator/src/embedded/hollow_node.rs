@@ -34,7 +34,7 @@ impl HollowNode {
     /// What a planner is told of such a node: these labels, and those that a kubelet sets by itself.
     #[must_use]
     pub fn facts(name: NodeName, labels: BTreeMap<String, String>) -> NodeFacts {
-        let mut facts = NodeFacts::new(name, labels);
+        let mut facts = NodeFacts::new(name).with_labels(labels);
         let own = [
             (HOSTNAME, facts.name.as_str()),
             (OS, facts.os.as_str()),

@@ -13,7 +13,6 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use super::envtest::EnvTest;
-use super::wait::eventually;
 
 /// Which API server it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

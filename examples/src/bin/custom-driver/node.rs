@@ -34,13 +34,10 @@ impl Node {
         let folder = RuntimeUri::Oci(folder.to_owned());
         let runtime = fledged_cri::open(&folder, Default::default())?;
         let seed = name.as_str().bytes().map(u64::from).sum();
-        let mut node_loop = NodeLoop::new(
-            Warmer::new(Default::default(), seed),
-            runtime,
-            credentials,
-            Arc::new(TokioClock::new()),
-            Arc::new(Teller::new(name, told)),
-        );
+        let warmer = Warmer::new(Default::default(), seed);
+        let mut node_loop = NodeLoop::new(warmer, runtime, Arc::new(TokioClock::new()))
+            .with_credentials(credentials)
+            .with_observer(Arc::new(Teller::new(name, told)));
         let (inputs, mut assigned) = mpsc::unbounded_channel();
         let assigned = stream::poll_fn(move |context| assigned.poll_recv(context));
         let task = tokio::spawn(async move {
