@@ -24,7 +24,8 @@ pub struct CacheFacts {
     pub deleting: bool,
     /// Whether our finalizer holds it.
     pub finalizer: bool,
-    /// What was last recorded as its status; everything that must survive a restart is in it.
+    /// What was last recorded as its status; everything that must survive a restart is in it. `None`
+    /// for a cache that no planner has told of yet.
     pub status: Option<CacheStatus>,
 }
 

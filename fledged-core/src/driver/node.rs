@@ -37,7 +37,8 @@ pub trait NodeObserver: Send + Sync {
         let _ = (image, progress);
     }
 
-    /// The runtime itself failed at something that is no single image's; it is tried again.
+    /// The runtime itself failed at something that is no single image's; it is tried again. The operation
+    /// is `inventory`: reading what the runtime holds.
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
         let _ = (operation, failure);
     }

@@ -79,7 +79,7 @@ pub struct ImageReport {
     pub attempts: u32,
     /// Start of the current or last round's first attempt.
     pub started_at: Option<Timestamp>,
-    /// When the round ended, well or badly.
+    /// When the round ended, well or badly; `None` while it is under way, and for what was found present.
     pub finished_at: Option<Timestamp>,
     /// When the next attempt is due, while backing off, failed or held back.
     pub next_attempt_at: Option<Timestamp>,
@@ -180,7 +180,8 @@ impl ImageReport {
 pub struct NodeReport {
     /// Generation of the assignment that this answers.
     pub observed_generation: u64,
-    /// When the runtime's inventory was last read.
+    /// When the runtime's inventory was last read; `None` before the first time, and where that is not
+    /// passed on.
     pub inventory_at: Option<Timestamp>,
     /// The images.
     pub images: Vec<ImageReport>,
