@@ -9,6 +9,7 @@
 mod driver_support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fledged_core::model::{AssignedImage, NodeName};
 use fledged_core::ports::WriteFailure;
@@ -17,7 +18,7 @@ use fledged_operator::crd::{ImageCache, NodeImageCache};
 use fledged_operator::driver::{DriverError, DriverEvent};
 use fledged_operator::lease::{LeaseName, LeaseTimes};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -37,8 +38,9 @@ impl Running {
     fn start(client: &Client, driver: &Arc<Recording>) -> Self {
         let driver = Arc::clone(driver);
         let lease = LeaseName::of_controller("default");
+        let times = LeaseTimes::default().with_retry_period(Duration::from_millis(200));
         let controller = Controller::builder(client.clone())
-            .election(lease, "test", LeaseTimes::default())
+            .election(lease, "test", times)
             .driver(driver)
             .build();
         let stop = CancellationToken::new();
@@ -184,6 +186,28 @@ async fn its_own_work_outlives_its_last_call() {
     driver.hold(false);
     running.ended().await.unwrap();
     assert_eq!(driver.calls()[2..], ["answered", "run ended"]);
+}
+
+#[tokio::test]
+async fn its_own_work_is_dropped_when_somebody_else_leads() {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(false);
+    let running = Running::start(&client, &driver);
+    driver.calls_when(1).await;
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let taken = Patch::Merge(json!({ "spec": { "holderIdentity": "another" } }));
+    let params = PatchParams::default();
+    let lease = leases.patch("kubefledged-controller", &params, &taken);
+    lease.await.unwrap();
+    let ended = running.ended().await;
+    assert!(
+        matches!(ended, Err(ControllerError::NotLeading(_))),
+        "{ended:?}"
+    );
+    assert_eq!(driver.calls(), ["run", "run dropped"]);
+    let lease = leases.get("kubefledged-controller").await.unwrap();
+    let holder = lease.spec.unwrap().holder_identity.unwrap();
+    assert_eq!(holder, "another", "what is another's is not given back");
 }
 
 #[tokio::test]

@@ -177,13 +177,32 @@ impl NodeDriver for Recording {
 
     async fn run(&self, shutdown: CancellationToken) -> Result<(), DriverError> {
         self.note("run".to_owned());
+        let mut work = Work {
+            driver: self,
+            ended: false,
+        };
         let mut end = self.end.subscribe();
         let result = tokio::select! {
             end = end.wait_for(Option::is_some) => end.unwrap().clone().unwrap(),
             () = shutdown.cancelled() => Ok(()),
         };
+        work.ended = true;
         self.note("run ended".to_owned());
         result
+    }
+}
+
+/// Its own work, as long as it goes on.
+struct Work<'a> {
+    driver: &'a Recording,
+    ended: bool,
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.driver.note("run dropped".to_owned());
+        }
     }
 }
 
