@@ -89,7 +89,7 @@ async fn show(
     place: &mut Option<Stage>,
 ) -> Result<(), DemoError> {
     let start = Instant::now();
-    let stage = place.insert(Stage::open(caches, folder, terminal).await?);
+    let stage = place.insert(Stage::open(caches, nodes, folder, terminal).await?);
     acts::cluster(stage, nodes).await?;
     let mut tally = Tally::default();
     acts::rollout(stage, &mut tally).await?;

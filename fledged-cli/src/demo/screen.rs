@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use clap::Parser as _;
-use console::Style;
+use console::{Style, Term};
 
 use super::DemoError;
 use crate::args::{Cli, Command};
@@ -40,6 +40,12 @@ impl Screen {
     /// Whether what changes can be drawn again and again.
     pub(super) fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// Lines that there is room for on a terminal.
+    pub(super) fn height(&self) -> usize {
+        let (lines, _) = Term::stderr().size();
+        usize::from(lines)
     }
 
     /// Begins the first act.

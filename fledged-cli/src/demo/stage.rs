@@ -30,6 +30,8 @@ const ACT_MAX: Duration = Duration::from_secs(90);
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Rows of a matrix that is drawn; of more nodes, those that are alike are counted.
 const ROWS_MAX: usize = 20;
+/// Lines of a drawn matrix that are neither nodes nor images.
+const AROUND: usize = 8;
 
 /// What the acts play with.
 pub(super) struct Stage {
@@ -42,6 +44,8 @@ pub(super) struct Stage {
     pub(super) connection: Connection,
     pub(super) kubeconfig: PathBuf,
     pub(super) nodes: Vec<DemoNode>,
+    /// Of the numbers in their names, so that they are listed in their order.
+    digits: usize,
     folder: PathBuf,
     server: EmbeddedServer,
     controller: Option<Part>,
@@ -51,9 +55,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// An API server and a registry; nobody acts yet. Everything is written to that folder.
+    /// An API server and a registry for as many nodes, and one that joins; nobody acts yet. Everything is
+    /// written to that folder.
     pub(super) async fn open(
         written: DemoCaches,
+        nodes: usize,
         folder: &Path,
         terminal: &Terminal,
     ) -> Result<Self, DemoError> {
@@ -85,6 +91,7 @@ impl Stage {
             client,
             kubeconfig,
             nodes: Vec::new(),
+            digits: (nodes + 1).to_string().len(),
             folder: folder.to_owned(),
             server,
             controller: None,
@@ -121,7 +128,7 @@ impl Stage {
 
     /// What a node is to be like, counted from 0.
     pub(super) fn facts(&self, node: usize) -> Result<NodeFacts, DemoError> {
-        let name = format!("node-{}", node + 1);
+        let name = format!("node-{:0digits$}", node + 1, digits = self.digits);
         let name = NodeName::new(&name).map_err(|error| DemoError::Failed {
             act: "naming a node",
             seen: error.to_string(),
@@ -171,7 +178,11 @@ impl Stage {
         let now = Timestamp::now();
         let texts = caches.iter().map(|cache| {
             let matrix = Matrix::new(cache, &nodes, &records, now);
-            matrix_text(&matrix, ROWS_MAX, now)
+            let rows = self
+                .screen
+                .height()
+                .saturating_sub(matrix.images.len() + AROUND);
+            matrix_text(&matrix, rows.clamp(1, ROWS_MAX), now)
         });
         Some(texts.collect::<Vec<_>>().join("\n"))
     }
@@ -249,7 +260,7 @@ mod tests {
     async fn open(folder: &Path) -> Stage {
         let terminal = Terminal::stderr();
         let caches = DemoCaches::read(Vec::new(), &terminal).await.unwrap();
-        let mut stage = Stage::open(caches, folder, &terminal).await.unwrap();
+        let mut stage = Stage::open(caches, 1, folder, &terminal).await.unwrap();
         stage.act_max = Duration::ZERO;
         stage
     }
