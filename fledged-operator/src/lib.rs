@@ -16,3 +16,5 @@ pub mod problem;
 #[cfg(feature = "binary")]
 pub mod program;
 pub mod serve;
+#[cfg(feature = "webhook")]
+pub mod webhook;

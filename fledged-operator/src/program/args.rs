@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -33,7 +34,14 @@ impl Cli {
 
     /// The command line. Both programs may run on one machine, so they serve at ports of their own.
     fn whole() -> clap::Command {
-        Self::command().mut_subcommand("agent", |agent| {
+        let command = Self::command().mut_subcommand("webhook", |webhook| {
+            webhook
+                .mut_arg("metrics_bind_address", |arg| arg.default_value(":8084"))
+                .mut_arg("health_probe_bind_address", |arg| {
+                    arg.default_value(":8085")
+                })
+        });
+        command.mut_subcommand("agent", |agent| {
             agent
                 .mut_arg("metrics_bind_address", |arg| arg.default_value(":8082"))
                 .mut_arg("health_probe_bind_address", |arg| {
@@ -49,6 +57,8 @@ pub(super) enum Command {
     Controller(Box<ControllerArgs>),
     /// Brings the images of one node to what the controller says; one runs on every node.
     Agent(Box<AgentArgs>),
+    /// Refuses ImageCaches that the controller would not act on, and warns of such as will surprise.
+    Webhook(Box<WebhookArgs>),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds,
 }
@@ -185,6 +195,47 @@ pub(super) struct AgentArgs {
     /// How often the runtime's inventory is read without any other cause.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = a_second_or_more)]
     pub(super) inventory_interval: Duration,
+}
+
+/// Flags of `fledged-operator webhook`.
+#[derive(Debug, Args)]
+pub(super) struct WebhookArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    /// File with the server's certificate in PEM, its chain after it; read again when it changes. Without
+    /// it, the webhook makes and renews certificates of its own.
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub(super) cert_file: Option<PathBuf>,
+    /// File with the private key of --cert-file.
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Port that the API server asks at.
+    #[arg(long, value_name = "PORT", default_value = "443")]
+    pub(super) port: u16,
+    /// Name of the Service in front of it, for which certificates of its own are made.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "kubefledged-webhook-server"
+    )]
+    pub(super) service_name: String,
+    /// Namespace of that Service, and of the Secret in which certificates of its own are kept.
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "KUBEFLEDGED_NAMESPACE",
+        default_value = "kube-fledged"
+    )]
+    pub(super) service_namespace: String,
+    /// Name of that Secret; the Service's name and -tls where none is given.
+    #[arg(long, value_name = "NAME")]
+    pub(super) secret_name: Option<String>,
+    /// The ValidatingWebhookConfiguration whose CA bundle is kept; none is touched where none is given.
+    #[arg(long, value_name = "NAME")]
+    pub(super) webhook_configuration: Option<String>,
+    /// How often the controller pulls images that move again, for the warnings; 0s: never.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
+    pub(super) image_cache_refresh_frequency: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -9,10 +9,11 @@ use tracing::error;
 
 use super::args::{Cli, Command, CommonArgs};
 use super::connect::ConnectError;
-use super::{agent, controller, log};
+use super::{agent, controller, log, webhook};
 use crate::agent::AgentError;
 use crate::controller::ControllerError;
 use crate::serve::BindError;
+use crate::webhook::WebhookError;
 
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ pub(super) enum ProgramError {
     NoRuntime(#[from] NoRuntimeFound),
     #[error("--runtime: {0}")]
     OpenRuntime(#[from] OpenError),
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error("a server of metrics or probes ended")]
@@ -78,6 +81,11 @@ fn run(command: Command) -> Result<ExitCode, ProgramError> {
             start(runtime, &common, |shutdown| {
                 controller::run(*args, shutdown)
             })
+        }
+        Command::Webhook(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let common = args.common.clone();
+            start(runtime, &common, |shutdown| webhook::run(*args, shutdown))
         }
         Command::Agent(args) => {
             // One thread is enough for one node, and takes less memory on every one.

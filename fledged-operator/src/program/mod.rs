@@ -7,5 +7,6 @@ mod controller;
 mod dispatch;
 mod listen;
 mod log;
+mod webhook;
 
 pub use dispatch::main;

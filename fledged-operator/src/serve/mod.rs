@@ -26,4 +26,6 @@ mod server;
 pub use address::{BindAddress, InvalidBindAddress};
 pub use build_info::register_build_info;
 pub use routes::Routes;
+#[cfg(feature = "webhook")]
+pub(crate) use server::listen;
 pub use server::{BindError, Server};

@@ -110,7 +110,8 @@ impl Server {
     }
 }
 
-async fn listen(address: &BindAddress) -> io::Result<TcpListener> {
+/// Listens at that address; at every address of the machine where it names no host.
+pub(crate) async fn listen(address: &BindAddress) -> io::Result<TcpListener> {
     if !address.host.is_empty() {
         return TcpListener::bind((address.host.as_str(), address.port)).await;
     }

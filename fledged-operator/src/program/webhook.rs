@@ -1,0 +1,54 @@
+//! `fledged-operator webhook`.
+
+use fledged_cri::signals::Shutdown;
+use prometheus_client::registry::Registry;
+use tracing::info;
+
+use super::args::WebhookArgs;
+use super::connect::connect;
+use super::dispatch::ProgramError;
+use super::listen::{listen, serving};
+use crate::lease::CONTROLLER_NAMESPACE;
+use crate::serve::Routes;
+use crate::webhook::{CertificateSource, SelfIssued, Webhook};
+
+pub(super) async fn run(args: WebhookArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
+    let client = connect(&args.common).await?;
+    let mut registry = Registry::default();
+    let webhook = Webhook::builder(client)
+        .refresh_interval(args.image_cache_refresh_frequency)
+        .certificate(source(&args))
+        .metrics(&mut registry)
+        .build();
+    let health = webhook.health();
+    let routes = Routes::new().with_readiness("certificate", move || health.ready());
+    let served = listen(&args.common, registry, routes).await?;
+    let server = webhook.bind(args.port).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), "starting the webhook");
+    let stop = async move {
+        shutdown.requested().await;
+    };
+    serving(served, server.run(stop)).await??;
+    Ok(())
+}
+
+fn source(args: &WebhookArgs) -> CertificateSource {
+    if let (Some(certificate), Some(key)) = (&args.cert_file, &args.key_file) {
+        return CertificateSource::Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        };
+    }
+    let namespace = match args.service_namespace.as_str() {
+        "" => CONTROLLER_NAMESPACE,
+        namespace => namespace,
+    };
+    let mut issued = SelfIssued::new(namespace, &args.service_name);
+    if let Some(secret) = &args.secret_name {
+        issued = issued.with_secret(secret);
+    }
+    if let Some(name) = &args.webhook_configuration {
+        issued = issued.with_configuration(name);
+    }
+    CertificateSource::SelfIssued(issued)
+}
