@@ -1,0 +1,403 @@
+//! The webhook as an API server asks it: over TLS that it sets up itself, on the embedded server or a real
+//! one. Only a real one asks by itself; of the embedded one it uses Secrets and Nodes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::ports::Clock;
+use fledged_operator::webhook::{CertificateSource, PATH, SelfIssued, Webhook};
+use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, eventually};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::{Node, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const SERVICE: &str = "webhook";
+
+/// Real time, and what a test adds to it.
+struct Shifted(watch::Sender<SignedDuration>);
+
+impl Shifted {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(watch::Sender::new(SignedDuration::ZERO)))
+    }
+
+    fn pass(&self, days: i64) {
+        self.0
+            .send_modify(|added| *added += SignedDuration::from_hours(24 * days));
+    }
+}
+
+#[async_trait::async_trait]
+impl Clock for Shifted {
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + *self.0.borrow()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let until = self.now() + SignedDuration::try_from(duration).unwrap();
+        let mut added = self.0.subscribe();
+        while self.now() < until {
+            let left = Duration::try_from(until.duration_since(self.now())).unwrap_or_default();
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                _ = added.changed() => {}
+            }
+        }
+    }
+}
+
+/// A replica of the webhook; it ends with the test.
+struct Replica {
+    port: u16,
+    ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Replica {
+    async fn start(cluster: &TestCluster, source: CertificateSource, clock: Arc<Shifted>) -> Self {
+        let webhook = Webhook::builder(cluster.client())
+            .certificate(source)
+            .refresh_interval(Duration::from_secs(86_400))
+            .clock(clock)
+            .build();
+        let health = webhook.health();
+        let server = webhook.bind(0).await.unwrap();
+        let port = server.address().port();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move { server.run(stopped.cancelled()).await.unwrap() });
+        Self {
+            port,
+            ready: Box::new(move || health.ready()),
+            stop,
+            task,
+        }
+    }
+
+    async fn is_ready(&self) {
+        eventually("the webhook to have a certificate", || async {
+            (self.ready)()
+        })
+        .await;
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+
+    /// Asks as an API server that trusts this bundle.
+    async fn ask(&self, bundle: &str, path: &str, body: String) -> Result<(u16, String), String> {
+        let mut config = Config::new(format!("https://localhost:{}", self.port).parse().unwrap());
+        let certificates = pem(bundle);
+        config.root_cert = Some(certificates);
+        config.default_retry = false;
+        let client = Client::try_from(config).unwrap();
+        let request = http::Request::post(path).body(body.into_bytes()).unwrap();
+        let response = client
+            .send(request.map(Into::into))
+            .await
+            .map_err(|e| e.to_string())?;
+        let status = response.status().as_u16();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await;
+        let body = body.map_err(|e| e.to_string())?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    async fn review(&self, bundle: &str, spec: Value) -> Value {
+        let group = |last: &str, value: &str| json!({ "group": "kubefledged.io", "version": "v1alpha2", last: value });
+        let object = json!({ "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",
+            "metadata": { "name": "web", "namespace": "shop" }, "spec": spec });
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": { "uid": "1", "kind": group("kind", "ImageCache"),
+                "resource": group("resource", "imagecaches"), "name": "web", "namespace": "shop",
+                "operation": "CREATE", "userInfo": { "username": "me" }, "object": object },
+        });
+        let (status, body) = self.ask(bundle, PATH, review.to_string()).await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["response"].clone()
+    }
+}
+
+/// The certificates of a PEM text, in DER.
+fn pem(text: &str) -> Vec<Vec<u8>> {
+    use base64::Engine as _;
+    let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
+    let bodies = blocks.map(|block| block.split("-----END").next().unwrap().replace('\n', ""));
+    bodies
+        .map(|body| {
+            base64::engine::general_purpose::STANDARD
+                .decode(body)
+                .unwrap()
+        })
+        .collect()
+}
+
+fn self_issued(cluster: &TestCluster) -> SelfIssued {
+    SelfIssued::new(cluster.namespace(), SERVICE).with_names(["localhost"])
+}
+
+fn secrets(cluster: &TestCluster) -> Api<Secret> {
+    Api::namespaced(cluster.client(), cluster.namespace())
+}
+
+async fn kept(cluster: &TestCluster, key: &str) -> String {
+    let secret = secrets(cluster).get("webhook-tls").await.unwrap();
+    String::from_utf8(secret.data.unwrap()[key].0.clone()).unwrap()
+}
+
+async fn add_node(cluster: &TestCluster, tier: &str) {
+    let name = format!("{}-webhook", cluster.tag());
+    let labels = json!({ "fledged-test": cluster.tag(), "tier": tier });
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels } });
+    let nodes: Api<Node> = Api::all(cluster.client());
+    let params = PatchParams::apply("fledged-tests").force();
+    nodes
+        .patch(&name, &params, &Patch::Apply(node))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_is_told_what_is_wrong_and_what_will_surprise() {
+    let cluster = TestCluster::start().await;
+    let tag = cluster.tag().to_owned();
+    add_node(&cluster, &tag).await;
+    let source = CertificateSource::SelfIssued(self_issued(&cluster));
+    let webhook = Replica::start(&cluster, source, Shifted::new()).await;
+    webhook.is_ready().await;
+    let bundle = kept(&cluster, "ca.crt").await;
+
+    let bad = json!({ "cacheSpec": [{ "images": ["app:1", "No image"] }] });
+    let answer = webhook.review(&bundle, bad).await;
+    assert_eq!(answer["allowed"], false);
+    let message = answer["status"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("spec.cacheSpec[0].images[1]: \"No image\""),
+        "{message}"
+    );
+
+    let strange = json!({ "cacheSpec": [
+        { "images": ["app"], "nodeSelector": { "tier": tag } },
+        { "images": ["app:1"], "nodeSelector": { "tier": "nowhere" } },
+    ]});
+    eventually("the nodes to be known", || async {
+        let answer = webhook.review(&bundle, strange.clone()).await;
+        assert_eq!(answer["allowed"], true);
+        let warnings = answer["warnings"].as_array().unwrap();
+        assert!(
+            warnings[0].as_str().unwrap().contains("app moves"),
+            "{warnings:?}"
+        );
+        match warnings.get(1).and_then(Value::as_str) {
+            Some(warning) if warning.contains("spec.cacheSpec[1]") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    for (path, body, status) in [
+        (PATH, "no review", 400),
+        (
+            PATH,
+            "{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\"}",
+            400,
+        ),
+        ("/elsewhere", "", 404),
+    ] {
+        let (answered, said) = webhook.ask(&bundle, path, body.to_owned()).await.unwrap();
+        assert_eq!(answered, status, "{said}");
+    }
+    webhook.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
+    let cluster = TestCluster::start().await;
+    let clock = Shifted::new();
+    let source = || CertificateSource::SelfIssued(self_issued(&cluster));
+    let one = Replica::start(&cluster, source(), Arc::clone(&clock)).await;
+    let two = Replica::start(&cluster, source(), Arc::clone(&clock)).await;
+    one.is_ready().await;
+    two.is_ready().await;
+    let bundle = kept(&cluster, "ca.crt").await;
+    let good = json!({ "cacheSpec": [{ "images": ["app:1"] }] });
+    for replica in [&one, &two] {
+        let answer = replica.review(&bundle, good.clone()).await;
+        assert_eq!(answer["allowed"], true);
+    }
+
+    // The server's certificate, by the same authority.
+    let certificate = kept(&cluster, "tls.crt").await;
+    clock.pass(61);
+    eventually("another certificate", || async {
+        let now = kept(&cluster, "tls.crt").await;
+        (now != certificate)
+            .then_some(())
+            .ok_or("the same".to_owned())
+    })
+    .await;
+    assert_eq!(kept(&cluster, "ca.crt").await, bundle);
+
+    // The authority, and the one before it with it.
+    clock.pass(189);
+    eventually("another authority", || async {
+        let now = kept(&cluster, "ca.crt").await;
+        (now.ends_with(&bundle) && now.len() > bundle.len())
+            .then_some(())
+            .ok_or("the same".to_owned())
+    })
+    .await;
+
+    // Somebody removes the Secret.
+    secrets(&cluster)
+        .delete("webhook-tls", &DeleteParams::default())
+        .await
+        .unwrap();
+    clock.pass(1);
+    eventually("the Secret to be there again", || async {
+        let found = secrets(&cluster).get_opt("webhook-tls").await.unwrap();
+        found.map(drop).ok_or("it is gone".to_owned())
+    })
+    .await;
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_in_files_is_read_again_when_it_changes() {
+    let cluster = TestCluster::start().await;
+    let clock = Shifted::new();
+    // Any certificate will do: another webhook's.
+    let source = CertificateSource::SelfIssued(self_issued(&cluster));
+    let other = Replica::start(&cluster, source, Shifted::new()).await;
+    other.is_ready().await;
+    let bundle = kept(&cluster, "ca.crt").await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let source = CertificateSource::Files {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    };
+    let webhook = Replica::start(&cluster, source, Arc::clone(&clock)).await;
+    eventually("the missing file to be told of", || async {
+        match (webhook.ready)() {
+            Err(said) if said.contains("tls.crt") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    std::fs::write(&certificate, kept(&cluster, "tls.crt").await).unwrap();
+    std::fs::write(&key, "no key").unwrap();
+    clock.pass(1);
+    eventually("the bad key to be told of", || async {
+        match (webhook.ready)() {
+            Err(said) if said.contains("private key") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    std::fs::write(&key, kept(&cluster, "tls.key").await).unwrap();
+    clock.pass(1);
+    webhook.is_ready().await;
+    let good = json!({ "cacheSpec": [{ "images": ["app:1"] }] });
+    assert_eq!(webhook.review(&bundle, good).await["allowed"], true);
+    webhook.end().await;
+    other.end().await;
+}
+
+/// What only an API server that asks webhooks can show.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_asks_it_and_goes_on_without_it_for_whatever_changes_no_spec() {
+    let cluster = TestCluster::start().await;
+    if cluster.kind() != ServerKind::Assets {
+        // The embedded server asks nobody, and a whole cluster can't reach this process.
+        return;
+    }
+    let name = format!("{}-webhook", cluster.namespace());
+    let source = self_issued(&cluster).with_configuration(&name);
+    let source = CertificateSource::SelfIssued(source);
+    let webhook = Replica::start(&cluster, source, Shifted::new()).await;
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
+    let in_namespace =
+        json!({ "matchLabels": { "kubernetes.io/metadata.name": cluster.namespace() } });
+    let configuration = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": { "name": name },
+        "webhooks": [{
+            "name": "validate-image-cache.kubefledged.io", "admissionReviewVersions": ["v1"],
+            "sideEffects": "None", "failurePolicy": "Fail", "timeoutSeconds": 5,
+            "namespaceSelector": in_namespace,
+            "clientConfig": { "url": format!("https://localhost:{}{PATH}", webhook.port) },
+            "rules": [{ "apiGroups": ["kubefledged.io"], "apiVersions": ["v1alpha2"],
+                "operations": ["CREATE", "UPDATE"], "resources": ["imagecaches"], "scope": "Namespaced" }],
+        }],
+    });
+    let params = PatchParams::apply("fledged-tests").force();
+    let patch = Patch::Apply(configuration);
+    configurations.patch(&name, &params, &patch).await.unwrap();
+    webhook.is_ready().await;
+
+    let kubectl = Kubectl::new(&cluster);
+    let apply = |spec: Value, how: &'static str| {
+        let object = json!({ "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",
+            "metadata": { "name": "web" }, "spec": spec });
+        let kubectl = &kubectl;
+        async move {
+            let args = ["apply", "-f", "-", how];
+            kubectl.run_with(&args, &object.to_string(), &[]).await
+        }
+    };
+    // The definition's own rules let it through.
+    let terms = json!([{ "matchExpressions": [{ "key": "tier", "operator": "In" }] }]);
+    let affinity =
+        json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } });
+    let bad = json!({ "cacheSpec": [{ "images": ["nginx:1"], "nodeAffinity": affinity }] });
+    eventually("the API server to ask the webhook", || async {
+        let said = apply(bad.clone(), "--dry-run=server").await;
+        match said
+            .stderr
+            .contains("denied the request: spec.cacheSpec[0].nodeAffinity")
+        {
+            true if !said.success => Ok(()),
+            _ => Err(format!("{said:?}")),
+        }
+    })
+    .await;
+    let said = apply(
+        json!({ "cacheSpec": [{ "images": ["nginx"] }] }),
+        "--dry-run=none",
+    )
+    .await;
+    assert!(said.success, "{said:?}");
+    let warning = "Warning: spec.cacheSpec[0]: nginx moves";
+    assert!(said.stderr.contains(warning), "{said:?}");
+
+    // Without the webhook a status can still be written: it is not asked about these.
+    webhook.end().await;
+    let status = json!({ "status": "Succeeded", "reason": "ImageCacheCreate", "message": "m",
+        "startTime": "2026-01-01T00:00:00Z" });
+    let status = json!({ "status": status }).to_string();
+    let how = ["--subresource=status", "--type=merge", "-p", &status];
+    let patch = [&["patch", "ic", "web"][..], &how[..]].concat();
+    let patched = kubectl.run(&patch).await.ok();
+    assert!(patched.contains("patched"), "{patched}");
+    configurations
+        .delete(&name, &DeleteParams::default())
+        .await
+        .unwrap();
+}
