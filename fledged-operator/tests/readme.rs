@@ -14,6 +14,7 @@ use fledged_core::model::NodeName;
 use fledged_core::ports::MockImageRuntime;
 use fledged_operator::agent::Agent;
 use fledged_operator::controller::Controller;
+use fledged_operator::webhook::Webhook;
 use kube::{Client, Config};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -34,7 +35,7 @@ fn words(text: &str, start: &str, goes_on: impl Fn(char) -> bool) -> BTreeSet<St
 fn every_flag_is_there() {
     let flags = |text: &str| words(text, "--", |c| c.is_ascii_lowercase() || c == '-');
     let mut known = BTreeSet::new();
-    for part in ["controller", "agent"] {
+    for part in ["controller", "agent", "webhook"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fledged-operator"));
         let help = command.args([part, "--help"]).output().unwrap();
         known.extend(flags(&String::from_utf8(help.stdout).unwrap()));
@@ -73,6 +74,9 @@ async fn every_metric_is_there() {
     };
     let mut registry = Registry::default();
     drop(Controller::builder(client.clone()).metrics(&mut registry));
+    add(&registry);
+    let mut registry = Registry::default();
+    drop(Webhook::builder(client.clone()).metrics(&mut registry));
     add(&registry);
     let mut registry = Registry::default();
     let (node, runtime) = (
