@@ -1,0 +1,121 @@
+{{/* The image of a part: (list . REPOSITORY), REPOSITORY being kube-fledged's value for it. Its own published images
+     hold another program: a values file that names them means "the default". */}}
+{{- define "fledged.image" -}}
+{{- $root := first . -}}
+{{- $image := $root.Values.image -}}
+{{- $repository := $image.repository -}}
+{{- if and (last .) (not (include "fledged.isForeignImage" (last .))) -}}
+{{- $repository = last . -}}
+{{- end -}}
+{{- if not $repository -}}
+{{- fail "image.repository is empty: set it to the repository that the image of fledged-operator was pushed to" -}}
+{{- end -}}
+{{- printf "%s:%s" $repository (default $root.Chart.AppVersion $image.tag) -}}
+{{- with $image.digest -}}@{{ . }}{{- end -}}
+{{- end -}}
+
+{{- define "fledged.isForeignImage" -}}
+{{- if regexMatch "(^|/)senthilrch/kubefledged-[a-z-]+$" . -}}true{{- end -}}
+{{- end -}}
+
+{{/* securityContext of pod and container at Pod Security's level `restricted`. */}}
+{{- define "fledged.podSecurityContext" -}}
+{{- $own := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- toYaml (mergeOverwrite $own (deepCopy .)) -}}
+{{- end -}}
+
+{{- define "fledged.securityContext" -}}
+{{- $own := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- toYaml (mergeOverwrite $own (deepCopy .)) -}}
+{{- end -}}
+
+{{/* Where pods of a Deployment may run: (list . .Values.controller "controller"). */}}
+{{- define "fledged.placement" -}}
+{{- $root := first . -}}
+{{- $part := index . 1 -}}
+{{- with default $root.Values.nodeSelector $part.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with default $root.Values.tolerations $part.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with default $root.Values.affinity $part.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $part.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "fledged.hostNetwork" -}}
+{{- if .hostNetwork }}
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
+{{- end }}
+{{- end -}}
+
+{{- define "fledged.priorityClassName" -}}
+{{- $root := first . -}}
+{{- $class := (last .).priorityClassName -}}
+{{- if and (not $class) $root.Values.priorityClass.create -}}
+{{- $class = include "fledged.fullname" $root -}}
+{{- end -}}
+{{- with $class }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "fledged.probes" -}}
+livenessProbe:
+  httpGet: {path: /livez, port: probes}
+  initialDelaySeconds: 10
+  periodSeconds: 20
+  timeoutSeconds: 5
+readinessProbe:
+  httpGet: {path: /readyz, port: probes}
+  periodSeconds: 10
+  timeoutSeconds: 5
+{{- end -}}
+
+{{- define "fledged.smallResources" -}}
+requests:
+  cpu: 10m
+  memory: 48Mi
+limits:
+  memory: 512Mi
+{{- end -}}
+
+{{/* The socket on the node: the one that is named, or that of the runtime; "" where the agent is to look. */}}
+{{- define "fledged.socket" -}}
+{{- $known := dict "containerd" "/run/containerd/containerd.sock" "crio" "/var/run/crio/crio.sock" "k3s" "/run/k3s/containerd/containerd.sock" "cri-dockerd" "/run/cri-dockerd.sock" "docker" "/var/run/docker.sock" "auto" "" -}}
+{{- $given := default .Values.args.controllerCRISocketPath .Values.agent.runtimeSocket -}}
+{{- if $given -}}
+{{- trimPrefix "unix://" $given -}}
+{{- else -}}
+{{- get $known .Values.agent.runtime -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Namespaces whose pull secrets agents may read, one a line. */}}
+{{- define "fledged.secretNamespaces" -}}
+{{- $all := prepend .Values.agent.secretNamespaces .Release.Namespace -}}
+{{- with .Values.watchNamespace -}}
+{{- $all = append $all . -}}
+{{- end -}}
+{{- join "\n" (uniq $all) -}}
+{{- end -}}
+
+{{/* Namespaces with a ServiceAccount for Jobs, one a line. */}}
+{{- define "fledged.jobNamespaces" -}}
+{{- if and (eq .Values.nodeDriver "job") (not .Values.args.controllerServiceAccountName) -}}
+{{- $all := .Values.jobs.namespaces -}}
+{{- with .Values.watchNamespace -}}
+{{- $all = append $all . -}}
+{{- end -}}
+{{- join "\n" (uniq $all) -}}
+{{- end -}}
+{{- end -}}
