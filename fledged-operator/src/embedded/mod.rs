@@ -5,6 +5,9 @@
 //! knows: it defaults, validates, prunes, merges, watches and collects garbage. What it doesn't know it
 //! refuses with a proper `Status`, as a server that quietly took everything would prove nothing.
 //!
+//! Roles, admission policies and webhooks are objects like others: they are checked and kept, but nobody is refused
+//! because of them. Whoever speaks to the server is an administrator.
+//!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use fledged_operator::embedded::EmbeddedServer;

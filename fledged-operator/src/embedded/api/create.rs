@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::address::give_address;
 use super::body::{self, Response};
 use super::encode::{self, Form};
 use super::options::{FieldValidation, WriteOptions};
@@ -72,6 +73,12 @@ pub(crate) fn has_generation(resource: &Resource) -> bool {
                 | Builtin::Job
                 | Builtin::Pod
                 | Builtin::CustomResourceDefinition
+                | Builtin::PodDisruptionBudget
+                | Builtin::NetworkPolicy
+                | Builtin::PriorityClass
+                | Builtin::ValidatingAdmissionPolicy
+                | Builtin::ValidatingAdmissionPolicyBinding
+                | Builtin::ValidatingWebhookConfiguration
         ),
     }
 }
@@ -217,6 +224,23 @@ fn prepare_new(value: &mut Value, resource: &Resource) {
             fields.insert("status".into(), counts.into());
         }
         Some(Builtin::Deployment | Builtin::Job) => {
+            fields.insert("status".into(), json!({}));
+        }
+        Some(Builtin::Service) => {
+            give_address(fields);
+            fields.insert("status".into(), json!({"loadBalancer": {}}));
+        }
+        Some(Builtin::PodDisruptionBudget) => {
+            let counts = [
+                "currentHealthy",
+                "desiredHealthy",
+                "disruptionsAllowed",
+                "expectedPods",
+            ];
+            let counts = counts.map(|name| (name.to_owned(), Value::from(0)));
+            fields.insert("status".into(), Map::from_iter(counts).into());
+        }
+        Some(Builtin::ValidatingAdmissionPolicy) => {
             fields.insert("status".into(), json!({}));
         }
         Some(Builtin::CustomResourceDefinition) => {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::body::{self, Response};
 use super::encode::{self, Form};
 use super::options::{ListOptions, WriteOptions};
+use super::prepare::parse;
 use super::update::is_done;
 use super::{Api, Request, Target};
 use crate::embedded::error::{ApiError, ApiResult};
@@ -51,11 +52,7 @@ impl Deletion {
             ..Self::default()
         };
         if !request.body.is_empty() {
-            let options: Value = serde_json::from_slice(&request.body).map_err(|error| {
-                ApiError::bad_request(format!(
-                    "couldn't get version/kind; json parse error: {error}"
-                ))
-            })?;
+            let options = parse(request)?;
             let kind = options
                 .get("kind")
                 .and_then(Value::as_str)

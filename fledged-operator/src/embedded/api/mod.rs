@@ -1,5 +1,6 @@
 //! Requests, and what is answered to them.
 
+mod address;
 mod body;
 mod cells;
 mod context;

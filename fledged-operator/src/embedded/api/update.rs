@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::address::keep_address;
 use super::body::Response;
 use super::create::{Outcome, has_generation, insert, settle_namespace};
 use super::encode::Form;
@@ -274,6 +275,9 @@ fn restrict(new: &mut Value, old: &Value, target: &Target) {
                 }
                 if kind == Some(Builtin::Namespace) {
                     keep(fields, "spec");
+                }
+                if kind == Some(Builtin::Service) {
+                    keep_address(fields, old);
                 }
             }
         }

@@ -6,6 +6,8 @@ mod convert;
 mod crd;
 mod custom;
 mod resource;
+mod rows;
+mod rows_around;
 mod version;
 
 pub(crate) use builtin::Builtin;

@@ -1,4 +1,4 @@
-//! The few objects that `kubectl create KIND` sends in the protobuf of Kubernetes.
+//! The few objects that `kubectl create KIND` and helm send in the protobuf of Kubernetes.
 
 mod read;
 mod table;

@@ -174,6 +174,15 @@ mod tests {
     }
 
     #[test]
+    fn how_to_delete_is_read_in_every_version() {
+        let options = [part(2, &part(1, b"u")), part(4, b"Background")].concat();
+        let expected = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "u"}, "propagationPolicy": "Background",
+        });
+        assert_eq!(read(&wrapped("DeleteOptions", &options)).unwrap(), expected);
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
         assert!(read(b"{}").is_err());
         assert!(read(&wrapped("Node", b"")).is_err());

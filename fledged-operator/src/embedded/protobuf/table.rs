@@ -152,6 +152,16 @@ static JOB: Message = Message(&[
     (3, "status", Skipped, false),
 ]);
 
+static PRECONDITIONS: Message =
+    Message(&[(1, "uid", Text, false), (2, "resourceVersion", Text, false)]);
+
+static DELETE_OPTIONS: Message = Message(&[
+    (1, "gracePeriodSeconds", Kept, false),
+    (2, "preconditions", Part(&PRECONDITIONS), false),
+    (4, "propagationPolicy", Text, false),
+    (5, "dryRun", Text, true),
+]);
+
 static TYPE_META: Message = Message(&[(1, "apiVersion", Text, false), (2, "kind", Text, false)]);
 
 /// What every object is wrapped in.
@@ -165,6 +175,8 @@ pub(super) static ENVELOPE: Message = Message(&[
 /// The message of a kind.
 pub(super) fn message(version: &str, kind: &str) -> Option<&'static Message> {
     match (version, kind) {
+        // In the version of whatever is deleted.
+        (_, "DeleteOptions") => Some(&DELETE_OPTIONS),
         ("v1", "Namespace") => Some(&NAMESPACE),
         ("v1", "Secret") => Some(&SECRET),
         ("v1", "ConfigMap") => Some(&CONFIG_MAP),

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use k8s_openapi::api::{apps, batch, coordination, core, events};
+use k8s_openapi::api::admissionregistration::v1 as admission;
+use k8s_openapi::api::{
+    apps, batch, coordination, core, events, networking, policy, rbac, scheduling,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
@@ -52,6 +55,19 @@ const MERGED: &[(&str, &str, &str)] = &[
     ("EphemeralContainer", "volumeMounts", "mountPath"),
     ("ResourceRequirements", "claims", "name"),
     ("CustomResourceDefinitionStatus", "conditions", "type"),
+    ("ServiceSpec", "ports", "port,protocol"),
+    ("ServiceStatus", "conditions", "type"),
+    ("PodDisruptionBudgetStatus", "conditions", "type"),
+    ("ValidatingAdmissionPolicySpec", "matchConditions", "name"),
+    ("ValidatingAdmissionPolicySpec", "variables", "name"),
+    ("ValidatingAdmissionPolicyStatus", "conditions", "type"),
+    (
+        "ValidatingAdmissionPolicyBindingSpec",
+        "validationActions",
+        "set",
+    ),
+    ("ValidatingWebhookConfiguration", "webhooks", "name"),
+    ("ValidatingWebhook", "matchConditions", "name"),
 ];
 
 /// What strategic merge patches merge: a key, or nothing for lists of scalars.
@@ -86,6 +102,13 @@ const PATCHED: &[(&str, &str, &str)] = &[
     ("EphemeralContainer", "ports", "containerPort"),
     ("EphemeralContainer", "volumeMounts", "mountPath"),
     ("EphemeralContainer", "volumeDevices", "devicePath"),
+    ("ServiceSpec", "ports", "port"),
+    ("ServiceStatus", "conditions", "type"),
+    ("PodDisruptionBudgetStatus", "conditions", "type"),
+    ("ValidatingAdmissionPolicySpec", "matchConditions", "name"),
+    ("ValidatingAdmissionPolicySpec", "variables", "name"),
+    ("ValidatingWebhookConfiguration", "webhooks", "name"),
+    ("ValidatingWebhook", "matchConditions", "name"),
 ];
 
 /// Types whose values are replaced as a whole.
@@ -101,6 +124,11 @@ const WHOLE: &[&str] = &[
     "ResourceFieldSelector",
     "NodeSelector",
     "TypedLocalObjectReference",
+    "NamedRuleWithOperations",
+    "ParamKind",
+    "ParamRef",
+    "RoleRef",
+    "Subject",
 ];
 
 /// How deep types are followed that contain themselves, as only `JSONSchemaProps` does.
@@ -137,6 +165,53 @@ static KNOWN: LazyLock<BTreeMap<(Builtin, bool), Known>> = LazyLock::new(|| {
             Builtin::CustomResourceDefinition,
             false,
             document::<apiextensions::CustomResourceDefinition>(),
+        ),
+        (Builtin::Service, false, document::<core::v1::Service>()),
+        (Builtin::Role, false, document::<rbac::v1::Role>()),
+        (
+            Builtin::RoleBinding,
+            false,
+            document::<rbac::v1::RoleBinding>(),
+        ),
+        (
+            Builtin::ClusterRole,
+            false,
+            document::<rbac::v1::ClusterRole>(),
+        ),
+        (
+            Builtin::ClusterRoleBinding,
+            false,
+            document::<rbac::v1::ClusterRoleBinding>(),
+        ),
+        (
+            Builtin::PodDisruptionBudget,
+            false,
+            document::<policy::v1::PodDisruptionBudget>(),
+        ),
+        (
+            Builtin::NetworkPolicy,
+            false,
+            document::<networking::v1::NetworkPolicy>(),
+        ),
+        (
+            Builtin::PriorityClass,
+            false,
+            document::<scheduling::v1::PriorityClass>(),
+        ),
+        (
+            Builtin::ValidatingAdmissionPolicy,
+            false,
+            document::<admission::ValidatingAdmissionPolicy>(),
+        ),
+        (
+            Builtin::ValidatingAdmissionPolicyBinding,
+            false,
+            document::<admission::ValidatingAdmissionPolicyBinding>(),
+        ),
+        (
+            Builtin::ValidatingWebhookConfiguration,
+            false,
+            document::<admission::ValidatingWebhookConfiguration>(),
         ),
     ];
     let known = kinds.into_iter().map(|(kind, in_group, document)| {
@@ -260,7 +335,7 @@ fn annotate(schema: &mut Value, name: &str) {
             list.insert("x-kubernetes-patch-merge-key".into(), (*key).into());
         }
     }
-    if name == "ContainerPort"
+    if matches!(name, "ContainerPort" | "ServicePort")
         && let Some(protocol) = properties
             .get_mut("protocol")
             .and_then(Value::as_object_mut)
@@ -268,12 +343,12 @@ fn annotate(schema: &mut Value, name: &str) {
         protocol.insert("default".into(), "TCP".into());
     }
     // The only maps of strings that are replaced as a whole.
-    if let (true, Some(selector)) = (
-        name == "PodSpec",
-        properties
-            .get_mut("nodeSelector")
-            .and_then(Value::as_object_mut),
-    ) {
+    let whole = match name {
+        "PodSpec" => "nodeSelector",
+        "ServiceSpec" => "selector",
+        _ => return,
+    };
+    if let Some(selector) = properties.get_mut(whole).and_then(Value::as_object_mut) {
         selector.insert("x-kubernetes-map-type".into(), "atomic".into());
     }
 }

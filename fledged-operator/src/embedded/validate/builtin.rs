@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::access::{check_access, default_binding};
+use super::admission::{check_admission, default_admission};
+use super::around::{check_around, default_around};
 use super::event::check_event;
 use super::names::{config_key_faults, label_value_faults, qualified_name_faults};
 use super::workload::{check_template, default_template, default_workload};
@@ -75,7 +78,20 @@ pub(crate) fn default_object(kind: Builtin, value: &mut Value) {
                 status.entry("allocatable").or_insert(capacity);
             }
         }
-        Builtin::ServiceAccount | Builtin::ConfigMap | Builtin::Event | Builtin::Lease => {}
+        Builtin::Service | Builtin::NetworkPolicy | Builtin::PriorityClass => {
+            default_around(kind, value);
+        }
+        Builtin::RoleBinding | Builtin::ClusterRoleBinding => default_binding(value),
+        Builtin::ValidatingAdmissionPolicy
+        | Builtin::ValidatingAdmissionPolicyBinding
+        | Builtin::ValidatingWebhookConfiguration => default_admission(kind, value),
+        Builtin::ServiceAccount
+        | Builtin::ConfigMap
+        | Builtin::Event
+        | Builtin::Lease
+        | Builtin::Role
+        | Builtin::ClusterRole
+        | Builtin::PodDisruptionBudget => {}
     }
 }
 
@@ -118,6 +134,17 @@ pub(crate) fn check_object(
             check_template(kind, new, old, &mut faults)
         }
         Builtin::CustomResourceDefinition => faults.extend(check_crd(new, old)),
+        Builtin::Service
+        | Builtin::NetworkPolicy
+        | Builtin::PriorityClass
+        | Builtin::PodDisruptionBudget => check_around(kind, new, old, &mut faults),
+        Builtin::Role
+        | Builtin::ClusterRole
+        | Builtin::RoleBinding
+        | Builtin::ClusterRoleBinding => check_access(kind, new, old, &mut faults),
+        Builtin::ValidatingAdmissionPolicy
+        | Builtin::ValidatingAdmissionPolicyBinding
+        | Builtin::ValidatingWebhookConfiguration => check_admission(kind, new, &mut faults),
         Builtin::Namespace | Builtin::ServiceAccount => {}
     }
     faults

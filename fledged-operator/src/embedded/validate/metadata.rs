@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::names::{
-    dns_label_faults, dns_subdomain_faults, label_value_faults, qualified_name_faults,
+    dns_1035_label_faults, dns_label_faults, dns_subdomain_faults, label_value_faults,
+    path_segment_faults, qualified_name_faults,
 };
 use crate::embedded::error::{Fault, FieldError};
 use crate::embedded::kinds::{Builtin, Resource};
@@ -35,6 +36,13 @@ fn items<'v>(metadata: &'v Value, field: &str) -> &'v [Value] {
 pub(crate) fn name_faults(name: &str, resource: &Resource) -> Vec<String> {
     match resource.builtin {
         Some(Builtin::Namespace) => dns_label_faults(name),
+        Some(Builtin::Service) => dns_1035_label_faults(name),
+        Some(
+            Builtin::Role
+            | Builtin::RoleBinding
+            | Builtin::ClusterRole
+            | Builtin::ClusterRoleBinding,
+        ) => path_segment_faults(name),
         _ => dns_subdomain_faults(name),
     }
 }

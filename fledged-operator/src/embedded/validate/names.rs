@@ -57,6 +57,17 @@ pub(crate) fn dns_1035_label_faults(text: &str) -> Vec<String> {
     faults
 }
 
+/// What keeps a text from being a part of a path, as names of roles are: `system:node`.
+pub(crate) fn path_segment_faults(text: &str) -> Vec<String> {
+    if matches!(text, "." | "..") {
+        return vec![format!("may not be '{text}'")];
+    }
+    let forbidden = ["/", "%"].into_iter().filter(|part| text.contains(part));
+    forbidden
+        .map(|part| format!("may not contain '{part}'"))
+        .collect()
+}
+
 /// What keeps a text from being a qualified name, as keys of labels are: `example.com/name` or `name`.
 pub(crate) fn qualified_name_faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();

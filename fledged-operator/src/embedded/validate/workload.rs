@@ -10,7 +10,7 @@ use super::names::dns_label_faults;
 use crate::embedded::error::FieldError;
 use crate::embedded::kinds::Builtin;
 
-fn default(fields: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+pub(super) fn default(fields: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     let missing = fields.get(field).is_none_or(Value::is_null);
     if missing {
         fields.insert(field.to_owned(), value.into());
@@ -244,7 +244,7 @@ fn check_pod_spec(spec: &Value, path: &str, kind: Builtin, faults: &mut Vec<Fiel
     }
 }
 
-fn not_found(path: &str, name: &str) -> FieldError {
+pub(super) fn not_found(path: &str, name: &str) -> FieldError {
     FieldError::new(
         crate::embedded::error::Fault::NotFound,
         path,
