@@ -49,6 +49,15 @@ impl Kubectl {
         }
     }
 
+    /// For that cluster, in another namespace.
+    #[must_use]
+    pub fn in_namespace(cluster: &TestCluster, namespace: &str) -> Self {
+        Self {
+            kubeconfig: cluster.kubeconfig().to_owned(),
+            namespace: namespace.to_owned(),
+        }
+    }
+
     /// Runs it.
     pub async fn run(&self, args: &[&str]) -> KubectlOutput {
         self.run_with(args, "", &[]).await

@@ -1,0 +1,109 @@
+//! The image: what is run in the end, and by whom.
+
+use super::rendered::{deploy, text};
+
+/// The instructions of the last stage.
+fn last_stage(dockerfile: &str) -> Vec<&str> {
+    let lines: Vec<&str> = dockerfile
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    let start = lines
+        .iter()
+        .rposition(|line| line.starts_with("FROM "))
+        .unwrap();
+    lines[start..].to_vec()
+}
+
+#[test]
+fn it_holds_the_program_and_certificates_alone_and_is_nobody() {
+    let dockerfile = text("Dockerfile");
+    let stage = last_stage(&dockerfile);
+    assert_eq!(stage[0], "FROM scratch");
+    let copies: Vec<&&str> = stage
+        .iter()
+        .filter(|line| line.starts_with("COPY "))
+        .collect();
+    assert_eq!(copies.len(), 2, "{copies:?}");
+    assert!(
+        copies
+            .iter()
+            .all(|line| line.starts_with("COPY --from=build ")),
+        "{copies:?}"
+    );
+    let entry = stage
+        .iter()
+        .find_map(|line| line.strip_prefix("ENTRYPOINT "))
+        .unwrap();
+    let entry: Vec<String> = serde_json::from_str(entry).unwrap();
+    assert_eq!(entry.len(), 1);
+    assert!(
+        copies
+            .iter()
+            .any(|line| line.ends_with(&format!(" {}", entry[0]))),
+        "{copies:?}"
+    );
+    let user = stage
+        .iter()
+        .find_map(|line| line.strip_prefix("USER "))
+        .unwrap();
+    let numbers: Vec<u32> = user
+        .split(':')
+        .map(|number| number.parse().unwrap())
+        .collect();
+    assert!(numbers.iter().all(|number| *number > 0), "{user}");
+}
+
+/// The workspace's own Rust, so that an image is never built by one that is too old.
+#[test]
+fn it_is_built_with_the_oldest_rust_that_is_supported() {
+    let line = format!("ARG RUST_VERSION={}\n", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(text("Dockerfile").contains(&line));
+}
+
+#[test]
+fn the_makefile_and_the_release_build_the_same_platforms() {
+    let platforms = "linux/amd64,linux/arm64,linux/arm/v7";
+    for file in ["Makefile", "../.github/workflows/release.yml"] {
+        assert!(text(file).contains(platforms), "{file}");
+    }
+    let dockerfile = text("Dockerfile");
+    for target in [
+        "x86_64-unknown-linux-musl",
+        "aarch64-unknown-linux-musl",
+        "armv7-unknown-linux-musleabihf",
+    ] {
+        assert!(dockerfile.contains(target), "{target}");
+    }
+}
+
+/// An action that is named by a tag can become another one.
+#[test]
+fn actions_of_the_release_are_pinned() {
+    let workflow = text("../.github/workflows/release.yml");
+    let actions: Vec<&str> = workflow
+        .lines()
+        .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("uses: "))
+        .collect();
+    assert!(!actions.is_empty());
+    for action in actions {
+        let revision = action.split_once('@').unwrap().1.split(' ').next().unwrap();
+        let is_commit = revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit());
+        assert!(is_commit, "{action}");
+    }
+}
+
+/// What the build leaves out has to be nothing that it takes.
+#[test]
+fn the_build_context_has_every_member_of_the_workspace() {
+    let ignored = text("Dockerfile.dockerignore");
+    let manifest = std::fs::read_to_string(deploy("../Cargo.toml")).unwrap();
+    let members = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("members = "))
+        .unwrap();
+    let members: Vec<String> = serde_json::from_str(members).unwrap();
+    for member in members {
+        assert!(!ignored.lines().any(|line| line == member), "{member}");
+    }
+}

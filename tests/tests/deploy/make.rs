@@ -1,0 +1,141 @@
+//! The targets of kube-fledged's Makefile, and its variables.
+
+use std::process::Command;
+
+use fledged_tests::require;
+
+use super::rendered::{deploy, text};
+
+/// The commands of a target.
+fn dry_run(args: &[&str]) -> String {
+    let output = Command::new("make")
+        .args(["--dry-run", "--directory", deploy("").to_str().unwrap()])
+        .args(args)
+        .env_remove("MAKEFLAGS")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_target_of_kube_fledged_is_there() {
+    if !require(&["make"]) {
+        return;
+    }
+    for target in [
+        "deploy-using-yaml",
+        "deploy-using-operator",
+        "remove-kubefledged",
+        "remove-kubefledged-and-operator",
+        "install-buildx",
+        "release-amd64",
+    ] {
+        assert!(!dry_run(&[target]).is_empty(), "{target}");
+    }
+}
+
+#[test]
+fn a_release_goes_to_the_repositories_that_are_named() {
+    if !require(&["make"]) {
+        return;
+    }
+    let commands = dry_run(&[
+        "release-amd64",
+        "RELEASE_VERSION=v9",
+        "CONTROLLER_IMAGE_REPO=r.example/controller",
+        "WEBHOOK_SERVER_IMAGE_REPO=r.example/webhook",
+        "CRI_CLIENT_IMAGE_REPO=r.example/cri",
+        "OPERATOR_IMAGE_REPO=r.example/operator",
+    ]);
+    for name in ["controller", "webhook", "cri", "operator"] {
+        assert!(
+            commands.contains(&format!("-t r.example/{name}:v9")),
+            "{commands}"
+        );
+    }
+    assert!(commands.contains("--platform=linux/amd64 "), "{commands}");
+    assert!(!commands.contains("arm64"), "{commands}");
+}
+
+/// What is removed last is what the removal of images needs.
+#[test]
+fn image_caches_go_first() {
+    if !require(&["make"]) {
+        return;
+    }
+    for target in ["remove-kubefledged", "remove-kubefledged-and-operator"] {
+        let commands = dry_run(&[target]);
+        let at = |what: &str| {
+            commands
+                .find(what)
+                .unwrap_or_else(|| panic!("{target}: no {what} in {commands}"))
+        };
+        assert!(at("delete imagecaches --all --all-namespaces") < at("kubefledged-crd.yaml"));
+    }
+}
+
+/// Another namespace is one argument: the name stands in the YAML where it means the namespace, and nowhere else.
+#[test]
+fn the_namespace_is_the_only_kube_fledged_in_the_plain_yaml() {
+    for file in ["kubefledged.yaml", "webhook/kubefledged-webhook.yaml"] {
+        for line in text(file).lines().filter(|line| !line.starts_with('#')) {
+            let Some((before, after)) = line.split_once("kube-fledged") else {
+                continue;
+            };
+            let place = before.ends_with("namespace: ") || before.ends_with("-namespace=");
+            let account = before.ends_with("system:serviceaccount:") && after.starts_with(':');
+            assert!((place && after.is_empty()) || account, "{file}: {line}");
+        }
+    }
+}
+
+#[test]
+fn another_namespace_and_image_reach_every_place() {
+    if !require(&["make", "kubectl"]) {
+        return;
+    }
+    // What would be applied, printed.
+    let fake = tempfile::tempdir().unwrap();
+    let program = fake.path().join("kubectl");
+    let script = "#!/bin/sh\ncase \"$1 $2\" in 'kustomize '*) exec kubectl \"$@\";; 'apply '*) exec cat;; esac\n";
+    std::fs::write(&program, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    let output = Command::new("make")
+        .args([
+            "--silent",
+            "--directory",
+            deploy("").to_str().unwrap(),
+            "deploy-using-yaml",
+        ])
+        .arg(format!("KUBECTL={}", program.display()))
+        .args([
+            "KUBEFLEDGED_NAMESPACE=elsewhere",
+            "CONTROLLER_IMAGE_REPO=r.example/ours",
+            "RELEASE_VERSION=9",
+        ])
+        .env_remove("MAKEFLAGS")
+        .output()
+        .unwrap();
+    let applied = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{applied}");
+    let left: Vec<&str> = applied
+        .lines()
+        .filter(|line| line.contains(": kube-fledged") || line.contains(":kube-fledged"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(
+        applied.contains("system:serviceaccount:elsewhere:kubefledged-agent"),
+        "{applied}"
+    );
+    assert_eq!(
+        applied.matches("image: r.example/ours:9").count(),
+        2,
+        "{applied}"
+    );
+}

@@ -1,0 +1,139 @@
+//! The policy that lets an agent write the record of its own node alone: its expressions, evaluated.
+
+use std::sync::Arc;
+
+use cel::{Context, Env, Program};
+use fledged_tests::require;
+use serde_json::{Value, json};
+
+use super::rendered::{named, plain, template};
+
+const CLAIM: &str = "authentication.kubernetes.io/node-name";
+
+/// Whether the policy lets a request through; its messages where not.
+fn decide(policy: &Value, request: &Value) -> Result<(), Vec<String>> {
+    let holds = |expression: &Value| {
+        let program = Program::compile(expression.as_str().unwrap()).unwrap();
+        let mut context = Context::with_env(Arc::new(Env::stdlib()));
+        let request = cel::to_value(request).unwrap();
+        context.add_variable_from_value("request", request);
+        // An error counts as a refusal, as failurePolicy Fail has it.
+        matches!(program.execute(&context), Ok(cel::Value::Bool(true)))
+    };
+    assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+    let conditions = policy["spec"]["matchConditions"].as_array().unwrap();
+    if !conditions
+        .iter()
+        .all(|condition| holds(&condition["expression"]))
+    {
+        return Ok(());
+    }
+    let validations = policy["spec"]["validations"].as_array().unwrap();
+    let refusals: Vec<String> = validations
+        .iter()
+        .filter(|validation| !holds(&validation["expression"]))
+        .map(|validation| validation["message"].as_str().unwrap().to_owned())
+        .collect();
+    match refusals.is_empty() {
+        true => Ok(()),
+        false => Err(refusals),
+    }
+}
+
+fn request(user: &str, node: Value, name: &str) -> Value {
+    let mut extra = json!({ "authentication.kubernetes.io/pod-name": ["agent-x"] });
+    if !node.is_null() {
+        extra[CLAIM] = node;
+    }
+    json!({
+        "operation": "UPDATE", "subResource": "status", "name": name,
+        "userInfo": { "username": user, "extra": extra },
+    })
+}
+
+#[test]
+fn an_agent_writes_the_status_of_its_own_record_alone() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let chart = template(&[]);
+    for (objects, account) in [
+        (chart, "kube-fledged-agent"),
+        (plain(), "kubefledged-agent"),
+    ] {
+        let policy = named(&objects, "ValidatingAdmissionPolicy", "-agent");
+        let agent = format!("system:serviceaccount:kube-fledged:{account}");
+        let own = request(&agent, json!(["node-1"]), "node-1");
+        assert_eq!(decide(policy, &own), Ok(()));
+        for (why, refused) in [
+            (
+                "another node's",
+                request(&agent, json!(["node-1"]), "node-2"),
+            ),
+            ("no claim", request(&agent, Value::Null, "node-1")),
+            (
+                "two claims",
+                request(&agent, json!(["node-1", "node-2"]), "node-1"),
+            ),
+            ("an empty claim", request(&agent, json!([]), "node-1")),
+            ("no name", request(&agent, json!(["node-1"]), "")),
+        ] {
+            let refusals = decide(policy, &refused).expect_err(why);
+            assert!(refusals[0].contains("its own node"), "{why}: {refusals:?}");
+        }
+        let mut nothing = own.clone();
+        nothing["userInfo"].as_object_mut().unwrap().remove("extra");
+        assert!(decide(policy, &nothing).is_err());
+        for (field, value) in [
+            ("subResource", ""),
+            ("operation", "DELETE"),
+            ("operation", "CREATE"),
+        ] {
+            let mut other = own.clone();
+            other[field] = value.into();
+            let refusals = decide(policy, &other).expect_err(field);
+            assert!(refusals[0].contains("the status"), "{field}: {refusals:?}");
+        }
+        // Nobody else is meant: the controller, a person, an account of the same name elsewhere.
+        for user in [
+            "system:serviceaccount:kube-fledged:kube-fledged-controller".to_owned(),
+            "admin".to_owned(),
+            format!("system:serviceaccount:elsewhere:{account}"),
+        ] {
+            assert_eq!(
+                decide(policy, &request(&user, Value::Null, "node-2")),
+                Ok(()),
+                "{user}"
+            );
+        }
+    }
+}
+
+#[test]
+fn it_is_bound_and_matches_both_endpoints() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&[]);
+    let policy = named(&objects, "ValidatingAdmissionPolicy", "-agent");
+    let binding = named(&objects, "ValidatingAdmissionPolicyBinding", "-agent");
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
+    let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
+    assert_eq!(
+        rule["resources"],
+        json!(["nodeimagecaches", "nodeimagecaches/status"])
+    );
+    assert_eq!(rule["operations"], json!(["CREATE", "UPDATE", "DELETE"]));
+    // Its account is the DaemonSet's.
+    let account =
+        &named(&objects, "DaemonSet", "-agent")["spec"]["template"]["spec"]["serviceAccountName"];
+    let condition = policy["spec"]["matchConditions"][0]["expression"]
+        .as_str()
+        .unwrap();
+    let user = format!(
+        "\"system:serviceaccount:kube-fledged:{}\"",
+        account.as_str().unwrap()
+    );
+    assert!(condition.ends_with(&user), "{condition}");
+}

@@ -1,0 +1,247 @@
+//! The fewest rights that do.
+
+use std::collections::BTreeMap;
+
+use fledged_tests::require;
+use serde_json::{Value, json};
+
+use super::rendered::{every_installation, helm_operator, label, of_kind, template};
+
+fn words<'v>(value: &'v Value, field: &str) -> Vec<&'v str> {
+    let list = value[field]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    list.iter().map(|word| word.as_str().unwrap()).collect()
+}
+
+fn rules(role: &Value) -> &[Value] {
+    role["rules"].as_array().unwrap()
+}
+
+/// What nobody may have, whoever it is.
+fn too_much(object: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    match object["kind"].as_str().unwrap() {
+        "Role" | "ClusterRole" => {
+            assert!(object.get("aggregationRule").is_none(), "{}", label(object));
+            for rule in rules(object) {
+                for field in [
+                    "apiGroups",
+                    "resources",
+                    "verbs",
+                    "resourceNames",
+                    "nonResourceURLs",
+                ] {
+                    for word in words(rule, field) {
+                        if word.contains('*') {
+                            found.push(format!("{field} {word}"));
+                        }
+                    }
+                }
+                for verb in ["escalate", "bind", "impersonate", "deletecollection"] {
+                    if words(rule, "verbs").contains(&verb) {
+                        found.push(format!("verb {verb}"));
+                    }
+                }
+                let of_pods = [
+                    "pods/exec",
+                    "pods/attach",
+                    "nodes/proxy",
+                    "serviceaccounts/token",
+                ];
+                for resource in words(rule, "resources") {
+                    if of_pods.contains(&resource) {
+                        found.push(format!("resource {resource}"));
+                    }
+                }
+                let everywhere = object["kind"] == "ClusterRole";
+                for resource in ["secrets", "configmaps", "leases", "serviceaccounts"] {
+                    if everywhere && words(rule, "resources").contains(&resource) {
+                        found.push(format!("{resource} in every namespace"));
+                    }
+                }
+            }
+        }
+        "RoleBinding" | "ClusterRoleBinding" => {
+            for subject in object["subjects"].as_array().unwrap() {
+                if subject["kind"] != "ServiceAccount" {
+                    found.push(format!("subject {subject}"));
+                }
+            }
+        }
+        _ => {}
+    }
+    found
+}
+
+#[test]
+fn no_wildcard_and_no_subject_but_accounts() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let mut all = every_installation();
+    all.push(("the Helm operator".to_owned(), helm_operator()));
+    for (installation, objects) in all {
+        assert!(
+            of_kind(&objects, "ClusterRole").count() > 0,
+            "{installation}"
+        );
+        for object in &objects {
+            let found = too_much(object);
+            assert!(
+                found.is_empty(),
+                "{installation}: {}: {found:?}",
+                label(object)
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_too_much_is_found() {
+    let role = |rule: Value| json!({ "kind": "ClusterRole", "metadata": { "name": "a" }, "rules": [rule] });
+    for (object, said) in [
+        (
+            role(json!({ "apiGroups": ["*"], "resources": ["nodes"], "verbs": ["get"] })),
+            "apiGroups *",
+        ),
+        (
+            role(json!({ "apiGroups": [""], "resources": ["nodes/*"], "verbs": ["get"] })),
+            "resources nodes/*",
+        ),
+        (
+            role(json!({ "apiGroups": [""], "resources": ["nodes"], "verbs": ["*"] })),
+            "verbs *",
+        ),
+        (
+            role(json!({ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] })),
+            "secrets in every namespace",
+        ),
+        (
+            role(json!({ "apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"] })),
+            "verb impersonate",
+        ),
+    ] {
+        assert_eq!(too_much(&object), [said]);
+    }
+    let nodes = json!({ "kind": "Group", "name": "system:nodes" });
+    let binding = json!({ "kind": "ClusterRoleBinding", "metadata": {}, "subjects": [nodes] });
+    assert!(too_much(&binding)[0].contains("system:nodes"));
+}
+
+/// Who may do what: `namespace resource` to verbs, the empty namespace standing for all of them.
+fn rights(objects: &[Value], account: &str) -> BTreeMap<String, Vec<String>> {
+    let mut rights: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let bindings = of_kind(objects, "RoleBinding").chain(of_kind(objects, "ClusterRoleBinding"));
+    for binding in bindings {
+        let subjects = binding["subjects"].as_array().unwrap();
+        if !subjects.iter().any(|subject| subject["name"] == account) {
+            continue;
+        }
+        let role = objects.iter().find(|object| {
+            object["kind"] == binding["roleRef"]["kind"]
+                && object["metadata"]["name"] == binding["roleRef"]["name"]
+                && object["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        });
+        let namespace = binding["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or_default();
+        for rule in rules(role.unwrap_or_else(|| panic!("{} leads nowhere", label(binding)))) {
+            let names = words(rule, "resourceNames").join(",");
+            for resource in words(rule, "resources") {
+                let verbs = words(rule, "verbs").into_iter().map(str::to_owned);
+                let key = format!("{namespace} {resource} {names}");
+                rights
+                    .entry(key.trim_end().to_owned())
+                    .or_default()
+                    .extend(verbs);
+            }
+        }
+    }
+    rights
+}
+
+fn table(rows: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
+    rows.iter()
+        .map(|(key, verbs)| {
+            (
+                (*key).to_owned(),
+                verbs.split_whitespace().map(str::to_owned).collect(),
+            )
+        })
+        .collect()
+}
+
+/// As fledged-operator/README.md says it.
+#[test]
+fn each_part_has_the_rights_of_its_table_and_no_other() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&[
+        "--set=agent.secretNamespaces={shop}",
+        "--set=webhookServer.enable=true",
+    ]);
+    let controller = table(&[
+        (" imagecaches", "get list watch patch"),
+        (" imagecaches/status", "patch"),
+        (" nodeimagecaches", "list watch create patch delete"),
+        (" nodes", "list watch"),
+        (" events", "create"),
+        ("kube-fledged leases", "create"),
+        ("kube-fledged leases kubefledged-controller", "get update"),
+    ]);
+    assert_eq!(rights(&objects, "kube-fledged-controller"), controller);
+    let agent = table(&[
+        (" nodeimagecaches", "list watch"),
+        (" nodeimagecaches/status", "patch"),
+        ("kube-fledged secrets", "get"),
+        ("kube-fledged serviceaccounts", "get"),
+        ("shop secrets", "get"),
+        ("shop serviceaccounts", "get"),
+    ]);
+    assert_eq!(rights(&objects, "kube-fledged-agent"), agent);
+    let webhook = table(&[
+        (
+            " validatingwebhookconfigurations kube-fledged-webhook-server",
+            "get update patch",
+        ),
+        (
+            "kube-fledged secrets kube-fledged-webhook-server",
+            "get update patch",
+        ),
+    ]);
+    assert_eq!(rights(&objects, "kube-fledged-webhook-server"), webhook);
+}
+
+#[test]
+fn a_namespace_of_its_own_takes_fewer() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&["--set=watchNamespace=shop", "--set=nodeDriver=job"]);
+    let controller = table(&[
+        (" nodeimagecaches", "list watch create patch delete"),
+        (" nodeimagecaches/status", "patch"),
+        (" nodes", "list watch"),
+        ("kube-fledged leases", "create"),
+        ("kube-fledged leases kubefledged-controller", "get update"),
+        ("shop imagecaches", "get list watch patch"),
+        ("shop imagecaches/status", "patch"),
+        ("shop events", "create"),
+        ("shop jobs", "get list watch create delete"),
+        ("shop pods", "get list watch"),
+    ]);
+    assert_eq!(rights(&objects, "kube-fledged-controller"), controller);
+    assert_eq!(rights(&objects, "kube-fledged-jobs"), BTreeMap::new());
+    let accounts: Vec<String> = of_kind(&objects, "ServiceAccount").map(label).collect();
+    assert!(
+        accounts.contains(&"ServiceAccount shop/kube-fledged-jobs".to_owned()),
+        "{accounts:?}"
+    );
+    assert!(
+        !accounts.iter().any(|account| account.contains("agent")),
+        "{accounts:?}"
+    );
+}

@@ -1,0 +1,152 @@
+//! A values file that was written for kube-fledged's chart.
+
+use fledged_tests::require;
+use serde_json::{Value, json};
+
+use super::effects::effects;
+use super::rendered::{deploy, helm, named, of_kind, template, text};
+
+/// The paths of what a values file sets; lists are one value.
+fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value.as_object().filter(|fields| !fields.is_empty()) {
+        Some(fields) => {
+            for (key, value) in fields {
+                let path = match path {
+                    "" => key.clone(),
+                    path => format!("{path}.{key}"),
+                };
+                leaves(value, &path, found);
+            }
+        }
+        None => found.push(path.to_owned()),
+    }
+}
+
+fn values() -> Value {
+    serde_saphyr::from_str(&text("chart/ci/kube-fledged-values.yaml")).unwrap()
+}
+
+#[test]
+fn every_key_has_its_effect() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let argument = format!(
+        "--values={}",
+        deploy("chart/ci/kube-fledged-values.yaml").display()
+    );
+    let objects = template(&[&argument]);
+    let effects = effects();
+    let mut set = Vec::new();
+    leaves(&values(), "", &mut set);
+    set.sort();
+    assert_eq!(set, effects.keys().copied().collect::<Vec<_>>());
+    for (key, effects) in effects {
+        for (kind, end, path, wanted) in effects {
+            let object = named(&objects, kind, end);
+            let container = &object["spec"]["template"]["spec"]["containers"][0];
+            match path {
+                "args" => {
+                    let args = container["args"].as_array().unwrap();
+                    assert!(args.contains(&wanted), "{key}: {wanted} is not in {args:?}");
+                }
+                "image" => {
+                    let wanted =
+                        format!("{}:{}", wanted.as_str().unwrap(), env!("CARGO_PKG_VERSION"));
+                    assert_eq!(container["image"], wanted, "{key}");
+                }
+                path => {
+                    let found = object.pointer(path).unwrap_or(&Value::Null);
+                    assert_eq!(found, &wanted, "{key}: {path}");
+                }
+            }
+        }
+    }
+}
+
+/// With its agents the CRI client's image has no use; with Jobs it has.
+#[test]
+fn the_cri_client_is_what_jobs_run() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&[
+        "--set=nodeDriver=job",
+        "--set=image.kubefledgedCRIClientRepository=registry.example.com/cri-client",
+    ]);
+    let container =
+        &named(&objects, "Deployment", "-controller")["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"].as_array().unwrap();
+    let image = variables
+        .iter()
+        .find(|variable| variable["name"] == "KUBEFLEDGED_CRI_CLIENT_IMAGE")
+        .unwrap();
+    let wanted = format!(
+        "registry.example.com/cri-client:{}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(image["value"], wanted);
+}
+
+/// kube-fledged's own images are another program: who names them means the default.
+#[test]
+fn its_published_images_are_passed_over() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let ours = "--set=image.repository=registry.example.com/ours";
+    for repository in [
+        "docker.io/senthilrch/kubefledged-controller",
+        "senthilrch/kubefledged-controller",
+        "mirror.example.com/senthilrch/kubefledged-controller",
+    ] {
+        let theirs = format!("--set=image.kubefledgedControllerRepository={repository}");
+        let objects = template(&[ours, &theirs]);
+        for (kind, end) in [("Deployment", "-controller"), ("DaemonSet", "-agent")] {
+            let image =
+                &named(&objects, kind, end)["spec"]["template"]["spec"]["containers"][0]["image"];
+            let wanted = format!("registry.example.com/ours:{}", env!("CARGO_PKG_VERSION"));
+            assert_eq!(image, &wanted, "{repository}");
+        }
+        let chart = deploy("chart");
+        let install = [
+            "install",
+            "kube-fledged",
+            chart.to_str().unwrap(),
+            "--dry-run=client",
+            ours,
+            &theirs,
+        ];
+        let notes = String::from_utf8(helm(&install).stdout).unwrap();
+        assert!(
+            notes.contains("Passed over")
+                && notes.contains("image.kubefledgedControllerRepository"),
+            "{notes}"
+        );
+    }
+}
+
+/// What `helm upgrade` of a release of kube-fledged's chart can't change has to be as it was there.
+#[test]
+fn selectors_are_those_of_its_chart() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&["--set=webhookServer.enable=true"]);
+    for part in ["controller", "webhook-server"] {
+        let deployment = named(&objects, "Deployment", &format!("-{part}"));
+        assert_eq!(
+            deployment["metadata"]["name"],
+            format!("kube-fledged-{part}")
+        );
+        let wanted = json!({
+            "app.kubernetes.io/name": "kube-fledged",
+            "app.kubernetes.io/instance": "kube-fledged",
+            "app.kubernetes.io/part-of": format!("kube-fledged-{part}"),
+        });
+        assert_eq!(deployment["spec"]["selector"]["matchLabels"], wanted);
+    }
+    for role in of_kind(&objects, "ClusterRoleBinding") {
+        assert_eq!(role["roleRef"]["name"], role["metadata"]["name"]);
+    }
+}
