@@ -15,6 +15,7 @@ pub mod lease;
 pub mod problem;
 #[cfg(feature = "binary")]
 pub mod program;
+mod report;
 pub mod serve;
 #[cfg(feature = "webhook")]
 pub mod webhook;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fledged_core::ports::Clock;
 use jiff::Timestamp;
 
-use super::pace::after;
+use crate::report::after;
 
 /// How often the loop shows that it lives.
 pub(super) const BEAT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! What the loop is told, on its way from the watch.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use fledged_core::driver::NodeInput;
@@ -11,30 +11,13 @@ use futures_util::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
 use super::health::{AgentHealth, BEAT};
-use super::reporter::Source;
+use crate::report::{Source, Taken};
 
 /// One input, and for an assignment the object that it came from.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) source: Option<Source>,
     pub(super) input: NodeInput,
-}
-
-/// The object of the assignment that the loop takes next.
-///
-/// Core knows nothing of objects: the loop tells its observer of an assignment right after it took it
-/// from its inputs, and that is how the two find together.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Taken(Arc<Mutex<Option<Source>>>);
-
-impl Taken {
-    fn put(&self, source: Option<Source>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = source;
-    }
-
-    pub(super) fn take(&self) -> Option<Source> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
 /// The inputs of a loop. Being asked for more is the loop's sign of life, so it is woken for that

@@ -19,11 +19,10 @@ use kube::client::Body;
 use kube::core::request::Request;
 use kube::{Client, Resource};
 
-use super::pace::after;
 use super::rejoin::Over;
-use super::request::{Refusal, open, request, retry_after};
 use crate::crd::ReadNodeCache;
 use crate::problem::with_causes;
+use crate::report::{Refusal, after, open, request, retry_after};
 
 /// Longest that a list, or the beginning of a watch, may take: an API server's own limit.
 const LIMIT: Duration = Duration::from_secs(60);

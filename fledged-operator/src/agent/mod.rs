@@ -17,7 +17,6 @@
 
 mod builder;
 mod credentials;
-mod delays;
 mod health;
 mod inputs;
 mod list_watch;
@@ -25,25 +24,16 @@ mod list_watch;
 mod list_watch_tests;
 mod measured;
 mod metrics;
-mod news;
 mod observer;
-mod pace;
 mod rejoin;
-mod reporter;
-#[cfg(test)]
-mod reporter_rig;
-#[cfg(test)]
-mod reporter_tests;
-mod request;
 mod run;
 mod secrets;
-mod shrink;
-mod status;
 mod watch;
-mod writer;
 
 pub use builder::AgentBuilder;
 pub use credentials::KubeCredentials;
 pub use health::AgentHealth;
 pub use run::{Agent, AgentError};
-pub use status::FIELD_MANAGER;
+
+/// Field manager of everything that agents write.
+pub const FIELD_MANAGER: &str = "fledged-agent";

@@ -6,9 +6,8 @@ use fledged_core::model::{ImageReport, NodeReport};
 use tokio::sync::mpsc;
 
 use super::health::AgentHealth;
-use super::inputs::Taken;
 use super::metrics::AgentMetrics;
-use super::reporter::Heard;
+use crate::report::{Heard, Taken};
 
 /// Watches the loop.
 #[derive(Debug)]

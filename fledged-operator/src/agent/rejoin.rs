@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fledged_core::node::Schedule;
 
-use super::delays::Delays;
+use crate::report::Delays;
 
 /// Where the first attempts lie after a connection was lost: a server that restarts, or a load
 /// balancer in front of it, loses everybody's at once.

@@ -16,17 +16,15 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::FIELD_MANAGER;
 use super::builder::AgentBuilder;
-use super::delays::Delays;
 use super::health::AgentHealth;
-use super::inputs::{Inputs, Taken};
+use super::inputs::Inputs;
 use super::measured::Measured;
 use super::metrics::AgentMetrics;
 use super::observer::Observer;
-use super::reporter::Reporter;
-use super::status::StatusApi;
 use super::watch::Watch;
-use super::writer::Writer;
+use crate::report::{Delays, Reporter, StatusApi, Taken, Writer};
 
 /// How long tasks are waited for at the end: the last state has 5 s of it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
@@ -196,12 +194,13 @@ impl Agent {
             self.health.clone(),
             Arc::clone(&self.clock),
         );
+        let metrics = self.metrics;
         let writer = Writer {
-            api: StatusApi::new(self.client.clone(), self.node.clone()),
+            api: StatusApi::new(self.client.clone(), self.node.clone(), FIELD_MANAGER),
             reporter: Reporter::new(seeds.u64(..)),
             delays: Delays::new(seeds.u64(..), WRITE_AGAIN),
             clock: Arc::clone(&self.clock),
-            metrics: self.metrics,
+            count: Box::new(move |result| metrics.status_written(result)),
         };
         let watch = Watch::new(
             self.node,

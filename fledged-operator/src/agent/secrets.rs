@@ -15,7 +15,7 @@ use kube::core::request::Request;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::request::{Refusal, request};
+use crate::report::{Refusal, request};
 
 /// Longest that one object may take: an API server that is well answers within a second, and a pull
 /// waits for it.

@@ -12,13 +12,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::FIELD_MANAGER;
 use super::health::AgentHealth;
 use super::inputs::Input;
 use super::list_watch::{End, ListWatch};
 use super::rejoin::{CALM, Over, Rejoin};
-use super::reporter::{Heard, Source};
-use super::status::FIELD_MANAGER;
 use crate::crd::ReadNodeCache;
+use crate::report::{Heard, Source};
 
 /// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
 /// and load balancers end it themselves, and spread: agents that were started together do not come

@@ -155,7 +155,7 @@ fn spread(delay: Duration, rng: &mut fastrand::Rng) -> Duration {
 }
 
 /// The moment that much later.
-pub(super) fn after(at: Timestamp, delay: Duration) -> Timestamp {
+pub(crate) fn after(at: Timestamp, delay: Duration) -> Timestamp {
     at.checked_add(delay).unwrap_or(Timestamp::MAX)
 }
 

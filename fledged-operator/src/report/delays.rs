@@ -6,14 +6,14 @@ use fledged_core::node::Schedule;
 
 /// The delays after failures in a row.
 #[derive(Debug)]
-pub(super) struct Delays {
+pub(crate) struct Delays {
     rng: fastrand::Rng,
     schedule: Schedule,
     failures: u32,
 }
 
 impl Delays {
-    pub(super) fn new(seed: u64, schedule: Schedule) -> Self {
+    pub(crate) fn new(seed: u64, schedule: Schedule) -> Self {
         Self {
             rng: fastrand::Rng::with_seed(seed),
             schedule,
@@ -22,7 +22,7 @@ impl Delays {
     }
 
     /// The delay after one more failure; never shorter than the other side asked for.
-    pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
+    pub(crate) fn next(&mut self, asked: Option<Duration>) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let delay = self.schedule.delay(self.failures);
         match asked {
@@ -33,7 +33,7 @@ impl Delays {
     }
 
     /// It works again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }

@@ -13,8 +13,6 @@ use super::reporter::StatusWrite;
 use super::request::{Refusal, request};
 use crate::crd::NodeImageCache;
 
-/// Field manager of everything that agents write.
-pub const FIELD_MANAGER: &str = "fledged-agent";
 /// Longest that one write may take: an API server's own limit on a request.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -53,14 +51,20 @@ impl WriteError {
 
 /// Writes the statuses of one node.
 #[derive(Clone)]
-pub(super) struct StatusApi {
+pub(crate) struct StatusApi {
     client: Client,
     node: NodeName,
+    manager: &'static str,
 }
 
 impl StatusApi {
-    pub(super) fn new(client: Client, node: NodeName) -> Self {
-        Self { client, node }
+    /// Of that node, as that field manager.
+    pub(crate) fn new(client: Client, node: NodeName, manager: &'static str) -> Self {
+        Self {
+            client,
+            node,
+            manager,
+        }
     }
 
     /// Writes by server-side apply; returns how many bytes that were.
@@ -77,7 +81,7 @@ impl StatusApi {
             "metadata": { "name": node, "uid": write.uid },
             "status": write.status,
         }));
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let parameters = PatchParams::apply(self.manager).force();
         let patch = Request::new(NodeImageCache::url_path(&(), None))
             .patch_subresource("status", node, &parameters, &patch)
             .map_err(|error| failed(error.to_string()))?;

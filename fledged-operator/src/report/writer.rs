@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::delays::Delays;
-use super::metrics::AgentMetrics;
 use super::pace::after;
 use super::reporter::{Heard, Reporter, StatusWrite};
 use super::status::{StatusApi, WriteError};
@@ -20,19 +19,20 @@ use super::status::{StatusApi, WriteError};
 const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Carries out what the [`Reporter`] decides.
-pub(super) struct Writer {
-    pub(super) api: StatusApi,
-    pub(super) reporter: Reporter,
-    pub(super) delays: Delays,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) metrics: AgentMetrics,
+pub(crate) struct Writer {
+    pub(crate) api: StatusApi,
+    pub(crate) reporter: Reporter,
+    pub(crate) delays: Delays,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Counts how writes went, by a word.
+    pub(crate) count: Box<dyn Fn(&'static str) + Send>,
 }
 
 type Writing = Option<BoxFuture<'static, Result<usize, WriteError>>>;
 
 impl Writer {
     /// Writes what it hears until nobody is left to tell anything, and then the last state.
-    pub(super) async fn run(mut self, mut heard: mpsc::UnboundedReceiver<Heard>) {
+    pub(crate) async fn run(mut self, mut heard: mpsc::UnboundedReceiver<Heard>) {
         let mut writing: Writing = None;
         loop {
             if let Some(write) = self.reporter.poll(self.clock.now()) {
@@ -94,11 +94,11 @@ impl Writer {
         let heard = match result {
             Ok(bytes) => {
                 self.delays.reset();
-                self.metrics.status_written("Succeeded");
+                (self.count)("Succeeded");
                 Heard::Written(bytes)
             }
             Err(error) => {
-                self.metrics.status_written(error.result());
+                (self.count)(error.result());
                 self.refused(&error, now)
             }
         };

@@ -22,13 +22,13 @@ const TEXT_MAX: usize = 200;
 
 /// A request that was not done.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// What the server said; `None` where there was no answer.
-    pub(super) status: Option<Box<Status>>,
+    pub(crate) status: Option<Box<Status>>,
     /// The same in words.
-    pub(super) problem: String,
+    pub(crate) problem: String,
     /// How long the server asked to be left alone, if it did.
-    pub(super) retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -42,7 +42,7 @@ impl Refusal {
 }
 
 /// The body of the answer to a request that was done.
-pub(super) async fn request(
+pub(crate) async fn request(
     client: &Client,
     request: Request<Vec<u8>>,
     limit: Duration,
@@ -55,7 +55,7 @@ pub(super) async fn request(
 }
 
 /// The same, with a body that is still to come, for which the limit does not count.
-pub(super) async fn open(
+pub(crate) async fn open(
     client: &Client,
     request: Request<Vec<u8>>,
     limit: Duration,
@@ -117,7 +117,7 @@ fn refusal(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal {
 }
 
 /// How long a server asked to be left alone, if it did.
-pub(super) fn retry_after(status: &Status) -> Option<Duration> {
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
     let seconds = status.details.as_ref().map(|d| d.retry_after_seconds);
     match seconds.filter(|seconds| *seconds > 0) {
         Some(seconds) => Some(Duration::from_secs(seconds.into())),

@@ -13,16 +13,16 @@ use crate::crd::{NodeImageCacheStatus, NodeImageStatus};
 
 /// The object that an assignment came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Its UID, which tells it from a later one of the same name.
-    pub(super) uid: String,
+    pub(crate) uid: String,
     /// What its status said then.
-    pub(super) found: Option<NodeReport>,
+    pub(crate) found: Option<NodeReport>,
 }
 
 /// Something that the reporter is told.
 #[derive(Debug, Clone)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// The node took an assignment, or is assigned nothing any more.
     Assigned(Option<Source>, NodeReport),
     /// An image's state changed.
@@ -43,7 +43,7 @@ pub(super) enum Heard {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StatusWrite {
     /// Which object.
-    pub(super) uid: String,
+    pub(crate) uid: String,
     /// What its status is to say.
     pub(super) status: NodeImageCacheStatus,
 }
@@ -81,7 +81,7 @@ struct UnderWay {
 /// Pure: after every [`apply`](Self::apply) and at every [`next_wakeup`](Self::next_wakeup), call
 /// [`poll`](Self::poll), and answer what it says to write.
 #[derive(Debug)]
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     pace: Pace,
     shrink: Shrink,
     object: Option<String>,
@@ -104,7 +104,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// A reporter that has nothing to write to. The seed is that of the delays' jitter.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             pace: Pace::new(seed),
             shrink: Shrink::default(),
