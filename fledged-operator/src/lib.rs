@@ -11,6 +11,7 @@ pub mod crd;
 pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod jobs;
 pub mod lease;
 pub mod problem;
 #[cfg(feature = "binary")]

@@ -27,7 +27,7 @@ mod metrics;
 mod observer;
 mod rejoin;
 mod run;
-mod secrets;
+pub(crate) mod secrets;
 mod watch;
 
 pub use builder::AgentBuilder;

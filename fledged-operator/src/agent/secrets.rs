@@ -23,7 +23,7 @@ const READ_LIMIT: Duration = Duration::from_secs(15);
 
 /// Why an object could not be read. Never holds anything of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     /// It is not there.
     #[error("not found")]
     Missing,
@@ -52,16 +52,16 @@ pub(super) struct Secret {
 
 /// The parts of a ServiceAccount that are read.
 #[derive(Deserialize)]
-pub(super) struct ServiceAccount {
+pub(crate) struct ServiceAccount {
     #[serde(default, rename = "imagePullSecrets")]
-    pub(super) pull_secrets: Option<Vec<LocalReference>>,
+    pub(crate) pull_secrets: Option<Vec<LocalReference>>,
 }
 
 /// The name of an object in the same namespace.
 #[derive(Deserialize)]
-pub(super) struct LocalReference {
+pub(crate) struct LocalReference {
     #[serde(default)]
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 type Answer<T> = Result<Arc<T>, ReadError>;
@@ -69,14 +69,14 @@ type Reading<T> = BoxFuture<'static, Answer<T>>;
 
 /// Reads objects of one kind by name; who asks for the same one at the same time shares an answer.
 /// Nothing is kept once they have it.
-pub(super) struct Objects<T> {
+pub(crate) struct Objects<T> {
     client: Client,
     plural: &'static str,
     under_way: Mutex<BTreeMap<ObjectName, WeakShared<Reading<T>>>>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
-    pub(super) fn new(client: Client, plural: &'static str) -> Self {
+    pub(crate) fn new(client: Client, plural: &'static str) -> Self {
         Self {
             client,
             plural,
@@ -84,7 +84,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
         }
     }
 
-    pub(super) fn get(&self, name: &ObjectName) -> impl Future<Output = Answer<T>> + use<T> {
+    pub(crate) fn get(&self, name: &ObjectName) -> impl Future<Output = Answer<T>> + use<T> {
         let mut under_way = self
             .under_way
             .lock()

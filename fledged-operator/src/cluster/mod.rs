@@ -17,7 +17,7 @@ pub(crate) use inventory::Inventory;
 pub use kube_cluster::KubeCluster;
 pub use metrics::ClusterMetrics;
 pub use node::{NodeCondition, ReadNode};
-pub(crate) use watch::watch;
+pub(crate) use watch::{watch, watch_labelled};
 
 /// Field manager of everything that the controller writes.
 pub const FIELD_MANAGER: &str = "fledged-controller";

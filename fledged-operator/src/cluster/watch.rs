@@ -29,12 +29,30 @@ pub(crate) fn watch<K>(api: Api<K>) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
+    watch_by(api, watcher::Config::default())
+}
+
+/// The same, of the objects with these labels.
+pub(crate) fn watch_labelled<K>(
+    api: Api<K>,
+    labels: &str,
+) -> impl Stream<Item = Event<K>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    watch_by(api, watcher::Config::default().labels(labels))
+}
+
+fn watch_by<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
     let backoff = ExponentialBuilder::new()
         .with_min_delay(BACKOFF_MIN)
         .with_max_delay(BACKOFF_MAX)
         .with_jitter()
         .without_max_times();
-    let watch = watcher::watcher(api, watcher::Config::default().page_size(PAGE));
+    let watch = watcher::watcher(api, config.page_size(PAGE));
     // What is listed in part is a success to the watch, but no reason to be hasty.
     let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), CALM);
     let watch = watch.backoff(backoff);

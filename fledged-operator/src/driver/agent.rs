@@ -5,8 +5,9 @@ use std::fmt;
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
 use fledged_core::ports::WriteFailure;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -39,6 +40,14 @@ impl AgentDriver {
         Self { client }
     }
 
+    /// What a watch of the records tells a controller.
+    pub(crate) fn told(
+        watch: impl Stream<Item = Event<ReadNodeCache>> + Send + 'static,
+    ) -> impl Stream<Item = DriverEvent> + Send + 'static {
+        let mut records = Records::new();
+        watch.flat_map(move |event| stream::iter(records.read(event)))
+    }
+
     fn records(&self) -> Api<ReadNodeCache> {
         Api::all(self.client.clone())
     }
@@ -47,10 +56,7 @@ impl AgentDriver {
 #[async_trait]
 impl NodeDriver for AgentDriver {
     fn events(&self) -> BoxStream<'static, DriverEvent> {
-        let mut records = Records::new();
-        let told = watch(self.records());
-        told.flat_map(move |event| stream::iter(records.read(event)))
-            .boxed()
+        Self::told(watch(self.records())).boxed()
     }
 
     async fn assign(

@@ -9,7 +9,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
-use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, NodeName};
+use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName};
 use fledged_cri::target::RuntimeUri;
 use http::Uri;
 
@@ -61,6 +61,9 @@ pub(super) enum Command {
     Webhook(Box<WebhookArgs>),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds,
+    /// What Jobs of the job driver run.
+    #[command(subcommand, hide = true)]
+    Job(JobCommand),
 }
 
 /// Where something is served, if anywhere.
@@ -169,9 +172,25 @@ pub(super) struct JobArgs {
     /// ServiceAccount of Jobs; the namespace's default where none is given.
     #[arg(long, value_name = "NAME")]
     pub(super) service_account_name: Option<String>,
-    /// Image with this program, for Jobs.
-    #[arg(long, value_name = "IMAGE", env = "KUBEFLEDGED_CRI_CLIENT_IMAGE")]
-    pub(super) cri_client_image: Option<String>,
+    /// How Jobs pull: by image volumes, by containers, or by whichever the node has.
+    #[arg(long, value_name = "METHOD", default_value = "auto")]
+    pub(super) job_pull_method: JobPullMethod,
+    /// Image with this program as its entry point, which every Job runs; needed with
+    /// --node-driver=job.
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        env = "KUBEFLEDGED_CRI_CLIENT_IMAGE",
+        alias = "cri-client-image"
+    )]
+    pub(super) job_image: Option<String>,
+    /// How long Jobs that have ended are kept, where they are not deleted before.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = a_second_or_more)]
+    pub(super) job_ttl: Duration,
+    /// Images that the nodes' kubelets list at most, their nodeStatusMaxImages: absence from a list as
+    /// long proves nothing.
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(super) node_status_max_images: usize,
     /// Image with a shell, as kube-fledged wants one; nothing here does.
     #[arg(long, value_name = "IMAGE", env = "BUSYBOX_IMAGE", hide = true)]
     pub(super) busybox_image: Option<String>,
@@ -242,6 +261,44 @@ pub(super) struct WebhookArgs {
 pub(super) enum NodeDriver {
     Agent,
     Job,
+}
+
+/// Subcommands that Jobs run.
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Does nothing.
+    Noop,
+    /// Copies this program to a path.
+    Copy {
+        /// Where to.
+        path: PathBuf,
+    },
+    /// Removes images from the runtime, and writes what became of each.
+    Remove(RemoveArgs),
+}
+
+/// Flags of `fledged-operator job remove`.
+#[derive(Debug, Args)]
+pub(super) struct RemoveArgs {
+    /// The runtime.
+    #[arg(long, value_name = "URI")]
+    pub(super) runtime: RuntimeUri,
+    /// An image that must not go along with another name of it; may be given more than once.
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) keep: Vec<ImageRef>,
+    /// Where the outcome is written.
+    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log")]
+    pub(super) termination_log: PathBuf,
+    /// The images.
+    #[arg(value_name = "IMAGE", last = true, required = true)]
+    pub(super) images: Vec<ImageRef>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum JobPullMethod {
+    Auto,
+    ImageVolume,
+    Container,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,25 +1,24 @@
 //! `fledged-operator controller`.
 
 use fledged_core::cluster::PlannerConfig;
-use fledged_core::model::AssignmentDefaults;
+use std::sync::Arc;
+
+use fledged_core::model::{AssignmentDefaults, ImageRef};
 use fledged_cri::signals::Shutdown;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
-use super::args::{ControllerArgs, ElectionArgs, NodeDriver};
+use super::args::{ControllerArgs, ElectionArgs, JobPullMethod, JobRetention, NodeDriver};
 use super::connect::connect;
 use super::dispatch::ProgramError;
 use super::listen::{listen, serving};
 use crate::controller::{Controller, ControllerBuilder};
+use crate::jobs::{JobDriver, JobOptions, PullMethod, Retention};
 use crate::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use crate::serve::Routes;
 
 pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
-    if args.node_driver == NodeDriver::Job {
-        return Err(ProgramError::Usage(
-            "--node-driver: \"job\": this version has the agent driver only".to_owned(),
-        ));
-    }
+    let jobs = job_options(&args)?;
     let times = lease_times(&args.election)?;
     let client = connect(&args.common).await?;
     let mut registry = Registry::default();
@@ -31,9 +30,16 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
         )
         .with_max_concurrent_nodes(args.max_concurrent_nodes.clone())
         .with_refresh_interval(args.image_cache_refresh_frequency);
-    let builder = Controller::builder(client)
+    let builder = Controller::builder(client.clone())
         .config(config)
         .metrics(&mut registry);
+    let builder = match jobs {
+        Some(options) => {
+            let driver = JobDriver::new(client, options).with_metrics(&mut registry);
+            builder.driver(Arc::new(driver))
+        }
+        None => builder,
+    };
     let builder = match &args.watch_namespace {
         Some(namespace) if !namespace.is_empty() => builder.namespace(namespace),
         _ => builder,
@@ -54,6 +60,59 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
     };
     serving(served, controller.run(stop)).await??;
     Ok(())
+}
+
+/// What the job driver is told, where it is the one that is asked for.
+fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError> {
+    let jobs = &args.jobs;
+    let image = jobs.job_image.as_deref().filter(|image| !image.is_empty());
+    let image = image.map(|image| {
+        ImageRef::parse(image).map_err(|error| {
+            ProgramError::Usage(format!("--job-image: {image:?}: {}", error.problem()))
+        })
+    });
+    let image = image.transpose()?;
+    if args.node_driver == NodeDriver::Agent {
+        return Ok(None);
+    }
+    let image = image.ok_or_else(|| {
+        ProgramError::Usage(
+            "--node-driver: \"job\": every Job runs an image with this program: name it with \
+             --job-image, or by KUBEFLEDGED_CRI_CLIENT_IMAGE"
+                .to_owned(),
+        )
+    })?;
+    let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    if let Some(path) = named(&jobs.cri_socket_path)
+        && !path.starts_with('/')
+    {
+        let text = format!("--cri-socket-path: {path:?}: it must begin with a slash");
+        return Err(ProgramError::Usage(text));
+    }
+    let options = JobOptions::new(image, operator_namespace(&args.election))
+        .with_pull_method(match jobs.job_pull_method {
+            JobPullMethod::Auto => PullMethod::Auto,
+            JobPullMethod::ImageVolume => PullMethod::ImageVolume,
+            JobPullMethod::Container => PullMethod::Container,
+        })
+        .with_retention(match jobs.job_retention_policy {
+            JobRetention::Delete => Retention::Delete,
+            JobRetention::Retain => Retention::Retain,
+        })
+        .with_ttl(jobs.job_ttl)
+        .with_priority_class(named(&jobs.job_priority_class_name))
+        .with_service_account(named(&jobs.service_account_name))
+        .with_socket(named(&jobs.cri_socket_path))
+        .with_removal_host_network(jobs.image_delete_job_host_network)
+        .with_list_max(jobs.node_status_max_images);
+    Ok(Some(options))
+}
+
+fn operator_namespace(args: &ElectionArgs) -> &str {
+    match args.namespace.as_str() {
+        "" => CONTROLLER_NAMESPACE,
+        namespace => namespace,
+    }
 }
 
 fn lease_times(args: &ElectionArgs) -> Result<LeaseTimes, ProgramError> {
@@ -98,10 +157,6 @@ fn elected(
     if !args.leader_elect {
         return builder;
     }
-    let namespace = match args.namespace.as_str() {
-        "" => CONTROLLER_NAMESPACE,
-        namespace => namespace,
-    };
-    let lease = LeaseName::of_controller(namespace);
+    let lease = LeaseName::of_controller(operator_namespace(args));
     builder.election(lease, identity(args.identity.as_deref()), times)
 }

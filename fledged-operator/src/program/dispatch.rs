@@ -9,6 +9,7 @@ use tracing::error;
 
 use super::args::{Cli, Command, CommonArgs};
 use super::connect::ConnectError;
+use super::job::{self, JobError};
 use super::{agent, controller, log, webhook};
 use crate::agent::AgentError;
 use crate::controller::ControllerError;
@@ -43,6 +44,8 @@ pub(super) enum ProgramError {
     Bind(#[from] BindError),
     #[error("a server of metrics or probes ended")]
     ServerEnded,
+    #[error(transparent)]
+    Job(#[from] JobError),
 }
 
 impl ProgramError {
@@ -72,6 +75,10 @@ fn run(command: Command) -> Result<ExitCode, ProgramError> {
         Command::Crds => {
             let yaml = crate::crd::definitions_yaml().map_err(ProgramError::Definitions)?;
             print!("{yaml}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Job(command) => {
+            job::run(command)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Controller(args) => {

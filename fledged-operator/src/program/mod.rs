@@ -5,6 +5,7 @@ mod args;
 mod connect;
 mod controller;
 mod dispatch;
+mod job;
 mod listen;
 mod log;
 mod webhook;

@@ -32,7 +32,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    fn no_answer(problem: String) -> Self {
+    pub(crate) fn no_answer(problem: String) -> Self {
         Self {
             status: None,
             problem,

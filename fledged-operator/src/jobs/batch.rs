@@ -1,0 +1,582 @@
+//! The Jobs of one node: which there are, what they are to come to, and who waits for it. A machine
+//! without I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::error::{ErrorClass, Failure, Reason};
+use fledged_core::model::{Digest, ImageRef, NodeName};
+use jiff::Timestamp;
+
+use super::job::{JobEnd, Kind, ReadJob};
+use super::names::{container_name, job_name};
+use super::options::{JobOptions, Retention};
+use super::pod::{Goal, ReadPod, Verdict};
+use super::slot::Slot;
+use super::spec::REMOVE;
+use crate::report::after;
+
+/// How long a Job is kept for an image that fails in passing: the longest that a warmer waits before
+/// it tries again, and half as much.
+pub(super) const LINGER: Duration = Duration::from_secs(45);
+/// How long after the end of a Job its pod is believed to have more to tell: they are watched apart.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Beyond all deadlines: a Job ends then whatever happens.
+const BACKSTOP: Duration = Duration::from_secs(120);
+/// When the absence of a pod is asked about first, and how often then.
+const NO_POD_YET: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What one caller waits for.
+#[derive(Debug, Clone)]
+pub(super) struct Want {
+    pub(super) id: u64,
+    pub(super) namespace: String,
+    pub(super) goal: Goal,
+    /// When it gives up.
+    pub(super) ends: Timestamp,
+    /// How long one image may take.
+    pub(super) deadline: Duration,
+    /// How many of these it has.
+    pub(super) times: u32,
+}
+
+impl Want {
+    pub(super) fn kind(&self) -> Kind {
+        match self.goal {
+            Goal::Begin(_) => Kind::Pull,
+            Goal::End => Kind::Remove,
+        }
+    }
+
+    pub(super) fn image(&self) -> Option<&ImageRef> {
+        match &self.goal {
+            Goal::Begin(image) => Some(image),
+            Goal::End => None,
+        }
+    }
+
+    fn container(&self) -> String {
+        self.image().map_or(REMOVE.to_owned(), container_name)
+    }
+}
+
+/// What was waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// The image was pulled.
+    Pulled(Option<Digest>),
+    /// The images were removed or not, as this message says.
+    Removed(String),
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Create a Job. Tried again until it is there, refused for good, or to be deleted.
+    Create {
+        name: String,
+        namespace: String,
+        kind: Kind,
+        /// The images that are to be pulled; none for a Job that removes.
+        images: Vec<ImageRef>,
+        limit: Duration,
+    },
+    /// Delete a Job, be it there or not.
+    Delete { name: String, namespace: String },
+    /// Ask why a Job has no pod.
+    Inquire { name: String, namespace: String },
+    /// Tell whoever waits; of which Job, if it came to one.
+    Answer {
+        id: u64,
+        job: Option<String>,
+        result: Result<Reached, Failure>,
+    },
+    /// These are pulled one after another: each has that many deadlines from now on.
+    Stretch { images: Vec<ImageRef>, times: u32 },
+}
+
+#[derive(Debug)]
+struct LiveJob {
+    namespace: String,
+    kind: Kind,
+    slots: BTreeMap<String, Slot>,
+    since: Timestamp,
+    created: bool,
+    /// Nobody may use it any more: it is, or is to be, deleted.
+    leaving: bool,
+    pod: Option<Arc<ReadPod>>,
+    /// Whether a kubelet has taken its pod.
+    taken: bool,
+    /// What keeps it from being created, or its pod.
+    trouble: Option<Failure>,
+    ask_at: Option<Timestamp>,
+    /// It has ended, and until when its pod may have more to tell.
+    ended: Option<(JobEnd, Timestamp)>,
+}
+
+/// All Jobs of one node.
+#[derive(Debug)]
+pub(super) struct NodeJobs {
+    node: NodeName,
+    ours: ImageRef,
+    debounce: Duration,
+    images_per_job: usize,
+    retention: Retention,
+    rng: fastrand::Rng,
+    ready: bool,
+    /// Images that no Job may pull for now.
+    blocked: BTreeSet<ImageRef>,
+    waiting: Vec<Want>,
+    batch_at: Option<Timestamp>,
+    jobs: BTreeMap<String, LiveJob>,
+    commands: Vec<Command>,
+}
+
+impl NodeJobs {
+    /// No Jobs. The seed is that of the names.
+    pub(super) fn new(node: NodeName, options: &JobOptions, seed: u64) -> Self {
+        Self {
+            node,
+            ours: options.image.clone(),
+            debounce: options.debounce,
+            images_per_job: options.images_per_job.get(),
+            retention: options.retention,
+            rng: fastrand::Rng::with_seed(seed),
+            ready: false,
+            blocked: BTreeSet::new(),
+            waiting: Vec::new(),
+            batch_at: None,
+            jobs: BTreeMap::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// Whether the node runs pods. Without, no Job is created: its pods would pile up there.
+    pub(super) fn ready(&mut self, ready: bool) {
+        self.ready = ready;
+    }
+
+    /// Images that no Job may pull for now.
+    pub(super) fn block(&mut self, images: BTreeSet<ImageRef>) {
+        self.blocked = images;
+    }
+
+    /// Takes over a Job that somebody else has created; it is deleted if nobody wants it for a while.
+    pub(super) fn adopt(&mut self, job: &ReadJob, pod: Option<Arc<ReadPod>>, now: Timestamp) {
+        let (Some(name), Some(kind)) = (job.metadata.name.clone(), job.kind()) else {
+            return;
+        };
+        let slots = job.containers();
+        let slots = slots.map(|name| (name.to_owned(), Slot::adopted(after(now, LINGER))));
+        let leaving = job.metadata.deletion_timestamp.is_some();
+        let mut live = LiveJob::new(
+            job.metadata.namespace.clone().unwrap_or_default(),
+            kind,
+            now,
+        );
+        live.slots = slots.collect();
+        live.created = true;
+        live.leaving = leaving;
+        live.taken = pod.as_ref().is_some_and(|pod| pod.is_taken());
+        live.pod = pod;
+        live.ended = job.end().map(|end| (end, after(now, LAST_WORDS)));
+        self.jobs.insert(name, live);
+    }
+
+    /// Somebody wants something: from a Job that is at it already, or from the next one.
+    pub(super) fn want(&mut self, want: Want, now: Timestamp) {
+        let container = want.container();
+        let ours = &self.ours;
+        let fits = |job: &&mut LiveJob| {
+            job.namespace == want.namespace && job.kind == want.kind() && job.is_open()
+        };
+        for job in self.jobs.values_mut().filter(|job| fits(job)) {
+            let pod = job.pod.as_deref();
+            if let Some(slot) = job.slots.get_mut(&container)
+                && slot.may_reach(pod, &container, &want.goal, ours)
+            {
+                slot.attach(want, now);
+                return;
+            }
+        }
+        self.waiting.push(want);
+        let at = after(now, self.debounce);
+        self.batch_at = Some(self.batch_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// A caller does not wait any more.
+    pub(super) fn drop_want(&mut self, id: u64, now: Timestamp) {
+        self.waiting.retain(|want| want.id != id);
+        for slot in self
+            .jobs
+            .values_mut()
+            .flat_map(|job| job.slots.values_mut())
+        {
+            if slot.waits_for(id) {
+                slot.leave(now);
+            }
+        }
+    }
+
+    /// A Job was created.
+    pub(super) fn created(&mut self, name: &str, now: Timestamp) {
+        if let Some(job) = self.jobs.get_mut(name) {
+            job.created = true;
+            job.trouble = None;
+            job.ask_at = Some(after(now, NO_POD_YET));
+        }
+    }
+
+    /// What keeps a Job, or its pod, from being created, as far as is known.
+    pub(super) fn troubled(&mut self, name: &str, trouble: Failure, now: Timestamp) {
+        if let Some(job) = self.jobs.get_mut(name).filter(|job| job.pod.is_none()) {
+            job.trouble = Some(trouble);
+            self.evaluate(name, now);
+        }
+    }
+
+    /// A Job was refused and is not tried again.
+    pub(super) fn refused(&mut self, name: &str, failure: &Failure) {
+        let Some(job) = self.jobs.remove(name) else {
+            return;
+        };
+        for want in job.slots.into_values().filter_map(Slot::into_want) {
+            self.answer(want.id, Some(name), Err(failure.clone()));
+        }
+    }
+
+    /// A pod of a Job, as it is now.
+    pub(super) fn pod(&mut self, pod: Arc<ReadPod>, now: Timestamp) {
+        let Some(name) = pod.job().map(str::to_owned) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&name) else {
+            return;
+        };
+        job.trouble = None;
+        job.ask_at = None;
+        let taken = pod.is_taken();
+        job.pod = Some(pod);
+        if taken && !std::mem::replace(&mut job.taken, true) {
+            self.stretch(&name);
+        }
+        self.evaluate(&name, now);
+    }
+
+    /// A pod is gone.
+    pub(super) fn pod_gone(&mut self, pod: &ReadPod) {
+        if let Some(job) = pod.job().and_then(|name| self.jobs.get_mut(name))
+            && let Some(known) = &job.pod
+            && known.metadata.uid == pod.metadata.uid
+        {
+            job.pod = None;
+        }
+    }
+
+    /// A Job, as it is now.
+    pub(super) fn job(&mut self, job: &ReadJob, now: Timestamp) {
+        let Some(live) = job
+            .metadata
+            .name
+            .as_ref()
+            .and_then(|n| self.jobs.get_mut(n))
+        else {
+            return;
+        };
+        live.created = true;
+        live.leaving |= job.metadata.deletion_timestamp.is_some();
+        if live.ended.is_none() {
+            live.ended = job.end().map(|end| (end, after(now, LAST_WORDS)));
+        }
+    }
+
+    /// A Job is gone.
+    pub(super) fn job_gone(&mut self, name: &str) {
+        let gone = Failure::new(Reason::Unknown, format!("its Job {name} was deleted"));
+        self.refused(name, &gone);
+    }
+
+    /// Every Job that may still act, to be deleted because its node is let go.
+    pub(super) fn let_go(&mut self) -> Vec<Command> {
+        self.commands.clear();
+        let jobs = std::mem::take(&mut self.jobs).into_iter();
+        let jobs = jobs.filter(|(_, job)| {
+            let kept = self.retention == Retention::Retain && job.ended.is_some();
+            !job.leaving && !kept
+        });
+        jobs.map(|(name, job)| Command::Delete {
+            name,
+            namespace: job.namespace,
+        })
+        .collect()
+    }
+
+    /// The Jobs that may be removing something now.
+    pub(super) fn removals(&self) -> impl Iterator<Item = &str> {
+        let removals = self.jobs.iter().filter(|(_, job)| job.kind == Kind::Remove);
+        removals.map(|(name, _)| name.as_str())
+    }
+
+    /// What to do now. After it, nothing is due before [`next_wakeup`](Self::next_wakeup).
+    pub(super) fn poll(&mut self, now: Timestamp) -> Vec<Command> {
+        let names: Vec<String> = self.jobs.keys().cloned().collect();
+        for name in &names {
+            self.evaluate(name, now);
+        }
+        self.expire(now);
+        self.batch(now);
+        self.sweep(now);
+        std::mem::take(&mut self.commands)
+    }
+
+    /// When [`poll`](Self::poll) is to be called if nothing happens before.
+    pub(super) fn next_wakeup(&self) -> Option<Timestamp> {
+        let can_batch = self.ready && self.waiting.iter().any(|want| !self.is_blocked(want));
+        let batch = self.batch_at.filter(|_| can_batch);
+        let ends = self.waiting.iter().map(|want| want.ends);
+        let jobs = self.jobs.values().filter(|job| !job.leaving);
+        let jobs = jobs.flat_map(|job| {
+            let slots = job.slots.values().filter_map(Slot::next_wakeup);
+            let ended = job.ended.as_ref().map(|(_, until)| *until);
+            let ended = ended.filter(|_| job.waits());
+            slots.chain(ended).chain(job.ask_at)
+        });
+        batch.into_iter().chain(ends).chain(jobs).min()
+    }
+
+    fn answer(&mut self, id: u64, job: Option<&str>, result: Result<Reached, Failure>) {
+        let job = job.map(str::to_owned);
+        self.commands.push(Command::Answer { id, job, result });
+    }
+
+    fn is_blocked(&self, want: &Want) -> bool {
+        want.image()
+            .is_some_and(|image| self.blocked.contains(image))
+    }
+
+    /// Holds what is waited for against what is known of a Job.
+    fn evaluate(&mut self, name: &str, now: Timestamp) {
+        let Some(job) = self.jobs.get_mut(name).filter(|job| !job.leaving) else {
+            return;
+        };
+        let mut answers = Vec::new();
+        let over = match &job.ended {
+            Some((end, until)) if *until <= now => Some(match end {
+                JobEnd::Complete => "it is complete".to_owned(),
+                JobEnd::Failed(why) => why.clone(),
+            }),
+            _ => None,
+        };
+        for (container, slot) in &mut job.slots {
+            let Some(goal) = slot.goal().cloned() else {
+                continue;
+            };
+            let mut verdict = match (&job.pod, &job.trouble) {
+                (Some(pod), _) => pod.verdict(container, &goal, &self.ours),
+                (None, Some(trouble)) => Verdict::Failing {
+                    failure: trouble.clone(),
+                    attempt: true,
+                },
+                (None, None) => Verdict::Open,
+            };
+            if let (Some(why), Verdict::Open) = (&over, &verdict) {
+                verdict = Verdict::Failing {
+                    failure: Failure::new(
+                        Reason::Unknown,
+                        format!("its Job {name} has ended without it: {why}"),
+                    ),
+                    attempt: true,
+                };
+            }
+            answers.extend(slot.judge(verdict, over.is_some(), now));
+        }
+        for (id, result) in answers {
+            self.answer(id, Some(name), result);
+        }
+    }
+
+    /// Gives up on what was waited for long enough.
+    fn expire(&mut self, now: Timestamp) {
+        let mut over = Vec::new();
+        let ready = self.ready;
+        self.waiting.retain(|want| {
+            let waits = want.ends > now;
+            if !waits {
+                let why = match ready {
+                    true => "no Job was created for it",
+                    false => "its node is not Ready, and no Job is created for it",
+                };
+                over.push((want.id, too_late(want, why)));
+            }
+            waits
+        });
+        for (name, job) in &mut self.jobs {
+            let why = job.describe(name);
+            for slot in job.slots.values_mut() {
+                let late = |want: &Want| too_late(want, &why);
+                over.extend(slot.expire(now, late));
+            }
+        }
+        for (id, failure) in over {
+            self.answer(id, None, Err(failure));
+        }
+    }
+
+    /// Makes Jobs of what waits, as few as can be.
+    fn batch(&mut self, now: Timestamp) {
+        if !self.ready || self.batch_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let (blocked, waiting): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|want| self.is_blocked(want));
+        // What is blocked is looked at again whenever something happens.
+        self.batch_at = (!blocked.is_empty()).then_some(now);
+        self.waiting = blocked;
+        let mut groups: BTreeMap<(Kind, String), Vec<Want>> = BTreeMap::new();
+        for want in waiting {
+            let group = groups.entry((want.kind(), want.namespace.clone()));
+            group.or_default().push(want);
+        }
+        for ((kind, namespace), mut wants) in groups {
+            while !wants.is_empty() {
+                let rest = wants.split_off(wants.len().min(self.images_per_job));
+                self.create(kind, namespace.clone(), wants, now);
+                wants = rest;
+            }
+        }
+    }
+
+    fn create(&mut self, kind: Kind, namespace: String, wants: Vec<Want>, now: Timestamp) {
+        let name = job_name(kind.as_str(), &self.node, self.rng.u32(..));
+        let deadlines = wants.iter().map(|want| want.deadline);
+        let longest = deadlines.clone().max().unwrap_or_default();
+        let limit = deadlines.fold(longest + BACKSTOP, Duration::saturating_add);
+        self.commands.push(Command::Create {
+            name: name.clone(),
+            namespace: namespace.clone(),
+            kind,
+            images: wants.iter().filter_map(|w| w.image().cloned()).collect(),
+            limit,
+        });
+        let mut job = LiveJob::new(namespace, kind, now);
+        for want in wants {
+            let container = want.container();
+            match job.slots.get_mut(&container) {
+                // Two that want the same: whoever came last is answered.
+                Some(slot) => slot.attach(want, now),
+                None => {
+                    job.slots.insert(container, Slot::new(want, now));
+                }
+            }
+        }
+        self.jobs.insert(name, job);
+    }
+
+    /// Deletes what nobody waits for, asks about pods that are missing.
+    fn sweep(&mut self, now: Timestamp) {
+        let mut over = Vec::new();
+        for (name, job) in &mut self.jobs {
+            let wanted = job.slots.values().any(|slot| slot.is_of_interest(now));
+            if job.leaving {
+                continue;
+            }
+            if wanted {
+                if job.ask_at.is_some_and(|at| at <= now) {
+                    job.ask_at = Some(after(now, ASK_AGAIN));
+                    self.commands.push(Command::Inquire {
+                        name: name.clone(),
+                        namespace: job.namespace.clone(),
+                    });
+                }
+                continue;
+            }
+            job.ask_at = None;
+            match self.retention {
+                Retention::Retain if job.ended.is_some() => over.push(name.clone()),
+                Retention::Retain if job.created => job.slots.values_mut().for_each(Slot::forget),
+                _ => {
+                    job.leaving = true;
+                    self.commands.push(Command::Delete {
+                        name: name.clone(),
+                        namespace: job.namespace.clone(),
+                    });
+                }
+            }
+        }
+        for name in over {
+            self.jobs.remove(&name);
+        }
+    }
+
+    /// The kubelet pulls one image after another, and tells of none before it has tried all of them:
+    /// what is in one pod shares the sum of the deadlines.
+    fn stretch(&mut self, name: &str) {
+        let Some(job) = self.jobs.get_mut(name) else {
+            return;
+        };
+        let mut slots: Vec<&mut Slot> = job.slots.values_mut().filter(|s| s.waits()).collect();
+        let times = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        let stretched = slots.iter_mut().filter_map(|slot| slot.stretch(times));
+        let images: Vec<ImageRef> = stretched.collect();
+        if !images.is_empty() {
+            self.commands.push(Command::Stretch { images, times });
+        }
+    }
+}
+
+impl LiveJob {
+    fn new(namespace: String, kind: Kind, now: Timestamp) -> Self {
+        Self {
+            namespace,
+            kind,
+            slots: BTreeMap::new(),
+            since: now,
+            created: false,
+            leaving: false,
+            pod: None,
+            taken: false,
+            trouble: None,
+            ask_at: None,
+            ended: None,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        !self.leaving && self.ended.is_none()
+    }
+
+    fn waits(&self) -> bool {
+        !self.leaving && self.slots.values().any(Slot::waits)
+    }
+
+    /// Where it stands, in words.
+    fn describe(&self, name: &str) -> String {
+        match (&self.pod, &self.trouble) {
+            (Some(pod), _) => pod.describe(),
+            (None, Some(trouble)) => trouble.message.clone(),
+            (None, None) if self.created => format!("Job {name} has no pod"),
+            (None, None) => format!("Job {name} is not created yet, since {}", self.since),
+        }
+    }
+}
+
+fn too_late(want: &Want, why: &str) -> Failure {
+    let whole = want.deadline.saturating_mul(want.times);
+    let text = format!("not complete within its deadline of {whole:?}: {why}");
+    Failure::new(Reason::DeadlineExceeded, text)
+}
+
+/// Whether waiting longer may help without anybody acting.
+pub(super) fn passes(failure: &Failure) -> bool {
+    matches!(
+        failure.class(),
+        ErrorClass::Retryable | ErrorClass::Throttled
+    )
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

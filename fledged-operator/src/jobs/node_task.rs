@@ -1,0 +1,176 @@
+//! Everything that goes on for one node.
+
+use std::sync::Arc;
+
+use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
+use fledged_core::model::{ImageReport, NodeName, NodeReport};
+use fledged_core::node::{Schedule, Warmer, WarmerConfig};
+use fledged_core::ports::Anonymous;
+use futures_util::stream;
+use kube::Client;
+use std::num::NonZeroUsize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::FIELD_MANAGER;
+use super::batch::NodeJobs;
+use super::job::ReadJob;
+use super::node::NodeView;
+use super::pod::ReadPod;
+use super::presence::Presence;
+use super::removals::Removals;
+use super::requests::Requests;
+use super::runtime::{JobRuntime, Shared};
+use super::told::Told;
+use super::worker::{LoopInput, State, Worker};
+use crate::report::{Delays, Heard, Reporter, StatusApi, Taken, Writer};
+
+/// Between attempts to write a status.
+const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
+
+/// Where a node's task is told things.
+pub(super) struct Handle {
+    pub(super) told: mpsc::UnboundedSender<Told>,
+    pub(super) heard: mpsc::UnboundedSender<Heard>,
+    pub(super) stop: CancellationToken,
+}
+
+/// What is known of a node when its task begins.
+pub(super) struct Beginning {
+    pub(super) node: NodeName,
+    pub(super) view: Arc<NodeView>,
+    /// Jobs that are there already, and their pods.
+    pub(super) jobs: Vec<(Arc<ReadJob>, Option<Arc<ReadPod>>)>,
+    /// What was reported before.
+    pub(super) reports: Vec<ImageReport>,
+    pub(super) seed: u64,
+}
+
+/// Tells the reporter what the loop says.
+struct Observer {
+    taken: Taken,
+    heard: mpsc::UnboundedSender<Heard>,
+}
+
+impl NodeObserver for Observer {
+    fn report(&self, report: &ImageReport) {
+        // Without a writer the task ends anyway.
+        let _ = self.heard.send(Heard::Changed(report.clone()));
+    }
+
+    fn assigned(&self, report: NodeReport) {
+        let _ = self.heard.send(Heard::Assigned(self.taken.take(), report));
+    }
+}
+
+/// Makes the task of a node, and the handle to it. It ends when it is told to stop; its Jobs stay, unless
+/// it was told before that the node is let go.
+pub(super) fn node_task(
+    client: Client,
+    requests: Arc<Requests>,
+    beginning: Beginning,
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+    let Beginning {
+        node,
+        view,
+        jobs: found,
+        reports,
+        seed,
+    } = beginning;
+    let mut seeds = fastrand::Rng::with_seed(seed);
+    let options = &requests.options;
+    let clock = Arc::clone(&requests.clock);
+    let now = clock.now();
+    let mut presence = Presence::new(options.list_margin, options.list_max);
+    presence.resume(&reports, now);
+    presence.node(Arc::clone(&view));
+    let shared = Arc::new(Shared::new(presence));
+    let mut jobs = NodeJobs::new(node.clone(), options, seeds.u64(..));
+    let mut removals = Removals::default();
+    for (job, pod) in found {
+        if let Some(name) = &job.metadata.name {
+            removals.adopt(name, job.removes());
+        }
+        jobs.adopt(&job, pod, now);
+    }
+    jobs.ready(view.ready);
+
+    let (told, hears) = mpsc::unbounded_channel();
+    let (heard, writes) = mpsc::unbounded_channel();
+    let (inputs, loop_inputs) = mpsc::unbounded_channel::<LoopInput>();
+    if !reports.is_empty() {
+        let _ = inputs.send((None, NodeInput::Resume(reports)));
+    }
+    let taken = Taken::default();
+    let observer = Observer {
+        taken: taken.clone(),
+        heard: heard.clone(),
+    };
+    let runtime = JobRuntime {
+        shared: Arc::clone(&shared),
+        told: told.clone(),
+        clock: Arc::clone(&clock),
+        namespace: options.namespace.clone(),
+    };
+    // A Job takes everything that is missing: whatever waits in line is missing from it.
+    let config = WarmerConfig::default()
+        .with_max_parallel_pulls(NonZeroUsize::MAX)
+        .with_inventory_interval(options.inventory_interval);
+    let mut node_loop = NodeLoop::new(
+        Warmer::new(config, seeds.u64(..)),
+        Arc::new(runtime),
+        // The kubelet has them from the pod.
+        Arc::new(Anonymous),
+        Arc::clone(&clock),
+        Arc::new(observer),
+    );
+    let metrics = requests.metrics.clone();
+    let writer = Writer {
+        api: StatusApi::new(client, node.clone(), FIELD_MANAGER),
+        reporter: Reporter::new(seeds.u64(..)),
+        delays: Delays::new(seeds.u64(..), WRITE_AGAIN),
+        clock,
+        count: Box::new(move |result| metrics.status_written(result)),
+    };
+    let stop = CancellationToken::new();
+    let loop_stop = stop.child_token();
+    let worker = Worker {
+        node,
+        requests,
+        shared,
+        jobs,
+        removals,
+        view,
+        inputs,
+        told: told.clone(),
+        loop_stop: loop_stop.clone(),
+        rng: fastrand::Rng::with_seed(seeds.u64(..)),
+        state: State::default(),
+    };
+    let handle = Handle {
+        told,
+        heard,
+        stop: stop.clone(),
+    };
+    let task = async move {
+        let inputs = stream::unfold((loop_inputs, taken), async |(mut inputs, taken)| {
+            let (source, input) = inputs.recv().await?;
+            if matches!(input, NodeInput::Assign(_)) {
+                taken.put(source);
+            }
+            Some((input, (inputs, taken)))
+        });
+        // The writer has its last word once nobody is left to tell it anything.
+        let looping = async move {
+            node_loop.run(inputs, loop_stop.cancelled()).await;
+        };
+        let working = async move {
+            tokio::select! {
+                () = worker.run(hears) => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        tokio::join!(looping, writer.run(writes), working);
+    };
+    (handle, task)
+}

@@ -1,0 +1,248 @@
+//! The bodies of Jobs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fledged_core::model::{CacheId, ImageRef, NodeName};
+use serde_json::{Value, json};
+
+use super::names::{APP, CACHE, CACHES, COMPONENT, KIND, NODE, container_name, label_value};
+use super::node::Socket;
+use super::options::JobOptions;
+use crate::crd::{GROUP, VERSION};
+
+/// Whoever the container is that is none: the user of distroless images.
+const NOBODY: u32 = 65_532;
+/// Where the copied program is. No image has such a folder of its own.
+const COPIED: &str = "/.fledged";
+const PROGRAM: &str = "/.fledged/fledged-operator";
+/// Where the runtime's socket is inside of a container.
+pub(super) const SOCKET: &str = "/run/fledged/runtime.sock";
+/// Name of the container that removes images.
+pub(super) const REMOVE: &str = "remove";
+/// Name of the init container that copies the program.
+pub(super) const COPY: &str = "copy";
+/// A pod that is done, or given up, has nothing to tidy up.
+const GRACE_SECONDS: u32 = 0;
+
+/// How one Job pulls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    ImageVolume,
+    Container,
+}
+
+/// Everything that a Job that pulls is made from.
+#[derive(Debug, Clone)]
+pub(super) struct PullPlan {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) node: NodeName,
+    pub(super) method: Method,
+    /// In the order in which the kubelet is to pull, and whether to pull what is there.
+    pub(super) images: Vec<(ImageRef, bool)>,
+    /// Names of Secrets.
+    pub(super) secrets: Vec<String>,
+    /// ImageCaches of the namespace that want any of the images.
+    pub(super) caches: Vec<CacheId>,
+    /// The cache that the label names.
+    pub(super) cache: Option<String>,
+    /// After which the Job ends in any case.
+    pub(super) limit: Duration,
+}
+
+/// Everything that a Job that removes is made from.
+#[derive(Debug, Clone)]
+pub(super) struct RemovalPlan {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) node: NodeName,
+    pub(super) images: Vec<ImageRef>,
+    /// Names that must not go along with an image.
+    pub(super) keep: Vec<ImageRef>,
+    pub(super) socket: Socket,
+    pub(super) limit: Duration,
+}
+
+/// A Job that pulls.
+pub(super) fn pull_job(plan: &PullPlan, options: &JobOptions) -> Value {
+    let mut containers = Vec::new();
+    let mut volumes = Vec::new();
+    for (image, always) in &plan.images {
+        let name = container_name(image);
+        let policy = if *always { "Always" } else { "IfNotPresent" };
+        match plan.method {
+            Method::ImageVolume => {
+                volumes.push(json!({
+                    "name": name,
+                    "image": { "reference": image.as_str(), "pullPolicy": policy },
+                }));
+                let mut container = ours(options, &name, &["job", "noop"]);
+                container["volumeMounts"] =
+                    json!([{ "name": name, "mountPath": "/image", "readOnly": true }]);
+                containers.push(container);
+            }
+            Method::Container => containers.push(json!({
+                "name": name,
+                "image": image.as_str(),
+                "imagePullPolicy": policy,
+                "command": [PROGRAM, "job", "noop"],
+                "resources": resources("1m", "4Mi", "32Mi"),
+                "securityContext": restricted(),
+                "volumeMounts": [{ "name": "program", "mountPath": COPIED, "readOnly": true }],
+            })),
+        }
+    }
+    let mut pod = pod(&plan.node, options);
+    if plan.method == Method::Container {
+        volumes.push(json!({ "name": "program", "emptyDir": {} }));
+        let mut copy = ours(options, COPY, &["job", "copy", PROGRAM]);
+        copy["volumeMounts"] = json!([{ "name": "program", "mountPath": COPIED }]);
+        pod["initContainers"] = json!([copy]);
+    }
+    pod["containers"] = containers.into();
+    pod["volumes"] = volumes.into();
+    pod["securityContext"] = json!({
+        "runAsNonRoot": true,
+        "runAsUser": NOBODY,
+        "runAsGroup": NOBODY,
+        "seccompProfile": { "type": "RuntimeDefault" },
+    });
+    if !plan.secrets.is_empty() {
+        let secrets = plan.secrets.iter().map(|name| json!({ "name": name }));
+        pod["imagePullSecrets"] = secrets.collect();
+    }
+    let mut labels = labels("pull", &plan.node);
+    let mut annotations = json!({ NODE: plan.node });
+    if let Some(cache) = &plan.cache {
+        labels.insert(CACHE, label_value(cache));
+        let names: Vec<&str> = plan.caches.iter().map(|id| id.name.as_str()).collect();
+        annotations[CACHES] = names.join(",").into();
+    }
+    let owners = plan.caches.iter().map(|id| {
+        json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": "ImageCache",
+            "name": id.name,
+            "uid": id.uid,
+        })
+    });
+    let metadata = json!({
+        "name": plan.name,
+        "namespace": plan.namespace,
+        "labels": labels,
+        "annotations": annotations,
+        "ownerReferences": owners.collect::<Value>(),
+    });
+    job(metadata, pod, plan.limit, options)
+}
+
+/// A Job that removes.
+pub(super) fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
+    let runtime = plan.socket.uri(SOCKET);
+    let mut args = vec!["job", "remove", "--runtime", &runtime];
+    for image in &plan.keep {
+        args.extend(["--keep", image.as_str()]);
+    }
+    // What follows is no flag, whatever it looks like.
+    args.push("--");
+    args.extend(plan.images.iter().map(ImageRef::as_str));
+    let mut remove = ours(options, REMOVE, &args);
+    remove["resources"] = resources("10m", "16Mi", "128Mi");
+    remove["volumeMounts"] = json!([{ "name": "runtime", "mountPath": SOCKET }]);
+    // The socket is root's. Nothing else of root is left.
+    remove["securityContext"]["runAsNonRoot"] = false.into();
+    remove["securityContext"]["runAsUser"] = 0.into();
+    remove["securityContext"]["runAsGroup"] = 0.into();
+    let mut pod = pod(&plan.node, options);
+    pod["containers"] = json!([remove]);
+    pod["volumes"] = json!([{
+        "name": "runtime",
+        "hostPath": { "path": plan.socket.path, "type": "Socket" },
+    }]);
+    pod["hostNetwork"] = options.removal_host_network.into();
+    pod["securityContext"] = json!({ "seccompProfile": { "type": "RuntimeDefault" } });
+    let metadata = json!({
+        "name": plan.name,
+        "namespace": plan.namespace,
+        "labels": labels("remove", &plan.node),
+        "annotations": { NODE: plan.node },
+    });
+    job(metadata, pod, plan.limit, options)
+}
+
+fn job(metadata: Value, pod: Value, limit: Duration, options: &JobOptions) -> Value {
+    json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": limit.as_secs().max(1),
+            "ttlSecondsAfterFinished": options.ttl.as_secs(),
+            "template": {
+                "metadata": { "labels": metadata["labels"], "annotations": metadata["annotations"] },
+                "spec": pod,
+            },
+        },
+        "metadata": metadata,
+    })
+}
+
+fn labels(kind: &str, node: &NodeName) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        (APP.0, APP.1.to_owned()),
+        (COMPONENT.0, COMPONENT.1.to_owned()),
+        (KIND, kind.to_owned()),
+        (NODE, label_value(node.as_str())),
+    ])
+}
+
+/// What every pod has.
+fn pod(node: &NodeName, options: &JobOptions) -> Value {
+    let mut pod = json!({
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        // By its name and not by its label `kubernetes.io/hostname`, which may be another's or none;
+        // and by the scheduler, so that a node without room says so.
+        "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{ "matchFields": [
+                { "key": "metadata.name", "operator": "In", "values": [node] },
+            ] }],
+        } } },
+        "tolerations": [{ "operator": "Exists" }],
+    });
+    if let Some(name) = &options.priority_class {
+        pod["priorityClassName"] = name.as_str().into();
+    }
+    if let Some(name) = &options.service_account {
+        pod["serviceAccountName"] = name.as_str().into();
+    }
+    pod
+}
+
+/// A container of our own image, which has the program as its entry point.
+fn ours(options: &JobOptions, name: &str, args: &[&str]) -> Value {
+    json!({
+        "name": name,
+        "image": options.image.as_str(),
+        "imagePullPolicy": "IfNotPresent",
+        "args": args,
+        "resources": resources("1m", "4Mi", "32Mi"),
+        "securityContext": restricted(),
+    })
+}
+
+fn resources(cpu: &str, memory: &str, limit: &str) -> Value {
+    json!({ "requests": { "cpu": cpu, "memory": memory }, "limits": { "memory": limit } })
+}
+
+/// What the Pod Security Standard `restricted` asks of a container.
+fn restricted() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": { "drop": ["ALL"] },
+    })
+}

@@ -1,0 +1,481 @@
+//! The loop that sees to the Jobs of one node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::driver::NodeInput;
+use fledged_core::error::{ErrorClass, Failure};
+use fledged_core::model::{
+    AssignedImage, Assignment, Digest, ImagePullPolicy, ImageRef, NodeName, ObjectName,
+};
+use fledged_core::ports::Removal;
+use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionFuture};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::batch::{Command, NodeJobs, Reached, Want, passes};
+use super::job::Kind;
+use super::node::NodeView;
+use super::pod::Goal;
+use super::removals::{Next, Removals};
+use super::requests::{Plan, Requests};
+use super::runtime::Shared;
+use super::spec::{PullPlan, RemovalPlan};
+use super::told::{Reply, Told};
+use crate::report::{Source, after};
+
+/// How long a caller waits for a removal: less than the loop of the node does, so that it hears why.
+const REMOVAL: Duration = Duration::from_secs(110);
+/// How much sooner than the loop of the node a pull is given up, for the same reason: less than the
+/// shortest wait after which the loop would try again.
+const SOONER: Duration = Duration::from_millis(500);
+
+/// What the loop of a node is told, and the object that it came from.
+pub(super) type LoopInput = (Option<Source>, NodeInput);
+
+enum Answer {
+    Pull(ImageRef, Reply<Option<Digest>>),
+    Remove(ImageRef, Reply<Removal>),
+}
+
+enum Done {
+    /// A Job was created, or refused; with what its pods lack.
+    Created(String, Result<Vec<String>, Failure>),
+    /// What keeps a Job from having a pod.
+    Inquired(String, Option<Failure>),
+    Nothing,
+}
+
+/// Carries out what [`NodeJobs`] decides.
+pub(super) struct Worker {
+    pub(super) node: NodeName,
+    pub(super) requests: Arc<Requests>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) jobs: NodeJobs,
+    pub(super) removals: Removals,
+    pub(super) view: Arc<NodeView>,
+    /// To the loop of the node.
+    pub(super) inputs: mpsc::UnboundedSender<LoopInput>,
+    /// To itself.
+    pub(super) told: mpsc::UnboundedSender<Told>,
+    /// Ends the loop of the node.
+    pub(super) loop_stop: CancellationToken,
+    pub(super) rng: fastrand::Rng,
+    pub(super) state: State,
+}
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct State {
+    answers: BTreeMap<u64, Answer>,
+    assignment: Option<(Source, Assignment)>,
+    /// Deadlines that an image has, where it shares those of others.
+    stretched: BTreeMap<ImageRef, u32>,
+    /// When the round of an image ends.
+    rounds: BTreeMap<ImageRef, Timestamp>,
+    creating: BTreeMap<String, AbortHandle>,
+    operations: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// What the pods of a Job lack, and the secrets that they have.
+    notes: BTreeMap<String, String>,
+}
+
+impl Worker {
+    /// Sees to Jobs until nobody is left to tell anything, or its node is let go: then it deletes them.
+    pub(super) async fn run(mut self, mut told: mpsc::UnboundedReceiver<Told>) {
+        let clock = Arc::clone(&self.requests.clock);
+        loop {
+            self.advance();
+            let wakeup = self.jobs.next_wakeup();
+            let pause = wakeup.map(|at| at.duration_since(clock.now()));
+            let pause = pause.map(|pause| Duration::try_from(pause).unwrap_or_default());
+            let timer: OptionFuture<_> = pause.map(|pause| clock.sleep(pause)).into();
+            tokio::select! {
+                told = told.recv() => match told {
+                    None => return,
+                    Some(Told::Released) => break,
+                    Some(told) => self.hear(told),
+                },
+                Some(done) = self.state.operations.next() => self.done(done),
+                Some(()) = timer => {}
+            }
+        }
+        self.loop_stop.cancel();
+        // A Job that is being created may be there already.
+        self.state.creating.values().for_each(AbortHandle::abort);
+        self.state.operations = FuturesUnordered::new();
+        for command in self.jobs.let_go() {
+            self.carry_out(command);
+        }
+        while self.state.operations.next().await.is_some() {}
+    }
+
+    /// Carries out everything that is due.
+    fn advance(&mut self) {
+        let now = self.now();
+        loop {
+            let under_way = self.removals.under_way(self.jobs.removals());
+            self.shared.presence().removing(under_way.clone());
+            self.jobs.block(under_way);
+            let commands = self.jobs.poll(now);
+            if commands.is_empty() {
+                return;
+            }
+            commands
+                .into_iter()
+                .for_each(|command| self.carry_out(command));
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.requests.clock.now()
+    }
+
+    fn hear(&mut self, told: Told) {
+        let now = self.now();
+        match told {
+            Told::Pull {
+                id,
+                image,
+                namespace,
+                reply,
+            } => {
+                let want = self.pull(id, image.clone(), namespace, now);
+                self.state.answers.insert(id, Answer::Pull(image, reply));
+                self.jobs.want(want, now);
+            }
+            Told::Remove { id, image, reply } => match self.removals.ask(id, &image, now) {
+                Next::Known(outcome) => drop(reply.send(outcome)),
+                Next::Wait => {
+                    self.state.answers.insert(id, Answer::Remove(image, reply));
+                    self.jobs.want(self.removal(id, now), now);
+                }
+            },
+            Told::Dropped(id) => {
+                self.state.answers.remove(&id);
+                self.removals.drop_call(id);
+                self.jobs.drop_want(id, now);
+            }
+            Told::Assigned(source, assignment) => self.assigned(source, assignment),
+            Told::Node(view) => {
+                self.jobs.ready(view.ready);
+                self.shared.presence().node(Arc::clone(&view));
+                self.view = view;
+            }
+            Told::Pod(pod) => self.jobs.pod(pod, now),
+            Told::PodGone(pod) => self.jobs.pod_gone(&pod),
+            Told::Job(job) => self.jobs.job(&job, now),
+            Told::JobGone(name) => {
+                self.state.notes.remove(&name);
+                self.jobs.job_gone(&name);
+            }
+            Told::Troubled(name, failure) => self.jobs.troubled(&name, failure, now),
+            // Seen to by the loop.
+            Told::Released => {}
+        }
+    }
+
+    fn assigned(&mut self, source: Source, assignment: Assignment) {
+        self.shared.assign(&assignment.images);
+        self.removals.assign(&assignment.images);
+        let assigned = self.shared.assigned();
+        self.state.stretched.retain(|i, _| assigned.contains_key(i));
+        self.state.rounds.retain(|i, _| assigned.contains_key(i));
+        self.state.assignment = Some((source, assignment));
+        self.tell_loop();
+    }
+
+    /// Tells the loop what it is to hold, with the deadlines that images really have.
+    fn tell_loop(&self) {
+        let Some((source, assignment)) = &self.state.assignment else {
+            return;
+        };
+        let mut assignment = assignment.clone();
+        for entry in &mut assignment.images {
+            let times = self.times(&entry.image);
+            entry.deadline = entry.deadline.saturating_mul(times);
+        }
+        let input = NodeInput::Assign(assignment);
+        let _ = self.inputs.send((Some(source.clone()), input));
+    }
+
+    /// How many deadlines an image has.
+    fn times(&self, image: &ImageRef) -> u32 {
+        self.state.stretched.get(image).copied().unwrap_or(1)
+    }
+
+    /// What somebody waits for who wants that image pulled from now on.
+    fn pull(&mut self, id: u64, image: ImageRef, namespace: String, now: Timestamp) -> Want {
+        let assigned = self.shared.assigned();
+        let deadline = assigned.get(&image).map(|entry| entry.deadline);
+        // The loop takes nothing shorter.
+        let deadline = deadline.unwrap_or_default().max(Duration::from_secs(1));
+        let times = self.times(&image);
+        let sooner = SOONER.min(deadline / 4);
+        let ends = after(now, deadline.saturating_mul(times).saturating_sub(sooner));
+        let round = self.state.rounds.entry(image.clone()).or_insert(ends);
+        if *round <= now {
+            *round = ends;
+        }
+        Want {
+            id,
+            namespace,
+            ends: *round,
+            deadline,
+            times,
+            goal: Goal::Begin(image),
+        }
+    }
+
+    fn removal(&self, id: u64, now: Timestamp) -> Want {
+        Want {
+            id,
+            namespace: self.requests.options.namespace.clone(),
+            goal: Goal::End,
+            ends: after(now, REMOVAL),
+            deadline: REMOVAL,
+            times: 1,
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        let requests = Arc::clone(&self.requests);
+        let seed = self.rng.u64(..);
+        match command {
+            Command::Create {
+                name,
+                namespace,
+                kind,
+                images,
+                limit,
+            } => {
+                let plan = match kind {
+                    Kind::Pull => self.pull_plan(name.clone(), namespace, images, limit),
+                    Kind::Remove => self.removal_plan(name.clone(), namespace, limit),
+                };
+                let told = self.told.clone();
+                let creating = name.clone();
+                let work = async move {
+                    let trouble = |failure| {
+                        let _ = told.send(Told::Troubled(creating.clone(), failure));
+                    };
+                    let result = requests.create(plan, seed, trouble).await;
+                    Done::Created(creating, result)
+                };
+                let (handle, registration) = AbortHandle::new_pair();
+                self.state.creating.insert(name, handle);
+                let work = Abortable::new(work, registration);
+                let work = work.map(|done| done.unwrap_or(Done::Nothing));
+                self.state.operations.push(work.boxed());
+            }
+            Command::Delete { name, namespace } => {
+                if let Some(creating) = self.state.creating.remove(&name) {
+                    creating.abort();
+                }
+                self.state.operations.push(Box::pin(async move {
+                    requests.delete(&namespace, &name, seed).await;
+                    Done::Nothing
+                }));
+            }
+            Command::Inquire { name, namespace } => {
+                self.state.operations.push(Box::pin(async move {
+                    let found = requests.inquire(&namespace, &name).await;
+                    Done::Inquired(name, found)
+                }));
+            }
+            Command::Answer { id, job, result } => self.answer(id, job.as_deref(), result),
+            Command::Stretch { images, times } => self.stretch(images, times),
+        }
+    }
+
+    fn stretch(&mut self, images: Vec<ImageRef>, times: u32) {
+        debug!(node = %self.node, images = images.len(), times, "pulled one after another");
+        let assigned = self.shared.assigned();
+        for image in images {
+            let before = self.times(&image);
+            if let Some(entry) = assigned.get(&image)
+                && let Some(ends) = self.state.rounds.get_mut(&image)
+            {
+                let more = times.saturating_sub(before);
+                *ends = after(*ends, entry.deadline.saturating_mul(more));
+            }
+            self.state.stretched.insert(image, times.max(before));
+        }
+        self.tell_loop();
+    }
+
+    fn pull_plan(
+        &mut self,
+        name: String,
+        namespace: String,
+        images: Vec<ImageRef>,
+        limit: Duration,
+    ) -> Plan {
+        let assigned = self.shared.assigned();
+        let entries: Vec<&AssignedImage> = images.iter().filter_map(|i| assigned.get(i)).collect();
+        let here = |name: &&ObjectName| name.namespace == namespace;
+        let secrets = entries.iter().flat_map(|entry| &entry.pull_secrets);
+        let mut secrets: Vec<String> = secrets.filter(here).map(|s| s.name.clone()).collect();
+        let accounts = entries.iter().flat_map(|entry| &entry.service_accounts);
+        let mut accounts: Vec<ObjectName> = accounts.filter(here).cloned().collect();
+        for list in [&mut secrets] {
+            let mut known = std::collections::BTreeSet::new();
+            list.retain(|name| known.insert(name.clone()));
+        }
+        accounts.sort();
+        accounts.dedup();
+        let mut caches = BTreeMap::new();
+        for id in entries.iter().flat_map(|entry| &entry.wanted_by) {
+            if id.namespace == namespace {
+                caches
+                    .entry(id.clone())
+                    .and_modify(|n| *n += 1)
+                    .or_insert(1);
+            }
+        }
+        // The cache that wants most of it; the first by name of several.
+        let most = caches.iter().rev().max_by_key(|(_, count)| **count);
+        let cache = most.map(|(id, _)| id.name.clone());
+        let mut presence = self.shared.presence();
+        let images = images.into_iter().map(|image| {
+            let entry = assigned.get(&image);
+            let always = entry.is_some_and(|entry| {
+                entry.pull_policy == ImagePullPolicy::Always || entry.revision > 0
+            });
+            let there = presence.find(&image).is_some();
+            (image, always || there)
+        });
+        let images = images.collect();
+        drop(presence);
+        let named = secrets
+            .iter()
+            .map(|secret| format!("pull secret {namespace}/{secret}"));
+        let note: Vec<String> = named.collect();
+        self.state.notes.insert(name.clone(), note.join(", "));
+        let refused = self.requests.refuses_image_volumes();
+        let plan = PullPlan {
+            name,
+            namespace,
+            node: self.node.clone(),
+            method: self.view.method(self.requests.options.pull_method, refused),
+            images,
+            secrets,
+            caches: caches.into_keys().collect(),
+            cache,
+            limit,
+        };
+        Plan::Pull(plan, accounts)
+    }
+
+    fn removal_plan(&mut self, name: String, namespace: String, limit: Duration) -> Plan {
+        let assigned = self.shared.assigned();
+        let listed = self.shared.presence().list();
+        let is_there = |image: &ImageRef| {
+            let mut names = listed.iter().flat_map(|found| &found.references);
+            names.any(|name| name == image)
+        };
+        let options = &self.requests.options;
+        let most = options.images_per_job.get();
+        let (images, keep) = self.removals.plan(&name, assigned.values(), is_there, most);
+        Plan::Remove(RemovalPlan {
+            name,
+            namespace,
+            node: self.node.clone(),
+            images,
+            keep,
+            socket: self.view.socket(options.socket.as_deref()),
+            limit,
+        })
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Created(name, result) => {
+                self.state.creating.remove(&name);
+                match result {
+                    Ok(missing) => {
+                        let note = self.state.notes.entry(name.clone()).or_default();
+                        for problem in missing {
+                            if !note.is_empty() {
+                                note.push_str(", ");
+                            }
+                            note.push_str(&problem);
+                        }
+                        self.jobs.created(&name, now);
+                    }
+                    Err(failure) => self.jobs.refused(&name, &failure),
+                }
+            }
+            Done::Inquired(name, Some(failure)) => self.jobs.troubled(&name, failure, now),
+            Done::Inquired(_, None) | Done::Nothing => {}
+        }
+    }
+
+    fn answer(&mut self, id: u64, job: Option<&str>, result: Result<Reached, Failure>) {
+        let now = self.now();
+        match self.state.answers.remove(&id) {
+            Some(Answer::Pull(image, reply)) => {
+                let result = result.map(|reached| match reached {
+                    Reached::Pulled(digest) => digest,
+                    Reached::Removed(_) => None,
+                });
+                match &result {
+                    Ok(digest) => {
+                        self.shared.presence().pulled(&image, digest.clone(), now);
+                        self.state.stretched.remove(&image);
+                        self.state.rounds.remove(&image);
+                    }
+                    Err(failure) if !passes(failure) => drop(self.state.rounds.remove(&image)),
+                    Err(_) => {}
+                }
+                let _ = reply.send(result.map_err(|failure| self.explained(job, failure)));
+            }
+            Some(Answer::Remove(image, reply)) => match (job, result) {
+                (Some(job), Ok(Reached::Removed(message))) => {
+                    let (all, own) = self.removals.ended(id, job, &message, now);
+                    self.learn(&all, now);
+                    match own {
+                        Some(outcome) => drop(reply.send(outcome)),
+                        None => {
+                            self.state.answers.insert(id, Answer::Remove(image, reply));
+                            self.jobs.want(self.removal(id, now), now);
+                        }
+                    }
+                }
+                (_, Err(failure)) => {
+                    self.removals.drop_call(id);
+                    let _ = reply.send(Err(failure));
+                }
+                _ => self.removals.drop_call(id),
+            },
+            None => {}
+        }
+    }
+
+    /// Takes note of what a Job found.
+    fn learn(&self, all: &[(ImageRef, Result<Removal, Failure>)], now: Timestamp) {
+        let mut presence = self.shared.presence();
+        for (image, outcome) in all {
+            match outcome {
+                Ok(Removal::Removed | Removal::Absent) => presence.gone(image, now),
+                Ok(Removal::InUse(_)) => presence.refused(image, now),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// A refusal, with the credentials that there were: the kubelet goes on without a word where they
+    /// are missing.
+    fn explained(&self, job: Option<&str>, mut failure: Failure) -> Failure {
+        let note = job.and_then(|job| self.state.notes.get(job));
+        let refused = failure.class() == ErrorClass::Unauthorized;
+        if let Some(note) = note.filter(|note| refused && !note.is_empty()) {
+            failure.message = format!("{} (with {note}, as far as it exists)", failure.message);
+        }
+        failure
+    }
+}
