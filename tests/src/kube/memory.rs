@@ -140,6 +140,12 @@ impl MemoryRuntime {
         self.state().images.get(&parse(reference)).cloned()
     }
 
+    /// The digest of an image it holds.
+    #[must_use]
+    pub fn digest(&self, reference: &str) -> Option<Digest> {
+        Self::image(&self.state(), &parse(reference))?.digest
+    }
+
     /// How often pulls of that image were begun.
     #[must_use]
     pub fn pulls(&self, reference: &str) -> usize {

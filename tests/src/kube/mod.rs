@@ -2,10 +2,13 @@
 
 mod cluster;
 mod envtest;
+mod job_controller;
 mod kubectl;
 mod memory;
 mod nodes;
+mod stand_in_kubelet;
 mod wait;
+mod way;
 mod world;
 
 pub use cluster::{ServerKind, TestCluster};
@@ -13,4 +16,5 @@ pub use kubectl::{Kubectl, KubectlOutput};
 pub use memory::{MemoryRegistry, MemoryRuntime};
 pub use nodes::{FakeNode, node_object};
 pub use wait::eventually;
+pub use way::Way;
 pub use world::{TestNode, World, WorldOptions, cache_object};

@@ -30,10 +30,12 @@ impl FakeNode {
         let nodes: Api<Node> = Api::all(client.clone());
         let node = serde_json::from_value(node_object(name, tag, labels)).unwrap();
         nodes.create(&PostParams::default(), &node).await.unwrap();
-        Self {
+        let node = Self {
             client,
             name: name.to_owned(),
-        }
+        };
+        node.set_versions("v1.33.0", "memory://1").await;
+        node
     }
 
     /// Its name.
@@ -59,11 +61,6 @@ impl FakeNode {
                 "lastHeartbeatTime": now.to_string(),
                 "lastTransitionTime": now.to_string(),
             }],
-            "nodeInfo": {
-                "operatingSystem": "linux", "architecture": "amd64", "bootID": "", "machineID": "",
-                "containerRuntimeVersion": "memory://1", "kernelVersion": "", "kubeletVersion": "",
-                "kubeProxyVersion": "", "osImage": "", "systemUUID": "",
-            },
         } });
         self.patch_status(patch).await;
     }
@@ -86,6 +83,34 @@ impl FakeNode {
             "addresses": [{ "type": "Hostname", "address": self.name }],
         } });
         self.patch_status(patch).await;
+    }
+
+    /// Tells these images and that it is there, as a kubelet does; perhaps nobody hears it.
+    pub(super) async fn tell_images(&self, images: Vec<Value>) {
+        let now = jiff::Timestamp::now().as_second();
+        let now = jiff::Timestamp::from_second(now).unwrap();
+        let beat = json!({ "type": "Ready", "lastHeartbeatTime": now.to_string() });
+        let patch =
+            Patch::Strategic(json!({ "status": { "images": images, "conditions": [beat] } }));
+        let params = PatchParams::default();
+        let nodes = self.nodes();
+        let ready = nodes.get_opt(&self.name).await.ok().flatten();
+        let ready = ready.and_then(|node| node.status?.conditions);
+        // Without a condition there is none to renew.
+        if ready.is_some_and(|conditions| !conditions.is_empty()) {
+            let _ = nodes.patch_status(&self.name, &params, &patch).await;
+        }
+    }
+
+    /// Tells which kubelet and runtime are there.
+    pub async fn set_versions(&self, kubelet: &str, runtime: &str) {
+        let info = json!({
+            "operatingSystem": "linux", "architecture": "amd64", "bootID": "", "machineID": "",
+            "containerRuntimeVersion": runtime, "kernelVersion": "", "kubeletVersion": kubelet,
+            "kubeProxyVersion": "", "osImage": "", "systemUUID": "",
+        });
+        self.patch_status(json!({ "status": { "nodeInfo": info } }))
+            .await;
     }
 
     /// Says that it is still there, as a kubelet does every five minutes.

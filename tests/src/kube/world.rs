@@ -10,6 +10,7 @@ use fledged_core::model::NodeName;
 use fledged_operator::agent::Agent;
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
+use fledged_operator::driver::NodeDriver;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -17,9 +18,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{LABEL, TestCluster};
+use super::job_controller;
 use super::memory::{MemoryRegistry, MemoryRuntime};
 use super::nodes::FakeNode;
+use super::stand_in_kubelet;
 use super::wait::eventually;
+use super::way::Way;
 
 /// A part that runs in the background; it is ended when it is dropped.
 pub(super) struct Running {
@@ -67,6 +71,19 @@ pub struct WorldOptions {
     pub inventory: Duration,
     /// How many pulls an agent has under way at once.
     pub parallel: NonZeroUsize,
+    /// How nodes are reached.
+    pub way: Way,
+}
+
+impl WorldOptions {
+    /// The defaults, with nodes that are reached that way.
+    #[must_use]
+    pub fn by(way: Way) -> Self {
+        Self {
+            way,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for WorldOptions {
@@ -76,6 +93,7 @@ impl Default for WorldOptions {
             pull: Duration::from_millis(20),
             inventory: Duration::from_secs(1),
             parallel: NonZeroUsize::MIN.saturating_add(2),
+            way: Way::default(),
         }
     }
 }
@@ -86,6 +104,8 @@ pub struct World {
     registry: MemoryRegistry,
     options: WorldOptions,
     controller: Option<Running>,
+    /// The controller of Jobs, where there are some.
+    _jobs: Option<Running>,
     /// Of agents to come, where it is another than the test's own.
     agents: Option<Client>,
 }
@@ -94,6 +114,11 @@ impl World {
     /// With a running controller.
     pub async fn start() -> Self {
         Self::start_with(WorldOptions::default()).await
+    }
+
+    /// With a running controller that reaches nodes that way.
+    pub async fn start_by(way: Way) -> Self {
+        Self::start_with(WorldOptions::by(way)).await
     }
 
     /// With a running controller of these limits.
@@ -111,11 +136,15 @@ impl World {
     /// On that API server, with nobody who decides yet.
     #[must_use]
     pub fn on(cluster: TestCluster, options: WorldOptions) -> Self {
+        let client = cluster.client();
+        let jobs = (options.way == Way::Jobs)
+            .then(|| Running::start(|stop| job_controller::run(client, stop)));
         Self {
             cluster,
             registry: MemoryRegistry::default(),
             options,
             controller: None,
+            _jobs: jobs,
             agents: None,
         }
     }
@@ -156,6 +185,7 @@ impl World {
     pub fn start_controller(&mut self) {
         let controller = Controller::builder(self.cluster.client())
             .config(self.options.planner.clone())
+            .driver(self.driver())
             .build();
         self.controller = Some(Running::start(|stop| async move {
             let stop = stop.cancelled_owned();
@@ -164,6 +194,20 @@ impl World {
                 .await
                 .map_err(|error| error.to_string())
         }));
+    }
+
+    /// What a controller reaches nodes by.
+    #[must_use]
+    pub fn driver(&self) -> Arc<dyn NodeDriver> {
+        let (client, namespace) = (self.cluster.client(), self.cluster.namespace());
+        let way = self.options.way;
+        way.driver(client, namespace, self.options.inventory)
+    }
+
+    /// How nodes are reached.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.options.way
     }
 
     /// Ends the controller in good order.
@@ -198,6 +242,9 @@ impl World {
         let (client, tag) = (self.cluster.client(), self.cluster.tag());
         let name = format!("{tag}-{name}");
         let object = FakeNode::register(client.clone(), &name, tag, labels).await;
+        if self.options.way == Way::Jobs && name.ends_with(['a', 'c', 'e', 'g']) {
+            object.set_versions("v1.36.0", "containerd://2.1.0").await;
+        }
         TestNode {
             object,
             client: self.agents.clone().unwrap_or(client),
@@ -361,8 +408,16 @@ impl TestNode {
         self.object.name()
     }
 
-    /// Starts an agent in place of the one that runs, if one does.
+    /// Starts an agent in place of the one that runs, if one does; with Jobs, a kubelet.
     pub fn start_agent(&mut self) {
+        if self.options.way == Way::Jobs {
+            let (client, runtime) = (self.client.clone(), self.runtime.clone());
+            let object = self.object.clone();
+            self.agent = Some(Running::start(|stop| {
+                stand_in_kubelet::run(client, object, runtime, stop)
+            }));
+            return;
+        }
         let name = NodeName::new(self.name()).unwrap();
         let agent = Agent::builder(self.client.clone(), name, Arc::new(self.runtime.clone()))
             .inventory_interval(self.options.inventory)
@@ -374,7 +429,7 @@ impl TestNode {
         }));
     }
 
-    /// Ends the agent as SIGKILL would.
+    /// Ends the agent, or kubelet, as SIGKILL would.
     pub async fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {
             agent.kill().await;

@@ -4,19 +4,30 @@ use std::time::Duration;
 
 use fledged_core::error::Reason;
 use fledged_operator::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
-use fledged_tests::kube::{World, WorldOptions, eventually};
+use fledged_tests::kube::{Way, World, WorldOptions, eventually};
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
 
+scenarios! {
+    a_cache_that_is_created_is_on_every_node_and_says_so,
+    an_image_that_fails_is_told_by_node_and_reason_and_others_go_on,
+    why_a_pull_fails_is_told_while_it_is_tried_again,
+    no_node_that_matches_is_neither_success_nor_failure,
+    a_refresh_pulls_what_moved_and_takes_the_annotation_away,
+    a_tag_that_moves_is_followed_by_the_interval,
+    a_purged_cache_stays_purged_until_it_is_refreshed,
+    a_deleted_cache_leaves_its_images_unless_it_says_otherwise,
+    a_node_that_never_answers_does_not_hold_a_deletion_up,
+}
+
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 const MOVING: &str = "registry.test/moving:latest";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_is_created_is_on_every_node_and_says_so() {
-    let world = World::start().await;
+async fn a_cache_that_is_created_is_on_every_node_and_says_so(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let (a, b) = (world.node("a").await, world.node("b").await);
     world.apply("web", &[APP, DB]).await;
@@ -61,9 +72,8 @@ async fn a_cache_that_is_created_is_on_every_node_and_says_so() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on() {
-    let world = World::start().await;
+async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     world.registry().fail(DB, Reason::Unauthorized);
     let a = world.node("a").await;
@@ -93,9 +103,8 @@ async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on() {
     world.ended("web", "ImageCacheRefresh", "Succeeded").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn why_a_pull_fails_is_told_while_it_is_tried_again() {
-    let world = World::start().await;
+async fn why_a_pull_fails_is_told_while_it_is_tried_again(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     world.registry().fail(APP, Reason::ConnectionFailed);
     let a = world.node("a").await;
@@ -128,9 +137,8 @@ async fn why_a_pull_fails_is_told_while_it_is_tried_again() {
     assert!(status.failures.is_empty() && status.failures_total == Some(0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_node_that_matches_is_neither_success_nor_failure() {
-    let world = World::start().await;
+async fn no_node_that_matches_is_neither_success_nor_failure(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let _other = world.node("a").await;
     let group = json!({ "images": [APP], "nodeSelector": { "tier": "nowhere" } });
@@ -143,9 +151,8 @@ async fn no_node_that_matches_is_neither_success_nor_failure() {
     assert_eq!(status.cached.as_deref(), Some("0/0"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away() {
-    let world = World::start().await;
+async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, MOVING]);
     let a = world.node("a").await;
     world.apply("web", &[APP, MOVING]).await;
@@ -173,9 +180,8 @@ async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away() {
     assert_eq!(a.runtime.content(MOVING).as_deref(), Some("moved again"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tag_that_moves_is_followed_by_the_interval() {
-    let mut options = WorldOptions::default();
+async fn a_tag_that_moves_is_followed_by_the_interval(way: Way) {
+    let mut options = WorldOptions::by(way);
     options.planner.refresh_interval = Duration::from_secs(1);
     let world = World::start_with(options).await;
     world.publish(&[APP, MOVING]);
@@ -198,9 +204,8 @@ async fn a_tag_that_moves_is_followed_by_the_interval() {
     assert_eq!(a.runtime.pulls(APP), 1, "what does not move is not pulled");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_purged_cache_stays_purged_until_it_is_refreshed() {
-    let world = World::start().await;
+async fn a_purged_cache_stays_purged_until_it_is_refreshed(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let (a, b) = (world.node("a").await, world.node("b").await);
     world.apply("web", &[APP, DB]).await;
@@ -229,9 +234,8 @@ async fn a_purged_cache_stays_purged_until_it_is_refreshed() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise() {
-    let world = World::start().await;
+async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
     world.apply("retained", &[APP]).await;
@@ -262,9 +266,8 @@ async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_never_answers_does_not_hold_a_deletion_up() {
-    let mut options = WorldOptions::default();
+async fn a_node_that_never_answers_does_not_hold_a_deletion_up(way: Way) {
+    let mut options = WorldOptions::by(way);
     // As long as it is waited for; half a minute, or five minutes and one, by default.
     options.planner.defaults.deadline = Duration::from_secs(1);
     options.planner.answer_grace = Duration::from_secs(1);
@@ -280,6 +283,11 @@ async fn a_node_that_never_answers_does_not_hold_a_deletion_up() {
     world.apply_spec("web", spec).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
     dead.kill_agent().await;
+    if way == Way::Jobs {
+        // Of a node without a kubelet the cluster itself says so; what is to be done there is known all
+        // the same, and answered.
+        dead.object.set_ready(false).await;
+    }
     unready.object.set_ready(false).await;
     world.delete("web").await;
     world.gone("web").await;
@@ -287,6 +295,7 @@ async fn a_node_that_never_answers_does_not_hold_a_deletion_up() {
     assert!(dead.runtime.holds(APP), "its agent is dead");
     // It is not forgotten: whoever comes back does what is left to do.
     dead.start_agent();
+    dead.object.set_ready(true).await;
     dead.holds_exactly(&[]).await;
 }
 

@@ -11,10 +11,14 @@ use fledged_core::ports::{Cluster, ClusterError};
 use fledged_cri::clock::TokioClock;
 use fledged_operator::cluster::KubeCluster;
 use fledged_operator::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
-use fledged_tests::kube::{ServerKind, World, WorldOptions};
+use fledged_tests::kube::{ServerKind, Way, World, WorldOptions};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+scenarios! {
+    wherever_it_dies_the_next_one_brings_it_to_the_same_end,
+}
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
@@ -100,9 +104,10 @@ impl Cluster for Mortal {
 /// Runs a controller that dies at that write and one after it; returns when the story is over, and
 /// whether the first one died.
 async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
-    let options = WorldOptions::default();
+    let options = WorldOptions::by(world.way());
     let dead = CancellationToken::new();
-    let inner = KubeCluster::new(world.cluster().client());
+    let driver = world.driver();
+    let inner = KubeCluster::new(world.cluster().client()).with_driver(Arc::clone(&driver));
     let mortal = Arc::new(Mortal {
         inner: inner.clone(),
         writes: AtomicUsize::new(0),
@@ -117,15 +122,19 @@ async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
         let one = std::num::NonZeroUsize::MIN;
         let mut first = ClusterLoop::new(planner(), mortal, clock(), 1).with_writes_at_once(one);
         tokio::select! {
+            _ = driver.run(CancellationToken::new()) => panic!("the driver ended"),
             _ = first.run(std::future::pending()) => {}
             () = dead.cancelled() => {}
         }
         drop(first);
         let mut second = ClusterLoop::new(planner(), Arc::new(inner), clock(), 2);
-        second.run(std::future::pending()).await
+        tokio::select! {
+            _ = driver.run(CancellationToken::new()) => panic!("the driver ended"),
+            _ = second.run(std::future::pending()) => {}
+        }
     };
     tokio::select! {
-        _ = controllers => panic!("the watches ended"),
+        () = controllers => panic!("the watches ended"),
         () = story(world) => {}
     }
     dead.is_cancelled()
@@ -157,12 +166,11 @@ async fn story(world: &World) {
     a.holds_exactly(&[]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn wherever_it_dies_the_next_one_brings_it_to_the_same_end() {
+async fn wherever_it_dies_the_next_one_brings_it_to_the_same_end(way: Way) {
     /// More writes than the story takes; that it ends before is asserted.
     const MOST: usize = 120;
     // A server for each story; a real cluster serves one at a time.
-    let first = World::without_controller(WorldOptions::default()).await;
+    let first = World::without_controller(WorldOptions::by(way)).await;
     let at_once = match first.cluster().kind() {
         ServerKind::Embedded => 12,
         ServerKind::Assets => 2,
@@ -171,7 +179,7 @@ async fn wherever_it_dies_the_next_one_brings_it_to_the_same_end() {
     drop(first);
     for death in [Death::Before, Death::After] {
         let stories = (1..=MOST).map(async |last| {
-            let world = World::without_controller(WorldOptions::default()).await;
+            let world = World::without_controller(WorldOptions::by(way)).await;
             live_and_die(&world, last, death).await
         });
         let mut stories = stream::iter(stories).buffered(at_once);

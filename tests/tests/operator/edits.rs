@@ -1,15 +1,21 @@
 //! Edits at any time: the newest generation wins.
 
-use fledged_tests::kube::{World, WorldOptions};
+use fledged_tests::kube::{Way, World, WorldOptions};
 use serde_json::json;
+
+scenarios! {
+    an_edit_pulls_what_was_added_and_removes_what_left,
+    an_edit_in_the_middle_of_a_rollout_wins,
+    a_selector_that_changes_moves_the_images,
+    a_rollout_has_no_more_nodes_pulling_than_it_may,
+}
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 const NEXT: &str = "registry.test/app:2";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_edit_pulls_what_was_added_and_removes_what_left() {
-    let world = World::start().await;
+async fn an_edit_pulls_what_was_added_and_removes_what_left(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB, NEXT]);
     let a = world.node("a").await;
     world.apply("web", &[APP, DB]).await;
@@ -20,9 +26,8 @@ async fn an_edit_pulls_what_was_added_and_removes_what_left() {
     assert_eq!(a.runtime.pulls(DB), 1, "what stayed is not pulled again");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_edit_in_the_middle_of_a_rollout_wins() {
-    let world = World::start().await;
+async fn an_edit_in_the_middle_of_a_rollout_wins(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB, NEXT]);
     let (a, b) = (world.node("a").await, world.node("b").await);
     for node in [&a, &b] {
@@ -52,9 +57,8 @@ async fn an_edit_in_the_middle_of_a_rollout_wins() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_selector_that_changes_moves_the_images() {
-    let world = World::start().await;
+async fn a_selector_that_changes_moves_the_images(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node_with("a", &[("tier", "backend")]).await;
     let b = world.node_with("b", &[("tier", "frontend")]).await;
@@ -69,9 +73,8 @@ async fn a_selector_that_changes_moves_the_images() {
     b.holds_exactly(&[APP]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rollout_has_no_more_nodes_pulling_than_it_may() {
-    let world = World::start_with(WorldOptions::default()).await;
+async fn a_rollout_has_no_more_nodes_pulling_than_it_may(way: Way) {
+    let world = World::start_with(WorldOptions::by(way)).await;
     world.publish(&[APP]);
     let mut nodes = Vec::new();
     for name in ["a", "b", "c"] {

@@ -1,8 +1,13 @@
 //! What users of kube-fledged type, with the real kubectl.
 
-use fledged_tests::kube::{Kubectl, World, cache_object, eventually};
+use fledged_tests::kube::{Kubectl, Way, World, cache_object, eventually};
 use fledged_tests::require;
 use serde_json::{Value, json};
+
+scenarios! {
+    every_action_of_kube_fledged_by_its_commands,
+    what_is_wrong_is_said_by_field_and_value,
+}
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
@@ -25,12 +30,11 @@ async fn json_of(kubectl: &Kubectl, args: &[&str]) -> Value {
     serde_json::from_str(&kubectl.run(&args).await.ok()).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_action_of_kube_fledged_by_its_commands() {
+async fn every_action_of_kube_fledged_by_its_commands(way: Way) {
     if !require(&["kubectl"]) {
         return;
     }
-    let world = World::start().await;
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
     let kubectl = Kubectl::new(world.cluster());
@@ -166,12 +170,11 @@ async fn every_action_of_kube_fledged_by_its_commands() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_said_by_field_and_value() {
+async fn what_is_wrong_is_said_by_field_and_value(way: Way) {
     if !require(&["kubectl"]) {
         return;
     }
-    let world = World::start().await;
+    let world = World::start_by(way).await;
     let kubectl = Kubectl::new(world.cluster());
     let twice = manifest(&world, &[APP, APP]);
     let refused = kubectl.run_with(&["apply", "-f", "-"], &twice, &[]).await;

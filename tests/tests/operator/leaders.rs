@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use fledged_operator::controller::Controller;
 use fledged_operator::lease::{LeaseName, LeaseTimes};
-use fledged_tests::kube::{World, WorldOptions, eventually};
+use fledged_tests::kube::{Way, World, WorldOptions, eventually};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+scenarios! {
+    one_leads_and_the_other_takes_over,
+    one_whose_lease_was_taken_ends_and_says_why,
+}
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
@@ -25,7 +30,8 @@ fn candidate(world: &World, identity: &str) -> Candidate {
         .with_renew_deadline(Duration::from_secs(2))
         .with_retry_period(Duration::from_millis(200));
     let controller = Controller::builder(world.cluster().client())
-        .config(WorldOptions::default().planner)
+        .config(WorldOptions::by(world.way()).planner)
+        .driver(world.driver())
         .election(lease, identity, times)
         .build();
     let stop = CancellationToken::new();
@@ -48,9 +54,8 @@ async fn leader(world: &World, wanted: &str) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_leads_and_the_other_takes_over() {
-    let world = World::without_controller(WorldOptions::default()).await;
+async fn one_leads_and_the_other_takes_over(way: Way) {
+    let world = World::without_controller(WorldOptions::by(way)).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
     let one = candidate(&world, "one");
@@ -78,9 +83,8 @@ async fn one_leads_and_the_other_takes_over() {
     leader(&world, "").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_whose_lease_was_taken_ends_and_says_why() {
-    let world = World::without_controller(WorldOptions::default()).await;
+async fn one_whose_lease_was_taken_ends_and_says_why(way: Way) {
+    let world = World::without_controller(WorldOptions::by(way)).await;
     let one = candidate(&world, "one");
     leader(&world, "one").await;
     let leases: Api<Lease> = Api::namespaced(world.cluster().client(), world.cluster().namespace());

@@ -2,15 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-use fledged_tests::kube::{World, eventually};
+use fledged_tests::kube::{Way, World, eventually};
 use serde_json::json;
+
+scenarios! {
+    a_node_that_comes_late_gets_what_the_others_have,
+    a_node_that_is_not_ready_holds_nobody_up,
+    a_node_that_turns_not_ready_and_back_goes_on,
+    labels_decide_at_once,
+    what_the_kubelet_collects_is_pulled_again,
+    an_agent_that_dies_goes_on_from_what_the_runtime_holds,
+    a_node_that_is_made_anew_under_its_name_is_served,
+}
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_comes_late_gets_what_the_others_have() {
-    let world = World::start().await;
+async fn a_node_that_comes_late_gets_what_the_others_have(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     world.apply("web", &[APP]).await;
@@ -41,9 +50,8 @@ async fn a_node_that_comes_late_gets_what_the_others_have() {
     assert_eq!(a.runtime.pulls(APP), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_not_ready_holds_nobody_up() {
-    let world = World::start().await;
+async fn a_node_that_is_not_ready_holds_nobody_up(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     let dead = world.silent_node("dead", &[]).await;
@@ -72,9 +80,8 @@ async fn a_node_that_is_not_ready_holds_nobody_up() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_turns_not_ready_and_back_goes_on() {
-    let world = World::start().await;
+async fn a_node_that_turns_not_ready_and_back_goes_on(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     a.runtime.hold_pulls(true);
@@ -93,9 +100,8 @@ async fn a_node_that_turns_not_ready_and_back_goes_on() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn labels_decide_at_once() {
-    let world = World::start().await;
+async fn labels_decide_at_once(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let a = world.node_with("a", &[("tier", "web")]).await;
     let group =
@@ -118,9 +124,8 @@ async fn labels_decide_at_once() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_kubelet_collects_is_pulled_again() {
-    let world = World::start().await;
+async fn what_the_kubelet_collects_is_pulled_again(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     world.apply("web", &[APP]).await;
@@ -135,16 +140,19 @@ async fn what_the_kubelet_collects_is_pulled_again() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_dies_goes_on_from_what_the_runtime_holds() {
-    let world = World::start().await;
+async fn an_agent_that_dies_goes_on_from_what_the_runtime_holds(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let mut a = world.node("a").await;
     a.runtime.hold_pulls(true);
+    // A kubelet pulls one image of a pod after another.
+    let at_once = if way == Way::Agents { 2 } else { 1 };
     world.apply("web", &[APP, DB]).await;
     eventually("the pulls to begin", || async {
         let pulls = a.runtime.pulls(APP) + a.runtime.pulls(DB);
-        (pulls == 2).then_some(()).ok_or(format!("{pulls} pulls"))
+        (pulls == at_once)
+            .then_some(())
+            .ok_or(format!("{pulls} pulls"))
     })
     .await;
     a.kill_agent().await;
@@ -152,12 +160,12 @@ async fn an_agent_that_dies_goes_on_from_what_the_runtime_holds() {
     a.runtime.preload(APP, "registry.test/app:1 v1");
     a.start_agent();
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    assert_eq!((a.runtime.pulls(APP), a.runtime.pulls(DB)), (1, 2));
+    assert_eq!(a.runtime.pulls(APP), 1);
+    assert_eq!(a.runtime.pulls(DB), at_once);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_made_anew_under_its_name_is_served() {
-    let world = World::start().await;
+async fn a_node_that_is_made_anew_under_its_name_is_served(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     world.apply("web", &[APP]).await;

@@ -1,17 +1,23 @@
 //! Objects that are malformed, and large ones.
 
 use fledged_operator::crd::{ImageCache, NodeImageCache};
-use fledged_tests::kube::{World, cache_object, eventually};
+use fledged_tests::kube::{Way, World, cache_object, eventually};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
+scenarios! {
+    what_can_be_known_to_be_wrong_is_refused_by_the_api_server,
+    what_slips_through_gets_a_condition_and_stops_nobody_else,
+    a_record_that_somebody_spoils_is_written_anew,
+    two_thousand_images_on_one_node,
+}
+
 const APP: &str = "registry.test/app:1";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_known_to_be_wrong_is_refused_by_the_api_server() {
-    let world = World::start().await;
+async fn what_can_be_known_to_be_wrong_is_refused_by_the_api_server(way: Way) {
+    let world = World::start_by(way).await;
     let group = |images: Value| json!({ "cacheSpec": [{ "images": images }] });
     for (spec, field, problem) in [
         (json!({}), "spec.cacheSpec", "Required value"),
@@ -103,9 +109,8 @@ async fn what_can_be_known_to_be_wrong_is_refused_by_the_api_server() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_slips_through_gets_a_condition_and_stops_nobody_else() {
-    let world = World::start().await;
+async fn what_slips_through_gets_a_condition_and_stops_nobody_else(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     // An older definition, or an edited one, lets anything through.
@@ -176,9 +181,8 @@ async fn loosen(world: &World) {
         .unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_somebody_spoils_is_written_anew() {
-    let world = World::start().await;
+async fn a_record_that_somebody_spoils_is_written_anew(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     world.apply("web", &[APP]).await;
@@ -199,9 +203,8 @@ async fn a_record_that_somebody_spoils_is_written_anew() {
     assert!(a.runtime.holds(APP));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_images_on_one_node() {
-    let world = World::start().await;
+async fn two_thousand_images_on_one_node(way: Way) {
+    let world = World::start_by(way).await;
     let images: Vec<String> = (0..2_000)
         .map(|n| format!("registry.test/team/application-{n:04}:v1.0.{n}"))
         .collect();

@@ -2,9 +2,16 @@
 
 use base64::Engine as _;
 use fledged_operator::crd::REFRESH_ANNOTATION;
-use fledged_tests::kube::World;
+use fledged_tests::kube::{Way, World};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use serde_json::{Value, json};
+
+scenarios! {
+    a_pull_secret_opens_a_private_image,
+    a_service_account_opens_a_private_image,
+    a_secret_that_is_missing_is_named_and_used_once_it_is_there,
+    a_secret_that_says_nothing_is_named_and_never_shown,
+}
 
 const APP: &str = "registry.test/private/app:1";
 
@@ -25,16 +32,24 @@ fn spec() -> Value {
     json!({ "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "login" }] })
 }
 
-async fn private_world() -> World {
-    let world = World::start().await;
+/// Why a pull fails without the credentials that were named: a kubelet tries without them, and all that
+/// it says is that the registry refuses.
+fn unavailable(way: Way) -> &'static str {
+    match way {
+        Way::Agents => "CredentialsUnavailable",
+        Way::Jobs => "Unauthorized",
+    }
+}
+
+async fn private_world(way: Way) -> World {
+    let world = World::start_by(way).await;
     world.publish(&[APP]);
     world.registry().protect(APP, "robot", "hunter2");
     world
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pull_secret_opens_a_private_image() {
-    let world = private_world().await;
+async fn a_pull_secret_opens_a_private_image(way: Way) {
+    let world = private_world(way).await;
     let a = world.node("a").await;
     world
         .create::<Secret>(secret("login", &login("robot", "hunter2")))
@@ -44,9 +59,8 @@ async fn a_pull_secret_opens_a_private_image() {
     a.holds_exactly(&[APP]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_account_opens_a_private_image() {
-    let world = private_world().await;
+async fn a_service_account_opens_a_private_image(way: Way) {
+    let world = private_world(way).await;
     let a = world.node("a").await;
     world
         .create::<Secret>(secret("login", &login("robot", "hunter2")))
@@ -62,14 +76,13 @@ async fn a_service_account_opens_a_private_image() {
     a.holds_exactly(&[APP]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there() {
-    let world = private_world().await;
+async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there(way: Way) {
+    let world = private_world(way).await;
     let a = world.node("a").await;
     world.apply_spec("web", spec()).await;
     let status = world.ended("web", "ImageCacheCreate", "Failed").await;
     let failure = &status.failures[APP][0];
-    assert_eq!(failure.reason, "CredentialsUnavailable");
+    assert_eq!(failure.reason, unavailable(way));
     let name = format!("{}/login", world.cluster().namespace());
     assert!(failure.message.contains(&name), "{}", failure.message);
     world
@@ -92,9 +105,8 @@ fn edited() -> Value {
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_says_nothing_is_named_and_never_shown() {
-    let world = private_world().await;
+async fn a_secret_that_says_nothing_is_named_and_never_shown(way: Way) {
+    let world = private_world(way).await;
     let _a = world.node("a").await;
     let opaque = json!({
         "metadata": { "name": "login" },
@@ -104,7 +116,7 @@ async fn a_secret_that_says_nothing_is_named_and_never_shown() {
     world.apply_spec("web", spec()).await;
     let status = world.ended("web", "ImageCacheCreate", "Failed").await;
     let failure = &status.failures[APP][0];
-    assert_eq!(failure.reason, "CredentialsUnavailable");
+    assert_eq!(failure.reason, unavailable(way));
     assert!(failure.message.contains("login"), "{}", failure.message);
     assert!(!format!("{status:?}").contains("hunter2"));
 }

@@ -1,18 +1,22 @@
 //! Several caches that want the same image.
 
 use fledged_operator::crd::{ImageCache, PURGE_ANNOTATION};
-use fledged_tests::kube::{World, cache_object, eventually};
+use fledged_tests::kube::{Way, World, cache_object, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
+scenarios! {
+    a_purge_leaves_what_another_cache_wants,
+    caches_of_the_same_name_in_two_namespaces_are_two,
+}
+
 const APP: &str = "registry.test/app:1";
 const BASE: &str = "registry.test/base:1";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_purge_leaves_what_another_cache_wants() {
-    let world = World::start().await;
+async fn a_purge_leaves_what_another_cache_wants(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, BASE]);
     let a = world.node("a").await;
     world.apply("one", &[APP, BASE]).await;
@@ -30,9 +34,8 @@ async fn a_purge_leaves_what_another_cache_wants() {
     assert_eq!(two.reason, "ImageCacheCreate");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn caches_of_the_same_name_in_two_namespaces_are_two() {
-    let world = World::start().await;
+async fn caches_of_the_same_name_in_two_namespaces_are_two(way: Way) {
+    let world = World::start_by(way).await;
     world.publish(&[APP, BASE]);
     let a = world.node("a").await;
     let client = world.cluster().client();

@@ -1,9 +1,13 @@
 //! A cluster that kube-fledged was in charge of.
 
 use fledged_operator::crd::REFRESH_ANNOTATION;
-use fledged_tests::kube::{World, WorldOptions};
+use fledged_tests::kube::{Way, World, WorldOptions};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+
+scenarios! {
+    what_it_left_is_taken_over_and_purged_caches_stay_purged,
+}
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
@@ -22,9 +26,8 @@ async fn left_behind(world: &World, name: &str, status: Value) {
         .unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_it_left_is_taken_over_and_purged_caches_stay_purged() {
-    let mut world = World::without_controller(WorldOptions::default()).await;
+async fn what_it_left_is_taken_over_and_purged_caches_stay_purged(way: Way) {
+    let mut world = World::without_controller(WorldOptions::by(way)).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
     world.apply("failed", &[APP]).await;

@@ -1,0 +1,205 @@
+//! What stands between a Job and a kubelet in a cluster: the Job controller, and the scheduler.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// Labels of what it sees to: only the Jobs of the driver.
+const OURS: &str = "kubefledged=kubefledged-image-manager";
+
+/// Makes a pod of each Job, on the node that the pod asks for, and tells the Job how it ended. Pods of
+/// Jobs that are gone are deleted.
+pub(super) async fn run(client: Client, stop: CancellationToken) -> Result<(), String> {
+    let config = || watcher::Config::default().labels(OURS);
+    let jobs = watch(Api::<Job>::all(client.clone()), config()).default_backoff();
+    let pods = watch(Api::<Pod>::all(client.clone()), config()).default_backoff();
+    futures_util::pin_mut!(jobs, pods);
+    let mut controller = JobController {
+        client,
+        jobs: BTreeMap::new(),
+        pods: BTreeMap::new(),
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            Some(Ok(event)) = jobs.next() => match event {
+                Event::Apply(job) | Event::InitApply(job) => controller.job(job).await,
+                Event::Delete(job) => controller.job_gone(&job).await,
+                Event::Init | Event::InitDone => {}
+            },
+            Some(Ok(event)) = pods.next() => match event {
+                Event::Apply(pod) | Event::InitApply(pod) => controller.pod(pod).await,
+                Event::Delete(pod) => controller.pod_gone(&pod).await,
+                Event::Init | Event::InitDone => {}
+            },
+        }
+    }
+}
+
+struct JobController {
+    client: Client,
+    jobs: BTreeMap<String, Job>,
+    /// By the name of their Job.
+    pods: BTreeMap<String, Pod>,
+}
+
+impl JobController {
+    async fn job(&mut self, job: Job) {
+        let name = job.name_any();
+        let ended = is_ended(&job);
+        let new = self.jobs.insert(name.clone(), job.clone()).is_none();
+        if new && !ended && !self.pods.contains_key(&name) {
+            self.create_pod(&job).await;
+        }
+        if ended && let Some(ttl) = job.spec.and_then(|spec| spec.ttl_seconds_after_finished) {
+            self.delete_after(job.metadata.namespace.unwrap_or_default(), name, ttl);
+        }
+    }
+
+    /// As the TTL controller does.
+    fn delete_after(&self, namespace: String, name: String, ttl: i32) {
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
+        let ttl = Duration::from_secs(u64::try_from(ttl).unwrap());
+        tokio::spawn(async move {
+            tokio::time::sleep(ttl).await;
+            let _ = jobs.delete(&name, &DeleteParams::background()).await;
+        });
+    }
+
+    async fn create_pod(&self, job: &Job) {
+        let spec = job.spec.as_ref().unwrap();
+        let name = job.name_any();
+        let namespace = job.namespace().unwrap();
+        let mut pod = serde_json::to_value(&spec.template).unwrap();
+        let uid = job.uid().unwrap();
+        let metadata = &mut pod["metadata"];
+        metadata["name"] = format!("{name}-{:05x}", fastrand::u32(..0x10_0000)).into();
+        metadata["labels"]["batch.kubernetes.io/job-name"] = name.as_str().into();
+        metadata["labels"]["batch.kubernetes.io/controller-uid"] = uid.as_str().into();
+        metadata["ownerReferences"] = json!([{
+            "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid,
+            "controller": true, "blockOwnerDeletion": true,
+        }]);
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        if let Some(node) = self.schedule(&pod).await {
+            pod["spec"]["nodeName"] = node.into();
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+        let body: Pod = serde_json::from_value(pod).unwrap();
+        match pods.create(&PostParams::default(), &body).await {
+            Ok(_) => {}
+            // Somebody deleted the namespace or the Job meanwhile, or forbids the pod.
+            Err(kube::Error::Api(status)) if status.code < 500 => {
+                self.failed_create(job, &status.message).await;
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn failed_create(&self, job: &Job, message: &str) {
+        let namespace = job.namespace().unwrap();
+        let events: Api<k8s_openapi::api::core::v1::Event> =
+            Api::namespaced(self.client.clone(), &namespace);
+        let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
+        let event = json!({
+            "metadata": { "name": format!("{}.{:x}", job.name_any(), fastrand::u64(..)) },
+            "type": "Warning", "reason": "FailedCreate",
+            "message": format!("Error creating: {message}"),
+            "involvedObject": {
+                "apiVersion": "batch/v1", "kind": "Job", "namespace": namespace,
+                "name": job.name_any(), "uid": job.uid(),
+            },
+            "firstTimestamp": now.to_string(), "lastTimestamp": now.to_string(), "count": 1,
+            "source": { "component": "job-controller" },
+        });
+        let event = serde_json::from_value(event).unwrap();
+        let _ = events.create(&PostParams::default(), &event).await;
+    }
+
+    /// The node that the pod's affinity names, if there is one.
+    async fn schedule(&self, pod: &Value) -> Option<String> {
+        let affinity = &pod["spec"]["affinity"]["nodeAffinity"];
+        let required = &affinity["requiredDuringSchedulingIgnoredDuringExecution"];
+        let field = &required["nodeSelectorTerms"][0]["matchFields"][0];
+        assert_eq!(field["key"], "metadata.name");
+        let name = field["values"][0].as_str().unwrap();
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.get_opt(name).await.ok()??;
+        Some(name.to_owned())
+    }
+
+    async fn job_gone(&mut self, job: &Job) {
+        self.jobs.remove(&job.name_any());
+        if let Some(pod) = self.pods.remove(&job.name_any()) {
+            self.delete_pod(&pod).await;
+        }
+    }
+
+    async fn delete_pod(&self, pod: &Pod) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap());
+        let _ = pods.delete(&pod.name_any(), &DeleteParams::default()).await;
+    }
+
+    async fn pod(&mut self, pod: Pod) {
+        let labels = pod.labels();
+        let job = labels["batch.kubernetes.io/job-name"].clone();
+        let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
+        self.pods.insert(job.clone(), pod);
+        match phase.as_deref() {
+            Some("Succeeded") => self.end(&job, true, "CompletionsReached").await,
+            Some("Failed") => self.end(&job, false, "BackoffLimitExceeded").await,
+            _ => {}
+        }
+    }
+
+    /// `backoffLimit` is none: a pod that is lost is the end of its Job.
+    async fn pod_gone(&mut self, pod: &Pod) {
+        let job = pod.labels()["batch.kubernetes.io/job-name"].clone();
+        if self.pods.remove(&job).is_some() {
+            self.end(&job, false, "BackoffLimitExceeded").await;
+        }
+    }
+
+    async fn end(&mut self, name: &str, well: bool, reason: &str) {
+        let Some(job) = self.jobs.get(name).filter(|job| !is_ended(job)) else {
+            return;
+        };
+        let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
+        let condition = |kind: &str| {
+            json!({ "type": kind, "status": "True", "reason": reason, "message": "by a test",
+                "lastProbeTime": now.to_string(), "lastTransitionTime": now.to_string() })
+        };
+        let start = job.metadata.creation_timestamp.clone();
+        let status = match well {
+            true => json!({
+                "startTime": start, "completionTime": now.to_string(), "succeeded": 1,
+                "conditions": [condition("SuccessCriteriaMet"), condition("Complete")],
+            }),
+            false => json!({
+                "startTime": start, "failed": 1,
+                "conditions": [condition("FailureTarget"), condition("Failed")],
+            }),
+        };
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &job.namespace().unwrap());
+        let patch = Patch::Merge(json!({ "status": status }));
+        let _ = jobs
+            .patch_status(name, &PatchParams::default(), &patch)
+            .await;
+    }
+}
+
+fn is_ended(job: &Job) -> bool {
+    let conditions = job.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
+}

@@ -1,0 +1,338 @@
+//! A kubelet that runs the pods of Jobs on a runtime in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{ImageRef, ObjectName};
+use fledged_core::ports::{Credentials, CredentialsRequest, ImageRuntime, PullRequest};
+use fledged_cri::clock::TokioClock;
+use fledged_operator::agent::KubeCredentials;
+use fledged_operator::jobs::remove_images;
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::memory::MemoryRuntime;
+use super::nodes::FakeNode;
+
+/// How often it tells that it is there, and the images that it has.
+const TELL: Duration = Duration::from_millis(500);
+/// Between attempts to pull, at first and at most; ten seconds and five minutes in a real one.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Runs the pods of one node until it is told to stop.
+pub(super) async fn run(
+    client: Client,
+    node: FakeNode,
+    runtime: MemoryRuntime,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let of_node = format!("spec.nodeName={}", node.name());
+    let config = watcher::Config::default().fields(&of_node);
+    let pods = watch(Api::<Pod>::all(client.clone()), config).default_backoff();
+    futures_util::pin_mut!(pods);
+    let mut running: BTreeMap<String, AbortHandle> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut ticks = tokio::time::interval(TELL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = ticks.tick() => tell_images(&node, &runtime).await,
+            Some(Ok(event)) = pods.next() => match event {
+                Event::Apply(pod) | Event::InitApply(pod) => {
+                    let uid = pod.uid().unwrap();
+                    let over = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+                    if matches!(over, Some("Succeeded" | "Failed")) || running.contains_key(&uid) {
+                        continue;
+                    }
+                    let run = RunningPod::new(client.clone(), pod, runtime.clone());
+                    running.insert(uid, tasks.spawn(run.run()));
+                }
+                Event::Delete(pod) => {
+                    if let Some(task) = running.remove(&pod.uid().unwrap()) {
+                        task.abort();
+                    }
+                }
+                Event::Init | Event::InitDone => {}
+            },
+        }
+    }
+}
+
+/// Tells the images as a kubelet does: the largest fifty, by all their names.
+async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
+    let images = runtime.list().await.unwrap();
+    let images = images.iter().take(50).map(|image| {
+        let mut names: Vec<String> = Vec::new();
+        if let (Some(digest), Some(first)) = (&image.digest, image.references.first()) {
+            names.push(format!("{}@{digest}", first.name()));
+        }
+        names.extend(image.references.iter().map(|r| r.as_str().to_owned()));
+        json!({ "names": names, "sizeBytes": image.size.bytes() })
+    });
+    node.tell_images(images.collect()).await;
+}
+
+/// Where one container stands.
+enum State {
+    Waiting(&'static str, String),
+    Ended(String),
+}
+
+struct RunningPod {
+    client: Client,
+    pod: Pod,
+    spec: PodSpec,
+    runtime: MemoryRuntime,
+    started: String,
+}
+
+impl RunningPod {
+    fn new(client: Client, pod: Pod, runtime: MemoryRuntime) -> Self {
+        let spec = pod.spec.clone().unwrap();
+        let (started, runtime) = (now(), runtime);
+        Self {
+            client,
+            pod,
+            spec,
+            runtime,
+            started,
+        }
+    }
+
+    /// Runs it to its end: images first, one after another, then what they are for. A container whose
+    /// image fails is tried again, and keeps the pod from its end.
+    async fn run(self) {
+        let copies = self
+            .spec
+            .init_containers
+            .as_ref()
+            .is_some_and(|all| !all.is_empty());
+        let waits = if copies {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        };
+        let containers = self.spec.containers.clone();
+        let waiting = containers.iter();
+        let mut states: BTreeMap<String, State> = waiting
+            .map(|container| (container.name.clone(), State::Waiting(waits, String::new())))
+            .collect();
+        self.tell(&states, !copies, "Pending").await;
+        let mut pause = AGAIN.0;
+        loop {
+            for container in &containers {
+                if matches!(states[&container.name], State::Ended(_)) {
+                    continue;
+                }
+                let state = self.run_container(container).await;
+                states.insert(container.name.clone(), state);
+            }
+            let over = states
+                .values()
+                .all(|state| matches!(state, State::Ended(_)));
+            let phase = if over { "Succeeded" } else { "Pending" };
+            self.tell(&states, true, phase).await;
+            if over {
+                return;
+            }
+            for (name, state) in &mut states {
+                if let State::Waiting("ErrImagePull", message) = state {
+                    let image = self.image_of(name);
+                    let text = format!("Back-off pulling image {image:?}: ErrImagePull: {message}");
+                    *state = State::Waiting("ImagePullBackOff", text);
+                }
+            }
+            tokio::time::sleep(pause / 2).await;
+            self.tell(&states, true, phase).await;
+            tokio::time::sleep(pause / 2).await;
+            pause = (pause * 2).min(AGAIN.1);
+        }
+    }
+
+    fn image_of(&self, name: &str) -> String {
+        let (image, _) = self.target(self.container(name));
+        image
+    }
+
+    fn container(&self, name: &str) -> &Container {
+        let mut containers = self.spec.containers.iter();
+        containers.find(|container| container.name == name).unwrap()
+    }
+
+    /// The image that a container stands for, and when to pull it: that of its volume, else its own.
+    fn target(&self, container: &Container) -> (String, String) {
+        let mounts = container.volume_mounts.iter().flatten();
+        let volumes = self.spec.volumes.as_ref();
+        let of = |name: &str| volumes?.iter().find(|volume| volume.name == name);
+        let volume = mounts
+            .filter_map(|mount| of(&mount.name)?.image.clone())
+            .next();
+        match volume {
+            Some(volume) => (
+                volume.reference.unwrap(),
+                volume.pull_policy.unwrap_or_default(),
+            ),
+            None => (
+                container.image.clone().unwrap(),
+                container.image_pull_policy.clone().unwrap_or_default(),
+            ),
+        }
+    }
+
+    async fn run_container(&self, container: &Container) -> State {
+        let args: Vec<&str> = container
+            .args
+            .iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        if args.first() == Some(&"job") && args.get(1) == Some(&"remove") {
+            return State::Ended(self.remove(&args).await);
+        }
+        let (image, policy) = self.target(container);
+        if policy != "Always" && self.runtime.holds(&image) {
+            return State::Ended(String::new());
+        }
+        match self.pull(&image).await {
+            Ok(()) => State::Ended(String::new()),
+            Err(failure) => State::Waiting("ErrImagePull", words(&image, &failure)),
+        }
+    }
+
+    /// What `fledged-operator job remove` does.
+    async fn remove(&self, args: &[&str]) -> String {
+        let split = args.iter().position(|arg| *arg == "--").unwrap();
+        let (flags, images) = args.split_at(split);
+        let parse = |image: &&str| image.parse::<ImageRef>().unwrap();
+        let keep = flags.iter().zip(&flags[1..]);
+        let keep = keep
+            .filter(|(flag, _)| **flag == "--keep")
+            .map(|(_, image)| parse(image));
+        let keep: Vec<ImageRef> = keep.collect();
+        let images: Vec<ImageRef> = images[1..].iter().map(parse).collect();
+        let runtime = Arc::new(self.runtime.clone());
+        let outcomes = remove_images(runtime, Arc::new(TokioClock::new()), &images, &keep).await;
+        outcomes.to_message()
+    }
+
+    /// With the pod's secrets one after another; those that are not there are passed over in silence.
+    async fn pull(&self, image: &str) -> Result<(), Failure> {
+        let image: ImageRef = image.parse().unwrap();
+        let namespace = self.pod.namespace().unwrap();
+        let secrets = self.spec.image_pull_secrets.iter().flatten();
+        let secrets = secrets.map(|secret| ObjectName::new(namespace.clone(), secret.name.clone()));
+        let request = CredentialsRequest::new(image.clone()).with_pull_secrets(secrets);
+        let credentials = KubeCredentials::new(self.client.clone());
+        let found = credentials.resolve(&request).await.unwrap_or_default();
+        let mut auths: Vec<_> = found.into_iter().map(Some).collect();
+        if auths.is_empty() {
+            auths.push(None);
+        }
+        let mut refused = None;
+        for auth in auths {
+            let pull = PullRequest::new(image.clone()).with_auth(auth);
+            match self.runtime.pull(pull).await {
+                Ok(_) => return Ok(()),
+                Err(error) => refused = Some(error.failure().clone()),
+            }
+        }
+        Err(refused.unwrap())
+    }
+
+    /// Writes the status.
+    async fn tell(&self, states: &BTreeMap<String, State>, initialized: bool, phase: &str) {
+        let statuses = self.spec.containers.iter().map(|container| {
+            let state = match &states[&container.name] {
+                State::Waiting(reason, message) => {
+                    json!({ "waiting": { "reason": reason, "message": message } })
+                }
+                State::Ended(message) => json!({ "terminated": {
+                    "exitCode": 0, "reason": "Completed", "message": message,
+                    "startedAt": now(), "finishedAt": now(),
+                } }),
+            };
+            self.status_of(container, &state)
+        });
+        let inits = self.spec.init_containers.iter().flatten().map(|container| {
+            let state = match initialized {
+                true => json!({ "terminated": {
+                    "exitCode": 0, "reason": "Completed", "startedAt": now(), "finishedAt": now(),
+                } }),
+                false => json!({ "waiting": { "reason": "PodInitializing" } }),
+            };
+            self.status_of(container, &state)
+        });
+        let status = json!({
+            "phase": phase,
+            "startTime": self.started,
+            "containerStatuses": statuses.collect::<Vec<_>>(),
+            "initContainerStatuses": inits.collect::<Vec<_>>(),
+            "conditions": [{ "type": "PodScheduled", "status": "True" }],
+        });
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.pod.namespace().unwrap());
+        let patch = Patch::Merge(json!({ "status": status }));
+        let name = self.pod.name_any();
+        // It may be gone, or the API server; a kubelet says it again.
+        for _ in 0..100 {
+            match pods
+                .patch_status(&name, &PatchParams::default(), &patch)
+                .await
+            {
+                Ok(_) => return,
+                Err(kube::Error::Api(status)) if status.code == 404 => return,
+                Err(_) => tokio::time::sleep(TELL).await,
+            }
+        }
+    }
+
+    fn status_of(&self, container: &Container, state: &Value) -> Value {
+        let image = container.image.clone().unwrap();
+        let content: Option<ImageRef> = image.parse().ok();
+        let held = content.filter(|image| self.runtime.holds(image.as_str()));
+        let digest = held.and_then(|image| {
+            let digest = self.runtime.digest(image.as_str())?;
+            Some(format!("{}@{digest}", image.name()))
+        });
+        json!({
+            "name": container.name,
+            "image": image,
+            "imageID": digest.unwrap_or_default(),
+            "ready": false,
+            "restartCount": 0,
+            "state": state,
+        })
+    }
+}
+
+/// What containerd says for that reason.
+fn words(image: &str, failure: &Failure) -> String {
+    let text = match failure.reason {
+        Reason::Unauthorized => {
+            "pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"
+        }
+        Reason::ImageNotFound => "not found",
+        Reason::ConnectionFailed => "dial tcp 10.0.0.1:443: connect: connection refused",
+        Reason::TooManyRequests => "429 Too Many Requests",
+        Reason::DiskFull => "write /var/lib/containerd: no space left on device",
+        _ => "it does not work",
+    };
+    format!(
+        "failed to pull and unpack image {image:?}: failed to resolve reference {image:?}: {text}: {}",
+        failure.message
+    )
+}
+
+/// As the API writes it: whole seconds.
+fn now() -> String {
+    let now = jiff::Timestamp::now().as_second();
+    jiff::Timestamp::from_second(now).unwrap().to_string()
+}

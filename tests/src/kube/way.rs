@@ -1,0 +1,52 @@
+//! How a test's nodes are reached.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_operator::driver::{AgentDriver, NodeDriver};
+use fledged_operator::jobs::{JobDriver, JobOptions};
+use kube::Client;
+
+/// The driver of a [`World`](super::World), and what stands on its nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Way {
+    /// An agent on each node.
+    #[default]
+    Agents,
+    /// Jobs, with a kubelet on each node that runs their pods; on every other node one that has image
+    /// volumes.
+    Jobs,
+}
+
+impl Way {
+    /// The driver of a controller. `namespace` is the operator's.
+    #[must_use]
+    pub fn driver(
+        self,
+        client: Client,
+        namespace: &str,
+        inventory: Duration,
+    ) -> Arc<dyn NodeDriver> {
+        match self {
+            Self::Agents => Arc::new(AgentDriver::new(client)),
+            Self::Jobs => {
+                let image = "registry.test/fledged-operator:test".parse().unwrap();
+                let options = JobOptions::new(image, namespace)
+                    .with_inventory_interval(inventory)
+                    .with_list_margin(Duration::from_secs(1))
+                    .with_creations_per_second(NonZeroU32::new(200).unwrap());
+                Arc::new(JobDriver::new(client, options))
+            }
+        }
+    }
+
+    /// Field manager of what is written of a node.
+    #[must_use]
+    pub fn field_manager(self) -> &'static str {
+        match self {
+            Self::Agents => fledged_operator::agent::FIELD_MANAGER,
+            Self::Jobs => fledged_operator::jobs::FIELD_MANAGER,
+        }
+    }
+}
