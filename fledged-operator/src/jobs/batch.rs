@@ -5,116 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::error::{ErrorClass, Failure, Reason};
-use fledged_core::model::{Digest, ImageRef, NodeName};
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{ImageRef, NodeName};
 use jiff::Timestamp;
 
-use super::job::{JobEnd, Kind, ReadJob};
-use super::names::{container_name, job_name};
+use super::job::{Kind, ReadJob};
+use super::live_job::LiveJob;
+use super::names::job_name;
 use super::options::{JobOptions, Retention};
-use super::pod::{Goal, ReadPod, Verdict};
+use super::pod::{Goal, ReadPod};
 use super::slot::Slot;
-use super::spec::REMOVE;
+use super::wanted::{Command, Reached, Want, too_late};
 use crate::report::after;
 
 /// How long a Job is kept for an image that fails in passing: the longest that a warmer waits before
 /// it tries again, and half as much.
 pub(super) const LINGER: Duration = Duration::from_secs(45);
-/// How long after the end of a Job its pod is believed to have more to tell: they are watched apart.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Beyond all deadlines: a Job ends then whatever happens.
 const BACKSTOP: Duration = Duration::from_secs(120);
-/// When the absence of a pod is asked about first, and how often then.
-const NO_POD_YET: Duration = Duration::from_secs(5);
+/// How often the absence of a pod is asked about.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
-
-/// What one caller waits for.
-#[derive(Debug, Clone)]
-pub(super) struct Want {
-    pub(super) id: u64,
-    pub(super) namespace: String,
-    pub(super) goal: Goal,
-    /// When it gives up.
-    pub(super) ends: Timestamp,
-    /// How long one image may take.
-    pub(super) deadline: Duration,
-    /// How many of these it has.
-    pub(super) times: u32,
-}
-
-impl Want {
-    pub(super) fn kind(&self) -> Kind {
-        match self.goal {
-            Goal::Begin(_) => Kind::Pull,
-            Goal::End => Kind::Remove,
-        }
-    }
-
-    pub(super) fn image(&self) -> Option<&ImageRef> {
-        match &self.goal {
-            Goal::Begin(image) => Some(image),
-            Goal::End => None,
-        }
-    }
-
-    fn container(&self) -> String {
-        self.image().map_or(REMOVE.to_owned(), container_name)
-    }
-}
-
-/// What was waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reached {
-    /// The image was pulled.
-    Pulled(Option<Digest>),
-    /// The images were removed or not, as this message says.
-    Removed(String),
-}
-
-/// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Command {
-    /// Create a Job. Tried again until it is there, refused for good, or to be deleted.
-    Create {
-        name: String,
-        namespace: String,
-        kind: Kind,
-        /// The images that are to be pulled; none for a Job that removes.
-        images: Vec<ImageRef>,
-        limit: Duration,
-    },
-    /// Delete a Job, be it there or not.
-    Delete { name: String, namespace: String },
-    /// Ask why a Job has no pod.
-    Inquire { name: String, namespace: String },
-    /// Tell whoever waits; of which Job, if it came to one.
-    Answer {
-        id: u64,
-        job: Option<String>,
-        result: Result<Reached, Failure>,
-    },
-    /// These are pulled one after another: each has that many deadlines from now on.
-    Stretch { images: Vec<ImageRef>, times: u32 },
-}
-
-#[derive(Debug)]
-struct LiveJob {
-    namespace: String,
-    kind: Kind,
-    slots: BTreeMap<String, Slot>,
-    since: Timestamp,
-    created: bool,
-    /// Nobody may use it any more: it is, or is to be, deleted.
-    leaving: bool,
-    pod: Option<Arc<ReadPod>>,
-    /// Whether a kubelet has taken its pod.
-    taken: bool,
-    /// What keeps it from being created, or its pod.
-    trouble: Option<Failure>,
-    ask_at: Option<Timestamp>,
-    /// It has ended, and until when its pod may have more to tell.
-    ended: Option<(JobEnd, Timestamp)>,
-}
 
 /// All Jobs of one node.
 #[derive(Debug)]
@@ -168,20 +78,7 @@ impl NodeJobs {
         let (Some(name), Some(kind)) = (job.metadata.name.clone(), job.kind()) else {
             return;
         };
-        let slots = job.containers();
-        let slots = slots.map(|name| (name.to_owned(), Slot::adopted(after(now, LINGER))));
-        let leaving = job.metadata.deletion_timestamp.is_some();
-        let mut live = LiveJob::new(
-            job.metadata.namespace.clone().unwrap_or_default(),
-            kind,
-            now,
-        );
-        live.slots = slots.collect();
-        live.created = true;
-        live.leaving = leaving;
-        live.taken = pod.as_ref().is_some_and(|pod| pod.is_taken());
-        live.pod = pod;
-        live.ended = job.end().map(|end| (end, after(now, LAST_WORDS)));
+        let live = LiveJob::adopted(job, kind, pod, now);
         self.jobs.insert(name, live);
     }
 
@@ -223,9 +120,7 @@ impl NodeJobs {
     /// A Job was created.
     pub(super) fn created(&mut self, name: &str, now: Timestamp) {
         if let Some(job) = self.jobs.get_mut(name) {
-            job.created = true;
-            job.trouble = None;
-            job.ask_at = Some(after(now, NO_POD_YET));
+            job.created(now);
         }
     }
 
@@ -255,11 +150,7 @@ impl NodeJobs {
         let Some(job) = self.jobs.get_mut(&name) else {
             return;
         };
-        job.trouble = None;
-        job.ask_at = None;
-        let taken = pod.is_taken();
-        job.pod = Some(pod);
-        if taken && !std::mem::replace(&mut job.taken, true) {
+        if job.set_pod(pod) {
             self.stretch(&name);
         }
         self.evaluate(&name, now);
@@ -267,11 +158,15 @@ impl NodeJobs {
 
     /// A pod is gone.
     pub(super) fn pod_gone(&mut self, pod: &ReadPod) {
-        if let Some(job) = pod.job().and_then(|name| self.jobs.get_mut(name))
+        let Some(name) = pod.job() else { return };
+        if let Some(job) = self.jobs.get_mut(name)
             && let Some(known) = &job.pod
             && known.metadata.uid == pod.metadata.uid
         {
             job.pod = None;
+            if job.gone {
+                self.jobs.remove(name);
+            }
         }
     }
 
@@ -285,17 +180,22 @@ impl NodeJobs {
         else {
             return;
         };
-        live.created = true;
-        live.leaving |= job.metadata.deletion_timestamp.is_some();
-        if live.ended.is_none() {
-            live.ended = job.end().map(|end| (end, after(now, LAST_WORDS)));
-        }
+        live.update(job, now);
     }
 
     /// A Job is gone.
     pub(super) fn job_gone(&mut self, name: &str) {
-        let gone = Failure::new(Reason::Unknown, format!("its Job {name} was deleted"));
-        self.refused(name, &gone);
+        let failure = Failure::new(Reason::Unknown, format!("its Job {name} was deleted"));
+        let Some(job) = self.jobs.get_mut(name).filter(|job| job.pod.is_some()) else {
+            return self.refused(name, &failure);
+        };
+        // Its pod may still pull, or remove.
+        job.gone = true;
+        job.leaving = true;
+        let wants: Vec<u64> = job.slots.values_mut().filter_map(Slot::give_up).collect();
+        for id in wants {
+            self.answer(id, Some(name), Err(failure.clone()));
+        }
     }
 
     /// Every Job that may still act, to be deleted because its node is let go.
@@ -313,6 +213,13 @@ impl NodeJobs {
         .collect()
     }
 
+    /// Images that Jobs may be pulling though nobody waits for them any more.
+    pub(super) fn given_up(&self) -> impl Iterator<Item = &ImageRef> {
+        let leaving = self.jobs.values().filter(|job| job.leaving);
+        let slots = leaving.flat_map(|job| job.slots.values());
+        slots.filter_map(Slot::goal).filter_map(Goal::image)
+    }
+
     /// The Jobs that may be removing something now.
     pub(super) fn removals(&self) -> impl Iterator<Item = &str> {
         let removals = self.jobs.iter().filter(|(_, job)| job.kind == Kind::Remove);
@@ -321,8 +228,10 @@ impl NodeJobs {
 
     /// What to do now. After it, nothing is due before [`next_wakeup`](Self::next_wakeup).
     pub(super) fn poll(&mut self, now: Timestamp) -> Vec<Command> {
-        let names: Vec<String> = self.jobs.keys().cloned().collect();
-        for name in &names {
+        let due = |job: &LiveJob| !job.leaving && job.wakeups().any(|at| at <= now);
+        let due = self.jobs.iter().filter(|(_, job)| due(job));
+        let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        for name in &due {
             self.evaluate(name, now);
         }
         self.expire(now);
@@ -337,12 +246,7 @@ impl NodeJobs {
         let batch = self.batch_at.filter(|_| can_batch);
         let ends = self.waiting.iter().map(|want| want.ends);
         let jobs = self.jobs.values().filter(|job| !job.leaving);
-        let jobs = jobs.flat_map(|job| {
-            let slots = job.slots.values().filter_map(Slot::next_wakeup);
-            let ended = job.ended.as_ref().map(|(_, until)| *until);
-            let ended = ended.filter(|_| job.waits());
-            slots.chain(ended).chain(job.ask_at)
-        });
+        let jobs = jobs.flat_map(LiveJob::wakeups);
         batch.into_iter().chain(ends).chain(jobs).min()
     }
 
@@ -351,48 +255,21 @@ impl NodeJobs {
         self.commands.push(Command::Answer { id, job, result });
     }
 
+    /// Whether something has to end first: the removal of an image that is wanted again, or pulls that
+    /// were given up, which may yet bring what is to be removed.
     fn is_blocked(&self, want: &Want) -> bool {
-        want.image()
-            .is_some_and(|image| self.blocked.contains(image))
+        let mut jobs = self.jobs.values();
+        match want.image() {
+            Some(image) => self.blocked.contains(image),
+            None => jobs.any(|job| job.kind == Kind::Pull && job.leaving),
+        }
     }
 
     /// Holds what is waited for against what is known of a Job.
     fn evaluate(&mut self, name: &str, now: Timestamp) {
-        let Some(job) = self.jobs.get_mut(name).filter(|job| !job.leaving) else {
-            return;
-        };
-        let mut answers = Vec::new();
-        let over = match &job.ended {
-            Some((end, until)) if *until <= now => Some(match end {
-                JobEnd::Complete => "it is complete".to_owned(),
-                JobEnd::Failed(why) => why.clone(),
-            }),
-            _ => None,
-        };
-        for (container, slot) in &mut job.slots {
-            let Some(goal) = slot.goal().cloned() else {
-                continue;
-            };
-            let mut verdict = match (&job.pod, &job.trouble) {
-                (Some(pod), _) => pod.verdict(container, &goal, &self.ours),
-                (None, Some(trouble)) => Verdict::Failing {
-                    failure: trouble.clone(),
-                    attempt: true,
-                },
-                (None, None) => Verdict::Open,
-            };
-            if let (Some(why), Verdict::Open) = (&over, &verdict) {
-                verdict = Verdict::Failing {
-                    failure: Failure::new(
-                        Reason::Unknown,
-                        format!("its Job {name} has ended without it: {why}"),
-                    ),
-                    attempt: true,
-                };
-            }
-            answers.extend(slot.judge(verdict, over.is_some(), now));
-        }
-        for (id, result) in answers {
+        let job = self.jobs.get_mut(name).filter(|job| !job.leaving);
+        let answers = job.map(|job| job.judge(name, &self.ours, now));
+        for (id, result) in answers.unwrap_or_default() {
             self.answer(id, Some(name), result);
         }
     }
@@ -525,56 +402,6 @@ impl NodeJobs {
             self.commands.push(Command::Stretch { images, times });
         }
     }
-}
-
-impl LiveJob {
-    fn new(namespace: String, kind: Kind, now: Timestamp) -> Self {
-        Self {
-            namespace,
-            kind,
-            slots: BTreeMap::new(),
-            since: now,
-            created: false,
-            leaving: false,
-            pod: None,
-            taken: false,
-            trouble: None,
-            ask_at: None,
-            ended: None,
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        !self.leaving && self.ended.is_none()
-    }
-
-    fn waits(&self) -> bool {
-        !self.leaving && self.slots.values().any(Slot::waits)
-    }
-
-    /// Where it stands, in words.
-    fn describe(&self, name: &str) -> String {
-        match (&self.pod, &self.trouble) {
-            (Some(pod), _) => pod.describe(),
-            (None, Some(trouble)) => trouble.message.clone(),
-            (None, None) if self.created => format!("Job {name} has no pod"),
-            (None, None) => format!("Job {name} is not created yet, since {}", self.since),
-        }
-    }
-}
-
-fn too_late(want: &Want, why: &str) -> Failure {
-    let whole = want.deadline.saturating_mul(want.times);
-    let text = format!("not complete within its deadline of {whole:?}: {why}");
-    Failure::new(Reason::DeadlineExceeded, text)
-}
-
-/// Whether waiting longer may help without anybody acting.
-pub(super) fn passes(failure: &Failure) -> bool {
-    matches!(
-        failure.class(),
-        ErrorClass::Retryable | ErrorClass::Throttled
-    )
 }
 
 #[cfg(test)]

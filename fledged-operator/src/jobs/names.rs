@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn containers_are_named_after_their_images_alone() {
         let name = |text: &str| container_name(&text.parse().unwrap());
-        assert!(name("quay.io/Team/../x:1".replace("Team/../", "").as_str()).starts_with("x-1-"));
+        assert!(name("quay.io/team/x:1").starts_with("x-1-"));
         assert_eq!(name("nginx"), name("docker.io/library/nginx:latest"));
         assert_ne!(name("a.test/x:1"), name("b.test/x:1"));
         let digest = format!(
@@ -108,7 +108,7 @@ mod tests {
             "y".repeat(120),
             "0".repeat(64)
         );
-        for name in [name(&digest), name("registry.test/_x:1_.2")] {
+        for name in [name(&digest), name("registry.test/x_y:_1.2")] {
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             assert!(name.len() <= LABEL_MAX && name.chars().all(plain), "{name}");
             assert!(!name.starts_with('-'), "{name}");

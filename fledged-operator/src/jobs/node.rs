@@ -67,8 +67,8 @@ pub(super) struct NodeView {
     pub(super) images: Vec<RuntimeImage>,
     /// When it told of them; `None` before it told anything.
     pub(super) told_at: Option<Timestamp>,
-    image_volumes: bool,
-    runtime: String,
+    pub(super) image_volumes: bool,
+    pub(super) runtime: String,
 }
 
 impl ReadNodeImages {

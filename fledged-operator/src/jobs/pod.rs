@@ -117,6 +117,16 @@ pub(super) enum Goal {
     End,
 }
 
+impl Goal {
+    /// The image that is pulled.
+    pub(super) fn image(&self) -> Option<&ImageRef> {
+        match self {
+            Self::Begin(image) => Some(image),
+            Self::End => None,
+        }
+    }
+}
+
 /// How far a container has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {

@@ -26,6 +26,8 @@ enum Seen {
         size: ByteSize,
         at: Timestamp,
     },
+    /// A Job that pulls it was given up, and may have had it pulled all the same.
+    Perhaps { at: Timestamp },
     /// It was removed, or found absent.
     Gone { at: Timestamp },
 }
@@ -101,6 +103,13 @@ impl Presence {
         self.seen.insert(image.clone(), here);
     }
 
+    /// A Job may have the kubelet pull it until now, or has had it.
+    pub(super) fn attempted(&mut self, image: &ImageRef, now: Timestamp) {
+        if !matches!(self.seen.get(image), Some(Seen::Here { .. })) {
+            self.seen.insert(image.clone(), Seen::Perhaps { at: now });
+        }
+    }
+
     /// It is not there any more.
     pub(super) fn gone(&mut self, image: &ImageRef, now: Timestamp) {
         self.refused.remove(image);
@@ -142,7 +151,7 @@ impl Presence {
         let named: BTreeSet<&ImageRef> = node.images.iter().flat_map(|i| &i.references).collect();
         let mut seen = std::mem::take(&mut self.seen);
         seen.retain(|image, seen| match seen {
-            Seen::Here { at, .. } => {
+            Seen::Here { at, .. } | Seen::Perhaps { at } => {
                 let lost = complete && !named.contains(image) && self.covers(*at);
                 !lost
             }
@@ -182,6 +191,7 @@ impl Presence {
                     listed.push(alone.with_digest(digest.clone()).with_size(*size));
                 }
                 // Not known to be absent.
+                (Some(Seen::Perhaps { .. }), DesiredState::Absent) => listed.push(alone),
                 (None, DesiredState::Absent) if !complete => listed.push(alone),
                 _ => {}
             }
@@ -189,12 +199,27 @@ impl Presence {
         listed
     }
 
-    /// One of these, with the digest that its own repository has for it.
-    pub(super) fn find(&mut self, image: &ImageRef) -> Option<RuntimeImage> {
-        let listed = self.list();
-        listed
-            .into_iter()
-            .find(|found| found.references.contains(image))
+    /// One image, if it counts as present; of what is to be absent, only if it is known to be there.
+    pub(super) fn find(&self, image: &ImageRef) -> Option<RuntimeImage> {
+        let being_removed = self.removing.contains(image);
+        let seen = self.seen.get(image);
+        if being_removed || matches!(seen, Some(Seen::Gone { .. })) {
+            return None;
+        }
+        let mut named = self.node.images.iter();
+        let named = named.find(|found| found.references.contains(image));
+        match (named, seen) {
+            (Some(found), _) => {
+                let digest = self.newer_digest(image).or_else(|| found.digest.clone());
+                Some(found.clone().with_digest(digest))
+            }
+            (None, Some(Seen::Here { digest, size, at })) => {
+                let lost = self.is_complete() && self.covers(*at);
+                let alone = RuntimeImage::new(image.as_str(), [image.clone()]);
+                (!lost).then(|| alone.with_digest(digest.clone()).with_size(*size))
+            }
+            _ => None,
+        }
     }
 
     /// What could not be removed and is to be left alone for now.

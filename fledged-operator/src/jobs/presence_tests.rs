@@ -127,3 +127,21 @@ fn what_is_being_removed_and_wanted_again_is_not_there() {
     presence.removing(BTreeSet::new());
     assert_eq!(listed(&mut presence), ["old:1"]);
 }
+
+#[test]
+fn what_a_job_that_was_given_up_may_have_pulled_is_removed_to_be_sure() {
+    let mut presence = mk_presence();
+    presence.node(node(1_000, &[]));
+    assert!(listed(&mut presence).is_empty());
+    for name in ["old:1", "app:1"] {
+        presence.attempted(&image(name), at(1_000));
+    }
+    assert_eq!(listed(&mut presence), ["old:1"]);
+    assert!(presence.find(&image("app:1")).is_none());
+    presence.node(node(1_060, &[]));
+    assert!(listed(&mut presence).is_empty());
+    // What was pulled is not doubted because another attempt is made.
+    presence.pulled(&image("app:1"), None, at(2_000));
+    presence.attempted(&image("app:1"), at(2_001));
+    assert_eq!(listed(&mut presence), ["app:1"]);
+}

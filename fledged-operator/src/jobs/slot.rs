@@ -6,8 +6,9 @@ use fledged_core::error::Failure;
 use fledged_core::model::ImageRef;
 use jiff::Timestamp;
 
-use super::batch::{LINGER, Reached, Want, passes};
+use super::batch::LINGER;
 use super::pod::{Goal, ReadPod, Verdict};
+use super::wanted::{Reached, Want, passes};
 use crate::report::after;
 
 /// How long a caller that comes back is left waiting while the kubelet says nothing new: what it says
@@ -85,6 +86,11 @@ impl Slot {
 
     pub(super) fn waits_for(&self, id: u64) -> bool {
         self.want.as_ref().is_some_and(|want| want.id == id)
+    }
+
+    /// Whoever waits, who does not any more.
+    pub(super) fn give_up(&mut self) -> Option<u64> {
+        self.want.take().map(|want| want.id)
     }
 
     pub(super) fn into_want(self) -> Option<Want> {

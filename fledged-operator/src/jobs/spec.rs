@@ -246,3 +246,7 @@ fn restricted() -> Value {
         "capabilities": { "drop": ["ALL"] },
     })
 }
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use fledged_core::driver::NodeInput;
 use fledged_core::error::{ErrorClass, Failure};
-use fledged_core::model::{
-    AssignedImage, Assignment, Digest, ImagePullPolicy, ImageRef, NodeName, ObjectName,
-};
+use fledged_core::model::{Assignment, Digest, ImageRef, NodeName};
 use fledged_core::ports::Removal;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -17,15 +15,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::batch::{Command, NodeJobs, Reached, Want, passes};
+use super::batch::NodeJobs;
 use super::job::Kind;
 use super::node::NodeView;
 use super::pod::Goal;
 use super::removals::{Next, Removals};
-use super::requests::{Plan, Requests};
+use super::requests::Requests;
 use super::runtime::Shared;
-use super::spec::{PullPlan, RemovalPlan};
 use super::told::{Reply, Told};
+use super::wanted::{Command, Reached, Want, passes};
 use crate::report::{Source, after};
 
 /// How long a caller waits for a removal: less than the loop of the node does, so that it hears why.
@@ -80,7 +78,7 @@ pub(super) struct State {
     creating: BTreeMap<String, AbortHandle>,
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
     /// What the pods of a Job lack, and the secrets that they have.
-    notes: BTreeMap<String, String>,
+    pub(super) notes: BTreeMap<String, String>,
 }
 
 impl Worker {
@@ -118,7 +116,13 @@ impl Worker {
         let now = self.now();
         loop {
             let under_way = self.removals.under_way(self.jobs.removals());
-            self.shared.presence().removing(under_way.clone());
+            {
+                let mut presence = self.shared.presence();
+                presence.removing(under_way.clone());
+                for image in self.jobs.given_up() {
+                    presence.attempted(image, now);
+                }
+            }
             self.jobs.block(under_way);
             let commands = self.jobs.poll(now);
             if commands.is_empty() {
@@ -305,90 +309,6 @@ impl Worker {
             self.state.stretched.insert(image, times.max(before));
         }
         self.tell_loop();
-    }
-
-    fn pull_plan(
-        &mut self,
-        name: String,
-        namespace: String,
-        images: Vec<ImageRef>,
-        limit: Duration,
-    ) -> Plan {
-        let assigned = self.shared.assigned();
-        let entries: Vec<&AssignedImage> = images.iter().filter_map(|i| assigned.get(i)).collect();
-        let here = |name: &&ObjectName| name.namespace == namespace;
-        let secrets = entries.iter().flat_map(|entry| &entry.pull_secrets);
-        let mut secrets: Vec<String> = secrets.filter(here).map(|s| s.name.clone()).collect();
-        let accounts = entries.iter().flat_map(|entry| &entry.service_accounts);
-        let mut accounts: Vec<ObjectName> = accounts.filter(here).cloned().collect();
-        for list in [&mut secrets] {
-            let mut known = std::collections::BTreeSet::new();
-            list.retain(|name| known.insert(name.clone()));
-        }
-        accounts.sort();
-        accounts.dedup();
-        let mut caches = BTreeMap::new();
-        for id in entries.iter().flat_map(|entry| &entry.wanted_by) {
-            if id.namespace == namespace {
-                caches
-                    .entry(id.clone())
-                    .and_modify(|n| *n += 1)
-                    .or_insert(1);
-            }
-        }
-        // The cache that wants most of it; the first by name of several.
-        let most = caches.iter().rev().max_by_key(|(_, count)| **count);
-        let cache = most.map(|(id, _)| id.name.clone());
-        let mut presence = self.shared.presence();
-        let images = images.into_iter().map(|image| {
-            let entry = assigned.get(&image);
-            let always = entry.is_some_and(|entry| {
-                entry.pull_policy == ImagePullPolicy::Always || entry.revision > 0
-            });
-            let there = presence.find(&image).is_some();
-            (image, always || there)
-        });
-        let images = images.collect();
-        drop(presence);
-        let named = secrets
-            .iter()
-            .map(|secret| format!("pull secret {namespace}/{secret}"));
-        let note: Vec<String> = named.collect();
-        self.state.notes.insert(name.clone(), note.join(", "));
-        let refused = self.requests.refuses_image_volumes();
-        let plan = PullPlan {
-            name,
-            namespace,
-            node: self.node.clone(),
-            method: self.view.method(self.requests.options.pull_method, refused),
-            images,
-            secrets,
-            caches: caches.into_keys().collect(),
-            cache,
-            limit,
-        };
-        Plan::Pull(plan, accounts)
-    }
-
-    fn removal_plan(&mut self, name: String, namespace: String, limit: Duration) -> Plan {
-        let assigned = self.shared.assigned();
-        let listed = self.shared.presence().list();
-        let is_there = |image: &ImageRef| {
-            let mut names = listed.iter().flat_map(|found| &found.references);
-            names.any(|name| name == image)
-        };
-        let options = &self.requests.options;
-        let most = options.images_per_job.get();
-        let (images, keep) = self.removals.plan(&name, assigned.values(), is_there, most);
-        Plan::Remove(RemovalPlan {
-            name,
-            namespace,
-            node: self.node.clone(),
-            images,
-            keep,
-            socket: self.view.socket(options.socket.as_deref()),
-            limit,
-        })
     }
 
     fn done(&mut self, done: Done) {

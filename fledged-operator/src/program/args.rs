@@ -2,17 +2,17 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
-use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName};
+use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, NodeName};
 use fledged_cri::target::RuntimeUri;
 use http::Uri;
 
+use super::job_args::{JobArgs, JobCommand};
 use crate::serve::BindAddress;
 
 /// Keeps container images on the nodes of a Kubernetes cluster.
@@ -152,50 +152,6 @@ pub(super) struct ElectionArgs {
     pub(super) identity: Option<String>,
 }
 
-/// Flags that act with `--node-driver=job`; they are checked with either driver.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Options of the job driver")]
-pub(super) struct JobArgs {
-    /// Path of the runtime's socket on the nodes.
-    #[arg(long, value_name = "PATH")]
-    pub(super) cri_socket_path: Option<String>,
-    /// Whether Jobs that remove images use the host's network.
-    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
-          num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
-    pub(super) image_delete_job_host_network: bool,
-    /// priorityClassName of Jobs.
-    #[arg(long, value_name = "NAME")]
-    pub(super) job_priority_class_name: Option<String>,
-    /// What happens to Jobs that have ended.
-    #[arg(long, value_name = "POLICY", default_value = "delete")]
-    pub(super) job_retention_policy: JobRetention,
-    /// ServiceAccount of Jobs; the namespace's default where none is given.
-    #[arg(long, value_name = "NAME")]
-    pub(super) service_account_name: Option<String>,
-    /// How Jobs pull: by image volumes, by containers, or by whichever the node has.
-    #[arg(long, value_name = "METHOD", default_value = "auto")]
-    pub(super) job_pull_method: JobPullMethod,
-    /// Image with this program as its entry point, which every Job runs; needed with
-    /// --node-driver=job.
-    #[arg(
-        long,
-        value_name = "IMAGE",
-        env = "KUBEFLEDGED_CRI_CLIENT_IMAGE",
-        alias = "cri-client-image"
-    )]
-    pub(super) job_image: Option<String>,
-    /// How long Jobs that have ended are kept, where they are not deleted before.
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = a_second_or_more)]
-    pub(super) job_ttl: Duration,
-    /// Images that the nodes' kubelets list at most, their nodeStatusMaxImages: absence from a list as
-    /// long proves nothing.
-    #[arg(long, value_name = "N", default_value = "50")]
-    pub(super) node_status_max_images: usize,
-    /// Image with a shell, as kube-fledged wants one; nothing here does.
-    #[arg(long, value_name = "IMAGE", env = "BUSYBOX_IMAGE", hide = true)]
-    pub(super) busybox_image: Option<String>,
-}
-
 /// Flags of `fledged-operator agent`.
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
@@ -263,50 +219,6 @@ pub(super) enum NodeDriver {
     Job,
 }
 
-/// Subcommands that Jobs run.
-#[derive(Debug, Subcommand)]
-pub(super) enum JobCommand {
-    /// Does nothing.
-    Noop,
-    /// Copies this program to a path.
-    Copy {
-        /// Where to.
-        path: PathBuf,
-    },
-    /// Removes images from the runtime, and writes what became of each.
-    Remove(RemoveArgs),
-}
-
-/// Flags of `fledged-operator job remove`.
-#[derive(Debug, Args)]
-pub(super) struct RemoveArgs {
-    /// The runtime.
-    #[arg(long, value_name = "URI")]
-    pub(super) runtime: RuntimeUri,
-    /// An image that must not go along with another name of it; may be given more than once.
-    #[arg(long, value_name = "IMAGE")]
-    pub(super) keep: Vec<ImageRef>,
-    /// Where the outcome is written.
-    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log")]
-    pub(super) termination_log: PathBuf,
-    /// The images.
-    #[arg(value_name = "IMAGE", last = true, required = true)]
-    pub(super) images: Vec<ImageRef>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum JobPullMethod {
-    Auto,
-    ImageVolume,
-    Container,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum JobRetention {
-    Delete,
-    Retain,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
     Text,
@@ -362,7 +274,7 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn a_second_or_more(text: &str) -> Result<Duration, String> {
+pub(super) fn a_second_or_more(text: &str) -> Result<Duration, String> {
     match any_duration(text)? {
         duration if duration < Duration::from_secs(1) => Err("it must be at least 1s".to_owned()),
         duration => Ok(duration),
@@ -387,6 +299,7 @@ fn server_url(text: &str) -> Result<Uri, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::job_args::JobRetention;
 
     fn controller(args: &[&str]) -> Result<Box<ControllerArgs>, String> {
         let args = ["fledged-operator", "controller"].iter().chain(args);

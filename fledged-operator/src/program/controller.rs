@@ -8,9 +8,10 @@ use fledged_cri::signals::Shutdown;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
-use super::args::{ControllerArgs, ElectionArgs, JobPullMethod, JobRetention, NodeDriver};
+use super::args::{ControllerArgs, ElectionArgs, NodeDriver};
 use super::connect::connect;
 use super::dispatch::ProgramError;
+use super::job_args::{JobPullMethod, JobRetention};
 use super::listen::{listen, serving};
 use crate::controller::{Controller, ControllerBuilder};
 use crate::jobs::{JobDriver, JobOptions, PullMethod, Retention};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fledged_cri::clock::TokioClock;
 use fledged_cri::oci::{OciLayoutOptions, OpenError};
 
-use super::args::{JobCommand, RemoveArgs};
+use super::job_args::{JobCommand, RemoveArgs};
 use crate::jobs::remove_images;
 
 /// Why a Job's container failed.

@@ -6,6 +6,7 @@ mod connect;
 mod controller;
 mod dispatch;
 mod job;
+mod job_args;
 mod listen;
 mod log;
 mod webhook;

@@ -8,11 +8,14 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::watch_soon::watch_soon;
+
+/// Between attempts at what an API server does not do for now.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Labels of what it sees to: only the Jobs of the driver.
 const OURS: &str = "kubefledged=kubefledged-image-manager";
 
@@ -20,8 +23,8 @@ const OURS: &str = "kubefledged=kubefledged-image-manager";
 /// Jobs that are gone are deleted.
 pub(super) async fn run(client: Client, stop: CancellationToken) -> Result<(), String> {
     let config = || watcher::Config::default().labels(OURS);
-    let jobs = watch(Api::<Job>::all(client.clone()), config()).default_backoff();
-    let pods = watch(Api::<Pod>::all(client.clone()), config()).default_backoff();
+    let jobs = watch_soon(Api::<Job>::all(client.clone()), config());
+    let pods = watch_soon(Api::<Pod>::all(client.clone()), config());
     futures_util::pin_mut!(jobs, pods);
     let mut controller = JobController {
         client,
@@ -96,13 +99,16 @@ impl JobController {
         }
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
         let body: Pod = serde_json::from_value(pod).unwrap();
-        match pods.create(&PostParams::default(), &body).await {
-            Ok(_) => {}
-            // Somebody deleted the namespace or the Job meanwhile, or forbids the pod.
-            Err(kube::Error::Api(status)) if status.code < 500 => {
-                self.failed_create(job, &status.message).await;
+        for _ in 0..100 {
+            match pods.create(&PostParams::default(), &body).await {
+                Ok(_) => return,
+                // Somebody deleted the namespace or the Job meanwhile, or forbids the pod.
+                Err(kube::Error::Api(status)) if (400..429).contains(&status.code) => {
+                    self.failed_create(job, &status.message).await;
+                    return;
+                }
+                Err(_) => tokio::time::sleep(AGAIN).await,
             }
-            Err(_) => {}
         }
     }
 
@@ -192,9 +198,16 @@ impl JobController {
         };
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &job.namespace().unwrap());
         let patch = Patch::Merge(json!({ "status": status }));
-        let _ = jobs
-            .patch_status(name, &PatchParams::default(), &patch)
-            .await;
+        for _ in 0..100 {
+            match jobs
+                .patch_status(name, &PatchParams::default(), &patch)
+                .await
+            {
+                Ok(_) => return,
+                Err(kube::Error::Api(status)) if status.code == 404 => return,
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
     }
 }
 

@@ -140,6 +140,16 @@ impl MemoryRuntime {
         self.state().images.get(&parse(reference)).cloned()
     }
 
+    /// The first images that it holds, in the words of a runtime.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Vec<RuntimeImage> {
+        let mut state = self.state();
+        state.readings += 1;
+        let firsts: Vec<ImageRef> = state.images.keys().take(count).cloned().collect();
+        let images = firsts.iter().filter_map(|image| Self::image(&state, image));
+        images.collect()
+    }
+
     /// The digest of an image it holds.
     #[must_use]
     pub fn digest(&self, reference: &str) -> Option<Digest> {

@@ -8,6 +8,7 @@ mod memory;
 mod nodes;
 mod stand_in_kubelet;
 mod wait;
+mod watch_soon;
 mod way;
 mod world;
 

@@ -14,7 +14,6 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::memory::MemoryRuntime;
 use super::nodes::FakeNode;
+use super::watch_soon::watch_soon;
 
 /// How often it tells that it is there, and the images that it has.
 const TELL: Duration = Duration::from_millis(500);
@@ -37,7 +37,7 @@ pub(super) async fn run(
 ) -> Result<(), String> {
     let of_node = format!("spec.nodeName={}", node.name());
     let config = watcher::Config::default().fields(&of_node);
-    let pods = watch(Api::<Pod>::all(client.clone()), config).default_backoff();
+    let pods = watch_soon(Api::<Pod>::all(client.clone()), config);
     futures_util::pin_mut!(pods);
     let mut running: BTreeMap<String, AbortHandle> = BTreeMap::new();
     let mut tasks = JoinSet::new();
@@ -69,8 +69,8 @@ pub(super) async fn run(
 
 /// Tells the images as a kubelet does: the largest fifty, by all their names.
 async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
-    let images = runtime.list().await.unwrap();
-    let images = images.iter().take(50).map(|image| {
+    let images = runtime.first(50);
+    let images = images.iter().map(|image| {
         let mut names: Vec<String> = Vec::new();
         if let (Some(digest), Some(first)) = (&image.digest, image.references.first()) {
             names.push(format!("{}@{digest}", first.name()));

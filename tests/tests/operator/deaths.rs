@@ -122,6 +122,7 @@ async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
         let one = std::num::NonZeroUsize::MIN;
         let mut first = ClusterLoop::new(planner(), mortal, clock(), 1).with_writes_at_once(one);
         tokio::select! {
+            biased;
             _ = driver.run(CancellationToken::new()) => panic!("the driver ended"),
             _ = first.run(std::future::pending()) => {}
             () = dead.cancelled() => {}
@@ -129,6 +130,7 @@ async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
         drop(first);
         let mut second = ClusterLoop::new(planner(), Arc::new(inner), clock(), 2);
         tokio::select! {
+            biased;
             _ = driver.run(CancellationToken::new()) => panic!("the driver ended"),
             _ = second.run(std::future::pending()) => {}
         }

@@ -1,0 +1,168 @@
+//! One Job, as far as it is known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::ImageRef;
+use jiff::Timestamp;
+
+use super::batch::LINGER;
+use super::job::{JobEnd, Kind, ReadJob};
+use super::pod::{ReadPod, Verdict};
+use super::slot::Slot;
+use super::wanted::Reached;
+use crate::report::after;
+
+/// How long after the end of a Job its pod is believed to have more to tell: they are watched apart.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// When the absence of a pod is asked about first.
+const NO_POD_YET: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct LiveJob {
+    pub(super) namespace: String,
+    pub(super) kind: Kind,
+    pub(super) slots: BTreeMap<String, Slot>,
+    pub(super) since: Timestamp,
+    pub(super) created: bool,
+    /// Nobody may use it any more: it is, or is to be, deleted.
+    pub(super) leaving: bool,
+    /// It is deleted, and its pod is not.
+    pub(super) gone: bool,
+    pub(super) pod: Option<Arc<ReadPod>>,
+    /// Whether a kubelet has taken its pod.
+    pub(super) taken: bool,
+    /// What keeps it from being created, or its pod.
+    pub(super) trouble: Option<Failure>,
+    pub(super) ask_at: Option<Timestamp>,
+    /// It has ended, and until when its pod may have more to tell.
+    pub(super) ended: Option<(JobEnd, Timestamp)>,
+}
+
+impl LiveJob {
+    pub(super) fn new(namespace: String, kind: Kind, now: Timestamp) -> Self {
+        Self {
+            namespace,
+            kind,
+            slots: BTreeMap::new(),
+            since: now,
+            created: false,
+            leaving: false,
+            gone: false,
+            pod: None,
+            taken: false,
+            trouble: None,
+            ask_at: None,
+            ended: None,
+        }
+    }
+
+    /// One that somebody else has created.
+    pub(super) fn adopted(
+        job: &ReadJob,
+        kind: Kind,
+        pod: Option<Arc<ReadPod>>,
+        now: Timestamp,
+    ) -> Self {
+        let namespace = job.metadata.namespace.clone().unwrap_or_default();
+        let slots = job.containers();
+        let slots = slots.map(|name| (name.to_owned(), Slot::adopted(after(now, LINGER))));
+        Self {
+            slots: slots.collect(),
+            created: true,
+            leaving: job.metadata.deletion_timestamp.is_some(),
+            taken: pod.as_ref().is_some_and(|pod| pod.is_taken()),
+            pod,
+            ended: job.end().map(|end| (end, after(now, LAST_WORDS))),
+            ..Self::new(namespace, kind, now)
+        }
+    }
+
+    pub(super) fn created(&mut self, now: Timestamp) {
+        self.created = true;
+        self.trouble = None;
+        self.ask_at = Some(after(now, NO_POD_YET));
+    }
+
+    /// It is like this now.
+    pub(super) fn update(&mut self, job: &ReadJob, now: Timestamp) {
+        self.created = true;
+        self.leaving |= job.metadata.deletion_timestamp.is_some();
+        if self.ended.is_none() {
+            self.ended = job.end().map(|end| (end, after(now, LAST_WORDS)));
+        }
+    }
+
+    /// Its pod is like this now; whether a kubelet has taken it only just now.
+    pub(super) fn set_pod(&mut self, pod: Arc<ReadPod>) -> bool {
+        self.trouble = None;
+        self.ask_at = None;
+        let taken = pod.is_taken();
+        self.pod = Some(pod);
+        taken && !std::mem::replace(&mut self.taken, true)
+    }
+
+    /// When something is due.
+    pub(super) fn wakeups(&self) -> impl Iterator<Item = Timestamp> {
+        let slots = self.slots.values().filter_map(Slot::next_wakeup);
+        let ended = self.ended.as_ref().map(|(_, until)| *until);
+        let ended = ended.filter(|_| self.waits());
+        slots.chain(ended).chain(self.ask_at)
+    }
+
+    /// Holds what is waited for against what is known; who is to be told what.
+    pub(super) fn judge(
+        &mut self,
+        name: &str,
+        ours: &ImageRef,
+        now: Timestamp,
+    ) -> Vec<(u64, Result<Reached, Failure>)> {
+        let ended = self.ended.as_ref().filter(|(_, until)| *until <= now);
+        let over = ended.map(|(end, _)| match end {
+            JobEnd::Complete => "it is complete",
+            JobEnd::Failed(why) => why.as_str(),
+        });
+        let mut answers = Vec::new();
+        for (container, slot) in &mut self.slots {
+            let Some(goal) = slot.goal() else { continue };
+            let mut verdict = match (&self.pod, &self.trouble) {
+                (Some(pod), _) => pod.verdict(container, goal, ours),
+                (None, Some(trouble)) => failing(trouble.clone()),
+                (None, None) => Verdict::Open,
+            };
+            if let (Some(why), Verdict::Open) = (over, &verdict) {
+                let text = format!("its Job {name} has ended without it: {why}");
+                verdict = failing(Failure::new(Reason::Unknown, text));
+            }
+            answers.extend(slot.judge(verdict, over.is_some(), now));
+        }
+        answers
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.leaving && self.ended.is_none()
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        !self.leaving && self.slots.values().any(Slot::waits)
+    }
+
+    /// Where it stands, in words.
+    pub(super) fn describe(&self, name: &str) -> String {
+        match (&self.pod, &self.trouble) {
+            (Some(pod), _) => pod.describe(),
+            (None, Some(trouble)) => trouble.message.clone(),
+            (None, None) if self.created => format!("Job {name} has no pod"),
+            (None, None) => format!("Job {name} is not created yet, since {}", self.since),
+        }
+    }
+}
+
+fn failing(failure: Failure) -> Verdict {
+    Verdict::Failing {
+        failure,
+        attempt: true,
+    }
+}

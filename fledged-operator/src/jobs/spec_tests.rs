@@ -1,0 +1,200 @@
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use super::*;
+use crate::jobs::node::NodeView;
+
+fn mk_options() -> JobOptions {
+    JobOptions::new("registry.test/ours:1".parse().unwrap(), "operator")
+}
+
+fn mk_plan(method: Method) -> PullPlan {
+    let cache = |name: &str| CacheId::new("shop", name, format!("uid-{name}"));
+    PullPlan {
+        name: "fledged-pull-x".to_owned(),
+        namespace: "shop".to_owned(),
+        node: NodeName::new("node-1.example").unwrap(),
+        method,
+        images: vec![
+            ("nginx:1".parse().unwrap(), false),
+            ("registry.test/app".parse().unwrap(), true),
+        ],
+        secrets: vec!["login".to_owned()],
+        caches: vec![cache("web"), cache("db")],
+        cache: Some("c".repeat(80)),
+        limit: Duration::from_secs(700),
+    }
+}
+
+/// The Job as the API server reads it: a field that it does not know would be lost.
+fn read(body: &Value) -> (Job, PodSpec) {
+    let job: Job = serde_json::from_value(body.clone()).unwrap();
+    let pod = job.spec.clone().unwrap().template.spec.unwrap();
+    (job, pod)
+}
+
+fn image_of(container: &Container) -> &str {
+    container.image.as_deref().unwrap()
+}
+
+/// The Pod Security Standard `restricted`, as far as these pods could break it.
+fn assert_restricted(pod: &PodSpec) {
+    let of_pod = pod.security_context.clone().unwrap();
+    assert_eq!(of_pod.run_as_non_root, Some(true));
+    assert_eq!(of_pod.seccomp_profile.unwrap().type_, "RuntimeDefault");
+    assert_ne!(pod.host_network, Some(true));
+    let allowed = pod.volumes.iter().flatten();
+    for volume in allowed {
+        assert!(volume.host_path.is_none(), "{volume:?}");
+    }
+    let inits = pod.init_containers.iter().flatten();
+    for container in pod.containers.iter().chain(inits) {
+        let context = container.security_context.clone().unwrap();
+        assert_eq!(context.allow_privilege_escalation, Some(false));
+        assert_eq!(context.read_only_root_filesystem, Some(true));
+        assert_eq!(context.capabilities.unwrap().drop.unwrap(), ["ALL"]);
+        assert_eq!(context.run_as_user, None);
+    }
+}
+
+#[test]
+fn images_are_mounted_and_nothing_of_them_is_run() {
+    let (job, pod) = read(&pull_job(&mk_plan(Method::ImageVolume), &mk_options()));
+    assert_restricted(&pod);
+    let volumes = pod.volumes.unwrap();
+    let images: Vec<_> = volumes.iter().map(|v| v.image.clone().unwrap()).collect();
+    assert_eq!(
+        images[0].reference.as_deref(),
+        Some("docker.io/library/nginx:1")
+    );
+    assert_eq!(images[0].pull_policy.as_deref(), Some("IfNotPresent"));
+    assert_eq!(
+        images[1].reference.as_deref(),
+        Some("registry.test/app:latest")
+    );
+    assert_eq!(images[1].pull_policy.as_deref(), Some("Always"));
+    for (container, volume) in pod.containers.iter().zip(&volumes) {
+        assert_eq!(image_of(container), "registry.test/ours:1");
+        assert_eq!(container.args.clone().unwrap(), ["job", "noop"]);
+        assert_eq!(
+            container.volume_mounts.as_ref().unwrap()[0].name,
+            volume.name
+        );
+    }
+    assert!(pod.init_containers.is_none());
+    let spec = job.spec.unwrap();
+    assert_eq!(spec.backoff_limit, Some(0));
+    assert_eq!(spec.active_deadline_seconds, Some(700));
+    assert_eq!(spec.ttl_seconds_after_finished, Some(3600));
+}
+
+#[test]
+fn without_image_volumes_a_program_of_ours_is_run_in_them() {
+    let (_, pod) = read(&pull_job(&mk_plan(Method::Container), &mk_options()));
+    assert_restricted(&pod);
+    let init = &pod.init_containers.as_ref().unwrap()[0];
+    assert_eq!(image_of(init), "registry.test/ours:1");
+    assert_eq!(init.args.clone().unwrap()[..2], ["job", "copy"]);
+    let images: Vec<&str> = pod.containers.iter().map(image_of).collect();
+    assert_eq!(
+        images,
+        ["docker.io/library/nginx:1", "registry.test/app:latest"]
+    );
+    for container in &pod.containers {
+        // A vector: no shell of theirs, and nothing of their entry point.
+        let command = container.command.clone().unwrap();
+        assert_eq!(command, [PROGRAM, "job", "noop"]);
+        assert!(container.args.is_none());
+    }
+    assert_eq!(
+        pod.containers[1].image_pull_policy.as_deref(),
+        Some("Always")
+    );
+}
+
+#[test]
+fn a_pod_goes_to_its_node_whatever_taints_it_has_and_is_known_by_kube_fledgeds_labels() {
+    let mut options = mk_options();
+    options.priority_class = Some("low".to_owned());
+    options.service_account = Some("puller".to_owned());
+    let (job, pod) = read(&pull_job(&mk_plan(Method::ImageVolume), &options));
+    let affinity = pod.affinity.unwrap().node_affinity.unwrap();
+    let required = affinity.required_during_scheduling_ignored_during_execution;
+    let terms = required.unwrap().node_selector_terms;
+    let field = &terms[0].match_fields.as_ref().unwrap()[0];
+    assert_eq!(field.key, "metadata.name");
+    assert_eq!(field.values.as_ref().unwrap(), &["node-1.example"]);
+    let tolerations = pod.tolerations.unwrap();
+    assert_eq!(tolerations.len(), 1);
+    assert_eq!(tolerations[0].operator.as_deref(), Some("Exists"));
+    assert_eq!(tolerations[0].key, None);
+    assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
+    assert_eq!(pod.termination_grace_period_seconds, Some(0));
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    assert_eq!(pod.enable_service_links, Some(false));
+    assert_eq!(pod.priority_class_name.as_deref(), Some("low"));
+    assert_eq!(pod.service_account_name.as_deref(), Some("puller"));
+    assert_eq!(pod.image_pull_secrets.unwrap()[0].name, "login");
+
+    let template = job.spec.unwrap().template.metadata.unwrap();
+    for labels in [job.metadata.labels.unwrap(), template.labels.unwrap()] {
+        assert_eq!(labels["app"], "kubefledged");
+        assert_eq!(labels["kubefledged"], "kubefledged-image-manager");
+        assert_eq!(labels["kubefledged.io/job"], "pull");
+        assert_eq!(labels["kubefledged.io/node"], "node-1.example");
+        assert!(labels["imagecache"].len() <= 63);
+    }
+    let annotations = template.annotations.unwrap();
+    assert_eq!(annotations["kubefledged.io/node"], "node-1.example");
+    assert_eq!(annotations["kubefledged.io/imagecaches"], "web,db");
+    let owners = job.metadata.owner_references.unwrap();
+    let owners: Vec<&str> = owners.iter().map(|owner| owner.uid.as_str()).collect();
+    assert_eq!(owners, ["uid-web", "uid-db"]);
+}
+
+#[test]
+fn a_removal_is_an_argument_vector_against_one_socket() {
+    let nasty = "registry.test/a:1";
+    let plan = RemovalPlan {
+        name: "fledged-remove-x".to_owned(),
+        namespace: "operator".to_owned(),
+        node: NodeName::new("n".repeat(200)).unwrap(),
+        images: vec![nasty.parse().unwrap(), "nginx:1".parse().unwrap()],
+        keep: vec!["nginx:2".parse().unwrap()],
+        socket: NodeView::default().socket(None),
+        limit: Duration::from_secs(100),
+    };
+    let mut options = mk_options();
+    let (job, pod) = read(&removal_job(&plan, &options));
+    let container = &pod.containers[0];
+    assert!(container.command.is_none());
+    assert_eq!(
+        container.args.clone().unwrap(),
+        [
+            "job",
+            "remove",
+            "--runtime",
+            "unix:///run/fledged/runtime.sock",
+            "--keep",
+            "docker.io/library/nginx:2",
+            "--",
+            nasty,
+            "docker.io/library/nginx:1",
+        ]
+    );
+    let context = container.security_context.clone().unwrap();
+    assert_eq!(
+        (context.run_as_user, context.run_as_non_root),
+        (Some(0), Some(false))
+    );
+    assert_eq!(context.allow_privilege_escalation, Some(false));
+    assert_eq!(context.capabilities.unwrap().drop.unwrap(), ["ALL"]);
+    let volume = pod.volumes.as_ref().unwrap()[0].host_path.clone().unwrap();
+    assert_eq!(volume.path, "/run/containerd/containerd.sock");
+    assert_eq!(volume.type_.as_deref(), Some("Socket"));
+    assert_eq!(pod.host_network, Some(false));
+    assert!(job.metadata.labels.unwrap()["kubefledged.io/node"].len() <= 63);
+    options.removal_host_network = true;
+    let (_, pod) = read(&removal_job(&plan, &options));
+    assert_eq!(pod.host_network, Some(true));
+}
