@@ -134,7 +134,7 @@ impl NodeJobs {
 
     /// A Job was refused and is not tried again.
     pub(super) fn refused(&mut self, name: &str, failure: &Failure) {
-        let Some(job) = self.jobs.remove(name) else {
+        let Some(job) = self.remove(name) else {
             return;
         };
         for want in job.slots.into_values().filter_map(Slot::into_want) {
@@ -165,7 +165,7 @@ impl NodeJobs {
         {
             job.pod = None;
             if job.gone {
-                self.jobs.remove(name);
+                self.remove(name);
             }
         }
     }
@@ -213,13 +213,6 @@ impl NodeJobs {
         .collect()
     }
 
-    /// Images that Jobs may be pulling though nobody waits for them any more.
-    pub(super) fn given_up(&self) -> impl Iterator<Item = &ImageRef> {
-        let leaving = self.jobs.values().filter(|job| job.leaving);
-        let slots = leaving.flat_map(|job| job.slots.values());
-        slots.filter_map(Slot::goal).filter_map(Goal::image)
-    }
-
     /// The Jobs that may be removing something now.
     pub(super) fn removals(&self) -> impl Iterator<Item = &str> {
         let removals = self.jobs.iter().filter(|(_, job)| job.kind == Kind::Remove);
@@ -248,6 +241,17 @@ impl NodeJobs {
         let jobs = self.jobs.values().filter(|job| !job.leaving);
         let jobs = jobs.flat_map(LiveJob::wakeups);
         batch.into_iter().chain(ends).chain(jobs).min()
+    }
+
+    /// Forgets a Job of which nothing is left, and tells what it may have had pulled without a word.
+    fn remove(&mut self, name: &str) -> Option<LiveJob> {
+        let job = self.jobs.remove(name)?;
+        let goals = job.slots.values().filter_map(Slot::goal);
+        let images: Vec<ImageRef> = goals.filter_map(Goal::image).cloned().collect();
+        if !images.is_empty() {
+            self.commands.push(Command::Over { images });
+        }
+        Some(job)
     }
 
     fn answer(&mut self, id: u64, job: Option<&str>, result: Result<Reached, Failure>) {
@@ -384,7 +388,7 @@ impl NodeJobs {
             }
         }
         for name in over {
-            self.jobs.remove(&name);
+            self.remove(&name);
         }
     }
 

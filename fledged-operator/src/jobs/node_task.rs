@@ -1,5 +1,7 @@
 //! Everything that goes on for one node.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
@@ -8,13 +10,12 @@ use fledged_core::node::{Schedule, Warmer, WarmerConfig};
 use fledged_core::ports::Anonymous;
 use futures_util::stream;
 use kube::Client;
-use std::num::NonZeroUsize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::FIELD_MANAGER;
 use super::batch::NodeJobs;
-use super::job::ReadJob;
+use super::job::{Kind, ReadJob};
 use super::node::NodeView;
 use super::pod::ReadPod;
 use super::presence::Presence;
@@ -87,7 +88,11 @@ pub(super) fn node_task(
     let shared = Arc::new(Shared::new(presence));
     let mut jobs = NodeJobs::new(node.clone(), options, seeds.u64(..));
     let mut removals = Removals::default();
+    let mut adopted = BTreeSet::new();
     for (job, pod) in found {
+        if job.kind() == Some(Kind::Pull) && job.end().is_none() {
+            adopted.extend(job.containers().map(str::to_owned));
+        }
         if let Some(name) = &job.metadata.name {
             removals.adopt(name, job.removes());
         }
@@ -144,6 +149,7 @@ pub(super) fn node_task(
         inputs,
         told: told.clone(),
         loop_stop: loop_stop.clone(),
+        adopted,
         rng: fastrand::Rng::with_seed(seeds.u64(..)),
         state: State::default(),
     };

@@ -26,8 +26,8 @@ enum Seen {
         size: ByteSize,
         at: Timestamp,
     },
-    /// A Job that pulls it was given up, and may have had it pulled all the same.
-    Perhaps { at: Timestamp },
+    /// A Job is there that may have it pulled, or was until then.
+    Perhaps { until: Option<Timestamp> },
     /// It was removed, or found absent.
     Gone { at: Timestamp },
 }
@@ -103,10 +103,10 @@ impl Presence {
         self.seen.insert(image.clone(), here);
     }
 
-    /// A Job may have the kubelet pull it until now, or has had it.
-    pub(super) fn attempted(&mut self, image: &ImageRef, now: Timestamp) {
+    /// A Job may have it pulled from now on, or might have until now.
+    pub(super) fn perhaps(&mut self, image: &ImageRef, until: Option<Timestamp>) {
         if !matches!(self.seen.get(image), Some(Seen::Here { .. })) {
-            self.seen.insert(image.clone(), Seen::Perhaps { at: now });
+            self.seen.insert(image.clone(), Seen::Perhaps { until });
         }
     }
 
@@ -151,7 +151,8 @@ impl Presence {
         let named: BTreeSet<&ImageRef> = node.images.iter().flat_map(|i| &i.references).collect();
         let mut seen = std::mem::take(&mut self.seen);
         seen.retain(|image, seen| match seen {
-            Seen::Here { at, .. } | Seen::Perhaps { at } => {
+            Seen::Perhaps { until: None } => true,
+            Seen::Here { at, .. } | Seen::Perhaps { until: Some(at) } => {
                 let lost = complete && !named.contains(image) && self.covers(*at);
                 !lost
             }

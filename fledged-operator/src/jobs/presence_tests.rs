@@ -134,14 +134,17 @@ fn what_a_job_that_was_given_up_may_have_pulled_is_removed_to_be_sure() {
     presence.node(node(1_000, &[]));
     assert!(listed(&mut presence).is_empty());
     for name in ["old:1", "app:1"] {
-        presence.attempted(&image(name), at(1_000));
+        presence.perhaps(&image(name), None);
     }
-    assert_eq!(listed(&mut presence), ["old:1"]);
+    presence.node(node(9_000, &[]));
+    assert_eq!(listed(&mut presence), ["old:1"], "it is still at it");
     assert!(presence.find(&image("app:1")).is_none());
-    presence.node(node(1_060, &[]));
+    presence.perhaps(&image("old:1"), Some(at(9_000)));
+    assert_eq!(listed(&mut presence), ["old:1"]);
+    presence.node(node(9_060, &[]));
     assert!(listed(&mut presence).is_empty());
     // What was pulled is not doubted because another attempt is made.
-    presence.pulled(&image("app:1"), None, at(2_000));
-    presence.attempted(&image("app:1"), at(2_001));
+    presence.pulled(&image("app:1"), None, at(9_060));
+    presence.perhaps(&image("app:1"), Some(at(9_061)));
     assert_eq!(listed(&mut presence), ["app:1"]);
 }

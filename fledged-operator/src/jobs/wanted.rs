@@ -73,6 +73,8 @@ pub(super) enum Command {
         job: Option<String>,
         result: Result<Reached, Failure>,
     },
+    /// A Job is over that had not come to these: it may have had them pulled all the same.
+    Over { images: Vec<ImageRef> },
     /// These are pulled one after another: each has that many deadlines from now on.
     Stretch { images: Vec<ImageRef>, times: u32 },
 }

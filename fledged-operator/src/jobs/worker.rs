@@ -1,6 +1,6 @@
 //! The loop that sees to the Jobs of one node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::batch::NodeJobs;
+use super::batch::{LINGER, NodeJobs};
 use super::job::Kind;
+use super::names::container_name;
 use super::node::NodeView;
 use super::pod::Goal;
 use super::removals::{Next, Removals};
@@ -62,6 +63,9 @@ pub(super) struct Worker {
     pub(super) told: mpsc::UnboundedSender<Told>,
     /// Ends the loop of the node.
     pub(super) loop_stop: CancellationToken,
+    /// Containers of Jobs that pull and were there before, until it is known which images they stand
+    /// for.
+    pub(super) adopted: BTreeSet<String>,
     pub(super) rng: fastrand::Rng,
     pub(super) state: State,
 }
@@ -116,13 +120,7 @@ impl Worker {
         let now = self.now();
         loop {
             let under_way = self.removals.under_way(self.jobs.removals());
-            {
-                let mut presence = self.shared.presence();
-                presence.removing(under_way.clone());
-                for image in self.jobs.given_up() {
-                    presence.attempted(image, now);
-                }
-            }
+            self.shared.presence().removing(under_way.clone());
             self.jobs.block(under_way);
             let commands = self.jobs.poll(now);
             if commands.is_empty() {
@@ -184,6 +182,14 @@ impl Worker {
 
     fn assigned(&mut self, source: Source, assignment: Assignment) {
         self.shared.assign(&assignment.images);
+        let adopted = std::mem::take(&mut self.adopted);
+        let theirs = assignment.images.iter().map(|entry| &entry.image);
+        let theirs = theirs.filter(|image| adopted.contains(&container_name(image)));
+        // Whatever nobody waits for of them is deleted by then.
+        let until = Some(after(self.now(), LINGER));
+        for image in theirs {
+            self.shared.presence().perhaps(image, until);
+        }
         self.removals.assign(&assignment.images);
         let assigned = self.shared.assigned();
         self.state.stretched.retain(|i, _| assigned.contains_key(i));
@@ -256,6 +262,12 @@ impl Worker {
                 images,
                 limit,
             } => {
+                {
+                    let mut presence = self.shared.presence();
+                    images
+                        .iter()
+                        .for_each(|image| presence.perhaps(image, None));
+                }
                 let plan = match kind {
                     Kind::Pull => self.pull_plan(name.clone(), namespace, images, limit),
                     Kind::Remove => self.removal_plan(name.clone(), namespace, limit),
@@ -291,6 +303,13 @@ impl Worker {
                 }));
             }
             Command::Answer { id, job, result } => self.answer(id, job.as_deref(), result),
+            Command::Over { images } => {
+                let until = Some(self.now());
+                let mut presence = self.shared.presence();
+                images
+                    .iter()
+                    .for_each(|image| presence.perhaps(image, until));
+            }
             Command::Stretch { images, times } => self.stretch(images, times),
         }
     }

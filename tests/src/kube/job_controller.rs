@@ -34,15 +34,15 @@ pub(super) async fn run(client: Client, stop: CancellationToken) -> Result<(), S
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            Some(Ok(event)) = jobs.next() => match event {
-                Event::Apply(job) | Event::InitApply(job) => controller.job(job).await,
-                Event::Delete(job) => controller.job_gone(&job).await,
-                Event::Init | Event::InitDone => {}
+            event = jobs.next() => match event {
+                Some(Ok(Event::Apply(job) | Event::InitApply(job))) => controller.job(job).await,
+                Some(Ok(Event::Delete(job))) => controller.job_gone(&job).await,
+                _ => {}
             },
-            Some(Ok(event)) = pods.next() => match event {
-                Event::Apply(pod) | Event::InitApply(pod) => controller.pod(pod).await,
-                Event::Delete(pod) => controller.pod_gone(&pod).await,
-                Event::Init | Event::InitDone => {}
+            event = pods.next() => match event {
+                Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => controller.pod(pod).await,
+                Some(Ok(Event::Delete(pod))) => controller.pod_gone(&pod).await,
+                _ => {}
             },
         }
     }

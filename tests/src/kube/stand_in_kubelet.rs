@@ -46,8 +46,8 @@ pub(super) async fn run(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = ticks.tick() => tell_images(&node, &runtime).await,
-            Some(Ok(event)) = pods.next() => match event {
-                Event::Apply(pod) | Event::InitApply(pod) => {
+            event = pods.next() => match event {
+                Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => {
                     let uid = pod.uid().unwrap();
                     let over = pod.status.as_ref().and_then(|s| s.phase.as_deref());
                     if matches!(over, Some("Succeeded" | "Failed")) || running.contains_key(&uid) {
@@ -56,12 +56,12 @@ pub(super) async fn run(
                     let run = RunningPod::new(client.clone(), pod, runtime.clone());
                     running.insert(uid, tasks.spawn(run.run()));
                 }
-                Event::Delete(pod) => {
+                Some(Ok(Event::Delete(pod))) => {
                     if let Some(task) = running.remove(&pod.uid().unwrap()) {
                         task.abort();
                     }
                 }
-                Event::Init | Event::InitDone => {}
+                _ => {}
             },
         }
     }
