@@ -45,6 +45,7 @@
 //! # }
 //! ```
 
+mod answers;
 mod batch;
 mod driver;
 mod hub;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::driver::NodeInput;
-use fledged_core::error::{ErrorClass, Failure};
-use fledged_core::model::{Assignment, Digest, ImageRef, NodeName};
-use fledged_core::ports::Removal;
+use fledged_core::error::Failure;
+use fledged_core::model::{Assignment, ImageRef, NodeName};
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::answers::Answer;
 use super::batch::{LINGER, NodeJobs};
 use super::job::Kind;
 use super::names::container_name;
@@ -23,8 +23,8 @@ use super::pod::Goal;
 use super::removals::{Next, Removals};
 use super::requests::Requests;
 use super::runtime::Shared;
-use super::told::{Reply, Told};
-use super::wanted::{Command, Reached, Want, passes};
+use super::told::Told;
+use super::wanted::{Command, Want};
 use crate::report::{Source, after};
 
 /// How long a caller waits for a removal: less than the loop of the node does, so that it hears why.
@@ -35,11 +35,6 @@ const SOONER: Duration = Duration::from_millis(500);
 
 /// What the loop of a node is told, and the object that it came from.
 pub(super) type LoopInput = (Option<Source>, NodeInput);
-
-enum Answer {
-    Pull(ImageRef, Reply<Option<Digest>>),
-    Remove(ImageRef, Reply<Removal>),
-}
 
 enum Done {
     /// A Job was created, or refused; with what its pods lack.
@@ -73,12 +68,12 @@ pub(super) struct Worker {
 /// What is under way.
 #[derive(Default)]
 pub(super) struct State {
-    answers: BTreeMap<u64, Answer>,
+    pub(super) answers: BTreeMap<u64, Answer>,
     assignment: Option<(Source, Assignment)>,
     /// Deadlines that an image has, where it shares those of others.
-    stretched: BTreeMap<ImageRef, u32>,
+    pub(super) stretched: BTreeMap<ImageRef, u32>,
     /// When the round of an image ends.
-    rounds: BTreeMap<ImageRef, Timestamp>,
+    pub(super) rounds: BTreeMap<ImageRef, Timestamp>,
     creating: BTreeMap<String, AbortHandle>,
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
     /// What the pods of a Job lack, and the secrets that they have.
@@ -132,7 +127,7 @@ impl Worker {
         }
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.requests.clock.now()
     }
 
@@ -240,7 +235,7 @@ impl Worker {
         }
     }
 
-    fn removal(&self, id: u64, now: Timestamp) -> Want {
+    pub(super) fn removal(&self, id: u64, now: Timestamp) -> Want {
         Want {
             id,
             namespace: self.requests.options.namespace.clone(),
@@ -352,69 +347,5 @@ impl Worker {
             Done::Inquired(name, Some(failure)) => self.jobs.troubled(&name, failure, now),
             Done::Inquired(_, None) | Done::Nothing => {}
         }
-    }
-
-    fn answer(&mut self, id: u64, job: Option<&str>, result: Result<Reached, Failure>) {
-        let now = self.now();
-        match self.state.answers.remove(&id) {
-            Some(Answer::Pull(image, reply)) => {
-                let result = result.map(|reached| match reached {
-                    Reached::Pulled(digest) => digest,
-                    Reached::Removed(_) => None,
-                });
-                match &result {
-                    Ok(digest) => {
-                        self.shared.presence().pulled(&image, digest.clone(), now);
-                        self.state.stretched.remove(&image);
-                        self.state.rounds.remove(&image);
-                    }
-                    Err(failure) if !passes(failure) => drop(self.state.rounds.remove(&image)),
-                    Err(_) => {}
-                }
-                let _ = reply.send(result.map_err(|failure| self.explained(job, failure)));
-            }
-            Some(Answer::Remove(image, reply)) => match (job, result) {
-                (Some(job), Ok(Reached::Removed(message))) => {
-                    let (all, own) = self.removals.ended(id, job, &message, now);
-                    self.learn(&all, now);
-                    match own {
-                        Some(outcome) => drop(reply.send(outcome)),
-                        None => {
-                            self.state.answers.insert(id, Answer::Remove(image, reply));
-                            self.jobs.want(self.removal(id, now), now);
-                        }
-                    }
-                }
-                (_, Err(failure)) => {
-                    self.removals.drop_call(id);
-                    let _ = reply.send(Err(failure));
-                }
-                _ => self.removals.drop_call(id),
-            },
-            None => {}
-        }
-    }
-
-    /// Takes note of what a Job found.
-    fn learn(&self, all: &[(ImageRef, Result<Removal, Failure>)], now: Timestamp) {
-        let mut presence = self.shared.presence();
-        for (image, outcome) in all {
-            match outcome {
-                Ok(Removal::Removed | Removal::Absent) => presence.gone(image, now),
-                Ok(Removal::InUse(_)) => presence.refused(image, now),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// A refusal, with the credentials that there were: the kubelet goes on without a word where they
-    /// are missing.
-    fn explained(&self, job: Option<&str>, mut failure: Failure) -> Failure {
-        let note = job.and_then(|job| self.state.notes.get(job));
-        let refused = failure.class() == ErrorClass::Unauthorized;
-        if let Some(note) = note.filter(|note| refused && !note.is_empty()) {
-            failure.message = format!("{} (with {note}, as far as it exists)", failure.message);
-        }
-        failure
     }
 }

@@ -1,0 +1,83 @@
+//! What callers of a node's runtime are told, and what is learnt with it.
+
+use fledged_core::error::{ErrorClass, Failure};
+use fledged_core::model::{Digest, ImageRef};
+use fledged_core::ports::Removal;
+use jiff::Timestamp;
+
+use super::told::Reply;
+use super::wanted::{Reached, passes};
+use super::worker::Worker;
+
+/// Who waits for what.
+pub(super) enum Answer {
+    Pull(ImageRef, Reply<Option<Digest>>),
+    Remove(ImageRef, Reply<Removal>),
+}
+
+impl Worker {
+    /// Tells whoever waits what came of it, and takes note of it.
+    pub(super) fn answer(&mut self, id: u64, job: Option<&str>, result: Result<Reached, Failure>) {
+        let now = self.now();
+        match self.state.answers.remove(&id) {
+            Some(Answer::Pull(image, reply)) => {
+                let result = result.map(|reached| match reached {
+                    Reached::Pulled(digest) => digest,
+                    Reached::Removed(_) => None,
+                });
+                match &result {
+                    Ok(digest) => {
+                        self.shared.presence().pulled(&image, digest.clone(), now);
+                        self.state.stretched.remove(&image);
+                        self.state.rounds.remove(&image);
+                    }
+                    Err(failure) if !passes(failure) => drop(self.state.rounds.remove(&image)),
+                    Err(_) => {}
+                }
+                let _ = reply.send(result.map_err(|failure| self.explained(job, failure)));
+            }
+            Some(Answer::Remove(image, reply)) => match (job, result) {
+                (Some(job), Ok(Reached::Removed(message))) => {
+                    let (all, own) = self.removals.ended(id, job, &message, now);
+                    self.learn(&all, now);
+                    match own {
+                        Some(outcome) => drop(reply.send(outcome)),
+                        None => {
+                            self.state.answers.insert(id, Answer::Remove(image, reply));
+                            self.jobs.want(self.removal(id, now), now);
+                        }
+                    }
+                }
+                (_, Err(failure)) => {
+                    self.removals.drop_call(id);
+                    let _ = reply.send(Err(failure));
+                }
+                _ => self.removals.drop_call(id),
+            },
+            None => {}
+        }
+    }
+
+    /// Takes note of what a Job found.
+    fn learn(&self, all: &[(ImageRef, Result<Removal, Failure>)], now: Timestamp) {
+        let mut presence = self.shared.presence();
+        for (image, outcome) in all {
+            match outcome {
+                Ok(Removal::Removed | Removal::Absent) => presence.gone(image, now),
+                Ok(Removal::InUse(_)) => presence.refused(image, now),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// A refusal, with the credentials that there were: the kubelet goes on without a word where they
+    /// are missing.
+    fn explained(&self, job: Option<&str>, mut failure: Failure) -> Failure {
+        let note = job.and_then(|job| self.state.notes.get(job));
+        let refused = failure.class() == ErrorClass::Unauthorized;
+        if let Some(note) = note.filter(|note| refused && !note.is_empty()) {
+            failure.message = format!("{} (with {note}, as far as it exists)", failure.message);
+        }
+        failure
+    }
+}
