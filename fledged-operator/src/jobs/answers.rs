@@ -65,7 +65,7 @@ impl Worker {
             match outcome {
                 Ok(Removal::Removed | Removal::Absent) => presence.gone(image, now),
                 Ok(Removal::InUse(_)) => presence.refused(image, now),
-                Err(_) => {}
+                _ => {}
             }
         }
     }

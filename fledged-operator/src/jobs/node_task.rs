@@ -7,7 +7,6 @@ use std::sync::Arc;
 use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
 use fledged_core::model::{ImageReport, NodeName, NodeReport};
 use fledged_core::node::{Schedule, Warmer, WarmerConfig};
-use fledged_core::ports::Anonymous;
 use futures_util::stream;
 use kube::Client;
 use tokio::sync::mpsc;
@@ -121,14 +120,10 @@ pub(super) fn node_task(
     let config = WarmerConfig::default()
         .with_max_parallel_pulls(NonZeroUsize::MAX)
         .with_inventory_interval(options.inventory_interval);
-    let mut node_loop = NodeLoop::new(
-        Warmer::new(config, seeds.u64(..)),
-        Arc::new(runtime),
-        // The kubelet has them from the pod.
-        Arc::new(Anonymous),
-        Arc::clone(&clock),
-        Arc::new(observer),
-    );
+    let warmer = Warmer::new(config, seeds.u64(..));
+    // Without credentials: the kubelet has them from the pod.
+    let mut node_loop = NodeLoop::new(warmer, Arc::new(runtime), Arc::clone(&clock))
+        .with_observer(Arc::new(observer));
     let metrics = requests.metrics.clone();
     let writer = Writer {
         api: StatusApi::new(client, node.clone(), FIELD_MANAGER),

@@ -39,6 +39,12 @@ impl RemovalOutcomes {
             Ok(Removal::InUse(by)) => {
                 self.kept.insert(place, by);
             }
+            // Core may come to know another end; what it means is not known here.
+            Ok(other) => {
+                let text = format!("{other:?}");
+                self.failed
+                    .insert(place, (Reason::Unknown.to_string(), text));
+            }
             Err(failure) => {
                 let reason = failure.reason.to_string();
                 self.failed.insert(place, (reason, failure.message));

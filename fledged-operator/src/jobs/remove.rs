@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::driver::{NodeLoop, Silent};
+use fledged_core::driver::NodeLoop;
 use fledged_core::error::RuntimeError;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{AssignedImage, Assignment, ImagePhase, ImageRef, ImageReport};
 use fledged_core::node::{Warmer, WarmerConfig};
 use fledged_core::ports::{
-    Anonymous, Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage,
-    RuntimeInfo,
+    Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
 };
 
 use super::outcome::RemovalOutcomes;
@@ -38,13 +37,7 @@ pub async fn remove_images(
     let assignment = Assignment::new(1, keep.chain(doomed));
     let runtime = Arc::new(NeverPulls(runtime));
     let warmer = Warmer::new(WarmerConfig::default(), 0);
-    let mut node = NodeLoop::new(
-        warmer,
-        runtime,
-        Arc::new(Anonymous),
-        clock,
-        Arc::new(Silent),
-    );
+    let mut node = NodeLoop::new(warmer, runtime, clock);
     let report = node.settle(assignment).await;
     let mut outcomes = RemovalOutcomes::default();
     for (place, image) in images.iter().enumerate() {
