@@ -214,10 +214,10 @@ fn an_agent_mounts_no_more_than_the_socket_takes() {
         let pod = &named(&objects, "DaemonSet", "-agent")["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
         let args = container["args"].as_array().unwrap();
-        let runtime = args
+        let mut runtime = args
             .iter()
             .filter_map(|arg| arg.as_str()?.strip_prefix("--runtime="));
-        assert_eq!(runtime.last().unwrap_or_default(), argument, "{set}");
+        assert_eq!(runtime.next_back().unwrap_or_default(), argument, "{set}");
         let hosts: Vec<&Value> = pod["volumes"]
             .as_array()
             .unwrap()
