@@ -53,6 +53,20 @@ fn a_late_node_gets_what_the_others_got() {
 }
 
 #[test]
+fn another_machine_of_the_same_name_is_told_anew_however_fast_it_comes() {
+    let mut world = World::new();
+    mk_nodes(&mut world, 1);
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    let before = world.writes;
+    world.apply(ClusterEvent::NodeGone(mk_name("n1")));
+    world.apply(ClusterEvent::NodeApplied(mk_node("n1", &[])));
+    world.run();
+    assert_eq!(world.writes, before + 1);
+    assert_eq!(world.assigned("n1"), ["app:1"]);
+}
+
+#[test]
 fn a_node_that_leaves_is_forgotten() {
     let mut world = World::new();
     mk_nodes(&mut world, 2);

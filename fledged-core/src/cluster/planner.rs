@@ -95,6 +95,9 @@ impl Planner {
                     && node.facts.take().is_some()
                 {
                     self.known_nodes = self.known_nodes.saturating_sub(1);
+                    // Another machine of that name may be there before anybody looks: nothing that was
+                    // written is known to have reached it.
+                    node.unwrite();
                     self.dirty_nodes.insert(name);
                 }
             }
