@@ -203,16 +203,24 @@ fn each_part_has_the_rights_of_its_table_and_no_other() {
     ]);
     assert_eq!(rights(&objects, "kube-fledged-agent"), agent);
     let webhook = table(&[
+        (" nodes", "list watch"),
         (
             " validatingwebhookconfigurations kube-fledged-webhook-server",
-            "get update patch",
+            "get patch",
         ),
         (
             "kube-fledged secrets kube-fledged-webhook-server",
-            "get update patch",
+            "get update",
         ),
     ]);
     assert_eq!(rights(&objects, "kube-fledged-webhook-server"), webhook);
+    // Somebody else's certificate takes neither.
+    let others = template(&[
+        "--set=webhookServer.enable=true",
+        "--set=webhookServer.certManager.enable=true",
+    ]);
+    let webhook = table(&[(" nodes", "list watch")]);
+    assert_eq!(rights(&others, "kube-fledged-webhook-server"), webhook);
 }
 
 #[test]

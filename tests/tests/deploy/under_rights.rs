@@ -232,11 +232,7 @@ async fn the_rights_are_enough() {
     let pod = agent_pod(&cluster, &node).await;
     let agent = client_of(&cluster, "kube-fledged-agent", Some(&pod)).await;
     let controller = client_of(&cluster, "kube-fledged-controller", None).await;
-    let namespace = cluster.namespace().to_owned();
-    let lease = LeaseName {
-        namespace,
-        name: "kubefledged-controller".to_owned(),
-    };
+    let lease = LeaseName::of_controller(cluster.namespace());
     let config = PlannerConfig::default().with_refresh_interval(Duration::ZERO);
     let controller = Controller::builder(controller)
         .config(config)
