@@ -62,6 +62,17 @@ impl JobDriver {
         }
     }
 
+    /// Objects of one namespace, or of all.
+    fn api<K>(&self, namespace: Option<&str>) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+    {
+        match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
     /// With another clock than tokio's.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -120,12 +131,22 @@ impl NodeDriver for JobDriver {
             Arc::clone(&self.clock),
             self.metrics.clone(),
         );
-        let hub = Hub::new(self.client.clone(), Arc::new(requests), self.seed);
-        let labels = selector();
+        let scopes = self.options.scopes();
+        let hub = Hub::new(
+            self.client.clone(),
+            Arc::new(requests),
+            scopes.len(),
+            self.seed,
+        );
         let nodes = watch(Api::all(self.client.clone())).map(Observed::Node);
-        let jobs = watch_labelled(Api::all(self.client.clone()), &labels).map(Observed::Job);
-        let pods = watch_labelled(Api::all(self.client.clone()), &labels).map(Observed::Pod);
-        let watches = [nodes.boxed(), jobs.boxed(), pods.boxed()];
+        let mut watches = vec![nodes.boxed()];
+        let labels = selector();
+        for (number, scope) in scopes.iter().enumerate() {
+            let jobs = watch_labelled(self.api(scope.as_deref()), &labels);
+            watches.push(jobs.map(move |event| Observed::Job(number, event)).boxed());
+            let pods = watch_labelled(self.api(scope.as_deref()), &labels);
+            watches.push(pods.map(move |event| Observed::Pod(number, event)).boxed());
+        }
         let watches = futures_util::stream::select_all(watches);
         hub::run(hub, watches, records, shutdown)
             .await

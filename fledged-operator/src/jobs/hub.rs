@@ -31,9 +31,18 @@ const INVALID_MAX: usize = 10;
 /// Something that one of the watches told.
 pub(super) enum Observed {
     Node(Event<ReadNodeImages>),
-    Job(Event<ReadJob>),
-    Pod(Event<ReadPod>),
+    /// In the scope of that number.
+    Job(usize, Event<ReadJob>),
+    Pod(usize, Event<ReadPod>),
     Record(Event<ReadNodeCache>),
+}
+
+/// Namespaces that are watched together: all of them, or one.
+struct Scope {
+    jobs: Watched<ReadJob>,
+    pods: Watched<ReadPod>,
+    /// Whether Jobs and pods were listed.
+    listed: [bool; 2],
 }
 
 /// A node that something is assigned to.
@@ -50,33 +59,36 @@ pub(super) struct Hub {
     rng: fastrand::Rng,
     nodes: Inventory<NodeName, ()>,
     views: BTreeMap<NodeName, Arc<NodeView>>,
-    jobs: Watched<ReadJob>,
-    pods: Watched<ReadPod>,
+    scopes: Vec<Scope>,
     records: Inventory<NodeName, ()>,
     /// Records that came before everything was listed.
     early: BTreeMap<NodeName, ReadNodeCache>,
     served: BTreeMap<NodeName, Served>,
-    /// Nodes, Jobs, pods and records that were listed.
-    listed: [bool; 4],
+    /// Whether nodes and records were listed.
+    listed: [bool; 2],
     synced: bool,
     listing: bool,
     tasks: JoinSet<()>,
 }
 
 impl Hub {
-    pub(super) fn new(client: Client, requests: Arc<Requests>, seed: u64) -> Self {
+    pub(super) fn new(client: Client, requests: Arc<Requests>, scopes: usize, seed: u64) -> Self {
+        let scopes = (0..scopes).map(|_| Scope {
+            jobs: Watched::new(),
+            pods: Watched::new(),
+            listed: [false; 2],
+        });
         Self {
             client,
             requests,
             rng: fastrand::Rng::with_seed(seed),
             nodes: Inventory::new(),
             views: BTreeMap::new(),
-            jobs: Watched::new(),
-            pods: Watched::new(),
+            scopes: scopes.collect(),
             records: Inventory::new(),
             early: BTreeMap::new(),
             served: BTreeMap::new(),
-            listed: [false; 4],
+            listed: [false; 2],
             synced: false,
             listing: false,
             tasks: JoinSet::new(),
@@ -87,29 +99,36 @@ impl Hub {
     pub(super) fn hear(&mut self, event: Observed) {
         match event {
             Observed::Node(event) => self.hear_node(event),
-            Observed::Job(event) => {
-                let (there, gone, done) = self.jobs.read(event);
+            Observed::Job(scope, event) => {
+                let Some(scope) = self.scopes.get_mut(scope) else {
+                    return;
+                };
+                let (there, gone, done) = scope.jobs.read(event);
+                scope.listed[0] |= done;
                 if let Some(job) = there {
                     self.tell(node_of(&job.metadata), Told::Job(job));
                 }
                 for job in gone {
                     self.tell(node_of(&job.metadata), Told::JobGone(job.name_any()));
                 }
-                self.listed[1] |= done;
             }
-            Observed::Pod(event) => {
-                let (there, gone, done) = self.pods.read(event);
+            Observed::Pod(scope, event) => {
+                let Some(scope) = self.scopes.get_mut(scope) else {
+                    return;
+                };
+                let (there, gone, done) = scope.pods.read(event);
+                scope.listed[1] |= done;
                 if let Some(pod) = there {
                     self.tell(node_of(&pod.metadata), Told::Pod(pod));
                 }
                 for pod in gone {
                     self.tell(node_of(&pod.metadata), Told::PodGone(pod));
                 }
-                self.listed[2] |= done;
             }
             Observed::Record(event) => self.hear_record(event),
         }
-        if !self.synced && self.listed == [true; 4] {
+        let listed = self.scopes.iter().all(|scope| scope.listed == [true; 2]);
+        if !self.synced && listed && self.listed == [true; 2] {
             self.synced = true;
             for (node, record) in std::mem::take(&mut self.early) {
                 self.recorded(node, &record);
@@ -203,7 +222,7 @@ impl Hub {
                     self.record_gone(&node);
                 }
                 self.listing = false;
-                self.listed[3] = true;
+                self.listed[1] = true;
             }
         }
     }
@@ -260,10 +279,16 @@ impl Hub {
 
     /// Starts the task of a node.
     fn begin(&mut self, node: NodeName, source: &Source) -> Handle {
-        let pods = self.pods.known.values();
+        let pods = self
+            .scopes
+            .iter()
+            .flat_map(|scope| scope.pods.known.values());
         let pods: BTreeMap<&str, &Arc<ReadPod>> =
             pods.filter_map(|pod| Some((pod.job()?, pod))).collect();
-        let jobs = self.jobs.known.values();
+        let jobs = self
+            .scopes
+            .iter()
+            .flat_map(|scope| scope.jobs.known.values());
         let jobs = jobs.filter(|job| node_of(&job.metadata).as_ref() == Some(&node));
         let jobs = jobs.map(|job| {
             let pod = pods.get(job.name_any().as_str());
@@ -286,7 +311,8 @@ impl Hub {
     /// Deletes Jobs of nodes that nothing is assigned to: nobody waits for them.
     fn delete_orphans(&mut self) {
         let retain = self.requests.options.retention == Retention::Retain;
-        for ((namespace, name), job) in &self.jobs.known {
+        let jobs = self.scopes.iter().flat_map(|scope| &scope.jobs.known);
+        for ((namespace, name), job) in jobs {
             let served = node_of(&job.metadata).is_some_and(|node| self.served.contains_key(&node));
             if served || (retain && job.end().is_some()) {
                 continue;

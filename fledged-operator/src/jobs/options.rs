@@ -40,6 +40,9 @@ pub struct JobOptions {
     /// and are root, which other namespaces may well forbid. Jobs that pull live in the namespaces of
     /// the ImageCaches that want the images.
     pub namespace: String,
+    /// The only namespace whose ImageCaches are served, where it is only one: Jobs are then watched there
+    /// and in the operator's own. By default they are watched everywhere.
+    pub caches_namespace: Option<String>,
     /// How images are pulled. Default [`PullMethod::Auto`].
     pub pull_method: PullMethod,
     /// What becomes of Jobs that are done. Default [`Retention::Delete`].
@@ -79,6 +82,7 @@ impl JobOptions {
         Self {
             image,
             namespace: namespace.into(),
+            caches_namespace: None,
             pull_method: PullMethod::default(),
             retention: Retention::default(),
             ttl: Duration::from_secs(3600),
@@ -92,6 +96,22 @@ impl JobOptions {
             inventory_interval: Duration::from_secs(60),
             list_margin: Duration::from_secs(60),
             list_max: 50,
+        }
+    }
+
+    /// With ImageCaches of that namespace alone, if any.
+    #[must_use]
+    pub fn with_caches_namespace(mut self, namespace: impl Into<Option<String>>) -> Self {
+        self.caches_namespace = namespace.into();
+        self
+    }
+
+    /// Namespaces whose Jobs are watched; `None` stands for all.
+    pub(super) fn scopes(&self) -> Vec<Option<String>> {
+        match &self.caches_namespace {
+            None => vec![None],
+            Some(caches) if *caches == self.namespace => vec![Some(caches.clone())],
+            Some(caches) => vec![Some(caches.clone()), Some(self.namespace.clone())],
         }
     }
 
