@@ -61,7 +61,9 @@ impl JobController {
         let ended = is_ended(&job);
         let new = self.jobs.insert(name.clone(), job.clone()).is_none();
         if new && !ended && !self.pods.contains_key(&name) {
-            self.create_pod(&job).await;
+            let client = self.client.clone();
+            let job = job.clone();
+            tokio::spawn(async move { create_pod(&client, &job).await });
         }
         if ended && let Some(ttl) = job.spec.and_then(|spec| spec.ttl_seconds_after_finished) {
             self.delete_after(job.metadata.namespace.unwrap_or_default(), name, ttl);
@@ -76,72 +78,6 @@ impl JobController {
             tokio::time::sleep(ttl).await;
             let _ = jobs.delete(&name, &DeleteParams::background()).await;
         });
-    }
-
-    async fn create_pod(&self, job: &Job) {
-        let spec = job.spec.as_ref().unwrap();
-        let name = job.name_any();
-        let namespace = job.namespace().unwrap();
-        let mut pod = serde_json::to_value(&spec.template).unwrap();
-        let uid = job.uid().unwrap();
-        let metadata = &mut pod["metadata"];
-        metadata["name"] = format!("{name}-{:05x}", fastrand::u32(..0x10_0000)).into();
-        metadata["labels"]["batch.kubernetes.io/job-name"] = name.as_str().into();
-        metadata["labels"]["batch.kubernetes.io/controller-uid"] = uid.as_str().into();
-        metadata["ownerReferences"] = json!([{
-            "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid,
-            "controller": true, "blockOwnerDeletion": true,
-        }]);
-        pod["apiVersion"] = "v1".into();
-        pod["kind"] = "Pod".into();
-        if let Some(node) = self.schedule(&pod).await {
-            pod["spec"]["nodeName"] = node.into();
-        }
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-        let body: Pod = serde_json::from_value(pod).unwrap();
-        for _ in 0..100 {
-            match pods.create(&PostParams::default(), &body).await {
-                Ok(_) => return,
-                // Somebody deleted the namespace or the Job meanwhile, or forbids the pod.
-                Err(kube::Error::Api(status)) if (400..429).contains(&status.code) => {
-                    self.failed_create(job, &status.message).await;
-                    return;
-                }
-                Err(_) => tokio::time::sleep(AGAIN).await,
-            }
-        }
-    }
-
-    async fn failed_create(&self, job: &Job, message: &str) {
-        let namespace = job.namespace().unwrap();
-        let events: Api<k8s_openapi::api::core::v1::Event> =
-            Api::namespaced(self.client.clone(), &namespace);
-        let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
-        let event = json!({
-            "metadata": { "name": format!("{}.{:x}", job.name_any(), fastrand::u64(..)) },
-            "type": "Warning", "reason": "FailedCreate",
-            "message": format!("Error creating: {message}"),
-            "involvedObject": {
-                "apiVersion": "batch/v1", "kind": "Job", "namespace": namespace,
-                "name": job.name_any(), "uid": job.uid(),
-            },
-            "firstTimestamp": now.to_string(), "lastTimestamp": now.to_string(), "count": 1,
-            "source": { "component": "job-controller" },
-        });
-        let event = serde_json::from_value(event).unwrap();
-        let _ = events.create(&PostParams::default(), &event).await;
-    }
-
-    /// The node that the pod's affinity names, if there is one.
-    async fn schedule(&self, pod: &Value) -> Option<String> {
-        let affinity = &pod["spec"]["affinity"]["nodeAffinity"];
-        let required = &affinity["requiredDuringSchedulingIgnoredDuringExecution"];
-        let field = &required["nodeSelectorTerms"][0]["matchFields"][0];
-        assert_eq!(field["key"], "metadata.name");
-        let name = field["values"][0].as_str().unwrap();
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        nodes.get_opt(name).await.ok()??;
-        Some(name.to_owned())
     }
 
     async fn job_gone(&mut self, job: &Job) {
@@ -215,4 +151,72 @@ fn is_ended(job: &Job) -> bool {
     let conditions = job.status.as_ref().and_then(|s| s.conditions.as_ref());
     let mut conditions = conditions.into_iter().flatten();
     conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
+}
+
+/// Creates the pod of a Job, however often that fails.
+async fn create_pod(client: &Client, job: &Job) {
+    let spec = job.spec.as_ref().unwrap();
+    let name = job.name_any();
+    let namespace = job.namespace().unwrap();
+    let mut pod = serde_json::to_value(&spec.template).unwrap();
+    let uid = job.uid().unwrap();
+    let metadata = &mut pod["metadata"];
+    metadata["name"] = format!("{name}-{:05x}", fastrand::u32(..0x10_0000)).into();
+    metadata["labels"]["batch.kubernetes.io/job-name"] = name.as_str().into();
+    metadata["labels"]["batch.kubernetes.io/controller-uid"] = uid.as_str().into();
+    metadata["ownerReferences"] = json!([{
+        "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid,
+        "controller": true, "blockOwnerDeletion": true,
+    }]);
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    if let Some(node) = schedule(client, &pod).await {
+        pod["spec"]["nodeName"] = node.into();
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let body: Pod = serde_json::from_value(pod).unwrap();
+    for _ in 0..100 {
+        match pods.create(&PostParams::default(), &body).await {
+            Ok(_) => return,
+            // Somebody deleted the namespace.
+            Err(kube::Error::Api(status)) if status.code == 404 => return,
+            Err(kube::Error::Api(status)) if (400..429).contains(&status.code) => {
+                failed_create(client, job, &status.message).await;
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(_) => tokio::time::sleep(AGAIN).await,
+        }
+    }
+}
+
+async fn failed_create(client: &Client, job: &Job, message: &str) {
+    let namespace = job.namespace().unwrap();
+    let events: Api<k8s_openapi::api::core::v1::Event> =
+        Api::namespaced(client.clone(), &namespace);
+    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
+    let event = json!({
+        "metadata": { "name": format!("{}.{:x}", job.name_any(), fastrand::u64(..)) },
+        "type": "Warning", "reason": "FailedCreate",
+        "message": format!("Error creating: {message}"),
+        "involvedObject": {
+            "apiVersion": "batch/v1", "kind": "Job", "namespace": namespace,
+            "name": job.name_any(), "uid": job.uid(),
+        },
+        "firstTimestamp": now.to_string(), "lastTimestamp": now.to_string(), "count": 1,
+        "source": { "component": "job-controller" },
+    });
+    let event = serde_json::from_value(event).unwrap();
+    let _ = events.create(&PostParams::default(), &event).await;
+}
+
+/// The node that the pod's affinity names, if there is one.
+async fn schedule(client: &Client, pod: &Value) -> Option<String> {
+    let affinity = &pod["spec"]["affinity"]["nodeAffinity"];
+    let required = &affinity["requiredDuringSchedulingIgnoredDuringExecution"];
+    let field = &required["nodeSelectorTerms"][0]["matchFields"][0];
+    assert_eq!(field["key"], "metadata.name");
+    let name = field["values"][0].as_str().unwrap();
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.get_opt(name).await.ok()??;
+    Some(name.to_owned())
 }

@@ -8,6 +8,8 @@ use fledged_operator::driver::{AgentDriver, NodeDriver};
 use fledged_operator::jobs::{JobDriver, JobOptions};
 use kube::Client;
 
+use super::world::WorldOptions;
+
 /// The driver of a [`World`](super::World), and what stands on its nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Way {
@@ -21,19 +23,20 @@ pub enum Way {
 
 impl Way {
     /// The driver of a controller. `namespace` is the operator's.
-    #[must_use]
-    pub fn driver(
+    pub(super) fn driver(
         self,
         client: Client,
         namespace: &str,
-        inventory: Duration,
+        options: &WorldOptions,
     ) -> Arc<dyn NodeDriver> {
         match self {
             Self::Agents => Arc::new(AgentDriver::new(client)),
             Self::Jobs => {
                 let image = "registry.test/fledged-operator:test".parse().unwrap();
                 let options = JobOptions::new(image, namespace)
-                    .with_inventory_interval(inventory)
+                    .with_inventory_interval(options.inventory)
+                    .with_retention(options.retention)
+                    .with_ttl(options.ttl)
                     .with_list_margin(Duration::from_secs(1))
                     .with_creations_per_second(NonZeroU32::new(200).unwrap());
                 Arc::new(JobDriver::new(client, options))

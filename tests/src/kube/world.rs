@@ -11,6 +11,7 @@ use fledged_operator::agent::Agent;
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
 use fledged_operator::driver::NodeDriver;
+use fledged_operator::jobs::Retention;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -73,6 +74,10 @@ pub struct WorldOptions {
     pub parallel: NonZeroUsize,
     /// How nodes are reached.
     pub way: Way,
+    /// What becomes of Jobs that are done.
+    pub retention: Retention,
+    /// How long Jobs that have ended are there.
+    pub ttl: Duration,
 }
 
 impl WorldOptions {
@@ -94,6 +99,8 @@ impl Default for WorldOptions {
             inventory: Duration::from_secs(1),
             parallel: NonZeroUsize::MIN.saturating_add(2),
             way: Way::default(),
+            retention: Retention::default(),
+            ttl: Duration::from_secs(3600),
         }
     }
 }
@@ -201,7 +208,7 @@ impl World {
     pub fn driver(&self) -> Arc<dyn NodeDriver> {
         let (client, namespace) = (self.cluster.client(), self.cluster.namespace());
         let way = self.options.way;
-        way.driver(client, namespace, self.options.inventory)
+        way.driver(client, namespace, &self.options)
     }
 
     /// How nodes are reached.

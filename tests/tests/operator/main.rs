@@ -36,6 +36,7 @@ macro_rules! scenarios {
 mod actions;
 mod deaths;
 mod edits;
+mod jobs;
 mod kubectl;
 mod leaders;
 mod nodes;
