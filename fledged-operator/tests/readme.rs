@@ -14,6 +14,7 @@ use fledged_core::model::NodeName;
 use fledged_core::ports::MockImageRuntime;
 use fledged_operator::agent::Agent;
 use fledged_operator::controller::Controller;
+use fledged_operator::jobs::{JobDriver, JobOptions};
 use fledged_operator::webhook::Webhook;
 use kube::{Client, Config};
 use prometheus_client::encoding::text::encode;
@@ -74,6 +75,10 @@ async fn every_metric_is_there() {
     };
     let mut registry = Registry::default();
     drop(Controller::builder(client.clone()).metrics(&mut registry));
+    add(&registry);
+    let mut registry = Registry::default();
+    let options = JobOptions::new("ours:1".parse().unwrap(), "kube-fledged");
+    drop(JobDriver::new(client.clone(), options).with_metrics(&mut registry));
     add(&registry);
     let mut registry = Registry::default();
     drop(Webhook::builder(client.clone()).metrics(&mut registry));

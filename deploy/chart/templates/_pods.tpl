@@ -106,6 +106,10 @@ limits:
 {{- with .Values.watchNamespace -}}
 {{- $all = append $all . -}}
 {{- end -}}
+{{- if $all -}}
+{{- /* Jobs that remove images. */ -}}
+{{- $all = append $all .Release.Namespace -}}
+{{- end -}}
 {{- join "\n" (uniq $all) -}}
 {{- end -}}
 

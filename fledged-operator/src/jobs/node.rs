@@ -77,8 +77,8 @@ impl ReadNodeImages {
     }
 
     pub(super) fn into_view(self) -> NodeView {
-        let ready = self.status.conditions.into_iter();
-        let ready = ready.filter(|c| c.kind == "Ready").last();
+        let mut conditions = self.status.conditions.into_iter();
+        let ready = conditions.find(|condition| condition.kind == "Ready");
         let info = self.status.node_info;
         NodeView {
             ready: ready.as_ref().is_some_and(|c| c.status == "True"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fledged_core::model::{CacheId, ImageRef, NodeName};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::names::{APP, CACHE, CACHES, COMPONENT, KIND, NODE, container_name, label_value};
 use super::node::Socket;
@@ -73,14 +73,13 @@ pub(super) fn pull_job(plan: &PullPlan, options: &JobOptions) -> Value {
         let policy = if *always { "Always" } else { "IfNotPresent" };
         match plan.method {
             Method::ImageVolume => {
+                let mounts = json!([{ "name": name, "mountPath": "/image", "readOnly": true }]);
+                let container = ours(options, &name, &["job", "noop"]);
+                containers.push(with(container, json!({ "volumeMounts": mounts })));
                 volumes.push(json!({
                     "name": name,
                     "image": { "reference": image.as_str(), "pullPolicy": policy },
                 }));
-                let mut container = ours(options, &name, &["job", "noop"]);
-                container["volumeMounts"] =
-                    json!([{ "name": name, "mountPath": "/image", "readOnly": true }]);
-                containers.push(container);
             }
             Method::Container => containers.push(json!({
                 "name": name,
@@ -93,31 +92,32 @@ pub(super) fn pull_job(plan: &PullPlan, options: &JobOptions) -> Value {
             })),
         }
     }
-    let mut pod = pod(&plan.node, options);
+    let mut inits = Vec::new();
     if plan.method == Method::Container {
+        let mounts = json!([{ "name": "program", "mountPath": COPIED }]);
+        let copy = ours(options, COPY, &["job", "copy", PROGRAM]);
+        inits.push(with(copy, json!({ "volumeMounts": mounts })));
         volumes.push(json!({ "name": "program", "emptyDir": {} }));
-        let mut copy = ours(options, COPY, &["job", "copy", PROGRAM]);
-        copy["volumeMounts"] = json!([{ "name": "program", "mountPath": COPIED }]);
-        pod["initContainers"] = json!([copy]);
     }
-    pod["containers"] = containers.into();
-    pod["volumes"] = volumes.into();
-    pod["securityContext"] = json!({
-        "runAsNonRoot": true,
-        "runAsUser": NOBODY,
-        "runAsGroup": NOBODY,
-        "seccompProfile": { "type": "RuntimeDefault" },
+    let secrets = plan.secrets.iter().map(|name| json!({ "name": name }));
+    let more = json!({
+        "initContainers": inits,
+        "containers": containers,
+        "volumes": volumes,
+        "imagePullSecrets": secrets.collect::<Value>(),
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": NOBODY,
+            "runAsGroup": NOBODY,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
     });
-    if !plan.secrets.is_empty() {
-        let secrets = plan.secrets.iter().map(|name| json!({ "name": name }));
-        pod["imagePullSecrets"] = secrets.collect();
-    }
     let mut labels = labels("pull", &plan.node);
-    let mut annotations = json!({ NODE: plan.node });
+    let mut annotations = BTreeMap::from([(NODE, plan.node.to_string())]);
     if let Some(cache) = &plan.cache {
         labels.insert(CACHE, label_value(cache));
         let names: Vec<&str> = plan.caches.iter().map(|id| id.name.as_str()).collect();
-        annotations[CACHES] = names.join(",").into();
+        annotations.insert(CACHES, names.join(","));
     }
     let owners = plan.caches.iter().map(|id| {
         json!({
@@ -127,14 +127,19 @@ pub(super) fn pull_job(plan: &PullPlan, options: &JobOptions) -> Value {
             "uid": id.uid,
         })
     });
-    let metadata = json!({
+    let names = json!({
         "name": plan.name,
         "namespace": plan.namespace,
-        "labels": labels,
-        "annotations": annotations,
         "ownerReferences": owners.collect::<Value>(),
     });
-    job(metadata, pod, plan.limit, options)
+    let marks = json!({ "labels": labels, "annotations": annotations });
+    job(
+        names,
+        &marks,
+        &with(pod(&plan.node, options), more),
+        plan.limit,
+        options,
+    )
 }
 
 /// A Job that removes.
@@ -147,45 +152,59 @@ pub(super) fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
     // What follows is no flag, whatever it looks like.
     args.push("--");
     args.extend(plan.images.iter().map(ImageRef::as_str));
-    let mut remove = ours(options, REMOVE, &args);
-    remove["resources"] = resources("10m", "16Mi", "128Mi");
-    remove["volumeMounts"] = json!([{ "name": "runtime", "mountPath": SOCKET }]);
     // The socket is root's. Nothing else of root is left.
-    remove["securityContext"]["runAsNonRoot"] = false.into();
-    remove["securityContext"]["runAsUser"] = 0.into();
-    remove["securityContext"]["runAsGroup"] = 0.into();
-    let mut pod = pod(&plan.node, options);
-    pod["containers"] = json!([remove]);
-    pod["volumes"] = json!([{
-        "name": "runtime",
-        "hostPath": { "path": plan.socket.path, "type": "Socket" },
-    }]);
-    pod["hostNetwork"] = options.removal_host_network.into();
-    pod["securityContext"] = json!({ "seccompProfile": { "type": "RuntimeDefault" } });
-    let metadata = json!({
-        "name": plan.name,
-        "namespace": plan.namespace,
+    let root = json!({ "runAsNonRoot": false, "runAsUser": 0, "runAsGroup": 0 });
+    let more = json!({
+        "resources": resources("10m", "16Mi", "128Mi"),
+        "volumeMounts": [{ "name": "runtime", "mountPath": SOCKET }],
+        "securityContext": with(restricted(), root),
+    });
+    let remove = with(ours(options, REMOVE, &args), more);
+    let more = json!({
+        "containers": [remove],
+        "volumes": [{
+            "name": "runtime",
+            "hostPath": { "path": plan.socket.path, "type": "Socket" },
+        }],
+        "hostNetwork": options.removal_host_network,
+        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+    });
+    let names = json!({ "name": plan.name, "namespace": plan.namespace });
+    let marks = json!({
         "labels": labels("remove", &plan.node),
         "annotations": { NODE: plan.node },
     });
-    job(metadata, pod, plan.limit, options)
+    job(
+        names,
+        &marks,
+        &with(pod(&plan.node, options), more),
+        plan.limit,
+        options,
+    )
 }
 
-fn job(metadata: Value, pod: Value, limit: Duration, options: &JobOptions) -> Value {
+/// A Job of those names, whose pods have the same labels and annotations.
+fn job(names: Value, marks: &Value, pod: &Value, limit: Duration, options: &JobOptions) -> Value {
     json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
+        "metadata": with(names, marks.clone()),
         "spec": {
             "backoffLimit": 0,
             "activeDeadlineSeconds": limit.as_secs().max(1),
             "ttlSecondsAfterFinished": options.ttl.as_secs(),
-            "template": {
-                "metadata": { "labels": metadata["labels"], "annotations": metadata["annotations"] },
-                "spec": pod,
-            },
+            "template": { "metadata": marks, "spec": pod },
         },
-        "metadata": metadata,
     })
+}
+
+/// An object with more fields, or others in their place; nothing stays that is empty.
+fn with(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(more)) = (&mut object, more) {
+        fields.extend(more);
+        fields.retain(|_, value| value.as_array().is_none_or(|items| !items.is_empty()));
+    }
+    object
 }
 
 fn labels(kind: &str, node: &NodeName) -> BTreeMap<&'static str, String> {
@@ -199,7 +218,7 @@ fn labels(kind: &str, node: &NodeName) -> BTreeMap<&'static str, String> {
 
 /// What every pod has.
 fn pod(node: &NodeName, options: &JobOptions) -> Value {
-    let mut pod = json!({
+    let base = json!({
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "automountServiceAccountToken": false,
@@ -213,13 +232,16 @@ fn pod(node: &NodeName, options: &JobOptions) -> Value {
         } } },
         "tolerations": [{ "operator": "Exists" }],
     });
-    if let Some(name) = &options.priority_class {
-        pod["priorityClassName"] = name.as_str().into();
+    let mut named = Map::new();
+    for (field, name) in [
+        ("priorityClassName", &options.priority_class),
+        ("serviceAccountName", &options.service_account),
+    ] {
+        if let Some(name) = name {
+            named.insert(field.to_owned(), name.as_str().into());
+        }
     }
-    if let Some(name) = &options.service_account {
-        pod["serviceAccountName"] = name.as_str().into();
-    }
-    pod
+    with(base, named.into())
 }
 
 /// A container of our own image, which has the program as its entry point.

@@ -237,9 +237,14 @@ fn a_namespace_of_its_own_takes_fewer() {
         ("kube-fledged leases kubefledged-controller", "get update"),
         ("shop imagecaches", "get list watch patch"),
         ("shop imagecaches/status", "patch"),
-        ("shop events", "create"),
-        ("shop jobs", "get list watch create delete"),
-        ("shop pods", "get list watch"),
+        ("shop events", "create list"),
+        ("shop jobs", "list watch create delete"),
+        ("shop pods", "list watch"),
+        ("shop serviceaccounts", "get"),
+        // Where Jobs that remove images are.
+        ("kube-fledged events", "list"),
+        ("kube-fledged jobs", "list watch create delete"),
+        ("kube-fledged pods", "list watch"),
     ]);
     assert_eq!(rights(&objects, "kube-fledged-controller"), controller);
     assert_eq!(rights(&objects, "kube-fledged-jobs"), BTreeMap::new());
