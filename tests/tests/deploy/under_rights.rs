@@ -1,16 +1,19 @@
 //! Controller and agent with the rights that the chart gives them, on an API server that knows of rights.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use fledged_core::cluster::PlannerConfig;
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{NodeImageCache, REFRESH_ANNOTATION};
+use fledged_operator::jobs::{JobDriver, JobOptions};
 use fledged_operator::lease::{LeaseName, LeaseTimes};
-use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, World, WorldOptions, eventually};
+use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, Way, World, WorldOptions, eventually};
 use fledged_tests::{require, skipped};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
@@ -19,8 +22,8 @@ use super::rendered::{deploy, helm};
 
 const APP: &str = "registry.test/private/app:1";
 
-/// A cluster with the chart on it; nothing where rights mean nothing.
-async fn installed() -> Option<TestCluster> {
+/// A cluster with the chart on it, set like that; nothing where rights mean nothing.
+async fn installed(set: &'static [&'static str]) -> Option<TestCluster> {
     if !require(&["helm", "kubectl"]) {
         return None;
     }
@@ -37,14 +40,15 @@ async fn installed() -> Option<TestCluster> {
     let output = tokio::task::spawn_blocking(move || {
         let chart = chart.to_str().unwrap();
         // The definitions are the fixture's.
-        helm(&[
+        let args = [
             "install",
             "kube-fledged",
             chart,
             "--set=crds.install=false",
             &kubeconfig,
             &namespace,
-        ])
+        ];
+        helm(&[args.as_slice(), set].concat())
     });
     let output = output.await.unwrap();
     assert!(
@@ -120,7 +124,7 @@ async fn record(cluster: &TestCluster, node: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_writes_the_record_of_its_own_node_alone() {
-    let Some(cluster) = installed().await else {
+    let Some(cluster) = installed(&[]).await else {
         return;
     };
     let nodes = ["a", "b"].map(|name| format!("{}-{name}", cluster.tag()));
@@ -222,10 +226,52 @@ async fn an_agent_writes_the_record_of_its_own_node_alone() {
     uninstall(&cluster).await;
 }
 
+/// The same with Jobs in place of agents.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_are_enough_for_jobs() {
+    let Some(cluster) = installed(&["--set=nodeDriver=job"]).await else {
+        return;
+    };
+    let client = client_of(&cluster, "kube-fledged-controller", None).await;
+    let image = "registry.test/fledged-operator:1".parse().unwrap();
+    let options = JobOptions::new(image, cluster.namespace());
+    let driver = JobDriver::new(client.clone(), options);
+    let config = PlannerConfig::default().with_refresh_interval(Duration::ZERO);
+    let controller = Controller::builder(client)
+        .config(config)
+        .driver(Arc::new(driver))
+        .build();
+    let controller = tokio::spawn(controller.run(std::future::pending()));
+
+    let world = World::on(cluster, WorldOptions::by(Way::Jobs));
+    world.publish(&[APP]);
+    let puller = json!({ "metadata": { "name": "puller" } });
+    world.create::<ServiceAccount>(puller).await;
+    let a = world.node("a").await;
+    let spec = json!({
+        "cacheSpec": [{ "images": [APP] }],
+        "serviceAccountName": "puller", "deletionPolicy": "Purge",
+    });
+    world.apply_spec("web", spec).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP]).await;
+    world.delete("web").await;
+    world.gone("web").await;
+    a.holds_exactly(&[]).await;
+    eventually("the Jobs to be deleted", || async {
+        let jobs: Api<Job> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
+        let left = jobs.list(&ListParams::default()).await.unwrap().items.len();
+        (left == 0).then_some(()).ok_or(format!("{left} Jobs"))
+    })
+    .await;
+    controller.abort();
+    uninstall(world.cluster()).await;
+}
+
 /// Everything from a cache's creation to the removal of its images, and nothing is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rights_are_enough() {
-    let Some(cluster) = installed().await else {
+    let Some(cluster) = installed(&[]).await else {
         return;
     };
     let node = format!("{}-a", cluster.tag());
