@@ -38,7 +38,8 @@ impl From<&ImageReport> for NodeImageStatus {
             image: report.image.as_str().to_owned(),
             phase: report.phase,
             digest: report.digest.as_ref().map(ToString::to_string),
-            bytes: report.size.map(|size| size.bytes()),
+            // None has a size of nothing: whoever pulled it could not tell.
+            bytes: report.size.map(|size| size.bytes()).filter(|b| *b > 0),
             attempts: Some(report.attempts).filter(|attempts| *attempts != first(report)),
             started: report.started_at.map(whole_seconds),
             finished: report.finished_at.map(whole_seconds),

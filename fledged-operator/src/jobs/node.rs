@@ -65,6 +65,8 @@ pub(super) struct NodeView {
     pub(super) ready: bool,
     /// The images that its kubelet tells of.
     pub(super) images: Vec<RuntimeImage>,
+    /// How many entries its list has, also of images without a name.
+    pub(super) listed: usize,
     /// When it told of them; `None` before it told anything.
     pub(super) told_at: Option<Timestamp>,
     pub(super) image_volumes: bool,
@@ -83,6 +85,7 @@ impl ReadNodeImages {
         NodeView {
             ready: ready.as_ref().is_some_and(|c| c.status == "True"),
             told_at: ready.and_then(|c| c.last_heartbeat_time).map(|at| at.0),
+            listed: self.status.images.len(),
             images: self.status.images.into_iter().filter_map(image).collect(),
             image_volumes: has_image_volumes(&info),
             runtime: info.container_runtime_version,
@@ -246,6 +249,6 @@ mod tests {
         assert!(names.contains(&"docker.io/library/nginx:1"), "{names:?}");
         assert!(first.digest.is_some());
         // An image without a name is one that counts, and can't be asked for.
-        assert_eq!(view.images.len(), 2);
+        assert_eq!((view.images.len(), view.listed), (2, 3));
     }
 }

@@ -141,7 +141,7 @@ impl Presence {
     }
 
     fn is_complete(&self) -> bool {
-        self.node.told_at.is_some() && self.node.images.len() < self.list_max
+        self.node.told_at.is_some() && self.node.listed < self.list_max
     }
 
     /// Everything that counts as present, by all its names; forgets what newer lists contradict.

@@ -11,9 +11,11 @@ fn image(text: &str) -> ImageRef {
 }
 
 fn node(told: i64, images: &[&str]) -> Arc<NodeView> {
+    let listed = images.len();
     let images = images.iter();
     let images = images.map(|name| RuntimeImage::new(*name, [image(name)]));
     Arc::new(NodeView {
+        listed,
         told_at: Some(at(told)),
         images: images.collect(),
         ..NodeView::default()
