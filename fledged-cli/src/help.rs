@@ -13,7 +13,7 @@ Exit codes:
   0  everything that was asked for is so
   1  the answer is no, at least one image failed, or no runtime or cluster answers
   2  the arguments or a file are not valid; nothing was changed
-  130, 143  ended by SIGINT or SIGTERM before it was done
+  129, 130, 143  ended by SIGHUP (the demo), SIGINT or SIGTERM before it was done
 
 Colours and progress bars are for terminals only; NO_COLOR turns colours off there too."
         )

@@ -64,7 +64,7 @@ pub struct ChangeSummary {
     pub release: usize,
     /// Kept for others.
     pub keep: usize,
-    /// Nodes on which anything is pulled, removed or released.
+    /// Nodes on which anything is pulled, removed, released or kept.
     pub nodes: usize,
 }
 
@@ -224,9 +224,7 @@ fn compare(
                 Action::Keep => &mut summary.keep,
             };
             *count += 1;
-            if action != Action::Keep {
-                changed.insert(node);
-            }
+            changed.insert(node);
             let wanted_by = new.get(image).map_or(&[][..], |entry| &entry.wanted_by);
             let caches = wanted_by.iter().map(CacheId::to_string).collect();
             let key = (action, image.as_str().to_owned(), caches);

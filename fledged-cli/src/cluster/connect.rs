@@ -48,8 +48,20 @@ pub(crate) async fn connect(args: &ConnectionArgs) -> Result<Connection, Cluster
             config.map_err(|source| context_error(name, source))?
         }
         (None, None) => {
-            let config = Config::infer().await;
-            config.map_err(|error| ClusterError::NoCluster(Box::new(error)))?
+            let fail = |source: KubeconfigError| ClusterError::Variable {
+                value: std::env::var("KUBECONFIG").unwrap_or_default(),
+                source: Box::new(source),
+            };
+            match Kubeconfig::from_env().map_err(fail)? {
+                Some(file) => {
+                    let config = Config::from_custom_kubeconfig(file, &options).await;
+                    config.map_err(fail)?
+                }
+                None => {
+                    let config = Config::infer().await;
+                    config.map_err(|error| ClusterError::NoCluster(Box::new(error)))?
+                }
+            }
         }
     };
     if is_loopback(config.cluster_url.host()) {

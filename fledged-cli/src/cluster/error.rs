@@ -47,6 +47,14 @@ pub enum ClusterError {
         /// What is wrong with it.
         source: Box<KubeconfigError>,
     },
+    /// What `$KUBECONFIG` names is of no use.
+    #[error("$KUBECONFIG {value}: {}", with_causes(.source))]
+    Variable {
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        source: Box<KubeconfigError>,
+    },
     /// The context of `--context` is of no use.
     #[error("--context {name:?}: {}", with_causes(.source))]
     Context {
@@ -183,7 +191,9 @@ impl ClusterError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Kubeconfig { .. } | Self::Context { .. } => Exit::BadInput,
+            Self::Kubeconfig { .. } | Self::Variable { .. } | Self::Context { .. } => {
+                Exit::BadInput
+            }
             _ => Exit::Failed,
         }
     }

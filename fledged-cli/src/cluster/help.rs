@@ -68,7 +68,8 @@ Examples:
 One answer: the first thing that keeps the image from the node, with the fields that say so and
 what to do about it.
 
-Exit codes: 0 it is cached, 1 it is not, not found, or no answer from the cluster, 2 bad input.";
+Exit codes: 0 it is cached, for whichever ImageCache; 1 it is not, not found, or no answer from the
+cluster; 2 bad input.";
 
 pub(super) const PLAN: &str = "\
 Examples:
@@ -79,7 +80,8 @@ What the controller would decide with the file applied is compared with what it 
 without, on the cluster as it is now. Nothing is written. The pace of a rollout is left out: every
 node is planned for, also those that are not Ready. Images that are pulled may be there already;
 images that are in use are not removed. release: nobody keeps it there any more, and nobody
-removes it. keep: other ImageCaches want it.
+removes it. keep: other ImageCaches want it. Files are planned as one; kubectl applies their
+ImageCaches one after another, so name who wants an image before who gives it up.
 
 Exit codes: 0 planned, 1 no answer from the cluster, or with --exit-code: something would be
 pulled, removed or released; 2 bad input.";

@@ -119,6 +119,13 @@ impl DemoNode {
         Ok(other.runtime.remove(image).await?)
     }
 
+    /// How large an image is in its layout; nothing where it is not there.
+    pub(super) async fn size(&self, image: &ImageRef) -> Result<ByteSize, DemoError> {
+        let layout = Session::layout(&self.folder, vec![self.registry.clone()])?;
+        let found = layout.runtime.lookup(image).await?;
+        Ok(found.map_or(ByteSize::new(0), |image| image.size))
+    }
+
     /// Begins to end its agent.
     pub(super) fn cancel(&self) {
         self.parts.iter().for_each(Part::cancel);

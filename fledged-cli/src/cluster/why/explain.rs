@@ -75,9 +75,10 @@ impl Situation<'_> {
 #[must_use]
 pub fn explain(situation: &Situation<'_>) -> Answer {
     let facts = situation.cache.clone().into_facts();
-    by_cache(situation, &facts)
+    let answer = by_cache(situation, &facts)
         .or_else(|| by_node(situation, &facts))
-        .unwrap_or_else(|| on_node::explain(situation, &facts))
+        .unwrap_or_else(|| on_node::explain(situation, &facts));
+    on_node::for_others(situation, answer)
 }
 
 /// What the cache alone tells.

@@ -128,6 +128,40 @@ fn an_image_that_another_cache_wants_is_told_of() {
     let last = answer.evidence.last().unwrap();
     assert_eq!(last.value, "wanted by shop/other");
     assert_eq!(last.object, "NodeImageCache node-1");
+    assert!(!answer.cached, "it is not there yet");
+}
+
+#[test]
+fn an_image_that_is_there_for_others_is_there() {
+    let other = json!([{ "namespace": "shop", "name": "other", "uid": "2" }]);
+    let mut scene = Scene::new();
+    scene.record()["spec"]["caches"] = other;
+    scene.cache["status"]["purged"] = true.into();
+    let purged = scene.answer(APP);
+    assert!(purged.cached);
+    assert!(
+        purged
+            .because
+            .contains("for other ImageCaches; the ImageCache is purged"),
+        "{}",
+        purged.because
+    );
+    assert!(
+        purged
+            .evidence
+            .iter()
+            .any(|e| e.value == "wanted by shop/other")
+    );
+
+    scene.group()["images"] = json!(["registry.test/db:1"]);
+    let not_named = scene.answer(APP);
+    assert_eq!(not_named.reason, WhyReason::ImageNotInCache);
+    assert!(not_named.cached && not_named.because.contains("does not name"));
+
+    // For nobody but this cache, which is purged: on its way out.
+    let mut scene = Scene::new();
+    scene.cache["status"]["purged"] = true.into();
+    assert!(!scene.answer(APP).cached);
 }
 
 #[test]

@@ -120,6 +120,40 @@ fn unassigned(asked: &Situation<'_>, facts: &CacheFacts) -> Answer {
     )
 }
 
+/// An image that this cache does not bring, but others do: that it is there comes first.
+pub(super) fn for_others(asked: &Situation<'_>, mut answer: Answer) -> Answer {
+    use WhyReason::{
+        CacheDeleting, CachePurged, ImageNotInCache, InvalidSpec, NodeNotSelected, NodeTainted,
+    };
+    let not_ours = matches!(
+        answer.reason,
+        CacheDeleting | CachePurged | ImageNotInCache | InvalidSpec | NodeNotSelected | NodeTainted
+    );
+    let record = asked.record.map(NodeRecord::new).unwrap_or_default();
+    let ours = asked.cache.id();
+    let wanted = record.assigned.get(asked.image).is_some_and(|entry| {
+        let others = entry.wanted_by.iter().any(|id| *id != ours);
+        entry.state == DesiredState::Present && others
+    });
+    if !not_ours || !wanted || record.state(asked.image, false) != State::Cached {
+        return answer;
+    }
+    if answer.reason == CachePurged {
+        answer = with_entry(asked, answer);
+        let refresh = asked.command("refresh");
+        answer.advice = Some(format!("{refresh} makes the ImageCache want it again"));
+    }
+    answer.cached = true;
+    answer.because = format!(
+        "the node holds it for other ImageCaches; {}",
+        answer.because
+    );
+    let report = record.reported.get(asked.image);
+    answer.digest = report.and_then(|report| report.digest.as_ref().map(ToString::to_string));
+    let answer = answer.with(asked.record_object(), phase_field(asked), "Cached");
+    answer.since(report.and_then(|report| report.finished_at))
+}
+
 /// The cache is purged: nothing of it is to be there.
 pub(super) fn purged(asked: &Situation<'_>) -> Answer {
     let record = asked.record.map(NodeRecord::new).unwrap_or_default();

@@ -28,6 +28,7 @@ pub(in crate::demo) async fn repair(stage: &Stage, tally: &mut Tally) -> Result<
         image.original()
     ))?;
     let before = stage.registry.traffic();
+    let lost = node.size(&image).await?;
     match node.lose(&image).await? {
         Removal::Removed => {}
         other => {
@@ -42,13 +43,17 @@ pub(in crate::demo) async fn repair(stage: &Stage, tally: &mut Tally) -> Result<
     let (noticed, back) = stage
         .within(ACT, watched(stage, node, &image, requests))
         .await?;
-    let fetched = stage.registry.traffic().bytes - before.bytes;
+    let fetched = ByteSize::new(stage.registry.traffic().bytes - before.bytes);
     stage.screen.say(format_args!(
-        "Noticed after {} ms: the agent reads here what its runtime holds every {} s (every 60 s by default).\nBack after {} ms; {} fetched, the shared layers were still there.",
+        "Noticed after {} ms: the agent reads here what its runtime holds every {} s (every 60 s by default).\nBack after {} ms; {} fetched{}.",
         noticed.duration_since(start).as_millis(),
         INVENTORY_INTERVAL.as_secs(),
         back.duration_since(start).as_millis(),
-        ByteSize::new(fetched)
+        fetched,
+        match fetched < lost {
+            true => ", the layers that it shares were still there",
+            false => "",
+        }
     ))?;
     let images = stage.images_for(&node.facts);
     stage

@@ -67,8 +67,12 @@ pub(in crate::demo) async fn rollout(stage: &Stage, tally: &mut Tally) -> Result
     };
     tally.images = distinct(stage).len();
     stage.screen.say(format_args!(
-        "{}, {pairs} times in all, cached {:.1} s after the ImageCache was applied;\n{} fetched in {} to the registry: each layer once a node.",
+        "{}, {} in all, cached {:.1} s after the ImageCache was applied;\n{} fetched in {} to the registry: each layer once a node.",
         on(tally.images, stage.nodes.len()),
+        match pairs {
+            1 => "once".to_owned(),
+            pairs => format!("{pairs} times"),
+        },
         took.as_secs_f64(),
         ByteSize::new(after.bytes - before.bytes),
         pluralised(
