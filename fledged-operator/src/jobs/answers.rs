@@ -58,6 +58,24 @@ impl Worker {
         }
     }
 
+    /// Takes note of what nobody waits for just now, for whoever comes back for it.
+    pub(super) fn keep(&mut self, job: &str, image: Option<ImageRef>, reached: Reached) {
+        let now = self.now();
+        match (image, reached) {
+            (Some(image), Reached::Pulled(digest)) => {
+                self.shared.presence().pulled(&image, digest.clone(), now);
+                self.state.stretched.remove(&image);
+                let revision = self.state.asked.get(&image).copied().unwrap_or_default();
+                self.state.unclaimed.insert(image, (revision, digest));
+            }
+            (_, Reached::Removed(message)) => {
+                let all = self.removals.unclaimed(job, &message, now);
+                self.learn(&all, now);
+            }
+            (None, Reached::Pulled(_)) => {}
+        }
+    }
+
     /// Takes note of what a Job found.
     fn learn(&self, all: &[(ImageRef, Result<Removal, Failure>)], now: Timestamp) {
         let mut presence = self.shared.presence();

@@ -10,12 +10,12 @@ use fledged_core::model::{ImageRef, NodeName};
 use jiff::Timestamp;
 
 use super::job::{Kind, ReadJob};
-use super::live_job::LiveJob;
+use super::live_job::{LiveJob, Told};
 use super::names::job_name;
 use super::options::{JobOptions, Retention};
 use super::pod::{Goal, ReadPod};
 use super::slot::Slot;
-use super::wanted::{Command, Reached, Want, too_late};
+use super::wanted::{Command, Reached, Want};
 use crate::report::after;
 
 /// How long a Job is kept for an image that fails in passing: the longest that a warmer waits before
@@ -23,8 +23,6 @@ use crate::report::after;
 pub(super) const LINGER: Duration = Duration::from_secs(45);
 /// Beyond all deadlines: a Job ends then whatever happens.
 const BACKSTOP: Duration = Duration::from_secs(120);
-/// How often the absence of a pod is asked about.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// All Jobs of one node.
 #[derive(Debug)]
@@ -33,15 +31,15 @@ pub(super) struct NodeJobs {
     ours: ImageRef,
     debounce: Duration,
     images_per_job: usize,
-    retention: Retention,
+    pub(super) retention: Retention,
     rng: fastrand::Rng,
-    ready: bool,
+    pub(super) ready: bool,
     /// Images that no Job may pull for now.
     blocked: BTreeSet<ImageRef>,
-    waiting: Vec<Want>,
+    pub(super) waiting: Vec<Want>,
     batch_at: Option<Timestamp>,
-    jobs: BTreeMap<String, LiveJob>,
-    commands: Vec<Command>,
+    pub(super) jobs: BTreeMap<String, LiveJob>,
+    pub(super) commands: Vec<Command>,
 }
 
 impl NodeJobs {
@@ -244,7 +242,7 @@ impl NodeJobs {
     }
 
     /// Forgets a Job of which nothing is left, and tells what it may have had pulled without a word.
-    fn remove(&mut self, name: &str) -> Option<LiveJob> {
+    pub(super) fn remove(&mut self, name: &str) -> Option<LiveJob> {
         let job = self.jobs.remove(name)?;
         let goals = job.slots.values().filter_map(Slot::goal);
         let images: Vec<ImageRef> = goals.filter_map(Goal::image).cloned().collect();
@@ -254,7 +252,7 @@ impl NodeJobs {
         Some(job)
     }
 
-    fn answer(&mut self, id: u64, job: Option<&str>, result: Result<Reached, Failure>) {
+    pub(super) fn answer(&mut self, id: u64, job: Option<&str>, result: Result<Reached, Failure>) {
         let job = job.map(str::to_owned);
         self.commands.push(Command::Answer { id, job, result });
     }
@@ -272,36 +270,16 @@ impl NodeJobs {
     /// Holds what is waited for against what is known of a Job.
     fn evaluate(&mut self, name: &str, now: Timestamp) {
         let job = self.jobs.get_mut(name).filter(|job| !job.leaving);
-        let answers = job.map(|job| job.judge(name, &self.ours, now));
-        for (id, result) in answers.unwrap_or_default() {
-            self.answer(id, Some(name), result);
-        }
-    }
-
-    /// Gives up on what was waited for long enough.
-    fn expire(&mut self, now: Timestamp) {
-        let mut over = Vec::new();
-        let ready = self.ready;
-        self.waiting.retain(|want| {
-            let waits = want.ends > now;
-            if !waits {
-                let why = match ready {
-                    true => "no Job was created for it",
-                    false => "its node is not Ready, and no Job is created for it",
-                };
-                over.push((want.id, too_late(want, why)));
+        let told = job.map(|job| job.judge(name, &self.ours, now));
+        for told in told.unwrap_or_default() {
+            match told {
+                Told::Answer(id, result) => self.answer(id, Some(name), result),
+                Told::Unclaimed(image, reached) => self.commands.push(Command::Unclaimed {
+                    job: name.to_owned(),
+                    image,
+                    reached,
+                }),
             }
-            waits
-        });
-        for (name, job) in &mut self.jobs {
-            let why = job.describe(name);
-            for slot in job.slots.values_mut() {
-                let late = |want: &Want| too_late(want, &why);
-                over.extend(slot.expire(now, late));
-            }
-        }
-        for (id, failure) in over {
-            self.answer(id, None, Err(failure));
         }
     }
 
@@ -354,42 +332,6 @@ impl NodeJobs {
             }
         }
         self.jobs.insert(name, job);
-    }
-
-    /// Deletes what nobody waits for, asks about pods that are missing.
-    fn sweep(&mut self, now: Timestamp) {
-        let mut over = Vec::new();
-        for (name, job) in &mut self.jobs {
-            let wanted = job.slots.values().any(|slot| slot.is_of_interest(now));
-            if job.leaving {
-                continue;
-            }
-            if wanted {
-                if job.ask_at.is_some_and(|at| at <= now) {
-                    job.ask_at = Some(after(now, ASK_AGAIN));
-                    self.commands.push(Command::Inquire {
-                        name: name.clone(),
-                        namespace: job.namespace.clone(),
-                    });
-                }
-                continue;
-            }
-            job.ask_at = None;
-            match self.retention {
-                Retention::Retain if job.ended.is_some() => over.push(name.clone()),
-                Retention::Retain if job.created => job.slots.values_mut().for_each(Slot::forget),
-                _ => {
-                    job.leaving = true;
-                    self.commands.push(Command::Delete {
-                        name: name.clone(),
-                        namespace: job.namespace.clone(),
-                    });
-                }
-            }
-        }
-        for name in over {
-            self.remove(&name);
-        }
     }
 
     /// The kubelet pulls one image after another, and tells of none before it has tried all of them:

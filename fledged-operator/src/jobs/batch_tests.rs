@@ -216,6 +216,23 @@ fn a_failure_is_told_at_once_and_whoever_comes_back_waits_for_the_same_job() {
 }
 
 #[test]
+fn what_is_reached_while_nobody_waits_is_not_lost() {
+    let (mut jobs, name) = mk_running(&mk_options());
+    let failing = || waiting("ErrImagePull", "dial tcp: connection refused");
+    jobs.pod(pod(&name, &[("app:1", failing()), ("db:1", done())]), at(5));
+    assert_eq!(answers(&jobs.poll(at(5))).len(), 2);
+    jobs.pod(pod(&name, &[("app:1", done()), ("db:1", done())]), at(6));
+    let unclaimed = Command::Unclaimed {
+        job: name.clone(),
+        image: Some(image("app:1")),
+        reached: Reached::Pulled(None),
+    };
+    let commands = jobs.poll(at(6));
+    assert!(commands.contains(&unclaimed), "{commands:?}");
+    assert_eq!(deletes(&commands), [name.as_str()]);
+}
+
+#[test]
 fn a_job_is_not_kept_for_what_waiting_does_not_mend() {
     let (mut jobs, name) = mk_running(&mk_options());
     let missing = waiting("ErrImagePull", "manifest unknown");

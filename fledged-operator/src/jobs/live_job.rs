@@ -113,18 +113,13 @@ impl LiveJob {
     }
 
     /// Holds what is waited for against what is known; who is to be told what.
-    pub(super) fn judge(
-        &mut self,
-        name: &str,
-        ours: &ImageRef,
-        now: Timestamp,
-    ) -> Vec<(u64, Result<Reached, Failure>)> {
+    pub(super) fn judge(&mut self, name: &str, ours: &ImageRef, now: Timestamp) -> Vec<Told> {
         let ended = self.ended.as_ref().filter(|(_, until)| *until <= now);
         let over = ended.map(|(end, _)| match end {
             JobEnd::Complete => "it is complete",
             JobEnd::Failed(why) => why.as_str(),
         });
-        let mut answers = Vec::new();
+        let mut told = Vec::new();
         for (container, slot) in &mut self.slots {
             let Some(goal) = slot.goal() else { continue };
             let mut verdict = match (&self.pod, &self.trouble) {
@@ -136,9 +131,15 @@ impl LiveJob {
                 let text = format!("its Job {name} has ended without it: {why}");
                 verdict = failing(Failure::new(Reason::Unknown, text));
             }
-            answers.extend(slot.judge(verdict, over.is_some(), now));
+            let image = goal.image().cloned();
+            told.extend(match slot.judge(verdict, over.is_some(), now) {
+                None => None,
+                Some((Some(id), result)) => Some(Told::Answer(id, result)),
+                Some((None, Ok(reached))) => Some(Told::Unclaimed(image, reached)),
+                Some((None, Err(_))) => None,
+            });
         }
-        answers
+        told
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -158,6 +159,15 @@ impl LiveJob {
             (None, None) => format!("Job {name} is not created yet, since {}", self.since),
         }
     }
+}
+
+/// What there is to say of a container.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// To that caller.
+    Answer(u64, Result<Reached, Failure>),
+    /// It has come to what it was for, the image if it pulls one, and nobody waits for it just then.
+    Unclaimed(Option<ImageRef>, Reached),
 }
 
 fn failing(failure: Failure) -> Verdict {

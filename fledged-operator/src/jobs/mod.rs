@@ -68,6 +68,7 @@ mod runtime;
 mod slot;
 mod spec;
 mod told;
+mod upkeep;
 mod wanted;
 mod watched;
 mod worker;

@@ -113,32 +113,47 @@ impl Removals {
         now: Timestamp,
     ) -> (Vec<(ImageRef, Outcome)>, Option<Outcome>) {
         let Some(caller) = self.callers.remove(&id) else {
-            return (Vec::new(), None);
+            return (self.unclaimed(job, message, now), None);
         };
-        let read = match RemovalOutcomes::parse(message) {
-            Ok(read) => read,
+        let all = match self.outcomes_of(job, message) {
+            Ok(all) => all,
             Err(problem) => {
                 let text = format!("Job {job} ended with a message that can't be read: {problem}");
                 return (Vec::new(), Some(Err(Failure::new(Reason::Unknown, text))));
             }
         };
-        let images = self.jobs.get(job).into_iter().flatten().enumerate();
-        let all: Vec<(ImageRef, Outcome)> = images
-            .filter_map(|(place, image)| Some((image.clone(), read.get(place)?)))
-            .collect();
-        let mut own = None;
-        for (image, outcome) in &all {
-            if *image == caller {
-                own = Some(outcome.clone());
-            } else {
-                let kept = (outcome.clone(), after(now, KEPT));
-                self.outcomes.insert(image.clone(), kept);
-            }
-        }
+        self.store(&all, now);
+        let own = self.outcomes.remove(&caller).map(|(outcome, _)| outcome);
         if own.is_none() {
             self.callers.insert(id, caller);
         }
         (all, own)
+    }
+
+    /// The same, where nobody waits for it just now.
+    pub(super) fn unclaimed(
+        &mut self,
+        job: &str,
+        message: &str,
+        now: Timestamp,
+    ) -> Vec<(ImageRef, Outcome)> {
+        let all = self.outcomes_of(job, message).unwrap_or_default();
+        self.store(&all, now);
+        all
+    }
+
+    fn outcomes_of(&self, job: &str, message: &str) -> Result<Vec<(ImageRef, Outcome)>, String> {
+        let read = RemovalOutcomes::parse(message)?;
+        let images = self.jobs.get(job).into_iter().flatten().enumerate();
+        let all = images.filter_map(|(place, image)| Some((image.clone(), read.get(place)?)));
+        Ok(all.collect())
+    }
+
+    fn store(&mut self, all: &[(ImageRef, Outcome)], now: Timestamp) {
+        for (image, outcome) in all {
+            let kept = (outcome.clone(), after(now, KEPT));
+            self.outcomes.insert(image.clone(), kept);
+        }
     }
 }
 

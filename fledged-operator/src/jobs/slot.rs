@@ -123,14 +123,14 @@ impl Slot {
         Some(again.map_or(want.ends, |again| again.min(want.ends)))
     }
 
-    /// Takes note of how far it has got, and whether that is its last word; the answer of whoever
-    /// waits, if there is one.
+    /// Takes note of how far it has got, and whether that is its last word; what is to be told, and to
+    /// whom, if anybody waits.
     pub(super) fn judge(
         &mut self,
         verdict: Verdict,
         last: bool,
         now: Timestamp,
-    ) -> Option<(u64, Result<Reached, Failure>)> {
+    ) -> Option<(Option<u64>, Result<Reached, Failure>)> {
         let result = match verdict {
             Verdict::Open => {
                 self.failed = None;
@@ -152,12 +152,15 @@ impl Slot {
             }
         };
         self.reached = result.is_ok();
-        let want = self.want.take()?;
+        let Some(want) = self.want.take() else {
+            // Whoever waited may come back for it.
+            return result.is_ok().then_some((None, result));
+        };
         self.linger = match &result {
             Err(failure) if passes(failure) => after(now, LINGER),
             _ => Timestamp::MIN,
         };
-        Some((want.id, result))
+        Some((Some(want.id), result))
     }
 
     /// Gives up where that is due.

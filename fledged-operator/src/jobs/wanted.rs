@@ -73,6 +73,14 @@ pub(super) enum Command {
         job: Option<String>,
         result: Result<Reached, Failure>,
     },
+    /// Something was reached that nobody waits for just now: a caller who was told of an earlier
+    /// failure, and comes back.
+    Unclaimed {
+        job: String,
+        /// The image that was pulled, where that is what it was.
+        image: Option<ImageRef>,
+        reached: Reached,
+    },
     /// A Job is over that had not come to these: it may have had them pulled all the same.
     Over { images: Vec<ImageRef> },
     /// These are pulled one after another: each has that many deadlines from now on.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fledged_core::driver::NodeInput;
 use fledged_core::error::Failure;
-use fledged_core::model::{Assignment, ImageRef, NodeName};
+use fledged_core::model::{Assignment, Digest, ImageRef, NodeName};
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -74,6 +74,10 @@ pub(super) struct State {
     pub(super) stretched: BTreeMap<ImageRef, u32>,
     /// When the round of an image ends.
     pub(super) rounds: BTreeMap<ImageRef, Timestamp>,
+    /// The revision for which an image was last asked to be pulled.
+    pub(super) asked: BTreeMap<ImageRef, u64>,
+    /// What was pulled while nobody waited, for which revision.
+    pub(super) unclaimed: BTreeMap<ImageRef, (u64, Option<Digest>)>,
     creating: BTreeMap<String, AbortHandle>,
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
     /// What the pods of a Job lack, and the secrets that they have.
@@ -140,6 +144,16 @@ impl Worker {
                 namespace,
                 reply,
             } => {
+                let revision = self.revision(&image);
+                self.state.asked.insert(image.clone(), revision);
+                if let Some((of, digest)) = self.state.unclaimed.remove(&image)
+                    && of == revision
+                    && self.shared.presence().find(&image).is_some()
+                {
+                    self.state.rounds.remove(&image);
+                    let _ = reply.send(Ok(digest));
+                    return;
+                }
                 let want = self.pull(id, image.clone(), namespace, now);
                 self.state.answers.insert(id, Answer::Pull(image, reply));
                 self.jobs.want(want, now);
@@ -189,6 +203,8 @@ impl Worker {
         let assigned = self.shared.assigned();
         self.state.stretched.retain(|i, _| assigned.contains_key(i));
         self.state.rounds.retain(|i, _| assigned.contains_key(i));
+        self.state.asked.retain(|i, _| assigned.contains_key(i));
+        self.state.unclaimed.retain(|i, _| assigned.contains_key(i));
         self.state.assignment = Some((source, assignment));
         self.tell_loop();
     }
@@ -205,6 +221,12 @@ impl Worker {
         }
         let input = NodeInput::Assign(assignment);
         let _ = self.inputs.send((Some(source.clone()), input));
+    }
+
+    /// The revision that is asked for.
+    fn revision(&self, image: &ImageRef) -> u64 {
+        let assigned = self.shared.assigned();
+        assigned.get(image).map_or(0, |entry| entry.revision)
     }
 
     /// How many deadlines an image has.
@@ -298,6 +320,11 @@ impl Worker {
                 }));
             }
             Command::Answer { id, job, result } => self.answer(id, job.as_deref(), result),
+            Command::Unclaimed {
+                job,
+                image,
+                reached,
+            } => self.keep(&job, image, reached),
             Command::Over { images } => {
                 let until = Some(self.now());
                 let mut presence = self.shared.presence();

@@ -85,11 +85,9 @@ impl FakeNode {
         self.patch_status(patch).await;
     }
 
-    /// Tells these images and that it is there, as a kubelet does; perhaps nobody hears it.
-    pub(super) async fn tell_images(&self, images: Vec<Value>) {
-        let now = jiff::Timestamp::now().as_second();
-        let now = jiff::Timestamp::from_second(now).unwrap();
-        let beat = json!({ "type": "Ready", "lastHeartbeatTime": now.to_string() });
+    /// Tells these images and that it was there then, as a kubelet does; perhaps nobody hears it.
+    pub(super) async fn tell_images(&self, images: Vec<Value>, at: &str) {
+        let beat = json!({ "type": "Ready", "lastHeartbeatTime": at });
         let patch =
             Patch::Strategic(json!({ "status": { "images": images, "conditions": [beat] } }));
         let params = PatchParams::default();

@@ -69,6 +69,8 @@ pub(super) async fn run(
 
 /// Tells the images as a kubelet does: the largest fifty, by all their names.
 async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
+    // What is told of then may be older, and must not be newer.
+    let at = now();
     let images = runtime.first(50);
     let images = images.iter().map(|image| {
         let mut names: Vec<String> = Vec::new();
@@ -78,7 +80,7 @@ async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
         names.extend(image.references.iter().map(|r| r.as_str().to_owned()));
         json!({ "names": names, "sizeBytes": image.size.bytes() })
     });
-    node.tell_images(images.collect()).await;
+    node.tell_images(images.collect(), &at).await;
 }
 
 /// Where one container stands.
