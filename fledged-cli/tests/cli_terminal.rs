@@ -56,7 +56,7 @@ fn the_demo_draws_a_rollout_and_stays_until_enter() {
     let line = format!("{} demo --nodes 2", env!("CARGO_BIN_EXE_fledged"));
     let shown = at_a_terminal("xterm", &line, folder.path());
     // Drawn while it goes on, not as lines.
-    assert!(shown.contains("pulling"), "{shown}");
+    assert!(shown.contains("to be pulled"), "{shown}");
     assert!(!shown.contains("get -w"), "{shown}");
     assert!(shown.contains("\u{1b}[1m"), "{shown:?}");
     assert!(shown.contains("Done: 3 images put on 2 nodes"), "{shown}");

@@ -121,6 +121,9 @@ async fn a_runtime_killed_in_the_middle_of_a_pull_is_unavailable() {
 
     fake.release_pulls();
     fake.restart();
+    // The client may not have heard yet that its connection was cut.
+    let found = async { while runtime.info().await.is_err() {} };
+    tokio::time::timeout(SOON, found).await.unwrap();
     pull(&runtime, APP).await.unwrap();
 }
 

@@ -107,6 +107,6 @@ async fn bad_arguments_end_with_2() {
     }
     let nowhere = call(&world, &["get"]).env("KUBECONFIG", "/nowhere/at/all");
     let nowhere = run(nowhere);
-    assert_eq!(nowhere.code, Some(1), "{nowhere}");
-    says(&nowhere, &["no cluster", "--kubeconfig"]);
+    assert_eq!(nowhere.code, Some(2), "{nowhere}");
+    says(&nowhere, &["$KUBECONFIG /nowhere/at/all"]);
 }
