@@ -383,6 +383,19 @@ fn a_refresh_by_the_interval_minds_its_exceptions() {
 }
 
 #[test]
+fn a_purge_says_what_stays_for_others() {
+    let mut world = mk_settled();
+    world.cache("other", &mk_spec(&["db:1"], &[]));
+    world.settle();
+    world.purge("web");
+    world.settle();
+    assert_eq!(
+        world.status("web").message,
+        "removed from 2 nodes, 2 kept for other image caches"
+    );
+}
+
+#[test]
 fn a_purge_lasts_until_a_refresh_or_an_edit() {
     let mut world = mk_settled();
     world

@@ -95,10 +95,13 @@ impl Planner {
             tally.away += u64::from(!reachable);
             let groups = spec.groups.iter().filter(|group| group.matches(facts));
             for image in groups.flat_map(|group| &group.images) {
-                let pair = node.pair(image).filter(|_| reachable);
-                let Some(pair) = pair.filter(|p| p.entry.state == DesiredState::Absent) else {
+                let Some(pair) = node.pair(image).filter(|_| reachable) else {
                     continue;
                 };
+                if pair.entry.state == DesiredState::Present {
+                    tally.shared += 1;
+                    continue;
+                }
                 match node.standing(pair) {
                     Standing::Removed => {}
                     Standing::Kept => tally.kept += 1,

@@ -17,6 +17,8 @@ pub(super) struct Tally {
     pub(super) removing: u64,
     /// Removals that a container stands against.
     pub(super) kept: u64,
+    /// Images that other caches want there, of a cache that is purged or deleted.
+    pub(super) shared: u64,
     /// Removals that failed.
     pub(super) stuck: u64,
     /// Pulls that were asked for and are not over.
@@ -24,7 +26,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 11] {
+    fn fields(&mut self) -> [&mut u64; 12] {
         [
             &mut self.desired,
             &mut self.cached,
@@ -35,6 +37,7 @@ impl Tally {
             &mut self.away,
             &mut self.removing,
             &mut self.kept,
+            &mut self.shared,
             &mut self.stuck,
             &mut self.under_way,
         ]

@@ -225,6 +225,7 @@ fn message(cache: &CacheState) -> String {
         (sum.failing, "of them failing so far"),
         (sum.removing, "to be removed"),
         (sum.kept, "kept because they are in use or shared"),
+        (sum.shared, "kept for other image caches"),
         (sum.failed + sum.stuck, "failed"),
         (sum.away, "can't be reached"),
         (sum.unreachable, "on nodes that can't be reached"),
