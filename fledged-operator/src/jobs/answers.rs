@@ -1,13 +1,19 @@
 //! What callers of a node's runtime are told, and what is learnt with it.
 
+use std::collections::BTreeSet;
+
 use fledged_core::error::{ErrorClass, Failure};
 use fledged_core::model::{Digest, ImageRef};
 use fledged_core::ports::Removal;
 use jiff::Timestamp;
 
+use super::batch::LINGER;
+use super::job::ReadJob;
+use super::names::container_name;
 use super::told::Reply;
 use super::wanted::{Reached, passes};
 use super::worker::Worker;
+use crate::report::after;
 
 /// Who waits for what.
 pub(super) enum Answer {
@@ -56,6 +62,30 @@ impl Worker {
             },
             None => {}
         }
+    }
+
+    /// A Job that was not known of: its creation was given up, and took effect all the same. It is
+    /// deleted, and may have acted before.
+    pub(super) fn stray(&mut self, job: &ReadJob, now: Timestamp) {
+        if job.end().is_some() || job.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        if let Some(name) = &job.metadata.name {
+            self.removals.adopt(name, job.removes());
+        }
+        self.doubt(&job.containers().map(str::to_owned).collect(), now);
+        self.jobs.adopt(job, None, now, now);
+    }
+
+    /// Images that these containers of unknown Jobs stand for may be pulled for a while.
+    pub(super) fn doubt(&self, containers: &BTreeSet<String>, now: Timestamp) {
+        let assigned = self.shared.assigned();
+        let theirs = assigned.keys();
+        let theirs = theirs.filter(|image| containers.contains(&container_name(image)));
+        // Whatever nobody waits for of them is deleted by then.
+        let until = Some(after(now, LINGER));
+        let mut presence = self.shared.presence();
+        theirs.for_each(|image| presence.perhaps(image, until));
     }
 
     /// Takes note of what nobody waits for just now, for whoever comes back for it.

@@ -71,12 +71,18 @@ impl NodeJobs {
         self.blocked = images;
     }
 
-    /// Takes over a Job that somebody else has created; it is deleted if nobody wants it for a while.
-    pub(super) fn adopt(&mut self, job: &ReadJob, pod: Option<Arc<ReadPod>>, now: Timestamp) {
+    /// Takes over a Job that somebody else has created; it is deleted if nobody wants it until then.
+    pub(super) fn adopt(
+        &mut self,
+        job: &ReadJob,
+        pod: Option<Arc<ReadPod>>,
+        until: Timestamp,
+        now: Timestamp,
+    ) {
         let (Some(name), Some(kind)) = (job.metadata.name.clone(), job.kind()) else {
             return;
         };
-        let live = LiveJob::adopted(job, kind, pod, now);
+        let live = LiveJob::adopted(job, kind, pod, until, now);
         self.jobs.insert(name, live);
     }
 
@@ -168,17 +174,11 @@ impl NodeJobs {
         }
     }
 
-    /// A Job, as it is now.
-    pub(super) fn job(&mut self, job: &ReadJob, now: Timestamp) {
-        let Some(live) = job
-            .metadata
-            .name
-            .as_ref()
-            .and_then(|n| self.jobs.get_mut(n))
-        else {
-            return;
-        };
-        live.update(job, now);
+    /// A Job, as it is now; whether it is known.
+    pub(super) fn job(&mut self, job: &ReadJob, now: Timestamp) -> bool {
+        let name = job.metadata.name.as_deref().unwrap_or_default();
+        let live = self.jobs.get_mut(name);
+        live.map(|live| live.update(job, now)).is_some()
     }
 
     /// A Job is gone.

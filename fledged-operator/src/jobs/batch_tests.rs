@@ -277,7 +277,7 @@ fn jobs_that_are_retained_stay_and_are_used_again() {
     assert!(jobs.poll(at(71)).is_empty(), "no other Job");
     jobs.pod(pod(&name, &[("app:1", done()), ("db:1", done())]), at(80));
     assert_eq!(answers(&jobs.poll(at(80))), [(3, Ok(()))]);
-    jobs.job(&read_job(&name, &[], Some("Complete")), at(81));
+    assert!(jobs.job(&read_job(&name, &[], Some("Complete")), at(81)));
     assert!(jobs.poll(at(90)).is_empty());
     assert!(jobs.let_go().is_empty(), "what has ended is left alone");
 }
@@ -398,7 +398,7 @@ fn what_keeps_a_job_from_having_a_pod_is_asked_for_and_told() {
 #[test]
 fn a_job_that_ends_or_goes_without_a_word_is_an_answer_too() {
     let (mut jobs, name) = mk_running(&mk_options());
-    jobs.job(&read_job(&name, &[], Some("Failed")), at(5));
+    assert!(jobs.job(&read_job(&name, &[], Some("Failed")), at(5)));
     assert!(jobs.poll(at(5)).is_empty(), "its pod may tell more");
     jobs.pod(pod(&name, &[("db:1", done())]), at(6));
     let commands = jobs.poll(at(7));
@@ -426,8 +426,18 @@ fn jobs_of_an_earlier_process_are_used_or_deleted() {
         ("db:1", done()),
     ];
     let pod_of = |states: &[(&str, Value)]| Some(pod("old", states));
-    jobs.adopt(&read_job("old", &containers, None), pod_of(&states), at(0));
-    jobs.adopt(&read_job("idle", &containers, None), None, at(0));
+    jobs.adopt(
+        &read_job("old", &containers, None),
+        pod_of(&states),
+        after(at(0), LINGER),
+        at(0),
+    );
+    jobs.adopt(
+        &read_job("idle", &containers, None),
+        None,
+        after(at(0), LINGER),
+        at(0),
+    );
     jobs.want(pull(1, "app:1", 1), at(1));
     assert!(jobs.poll(at(2)).is_empty(), "it is at it already");
     // What it had pulled before anybody asked says nothing of now.
@@ -444,6 +454,39 @@ fn jobs_of_an_earlier_process_are_used_or_deleted() {
     let mut gone = deletes(&jobs.poll(after(at(0), LINGER))).join(" ");
     gone.push(' ');
     assert_eq!(gone, "idle old ");
+}
+
+#[test]
+fn a_job_that_never_was_keeps_nothing_up() {
+    let mut jobs = mk_jobs(&mk_options());
+    jobs.want(pull(1, "app:1", 0), at(0));
+    let (name, _) = created(&jobs.poll(at(1)));
+    // Given up before the API server has answered.
+    jobs.drop_want(1, at(1));
+    assert_eq!(deletes(&jobs.poll(at(1))), [name.as_str()]);
+    let removal = Want {
+        goal: Goal::End,
+        ..pull(2, "app:1", 1)
+    };
+    jobs.want(removal, at(1));
+    assert!(jobs.poll(at(2)).is_empty(), "it may be pulling yet");
+    jobs.job_gone(&name);
+    let commands = jobs.poll(at(3));
+    let removes = |command: &Command| {
+        matches!(
+            command,
+            Command::Create {
+                kind: Kind::Remove,
+                ..
+            }
+        )
+    };
+    assert!(commands.iter().any(removes), "{commands:?}");
+    // It came to be after all.
+    let stray = read_job(&name, &["app:1"], None);
+    assert!(!jobs.job(&stray, at(4)));
+    jobs.adopt(&stray, None, at(4), at(4));
+    assert_eq!(deletes(&jobs.poll(at(4))), [name.as_str()]);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
 use jiff::Timestamp;
 
-use super::batch::LINGER;
 use super::job::{JobEnd, Kind, ReadJob};
 use super::pod::{ReadPod, Verdict};
 use super::slot::Slot;
@@ -64,11 +63,12 @@ impl LiveJob {
         job: &ReadJob,
         kind: Kind,
         pod: Option<Arc<ReadPod>>,
+        until: Timestamp,
         now: Timestamp,
     ) -> Self {
         let namespace = job.metadata.namespace.clone().unwrap_or_default();
         let slots = job.containers();
-        let slots = slots.map(|name| (name.to_owned(), Slot::adopted(after(now, LINGER))));
+        let slots = slots.map(|name| (name.to_owned(), Slot::adopted(until)));
         Self {
             slots: slots.collect(),
             created: true,

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::FIELD_MANAGER;
-use super::batch::NodeJobs;
+use super::batch::{LINGER, NodeJobs};
 use super::job::{Kind, ReadJob};
 use super::node::NodeView;
 use super::pod::ReadPod;
@@ -23,7 +23,7 @@ use super::requests::Requests;
 use super::runtime::{JobRuntime, Shared};
 use super::told::Told;
 use super::worker::{LoopInput, State, Worker};
-use crate::report::{Delays, Heard, Reporter, StatusApi, Taken, Writer};
+use crate::report::{Delays, Heard, Reporter, StatusApi, Taken, Writer, after};
 
 /// Between attempts to write a status.
 const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
@@ -95,7 +95,7 @@ pub(super) fn node_task(
         if let Some(name) = &job.metadata.name {
             removals.adopt(name, job.removes());
         }
-        jobs.adopt(&job, pod, now);
+        jobs.adopt(&job, pod, after(now, LINGER), now);
     }
     jobs.ready(view.ready);
 

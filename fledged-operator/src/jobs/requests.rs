@@ -194,27 +194,29 @@ impl Requests {
         request(&self.client, post, LIMIT).await.map(drop)
     }
 
-    /// Deletes a Job and its pods, however long that takes.
-    pub(super) async fn delete(&self, namespace: &str, name: &str, seed: u64) {
+    /// Deletes a Job and its pods, however long that takes; whether it was there.
+    pub(super) async fn delete(&self, namespace: &str, name: &str, seed: u64) -> bool {
         let mut delays = Delays::new(seed, AGAIN);
         loop {
             let delete = Request::new(Job::url_path(&(), Some(namespace)));
             let delete = delete.delete(name, &DeleteParams::background());
             let refusal = match delete {
                 Ok(delete) => match request(&self.client, delete, LIMIT).await {
-                    Ok(_) => break,
+                    Ok(_) => {
+                        debug!(namespace, name, "deleted a Job");
+                        return true;
+                    }
                     Err(refusal) => refusal,
                 },
                 Err(error) => Refusal::no_answer(error.to_string()),
             };
             if refusal.status.as_ref().is_some_and(|s| s.is_not_found()) {
-                break;
+                return false;
             }
             warn!(namespace, name, error = refusal.problem, "Job not deleted");
             let delay = delays.next(refusal.retry_after);
             self.clock.sleep(delay).await;
         }
-        debug!(namespace, name, "deleted a Job");
     }
 
     /// Why a Job has no pod, if anybody said so.

@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::answers::Answer;
-use super::batch::{LINGER, NodeJobs};
+use super::batch::NodeJobs;
 use super::job::Kind;
-use super::names::container_name;
 use super::node::NodeView;
 use super::pod::Goal;
 use super::removals::{Next, Removals};
@@ -39,6 +38,11 @@ pub(super) type LoopInput = (Option<Source>, NodeInput);
 enum Done {
     /// A Job was created, or refused; with what its pods lack.
     Created(String, Result<Vec<String>, Failure>),
+    /// A Job was deleted, if it was there.
+    Deleted {
+        name: String,
+        found: bool,
+    },
     /// What keeps a Job from having a pod.
     Inquired(String, Option<Failure>),
     Nothing,
@@ -178,7 +182,11 @@ impl Worker {
             }
             Told::Pod(pod) => self.jobs.pod(pod, now),
             Told::PodGone(pod) => self.jobs.pod_gone(&pod),
-            Told::Job(job) => self.jobs.job(&job, now),
+            Told::Job(job) => {
+                if !self.jobs.job(&job, now) {
+                    self.stray(&job, now);
+                }
+            }
             Told::JobGone(name) => {
                 self.state.notes.remove(&name);
                 self.jobs.job_gone(&name);
@@ -192,13 +200,7 @@ impl Worker {
     fn assigned(&mut self, source: Source, assignment: Assignment) {
         self.shared.assign(&assignment.images);
         let adopted = std::mem::take(&mut self.adopted);
-        let theirs = assignment.images.iter().map(|entry| &entry.image);
-        let theirs = theirs.filter(|image| adopted.contains(&container_name(image)));
-        // Whatever nobody waits for of them is deleted by then.
-        let until = Some(after(self.now(), LINGER));
-        for image in theirs {
-            self.shared.presence().perhaps(image, until);
-        }
+        self.doubt(&adopted, self.now());
         self.removals.assign(&assignment.images);
         let assigned = self.shared.assigned();
         self.state.stretched.retain(|i, _| assigned.contains_key(i));
@@ -269,6 +271,7 @@ impl Worker {
     }
 
     fn carry_out(&mut self, command: Command) {
+        debug!(node = %self.node, ?command, "Jobs");
         let requests = Arc::clone(&self.requests);
         let seed = self.rng.u64(..);
         match command {
@@ -309,8 +312,8 @@ impl Worker {
                     creating.abort();
                 }
                 self.state.operations.push(Box::pin(async move {
-                    requests.delete(&namespace, &name, seed).await;
-                    Done::Nothing
+                    let found = requests.delete(&namespace, &name, seed).await;
+                    Done::Deleted { name, found }
                 }));
             }
             Command::Inquire { name, namespace } => {
@@ -372,7 +375,9 @@ impl Worker {
                 }
             }
             Done::Inquired(name, Some(failure)) => self.jobs.troubled(&name, failure, now),
-            Done::Inquired(_, None) | Done::Nothing => {}
+            // No watch tells of what never was.
+            Done::Deleted { name, found: false } => self.jobs.job_gone(&name),
+            Done::Deleted { found: true, .. } | Done::Inquired(_, None) | Done::Nothing => {}
         }
     }
 }
