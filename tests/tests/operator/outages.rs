@@ -144,6 +144,12 @@ async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
         "{writes} writes for {} nodes",
         nodes.len()
     );
+    // The word of its end comes after the status that tells of it.
+    eventually("both events of the rollout", || async {
+        let told = server.count(|key| key.resource == "events" && key.is_write());
+        (told >= 2).then_some(()).ok_or_else(|| format!("{told}"))
+    })
+    .await;
     server.reset_requests();
     // A dozen more readings of every inventory: nothing changed, nothing is written, also when what
     // was written is held against what is seen of it.
