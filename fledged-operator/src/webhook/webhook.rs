@@ -16,6 +16,7 @@ use super::issuing::SelfIssued;
 use super::metrics::WebhookMetrics;
 use super::nodes::Nodes;
 use super::server::{WebhookError, WebhookServer};
+use crate::lease::CONTROLLER_NAMESPACE;
 use crate::serve::{BindAddress, register_build_info};
 
 /// Where the API server asks, as it did of kube-fledged's webhook.
@@ -156,7 +157,7 @@ impl WebhookBuilder {
         let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
         let served = Served::new(self.metrics.clone());
         let source = self.source.unwrap_or_else(|| {
-            let issued = SelfIssued::new("kube-fledged", "kubefledged-webhook-server");
+            let issued = SelfIssued::new(CONTROLLER_NAMESPACE, "kubefledged-webhook-server");
             CertificateSource::SelfIssued(issued)
         });
         Webhook {
