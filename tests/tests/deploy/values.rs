@@ -150,3 +150,19 @@ fn selectors_are_those_of_its_chart() {
         assert_eq!(role["roleRef"]["name"], role["metadata"]["name"]);
     }
 }
+
+/// A webhook server that is away stops nobody, unless somebody wants it to.
+#[test]
+fn a_webhook_that_does_not_answer_is_passed_over_by_default() {
+    if !require(&["helm"]) {
+        return;
+    }
+    for (arguments, wanted) in [
+        (vec![], "Ignore"),
+        (vec!["--set=validatingWebhook.failurePolicy=Fail"], "Fail"),
+    ] {
+        let objects = template(&arguments);
+        let webhook = named(&objects, "ValidatingWebhookConfiguration", "-webhook-server");
+        assert_eq!(webhook["webhooks"][0]["failurePolicy"], wanted);
+    }
+}
