@@ -196,12 +196,14 @@ impl NodeJobs {
         }
     }
 
-    /// Every Job that may still act, to be deleted because its node is let go.
+    /// Every Job that may still act, to be deleted because its node is let go. One that has done all that
+    /// it was for ends by itself, soon.
     pub(super) fn let_go(&mut self) -> Vec<Command> {
         self.commands.clear();
         let jobs = std::mem::take(&mut self.jobs).into_iter();
         let jobs = jobs.filter(|(_, job)| {
-            let kept = self.retention == Retention::Retain && job.ended.is_some();
+            let over = job.ended.is_some() || job.is_done();
+            let kept = self.retention == Retention::Retain && over;
             !job.leaving && !kept
         });
         jobs.map(|(name, job)| Command::Delete {

@@ -494,3 +494,19 @@ fn a_node_that_is_let_go_leaves_no_job_behind() {
     let (mut jobs, name) = mk_running(&mk_options());
     assert_eq!(deletes(&jobs.let_go()), [name.as_str()]);
 }
+
+/// The API server says some time after its pod is done that a Job is complete.
+#[test]
+fn a_node_that_is_let_go_leaves_a_retained_job_that_is_about_to_end() {
+    let options = mk_options().with_retention(Retention::Retain);
+    let (mut jobs, name) = mk_running(&options);
+    let failing = waiting("ErrImagePull", "manifest unknown");
+    jobs.pod(pod(&name, &[("app:1", failing), ("db:1", done())]), at(5));
+    let _ = jobs.poll(at(5));
+    assert_eq!(deletes(&jobs.let_go()), [name.as_str()], "one goes on");
+
+    let (mut jobs, name) = mk_running(&options);
+    jobs.pod(pod(&name, &[("app:1", done()), ("db:1", done())]), at(5));
+    assert_eq!(answers(&jobs.poll(at(5))).len(), 2);
+    assert!(jobs.let_go().is_empty());
+}

@@ -146,6 +146,11 @@ impl LiveJob {
         !self.leaving && self.ended.is_none()
     }
 
+    /// Whether everything in it has come to what it was for.
+    pub(super) fn is_done(&self) -> bool {
+        self.slots.values().all(Slot::has_reached)
+    }
+
     pub(super) fn waits(&self) -> bool {
         !self.leaving && self.slots.values().any(Slot::waits)
     }

@@ -58,6 +58,11 @@ impl Slot {
         self.goal.as_ref().filter(|_| !self.reached)
     }
 
+    /// Whether it has come to what it was for.
+    pub(super) fn has_reached(&self) -> bool {
+        self.reached
+    }
+
     /// Whether it is still to come to that: what it came to before somebody asked is no answer.
     pub(super) fn may_reach(
         &self,
