@@ -117,6 +117,7 @@ fn another_namespace_and_image_reach_every_place() {
         .args([
             "KUBEFLEDGED_NAMESPACE=elsewhere",
             "CONTROLLER_IMAGE_REPO=r.example/ours",
+            "WEBHOOK_SERVER_IMAGE_REPO=r.example/webhook",
             "RELEASE_VERSION=9",
         ])
         .env_remove("MAKEFLAGS")
@@ -133,9 +134,8 @@ fn another_namespace_and_image_reach_every_place() {
         applied.contains("system:serviceaccount:elsewhere:kubefledged-agent"),
         "{applied}"
     );
-    assert_eq!(
-        applied.matches("image: r.example/ours:9").count(),
-        2,
-        "{applied}"
-    );
+    for (image, count) in [("r.example/ours:9", 2), ("r.example/webhook:9", 1)] {
+        let found = applied.matches(&format!("image: {image}")).count();
+        assert_eq!(found, count, "{image}: {applied}");
+    }
 }
