@@ -74,14 +74,19 @@ impl FakeNode {
                     "sizeBytes": 40_000_000 + n })
             })
             .collect();
-        let resources = json!({ "cpu": "16", "memory": "65842520Ki", "pods": "110",
-            "ephemeral-storage": "203056560Ki" });
         let patch = json!({ "status": {
             "images": images,
-            "capacity": resources,
-            "allocatable": resources,
             "addresses": [{ "type": "Hostname", "address": self.name }],
         } });
+        self.patch_status(patch).await;
+        self.set_room().await;
+    }
+
+    /// Tells what it has room for, without which no scheduler gives it pods.
+    pub(super) async fn set_room(&self) {
+        let resources = json!({ "cpu": "16", "memory": "65842520Ki", "pods": "110",
+            "ephemeral-storage": "203056560Ki" });
+        let patch = json!({ "status": { "capacity": resources, "allocatable": resources } });
         self.patch_status(patch).await;
     }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{LABEL, TestCluster};
+use super::cluster::{LABEL, ServerKind, TestCluster};
 use super::job_controller;
 use super::memory::{MemoryRegistry, MemoryRuntime};
 use super::nodes::FakeNode;
@@ -144,8 +144,9 @@ impl World {
     #[must_use]
     pub fn on(cluster: TestCluster, options: WorldOptions) -> Self {
         let client = cluster.client();
-        let jobs = (options.way == Way::Jobs)
-            .then(|| Running::start(|stop| job_controller::run(client, stop)));
+        // A whole cluster has its own, and two would make two pods of each Job.
+        let stands_in = options.way == Way::Jobs && cluster.kind() != ServerKind::Cluster;
+        let jobs = stands_in.then(|| Running::start(|stop| job_controller::run(client, stop)));
         Self {
             cluster,
             registry: MemoryRegistry::default(),
@@ -251,6 +252,9 @@ impl World {
         let object = FakeNode::register(client.clone(), &name, tag, labels).await;
         if self.options.way == Way::Jobs && name.ends_with(['a', 'c', 'e', 'g']) {
             object.set_versions("v1.36.0", "containerd://2.1.0").await;
+        }
+        if self.options.way == Way::Jobs && self.cluster.kind() == ServerKind::Cluster {
+            object.set_room().await;
         }
         TestNode {
             object,

@@ -162,7 +162,11 @@ fn a_webhook_that_does_not_answer_is_passed_over_by_default() {
         (vec!["--set=validatingWebhook.failurePolicy=Fail"], "Fail"),
     ] {
         let objects = template(&arguments);
-        let webhook = named(&objects, "ValidatingWebhookConfiguration", "-webhook-server");
+        let webhook = named(
+            &objects,
+            "ValidatingWebhookConfiguration",
+            "-webhook-server",
+        );
         assert_eq!(webhook["webhooks"][0]["failurePolicy"], wanted);
     }
 }
