@@ -213,10 +213,10 @@ impl NodeJobs {
         .collect()
     }
 
-    /// The Jobs that may be removing something now.
-    pub(super) fn removals(&self) -> impl Iterator<Item = &str> {
+    /// The Jobs that remove, and whether each may still be doing so.
+    pub(super) fn removals(&self) -> impl Iterator<Item = (&str, bool)> {
         let removals = self.jobs.iter().filter(|(_, job)| job.kind == Kind::Remove);
-        removals.map(|(name, _)| name.as_str())
+        removals.map(|(name, job)| (name.as_str(), job.may_act()))
     }
 
     /// What to do now. After it, nothing is due before [`next_wakeup`](Self::next_wakeup).

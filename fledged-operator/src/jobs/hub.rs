@@ -1,6 +1,6 @@
 //! One watch of each kind for all nodes, and who is to hear what of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fledged_core::model::NodeName;
@@ -311,10 +311,16 @@ impl Hub {
     /// Deletes Jobs of nodes that nothing is assigned to: nobody waits for them.
     fn delete_orphans(&mut self) {
         let retain = self.requests.options.retention == Retention::Retain;
+        let pods = self.scopes.iter();
+        let pods = pods.flat_map(|scope| scope.pods.known.values());
+        // The end of a Job is told some time after that of its pod.
+        let ended = pods.filter(|pod| pod.has_ended());
+        let ended: BTreeSet<&str> = ended.filter_map(|pod| pod.job()).collect();
         let jobs = self.scopes.iter().flat_map(|scope| &scope.jobs.known);
         for ((namespace, name), job) in jobs {
             let served = node_of(&job.metadata).is_some_and(|node| self.served.contains_key(&node));
-            if served || (retain && job.end().is_some()) {
+            let over = job.end().is_some() || ended.contains(name.as_str());
+            if served || (retain && over) {
                 continue;
             }
             info!(namespace, name, "deleting a Job that nobody waits for");

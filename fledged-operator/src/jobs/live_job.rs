@@ -146,6 +146,13 @@ impl LiveJob {
         !self.leaving && self.ended.is_none()
     }
 
+    /// Whether its pod may still do something, now or later. A Job that has failed may have it running yet.
+    pub(super) fn may_act(&self) -> bool {
+        let complete = matches!(self.ended, Some((JobEnd::Complete, _)));
+        let ended = self.pod.as_ref().is_some_and(|pod| pod.has_ended());
+        !complete && !ended
+    }
+
     /// Whether everything in it has come to what it was for.
     pub(super) fn is_done(&self) -> bool {
         self.slots.values().all(Slot::has_reached)

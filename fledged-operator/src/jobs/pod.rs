@@ -158,6 +158,11 @@ impl ReadPod {
         self.status.start_time.is_some()
     }
 
+    /// Whether all of its containers have ended for good.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
     /// How far one container has got. `ours` is the image of Jobs themselves.
     pub(super) fn verdict(&self, container: &str, goal: &Goal, ours: &ImageRef) -> Verdict {
         let statuses = &self.status.container_statuses;

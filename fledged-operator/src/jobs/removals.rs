@@ -93,14 +93,17 @@ impl Removals {
         self.jobs.insert(job.to_owned(), images);
     }
 
-    /// Only these Jobs are left; everything that any of them may be removing.
+    /// Only these Jobs are left, some of which may still act; everything that any of those may be
+    /// removing.
     pub(super) fn under_way<'a>(
         &mut self,
-        jobs: impl Iterator<Item = &'a str>,
+        jobs: impl Iterator<Item = (&'a str, bool)>,
     ) -> BTreeSet<ImageRef> {
-        let left: BTreeSet<&str> = jobs.collect();
-        self.jobs.retain(|job, _| left.contains(job.as_str()));
-        self.jobs.values().flatten().cloned().collect()
+        let left: BTreeMap<&str, bool> = jobs.collect();
+        self.jobs.retain(|job, _| left.contains_key(job.as_str()));
+        let acting = self.jobs.iter();
+        let acting = acting.filter(|(job, _)| left.get(job.as_str()) == Some(&true));
+        acting.flat_map(|(_, images)| images).cloned().collect()
     }
 
     /// A Job ended with that message: the outcome of each of its images. The caller's own is given
@@ -189,7 +192,9 @@ mod tests {
         let (images, keep) = removals.plan("job", assigned.iter(), there, 50);
         assert_eq!(images, [image("db:1"), image("app:1")]);
         assert_eq!(keep, [assigned[3].image.clone()]);
-        let under_way = removals.under_way(["job"].into_iter());
+        let over = removals.under_way([("job", false)].into_iter());
+        assert!(over.is_empty(), "its outcomes are still to be told");
+        let under_way = removals.under_way([("job", true)].into_iter());
         assert_eq!(under_way.len(), 2);
 
         let mut outcomes = RemovalOutcomes::default();
