@@ -23,16 +23,16 @@ use super::memory::MemoryRuntime;
 use super::nodes::FakeNode;
 use super::watch_soon::watch_soon;
 
-/// How often it tells that it is there, and the images that it has.
-const TELL: Duration = Duration::from_millis(500);
 /// Between attempts to pull, at first and at most; ten seconds and five minutes in a real one.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Runs the pods of one node until it is told to stop.
+/// Runs the pods of one node until it is told to stop; tells every so often that it is there, and the
+/// images that it has.
 pub(super) async fn run(
     client: Client,
     node: FakeNode,
     runtime: MemoryRuntime,
+    tell: Duration,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let of_node = format!("spec.nodeName={}", node.name());
@@ -41,7 +41,7 @@ pub(super) async fn run(
     futures_util::pin_mut!(pods);
     let mut running: BTreeMap<String, AbortHandle> = BTreeMap::new();
     let mut tasks = JoinSet::new();
-    let mut ticks = tokio::time::interval(TELL);
+    let mut ticks = tokio::time::interval(tell);
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -291,7 +291,7 @@ impl RunningPod {
             {
                 Ok(_) => return,
                 Err(kube::Error::Api(status)) if status.code == 404 => return,
-                Err(_) => tokio::time::sleep(TELL).await,
+                Err(_) => tokio::time::sleep(AGAIN.0).await,
             }
         }
     }

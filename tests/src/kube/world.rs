@@ -78,6 +78,8 @@ pub struct WorldOptions {
     pub retention: Retention,
     /// How long Jobs that have ended are there.
     pub ttl: Duration,
+    /// With Jobs, how often a kubelet tells of its images.
+    pub images_told: Duration,
 }
 
 impl WorldOptions {
@@ -101,6 +103,7 @@ impl Default for WorldOptions {
             way: Way::default(),
             retention: Retention::default(),
             ttl: Duration::from_secs(3600),
+            images_told: Duration::from_millis(500),
         }
     }
 }
@@ -423,9 +426,9 @@ impl TestNode {
     pub fn start_agent(&mut self) {
         if self.options.way == Way::Jobs {
             let (client, runtime) = (self.client.clone(), self.runtime.clone());
-            let object = self.object.clone();
-            self.agent = Some(Running::start(|stop| {
-                stand_in_kubelet::run(client, object, runtime, stop)
+            let (object, tell) = (self.object.clone(), self.options.images_told);
+            self.agent = Some(Running::start(move |stop| {
+                stand_in_kubelet::run(client, object, runtime, tell, stop)
             }));
             return;
         }

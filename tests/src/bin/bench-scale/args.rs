@@ -11,6 +11,9 @@ use fledged_core::model::{CountOrPercent, GoDuration};
 #[derive(Debug, Parser)]
 #[command(name = "bench-scale")]
 pub(crate) struct Args {
+    /// How nodes are reached.
+    #[arg(long, value_enum, default_value_t = Driver::Agent)]
+    pub(crate) node_driver: Driver,
     /// Nodes that are there when the cache is applied.
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) nodes: NonZeroUsize,
@@ -20,7 +23,7 @@ pub(crate) struct Args {
     /// How long one pull takes.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub(crate) pull: Duration,
-    /// Pulls at once on each node.
+    /// Pulls at once on each node; with Jobs there is one.
     #[arg(long, value_name = "N", default_value = "3")]
     pub(crate) parallelism: NonZeroUsize,
     /// Nodes that pull at once; all of them by default.
@@ -57,7 +60,11 @@ pub(crate) struct Args {
 impl Args {
     /// Whether a phase is to be measured.
     pub(crate) fn wants(&self, phase: PhaseName) -> bool {
-        let can = phase != PhaseName::Join || self.joins > 0;
+        let can = match phase {
+            PhaseName::Join => self.joins > 0,
+            PhaseName::Reconnect => self.node_driver == Driver::Agent,
+            _ => true,
+        };
         can && (self.only.is_empty() || self.only.contains(&phase))
     }
 
@@ -69,7 +76,11 @@ impl Args {
 
     /// Seconds that the pulls of that many images take on one node.
     pub(crate) fn pulls_alone(&self, images: usize) -> f64 {
-        let rounds = images.div_ceil(self.parallelism.get());
+        let rounds = match self.node_driver {
+            Driver::Agent => images.div_ceil(self.parallelism.get()),
+            // A kubelet pulls the images of a pod one after another.
+            Driver::Job => images,
+        };
         #[expect(clippy::cast_precision_loss, reason = "a count of some thousands")]
         let rounds = rounds as f64;
         self.pull.as_secs_f64() * rounds
@@ -84,6 +95,24 @@ pub(crate) enum Format {
     Json,
 }
 
+/// The controller's `--node-driver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Driver {
+    /// An agent on each node.
+    Agent,
+    /// Jobs, and who plays Job controller, scheduler and kubelets.
+    Job,
+}
+
+impl Driver {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Job => "job",
+        }
+    }
+}
+
 /// What follows the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PhaseName {
@@ -95,7 +124,7 @@ pub(crate) enum PhaseName {
     One,
     /// A refresh of images that can't have changed.
     Refresh,
-    /// All agents lose their connections at once.
+    /// All agents lose their connections at once. Without agents it is left out.
     Reconnect,
     /// Nothing happens.
     Idle,

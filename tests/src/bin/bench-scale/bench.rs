@@ -6,12 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fledged_operator::crd::{ImageCache, ImageCacheStatus};
-use fledged_tests::kube::{TestNode, World, WorldOptions};
+use fledged_tests::kube::{TestNode, Way, World, WorldOptions};
 use fledged_tests::{FakeCri, Fledged, Running};
 use futures_util::stream::{self, StreamExt};
 use kube::runtime::wait::{Condition, await_condition};
 
-use crate::args::Args;
+use crate::args::{Args, Driver};
 use crate::client::metered;
 use crate::meter::Meter;
 use crate::server::{self, Server};
@@ -28,8 +28,8 @@ pub(crate) struct Bench {
     /// Nodes that joined later.
     pub(crate) joined: Mutex<Vec<TestNode>>,
     controller: Mutex<Running>,
-    /// One agent is a process too, for what that takes.
-    pub(crate) agent: AgentProcess,
+    /// One agent is a process too, for what that takes; with Jobs there is none.
+    pub(crate) agent: Option<AgentProcess>,
     pub(crate) world: World,
     pub(crate) server: String,
     /// What agents ask.
@@ -65,11 +65,16 @@ impl Bench {
         let (agents, own) = (Meter::new(), Meter::new());
         let own_client = metered(cluster.kubeconfig(), &own).await?;
         let agents_client = metered(cluster.kubeconfig(), &agents).await?;
+        let way = match args.node_driver {
+            Driver::Agent => Way::Agents,
+            Driver::Job => Way::Jobs,
+        };
         let options = WorldOptions {
             pull: args.pull,
             inventory: Duration::from_secs(60),
             parallel: args.parallelism,
-            ..WorldOptions::default()
+            images_told: Duration::from_secs(10),
+            ..WorldOptions::by(way)
         };
         let cluster = cluster.with_client(own_client.clone());
         let world = World::on(cluster, options).with_agents_client(agents_client);
@@ -82,11 +87,15 @@ impl Bench {
             .buffered(AT_ONCE)
             .collect()
             .await;
-        let agent = AgentProcess::start(&world, args).await;
+        let agent = match way {
+            Way::Agents => Some(AgentProcess::start(&world, args).await),
+            Way::Jobs => None,
+        };
         let port = free_port()?;
         let controller_metrics = format!("127.0.0.1:{port}");
-        let controller_args = vec![
+        let mut controller_args = vec![
             "controller".to_owned(),
+            format!("--node-driver={}", args.node_driver.word()),
             "--stderrthreshold=WARNING".to_owned(),
             format!("--metrics-bind-address={controller_metrics}"),
             "--health-probe-bind-address=0".to_owned(),
@@ -95,6 +104,10 @@ impl Bench {
             format!("--namespace={}", world.cluster().namespace()),
             "--identity=bench".to_owned(),
         ];
+        if way == Way::Jobs {
+            controller_args
+                .push("--job-image=registry.example.com/fledged-operator:bench".to_owned());
+        }
         let controller = controller(&controller_args, world.cluster().kubeconfig());
         let bench = Self {
             world,
@@ -126,7 +139,8 @@ impl Bench {
 
     /// Warnings of the controller that runs now, and of the agent that is a process.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let logs = [lock(&self.controller).stderr(), self.agent.running.stderr()];
+        let agent = self.agent.iter().map(|agent| agent.running.stderr());
+        let logs: Vec<String> = agent.chain([lock(&self.controller).stderr()]).collect();
         let lines = logs.iter().flat_map(|log| log.lines());
         lines.map(str::to_owned).collect()
     }
@@ -141,9 +155,9 @@ impl Bench {
         self.images.iter().map(String::as_str).collect()
     }
 
-    /// Nodes with an agent, all of which are Ready.
+    /// Nodes with an agent, or with a kubelet that runs Jobs, all of which are Ready.
     pub(crate) fn served(&self) -> usize {
-        self.nodes.len() + 1 + lock(&self.joined).len()
+        self.nodes.len() + usize::from(self.agent.is_some()) + lock(&self.joined).len()
     }
 
     /// Waits until the controller has listed everything: a cache for no node has ended by then.
@@ -239,7 +253,8 @@ impl Bench {
             if let Some(node) = nodes.find(|node| node.runtime.holds(image) != held) {
                 return says(node.name(), image);
             }
-            if self.agent.runtime.holds(image) != held {
+            let mut processes = self.agent.iter();
+            if processes.any(|agent| agent.runtime.holds(image) != held) {
                 return says("the node of the agent that is a process", image);
             }
         }

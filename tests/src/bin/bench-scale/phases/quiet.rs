@@ -16,7 +16,8 @@ const BACK: Duration = Duration::from_secs(180);
 
 /// Kubelets go on telling of their nodes, and that is all.
 pub(super) async fn idle(bench: &Bench, args: &Args) -> Result<Outcome, String> {
-    let before = usage(bench.agent.running.id())?;
+    let agent = bench.agent.as_ref().map(|agent| agent.running.id());
+    let before = agent.map(usage).transpose()?;
     let nodes = u32::try_from(bench.nodes.len()).map_err(|error| error.to_string())?;
     let mut ticks = tokio::time::interval(NODE_STATUS / nodes);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -29,9 +30,12 @@ pub(super) async fn idle(bench: &Bench, args: &Args) -> Result<Outcome, String> 
         }
         node.object.heartbeat().await;
     }
-    let after = usage(bench.agent.running.id())?;
+    let after = agent.map(usage).transpose()?;
+    let took = began.elapsed();
+    let figures = before.zip(after);
+    let figures = figures.map(|(before, after)| agent_figures(before, after, took));
     Ok(Outcome {
-        figures: agent_figures(before, after, began.elapsed()),
+        figures: figures.unwrap_or_default(),
         ..Outcome::default()
     })
 }
