@@ -1,5 +1,7 @@
 //! A Node, as far as Jobs on it matter.
 
+use std::collections::BTreeSet;
+
 use fledged_core::model::{ByteSize, ImageRef, NodeName};
 use fledged_core::ports::RuntimeImage;
 use jiff::Timestamp;
@@ -16,6 +18,9 @@ use super::spec::Method;
 const KUBELET: (u32, u32) = (1, 35);
 const CONTAINERD: (u32, u32) = (2, 1);
 const CRI_O: (u32, u32) = (1, 33);
+/// Names that a kubelet tells of one image at most (`MaxNamesPerImageInNodeStatus`): those with a digest
+/// first, then the tags.
+const NAMES_MAX: usize = 5;
 
 /// A Node with the images that its kubelet tells of.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
@@ -67,10 +72,21 @@ pub(super) struct NodeView {
     pub(super) images: Vec<RuntimeImage>,
     /// How many entries its list has, also of images without a name.
     pub(super) listed: usize,
+    /// What is known of images that may have more names than were told.
+    pub(super) cut: Vec<Cut>,
     /// When it told of them; `None` before it told anything.
     pub(super) told_at: Option<Timestamp>,
     pub(super) image_volumes: bool,
     pub(super) runtime: String,
+}
+
+/// An image of which not all names may have been told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Other names of these repositories, which tags of it are in.
+    Of(BTreeSet<String>),
+    /// Any others.
+    Any,
 }
 
 impl ReadNodeImages {
@@ -86,6 +102,7 @@ impl ReadNodeImages {
             ready: ready.as_ref().is_some_and(|c| c.status == "True"),
             told_at: ready.and_then(|c| c.last_heartbeat_time).map(|at| at.0),
             listed: self.status.images.len(),
+            cut: self.status.images.iter().filter_map(cut).collect(),
             images: self.status.images.into_iter().filter_map(image).collect(),
             image_volumes: has_image_volumes(&info),
             runtime: info.container_runtime_version,
@@ -102,6 +119,21 @@ fn image(image: Image) -> Option<RuntimeImage> {
     let digest = references.iter().find_map(|r| r.digest().cloned());
     let found = RuntimeImage::new(id, references).with_digest(digest);
     Some(found.with_size(ByteSize::new(image.size_bytes)))
+}
+
+/// Names that may be missing from an entry. A tag that was pulled comes with a digest of its repository,
+/// and all digests were told where a tag was.
+fn cut(image: &Image) -> Option<Cut> {
+    let names = image.names.as_deref().unwrap_or_default();
+    if names.len() < NAMES_MAX {
+        return None;
+    }
+    let (digests, tags): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.contains('@'));
+    if digests.is_empty() || tags.is_empty() {
+        return Some(Cut::Any);
+    }
+    let references = names.iter().filter_map(|name| ImageRef::parse(name).ok());
+    Some(Cut::Of(references.map(|r| r.name().to_owned()).collect()))
 }
 
 fn has_image_volumes(info: &Info) -> bool {
@@ -126,6 +158,14 @@ fn version_of(text: &str) -> Option<(u32, u32)> {
 }
 
 impl NodeView {
+    /// Whether one of the images that it tells of may have that name, too, without its being told.
+    pub(super) fn may_hide(&self, image: &ImageRef) -> bool {
+        self.cut.iter().any(|cut| match cut {
+            Cut::Of(repositories) => repositories.contains(image.name()),
+            Cut::Any => true,
+        })
+    }
+
     /// How images are pulled there. `refused` says that the API server does not know of image volumes.
     pub(super) fn method(&self, wanted: PullMethod, refused: bool) -> Method {
         match wanted {
@@ -250,5 +290,73 @@ mod tests {
         assert!(first.digest.is_some());
         // An image without a name is one that counts, and can't be asked for.
         assert_eq!((view.images.len(), view.listed), (2, 3));
+    }
+
+    #[test]
+    fn five_names_of_an_image_may_not_be_all() {
+        let digest = "a".repeat(64);
+        let view = |names: &[&str]| {
+            let named: Vec<String> = names
+                .iter()
+                .map(|n| n.replace('@', &format!("@sha256:{digest}")))
+                .collect();
+            let node = json!({ "status": { "images": [{ "names": named, "sizeBytes": 7 }] } });
+            let node: ReadNodeImages = serde_json::from_value(node).unwrap();
+            node.into_view()
+        };
+        let app = "a.test/app:9".parse().unwrap();
+        for (names, hides) in [
+            (
+                vec![
+                    "a.test/app@",
+                    "a.test/app:1",
+                    "a.test/app:2",
+                    "a.test/app:3",
+                ],
+                false,
+            ),
+            (
+                vec![
+                    "a.test/app@",
+                    "a.test/app:1",
+                    "a.test/app:2",
+                    "a.test/app:3",
+                    "a.test/app:4",
+                ],
+                true,
+            ),
+            (
+                vec![
+                    "a.test/x@",
+                    "a.test/x:1",
+                    "a.test/x:2",
+                    "a.test/x:3",
+                    "a.test/x:4",
+                ],
+                false,
+            ),
+            (
+                vec![
+                    "a.test/x@",
+                    "b.test/x@",
+                    "c.test/x@",
+                    "d.test/x@",
+                    "e.test/x@",
+                ],
+                true,
+            ),
+            (
+                vec![
+                    "a.test/x:1",
+                    "a.test/x:2",
+                    "a.test/x:3",
+                    "a.test/x:4",
+                    "a.test/x:5",
+                ],
+                true,
+            ),
+        ] {
+            assert_eq!(view(&names).may_hide(&app), hides, "{names:?}");
+        }
     }
 }

@@ -36,7 +36,8 @@ enum Seen {
 ///
 /// A kubelet lists [`list_max`](super::JobOptions::list_max) images at most, some time after the fact.
 /// What it names is there, unless it was seen to go since. What it does not name is absent only if the
-/// list is complete and newer than what was seen. Everything else is not known: an image that is to be
+/// list is complete and newer than what was seen, and no image of it may have that name untold (a kubelet
+/// tells five names of an image at most). Everything else is not known: an image that is to be
 /// there is then pulled, and one that is to be absent removed, by a Job that finds out.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
@@ -140,20 +141,22 @@ impl Presence {
         }
     }
 
-    fn is_complete(&self) -> bool {
-        self.node.told_at.is_some() && self.node.listed < self.list_max
+    /// Whether absence from the node's list means anything: no image of it, and no name of that image,
+    /// may have been left out.
+    fn tells_all_of(&self, image: &ImageRef) -> bool {
+        let complete = self.node.told_at.is_some() && self.node.listed < self.list_max;
+        complete && !self.node.may_hide(image)
     }
 
     /// Everything that counts as present, by all its names; forgets what newer lists contradict.
     pub(super) fn list(&mut self) -> Vec<RuntimeImage> {
         let node = Arc::clone(&self.node);
-        let complete = self.is_complete();
         let named: BTreeSet<&ImageRef> = node.images.iter().flat_map(|i| &i.references).collect();
         let mut seen = std::mem::take(&mut self.seen);
         seen.retain(|image, seen| match seen {
             Seen::Perhaps { until: None } => true,
             Seen::Here { at, .. } | Seen::Perhaps { until: Some(at) } => {
-                let lost = complete && !named.contains(image) && self.covers(*at);
+                let lost = self.tells_all_of(image) && !named.contains(image) && self.covers(*at);
                 !lost
             }
             Seen::Gone { at } => {
@@ -193,7 +196,7 @@ impl Presence {
                 }
                 // Not known to be absent.
                 (Some(Seen::Perhaps { .. }), DesiredState::Absent) => listed.push(alone),
-                (None, DesiredState::Absent) if !complete => listed.push(alone),
+                (None, DesiredState::Absent) if !self.tells_all_of(image) => listed.push(alone),
                 _ => {}
             }
         }
@@ -215,7 +218,7 @@ impl Presence {
                 Some(found.clone().with_digest(digest))
             }
             (None, Some(Seen::Here { digest, size, at })) => {
-                let lost = self.is_complete() && self.covers(*at);
+                let lost = self.tells_all_of(image) && self.covers(*at);
                 let alone = RuntimeImage::new(image.as_str(), [image.clone()]);
                 (!lost).then(|| alone.with_digest(digest.clone()).with_size(*size))
             }

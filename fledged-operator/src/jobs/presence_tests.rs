@@ -150,3 +150,35 @@ fn what_a_job_that_was_given_up_may_have_pulled_is_removed_to_be_sure() {
     presence.perhaps(&image("app:1"), Some(at(9_061)));
     assert_eq!(listed(&mut presence), ["app:1"]);
 }
+
+/// A kubelet tells five names of an image, and no more.
+#[test]
+fn absence_from_names_that_are_cut_says_nothing() {
+    let digest = format!("docker.io/library/app@sha256:{}", "0".repeat(64));
+    let names = [&digest, "app:a", "app:b", "app:c", "app:d"];
+    let list = |names: &[&str]| {
+        let told = serde_json::json!({ "status": {
+            "conditions": [{ "type": "Ready", "status": "True", "lastHeartbeatTime": at(9_000).to_string() }],
+            "images": [{ "names": names, "sizeBytes": 7 }],
+        } });
+        let told: crate::jobs::node::ReadNodeImages = serde_json::from_value(told).unwrap();
+        Arc::new(told.into_view())
+    };
+    let mut presence = Presence::new(MARGIN, 50);
+    presence.assign(&[
+        AssignedImage::present(image("app:1")),
+        AssignedImage::absent(image("app:2")),
+    ]);
+    presence.pulled(&image("app:1"), None, at(1_000));
+    presence.node(list(&names));
+    let found = listed(&mut presence);
+    for name in ["app:1", "app:2"] {
+        assert!(found.contains(&name.to_owned()), "{name}: {found:?}");
+    }
+    presence.node(list(&names[..4]));
+    let found = listed(&mut presence);
+    assert!(
+        !found.iter().any(|name| name == "app:1" || name == "app:2"),
+        "{found:?}"
+    );
+}
