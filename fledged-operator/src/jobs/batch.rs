@@ -151,7 +151,7 @@ impl NodeJobs {
         let Some(name) = pod.job().map(str::to_owned) else {
             return;
         };
-        let Some(job) = self.jobs.get_mut(&name) else {
+        let Some(job) = self.jobs.get_mut(&name).filter(|job| job.owns(&pod)) else {
             return;
         };
         if job.set_pod(pod) {
@@ -182,9 +182,11 @@ impl NodeJobs {
     }
 
     /// A Job is gone.
-    pub(super) fn job_gone(&mut self, name: &str) {
+    pub(super) fn job_gone(&mut self, name: &str, now: Timestamp) {
         let failure = Failure::new(Reason::Unknown, format!("its Job {name} was deleted"));
-        let Some(job) = self.jobs.get_mut(name).filter(|job| job.pod.is_some()) else {
+        let acts =
+            |job: &&mut LiveJob| job.pod.is_some() || job.pod_by().is_some_and(|by| by > now);
+        let Some(job) = self.jobs.get_mut(name).filter(acts) else {
             return self.refused(name, &failure);
         };
         // Its pod may still pull, or remove.
@@ -228,6 +230,7 @@ impl NodeJobs {
             self.evaluate(name, now);
         }
         self.expire(now);
+        self.forget_gone(now);
         self.batch(now);
         self.sweep(now);
         std::mem::take(&mut self.commands)
@@ -238,9 +241,11 @@ impl NodeJobs {
         let can_batch = self.ready && self.waiting.iter().any(|want| !self.is_blocked(want));
         let batch = self.batch_at.filter(|_| can_batch);
         let ends = self.waiting.iter().map(|want| want.ends);
+        let gone = self.jobs.values().filter(|job| job.gone);
+        let gone = gone.filter_map(LiveJob::pod_by);
         let jobs = self.jobs.values().filter(|job| !job.leaving);
         let jobs = jobs.flat_map(LiveJob::wakeups);
-        batch.into_iter().chain(ends).chain(jobs).min()
+        batch.into_iter().chain(ends).chain(gone).chain(jobs).min()
     }
 
     /// Forgets a Job of which nothing is left, and tells what it may have had pulled without a word.
@@ -261,11 +266,10 @@ impl NodeJobs {
 
     /// Whether something has to end first: the removal of an image that is wanted again, or pulls that
     /// were given up, which may yet bring what is to be removed.
-    fn is_blocked(&self, want: &Want) -> bool {
-        let mut jobs = self.jobs.values();
+    pub(super) fn is_blocked(&self, want: &Want) -> bool {
         match want.image() {
             Some(image) => self.blocked.contains(image),
-            None => jobs.any(|job| job.kind == Kind::Pull && job.leaving),
+            None => self.jobs.values().any(LiveJob::may_bring_unwanted),
         }
     }
 
@@ -355,3 +359,7 @@ impl NodeJobs {
 #[cfg(test)]
 #[path = "batch_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "giving_up_tests.rs"]
+mod giving_up_tests;

@@ -8,26 +8,26 @@ use crate::jobs::pod::Goal;
 
 const DEADLINE: Duration = Duration::from_secs(300);
 
-fn at(second: u64) -> Timestamp {
+pub(super) fn at(second: u64) -> Timestamp {
     after(Timestamp::UNIX_EPOCH, Duration::from_secs(second))
 }
 
-fn image(text: &str) -> ImageRef {
+pub(super) fn image(text: &str) -> ImageRef {
     text.parse().unwrap()
 }
 
-fn mk_options() -> JobOptions {
+pub(super) fn mk_options() -> JobOptions {
     JobOptions::new(image("registry.test/ours:1"), "operator")
         .with_images_per_job(NonZeroUsize::new(3).unwrap())
 }
 
-fn mk_jobs(options: &JobOptions) -> NodeJobs {
+pub(super) fn mk_jobs(options: &JobOptions) -> NodeJobs {
     let mut jobs = NodeJobs::new(NodeName::new("node").unwrap(), options, 1);
     jobs.ready(true);
     jobs
 }
 
-fn pull(id: u64, text: &str, now: u64) -> Want {
+pub(super) fn pull(id: u64, text: &str, now: u64) -> Want {
     Want {
         id,
         namespace: "shop".to_owned(),
@@ -39,7 +39,7 @@ fn pull(id: u64, text: &str, now: u64) -> Want {
 }
 
 /// The only Job that is to be created, and its images.
-fn created(commands: &[Command]) -> (String, Vec<ImageRef>) {
+pub(super) fn created(commands: &[Command]) -> (String, Vec<ImageRef>) {
     match commands {
         [Command::Create { name, images, .. }] => (name.clone(), images.clone()),
         other => panic!("{other:?}"),
@@ -47,13 +47,13 @@ fn created(commands: &[Command]) -> (String, Vec<ImageRef>) {
 }
 
 /// A pod of that Job whose containers of these images are in these states.
-fn pod(job: &str, states: &[(&str, Value)]) -> Arc<ReadPod> {
+pub(super) fn pod(job: &str, states: &[(&str, Value)]) -> Arc<ReadPod> {
     let statuses: Vec<Value> = states
         .iter()
         .map(|(text, state)| json!({ "name": container_name(&image(text)), "state": state }))
         .collect();
     let pod = json!({
-        "metadata": { "name": format!("{job}-x"), "uid": "1",
+        "metadata": { "name": format!("{job}-x"), "namespace": "shop", "uid": "1",
             "labels": { "batch.kubernetes.io/job-name": job } },
         "status": { "phase": "Pending", "startTime": "2026-01-01T00:00:00Z",
             "containerStatuses": statuses },
@@ -61,15 +61,15 @@ fn pod(job: &str, states: &[(&str, Value)]) -> Arc<ReadPod> {
     Arc::new(serde_json::from_value(pod).unwrap())
 }
 
-fn waiting(reason: &str, message: &str) -> Value {
+pub(super) fn waiting(reason: &str, message: &str) -> Value {
     json!({ "waiting": { "reason": reason, "message": message } })
 }
 
-fn done() -> Value {
+pub(super) fn done() -> Value {
     json!({ "terminated": { "exitCode": 0, "reason": "Completed" } })
 }
 
-fn read_job(name: &str, containers: &[&str], condition: Option<&str>) -> ReadJob {
+pub(super) fn read_job(name: &str, containers: &[&str], condition: Option<&str>) -> ReadJob {
     let containers = containers.iter();
     let containers: Vec<Value> = containers
         .map(|text| json!({ "name": container_name(&image(text)) }))
@@ -88,7 +88,7 @@ fn read_job(name: &str, containers: &[&str], condition: Option<&str>) -> ReadJob
 }
 
 /// What callers are told, by their number.
-fn answers(commands: &[Command]) -> Vec<(u64, Result<(), Reason>)> {
+pub(super) fn answers(commands: &[Command]) -> Vec<(u64, Result<(), Reason>)> {
     let answers = commands.iter().filter_map(|command| match command {
         Command::Answer { id, result, .. } => {
             Some((*id, result.clone().map(drop).map_err(|f| f.reason)))
@@ -98,7 +98,7 @@ fn answers(commands: &[Command]) -> Vec<(u64, Result<(), Reason>)> {
     answers.collect()
 }
 
-fn deletes(commands: &[Command]) -> Vec<&str> {
+pub(super) fn deletes(commands: &[Command]) -> Vec<&str> {
     let deletes = commands.iter().filter_map(|command| match command {
         Command::Delete { name, .. } => Some(name.as_str()),
         _ => None,
@@ -107,7 +107,7 @@ fn deletes(commands: &[Command]) -> Vec<&str> {
 }
 
 /// Two images in a Job that was created.
-fn mk_running(options: &JobOptions) -> (NodeJobs, String) {
+pub(super) fn mk_running(options: &JobOptions) -> (NodeJobs, String) {
     let mut jobs = mk_jobs(options);
     jobs.want(pull(1, "app:1", 0), at(0));
     jobs.want(pull(2, "db:1", 0), at(0));
@@ -165,7 +165,7 @@ fn what_has_begun_is_pulled_and_a_job_that_nobody_waits_for_is_deleted() {
     assert_eq!(answers(&commands), [(2, Ok(()))]);
     assert_eq!(deletes(&commands), [name.as_str()]);
     assert!(jobs.poll(at(7)).is_empty(), "once");
-    jobs.job_gone(&name);
+    jobs.job_gone(&name, at(20));
     assert_eq!(jobs.next_wakeup(), None);
 }
 
@@ -286,7 +286,8 @@ fn jobs_that_are_retained_stay_and_are_used_again() {
 fn a_pod_that_never_begins_is_told_of_at_the_deadline() {
     let (mut jobs, name) = mk_running(&mk_options());
     let unscheduled = json!({
-        "metadata": { "name": "p", "labels": { "batch.kubernetes.io/job-name": name } },
+        "metadata": { "name": "p", "namespace": "shop",
+            "labels": { "batch.kubernetes.io/job-name": name } },
         "status": { "phase": "Pending", "conditions": [{ "type": "PodScheduled",
             "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" }] },
     });
@@ -413,7 +414,7 @@ fn a_job_that_ends_or_goes_without_a_word_is_an_answer_too() {
             _ => None,
         });
     let next = next.unwrap();
-    jobs.job_gone(&next);
+    jobs.job_gone(&next, at(20));
     assert_eq!(answers(&jobs.poll(at(9))), [(3, Err(Reason::Unknown))]);
 }
 
@@ -454,59 +455,4 @@ fn jobs_of_an_earlier_process_are_used_or_deleted() {
     let mut gone = deletes(&jobs.poll(after(at(0), LINGER))).join(" ");
     gone.push(' ');
     assert_eq!(gone, "idle old ");
-}
-
-#[test]
-fn a_job_that_never_was_keeps_nothing_up() {
-    let mut jobs = mk_jobs(&mk_options());
-    jobs.want(pull(1, "app:1", 0), at(0));
-    let (name, _) = created(&jobs.poll(at(1)));
-    // Given up before the API server has answered.
-    jobs.drop_want(1, at(1));
-    assert_eq!(deletes(&jobs.poll(at(1))), [name.as_str()]);
-    let removal = Want {
-        goal: Goal::End,
-        ..pull(2, "app:1", 1)
-    };
-    jobs.want(removal, at(1));
-    assert!(jobs.poll(at(2)).is_empty(), "it may be pulling yet");
-    jobs.job_gone(&name);
-    let commands = jobs.poll(at(3));
-    let removes = |command: &Command| {
-        matches!(
-            command,
-            Command::Create {
-                kind: Kind::Remove,
-                ..
-            }
-        )
-    };
-    assert!(commands.iter().any(removes), "{commands:?}");
-    // It came to be after all.
-    let stray = read_job(&name, &["app:1"], None);
-    assert!(!jobs.job(&stray, at(4)));
-    jobs.adopt(&stray, None, at(4), at(4));
-    assert_eq!(deletes(&jobs.poll(at(4))), [name.as_str()]);
-}
-
-#[test]
-fn a_node_that_is_let_go_leaves_no_job_behind() {
-    let (mut jobs, name) = mk_running(&mk_options());
-    assert_eq!(deletes(&jobs.let_go()), [name.as_str()]);
-}
-
-/// The API server says some time after its pod is done that a Job is complete.
-#[test]
-fn a_node_that_is_let_go_leaves_a_retained_job_that_is_about_to_end() {
-    let options = mk_options().with_retention(Retention::Retain);
-    let (mut jobs, name) = mk_running(&options);
-    let failing = waiting("ErrImagePull", "manifest unknown");
-    jobs.pod(pod(&name, &[("app:1", failing), ("db:1", done())]), at(5));
-    let _ = jobs.poll(at(5));
-    assert_eq!(deletes(&jobs.let_go()), [name.as_str()], "one goes on");
-
-    let (mut jobs, name) = mk_running(&options);
-    jobs.pod(pod(&name, &[("app:1", done()), ("db:1", done())]), at(5));
-    assert_eq!(answers(&jobs.poll(at(5))).len(), 2);
-    assert!(jobs.let_go().is_empty());
 }

@@ -1,6 +1,6 @@
 //! One watch of each kind for all nodes, and who is to hear what of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fledged_core::model::NodeName;
@@ -43,6 +43,20 @@ struct Scope {
     pods: Watched<ReadPod>,
     /// Whether Jobs and pods were listed.
     listed: [bool; 2],
+}
+
+impl Scope {
+    /// The pod of a Job, whose name begins with the Job's.
+    fn pod_of(&self, job: &ReadJob) -> Option<Arc<ReadPod>> {
+        let name = job.name_any();
+        let namespace = job.namespace().unwrap_or_default();
+        let from = (namespace.clone(), name.clone());
+        let pods = self.pods.known.range(from..);
+        let mut pods = pods.take_while(|((of, pod), _)| *of == namespace && pod.starts_with(&name));
+        let uid = job.metadata.uid.as_deref();
+        let found = pods.find(|(_, pod)| pod.job() == Some(&name) && pod.is_of(&namespace, uid));
+        found.map(|(_, pod)| Arc::clone(pod))
+    }
 }
 
 /// A node that something is assigned to.
@@ -105,9 +119,12 @@ impl Hub {
                 };
                 let (there, gone, done) = scope.jobs.read(event);
                 scope.listed[0] |= done;
-                if let Some(job) = there {
+                let operator = &self.requests.options.namespace;
+                if let Some(job) = there.filter(|job| job.is_credible(operator)) {
                     self.tell(node_of(&job.metadata), Told::Job(job));
                 }
+                let operator = &self.requests.options.namespace;
+                let gone = gone.into_iter().filter(|job| job.is_credible(operator));
                 for job in gone {
                     self.tell(node_of(&job.metadata), Told::JobGone(job.name_any()));
                 }
@@ -279,20 +296,12 @@ impl Hub {
 
     /// Starts the task of a node.
     fn begin(&mut self, node: NodeName, source: &Source) -> Handle {
-        let pods = self
-            .scopes
-            .iter()
-            .flat_map(|scope| scope.pods.known.values());
-        let pods: BTreeMap<&str, &Arc<ReadPod>> =
-            pods.filter_map(|pod| Some((pod.job()?, pod))).collect();
-        let jobs = self
-            .scopes
-            .iter()
-            .flat_map(|scope| scope.jobs.known.values());
-        let jobs = jobs.filter(|job| node_of(&job.metadata).as_ref() == Some(&node));
-        let jobs = jobs.map(|job| {
-            let pod = pods.get(job.name_any().as_str());
-            (Arc::clone(job), pod.map(|pod| Arc::clone(pod)))
+        let operator = &self.requests.options.namespace;
+        let jobs = self.scopes.iter().flat_map(|scope| {
+            let jobs = scope.jobs.known.values();
+            let jobs = jobs.filter(|job| job.is_credible(operator));
+            let jobs = jobs.filter(|job| node_of(&job.metadata).as_ref() == Some(&node));
+            jobs.map(|job| (Arc::clone(job), scope.pod_of(job)))
         });
         let reports = source.found.iter();
         let beginning = Beginning {
@@ -311,16 +320,17 @@ impl Hub {
     /// Deletes Jobs of nodes that nothing is assigned to: nobody waits for them.
     fn delete_orphans(&mut self) {
         let retain = self.requests.options.retention == Retention::Retain;
-        let pods = self.scopes.iter();
-        let pods = pods.flat_map(|scope| scope.pods.known.values());
-        // The end of a Job is told some time after that of its pod.
-        let ended = pods.filter(|pod| pod.has_ended());
-        let ended: BTreeSet<&str> = ended.filter_map(|pod| pod.job()).collect();
-        let jobs = self.scopes.iter().flat_map(|scope| &scope.jobs.known);
-        for ((namespace, name), job) in jobs {
+        let operator = &self.requests.options.namespace;
+        let jobs = self.scopes.iter().flat_map(|scope| {
+            let jobs = scope.jobs.known.iter();
+            jobs.map(move |(key, job)| (scope, key, job))
+        });
+        for (scope, (namespace, name), job) in jobs {
             let served = node_of(&job.metadata).is_some_and(|node| self.served.contains_key(&node));
-            let over = job.end().is_some() || ended.contains(name.as_str());
-            if served || (retain && over) {
+            // The end of a Job is told some time after that of its pod.
+            let ended = || scope.pod_of(job).is_some_and(|pod| pod.has_ended());
+            let kept = retain && (job.end().is_some() || ended());
+            if served || kept || !job.is_credible(operator) {
                 continue;
             }
             info!(namespace, name, "deleting a Job that nobody waits for");

@@ -92,6 +92,16 @@ pub(super) fn node_of(metadata: &ObjectMeta) -> Option<NodeName> {
 }
 
 impl ReadJob {
+    /// Whether it may be one of this driver's. Anybody may make Jobs with its labels; those that remove are
+    /// in the operator's own namespace.
+    pub(super) fn is_credible(&self, operator: &str) -> bool {
+        match self.kind() {
+            Some(Kind::Pull) => true,
+            Some(Kind::Remove) => self.metadata.namespace.as_deref() == Some(operator),
+            None => false,
+        }
+    }
+
     pub(super) fn kind(&self) -> Option<Kind> {
         let labels = self.metadata.labels.as_ref()?;
         match labels.get(KIND)?.as_str() {
@@ -129,5 +139,25 @@ impl ReadJob {
                 ))),
                 _ => None,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_removes_is_in_the_operators_namespace() {
+        let credible = |namespace: &str, kind: &str| {
+            let job: ReadJob = serde_json::from_value(serde_json::json!({
+                "metadata": { "name": "j", "namespace": namespace, "labels": { KIND: kind } },
+            }))
+            .unwrap();
+            job.is_credible("operator")
+        };
+        assert!(credible("operator", "remove"));
+        assert!(!credible("shop", "remove"));
+        assert!(credible("shop", "pull"));
+        assert!(!credible("operator", "other"));
     }
 }

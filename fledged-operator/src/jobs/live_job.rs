@@ -16,19 +16,23 @@ use crate::report::after;
 
 /// How long after the end of a Job its pod is believed to have more to tell: they are watched apart.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long after its creation a Job that is gone may have had a pod that nobody has told of yet.
+const POD_BY: Duration = Duration::from_secs(5);
 /// When the absence of a pod is asked about first.
 const NO_POD_YET: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct LiveJob {
     pub(super) namespace: String,
+    /// Once an API server has told it.
+    uid: Option<String>,
     pub(super) kind: Kind,
     pub(super) slots: BTreeMap<String, Slot>,
     pub(super) since: Timestamp,
     pub(super) created: bool,
     /// Nobody may use it any more: it is, or is to be, deleted.
     pub(super) leaving: bool,
-    /// It is deleted, and its pod is not.
+    /// It is deleted, and its pod is not, or may turn up yet.
     pub(super) gone: bool,
     pub(super) pod: Option<Arc<ReadPod>>,
     /// Whether a kubelet has taken its pod.
@@ -44,6 +48,7 @@ impl LiveJob {
     pub(super) fn new(namespace: String, kind: Kind, now: Timestamp) -> Self {
         Self {
             namespace,
+            uid: None,
             kind,
             slots: BTreeMap::new(),
             since: now,
@@ -71,9 +76,12 @@ impl LiveJob {
         let slots = slots.map(|name| (name.to_owned(), Slot::adopted(until)));
         Self {
             slots: slots.collect(),
+            uid: job.metadata.uid.clone(),
             created: true,
             leaving: job.metadata.deletion_timestamp.is_some(),
             taken: pod.as_ref().is_some_and(|pod| pod.is_taken()),
+            // Why it has no pod is to be asked again: nobody here remembers.
+            ask_at: pod.is_none().then(|| after(now, NO_POD_YET)),
             pod,
             ended: job.end().map(|end| (end, after(now, LAST_WORDS))),
             ..Self::new(namespace, kind, now)
@@ -89,10 +97,19 @@ impl LiveJob {
     /// It is like this now.
     pub(super) fn update(&mut self, job: &ReadJob, now: Timestamp) {
         self.created = true;
+        self.uid.clone_from(&job.metadata.uid);
+        if self.pod.as_ref().is_some_and(|pod| !self.owns(pod)) {
+            self.pod = None;
+        }
         self.leaving |= job.metadata.deletion_timestamp.is_some();
         if self.ended.is_none() {
             self.ended = job.end().map(|end| (end, after(now, LAST_WORDS)));
         }
+    }
+
+    /// Whether that pod was made for it: anybody may give a pod of his own its labels.
+    pub(super) fn owns(&self, pod: &ReadPod) -> bool {
+        pod.is_of(&self.namespace, self.uid.as_deref())
     }
 
     /// Its pod is like this now; whether a kubelet has taken it only just now.
@@ -151,6 +168,18 @@ impl LiveJob {
         let complete = matches!(self.ended, Some((JobEnd::Complete, _)));
         let ended = self.pod.as_ref().is_some_and(|pod| pod.has_ended());
         !complete && !ended
+    }
+
+    /// Whether it may bring what nobody wants.
+    pub(super) fn may_bring_unwanted(&self) -> bool {
+        let unwanted = || self.slots.values().any(Slot::may_be_unwanted);
+        self.kind == Kind::Pull && self.may_act() && (self.leaving || unwanted())
+    }
+
+    /// Until when a pod of it may turn up, where it is gone and had none.
+    pub(super) fn pod_by(&self) -> Option<Timestamp> {
+        let none = self.pod.is_none() && self.created;
+        none.then(|| after(self.since, POD_BY))
     }
 
     /// Whether everything in it has come to what it was for.

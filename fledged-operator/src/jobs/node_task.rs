@@ -166,9 +166,11 @@ pub(super) fn node_task(
             node_loop.run(inputs, loop_stop.cancelled()).await;
         };
         let working = async move {
+            // What the loop drops at the end is no reason to give Jobs up.
             tokio::select! {
-                () = worker.run(hears) => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = worker.run(hears) => {}
             }
         };
         tokio::join!(looping, writer.run(writes), working);

@@ -153,6 +153,13 @@ impl ReadPod {
         name.or_else(|| labels.get("job-name")).map(String::as_str)
     }
 
+    /// Whether it was made for a Job of that namespace and that UID, where this is known.
+    pub(super) fn is_of(&self, namespace: &str, uid: Option<&str>) -> bool {
+        let mut owners = self.metadata.owner_references.iter().flatten();
+        let owned = uid.is_none_or(|uid| owners.any(|owner| owner.uid == uid));
+        self.metadata.namespace.as_deref() == Some(namespace) && owned
+    }
+
     /// Whether a kubelet has taken it.
     pub(super) fn is_taken(&self) -> bool {
         self.status.start_time.is_some()

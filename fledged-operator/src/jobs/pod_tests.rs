@@ -199,3 +199,22 @@ fn where_a_pod_stands_is_told_by_whoever_keeps_it() {
     assert!(pod.is_taken());
     assert_eq!(pod.job(), Some("job"));
 }
+
+#[test]
+fn a_pod_belongs_to_the_job_that_owns_it_in_its_own_namespace() {
+    let pod: ReadPod = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "p", "namespace": "shop", "ownerReferences": [
+            { "apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "1", "controller": true },
+        ] },
+    }))
+    .unwrap();
+    for (namespace, uid, owned) in [
+        ("shop", Some("1"), true),
+        ("shop", None, true),
+        ("shop", Some("2"), false),
+        ("evil", Some("1"), false),
+        ("evil", None, false),
+    ] {
+        assert_eq!(pod.is_of(namespace, uid), owned, "{namespace} {uid:?}");
+    }
+}

@@ -70,6 +70,16 @@ fn namespaces(entry: &AssignedImage, operator: &str) -> Vec<String> {
     all
 }
 
+/// Whether it may go better in another namespace. Secrets are those of one, and some registries say "not
+/// found" to strangers; a quota or a policy that is in the way of a Job is that of one, too.
+fn may_be_other_elsewhere(failure: &Failure) -> bool {
+    let stranger = matches!(
+        failure.class(),
+        ErrorClass::Unauthorized | ErrorClass::NotFound
+    );
+    stranger || failure.reason == Reason::Unknown
+}
+
 /// An [`ImageRuntime`] that makes the node's kubelet act.
 ///
 /// A pull waits for the Job that pulls its image together with others; a removal for one that removes
@@ -125,9 +135,7 @@ impl JobRuntime {
                 reply,
             });
             result = asked.await;
-            // Secrets are those of one namespace; and some registries say "not found" to strangers.
-            let class = result.as_ref().err().map(Failure::class);
-            if !matches!(class, Some(ErrorClass::Unauthorized | ErrorClass::NotFound)) {
+            if !result.as_ref().is_err_and(may_be_other_elsewhere) {
                 break;
             }
         }
@@ -183,5 +191,56 @@ impl ImageRuntime for JobRuntime {
 
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fledged_core::model::CacheId;
+    use fledged_cri::clock::TokioClock;
+
+    use super::*;
+
+    /// The namespaces that are asked for a pull, where each of them answers like this.
+    async fn asked(answers: &[Result<(), Reason>]) -> (Vec<String>, bool) {
+        let (told, mut hears) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(Presence::default()));
+        let image: ImageRef = "a.test/app:1".parse().unwrap();
+        let caches = ["a", "b", "c"].map(|namespace| CacheId::new(namespace, "cache", namespace));
+        shared.assign(&[AssignedImage::present(image.clone()).with_wanted_by(caches)]);
+        let runtime = JobRuntime {
+            shared,
+            told,
+            clock: Arc::new(TokioClock::new()),
+            namespace: "operator".to_owned(),
+        };
+        let answering = async {
+            let mut namespaces = Vec::new();
+            for answer in answers {
+                while let Some(told) = hears.recv().await {
+                    if let Told::Pull {
+                        namespace, reply, ..
+                    } = told
+                    {
+                        namespaces.push(namespace);
+                        let answer = answer.map(|()| None);
+                        let _ = reply.send(answer.map_err(|reason| Failure::new(reason, "no")));
+                        break;
+                    }
+                }
+            }
+            namespaces
+        };
+        let (result, namespaces) = tokio::join!(runtime.pull_in_turn(&image), answering);
+        (namespaces, result.is_ok())
+    }
+
+    #[tokio::test]
+    async fn what_is_one_namespaces_own_is_tried_in_the_next() {
+        let (namespaces, pulled) =
+            asked(&[Err(Reason::Unknown), Err(Reason::Unauthorized), Ok(())]).await;
+        assert_eq!((namespaces.join(" "), pulled), ("a b c".to_owned(), true));
+        let (namespaces, pulled) = asked(&[Err(Reason::ConnectionFailed)]).await;
+        assert_eq!((namespaces.join(" "), pulled), ("a".to_owned(), false));
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Slot {
     attached: Timestamp,
     /// Whether it has come to it.
     reached: bool,
+    /// Whether whoever wanted it wants it no more.
+    dropped: bool,
     /// Whether the failure that was last seen was that of an attempt; `None` before any.
     failed: Option<bool>,
     /// Until when it is of interest though nobody waits.
@@ -37,6 +39,7 @@ impl Slot {
             want: Some(want),
             attached: now,
             reached: false,
+            dropped: false,
             failed: None,
             linger: Timestamp::MIN,
         }
@@ -49,6 +52,7 @@ impl Slot {
             want: None,
             attached: Timestamp::MIN,
             reached: false,
+            dropped: false,
             failed: None,
             linger,
         }
@@ -79,10 +83,21 @@ impl Slot {
         !self.reached && open
     }
 
+    /// Whether it may come to something that nobody wants.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.dropped && !self.reached
+    }
+
+    /// The same, where nobody has said yet whether it is wanted.
+    pub(super) fn may_be_unwanted(&self) -> bool {
+        self.is_dropped() || self.goal.is_none()
+    }
+
     pub(super) fn attach(&mut self, want: Want, now: Timestamp) {
         self.goal = Some(want.goal.clone());
         self.want = Some(want);
         self.attached = now;
+        self.dropped = false;
     }
 
     pub(super) fn waits(&self) -> bool {
@@ -102,9 +117,10 @@ impl Slot {
         self.want
     }
 
-    /// Nobody waits any more.
+    /// Nobody wants it any more.
     pub(super) fn leave(&mut self, now: Timestamp) {
         self.want = None;
+        self.dropped = true;
         self.linger = self.linger.min(now);
     }
 

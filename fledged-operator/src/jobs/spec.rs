@@ -22,8 +22,9 @@ pub(super) const SOCKET: &str = "/run/fledged/runtime.sock";
 pub(super) const REMOVE: &str = "remove";
 /// Name of the init container that copies the program.
 pub(super) const COPY: &str = "copy";
-/// A pod that is done, or given up, has nothing to tidy up.
-const GRACE_SECONDS: u32 = 0;
+/// A pod that is given up has nothing to tidy up. Without any grace it would be gone in the API server's words
+/// before its kubelet has let go of the image that it pulls.
+const GRACE_SECONDS: u32 = 1;
 
 /// How one Job pulls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -129,7 +129,7 @@ fn a_pod_goes_to_its_node_whatever_taints_it_has_and_is_known_by_kube_fledgeds_l
     assert_eq!(tolerations[0].operator.as_deref(), Some("Exists"));
     assert_eq!(tolerations[0].key, None);
     assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
-    assert_eq!(pod.termination_grace_period_seconds, Some(0));
+    assert_eq!(pod.termination_grace_period_seconds, Some(1));
     assert_eq!(pod.automount_service_account_token, Some(false));
     assert_eq!(pod.enable_service_links, Some(false));
     assert_eq!(pod.priority_class_name.as_deref(), Some("low"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::batch::NodeJobs;
+use super::live_job::LiveJob;
 use super::options::Retention;
 use super::slot::Slot;
 use super::wanted::{Command, Want, too_late};
@@ -17,18 +18,18 @@ impl NodeJobs {
     /// Gives up on what was waited for long enough.
     pub(super) fn expire(&mut self, now: Timestamp) {
         let mut over = Vec::new();
-        let ready = self.ready;
-        self.waiting.retain(|want| {
-            let waits = want.ends > now;
-            if !waits {
-                let why = match ready {
-                    true => "no Job was created for it",
-                    false => "its node is not Ready, and no Job is created for it",
-                };
-                over.push((want.id, too_late(want, why)));
-            }
-            waits
-        });
+        let waiting = std::mem::take(&mut self.waiting);
+        let (waiting, late): (Vec<Want>, Vec<Want>) =
+            waiting.into_iter().partition(|want| want.ends > now);
+        self.waiting = waiting;
+        for want in late {
+            let why = match (self.ready, self.is_blocked(&want)) {
+                (false, _) => "its node is not Ready, and no Job is created for it",
+                (true, true) => "another Job that has to end first has not",
+                (true, false) => "no Job was created for it",
+            };
+            over.push((want.id, too_late(&want, why)));
+        }
         for (name, job) in &mut self.jobs {
             let why = job.describe(name);
             for slot in job.slots.values_mut() {
@@ -38,6 +39,16 @@ impl NodeJobs {
         }
         for (id, failure) in over {
             self.answer(id, None, Err(failure));
+        }
+    }
+
+    /// Forgets Jobs that are gone and of which no pod has turned up.
+    pub(super) fn forget_gone(&mut self, now: Timestamp) {
+        let over = |job: &LiveJob| job.gone && job.pod_by().is_some_and(|by| by <= now);
+        let over = self.jobs.iter().filter(|(_, job)| over(job));
+        let over: Vec<String> = over.map(|(name, _)| name.clone()).collect();
+        for name in over {
+            self.remove(&name);
         }
     }
 
@@ -62,7 +73,10 @@ impl NodeJobs {
             job.ask_at = None;
             match self.retention {
                 Retention::Retain if job.ended.is_some() => over.push(name.clone()),
-                Retention::Retain if job.created => job.slots.values_mut().for_each(Slot::forget),
+                // Unless it would go on with what nobody wants.
+                Retention::Retain if job.created && !job.slots.values().any(Slot::is_dropped) => {
+                    job.slots.values_mut().for_each(Slot::forget);
+                }
                 _ => {
                     job.leaving = true;
                     self.commands.push(Command::Delete {

@@ -189,7 +189,7 @@ impl Worker {
             }
             Told::JobGone(name) => {
                 self.state.notes.remove(&name);
-                self.jobs.job_gone(&name);
+                self.jobs.job_gone(&name, now);
             }
             Told::Troubled(name, failure) => self.jobs.troubled(&name, failure, now),
             // Seen to by the loop.
@@ -371,12 +371,18 @@ impl Worker {
                         }
                         self.jobs.created(&name, now);
                     }
-                    Err(failure) => self.jobs.refused(&name, &failure),
+                    Err(failure) => {
+                        self.jobs.refused(&name, &failure);
+                        self.state.notes.remove(&name);
+                    }
                 }
             }
             Done::Inquired(name, Some(failure)) => self.jobs.troubled(&name, failure, now),
             // No watch tells of what never was.
-            Done::Deleted { name, found: false } => self.jobs.job_gone(&name),
+            Done::Deleted { name, found: false } => {
+                self.state.notes.remove(&name);
+                self.jobs.job_gone(&name, now);
+            }
             Done::Deleted { found: true, .. } | Done::Inquired(_, None) | Done::Nothing => {}
         }
     }

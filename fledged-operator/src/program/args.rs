@@ -282,6 +282,18 @@ pub(super) fn a_second_or_more(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What fits into a field of 32 bits, in seconds.
+pub(super) fn seconds_of_a_job(text: &str) -> Result<Duration, String> {
+    let duration = a_second_or_more(text)?;
+    match i32::try_from(duration.as_secs()) {
+        Ok(_) => Ok(duration),
+        Err(_) => Err(format!(
+            "it must be at most {} seconds (68 years)",
+            i32::MAX
+        )),
+    }
+}
+
 fn bind(text: &str) -> Result<Bind, String> {
     let address = BindAddress::parse(text);
     address.map(Bind).map_err(|error| error.to_string())

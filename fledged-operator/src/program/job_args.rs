@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use fledged_core::model::ImageRef;
 use fledged_cri::target::RuntimeUri;
 
-use super::args::a_second_or_more;
+use super::args::seconds_of_a_job;
 
 /// Flags that act with `--node-driver=job`; they are checked with either driver.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub(super) struct JobArgs {
     )]
     pub(super) job_image: Option<String>,
     /// How long Jobs that have ended are kept, where they are not deleted before.
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = a_second_or_more)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = seconds_of_a_job)]
     pub(super) job_ttl: Duration,
     /// Images that the nodes' kubelets list at most, their nodeStatusMaxImages: absence from a list as
     /// long proves nothing.

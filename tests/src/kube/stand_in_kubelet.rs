@@ -12,7 +12,7 @@ use fledged_operator::agent::KubeCredentials;
 use fledged_operator::jobs::remove_images;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -49,6 +49,13 @@ pub(super) async fn run(
             event = pods.next() => match event {
                 Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => {
                     let uid = pod.uid().unwrap();
+                    if pod.metadata.deletion_timestamp.is_some() {
+                        if let Some(task) = running.remove(&uid) {
+                            task.abort();
+                        }
+                        tasks.spawn(let_go(client.clone(), pod));
+                        continue;
+                    }
                     let over = pod.status.as_ref().and_then(|s| s.phase.as_deref());
                     if matches!(over, Some("Succeeded" | "Failed")) || running.contains_key(&uid) {
                         continue;
@@ -63,6 +70,23 @@ pub(super) async fn run(
                 }
                 _ => {}
             },
+        }
+    }
+}
+
+/// Tells that nothing of a pod that is deleted runs any more, which is its end.
+async fn let_go(client: Client, pod: Pod) {
+    let pods: Api<Pod> = Api::namespaced(client, &pod.namespace().unwrap());
+    let now = DeleteParams::default().grace_period(0);
+    let params = now.preconditions(Preconditions {
+        uid: pod.uid(),
+        resource_version: None,
+    });
+    for _ in 0..100 {
+        match pods.delete(&pod.name_any(), &params).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
+            Err(_) => tokio::time::sleep(AGAIN.0).await,
         }
     }
 }
