@@ -5,7 +5,7 @@ use std::time::Duration;
 use backon::ExponentialBuilder;
 use futures_util::stream::{Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::ResetTimerBackoff;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -23,6 +23,22 @@ const CALM: Duration = Duration::from_secs(60);
 /// Objects of a list that are in memory at a time: at a thousand nodes, the first lists would else
 /// take more than everything that is kept of them.
 const PAGE: u32 = 100;
+
+/// Delays that grow until it has gone well for a while. Every event resets those of a watch, also the one
+/// that says that a list is about to be asked for, and what is listed in part.
+struct Patient<B>(B);
+
+impl<B: Iterator<Item = Duration>> Iterator for Patient<B> {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next()
+    }
+}
+
+impl<B: Backoff> Backoff for Patient<B> {
+    fn reset(&mut self) {}
+}
 
 /// A watch that never ends: it is begun again with growing, jittered delays.
 pub(crate) fn watch<K>(api: Api<K>) -> impl Stream<Item = Event<K>> + Send
@@ -53,9 +69,8 @@ where
         .with_jitter()
         .without_max_times();
     let watch = watcher::watcher(api, config.page_size(PAGE));
-    // What is listed in part is a success to the watch, but no reason to be hasty.
     let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), CALM);
-    let watch = watch.backoff(backoff);
+    let watch = watch.backoff(Patient(backoff));
     watch.filter_map(async |event| match event {
         Ok(event) => Some(event),
         Err(error) => {
@@ -72,4 +87,40 @@ where
             None
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::Client;
+    use kube::client::Body;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// What is forbidden stays so until somebody does something about it.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_asked_for_less_and_less() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let times = Arc::clone(&asked);
+        let service = tower::service_fn(move |_: Request<Body>| {
+            times.lock().unwrap().push(Instant::now());
+            let status = serde_json::json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "reason": "Forbidden", "message": "pods is forbidden", "code": 403 });
+            let body = Body::from(status.to_string().into_bytes());
+            let response = Response::builder().status(403).body(body).unwrap();
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        });
+        let client = Client::new(service, "default");
+        let pods: Api<Pod> = Api::all(client);
+        let watching = watch(pods).for_each(async |_| {});
+        let _ = tokio::time::timeout(Duration::from_secs(60), watching).await;
+        let asked = asked.lock().unwrap();
+        assert!((6..=20).contains(&asked.len()), "{}", asked.len());
+        let last = asked[asked.len() - 1] - asked[asked.len() - 2];
+        assert!(last >= BACKOFF_MAX, "{last:?}");
+    }
 }

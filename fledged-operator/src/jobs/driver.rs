@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::{self, Hub, Observed};
+use super::listing::Listing;
 use super::metrics::JobMetrics;
 use super::names::selector;
 use super::options::JobOptions;
@@ -34,6 +35,7 @@ pub struct JobDriver {
     clock: Arc<dyn Clock>,
     metrics: JobMetrics,
     seed: u64,
+    listing: Listing,
     records: AgentDriver,
     /// Where the watch of the records tells the own work of what it hears.
     tee: Mutex<Option<mpsc::UnboundedSender<Event<ReadNodeCache>>>>,
@@ -58,8 +60,19 @@ impl JobDriver {
             clock: Arc::new(TokioClock::new()),
             metrics: JobMetrics::default(),
             seed: fastrand::u64(..),
+            listing: Listing::default(),
             tee: Mutex::default(),
         }
+    }
+
+    /// Whether it can do what it is there for: while its controller leads, it has to know of Jobs, pods,
+    /// nodes and records.
+    ///
+    /// # Errors
+    ///
+    /// Which of them it waits for.
+    pub fn ready(&self) -> Result<(), String> {
+        self.listing.ready()
     }
 
     /// Objects of one namespace, or of all.
@@ -137,6 +150,7 @@ impl NodeDriver for JobDriver {
             Arc::new(requests),
             scopes.len(),
             self.seed,
+            self.listing.begin(),
         );
         let nodes = watch(Api::all(self.client.clone())).map(Observed::Node);
         let mut watches = vec![nodes.boxed()];

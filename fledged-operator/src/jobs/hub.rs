@@ -14,13 +14,14 @@ use tracing::{info, warn};
 
 use super::FIELD_MANAGER;
 use super::job::{ReadJob, node_of};
+use super::listing::Leading;
 use super::node::{NodeView, ReadNodeImages};
 use super::node_task::{Beginning, Handle, node_task};
 use super::options::Retention;
 use super::pod::ReadPod;
 use super::requests::Requests;
+use super::scope::Scope;
 use super::told::Told;
-use super::watched::Watched;
 use crate::cluster::Inventory;
 use crate::crd::ReadNodeCache;
 use crate::report::{Heard, Source};
@@ -35,28 +36,6 @@ pub(super) enum Observed {
     Job(usize, Event<ReadJob>),
     Pod(usize, Event<ReadPod>),
     Record(Event<ReadNodeCache>),
-}
-
-/// Namespaces that are watched together: all of them, or one.
-struct Scope {
-    jobs: Watched<ReadJob>,
-    pods: Watched<ReadPod>,
-    /// Whether Jobs and pods were listed.
-    listed: [bool; 2],
-}
-
-impl Scope {
-    /// The pod of a Job, whose name begins with the Job's.
-    fn pod_of(&self, job: &ReadJob) -> Option<Arc<ReadPod>> {
-        let name = job.name_any();
-        let namespace = job.namespace().unwrap_or_default();
-        let from = (namespace.clone(), name.clone());
-        let pods = self.pods.known.range(from..);
-        let mut pods = pods.take_while(|((of, pod), _)| *of == namespace && pod.starts_with(&name));
-        let uid = job.metadata.uid.as_deref();
-        let found = pods.find(|(_, pod)| pod.job() == Some(&name) && pod.is_of(&namespace, uid));
-        found.map(|(_, pod)| Arc::clone(pod))
-    }
 }
 
 /// A node that something is assigned to.
@@ -81,17 +60,20 @@ pub(super) struct Hub {
     /// Whether nodes and records were listed.
     listed: [bool; 2],
     synced: bool,
+    missing: Leading,
     listing: bool,
     tasks: JoinSet<()>,
 }
 
 impl Hub {
-    pub(super) fn new(client: Client, requests: Arc<Requests>, scopes: usize, seed: u64) -> Self {
-        let scopes = (0..scopes).map(|_| Scope {
-            jobs: Watched::new(),
-            pods: Watched::new(),
-            listed: [false; 2],
-        });
+    pub(super) fn new(
+        client: Client,
+        requests: Arc<Requests>,
+        scopes: usize,
+        seed: u64,
+        missing: Leading,
+    ) -> Self {
+        let scopes = (0..scopes).map(|_| Scope::new());
         Self {
             client,
             requests,
@@ -104,6 +86,7 @@ impl Hub {
             served: BTreeMap::new(),
             listed: [false; 2],
             synced: false,
+            missing,
             listing: false,
             tasks: JoinSet::new(),
         }
@@ -144,14 +127,36 @@ impl Hub {
             }
             Observed::Record(event) => self.hear_record(event),
         }
-        let listed = self.scopes.iter().all(|scope| scope.listed == [true; 2]);
-        if !self.synced && listed && self.listed == [true; 2] {
-            self.synced = true;
+        if self.synced {
+            return;
+        }
+        let unlisted = self.unlisted();
+        self.synced = unlisted.is_empty();
+        self.missing.missing(unlisted);
+        if self.synced {
             for (node, record) in std::mem::take(&mut self.early) {
                 self.recorded(node, &record);
             }
             self.delete_orphans();
         }
+    }
+
+    /// What was not listed yet.
+    fn unlisted(&self) -> Vec<&'static str> {
+        let all = |place: usize| {
+            self.scopes
+                .iter()
+                .all(|s| s.listed.get(place) == Some(&true))
+        };
+        let [nodes, records] = self.listed;
+        let kinds = [
+            ("Nodes", nodes),
+            ("NodeImageCaches", records),
+            ("Jobs", all(0)),
+            ("Pods", all(1)),
+        ];
+        let unlisted = kinds.into_iter().filter(|(_, listed)| !listed);
+        unlisted.map(|(kind, _)| kind).collect()
     }
 
     /// Lets tasks that have ended go; one that broke off ends the driver.

@@ -34,11 +34,12 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
     let builder = Controller::builder(client.clone())
         .config(config)
         .metrics(&mut registry);
-    let builder = match jobs {
-        Some(options) => {
-            let driver = JobDriver::new(client, options).with_metrics(&mut registry);
-            builder.driver(Arc::new(driver))
-        }
+    let jobs = jobs.map(|options| {
+        let driver = JobDriver::new(client, options).with_metrics(&mut registry);
+        Arc::new(driver)
+    });
+    let builder = match &jobs {
+        Some(driver) => builder.driver(Arc::clone(driver) as Arc<_>),
         None => builder,
     };
     let builder = match &args.watch_namespace {
@@ -55,6 +56,10 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
     let routes = Routes::new()
         .with_liveness("loop", move || live.live())
         .with_readiness("controller", move || ready.ready());
+    let routes = match jobs {
+        Some(driver) => routes.with_readiness("jobs", move || driver.ready()),
+        None => routes,
+    };
     let served = listen(&args.common, registry, routes).await?;
     let stop = async {
         shutdown.requested().await;

@@ -3,6 +3,9 @@
 use fledged_operator::embedded::{EmbeddedServer, Failure, RequestFilter};
 use fledged_tests::kube::{ServerKind, TestNode, Way, World, eventually};
 use fledged_tests::skipped;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
 use serde_json::json;
 
 scenarios! {
@@ -148,6 +151,14 @@ async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
     eventually("both events of the rollout", || async {
         let told = server.count(|key| key.resource == "events" && key.is_write());
         (told >= 2).then_some(()).ok_or_else(|| format!("{told}"))
+    })
+    .await;
+    // Jobs that are done are deleted, and kubelets let go of their pods.
+    eventually("no pods", || async {
+        let pods: Api<Pod> = Api::all(world.cluster().client());
+        let left = pods.list_metadata(&ListParams::default()).await.unwrap();
+        let left = left.items.len();
+        (left == 0).then_some(()).ok_or_else(|| format!("{left}"))
     })
     .await;
     server.reset_requests();
