@@ -13,12 +13,12 @@ use rig::{Rig, mk_absent, mk_config, mk_image, mk_inventory, mk_present, mk_ref}
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn mk_revision(name: &str, revision: u64) -> AssignedImage {
-    mk_present(name).with_revision(revision)
-}
-
 fn mk_always(name: &str) -> AssignedImage {
     mk_present(name).with_pull_policy(ImagePullPolicy::Always)
+}
+
+fn mk_revision(name: &str, revision: u64) -> AssignedImage {
+    mk_always(name).with_revision(revision)
 }
 
 #[test]
@@ -134,9 +134,7 @@ fn an_eviction_long_after_is_no_repetition() {
 
 #[test]
 fn a_copy_that_could_not_be_refreshed_is_replaced_when_it_vanishes() {
-    let (mut rig, _) = Rig::warmed(1, vec![mk_revision("a", 0)], &["a"]);
-    rig.assign(vec![mk_revision("a", 1)]);
-    rig.read(mk_inventory(&["a"]));
+    let (mut rig, _) = Rig::warmed(1, vec![mk_always("a")], &["a"]);
     rig.failed("a", Reason::InvalidImage);
     assert_eq!(rig.phase("a"), ImagePhase::Failed);
     assert_eq!(rig.read_next(mk_inventory(&["a"])).pulls(), [""; 0]);
@@ -182,6 +180,8 @@ fn an_image_assigned_during_a_reading_waits_for_the_next() {
 #[test]
 fn a_new_revision_is_pulled_although_present() {
     let (mut rig, _) = Rig::warmed(1, vec![mk_revision("a", 3)], &["a"]);
+    rig.pulled("a");
+    rig.read(mk_inventory(&["a"]));
     assert_eq!(rig.report("a").revision, Some(3));
     assert!(rig.assign(vec![mk_revision("a", 4)]).reads());
     assert!(!rig.is_settled());

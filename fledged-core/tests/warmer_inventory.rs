@@ -115,6 +115,22 @@ fn what_is_known_stays_while_the_runtime_is_away() {
 }
 
 #[test]
+fn a_runtime_that_was_away_is_looked_into_as_soon_as_it_is_back() {
+    let (mut rig, _) = Rig::warmed(1, vec![mk_present("a"), mk_present("b")], &["a"]);
+    // A pull is the first to notice.
+    assert!(rig.failed("b", Reason::RuntimeUnavailable).reads());
+    rig.answer(Err(unavailable()));
+    let asked = rig.read_next(mk_inventory(&[]));
+    assert!(rig.seconds() <= 2.0, "{}", rig.seconds());
+    assert_eq!(rig.report("a").reason, Some(Reason::Evicted), "{asked:?}");
+    // While it is known to be away, the reading has its own delays.
+    let (mut rig, _) = Rig::warmed(2, vec![mk_present("a"), mk_present("b")], &[]);
+    rig.failed("a", Reason::RuntimeUnavailable);
+    rig.answer(Err(unavailable()));
+    assert!(!rig.failed("b", Reason::RuntimeUnavailable).reads());
+}
+
+#[test]
 fn an_edit_asks_the_runtime_at_once() {
     let mut rig = Rig::new(1);
     rig.assign(vec![mk_present("a")]);

@@ -6,7 +6,7 @@ mod rig;
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::ImagePhase;
+use fledged_core::model::{ImagePhase, ImagePullPolicy};
 use fledged_core::ports::Removal;
 use rig::{
     Rig, mk_absent, mk_config, mk_failure, mk_inventory, mk_present, mk_secret, mk_throttled,
@@ -318,10 +318,9 @@ fn delays_are_spread_by_the_jitter() {
 
 #[test]
 fn a_failed_refresh_says_that_an_earlier_copy_is_there() {
-    let image = mk_present("a").with_revision(1);
-    let (mut rig, _) = Rig::warmed(1, vec![mk_present("a")], &["a"]);
-    rig.assign(vec![image]);
-    assert_eq!(rig.read(mk_inventory(&["a"])).pulls(), ["a"]);
+    let image = mk_present("a").with_pull_policy(ImagePullPolicy::Always);
+    let (mut rig, asked) = Rig::warmed(1, vec![image], &["a"]);
+    assert_eq!(asked.pulls(), ["a"]);
     let failure = Failure::new(Reason::ImageNotFound, "manifest unknown");
     rig.ended("a", Err(failure));
     let report = rig.report("a");

@@ -121,6 +121,36 @@ impl Entry {
         self
     }
 
+    /// Starts over: the next inventory decides what is to be done. A pull under way goes on.
+    pub(super) fn reconsider(&mut self, now: Timestamp) {
+        if self.pull.is_some() || self.removing {
+            return;
+        }
+        if self.report.phase == ImagePhase::Cached {
+            self.past = Some(self.report.clone());
+        }
+        self.known = false;
+        self.waiting_since = now;
+        self.due = None;
+        self.round = None;
+        self.held_since = None;
+        self.report.reason = None;
+        self.report.message = None;
+        self.report.phase = match self.spec.state {
+            DesiredState::Present => ImagePhase::Pending,
+            DesiredState::Absent => ImagePhase::Removing,
+        };
+    }
+
+    /// Makes the next attempt due now, as far as it is known that one is needed.
+    pub(super) fn retry(&mut self, now: Timestamp) {
+        if self.known {
+            self.due = Some(now);
+        } else {
+            self.reconsider(now);
+        }
+    }
+
     /// The same image is assigned again, perhaps in other words. Whether an inventory has to say
     /// what that means.
     pub(super) fn update(&mut self, spec: AssignedImage, now: Timestamp) -> bool {

@@ -67,7 +67,8 @@ pub(super) struct Entry {
     /// Times in a row that it vanished soon after it was cached.
     pub(super) evictions: u32,
     pub(super) cached_at: Option<Timestamp>,
-    /// What was told before a restart, until it is known whether it still holds.
+    /// What was told before a restart, or before somebody wanted to be sure of it, until it is known
+    /// whether it still holds.
     pub(super) past: Option<ImageReport>,
 }
 
@@ -111,10 +112,12 @@ impl Entry {
 
     /// Whether a pull is needed although the image is there.
     fn wants_fresh(&self) -> bool {
-        match self.report.revision {
-            Some(satisfied) => satisfied < self.spec.revision,
-            None => self.spec.pull_policy == ImagePullPolicy::Always,
-        }
+        self.spec.pull_policy == ImagePullPolicy::Always && !self.is_satisfied()
+    }
+
+    fn is_satisfied(&self) -> bool {
+        let satisfied = self.report.revision;
+        satisfied.is_some_and(|satisfied| satisfied >= self.spec.revision)
     }
 
     /// When the round under way has to be over.
@@ -134,33 +137,6 @@ impl Entry {
         }
     }
 
-    /// Starts over: the next inventory decides what is to be done. A pull under way goes on.
-    pub(super) fn reconsider(&mut self, now: Timestamp) {
-        if self.pull.is_some() || self.removing {
-            return;
-        }
-        self.known = false;
-        self.waiting_since = now;
-        self.due = None;
-        self.round = None;
-        self.held_since = None;
-        self.report.reason = None;
-        self.report.message = None;
-        self.report.phase = match self.spec.state {
-            DesiredState::Present => ImagePhase::Pending,
-            DesiredState::Absent => ImagePhase::Removing,
-        };
-    }
-
-    /// Makes the next attempt due now, as far as it is known that one is needed.
-    pub(super) fn retry(&mut self, now: Timestamp) {
-        if self.known {
-            self.due = Some(now);
-        } else {
-            self.reconsider(now);
-        }
-    }
-
     /// Whether a removal is due.
     pub(super) fn removable(&self, now: Timestamp) -> bool {
         !self.wants_present() && self.known && self.due.is_some_and(|due| due <= now)
@@ -175,14 +151,16 @@ impl Entry {
             self.due_now_unless_set(now);
             return;
         }
+        let cached_at = self.cached_at;
         if self.report.phase != ImagePhase::Cached {
             self.cached(now);
         }
-        // The same image as before a restart: how it got there is still true.
+        // The same image as before: how it got there, and when, is still true.
         if let Some(past) = self.past.take().filter(|p| p.digest == self.report.digest) {
             self.report.attempts = past.attempts;
             self.report.started_at = past.started_at;
             self.report.finished_at = past.finished_at;
+            self.cached_at = cached_at.or(self.cached_at);
         }
     }
 
@@ -198,6 +176,8 @@ impl Entry {
         let vanished = match self.report.phase {
             ImagePhase::Cached => true,
             ImagePhase::Failed => self.present,
+            // It was there until somebody wanted to be sure of it.
+            ImagePhase::Pending => self.present && !self.known,
             _ => false,
         };
         self.known = true;
@@ -210,7 +190,12 @@ impl Entry {
                 Some(lived) if lived < window => self.evictions.saturating_add(1),
                 _ => 0,
             };
-            let delay = match self.evictions {
+            // Whoever asks for it now need not wait.
+            let repeated = match self.is_satisfied() {
+                true => self.evictions,
+                false => 0,
+            };
+            let delay = match repeated {
                 0 | 1 => std::time::Duration::ZERO,
                 n => backoff.spread(backoff.evicted.delay(n - 1), rng),
             };
@@ -218,7 +203,7 @@ impl Entry {
             self.round = None;
             self.report.attempts = 0;
             self.report.started_at = None;
-            if self.evictions > 1 {
+            if repeated > 1 {
                 // Whatever takes it away will do so again: not something that waiting ends.
                 self.report.phase = ImagePhase::Failed;
                 self.report.finished_at = Some(now);
@@ -226,7 +211,7 @@ impl Entry {
                 self.report.phase = ImagePhase::Pending;
                 self.report.finished_at = None;
             }
-            let message = match self.evictions {
+            let message = match repeated {
                 0 | 1 => "it was present and was removed by something else".to_owned(),
                 times => format!(
                     "it was removed by something else {times} times in a row soon after it was \
@@ -267,11 +252,12 @@ impl Entry {
         self.failed_rounds = 0;
     }
 
-    /// A pull succeeded. It satisfies the revision that was asked for when it began.
+    /// A pull succeeded. That it is there is true as of now; what it is, as of when the pull began.
     pub(super) fn pulled(&mut self, now: Timestamp) {
-        let satisfied = self.pull_revision;
         self.cached(now);
-        self.report.revision = Some(satisfied);
+        if self.spec.pull_policy == ImagePullPolicy::Always {
+            self.report.revision = Some(self.pull_revision);
+        }
         if self.wants_fresh() {
             self.due = Some(now);
             self.report.phase = ImagePhase::Pending;

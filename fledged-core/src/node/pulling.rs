@@ -108,8 +108,13 @@ impl Warmer {
                 if entry.recredentialed && entry.report.phase == ImagePhase::Failed {
                     entry.due = Some(now);
                 }
+                drop(entry);
                 self.holds
                     .failed(&image, &failure, now, &self.config.backoff, &mut self.rng);
+                // Whatever happened to the runtime, what it holds is looked at once it is back.
+                if failure.reason == Reason::RuntimeUnavailable && self.read_failure.is_none() {
+                    self.read_soon(now);
+                }
             }
         }
     }

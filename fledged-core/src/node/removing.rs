@@ -150,6 +150,7 @@ impl Warmer {
         entry.stale = self.last_inventory;
         if !std::mem::take(&mut entry.removing) {
             // It was assigned otherwise meanwhile, and the removal may have undone that.
+            entry.present = false;
             entry.reconsider(now);
             drop(entry);
             self.touched.insert(image.clone());
@@ -189,6 +190,7 @@ impl Warmer {
                 && entry.wants_present()
             {
                 entry.stale = self.last_inventory;
+                entry.present = false;
                 entry.reconsider(now);
                 self.touched.insert(name.clone());
                 unknown = true;
