@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fledged_core::cluster::{ActionStatus, Annotation, Planner, PlannerConfig};
+use fledged_core::cluster::{
+    ActionStatus, Annotation, CacheFacts, CacheStatus, Planner, PlannerConfig,
+};
 use fledged_core::driver::{ClusterLoop, Ended};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
@@ -14,7 +16,9 @@ use fledged_core::model::{
 };
 use fledged_core::node::WarmerConfig;
 use fledged_core::ports::Clock;
-use fledged_core::sim::{Fault, Faults, SimClock, SimCluster, SimImage, SimRegistry, SimRuntime};
+use fledged_core::sim::{
+    Fault, Faults, SimClock, SimCluster, SimImage, SimRegistry, SimRuntime, TraceEntry, TraceEvent,
+};
 use proptest::prelude::*;
 
 const IMAGES: [&str; 4] = ["app:1", "app:2", "db:1", "tool"];
@@ -63,11 +67,17 @@ enum Step {
     Join(usize, &'static str),
     Leave(usize),
     Ready(usize, bool),
+    /// Something removes an image from a node.
+    Lose(usize, usize),
+    /// A refresh on demand, and nothing else until it is over.
+    Refresh(usize),
 }
 
 struct Stage {
     clock: SimClock,
     cluster: SimCluster,
+    /// What was not there when a refresh was over.
+    missed: Mutex<Vec<String>>,
 }
 
 impl Stage {
@@ -83,7 +93,44 @@ impl Stage {
             ])
             .with_chance(chance);
         let cluster = SimCluster::new(clock.clone(), seed).with_faults(faults);
-        Self { clock, cluster }
+        Self {
+            clock,
+            cluster,
+            missed: Mutex::default(),
+        }
+    }
+
+    async fn until(&self, id: &CacheId, what: impl Fn(&CacheFacts) -> bool) {
+        while !self.cluster.cache(id).is_some_and(|facts| what(&facts)) {
+            self.clock.sleep(Duration::from_millis(20)).await;
+            assert!(
+                self.clock.elapsed().as_secs() < END,
+                "it never comes to that"
+            );
+        }
+    }
+
+    async fn refresh(&self, cache: usize) {
+        let id = mk_id(CACHES[cache]);
+        // While the annotation of the last one is there, there is no new one.
+        self.until(&id, |facts| !facts.refresh_requested).await;
+        let before = self.cluster.status(&id).map_or(0, |s| s.verify_revision);
+        self.cluster.annotate(&id, Annotation::Refresh);
+        let is_over = |status: &CacheStatus| {
+            status.verify_revision > before && status.completion_time.is_some()
+        };
+        self.until(&id, |facts| facts.status.as_ref().is_some_and(is_over))
+            .await;
+        let cache = self.cluster.cache(&id).unwrap();
+        let images = cache.spec.iter().flat_map(|spec| &spec.groups);
+        for image in images.flat_map(|group| &group.images) {
+            for node in self.cluster.assignments().keys() {
+                if !self.cluster.runtime(node).unwrap().holds(image) {
+                    let missed = format!("{image} is not on {node}");
+                    self.missed.lock().unwrap().push(missed);
+                }
+            }
+        }
     }
 
     fn take(&self, step: &Step) {
@@ -105,6 +152,11 @@ impl Stage {
             }
             Step::Leave(node) => self.cluster.remove_node(&mk_name(NODES[*node])),
             Step::Ready(node, ready) => self.cluster.set_ready(&mk_name(NODES[*node]), *ready),
+            Step::Lose(node, image) => {
+                let runtime = self.cluster.runtime(&mk_name(NODES[*node])).unwrap();
+                runtime.evict(&IMAGES[*image].parse().unwrap());
+            }
+            Step::Refresh(_) => {}
         }
     }
 
@@ -118,6 +170,9 @@ impl Stage {
             for (at, step) in steps {
                 until(*at).await;
                 self.take(step);
+                if let Step::Refresh(cache) = step {
+                    self.refresh(*cache).await;
+                }
             }
         };
         let controllers = async {
@@ -206,6 +261,29 @@ fn a_write_that_fails_for_minutes_is_not_lost() {
     assert_eq!(stage.status("web"), ActionStatus::Succeeded);
 }
 
+#[test]
+fn what_was_taken_away_is_back_when_a_refresh_on_demand_is_over() {
+    let stage = Stage::new(1, 0.0);
+    let steps = [
+        (0, Step::Join(0, "a")),
+        (0, Step::Join(1, "a")),
+        (1, Step::Apply(1, mk_spec(&["app:1", "db:1"], None, false))),
+        (100, Step::Refresh(1)),
+        (200, Step::Lose(1, 2)),
+        (202, Step::Refresh(1)),
+    ];
+    stage.play(&mk_config(2), &steps, &[]);
+    assert_eq!(*stage.missed.lock().unwrap(), [""; 0]);
+    assert_eq!(stage.status("web"), ActionStatus::Succeeded);
+    let pulls = |node: &str| {
+        let runtime = stage.cluster.runtime(&mk_name(node)).unwrap();
+        let trace = runtime.trace().into_iter();
+        let pulled = |e: &TraceEntry| matches!(e.event, TraceEvent::Pulled(_));
+        trace.filter(pulled).count()
+    };
+    assert_eq!((pulls("n1"), pulls("n2")), (2, 3), "nothing else is pulled");
+}
+
 fn spec() -> impl Strategy<Value = ImageCacheSpec> {
     (
         prop::sample::subsequence(IMAGES.to_vec(), 1..=IMAGES.len()),
@@ -290,5 +368,30 @@ proptest! {
                 prop_assert!(runtime.holds(&image.image), "{} is not on {}", image.image, facts.name);
             }
         }
+    }
+    #[test]
+    fn no_refresh_on_demand_is_over_before_what_was_lost_is_back(
+        seed in any::<u64>(),
+        chance in 0.0..0.7f64,
+        losses in prop::collection::vec((0..NODES.len(), 0..2usize, any::<bool>()), 1..8),
+        restarts in prop::collection::vec(0..TROUBLE, 0..3),
+        limit in 1..3u32,
+    ) {
+        let mut steps: Vec<_> = (0..NODES.len()).map(|n| (0, Step::Join(n, "a"))).collect();
+        let images = [IMAGES[0], IMAGES[1]];
+        steps.push((1, Step::Apply(1, mk_spec(&images, None, false))));
+        for (n, (node, image, refreshed)) in losses.into_iter().enumerate() {
+            let at = 100 + 60 * u64::try_from(n).unwrap();
+            steps.push((at, Step::Lose(node, image)));
+            if refreshed {
+                steps.push((at, Step::Refresh(1)));
+            }
+        }
+        let mut restarts = restarts;
+        restarts.sort_unstable();
+        let stage = Stage::new(seed, chance);
+        stage.play(&mk_config(limit), &steps, &restarts);
+        prop_assert_eq!(&*stage.missed.lock().unwrap(), &Vec::<String>::new());
+        prop_assert_eq!(stage.status("web"), ActionStatus::Succeeded);
     }
 }

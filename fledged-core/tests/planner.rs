@@ -5,7 +5,7 @@ mod world;
 
 use fledged_core::cluster::{ActionReason, ActionStatus, ConditionKind};
 use fledged_core::error::Reason;
-use fledged_core::model::{DeletionPolicy, ImageCacheSpec, ImagePullPolicy};
+use fledged_core::model::{DeletionPolicy, ImageCacheSpec};
 use world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 
 fn mk_purging(images: &[&str]) -> ImageCacheSpec {
@@ -243,34 +243,6 @@ fn a_cache_of_the_same_name_is_another_one() {
 }
 
 #[test]
-fn a_refresh_pulls_again_what_moves_only() {
-    let mut world = mk_settled();
-    world.cache("edge", &mk_spec(&["app:1", "tool"], &[]));
-    world.settle();
-    let writes = world.writes;
-    world.pass(1);
-    world.refresh("web");
-    assert_eq!(world.writes, writes, "nothing of it moves");
-    assert_eq!(world.status("web").reason, ActionReason::ImageCacheRefresh);
-    assert_eq!(world.word("web"), ActionStatus::Succeeded);
-    assert!(
-        !world.caches[&mk_id("web")].refresh_requested,
-        "the annotation is removed"
-    );
-    world.refresh("edge");
-    assert_eq!(world.writes, writes + 2);
-    assert_eq!(world.word("edge"), ActionStatus::Processing);
-    let revisions: Vec<_> = world.records[&mk_name("n1")]
-        .images
-        .iter()
-        .map(|i| i.revision > 0)
-        .collect();
-    assert_eq!(revisions, [false, true, false]);
-    world.settle();
-    assert_eq!(world.word("edge"), ActionStatus::Succeeded);
-}
-
-#[test]
 fn a_purge_removes_what_is_listed_whoever_put_it_there() {
     let mut world = mk_settled();
     let hold = |world: &mut World| {
@@ -333,53 +305,6 @@ fn a_status_that_is_not_what_was_told_is_written_again() {
     assert_eq!(world.status_writes, writes + 1);
     world.pass(60);
     assert_eq!(world.status_writes, writes + 1, "once");
-}
-
-#[test]
-fn a_refresh_tries_again_what_has_failed_and_writes_nowhere_else() {
-    let mut world = World::new();
-    world.node(mk_node("n1", &[]));
-    world.node(mk_node("n2", &[]));
-    let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
-    agent.fails.insert(mk_ref("app:1"), Reason::Unauthorized);
-    world.cache("web", &mk_spec(&["app:1", "db:1"], &[]));
-    world.settle();
-    assert_eq!(world.word("web"), ActionStatus::Failed);
-    let writes = world.writes;
-    world.refresh("web");
-    assert_eq!(world.writes, writes + 1, "to the node where it failed");
-    assert_eq!(world.word("web"), ActionStatus::Processing);
-    world.settle();
-    assert_eq!(world.word("web"), ActionStatus::Failed);
-    assert_eq!(world.writes, writes + 1, "once");
-    world.agents.get_mut(&mk_name("n1")).unwrap().fails.clear();
-    world.refresh("web");
-    world.settle();
-    assert_eq!(world.word("web"), ActionStatus::Succeeded);
-    assert_eq!(world.writes, writes + 2);
-}
-
-#[test]
-fn a_refresh_by_the_interval_minds_its_exceptions() {
-    let mut world = World::new();
-    world.node(mk_node("n1", &[]));
-    let mut always = mk_spec(&["app:1"], &[]);
-    always.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
-    world.cache("web", &always);
-    // Not while it is processing.
-    world.pass(16 * 60 + 30);
-    assert_eq!(world.status("web").reason, ActionReason::ImageCacheCreate);
-    world.settle();
-    world.pass(16 * 60 + 30);
-    assert_eq!(world.status("web").reason, ActionReason::ImageCacheRefresh);
-    world.settle();
-    assert_eq!(world.word("web"), ActionStatus::Succeeded);
-    // Not after a purge.
-    world.purge("web");
-    world.settle();
-    world.pass(40 * 60);
-    assert_eq!(world.status("web").reason, ActionReason::ImageCachePurge);
-    assert_eq!(world.records.len(), 0);
 }
 
 #[test]

@@ -173,6 +173,7 @@ fn check(world: &World) -> Result<(), TestCaseError> {
             name
         );
     }
+    world.check_revisions();
     for (id, facts) in &world.caches {
         let status = facts.status.as_ref().expect("a status was written");
         prop_assert_ne!(status.status, ActionStatus::Processing, "{}", id);
@@ -193,7 +194,8 @@ fn check(world: &World) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
-    /// Also: never over budget, nothing wanted is marked absent (the world checks at every write).
+    /// Also: never over budget, nothing wanted is marked absent, no refresh on demand is over before
+    /// every node has looked (the world checks at every write).
     #[test]
     fn converges_whatever_happened(limit in 1..4u32, steps in prop::collection::vec(step(), 0..60)) {
         let mut world = play(limit, &steps);

@@ -239,6 +239,7 @@ fn a_name_that_was_assigned_during_a_removal_is_looked_at_again() {
     assert!(asked.reads());
     assert!(!rig.is_settled());
     assert_eq!(rig.read(mk_whole(&[])).pulls(), ["app:stable"]);
+    assert_eq!(rig.report("app:stable").reason, None, "it was us");
 }
 
 #[test]

@@ -64,15 +64,19 @@ impl Planner {
                 .filter(|p| p.entry.state == DesiredState::Present);
             let standing = pair.map(|p| node.standing(p));
             let under_way = reachable && standing == Some(Standing::Unsettled);
-            let due = pair.is_none_or(|p| {
-                node.renews(p, entry) || self.revision_for(node, p, entry) > p.entry.revision
-            });
+            let asked = pair.map_or(0, |p| self.revision_for(node, p, entry));
+            let due = pair.is_none_or(|p| node.renews(p, entry) || asked > p.entry.revision);
+            let verifies = pair.is_some_and(|p| node.verifies(p, entry, asked));
             for id in &entry.wanted_by {
                 let tally = tallies.entry(id).or_default();
                 tally.desired += 1;
                 tally.under_way += u64::from(under_way);
                 match standing {
                     _ if !reachable => tally.unreachable += 1,
+                    _ if verifies => {
+                        tally.cached += 1;
+                        tally.verifying += 1;
+                    }
                     _ if due => tally.pulling += 1,
                     Some(Standing::Cached) => tally.cached += 1,
                     Some(Standing::Failed) => tally.failed += 1,

@@ -61,7 +61,10 @@ pub(super) struct CacheState {
     pub(super) refresh: Request,
     pub(super) purge: Request,
     pub(super) purged: bool,
+    /// Of the last refresh: what is asked of images that move.
     pub(super) revision: u64,
+    /// Of the last refresh on demand: what is asked of all images.
+    pub(super) verify: u64,
     pub(super) action: Action,
     pub(super) totals: Totals,
     /// Nodes where something of it failed.
@@ -99,6 +102,7 @@ impl CacheState {
             purge: goes_on(ActionReason::ImageCachePurge),
             purged: recorded.is_some_and(|s| s.purged),
             revision: recorded.map_or(0, |s| s.refresh_revision),
+            verify: recorded.map_or(0, |s| s.verify_revision),
             action: Action {
                 reason: recorded.map_or(ActionReason::ImageCacheCreate, |s| s.reason),
                 status: recorded.map_or(ActionStatus::Processing, |s| s.status),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::cache::Fate;
+use super::cache::{CacheState, Fate};
 use super::node::{NodeState, Wanted};
 use super::planner::Planner;
 use crate::model::{AssignedImage, Assignment, CacheId, DesiredState, ImagePullPolicy, ImageRef};
@@ -95,13 +95,15 @@ impl Planner {
         images
     }
 
-    /// The last refresh of any cache that wants it, for what a refresh pulls again. Being a moment,
-    /// it grows from one refresh to the next whichever cache it is of.
+    /// The last refresh of any cache that wants it; of what does not move, the last on demand: lost
+    /// images are found by the nodes themselves. Being a moment, it grows from one refresh to the next
+    /// whichever cache it is of.
     fn revision(&self, entry: &AssignedImage) -> u64 {
-        if entry.pull_policy != ImagePullPolicy::Always {
-            return 0;
-        }
-        let of = |id: &CacheId| self.caches.get(id).map(|cache| cache.revision);
+        let of = |cache: &CacheState| match entry.pull_policy {
+            ImagePullPolicy::Always => cache.revision,
+            ImagePullPolicy::IfNotPresent => cache.verify,
+        };
+        let of = |id: &CacheId| self.caches.get(id).map(of);
         entry.wanted_by.iter().filter_map(of).max().unwrap_or(0)
     }
 

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::tally::Tally;
 use crate::error::Reason;
 use crate::model::{
-    AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImageRef, NodeFacts, NodeReport,
+    AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, ImageRef,
+    NodeFacts, NodeReport,
 };
 
 /// Marks a generation that is not known yet; the rest is the ticket of the write.
@@ -136,6 +137,13 @@ impl NodeState {
     pub(super) fn is_failing(&self, pair: &Pair) -> bool {
         let said = pair.said.filter(|_| self.observed >= pair.since);
         said.is_some_and(|said| said.phase == ImagePhase::BackingOff)
+    }
+
+    /// Whether it holds the image as far as is known, and only has to be sure of it for that revision.
+    pub(super) fn verifies(&self, pair: &Pair, entry: &AssignedImage, revision: u64) -> bool {
+        let moves = entry.pull_policy == ImagePullPolicy::Always;
+        let held = |said: Said| said.phase == ImagePhase::Cached && said.revision < revision;
+        !moves && pair.said.is_some_and(held)
     }
 
     /// Puts what it says of each image beside what is written: it is asked for again and again.

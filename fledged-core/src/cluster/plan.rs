@@ -137,8 +137,8 @@ impl Planner {
         images
     }
 
-    /// The revision that is asked of a node. Of what does not move it only ever says to try again:
-    /// once a refresh finds that it has failed, and it stays where it was from then on.
+    /// The revision that is asked of a node. Of what does not move it says to look again, or to try
+    /// again once a refresh by the interval finds that it has failed; it never falls from then on.
     pub(super) fn revision_for(&self, node: &NodeState, pair: &Pair, entry: &AssignedImage) -> u64 {
         let moves = entry.pull_policy == ImagePullPolicy::Always;
         if moves || pair.entry.state == DesiredState::Absent {

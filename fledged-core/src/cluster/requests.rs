@@ -85,6 +85,8 @@ impl Planner {
         if refresh && cache.spec.is_ok() {
             cache.purged = false;
             self.refresh(id, cache, now);
+            // Somebody wants to be sure of everything.
+            cache.verify = cache.revision;
         } else if purge {
             cache.purged = true;
             self.touch(id, cache);

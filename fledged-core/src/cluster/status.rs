@@ -236,6 +236,9 @@ pub struct CacheStatus {
     /// Milliseconds since the epoch of the last refresh, zero before the first: the revision asked
     /// of nodes.
     pub refresh_revision: u64,
+    /// The same of the last refresh on demand: nodes verify for it that images are there which do not
+    /// move, too.
+    pub verify_revision: u64,
     /// Whether it is purged: it wants nothing until a refresh or an edit.
     pub purged: bool,
 }
@@ -262,6 +265,7 @@ impl CacheStatus {
             start_time,
             completion_time: None,
             refresh_revision: 0,
+            verify_revision: 0,
             purged: false,
         }
     }

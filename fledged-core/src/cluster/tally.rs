@@ -5,6 +5,8 @@
 pub(super) struct Tally {
     pub(super) desired: u64,
     pub(super) cached: u64,
+    /// Of these, those that the node has been asked to look for again.
+    pub(super) verifying: u64,
     /// On their way, or waiting for a slot.
     pub(super) pulling: u64,
     /// Of these, those whose attempts fail so far.
@@ -26,10 +28,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 12] {
+    fn fields(&mut self) -> [&mut u64; 13] {
         [
             &mut self.desired,
             &mut self.cached,
+            &mut self.verifying,
             &mut self.pulling,
             &mut self.failing,
             &mut self.failed,

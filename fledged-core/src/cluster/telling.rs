@@ -93,7 +93,7 @@ impl Planner {
         };
         let sum = cache.totals.sum;
         let invalid = cache.action.reason == ActionReason::CacheSpecValidationFailed;
-        if sum.pulling + sum.removing > 0 || invalid {
+        if sum.pulling + sum.verifying + sum.removing > 0 || invalid {
             return;
         }
         let status = judge(cache);
@@ -140,6 +140,7 @@ impl Planner {
             start_time: cache.action.started,
             completion_time: cache.action.completed,
             refresh_revision: cache.revision,
+            verify_revision: cache.verify,
             purged: cache.purged,
         }
     }
@@ -221,6 +222,7 @@ fn message(cache: &CacheState) -> String {
         None => format!("{} of {} cached on {nodes}", sum.cached, sum.desired),
     };
     let parts = [
+        (sum.verifying, "of them to be verified"),
         (sum.pulling, "to be pulled"),
         (sum.failing, "of them failing so far"),
         (sum.removing, "to be removed"),
@@ -241,7 +243,8 @@ fn message(cache: &CacheState) -> String {
 fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Condition> {
     let sum = cache.totals.sum;
     let invalid = cache.action.reason == ActionReason::CacheSpecValidationFailed;
-    let busy = sum.pulling + sum.removing > 0;
+    let lacking = sum.pulling + sum.removing > 0;
+    let busy = lacking || sum.verifying > 0;
     let failed = sum.failed + sum.stuck > 0;
     let good = matches!(
         cache.action.status,
@@ -255,7 +258,7 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
         (_, _, true) => "ImagesFailing",
         _ => "NodesUnreachable",
     };
-    let ready = good && !busy && !cache.purged && !cache.deleting;
+    let ready = good && !lacking && !cache.purged && !cache.deleting;
     let unready = match (cache.purged || cache.deleting, busy) {
         (true, _) => "Purged",
         (_, true) => "InProgress",

@@ -38,7 +38,9 @@ pub struct AssignedImage {
     pub state: DesiredState,
     /// When to pull it although it is present.
     pub pull_policy: ImagePullPolicy,
-    /// A revision above the one last satisfied asks for a pull although the image is present.
+    /// A revision above the one last satisfied asks for a new pull where the policy is `Always`, and
+    /// else for certainty: a new look at what the runtime holds, and a pull if the image is not there.
+    /// What has failed is tried again for it.
     pub revision: u64,
     /// Longest a round of pulling may take, counted from the start of its first attempt. Less than
     /// a second is taken as one.

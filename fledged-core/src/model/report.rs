@@ -83,7 +83,7 @@ pub struct ImageReport {
     pub finished_at: Option<Timestamp>,
     /// When the next attempt is due, while backing off, failed or held back.
     pub next_attempt_at: Option<Timestamp>,
-    /// The revision that was last satisfied.
+    /// The revision that was last satisfied; see [`AssignedImage::revision`](super::AssignedImage).
     pub revision: Option<u64>,
     /// Why, where the phase alone does not say it.
     pub reason: Option<Reason>,

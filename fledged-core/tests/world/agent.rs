@@ -14,12 +14,15 @@ pub struct Agent {
     pub fails: BTreeMap<ImageRef, Reason>,
     pub in_use: BTreeSet<ImageRef>,
     pub reported: Option<NodeReport>,
+    /// When it last looked for what, by the world's count of steps.
+    pub looked: BTreeMap<ImageRef, u64>,
 }
 
 impl Agent {
     /// Does all that is asked of it and says so.
-    pub fn act(&mut self, assignment: &Assignment) -> NodeReport {
+    pub fn act(&mut self, assignment: &Assignment, step: u64) -> NodeReport {
         let images = assignment.images.iter().map(|spec| {
+            self.looked.insert(spec.image.clone(), step);
             let mut report = ImageReport::new(spec.image.clone(), ImagePhase::Cached);
             if let Some(reason) = self.fails.get(&spec.image) {
                 report.phase = ImagePhase::Failed;

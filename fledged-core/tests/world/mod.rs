@@ -11,6 +11,7 @@
 mod agent;
 mod budget;
 mod mk;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,6 +43,11 @@ pub struct World {
     pub most_active: usize,
     /// When a node last said something or had a reason to; `None`: it is known to say nothing.
     heard: BTreeMap<NodeName, Option<Timestamp>>,
+    /// When a node last said something, or turned Ready.
+    spoke: BTreeMap<NodeName, Timestamp>,
+    /// Counts what happens, where the clock stands still.
+    step: u64,
+    requests: BTreeMap<CacheId, requests::Asked>,
 }
 
 impl World {
@@ -70,6 +76,9 @@ impl World {
             status_writes: 0,
             most_active: 0,
             heard: BTreeMap::new(),
+            spoke: BTreeMap::new(),
+            step: 0,
+            requests: BTreeMap::new(),
         }
     }
 
@@ -148,6 +157,7 @@ impl World {
             }
             ClusterCommand::WriteStatus { cache, status } => {
                 self.status_writes += 1;
+                self.check_request(&cache, &status);
                 self.echo(&cache, |facts| facts.status = Some(*status));
             }
             ClusterCommand::RemoveAnnotation { cache, annotation } => {
@@ -208,7 +218,7 @@ impl World {
         images
     }
 
-    /// What stands recorded for a node, without what only says to try again: the revision of an image
+    /// What stands recorded for a node, without what only says to look again: the revision of an image
     /// that does not move.
     pub fn recorded(&self, node: &NodeName) -> Vec<AssignedImage> {
         let record = self.records.get(node);
@@ -239,6 +249,7 @@ impl World {
         let was_ready = known.is_some_and(|known| known.ready);
         if facts.ready && !was_ready {
             self.heard.insert(facts.name.clone(), Some(self.now));
+            self.spoke.insert(facts.name.clone(), self.now);
         }
         self.tell(ClusterEvent::NodeApplied(facts));
     }
@@ -273,6 +284,7 @@ impl World {
     }
 
     pub fn refresh(&mut self, name: &str) {
+        self.note_request(name);
         self.change(name, |facts| facts.refresh_requested = true);
     }
 
@@ -291,8 +303,11 @@ impl World {
         let Some(record) = self.records.get(&name).filter(|_| facts.ready) else {
             return;
         };
-        let report = self.agents.entry(name.clone()).or_default().act(record);
+        self.step += 1;
+        let agent = self.agents.entry(name.clone()).or_default();
+        let report = agent.act(record, self.step);
         self.heard.insert(name.clone(), Some(self.now));
+        self.spoke.insert(name.clone(), self.now);
         self.tell(ClusterEvent::Reported { node: name, report });
     }
 
