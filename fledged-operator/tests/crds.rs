@@ -129,6 +129,7 @@ fn mk_status(status: ActionStatus, reason: ActionReason) -> CacheStatus {
     ];
     recorded.completion_time = Some(at(60));
     recorded.refresh_revision = 1_767_225_600_123;
+    recorded.verify_revision = 1_767_225_500_123;
     recorded.purged = reason == ActionReason::ImageCachePurge;
     recorded
 }

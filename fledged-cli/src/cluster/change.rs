@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fledged_core::cluster::{CacheFacts, ClusterCommand, ClusterEvent};
 use fledged_core::model::{
-    AssignedImage, CacheId, DesiredState, ImageCache, ImageRef, NodeFacts, NodeName,
+    AssignedImage, CacheId, DesiredState, ImageCache, ImagePullPolicy, ImageRef, NodeFacts,
+    NodeName,
 };
 use fledged_operator::cluster::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
@@ -256,7 +257,12 @@ fn action(before: Option<&AssignedImage>, after: Option<&AssignedImage>) -> Opti
     let present = |entry: &&AssignedImage| entry.state == DesiredState::Present;
     match (before.filter(present), after.filter(present)) {
         (None, Some(_)) => Some(Action::Pull),
-        (Some(old), Some(new)) if new.revision > old.revision => Some(Action::Pull),
+        // Of what does not move, it only asks to look again.
+        (Some(old), Some(new))
+            if new.revision > old.revision && new.pull_policy == ImagePullPolicy::Always =>
+        {
+            Some(Action::Pull)
+        }
         (Some(old), Some(new)) => {
             let left = |id: &CacheId| !new.wanted_by.contains(id);
             old.wanted_by.iter().any(left).then_some(Action::Keep)

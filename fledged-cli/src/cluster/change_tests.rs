@@ -54,6 +54,21 @@ fn mk_inventory(caches: &[Value], nodes: &[Value], records: &[Value]) -> Invento
     }
 }
 
+#[test]
+fn a_node_that_is_to_look_again_is_not_to_pull() {
+    let entry = |policy, revision| {
+        let entry = AssignedImage::present(APP.parse().unwrap());
+        entry.with_pull_policy(policy).with_revision(revision)
+    };
+    for (policy, wanted) in [
+        (ImagePullPolicy::IfNotPresent, None),
+        (ImagePullPolicy::Always, Some(Action::Pull)),
+    ] {
+        let (before, after) = (entry(policy, 0), entry(policy, 7));
+        assert_eq!(action(Some(&before), Some(&after)), wanted, "{policy:?}");
+    }
+}
+
 fn planned(inventory: &Inventory, manifest: &str) -> Changes {
     let texts = [("images.yaml".to_owned(), manifest.to_owned())];
     let manifests = crate::manifest::parse_in(&texts, "shop").unwrap();

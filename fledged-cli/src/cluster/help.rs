@@ -42,9 +42,10 @@ Examples:
   fledged refresh storefront
   fledged refresh storefront -n shop --wait --timeout 10m
 
-Sets the annotation kubefledged.io/refresh-imagecache. What moves (no tag, :latest,
-imagePullPolicy Always) is pulled again, and what has failed is tried again. A purged ImageCache
-comes back.
+Sets the annotation kubefledged.io/refresh-imagecache. Every node looks at once whether its images
+are there, and pulls what is not. What moves (no tag, :latest, imagePullPolicy Always) is pulled
+again, and what has failed is tried again. It is over when all nodes that can be reached have
+looked. A purged ImageCache comes back.
 
 Exit codes: 0 asked for, with --wait: ended well; 1 ended as Failed or Unknown, overtaken, not in
 time, not found, or no answer from the cluster; 2 bad input.";

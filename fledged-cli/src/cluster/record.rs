@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fledged_core::cluster::PlannerConfig;
 use fledged_core::model::{
-    AssignedImage, DesiredState, ImagePhase, ImageRef, ImageReport, NodeName,
+    AssignedImage, DesiredState, ImagePhase, ImagePullPolicy, ImageRef, ImageReport, NodeName,
 };
 use fledged_operator::cluster::ReadNode;
 use fledged_operator::crd::ReadNodeCache;
@@ -154,10 +154,8 @@ impl NodeRecord {
         let config = PlannerConfig::default();
         let busy = self.assigned.keys().any(|image| {
             let state = self.state(image, false);
-            !matches!(
-                state,
-                State::Cached | State::Failed | State::Removed | State::InUse
-            )
+            let settled = [State::Cached, State::Failed, State::Removed, State::InUse];
+            !settled.contains(&state) || self.verifies(image)
         });
         let deadlines = self.assigned.values().map(|entry| entry.deadline);
         let patience = match self.is_answered() {
@@ -177,6 +175,19 @@ impl NodeRecord {
         })
     }
 
+    /// Whether the node holds an image that does not move, as far as is known, and has been asked to
+    /// look again.
+    pub(super) fn verifies(&self, image: &ImageRef) -> bool {
+        let entry = self.assigned.get(image);
+        let entry = entry.filter(|e| e.state == DesiredState::Present);
+        let entry = entry.filter(|e| e.pull_policy == ImagePullPolicy::IfNotPresent);
+        let (Some(entry), Some(report)) = (entry, self.reported.get(image)) else {
+            return false;
+        };
+        let satisfied = report.revision.unwrap_or(0);
+        report.phase == ImagePhase::Cached && satisfied < entry.revision
+    }
+
     /// Where an image stands. `leaves`: whether the cache that is asked about takes its images away.
     pub(super) fn state(&self, image: &ImageRef, leaves: bool) -> State {
         let Some(entry) = self.assigned.get(image) else {
@@ -190,7 +201,9 @@ impl NodeRecord {
         let revision = report.and_then(|report| report.revision).unwrap_or(0);
         match (entry.state, phase) {
             (_, ImagePhase::Failed) => State::Failed,
-            (DesiredState::Present, ImagePhase::Cached) if revision >= entry.revision => {
+            (DesiredState::Present, ImagePhase::Cached)
+                if revision >= entry.revision || self.verifies(image) =>
+            {
                 State::Cached
             }
             (DesiredState::Present, ImagePhase::Cached | ImagePhase::Pulling) => State::Pulling,
@@ -237,19 +250,24 @@ mod tests {
     #[test]
     fn an_image_stands_where_spec_and_status_together_say() {
         use State::{BackingOff, Cached, Failed, InUse, Pulling, Removed, Removing, Waiting};
-        for (desired, revision, phase, state) in [
-            ("Present", 0, "Cached", Cached),
-            ("Present", 7, "Cached", Pulling),
-            ("Present", 0, "Pulling", Pulling),
-            ("Present", 0, "Pending", Waiting),
-            ("Present", 0, "BackingOff", BackingOff),
-            ("Present", 0, "Failed", Failed),
-            ("Present", 0, "Removed", Waiting),
-            ("Absent", 0, "Cached", Removing),
-            ("Absent", 0, "Removed", Removed),
-            ("Absent", 0, "InUse", InUse),
+        let (fixed, always) = ("IfNotPresent", "Always");
+        for (desired, policy, revision, phase, state) in [
+            ("Present", fixed, 0, "Cached", Cached),
+            // It is there as far as is known.
+            ("Present", fixed, 7, "Cached", Cached),
+            ("Present", fixed, 7, "Pending", Waiting),
+            ("Present", always, 7, "Cached", Pulling),
+            ("Present", fixed, 0, "Pulling", Pulling),
+            ("Present", fixed, 0, "Pending", Waiting),
+            ("Present", fixed, 0, "BackingOff", BackingOff),
+            ("Present", fixed, 0, "Failed", Failed),
+            ("Present", fixed, 0, "Removed", Waiting),
+            ("Absent", fixed, 0, "Cached", Removing),
+            ("Absent", fixed, 0, "Removed", Removed),
+            ("Absent", fixed, 0, "InUse", InUse),
         ] {
-            let spec = json!({ "images": [{ "image": "docker.io/library/a:1", "state": desired, "revision": revision }] });
+            let spec = json!({ "images": [{ "image": "docker.io/library/a:1", "state": desired,
+                "pullPolicy": policy, "revision": revision }] });
             let status = json!({ "observedGeneration": 2, "images": [{ "image": "docker.io/library/a:1", "phase": phase }] });
             let record = mk_record(spec, status);
             assert_eq!(record.state(&image(), false), state, "{desired} {phase}");
@@ -261,12 +279,13 @@ mod tests {
 
     #[test]
     fn an_agent_is_silent_once_it_should_have_answered() {
-        let spec = json!({ "images": [{ "image": "docker.io/library/a:1" }] });
+        let mut spec = json!({ "images": [{ "image": "docker.io/library/a:1" }] });
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let silent = |status: serde_json::Value, now: &str| {
+        let is_silent = |spec: &serde_json::Value, status: serde_json::Value, now: &str| {
             let silence = mk_record(spec.clone(), status).silence(at(now));
             silence.is_some()
         };
+        let silent = |status, now: &str| is_silent(&spec, status, now);
         let old = json!({ "observedGeneration": 1 });
         assert!(!silent(old.clone(), "2026-01-01T00:01:30Z"));
         assert!(silent(old, "2026-01-01T00:01:31Z"));
@@ -274,5 +293,8 @@ mod tests {
         assert!(!silent(says("Cached"), "2026-02-01T00:00:00Z"));
         assert!(!silent(says("Pulling"), "2026-01-01T00:06:59Z"));
         assert!(silent(says("Pulling"), "2026-01-01T00:07:01Z"));
+        // It was asked to look again, and has not.
+        spec["images"][0]["revision"] = 7.into();
+        assert!(is_silent(&spec, says("Cached"), "2026-01-01T00:07:01Z"));
     }
 }

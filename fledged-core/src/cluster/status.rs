@@ -234,10 +234,10 @@ pub struct CacheStatus {
     /// When it ended.
     pub completion_time: Option<Timestamp>,
     /// Milliseconds since the epoch of the last refresh, zero before the first: the revision asked
-    /// of nodes.
+    /// of nodes for images that move.
     pub refresh_revision: u64,
-    /// The same of the last refresh on demand: nodes verify for it that images are there which do not
-    /// move, too.
+    /// The same of the last refresh on demand: the revision asked of nodes for images that do not move,
+    /// of which they make sure for it.
     pub verify_revision: u64,
     /// Whether it is purged: it wants nothing until a refresh or an edit.
     pub purged: bool,

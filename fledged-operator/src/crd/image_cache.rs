@@ -106,9 +106,14 @@ pub struct ImageCacheStatus {
     /// How many failures there are, of which `failures` is a sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures_total: Option<u64>,
-    /// Milliseconds since the epoch of the last refresh: the revision asked of the nodes.
+    /// Milliseconds since the epoch of the last refresh: the revision asked of the nodes for images
+    /// that move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_revision: Option<u64>,
+    /// Milliseconds since the epoch of the last refresh on demand: the revision asked of the nodes for
+    /// images that do not move, of which they make sure for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_revision: Option<u64>,
     /// Whether it is purged: it wants nothing until a refresh or an edit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<bool>,

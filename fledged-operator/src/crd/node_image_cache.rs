@@ -63,7 +63,8 @@ pub struct NodeImage {
     /// When to pull although it is present; `IfNotPresent` where nothing is written.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pull_policy: ImagePullPolicy,
-    /// A greater revision than the one last satisfied asks for a new pull.
+    /// A greater revision than the one last satisfied asks for a new pull where `pullPolicy` is
+    /// `Always`, and else for a new look at what the runtime holds, and a pull if it is not there.
     #[serde(default, skip_serializing_if = "is_default")]
     pub revision: u64,
     /// Longest a round of pulling may take, in seconds from the start of its first attempt; 300

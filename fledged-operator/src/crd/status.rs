@@ -41,6 +41,7 @@ impl From<&CacheStatus> for ImageCacheStatus {
             counts: Some(counts),
             failures_total: Some(status.failures_total),
             refresh_revision: Some(status.refresh_revision),
+            verify_revision: Some(status.verify_revision),
             purged: Some(status.purged),
         }
     }
@@ -87,6 +88,7 @@ impl ImageCacheStatus {
         recorded.conditions = conditions.collect();
         recorded.completion_time = self.completion_time.as_ref().map(|Time(at)| *at);
         recorded.refresh_revision = self.refresh_revision.unwrap_or_default();
+        recorded.verify_revision = self.verify_revision.unwrap_or_default();
         recorded.purged = self.purged.unwrap_or(theirs);
         Some(recorded)
     }

@@ -29,7 +29,8 @@ use crate::problem::with_causes;
 ///    more often statuses are written (at most once a second for each cache).
 /// 4. An image is done when a report says so that answers the generation in which it was asked for, or a
 ///    later one: `Cached` with a `revision` of at least the assigned one, `Removed`, `InUse` for one that
-///    is to be absent but can't be taken away, or `Failed`. The node gives its slot of the rollout's
+///    is to be absent but can't be taken away, or `Failed`. A greater revision asks to pull it again by
+///    the policy `Always`, and else to make sure that it is there. The node gives its slot of the rollout's
 ///    budget back once nothing is left to pull.
 /// 5. [`release`](Self::release) comes when there is nothing to say any more: no cache wants anything of
 ///    the node and nothing is left to remove, or the Node is gone.

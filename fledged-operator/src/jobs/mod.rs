@@ -27,7 +27,8 @@
 //!
 //! From afar nobody can read a runtime. An image counts as present from when its container existed, or
 //! when the node's status names it, until the node's status, complete and newer, does not. A kubelet's list
-//! of 50 images is cut: absence from it says nothing.
+//! of 50 images is cut: absence from it says nothing. A refresh on demand looks no further: of an image
+//! that does not move, it has a Job only where it is not known to be there.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

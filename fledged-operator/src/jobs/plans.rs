@@ -44,9 +44,7 @@ impl Worker {
         let presence = self.shared.presence();
         let images = images.into_iter().map(|image| {
             let entry = assigned.get(&image);
-            let always = entry.is_some_and(|entry| {
-                entry.pull_policy == ImagePullPolicy::Always || entry.revision > 0
-            });
+            let always = entry.is_some_and(|entry| entry.pull_policy == ImagePullPolicy::Always);
             let there = presence.find(&image).is_some();
             (image, always || there)
         });

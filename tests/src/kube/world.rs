@@ -306,6 +306,19 @@ impl World {
             .unwrap();
     }
 
+    /// Waits until what an annotation asked for is done, and recorded.
+    pub async fn annotation_gone(&self, name: &str, annotation: &str) {
+        eventually("the annotation to be taken away", || async {
+            let cache = self.caches().get(name).await.map_err(|e| e.to_string())?;
+            let annotations = cache.metadata.annotations.unwrap_or_default();
+            match annotations.contains_key(annotation) {
+                true => Err(format!("{annotations:?}")),
+                false => Ok(()),
+            }
+        })
+        .await;
+    }
+
     /// Deletes a cache.
     pub async fn delete(&self, name: &str) {
         self.caches()

@@ -16,6 +16,7 @@ scenarios! {
     why_a_pull_fails_is_told_while_it_is_tried_again,
     no_node_that_matches_is_neither_success_nor_failure,
     a_refresh_pulls_what_moved_and_takes_the_annotation_away,
+    a_refresh_is_over_when_what_was_taken_away_is_back,
     a_tag_that_moves_is_followed_by_the_interval,
     a_purged_cache_stays_purged_until_it_is_refreshed,
     a_deleted_cache_leaves_its_images_unless_it_says_otherwise,
@@ -167,7 +168,7 @@ async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away(way: Way) {
         "a fixed tag is verified, not pulled"
     );
     assert!(status.refresh_revision > Some(0));
-    annotation_gone(&world, "web", REFRESH_ANNOTATION).await;
+    world.annotation_gone("web", REFRESH_ANNOTATION).await;
     // And again: the same annotation is a new request.
     world.registry().publish(MOVING, "moved again");
     world.annotate("web", REFRESH_ANNOTATION).await;
@@ -178,6 +179,29 @@ async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away(way: Way) {
         })
         .await;
     assert_eq!(a.runtime.content(MOVING).as_deref(), Some("moved again"));
+}
+
+async fn a_refresh_is_over_when_what_was_taken_away_is_back(way: Way) {
+    let world = World::start_by(way).await;
+    world.publish(&[APP, DB]);
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.apply("web", &[APP, DB]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    // From afar nobody can look: what was pulled counts until the kubelet says otherwise.
+    let missing = way == Way::Agents;
+    if missing {
+        a.runtime.evict(DB);
+    }
+    world.annotate("web", REFRESH_ANNOTATION).await;
+    let status = world.ended("web", "ImageCacheRefresh", "Succeeded").await;
+    assert_eq!(a.runtime.held(), [APP, DB]);
+    assert_eq!(status.cached.as_deref(), Some("4/4"));
+    assert_eq!(status.verify_revision, status.refresh_revision);
+    assert_eq!(a.runtime.pulls(DB), 1 + usize::from(missing));
+    for (node, image) in [(&a, APP), (&b, APP), (&b, DB)] {
+        assert_eq!(node.runtime.pulls(image), 1, "{image}: it is there");
+    }
+    world.annotation_gone("web", REFRESH_ANNOTATION).await;
 }
 
 async fn a_tag_that_moves_is_followed_by_the_interval(way: Way) {
@@ -220,7 +244,7 @@ async fn a_purged_cache_stays_purged_until_it_is_refreshed(way: Way) {
         "{}",
         status.message
     );
-    annotation_gone(&world, "web", PURGE_ANNOTATION).await;
+    world.annotation_gone("web", PURGE_ANNOTATION).await;
     let late = world.node("late").await;
     world
         .status_when("web", "still purged with the new node", |s| {
@@ -297,16 +321,4 @@ async fn a_node_that_never_answers_does_not_hold_a_deletion_up(way: Way) {
     dead.start_agent();
     dead.object.set_ready(true).await;
     dead.holds_exactly(&[]).await;
-}
-
-async fn annotation_gone(world: &World, name: &str, annotation: &str) {
-    eventually("the annotation to be taken away", || async {
-        let cache = world.caches().get(name).await.unwrap();
-        let annotations = cache.metadata.annotations.unwrap_or_default();
-        match annotations.contains_key(annotation) {
-            true => Err(format!("{annotations:?}")),
-            false => Ok(()),
-        }
-    })
-    .await;
 }

@@ -8,3 +8,4 @@
 
 mod private;
 mod program;
+mod refresh;

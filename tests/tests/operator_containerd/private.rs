@@ -19,6 +19,16 @@ fn secret(registry: &Registry) -> Value {
 
 /// Both programs, as they run in a cluster.
 fn start(world: &World, node: &str, containerd: &Containerd) -> [Running; 2] {
+    start_with(world, node, containerd, "2s")
+}
+
+/// The same, and how often the agent looks without any other cause.
+pub(crate) fn start_with(
+    world: &World,
+    node: &str,
+    containerd: &Containerd,
+    interval: &str,
+) -> [Running; 2] {
     let kubeconfig = world.cluster().kubeconfig();
     let program = |command: &str| {
         Fledged::operator()
@@ -33,7 +43,8 @@ fn start(world: &World, node: &str, containerd: &Containerd) -> [Running; 2] {
         node,
         "--runtime",
         &containerd.uri(),
-        "--inventory-interval=2s",
+        "--inventory-interval",
+        interval,
     ]);
     [controller.spawn(), agent.spawn()]
 }

@@ -193,7 +193,9 @@ fn then_whether_the_node_is_meant_and_can_act() {
 
 #[test]
 fn then_how_far_the_node_is() {
-    use WhyReason::{AgentSilent, BackingOff, Failed, NotAssigned, NotTakenUp, Pulling, Waiting};
+    use WhyReason::{
+        AgentSilent, BackingOff, Cached, Failed, NotAssigned, NotTakenUp, Pulling, Waiting,
+    };
     assert_eq!(reason(|scene| scene.record = None), NotAssigned);
     let edited = reason(|scene| {
         scene.record = None;
@@ -208,8 +210,18 @@ fn then_how_far_the_node_is() {
         scene.record()["metadata"]["managedFields"] = long_ago;
     });
     assert_eq!(silent, AgentSilent);
-    let refreshed = reason(|scene| scene.record()["spec"]["images"][0]["revision"] = 7.into());
-    assert_eq!(refreshed, Pulling);
+    let refreshed = |scene: &mut Scene| scene.record()["spec"]["images"][0]["revision"] = 7.into();
+    let verified = when(refreshed);
+    assert_eq!(verified.reason, Cached);
+    assert!(
+        verified.because.ends_with("it looks again for a refresh"),
+        "{verified:?}"
+    );
+    let moves = reason(|scene| {
+        refreshed(scene);
+        scene.record()["spec"]["images"][0]["pullPolicy"] = "Always".into();
+    });
+    assert_eq!(moves, Pulling);
     for (phase, wanted) in [
         ("Pending", Waiting),
         ("Pulling", Pulling),

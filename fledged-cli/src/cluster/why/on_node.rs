@@ -21,7 +21,7 @@ pub(super) fn explain(asked: &Situation<'_>, facts: &CacheFacts) -> Answer {
         return unassigned(asked, facts);
     };
     let state = record.state(asked.image, false);
-    if state == State::Cached {
+    if state == State::Cached && !record.verifies(asked.image) {
         return cached(asked, &record);
     }
     if let Some(Unreachable::AgentSilent { answered, since }) = record.silence(asked.now) {
@@ -29,6 +29,7 @@ pub(super) fn explain(asked: &Situation<'_>, facts: &CacheFacts) -> Answer {
     }
     let report = record.reported.get(asked.image);
     match (state, report) {
+        (State::Cached, _) => cached(asked, &record),
         (State::Failed, Some(_)) => failing(
             asked,
             &record,
@@ -70,10 +71,13 @@ pub(super) fn explain(asked: &Situation<'_>, facts: &CacheFacts) -> Answer {
 fn cached(asked: &Situation<'_>, record: &NodeRecord) -> Answer {
     let report = record.reported.get(asked.image);
     let digest = report.and_then(|report| report.digest.as_ref().map(ToString::to_string));
-    let because = match &digest {
+    let mut because = match &digest {
         Some(digest) => format!("the node holds it, {digest}"),
         None => "the node holds it".to_owned(),
     };
+    if record.verifies(asked.image) {
+        because.push_str(", as far as is known; it looks again for a refresh");
+    }
     let mut answer = said(asked, record, WhyReason::Cached, &because);
     answer.digest = digest;
     // Nothing is left to be tried.
