@@ -4,6 +4,7 @@
 mod world;
 
 use fledged_core::cluster::{ActionStatus, ClusterEvent, PlannerConfig, WriteTarget};
+use fledged_core::error::Reason;
 use fledged_core::model::{
     AssignedImage, Assignment, CountOrPercent, ImagePhase, ImageReport, NodeReport, Taint,
 };
@@ -368,4 +369,35 @@ fn an_old_copy_does_not_answer_a_refresh() {
     assert_eq!(world.word("web"), ActionStatus::Processing);
     world.act("n1");
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
+}
+
+#[test]
+fn why_an_attempt_failed_stays_told_while_the_next_is_under_way() {
+    let mut world = World::new();
+    mk_nodes(&mut world, 1);
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    let generation = world.records[&mk_name("n1")].generation;
+    for (attempts, reason, failures) in [
+        (1, None, 0),
+        (3, Some(Reason::ConnectionFailed), 1),
+        // It was lost, and is pulled again: nothing has failed.
+        (1, Some(Reason::Evicted), 0),
+        (2, Some(Reason::Evicted), 0),
+    ] {
+        let mut said = ImageReport::new(mk_ref("app:1"), ImagePhase::Pulling);
+        said.attempts = attempts;
+        said.reason = reason;
+        let report = NodeReport::new(generation, [said]);
+        let node = mk_name("n1");
+        world.tell(ClusterEvent::Reported { node, report });
+        world.pass(2);
+        let status = world.status("web");
+        assert_eq!(status.status, ActionStatus::Processing);
+        assert_eq!(status.failures_total, failures, "{attempts} {reason:?}");
+        assert_eq!(
+            status.failures.len() as u64,
+            failures,
+            "{attempts} {reason:?}"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use super::tally::Tally;
 use crate::error::Reason;
 use crate::model::{
     AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, ImageRef,
-    NodeFacts, NodeReport,
+    ImageReport, NodeFacts, NodeReport,
 };
 
 /// Marks a generation that is not known yet; the rest is the ticket of the write.
@@ -32,6 +32,8 @@ pub(super) struct Pair {
 struct Said {
     phase: ImagePhase,
     revision: u64,
+    /// Whether attempts at it fail, and another follows or is under way.
+    failing: bool,
 }
 
 /// An image that failed, or fails for now.
@@ -136,7 +138,7 @@ impl NodeState {
     /// Whether attempts at it fail, and another follows within the round.
     pub(super) fn is_failing(&self, pair: &Pair) -> bool {
         let said = pair.said.filter(|_| self.observed >= pair.since);
-        said.is_some_and(|said| said.phase == ImagePhase::BackingOff)
+        said.is_some_and(|said| said.failing)
     }
 
     /// Whether it holds the image as far as is known, and only has to be sure of it for that revision.
@@ -172,15 +174,20 @@ impl NodeState {
         self.reported.reserve_exact(report.images.len());
         for said in report.images {
             let image = intern(&said.image);
-            if matches!(said.phase, ImagePhase::Failed | ImagePhase::BackingOff) {
+            let failing = is_failing(&said);
+            if failing || said.phase == ImagePhase::Failed {
                 self.failed.push(FailedImage {
                     image: image.clone(),
                     reason: said.reason.unwrap_or(Reason::Unknown),
                     message: said.message.unwrap_or_default(),
                 });
             }
-            let (phase, revision) = (said.phase, said.revision.unwrap_or(0));
-            self.reported.push((image, Said { phase, revision }));
+            let said = Said {
+                phase: said.phase,
+                revision: said.revision.unwrap_or(0),
+                failing,
+            };
+            self.reported.push((image, said));
         }
         self.reported.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.match_up();
@@ -297,6 +304,18 @@ impl NodeState {
 /// Whether the entry asks for more than the pair, wherever that stands.
 pub(super) fn asks_more(pair: &Pair, entry: &AssignedImage) -> bool {
     pair.entry.state != entry.state || pair.entry.revision < entry.revision
+}
+
+/// Whether attempts at an image fail. While the next one is under way, the last has still failed: where a
+/// kubelet pulls, it may be under way for minutes.
+fn is_failing(said: &ImageReport) -> bool {
+    match said.phase {
+        ImagePhase::BackingOff => true,
+        ImagePhase::Pulling => {
+            said.attempts > 1 && said.reason.is_some_and(|reason| reason != Reason::Evicted)
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
