@@ -157,3 +157,14 @@ fn the_wait_for_a_reading_begins_with_the_reading() {
     rig.read(mk_inventory(&["a", "b"]));
     assert_eq!(rig.phase("b"), ImagePhase::Cached);
 }
+
+#[test]
+fn whoever_knows_of_a_change_need_not_wait_for_the_interval() {
+    let mut rig = Rig::new(1);
+    rig.assign(vec![mk_present("a")]);
+    rig.read(mk_inventory(&["a"]));
+    assert!(!rig.is_reading() && rig.phase("a") == ImagePhase::Cached);
+    rig.look();
+    assert!(rig.is_reading());
+    assert_eq!(rig.read(mk_inventory(&[])).pulls(), ["a"]);
+}

@@ -60,6 +60,8 @@ pub enum NodeInput {
     Assign(Assignment),
     /// Verify presence now, and pull again what moves or is to be pulled always.
     Refresh,
+    /// Somebody knows that what the runtime holds has changed, or may have: look at it now.
+    Look,
     /// What was reported before a restart; to come before the first assignment.
     Resume(Vec<ImageReport>),
 }
@@ -69,6 +71,7 @@ impl From<NodeInput> for NodeEvent {
         match input {
             NodeInput::Assign(assignment) => Self::Assigned(assignment),
             NodeInput::Refresh => Self::RefreshRequested,
+            NodeInput::Look => Self::RuntimeChanged,
             NodeInput::Resume(reports) => Self::Resumed(reports),
         }
     }

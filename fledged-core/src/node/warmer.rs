@@ -88,6 +88,7 @@ impl Warmer {
             }
             NodeEvent::Assigned(assignment) => self.assign(assignment, now),
             NodeEvent::RefreshRequested => self.refresh(now),
+            NodeEvent::RuntimeChanged => self.read_soon(now),
             NodeEvent::Interrupted => self.interrupted(now),
             NodeEvent::InventoryRead { id, result } => self.inventory_read(id, result, now),
             NodeEvent::PullEnded { id, result } => self.pull_ended(id, result, now),

@@ -250,6 +250,11 @@ impl Rig {
         self.tell(NodeEvent::RefreshRequested)
     }
 
+    /// Says that what the runtime holds may have changed.
+    pub fn look(&mut self) -> Asked {
+        self.tell(NodeEvent::RuntimeChanged)
+    }
+
     /// Lets time pass without looking in between.
     pub fn pass(&mut self, seconds: u64) -> Asked {
         self.now += Duration::from_secs(seconds);

@@ -178,7 +178,10 @@ impl Worker {
             Told::Node(view) => {
                 self.jobs.ready(view.ready);
                 self.shared.presence().node(Arc::clone(&view));
-                self.view = view;
+                let before = std::mem::replace(&mut self.view, view);
+                if before.told_at != self.view.told_at {
+                    let _ = self.inputs.send((None, NodeInput::Look));
+                }
             }
             Told::Pod(pod) => self.jobs.pod(pod, now),
             Told::PodGone(pod) => self.jobs.pod_gone(&pod),
