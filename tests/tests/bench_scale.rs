@@ -81,6 +81,30 @@ fn figures_are_those_of_a_cluster_on_which_nothing_is_asked_for_twice() {
 }
 
 #[test]
+fn with_jobs_there_is_one_a_node_for_all_its_images() {
+    let (ok, stdout, stderr) = run(&[
+        "--node-driver=job",
+        "--nodes=3",
+        "--images=4",
+        "--pull=20ms",
+        "--joins=1",
+        "--idle=1s",
+        "--only=join,edit,idle,purge",
+        "-o=json",
+    ]);
+    assert!(ok, "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let phases = report["phases"].as_array().unwrap();
+    let jobs: Vec<u64> = phases
+        .iter()
+        .map(|phase| requests(phase, "POST", "jobs").map_or(0, |request| count(request, "all")))
+        .collect();
+    // Rollout, one more node, one more image, nothing, removal.
+    assert_eq!(jobs, [3, 1, 4, 0, 4], "{phases:#?}");
+    assert_eq!(report["warnings"], serde_json::json!([]));
+}
+
+#[test]
 fn what_can_t_be_measured_is_refused() {
     for (args, wanted) in [
         (&["--nodes=0"][..], "--nodes"),

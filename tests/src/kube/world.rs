@@ -80,6 +80,9 @@ pub struct WorldOptions {
     pub ttl: Duration,
     /// With Jobs, how often a kubelet tells of its images.
     pub images_told: Duration,
+    /// Whether Jobs get their pods from a stand-in; by default in all but a whole cluster, which has a
+    /// controller and a scheduler of its own.
+    pub job_controller: Option<bool>,
 }
 
 impl WorldOptions {
@@ -104,6 +107,7 @@ impl Default for WorldOptions {
             retention: Retention::default(),
             ttl: Duration::from_secs(3600),
             images_told: Duration::from_millis(500),
+            job_controller: None,
         }
     }
 }
@@ -147,9 +151,12 @@ impl World {
     #[must_use]
     pub fn on(cluster: TestCluster, options: WorldOptions) -> Self {
         let client = cluster.client();
-        // A whole cluster has its own, and two would make two pods of each Job.
-        let stands_in = options.way == Way::Jobs && cluster.kind() != ServerKind::Cluster;
-        let jobs = stands_in.then(|| Running::start(|stop| job_controller::run(client, stop)));
+        // Two would make two pods of each Job.
+        let stands_in = options
+            .job_controller
+            .unwrap_or(cluster.kind() != ServerKind::Cluster);
+        let jobs = (stands_in && options.way == Way::Jobs)
+            .then(|| Running::start(|stop| job_controller::run(client, stop)));
         Self {
             cluster,
             registry: MemoryRegistry::default(),

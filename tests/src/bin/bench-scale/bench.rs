@@ -74,6 +74,7 @@ impl Bench {
             inventory: Duration::from_secs(60),
             parallel: args.parallelism,
             images_told: Duration::from_secs(10),
+            job_controller: Some(args.kubeconfig.is_none()),
             ..WorldOptions::by(way)
         };
         let cluster = cluster.with_client(own_client.clone());

@@ -12,7 +12,7 @@ use crate::meter::Kind;
 use crate::prometheus::{Sample, samples};
 
 /// What controllers and agents have to do with; requests for anything else are other people's.
-const RESOURCES: [&str; 7] = [
+const RESOURCES: [&str; 9] = [
     "imagecaches",
     "nodeimagecaches",
     "nodes",
@@ -20,6 +20,8 @@ const RESOURCES: [&str; 7] = [
     "leases",
     "secrets",
     "serviceaccounts",
+    "jobs",
+    "pods",
 ];
 
 /// An API server's own figures at one moment.
