@@ -37,6 +37,12 @@ pub(crate) async fn remove_definitions(cluster: &TestCluster) {
 
 /// Runs helm on the cluster, in the test's namespace.
 pub(crate) async fn run(cluster: &TestCluster, args: &[&str]) -> String {
+    let said = try_run(cluster, args).await;
+    said.unwrap_or_else(|problem| panic!("helm {args:?}: {problem}"))
+}
+
+/// What helm says, or what it says against it.
+pub(crate) async fn try_run(cluster: &TestCluster, args: &[&str]) -> Result<String, String> {
     let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig().display());
     let namespace = format!("--namespace={}", cluster.namespace());
     let args: Vec<String> = args
@@ -49,12 +55,14 @@ pub(crate) async fn run(cluster: &TestCluster, args: &[&str]) -> String {
         helm(&args.iter().map(String::as_str).collect::<Vec<_>>())
     });
     let output = output.await.unwrap();
-    let (said, problem) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(output.status.success(), "{said}\n{problem}");
-    said.into_owned()
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.success() {
+        true => Ok(said),
+        false => Err(format!(
+            "{said}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        )),
+    }
 }
 
 pub(crate) async fn json_of(kubectl: &Kubectl, args: &[&str]) -> Value {

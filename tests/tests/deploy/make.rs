@@ -1,7 +1,8 @@
 //! The targets of kube-fledged's Makefile, and its variables.
 
-use std::process::Command;
+use std::process::{Command, Output};
 
+use fledged_tests::kube::TestCluster;
 use fledged_tests::require;
 
 use super::rendered::{deploy, text};
@@ -20,6 +21,23 @@ fn dry_run(args: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a target on the cluster, installing in the test's namespace.
+pub(crate) async fn make(cluster: &TestCluster, args: &[&str]) -> Output {
+    let kubectl = format!(
+        "KUBECTL=kubectl --kubeconfig={}",
+        cluster.kubeconfig().display()
+    );
+    let namespace = format!("KUBEFLEDGED_NAMESPACE={}", cluster.namespace());
+    let mut command = Command::new("make");
+    command
+        .args(["--directory", deploy("").to_str().unwrap()])
+        .args(args)
+        .args([kubectl, namespace])
+        .env_remove("MAKEFLAGS");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    output.await.unwrap()
 }
 
 #[test]
@@ -77,6 +95,23 @@ fn image_caches_go_first() {
         };
         assert!(at("delete imagecaches --all --all-namespaces") < at("kubefledged-crd.yaml"));
     }
+}
+
+/// Before the operator sees a KubeFledged: it can't take what has no mark of its release.
+#[test]
+fn the_definitions_are_the_releases_before_it_is_made() {
+    if !require(&["make"]) {
+        return;
+    }
+    let commands = dry_run(&["deploy-using-operator"]);
+    let at = |what: &str| {
+        commands
+            .find(what)
+            .unwrap_or_else(|| panic!("no {what} in {commands}"))
+    };
+    assert!(at("meta.helm.sh/release-name=kube-fledged") < at("_kubefledged_cr.yaml"));
+    let version = env!("CARGO_PKG_VERSION");
+    at(&format!("helm\\.sh/chart}}'=kube-fledged-{version} "));
 }
 
 /// Another namespace is one argument: the name stands in the YAML where it means the namespace, and nowhere else.

@@ -10,7 +10,8 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use super::install::{DEFINITIONS, bare, json_of, remove_definitions, run};
+use super::install::{DEFINITIONS, bare, json_of, remove_definitions, run, try_run};
+use super::make::make;
 use super::rendered::deploy;
 
 /// A chart that leaves in a cluster what kube-fledged's leaves there, as far as an upgrade meets it: a definition that
@@ -97,6 +98,58 @@ async fn a_release_of_kube_fledged_is_upgraded_in_place() {
     let caches = caches.list(&ListParams::default()).await.unwrap();
     let names: Vec<String> = caches.items.iter().map(ResourceExt::name_any).collect();
     assert_eq!(names, ["old"]);
+    run(&cluster, &["uninstall", "kube-fledged"]).await;
+    remove_definitions(&cluster).await;
+}
+
+/// The Helm operator runs `helm upgrade` and nothing more: no flag makes it take what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_upgrades_a_release_of_kube_fledged_once_its_definition_is_the_releases() {
+    if !require(&["helm", "kubectl", "make"]) {
+        return;
+    }
+    let cluster = bare().await;
+    let kubectl = Kubectl::new(&cluster);
+    let theirs = tempfile::tempdir().unwrap();
+    chart_of_kube_fledged(theirs.path());
+    // As the operator's library does it.
+    let upgrade = [
+        "upgrade",
+        "--install",
+        "kube-fledged",
+        "--server-side=false",
+    ];
+    run(
+        &cluster,
+        &[&upgrade[..], &[theirs.path().to_str().unwrap()]].concat(),
+    )
+    .await;
+    let chart = deploy("chart");
+    let ours = [&upgrade[..], &[chart.to_str().unwrap()]].concat();
+    let refused = try_run(&cluster, &ours)
+        .await
+        .expect_err("no mark is needed");
+    assert!(refused.contains("invalid ownership metadata"), "{refused}");
+
+    for _ in 0..2 {
+        let output = make(&cluster, &["adopt-definitions"]).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+    run(&cluster, &ours).await;
+    let controller = json_of(&kubectl, &["get", "deployment", "kube-fledged-controller"]).await;
+    let label = &controller["metadata"]["labels"]["helm.sh/chart"];
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(label, &format!("kube-fledged-{version}"));
+
+    // What another release has is left to it.
+    let output = make(&cluster, &["adopt-definitions", "HELM_RELEASE=other"]).await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "{said}");
+    let wanted = format!("{} belongs to another release", DEFINITIONS[0]);
+    assert!(said.contains(&wanted), "{said}");
+    let definition = json_of(&kubectl, &["get", "crd", DEFINITIONS[0]]).await;
+    let owner = &definition["metadata"]["annotations"]["meta.helm.sh/release-name"];
+    assert_eq!(owner, "kube-fledged");
     run(&cluster, &["uninstall", "kube-fledged"]).await;
     remove_definitions(&cluster).await;
 }
