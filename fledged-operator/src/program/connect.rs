@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::{HeaderValue, USER_AGENT};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
@@ -57,6 +58,9 @@ pub(super) async fn connect(args: &CommonArgs) -> Result<Client, ConnectError> {
     // Whatever is to be tried again is, with delays of our own: a request that repeats itself
     // unseen would hold its place among the writes under way.
     config.default_retry = false;
+    // Whose requests these are, in an audit log and wherever a write does not say it by itself.
+    let program = HeaderValue::from_static(concat!("fledged-operator/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, program));
     // A server that dies without a word must not be listened to for ever.
     config.read_timeout = Some(READ_TIMEOUT);
     config.write_timeout = Some(WRITE_TIMEOUT);

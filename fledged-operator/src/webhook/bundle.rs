@@ -7,23 +7,66 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tracing::info;
 
+/// Name of the webhook as a writer of the configuration and of its Secret.
+pub(super) const FIELD_MANAGER: &str = "fledged-webhook";
+
 /// Brings the CA bundle into every webhook of the configuration of that name, and of no other; writes
 /// nothing where it is there.
+///
+/// The bundle is then nobody's. Whoever applies the configuration server-side with a bundle in it, as helm
+/// does on its way back to kube-fledged's chart, would be refused over a field that the webhook owns; and
+/// what is applied over it is mended here anyway.
 pub(super) async fn ensure(client: &Client, name: &str, bundle: &str) -> kube::Result<()> {
     let api: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
-    let found = api.get(name).await?;
-    let Some(patch) = patch(&found, bundle) else {
-        return Ok(());
-    };
-    let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
-    let patch: Patch<Value> = Patch::Json(patch);
-    api.patch(name, &PatchParams::default(), &patch).await?;
-    info!(configuration = name, "the CA bundle was renewed");
+    let mut found = api.get(name).await?;
+    if let Some(operations) = renewal(&found, bundle) {
+        found = change(&api, name, operations).await?;
+        info!(configuration = name, "the CA bundle was renewed");
+    }
+    if let Some(operations) = disowning(&found) {
+        change(&api, name, operations).await?;
+    }
     Ok(())
 }
 
-/// A JSON patch that fails where somebody else has changed the configuration meanwhile.
-fn patch(found: &ValidatingWebhookConfiguration, bundle: &str) -> Option<Value> {
+async fn change(
+    api: &Api<ValidatingWebhookConfiguration>,
+    name: &str,
+    operations: Value,
+) -> kube::Result<ValidatingWebhookConfiguration> {
+    let patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
+    let patch: Patch<Value> = Patch::Json(patch);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    api.patch(name, &params, &patch).await
+}
+
+/// Fails where somebody else has changed the configuration meanwhile.
+fn unchanged(found: &ValidatingWebhookConfiguration) -> Value {
+    let version = &found.metadata.resource_version;
+    json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version })
+}
+
+/// A JSON patch after which the webhook owns no field.
+fn disowning(found: &ValidatingWebhookConfiguration) -> Option<Value> {
+    let entries = found.metadata.managed_fields.iter().flatten().enumerate();
+    let own = entries.filter(|(_, entry)| entry.manager.as_deref() == Some(FIELD_MANAGER));
+    let mut operations: Vec<Value> = own
+        .map(|(number, _)| json!({ "op": "remove", "path": format!("/metadata/managedFields/{number}") }))
+        .collect();
+    if operations.is_empty() {
+        return None;
+    }
+    // From the last on, so that no number means another entry.
+    operations.push(unchanged(found));
+    operations.reverse();
+    Some(Value::Array(operations))
+}
+
+/// A JSON patch that brings the bundle.
+fn renewal(found: &ValidatingWebhookConfiguration, bundle: &str) -> Option<Value> {
     let wanted = ByteString(bundle.as_bytes().to_vec());
     let webhooks = found.webhooks.iter().flatten().enumerate();
     let stale =
@@ -37,11 +80,7 @@ fn patch(found: &ValidatingWebhookConfiguration, bundle: &str) -> Option<Value> 
     if operations.is_empty() {
         return None;
     }
-    let version = &found.metadata.resource_version;
-    operations.insert(
-        0,
-        json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }),
-    );
+    operations.insert(0, unchanged(found));
     Some(Value::Array(operations))
 }
 
@@ -68,17 +107,34 @@ mod tests {
     #[test]
     fn only_what_differs_is_patched_and_only_if_nobody_was_faster() {
         assert_eq!(
-            patch(&mk_configuration(&[Some("new"), Some("new")]), "new"),
+            renewal(&mk_configuration(&[Some("new"), Some("new")]), "new"),
             None
         );
-        let patch = patch(&mk_configuration(&[Some("new"), Some("old"), None]), "new").unwrap();
+        let stale = mk_configuration(&[Some("new"), Some("old"), None]);
         let value = json!(ByteString(b"new".to_vec()));
         assert_eq!(
-            patch,
+            renewal(&stale, "new").unwrap(),
             json!([
                 { "op": "test", "path": "/metadata/resourceVersion", "value": "7" },
                 { "op": "add", "path": "/webhooks/1/clientConfig/caBundle", "value": value },
                 { "op": "add", "path": "/webhooks/2/clientConfig/caBundle", "value": value },
+            ])
+        );
+    }
+
+    #[test]
+    fn only_its_own_entries_are_given_up_and_only_if_nobody_was_faster() {
+        let mut found = mk_configuration(&[Some("new")]);
+        assert_eq!(disowning(&found), None);
+        let managers = ["helm", FIELD_MANAGER, "kubectl", FIELD_MANAGER];
+        let entries = managers.map(|manager| json!({ "manager": manager, "operation": "Update" }));
+        found.metadata.managed_fields = Some(serde_json::from_value(json!(entries)).unwrap());
+        assert_eq!(
+            disowning(&found).unwrap(),
+            json!([
+                { "op": "test", "path": "/metadata/resourceVersion", "value": "7" },
+                { "op": "remove", "path": "/metadata/managedFields/3" },
+                { "op": "remove", "path": "/metadata/managedFields/1" },
             ])
         );
     }

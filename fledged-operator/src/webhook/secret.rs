@@ -7,6 +7,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::authority::Issued;
+use super::bundle::FIELD_MANAGER;
 
 /// Keys of the Secret's data.
 const BUNDLE: &str = "ca.crt";
@@ -49,7 +50,10 @@ impl Kept {
     }
 
     pub(super) async fn write(&self, read: Read, issued: &Issued) -> kube::Result<Written> {
-        let params = PostParams::default();
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
         let written = match read.found {
             None => {
                 let metadata = ObjectMeta {

@@ -16,6 +16,7 @@ mod dashboard;
 mod effects;
 mod image;
 mod install;
+mod kube_fledged;
 mod make;
 mod migration;
 mod objects;

@@ -1,58 +1,19 @@
 //! From a release of kube-fledged's chart to one of this.
 
-use std::fs;
-use std::path::Path;
-
 use fledged_operator::crd::ImageCache;
-use fledged_tests::kube::{Kubectl, eventually};
+use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook};
+use fledged_tests::kube::{Kubectl, TestCluster, eventually};
 use fledged_tests::require;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::install::{DEFINITIONS, bare, json_of, remove_definitions, run, try_run};
+use super::kube_fledged;
 use super::make::make;
 use super::rendered::deploy;
-
-/// A chart that leaves in a cluster what kube-fledged's leaves there, as far as an upgrade meets it: a definition that
-/// helm counts as nobody's, without `/status`, and a Deployment with its selector.
-fn chart_of_kube_fledged(folder: &Path) {
-    let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-    let definition = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": DEFINITIONS[0] },
-        "spec": {
-            "group": "kubefledged.io", "scope": "Namespaced",
-            "names": { "kind": "ImageCache", "plural": "imagecaches", "singular": "imagecache", "shortNames": ["ic"] },
-            "versions": [{ "name": "v1alpha2", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } }],
-        },
-    });
-    let labels = json!({
-        "app.kubernetes.io/name": "kube-fledged", "app.kubernetes.io/instance": "kube-fledged",
-        "app.kubernetes.io/part-of": "kube-fledged-controller",
-    });
-    let container = json!({ "name": "kube-fledged", "image": "registry.test/controller:v0.10.0" });
-    let deployment = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "kube-fledged-controller" },
-        "spec": {
-            "selector": { "matchLabels": labels },
-            "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
-        },
-    });
-    let chart = "apiVersion: v2\nname: kube-fledged\nversion: v0.10.0\nappVersion: v0.10.0\n";
-    for (file, content) in [
-        ("Chart.yaml", chart.to_owned()),
-        ("crds/crd.yaml", definition.to_string()),
-        (
-            "templates/deployment-controller.yaml",
-            deployment.to_string(),
-        ),
-    ] {
-        let file = folder.join(file);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, content).unwrap();
-    }
-}
 
 /// helm does not take what it finds unless it is told to; then a release of kube-fledged's chart becomes one of this.
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +24,7 @@ async fn a_release_of_kube_fledged_is_upgraded_in_place() {
     let cluster = bare().await;
     let kubectl = Kubectl::new(&cluster);
     let theirs = tempfile::tempdir().unwrap();
-    chart_of_kube_fledged(theirs.path());
+    kube_fledged::chart(theirs.path(), None);
     let install = ["install", "kube-fledged", theirs.path().to_str().unwrap()];
     run(&cluster, &install).await;
     let cache = json!({
@@ -111,7 +72,7 @@ async fn the_operator_upgrades_a_release_of_kube_fledged_once_its_definition_is_
     let cluster = bare().await;
     let kubectl = Kubectl::new(&cluster);
     let theirs = tempfile::tempdir().unwrap();
-    chart_of_kube_fledged(theirs.path());
+    kube_fledged::chart(theirs.path(), None);
     // As the operator's library does it.
     let upgrade = [
         "upgrade",
@@ -150,6 +111,121 @@ async fn the_operator_upgrades_a_release_of_kube_fledged_once_its_definition_is_
     let definition = json_of(&kubectl, &["get", "crd", DEFINITIONS[0]]).await;
     let owner = &definition["metadata"]["annotations"]["meta.helm.sh/release-name"];
     assert_eq!(owner, "kube-fledged");
+    run(&cluster, &["uninstall", "kube-fledged"]).await;
+    remove_definitions(&cluster).await;
+}
+
+const WEBHOOK: &str = "kube-fledged-webhook-server";
+
+/// Runs the webhook server until its certificate is in the Secret of that name, and the bundle in the configuration;
+/// says what the bundle is.
+async fn issue(cluster: &TestCluster, secret: &str, configuration: Option<&str>) -> String {
+    let mut issued = SelfIssued::new(cluster.namespace(), WEBHOOK).with_secret(secret);
+    if let Some(name) = configuration {
+        issued = issued.with_configuration(name);
+    }
+    let webhook = Webhook::builder(cluster.client())
+        .certificate(CertificateSource::SelfIssued(issued))
+        .build();
+    let health = webhook.health();
+    let server = webhook.bind(0).await.unwrap();
+    let ready = eventually("the webhook to have a certificate", || async {
+        health.ready()?;
+        let Some(name) = configuration else {
+            return Ok(());
+        };
+        let found = configuration_of(cluster, name).await;
+        let writers = found.metadata.managed_fields.unwrap_or_default();
+        let own = writers
+            .iter()
+            .any(|entry| entry.manager.as_deref() == Some("fledged-webhook"));
+        match bundle_of(cluster, name).await == kept(cluster, secret).await {
+            true if !own => Ok(()),
+            _ => Err(format!("{writers:?}")),
+        }
+    });
+    tokio::select! {
+        ended = server.run(std::future::pending()) => panic!("{ended:?}"),
+        () = ready => {}
+    }
+    kept(cluster, secret).await
+}
+
+async fn kept(cluster: &TestCluster, secret: &str) -> String {
+    let secrets: Api<Secret> = Api::namespaced(cluster.client(), cluster.namespace());
+    let data = secrets.get(secret).await.unwrap().data.unwrap();
+    String::from_utf8(data["ca.crt"].0.clone()).unwrap()
+}
+
+async fn configuration_of(cluster: &TestCluster, name: &str) -> ValidatingWebhookConfiguration {
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
+    configurations.get(name).await.unwrap()
+}
+
+async fn bundle_of(cluster: &TestCluster, name: &str) -> String {
+    let found = configuration_of(cluster, name).await;
+    let bundle = found.webhooks.unwrap().remove(0).client_config.ca_bundle;
+    String::from_utf8(bundle.unwrap_or_default().0).unwrap()
+}
+
+/// Nothing of either is left behind by the way to the other, nor is any field somebody's who is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_goes_back_to_kube_fledged_and_forward_again() {
+    if !require(&["helm", "kubectl"]) {
+        return;
+    }
+    let cluster = bare().await;
+    let kubectl = Kubectl::new(&cluster);
+    let theirs = tempfile::tempdir().unwrap();
+    // Of any certificate: the API server looks whether it is one.
+    let their_bundle = issue(&cluster, "theirs", None).await;
+    kube_fledged::chart(theirs.path(), Some(&their_bundle));
+    run(
+        &cluster,
+        &["install", "kube-fledged", theirs.path().to_str().unwrap()],
+    )
+    .await;
+    let chart = deploy("chart");
+    let upgrade = [
+        "upgrade",
+        "kube-fledged",
+        chart.to_str().unwrap(),
+        "--take-ownership",
+    ];
+    run(&cluster, &upgrade).await;
+    let our_bundle = issue(&cluster, WEBHOOK, Some(WEBHOOK)).await;
+    assert_ne!(our_bundle, their_bundle);
+    // An upgrade leaves the bundle.
+    run(&cluster, &upgrade).await;
+    assert_eq!(bundle_of(&cluster, WEBHOOK).await, our_bundle);
+
+    run(&cluster, &["rollback", "kube-fledged", "1"]).await;
+    assert_eq!(bundle_of(&cluster, WEBHOOK).await, their_bundle);
+    let ours = [
+        "daemonsets,serviceaccounts,roles,rolebindings",
+        "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings",
+    ];
+    for kinds in ours {
+        let selector = "--selector=app.kubernetes.io/name=kube-fledged";
+        let left = kubectl.run(&["get", kinds, selector, "-o", "name"]).await;
+        assert_eq!(left.ok().trim(), "");
+    }
+    let definition = theirs.path().join(kube_fledged::DEFINITION);
+    let replace = ["replace", "-f", definition.to_str().unwrap()];
+    let _ = kubectl.run(&replace).await.ok();
+
+    // The definition is kubectl's now.
+    let refused = try_run(&cluster, &upgrade).await.expect_err("no conflict");
+    assert!(refused.contains("kubectl-replace"), "{refused}");
+    run(&cluster, &[&upgrade[..], &["--force-conflicts"]].concat()).await;
+    let definition = json_of(&kubectl, &["get", "crd", DEFINITIONS[0]]).await;
+    let version = &definition["spec"]["versions"][0];
+    assert_eq!(version["subresources"], json!({ "status": {} }));
+    json_of(&kubectl, &["get", "daemonset", "kube-fledged-agent"]).await;
+    assert_eq!(
+        issue(&cluster, WEBHOOK, Some(WEBHOOK)).await,
+        bundle_of(&cluster, WEBHOOK).await
+    );
     run(&cluster, &["uninstall", "kube-fledged"]).await;
     remove_definitions(&cluster).await;
 }

@@ -1,0 +1,71 @@
+//! What kube-fledged leaves in a cluster.
+
+use std::fs;
+use std::path::Path;
+
+use k8s_openapi::ByteString;
+use serde_json::json;
+
+use super::install::DEFINITIONS;
+
+/// Where its chart has the definition.
+pub(crate) const DEFINITION: &str = "crds/crd.yaml";
+
+/// A chart that leaves in a cluster what kube-fledged's leaves there, as far as an upgrade meets it: a definition that
+/// helm counts as nobody's, without `/status`, a Deployment with its selector, and a webhook configuration with a bundle.
+pub(crate) fn chart(folder: &Path, bundle: Option<&str>) {
+    let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": DEFINITIONS[0] },
+        "spec": {
+            "group": "kubefledged.io", "scope": "Namespaced",
+            "names": { "kind": "ImageCache", "plural": "imagecaches", "singular": "imagecache", "shortNames": ["ic"] },
+            "versions": [{ "name": "v1alpha2", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } }],
+        },
+    });
+    let labels = json!({
+        "app.kubernetes.io/name": "kube-fledged", "app.kubernetes.io/instance": "kube-fledged",
+        "app.kubernetes.io/part-of": "kube-fledged-controller",
+    });
+    let container = json!({ "name": "kube-fledged", "image": "registry.test/controller:v0.10.0" });
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "kube-fledged-controller" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
+        },
+    });
+    let configuration = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": { "name": "kube-fledged-webhook-server" },
+        "webhooks": [{
+            "name": "validate-image-cache.kubefledged.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            // Nobody answers in a test.
+            "failurePolicy": "Ignore", "timeoutSeconds": 1,
+            "clientConfig": {
+                "caBundle": bundle.map(|bundle| ByteString(bundle.as_bytes().to_vec())),
+                "service": { "namespace": "{{ .Release.Namespace }}", "name": "kube-fledged-webhook-server", "path": "/" },
+            },
+            "rules": [{ "operations": ["CREATE", "UPDATE"], "apiGroups": ["kubefledged.io"],
+                "apiVersions": ["v1alpha2"], "resources": ["imagecaches"], "scope": "Namespaced" }],
+        }],
+    });
+    let chart = "apiVersion: v2\nname: kube-fledged\nversion: v0.10.0\nappVersion: v0.10.0\n";
+    for (file, content) in [
+        ("Chart.yaml", chart.to_owned()),
+        (DEFINITION, definition.to_string()),
+        (
+            "templates/validatingwebhook.yaml",
+            configuration.to_string(),
+        ),
+        (
+            "templates/deployment-controller.yaml",
+            deployment.to_string(),
+        ),
+    ] {
+        let file = folder.join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, content).unwrap();
+    }
+}
