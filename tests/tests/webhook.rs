@@ -7,16 +7,18 @@
     clippy::indexing_slicing
 )]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fledged_core::ports::Clock;
+use fledged_operator::embedded::{Failure, RequestFilter};
 use fledged_operator::webhook::{CertificateSource, PATH, SelfIssued, Webhook};
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, eventually};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -24,12 +26,15 @@ use tokio_util::sync::CancellationToken;
 
 const SERVICE: &str = "webhook";
 
-/// Real time, and what a test adds to it.
-struct Shifted(watch::Sender<SignedDuration>);
+/// Real time, and what a test adds to it; and the pauses that were asked for.
+struct Shifted(watch::Sender<SignedDuration>, Mutex<Vec<u64>>);
 
 impl Shifted {
     fn new() -> Arc<Self> {
-        Arc::new(Self(watch::Sender::new(SignedDuration::ZERO)))
+        Arc::new(Self(
+            watch::Sender::new(SignedDuration::ZERO),
+            Mutex::default(),
+        ))
     }
 
     fn pass(&self, days: i64) {
@@ -45,6 +50,7 @@ impl Clock for Shifted {
     }
 
     async fn sleep(&self, duration: Duration) {
+        self.1.lock().unwrap().push(duration.as_secs());
         let until = self.now() + SignedDuration::try_from(duration).unwrap();
         let mut added = self.0.subscribe();
         while self.now() < until {
@@ -67,7 +73,11 @@ struct Replica {
 
 impl Replica {
     async fn start(cluster: &TestCluster, source: CertificateSource, clock: Arc<Shifted>) -> Self {
-        let webhook = Webhook::builder(cluster.client())
+        Self::start_as(cluster.client(), source, clock).await
+    }
+
+    async fn start_as(client: Client, source: CertificateSource, clock: Arc<Shifted>) -> Self {
+        let webhook = Webhook::builder(client)
             .certificate(source)
             .refresh_interval(Duration::from_secs(86_400))
             .clock(clock)
@@ -275,6 +285,132 @@ async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
     .await;
     one.end().await;
     two.end().await;
+}
+
+/// A client that may not make Secrets, as the chart's webhook server.
+async fn without_making_secrets(cluster: &TestCluster) -> Client {
+    if let Some(server) = cluster.embedded() {
+        let filter = RequestFilter {
+            verb: Some("create".to_owned()),
+            resource: Some("secrets".to_owned()),
+            field_manager: Some("fledged-webhook".to_owned()),
+            ..RequestFilter::default()
+        };
+        server.fail_next(usize::MAX, filter, Failure::forbidden("not in a test"));
+        return cluster.client();
+    }
+    let user = format!("{}-webhook", cluster.namespace());
+    let rules = format!(
+        "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: webhook}}
+rules: [{{apiGroups: [''], resources: [secrets], resourceNames: [webhook-tls], verbs: [get, update]}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: webhook}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: webhook}}
+subjects: [{{kind: User, name: {user}}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: {user}}}
+rules: [{{apiGroups: [admissionregistration.k8s.io], resources: [validatingwebhookconfigurations], verbs: [get, patch]}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: {user}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {user}}}
+subjects: [{{kind: User, name: {user}}}]
+"
+    );
+    let kubectl = Kubectl::new(cluster);
+    let _ = kubectl
+        .run_with(&["apply", "-f", "-"], &rules, &[])
+        .await
+        .ok();
+    let file = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
+    let options = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(file, &options)
+        .await
+        .unwrap();
+    config.auth_info.impersonate = Some(user);
+    Client::try_from(config).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_secret_it_says_so_and_is_believed_until_it_has_one_again() {
+    let cluster = TestCluster::start().await;
+    let client = without_making_secrets(&cluster).await;
+    let name = format!("{}-webhook", cluster.namespace());
+    let empty = Secret {
+        metadata: serde_json::from_value(json!({ "name": "webhook-tls" })).unwrap(),
+        ..Secret::default()
+    };
+    let params = PostParams::default();
+    secrets(&cluster).create(&params, &empty).await.unwrap();
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
+    let configuration = json!({
+        "metadata": { "name": name },
+        "webhooks": [{
+            "name": "validate-image-cache.kubefledged.io", "admissionReviewVersions": ["v1"],
+            "sideEffects": "None", "failurePolicy": "Ignore",
+            "clientConfig": { "url": "https://localhost:1/" },
+            "rules": [{ "apiGroups": ["kubefledged.io"], "apiVersions": ["v1alpha2"],
+                "operations": ["CREATE"], "resources": ["imagecaches"] }],
+        }],
+    });
+    let configuration = serde_json::from_value(configuration).unwrap();
+    configurations
+        .create(&params, &configuration)
+        .await
+        .unwrap();
+    let clock = Shifted::new();
+    let source = CertificateSource::SelfIssued(self_issued(&cluster).with_configuration(&name));
+    let webhook = Replica::start_as(client, source, Arc::clone(&clock)).await;
+    webhook.is_ready().await;
+    let (bundle, certificate) = (
+        kept(&cluster, "ca.crt").await,
+        kept(&cluster, "tls.crt").await,
+    );
+
+    secrets(&cluster)
+        .delete("webhook-tls", &DeleteParams::default())
+        .await
+        .unwrap();
+    // Applied anew, too, without the bundle.
+    let anew = json!([{ "op": "remove", "path": "/webhooks/0/clientConfig/caBundle" }]);
+    let anew = Patch::<Value>::Json(serde_json::from_value(anew).unwrap());
+    let params = PatchParams::default();
+    configurations.patch(&name, &params, &anew).await.unwrap();
+    clock.1.lock().unwrap().clear();
+    eventually("it to be told of, less and less often", || async {
+        clock.pass(1);
+        let asked = clock.1.lock().unwrap().clone();
+        let pauses: Vec<u64> = asked.into_iter().skip_while(|pause| *pause != 5).collect();
+        let said = (webhook.ready)().err().unwrap_or_default();
+        let told = said.contains("webhook-tls is gone and cannot be made again");
+        match pauses.starts_with(&[5, 10, 20, 40, 60, 60]) {
+            true if told => Ok(()),
+            _ => Err(format!("{said:?} {pauses:?}")),
+        }
+    })
+    .await;
+    let found = configurations.get(&name).await.unwrap();
+    let found = found.webhooks.unwrap().remove(0).client_config.ca_bundle;
+    assert_eq!(String::from_utf8(found.unwrap().0).unwrap(), bundle);
+    let good = json!({ "cacheSpec": [{ "images": ["app:1"] }] });
+    assert_eq!(webhook.review(&bundle, good).await["allowed"], true);
+
+    let params = PostParams::default();
+    secrets(&cluster).create(&params, &empty).await.unwrap();
+    clock.pass(1);
+    webhook.is_ready().await;
+    assert_eq!(kept(&cluster, "tls.crt").await, certificate);
+    webhook.end().await;
+    let params = DeleteParams::default();
+    configurations.delete(&name, &params).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

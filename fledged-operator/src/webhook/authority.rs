@@ -108,7 +108,7 @@ fn server_is_good(kept: &Issued, names: &[String], now: Timestamp) -> bool {
 }
 
 /// The first certificate of some.
-fn newest(bundle: &str) -> Option<String> {
+pub(super) fn newest(bundle: &str) -> Option<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let end = bundle.find(END)? + END.len();
     Some(format!("{}\n", bundle.get(..end)?.trim_start()))

@@ -116,7 +116,14 @@ impl ResolvesServerCert for Served {
 pub struct CertificateHealth {
     pub(super) served: Served,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) problem: Arc<RwLock<Option<String>>>,
+    problem: Arc<RwLock<Option<Problem>>>,
+}
+
+/// Why there is no newer certificate.
+struct Problem {
+    text: String,
+    /// Whether that counts while the one that is served is good.
+    fails: bool,
 }
 
 impl fmt::Debug for CertificateHealth {
@@ -138,18 +145,29 @@ impl CertificateHealth {
 
     /// Why there is no newer certificate, if that failed last time.
     pub(super) fn tell(&self, problem: Option<String>) {
+        self.set(problem.map(|text| Problem { text, fails: false }));
+    }
+
+    /// Why somebody has to do something, however long what is served is good for.
+    pub(super) fn fail(&self, text: String) {
+        self.set(Some(Problem { text, fails: true }));
+    }
+
+    fn set(&self, problem: Option<Problem>) {
         let mut told = self.problem.write().unwrap_or_else(PoisonError::into_inner);
         *told = problem;
     }
 
-    /// Whether there is a certificate to serve, and it has not ended.
+    /// Whether there is a certificate to serve, it has not ended, and it is kept where other replicas find it.
     ///
     /// # Errors
     ///
     /// What is missing.
     pub fn ready(&self) -> Result<(), String> {
         let problem = self.problem.read().unwrap_or_else(PoisonError::into_inner);
-        let because = problem.as_deref().map(|problem| format!(": {problem}"));
+        let because = problem
+            .as_ref()
+            .map(|problem| format!(": {}", problem.text));
         let because = because.unwrap_or_default();
         match self.served.read() {
             None => Err(format!("there is no certificate yet{because}")),
@@ -157,7 +175,10 @@ impl CertificateHealth {
                 "the certificate has ended at {}{because}",
                 served.not_after
             )),
-            Some(_) => Ok(()),
+            Some(_) => match problem.as_ref().filter(|problem| problem.fails) {
+                Some(problem) => Err(problem.text.clone()),
+                None => Ok(()),
+            },
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use fledged_core::node::Schedule;
 use fledged_core::ports::Clock;
 use kube::Client;
 use tracing::{info, warn};
 
-use super::authority::{IssueError, renewed};
-use super::bundle;
+use super::authority::{IssueError, Issued, renewed};
+use super::bundle::{self, Enough};
 use super::certificate::{Certificate, CertificateHealth, InvalidCertificate};
 use super::secret::{Kept, Written};
 use crate::problem::problem;
@@ -15,8 +16,8 @@ use crate::problem::problem;
 /// How often it is looked whether everything is as it should be: another replica may have renewed it,
 /// somebody may have applied the configuration anew.
 const AGAIN: Duration = Duration::from_secs(30);
-/// After a failure, sooner.
-const AGAIN_FAILED: Duration = Duration::from_secs(5);
+/// After failures in a row: sooner at first, then less often, as somebody has to do something.
+const AGAIN_FAILED: Schedule = Schedule::seconds(5, 60);
 /// How often another replica may be first.
 const ATTEMPTS: usize = 5;
 
@@ -104,6 +105,18 @@ pub enum CertificateError {
         /// The API server's words.
         problem: String,
     },
+    /// There is no Secret, and it can't be made.
+    #[error(
+        "the Secret {namespace}/{name} is gone and cannot be made again: {problem}; make it, empty, and it is filled"
+    )]
+    Gone {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The API server's words.
+        problem: String,
+    },
     /// A request about the configuration failed.
     #[error("cannot keep the CA bundle of the ValidatingWebhookConfiguration {name}: {problem}")]
     Configuration {
@@ -140,39 +153,53 @@ impl SelfIssued {
     /// Keeps a certificate served, for ever.
     pub(super) async fn keep(self, client: Client, health: CertificateHealth) {
         let clock = std::sync::Arc::clone(&health.clock);
+        let mut last = None;
+        let mut failures: u32 = 0;
         loop {
-            let again = match self.ensure(&client, &health).await {
+            let again = match self.ensure(&client, &health, &mut last).await {
                 Ok(()) => {
+                    failures = 0;
                     health.tell(None);
                     AGAIN
                 }
                 Err(error) => {
-                    warn!(%error, "certificate not kept");
-                    health.tell(Some(error.to_string()));
-                    AGAIN_FAILED
+                    failures = failures.saturating_add(1);
+                    warn!(%error, failures, "certificate not kept");
+                    match &error {
+                        // What is served is good until its time is over, but no other replica can have it.
+                        CertificateError::Gone { .. } => health.fail(error.to_string()),
+                        _ => health.tell(Some(error.to_string())),
+                    }
+                    AGAIN_FAILED.delay(failures)
                 }
             };
             clock.sleep(again).await;
         }
     }
 
+    /// `last` is what was kept the last time.
     async fn ensure(
         &self,
         client: &Client,
         health: &CertificateHealth,
+        last: &mut Option<Issued>,
     ) -> Result<(), CertificateError> {
-        let issued = self.issued(client, health.clock.as_ref()).await?;
+        let issued = match self
+            .issued(client, health.clock.as_ref(), last.as_ref())
+            .await
+        {
+            Ok(issued) => last.insert(issued),
+            Err(error) => {
+                // Whatever is wrong with the Secret, what is served is to be believed.
+                if let Some(last) = last {
+                    self.trusted(client, last, Enough::Contains).await?;
+                }
+                return Err(error);
+            }
+        };
         let certificate =
             Certificate::from_pem(issued.certificate.as_bytes(), issued.key.as_bytes())?;
-        let trusted = match &self.configuration {
-            Some(name) => bundle::ensure(client, name, &issued.bundle)
-                .await
-                .map_err(|error| CertificateError::Configuration {
-                    name: name.clone(),
-                    problem: problem(&error),
-                }),
-            None => Ok(()),
-        };
+        let trusted = self.trusted(client, issued, Enough::Equals).await;
         // What is served is believed until its time is over; with nothing served there is nothing to lose.
         if trusted.is_ok() || !health.served.is_set() {
             health.served.set(certificate);
@@ -180,12 +207,29 @@ impl SelfIssued {
         trusted
     }
 
-    /// What is kept, renewed if need be.
+    async fn trusted(
+        &self,
+        client: &Client,
+        issued: &Issued,
+        enough: Enough,
+    ) -> Result<(), CertificateError> {
+        let Some(name) = &self.configuration else {
+            return Ok(());
+        };
+        let ensured = bundle::ensure(client, name, &issued.bundle, enough).await;
+        ensured.map_err(|error| CertificateError::Configuration {
+            name: name.clone(),
+            problem: problem(&error),
+        })
+    }
+
+    /// What is kept, renewed if need be; where somebody has taken it out of the Secret, the last that was kept.
     async fn issued(
         &self,
         client: &Client,
         clock: &dyn Clock,
-    ) -> Result<super::authority::Issued, CertificateError> {
+        last: Option<&Issued>,
+    ) -> Result<Issued, CertificateError> {
         let kept = Kept::new(client.clone(), &self.namespace, &self.secret);
         let failed = |verb: &'static str| {
             move |error: kube::Error| CertificateError::Secret {
@@ -197,18 +241,30 @@ impl SelfIssued {
         };
         for _ in 0..ATTEMPTS {
             let read = kept.read().await.map_err(failed("get"))?;
-            let Some(next) = renewed(read.issued.as_ref(), &self.dns_names(), clock.now())? else {
-                match read.issued {
-                    Some(issued) => return Ok(issued),
-                    None => continue,
-                }
+            let known = read.issued.as_ref().or(last);
+            let next = match renewed(known, &self.dns_names(), clock.now())? {
+                Some(next) => next,
+                None => match (&read.issued, last) {
+                    (Some(issued), _) => return Ok(issued.clone()),
+                    (None, Some(last)) => last.clone(),
+                    (None, None) => continue,
+                },
             };
-            match kept.write(read, &next).await.map_err(failed("write"))? {
-                Written::Done => {
-                    info!(secret = self.secret, "the certificate was renewed");
+            let gone = read.is_missing();
+            match kept.write(read, &next).await {
+                Ok(Written::Done) => {
+                    info!(secret = self.secret, "the certificate was written");
                     return Ok(next);
                 }
-                Written::Overtaken => {}
+                Ok(Written::Overtaken) => {}
+                Err(error) if gone => {
+                    return Err(CertificateError::Gone {
+                        namespace: self.namespace.clone(),
+                        name: self.secret.clone(),
+                        problem: problem(&error),
+                    });
+                }
+                Err(error) => return Err(failed("write")(error)),
             }
         }
         Err(CertificateError::Overtaken {

@@ -28,6 +28,13 @@ pub(super) struct Read {
     found: Option<Secret>,
 }
 
+impl Read {
+    /// Whether there is no such Secret.
+    pub(super) fn is_missing(&self) -> bool {
+        self.found.is_none()
+    }
+}
+
 /// How a write ended.
 pub(super) enum Written {
     Done,
