@@ -44,7 +44,11 @@
 {{- end -}}
 
 {{- define "fledged.webhookSecretName" -}}
-{{- default (include "fledged.partname" (list . "webhook-server")) .Values.secret.name -}}
+{{- if .Values.webhookServer.ownCertificate -}}
+{{- .Values.secret.name -}}
+{{- else -}}
+{{- include "fledged.partname" (list . "webhook-server") -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "fledged.chart" -}}

@@ -352,7 +352,7 @@ mod tests {
             "--leader-elect=false",
             "--max-concurrent-nodes=25%",
             "--job-retention-policy=retain",
-            "--cri-socket-path=/run/crio/crio.sock",
+            "--cri-socket-path=unix:///run/crio/crio.sock",
             "--job-priority-class-name=low",
             "--service-account-name=jobs",
             "--image-pull-policy",
@@ -365,6 +365,8 @@ mod tests {
             Duration::from_secs(5400)
         );
         assert!(args.jobs.image_delete_job_host_network && !args.election.leader_elect);
+        let socket = args.jobs.cri_socket_path.as_deref();
+        assert_eq!(socket, Some("/run/crio/crio.sock"));
         assert_eq!(
             args.max_concurrent_nodes,
             CountOrPercent::Percent("25%".to_owned())
@@ -387,6 +389,7 @@ mod tests {
             ("--max-concurrent-nodes", "0"),
             ("--max-concurrent-nodes", "101%"),
             ("--leader-elect", "maybe"),
+            ("--cri-socket-path", "run/crio.sock"),
             ("--master", "10.0.0.1"),
             ("--metrics-bind-address", "nowhere"),
         ] {

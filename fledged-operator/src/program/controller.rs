@@ -89,12 +89,6 @@ fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError
         )
     })?;
     let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
-    if let Some(path) = named(&jobs.cri_socket_path)
-        && !path.starts_with('/')
-    {
-        let text = format!("--cri-socket-path: {path:?}: it must begin with a slash");
-        return Err(ProgramError::Usage(text));
-    }
     let options = JobOptions::new(image, operator_namespace(&args.election))
         .with_pull_method(match jobs.job_pull_method {
             JobPullMethod::Auto => PullMethod::Auto,

@@ -13,8 +13,8 @@ use super::args::seconds_of_a_job;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of the job driver")]
 pub(super) struct JobArgs {
-    /// Path of the runtime's socket on the nodes.
-    #[arg(long, value_name = "PATH")]
+    /// Path of the runtime's socket on the nodes; unix:// may stand before it.
+    #[arg(long, value_name = "PATH", value_parser = socket_path)]
     pub(super) cri_socket_path: Option<String>,
     /// Whether Jobs that remove images use the host's network.
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
@@ -51,6 +51,15 @@ pub(super) struct JobArgs {
     /// Image with a shell, as kube-fledged wants one; nothing here does.
     #[arg(long, value_name = "IMAGE", env = "BUSYBOX_IMAGE", hide = true)]
     pub(super) busybox_image: Option<String>,
+}
+
+/// A path, as one or as the URI that crictl and kubelets take. Empty where a manifest of kube-fledged's has none.
+fn socket_path(text: &str) -> Result<String, String> {
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    match path.is_empty() || path.starts_with('/') {
+        true => Ok(path.to_owned()),
+        false => Err("it must begin with a slash, or with unix:///".to_owned()),
+    }
 }
 
 /// Subcommands that Jobs run.

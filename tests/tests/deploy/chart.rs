@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::rendered::{
     deploy, documents, every_installation, helm, label, named, of_kind, plain, template, text,
-    try_template, values_files,
+    values_files,
 };
 
 #[test]
@@ -80,38 +80,6 @@ fn the_definitions_are_those_of_the_program_and_stay() {
     assert_eq!(documents(&text("kubefledged-crd.yaml")), of_program);
     let without = template(&["--set=crds.install=false"]);
     assert_eq!(of_kind(&without, "CustomResourceDefinition").count(), 0);
-}
-
-#[test]
-fn what_makes_no_sense_is_refused_by_name() {
-    if !require(&["helm"]) {
-        return;
-    }
-    for (argument, said) in [
-        ("--set=controllerReplicas=2", "controllerReplicas"),
-        ("--set=nodeDriver=jobs", "nodeDriver"),
-        ("--set=image.digest=sha256:12", "image/digest"),
-        ("--set=image.repository=", "image.repository"),
-        (
-            "--set=args.controllerJobRetentionPolicy=keep",
-            "controllerJobRetentionPolicy",
-        ),
-        (
-            "--set=args.controllerImagePullDeadlineDuration=5",
-            "controllerImagePullDeadlineDuration",
-        ),
-        ("--set=args.webhookServerPort=0", "webhookServerPort"),
-        ("--set=agent.runtime=rkt", "agent/runtime"),
-        (
-            "--set=agent.runtimeSocket=run/x.sock",
-            "agent/runtimeSocket",
-        ),
-        ("--set=agent.maxParallelPulls=0", "maxParallelPulls"),
-        ("--set=agent.secretNamespaces={*}", "secretNamespaces"),
-    ] {
-        let problem = try_template(&[argument]).expect_err(argument);
-        assert!(problem.contains(said), "{argument}: {problem}");
-    }
 }
 
 /// As many arguments as the rendered pods have flags are read by the program without a complaint.

@@ -132,14 +132,8 @@ pub(crate) fn effects() -> BTreeMap<&'static str, Vec<Effect>> {
             "args.webhookServerLogLevel",
             vec![webhook_flag("--stderrthreshold=ERROR")],
         ),
-        (
-            "args.webhookServerCertFile",
-            vec![webhook_flag("--cert-file=/etc/webhook/tls.crt")],
-        ),
-        (
-            "args.webhookServerKeyFile",
-            vec![webhook_flag("--key-file=/etc/webhook/tls.key")],
-        ),
+        ("args.webhookServerCertFile", vec![]),
+        ("args.webhookServerKeyFile", vec![]),
         ("args.webhookServerPort", vec![webhook_flag("--port=8443")]),
         (
             "validatingWebhookCABundle",
@@ -147,7 +141,7 @@ pub(crate) fn effects() -> BTreeMap<&'static str, Vec<Effect>> {
                 "ValidatingWebhookConfiguration",
                 "",
                 "/webhooks/0/clientConfig/caBundle",
-                json!("Y2VydGlmaWNhdGU="),
+                Value::Null,
             )],
         ),
         (
@@ -238,10 +232,7 @@ pub(crate) fn effects() -> BTreeMap<&'static str, Vec<Effect>> {
         ),
         (
             "secret.name",
-            vec![webhook(
-                "/spec/template/spec/volumes/0/secret/secretName",
-                json!("other-secret"),
-            )],
+            vec![webhook("/spec/template/spec/volumes", Value::Null)],
         ),
         (
             "podSecurityContext.fsGroup",

@@ -17,6 +17,7 @@ mod effects;
 mod image;
 mod install;
 mod kube_fledged;
+mod limits;
 mod make;
 mod migration;
 mod objects;

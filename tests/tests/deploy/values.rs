@@ -64,6 +64,62 @@ fn every_key_has_its_effect() {
     }
 }
 
+/// kube-fledged's chart reads neither of the two: a file that has them must not wait for a Secret that nobody made.
+#[test]
+fn a_certificate_of_ones_own_takes_a_word_of_its_own() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let set = [
+        "--set=secret.name=of-somebody",
+        "--set=validatingWebhookCABundle=notbase64!",
+    ];
+    assert_eq!(template(&set), template(&[]));
+
+    let file = deploy("chart/ci/own-certificate-values.yaml");
+    let objects = template(&[&format!("--values={}", file.display())]);
+    let pod = &named(&objects, "Deployment", "-webhook-server")["spec"]["template"]["spec"];
+    let secret = &pod["volumes"][0]["secret"];
+    assert_eq!(secret["secretName"], "of-the-webhook");
+    let container = &pod["containers"][0];
+    assert_eq!(container["volumeMounts"][0]["mountPath"], "/etc/webhook");
+    let args = container["args"].as_array().unwrap();
+    for flag in [
+        "--cert-file=/etc/webhook/server.crt",
+        "--key-file=/etc/webhook/server.key",
+    ] {
+        assert!(args.contains(&json!(flag)), "{args:?}");
+    }
+    assert_eq!(of_kind(&objects, "Secret").count(), 0);
+    let configuration = named(&objects, "ValidatingWebhookConfiguration", "");
+    let bundle = &configuration["webhooks"][0]["clientConfig"]["caBundle"];
+    let wanted: Value =
+        serde_saphyr::from_str(&text("chart/ci/own-certificate-values.yaml")).unwrap();
+    assert_eq!(bundle, &wanted["validatingWebhookCABundle"]);
+}
+
+/// cert-manager's Secret has names of its own for what is in it.
+#[test]
+fn a_certificate_of_cert_manager_is_where_the_flags_say() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&[
+        "--set=webhookServer.certManager.enable=true",
+        "--set=secret.name=of-somebody",
+        "--set=args.webhookServerCertFile=/etc/webhook/a.pem",
+        "--set=args.webhookServerKeyFile=/etc/webhook/b.pem",
+    ]);
+    let pod = &named(&objects, "Deployment", "-webhook-server")["spec"]["template"]["spec"];
+    let secret = &pod["volumes"][0]["secret"];
+    let certificate = named(&objects, "Certificate", "");
+    assert_eq!(secret["secretName"], certificate["spec"]["secretName"]);
+    assert_eq!(secret["secretName"], "kube-fledged-webhook-server");
+    let items =
+        json!([{ "key": "tls.crt", "path": "a.pem" }, { "key": "tls.key", "path": "b.pem" }]);
+    assert_eq!(secret["items"], items);
+}
+
 /// With its agents the CRI client's image has no use; with Jobs it has.
 #[test]
 fn the_cri_client_is_what_jobs_run() {
