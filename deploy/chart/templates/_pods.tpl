@@ -106,10 +106,6 @@ limits:
 {{- with .Values.watchNamespace -}}
 {{- $all = append $all . -}}
 {{- end -}}
-{{- if $all -}}
-{{- /* Jobs that remove images. */ -}}
-{{- $all = append $all .Release.Namespace -}}
-{{- end -}}
 {{- join "\n" (uniq $all) -}}
 {{- end -}}
 
@@ -119,6 +115,10 @@ limits:
 {{- $all := .Values.jobs.namespaces -}}
 {{- with .Values.watchNamespace -}}
 {{- $all = append $all . -}}
+{{- end -}}
+{{- if $all -}}
+{{- /* Jobs that remove images. */ -}}
+{{- $all = append $all .Release.Namespace -}}
 {{- end -}}
 {{- join "\n" (uniq $all) -}}
 {{- end -}}

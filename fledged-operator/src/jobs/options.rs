@@ -55,6 +55,10 @@ pub struct JobOptions {
     /// `serviceAccountName` of the pods; the namespace's default where there is none. Its token is not
     /// mounted.
     pub service_account: Option<String>,
+    /// Secrets that `image` is pulled with, by name: in the operator's namespace for Jobs that remove images,
+    /// in that of the ImageCaches for Jobs that pull, after the caches' own. One that is not there does no
+    /// harm; but a pod that names any gets none from its ServiceAccount. Default none.
+    pub image_pull_secrets: Vec<String>,
     /// The runtime's socket on every node; by default the usual one of the node's runtime.
     pub socket: Option<String>,
     /// Whether pods that remove images use the host's network. Default no.
@@ -88,6 +92,7 @@ impl JobOptions {
             ttl: Duration::from_secs(3600),
             priority_class: None,
             service_account: None,
+            image_pull_secrets: Vec::new(),
             socket: None,
             removal_host_network: false,
             images_per_job: NonZeroUsize::MIN.saturating_add(49),
@@ -147,6 +152,16 @@ impl JobOptions {
     #[must_use]
     pub fn with_service_account(mut self, name: impl Into<Option<String>>) -> Self {
         self.service_account = name.into();
+        self
+    }
+
+    /// With the Secrets of those names for the image that every Job runs.
+    #[must_use]
+    pub fn with_image_pull_secrets<N: Into<String>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        self.image_pull_secrets = names.into_iter().map(Into::into).collect();
         self
     }
 

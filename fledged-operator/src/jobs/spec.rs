@@ -100,12 +100,11 @@ pub(super) fn pull_job(plan: &PullPlan, options: &JobOptions) -> Value {
         inits.push(with(copy, json!({ "volumeMounts": mounts })));
         volumes.push(json!({ "name": "program", "emptyDir": {} }));
     }
-    let secrets = plan.secrets.iter().map(|name| json!({ "name": name }));
     let more = json!({
         "initContainers": inits,
         "containers": containers,
         "volumes": volumes,
-        "imagePullSecrets": secrets.collect::<Value>(),
+        "imagePullSecrets": secrets(&plan.secrets, options),
         "securityContext": {
             "runAsNonRoot": true,
             "runAsUser": NOBODY,
@@ -167,6 +166,7 @@ pub(super) fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
             "name": "runtime",
             "hostPath": { "path": plan.socket.path, "type": "Socket" },
         }],
+        "imagePullSecrets": secrets(&[], options),
         "hostNetwork": options.removal_host_network,
         "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
     });
@@ -197,6 +197,14 @@ fn job(names: Value, marks: &Value, pod: &Value, limit: Duration, options: &JobO
             "template": { "metadata": marks, "spec": pod },
         },
     })
+}
+
+/// `imagePullSecrets` of a pod that has those of its own; a name that comes twice is named once.
+fn secrets(own: &[String], options: &JobOptions) -> Value {
+    let more = options.image_pull_secrets.iter();
+    let more = more.filter(|name| !own.contains(name));
+    let all = own.iter().chain(more);
+    all.map(|name| json!({ "name": name })).collect()
 }
 
 /// An object with more fields, or others in their place; nothing stays that is empty.

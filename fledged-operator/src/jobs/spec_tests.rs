@@ -153,6 +153,35 @@ fn a_pod_goes_to_its_node_whatever_taints_it_has_and_is_known_by_kube_fledgeds_l
 }
 
 #[test]
+fn the_image_of_every_job_has_its_own_secrets_after_those_of_the_caches() {
+    let names = |pod: PodSpec| -> Vec<String> {
+        let secrets = pod.image_pull_secrets.unwrap_or_default();
+        secrets.into_iter().map(|secret| secret.name).collect()
+    };
+    let options = mk_options().with_image_pull_secrets(["ours", "login"]);
+    for method in [Method::ImageVolume, Method::Container] {
+        let (_, pod) = read(&pull_job(&mk_plan(method), &options));
+        assert_eq!(names(pod), ["login", "ours"]);
+    }
+    let (_, pod) = read(&removal_job(&mk_removal(), &options));
+    assert_eq!(names(pod), ["ours", "login"]);
+    let (_, pod) = read(&removal_job(&mk_removal(), &mk_options()));
+    assert!(pod.image_pull_secrets.is_none());
+}
+
+fn mk_removal() -> RemovalPlan {
+    RemovalPlan {
+        name: "fledged-remove-x".to_owned(),
+        namespace: "operator".to_owned(),
+        node: NodeName::new("node-1.example").unwrap(),
+        images: vec!["nginx:1".parse().unwrap()],
+        keep: Vec::new(),
+        socket: NodeView::default().socket(None),
+        limit: Duration::from_secs(100),
+    }
+}
+
+#[test]
 fn a_removal_is_an_argument_vector_against_one_socket() {
     let nasty = "registry.test/a:1";
     let plan = RemovalPlan {

@@ -102,6 +102,11 @@ fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError
         .with_ttl(jobs.job_ttl)
         .with_priority_class(named(&jobs.job_priority_class_name))
         .with_service_account(named(&jobs.service_account_name))
+        .with_image_pull_secrets(
+            jobs.job_image_pull_secrets
+                .iter()
+                .filter(|name| !name.is_empty()),
+        )
         .with_socket(named(&jobs.cri_socket_path))
         .with_removal_host_network(jobs.image_delete_job_host_network)
         .with_list_max(jobs.node_status_max_images)

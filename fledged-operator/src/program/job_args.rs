@@ -29,6 +29,10 @@ pub(super) struct JobArgs {
     /// ServiceAccount of Jobs; the namespace's default where none is given.
     #[arg(long, value_name = "NAME")]
     pub(super) service_account_name: Option<String>,
+    /// Secrets to pull --job-image with, by name, one after another with commas; in the namespace of each
+    /// Job, where one that is not there does no harm.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(super) job_image_pull_secrets: Vec<String>,
     /// How Jobs pull: by image volumes, by containers, or by whichever the node has.
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub(super) job_pull_method: JobPullMethod,

@@ -120,6 +120,48 @@ fn a_certificate_of_cert_manager_is_where_the_flags_say() {
     assert_eq!(secret["items"], items);
 }
 
+#[test]
+fn jobs_pull_with_the_secrets_that_the_other_pods_have() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let arguments = |set: &[&str]| -> Vec<String> {
+        let objects = template(set);
+        let pod = &named(&objects, "Deployment", "-controller")["spec"]["template"]["spec"];
+        let args = pod["containers"][0]["args"].as_array().unwrap().iter();
+        args.map(|arg| arg.as_str().unwrap().to_owned()).collect()
+    };
+    let named_twice = [
+        "--set=nodeDriver=job",
+        "--set=imagePullSecrets[0].name=a",
+        "--set=imagePullSecrets[1].name=b",
+    ];
+    let flag = "--job-image-pull-secrets";
+    let given = arguments(&named_twice);
+    assert!(given.contains(&format!("{flag}=a,b")), "{given:?}");
+    for without in [&named_twice[..1], &named_twice[1..]] {
+        let given = arguments(without);
+        assert!(!given.iter().any(|arg| arg.starts_with(flag)), "{given:?}");
+    }
+}
+
+/// A pod whose ServiceAccount is not there is forbidden; those that remove images are in the operator's own namespace.
+#[test]
+fn jobs_have_their_service_account_wherever_they_are() {
+    if !require(&["helm"]) {
+        return;
+    }
+    for set in ["watchNamespace=shop", "jobs.namespaces={shop}"] {
+        let objects = template(&["--set=nodeDriver=job", "--set", set]);
+        let accounts = of_kind(&objects, "ServiceAccount");
+        let jobs = accounts.filter(|account| account["metadata"]["name"] == "kube-fledged-jobs");
+        let namespaces: Vec<&Value> = jobs
+            .map(|account| &account["metadata"]["namespace"])
+            .collect();
+        assert_eq!(namespaces, ["shop", "kube-fledged"], "{set}");
+    }
+}
+
 /// With its agents the CRI client's image has no use; with Jobs it has.
 #[test]
 fn the_cri_client_is_what_jobs_run() {
