@@ -63,6 +63,9 @@ pub struct JobOptions {
     pub socket: Option<String>,
     /// Whether pods that remove images use the host's network. Default no.
     pub removal_host_network: bool,
+    /// SELinux type of pods that remove images, `spc_t` for instance: the usual one of a container may not
+    /// use the runtime's socket. Default: what the runtime gives them.
+    pub removal_selinux_type: Option<String>,
     /// Images of one Job, at most: each takes a container. Default 50.
     pub images_per_job: NonZeroUsize,
     /// Jobs that are created in a second, at most. Default 20.
@@ -95,6 +98,7 @@ impl JobOptions {
             image_pull_secrets: Vec::new(),
             socket: None,
             removal_host_network: false,
+            removal_selinux_type: None,
             images_per_job: NonZeroUsize::MIN.saturating_add(49),
             creations_per_second: NonZeroU32::MIN.saturating_add(19),
             debounce: Duration::from_millis(100),
@@ -176,6 +180,13 @@ impl JobOptions {
     #[must_use]
     pub fn with_removal_host_network(mut self, host: bool) -> Self {
         self.removal_host_network = host;
+        self
+    }
+
+    /// With that SELinux type of pods that remove images, if any.
+    #[must_use]
+    pub fn with_removal_selinux_type(mut self, name: impl Into<Option<String>>) -> Self {
+        self.removal_selinux_type = name.into();
         self
     }
 

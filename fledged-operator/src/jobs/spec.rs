@@ -160,6 +160,14 @@ pub(super) fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
         "securityContext": with(restricted(), root),
     });
     let remove = with(ours(options, REMOVE, &args), more);
+    let mut context = Map::new();
+    context.insert(
+        "seccompProfile".to_owned(),
+        json!({ "type": "RuntimeDefault" }),
+    );
+    if let Some(name) = &options.removal_selinux_type {
+        context.insert("seLinuxOptions".to_owned(), json!({ "type": name }));
+    }
     let more = json!({
         "containers": [remove],
         "volumes": [{
@@ -168,7 +176,7 @@ pub(super) fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
         }],
         "imagePullSecrets": secrets(&[], options),
         "hostNetwork": options.removal_host_network,
-        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "securityContext": context,
     });
     let names = json!({ "name": plan.name, "namespace": plan.namespace });
     let marks = json!({

@@ -169,6 +169,24 @@ fn the_image_of_every_job_has_its_own_secrets_after_those_of_the_caches() {
     assert!(pod.image_pull_secrets.is_none());
 }
 
+#[test]
+fn only_a_removal_has_another_selinux_type() {
+    let type_of = |pod: PodSpec| {
+        let context = pod.security_context.unwrap();
+        assert_eq!(context.seccomp_profile.unwrap().type_, "RuntimeDefault");
+        context
+            .se_linux_options
+            .map(|options| options.type_.unwrap())
+    };
+    let options = mk_options().with_removal_selinux_type("spc_t".to_owned());
+    let (_, pod) = read(&removal_job(&mk_removal(), &options));
+    assert_eq!(type_of(pod).as_deref(), Some("spc_t"));
+    let (_, pod) = read(&removal_job(&mk_removal(), &mk_options()));
+    assert_eq!(type_of(pod), None);
+    let (_, pod) = read(&pull_job(&mk_plan(Method::ImageVolume), &options));
+    assert_eq!(type_of(pod), None);
+}
+
 fn mk_removal() -> RemovalPlan {
     RemovalPlan {
         name: "fledged-remove-x".to_owned(),

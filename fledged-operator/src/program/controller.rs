@@ -109,6 +109,7 @@ fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError
         )
         .with_socket(named(&jobs.cri_socket_path))
         .with_removal_host_network(jobs.image_delete_job_host_network)
+        .with_removal_selinux_type(named(&jobs.job_removal_selinux_type))
         .with_list_max(jobs.node_status_max_images)
         .with_caches_namespace(named(&args.watch_namespace));
     Ok(Some(options))

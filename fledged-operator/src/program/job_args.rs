@@ -20,6 +20,9 @@ pub(super) struct JobArgs {
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
     pub(super) image_delete_job_host_network: bool,
+    /// SELinux type of Jobs that remove images, spc_t for instance.
+    #[arg(long, value_name = "TYPE")]
+    pub(super) job_removal_selinux_type: Option<String>,
     /// priorityClassName of Jobs.
     #[arg(long, value_name = "NAME")]
     pub(super) job_priority_class_name: Option<String>,

@@ -145,6 +145,21 @@ fn jobs_pull_with_the_secrets_that_the_other_pods_have() {
     }
 }
 
+#[test]
+fn removals_may_have_another_selinux_type() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&[
+        "--set=nodeDriver=job",
+        "--set=jobs.removalSELinuxType=spc_t",
+    ]);
+    let pod = &named(&objects, "Deployment", "-controller")["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].as_array().unwrap();
+    let flag = json!("--job-removal-selinux-type=spc_t");
+    assert!(args.contains(&flag), "{args:?}");
+}
+
 /// A pod whose ServiceAccount is not there is forbidden; those that remove images are in the operator's own namespace.
 #[test]
 fn jobs_have_their_service_account_wherever_they_are() {
