@@ -69,3 +69,66 @@ pub(crate) fn chart(folder: &Path, bundle: Option<&str>) {
         fs::write(file, content).unwrap();
     }
 }
+
+/// Its webhook server as plain YAML, as far as it is more than is needed here or selects pods: rights over every
+/// configuration, for the nodes, too; an init container, a volume.
+pub(crate) fn webhook_manifests(namespace: &str) -> String {
+    let name = "kubefledged-webhook-server";
+    let labels = format!("{{app: kubefledged, kubefledged: {name}}}");
+    format!(
+        "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: {name}, labels: {labels}}}
+rules: [{{apiGroups: [admissionregistration.k8s.io], resources: [validatingwebhookconfigurations], verbs: [get, update]}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: {name}, labels: {labels}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}
+subjects:
+- {{kind: ServiceAccount, name: {name}, namespace: {namespace}}}
+- {{kind: Group, name: 'system:nodes', apiGroup: rbac.authorization.k8s.io}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}
+spec:
+  selector: {{matchLabels: {{kubefledged: {name}}}}}
+  template:
+    metadata: {{labels: {labels}}}
+    spec:
+      serviceAccountName: {name}
+      initContainers: [{{name: init, image: 'registry.test/webhook:v0.10.0', args: [--init-server]}}]
+      containers:
+      - name: webhook-server
+        image: registry.test/webhook:v0.10.0
+        command: [/opt/bin/webhook]
+        volumeMounts: [{{name: certkey-volume, mountPath: /certificate}}]
+      volumes: [{{name: certkey-volume, emptyDir: {{}}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}
+spec:
+  ports: [{{name: webhook-server, port: 3443, protocol: TCP, targetPort: 443}}]
+  selector: {{kubefledged: {name}}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {{name: {name}, labels: {labels}}}
+webhooks:
+- name: validate-image-cache.kubefledged.io
+  admissionReviewVersions: [v1]
+  failurePolicy: Fail
+  sideEffects: None
+  timeoutSeconds: 1
+  clientConfig: {{service: {{name: {name}, namespace: {namespace}, path: /validate-image-cache, port: 3443}}}}
+  rules: [{{operations: [CREATE, UPDATE], apiGroups: [kubefledged.io], apiVersions: [v1alpha2], resources: [imagecaches]}}]
+"
+    )
+}

@@ -20,6 +20,7 @@ mod kube_fledged;
 mod limits;
 mod make;
 mod migration;
+mod migration_yaml;
 mod objects;
 mod operator;
 mod pod_security;

@@ -1,5 +1,6 @@
 //! The targets of kube-fledged's Makefile, and its variables.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use fledged_tests::kube::TestCluster;
@@ -23,12 +24,15 @@ fn dry_run(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a target on the cluster, installing in the test's namespace.
+/// Runs a target on the cluster, installing in the test's namespace. It waits for no rollout: nobody starts pods there.
 pub(crate) async fn make(cluster: &TestCluster, args: &[&str]) -> Output {
-    let kubectl = format!(
-        "KUBECTL=kubectl --kubeconfig={}",
-        cluster.kubeconfig().display()
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = cluster.kubeconfig().display();
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = rollout ] || exec kubectl --kubeconfig='{kubeconfig}' \"$@\"\n"
     );
+    let kubectl = executable(&folder.path().join("kubectl"), &script);
+    let kubectl = format!("KUBECTL={kubectl}");
     let namespace = format!("KUBEFLEDGED_NAMESPACE={}", cluster.namespace());
     let mut command = Command::new("make");
     command
@@ -38,6 +42,14 @@ pub(crate) async fn make(cluster: &TestCluster, args: &[&str]) -> Output {
         .env_remove("MAKEFLAGS");
     let output = tokio::task::spawn_blocking(move || command.output().unwrap());
     output.await.unwrap()
+}
+
+/// Writes a script; says where it is.
+fn executable(path: &Path, script: &str) -> String {
+    std::fs::write(path, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(path, mode).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 #[test]
@@ -136,11 +148,8 @@ fn another_namespace_and_image_reach_every_place() {
     }
     // What would be applied, printed.
     let fake = tempfile::tempdir().unwrap();
-    let program = fake.path().join("kubectl");
     let script = "#!/bin/sh\ncase \"$1 $2\" in 'kustomize '*) exec kubectl \"$@\";; 'apply '*) exec cat;; esac\n";
-    std::fs::write(&program, script).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&program, mode).unwrap();
+    let program = executable(&fake.path().join("kubectl"), script);
     let output = Command::new("make")
         .args([
             "--silent",
@@ -148,7 +157,7 @@ fn another_namespace_and_image_reach_every_place() {
             deploy("").to_str().unwrap(),
             "deploy-using-yaml",
         ])
-        .arg(format!("KUBECTL={}", program.display()))
+        .arg(format!("KUBECTL={}", program))
         .args([
             "KUBEFLEDGED_NAMESPACE=elsewhere",
             "CONTROLLER_IMAGE_REPO=r.example/ours",
