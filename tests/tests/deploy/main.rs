@@ -26,6 +26,7 @@ mod operator;
 mod pod_security;
 mod policy;
 mod refused;
+mod release;
 mod rendered;
 mod rights;
 mod under_rights;
