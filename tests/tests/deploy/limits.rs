@@ -180,7 +180,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     }
 }
 
-/// Everything that helm renders is a command line that the program goes by: it comes as far as the cluster.
+/// Everything that helm renders is a command line that the program goes by: what it lacks is a cluster.
 #[test]
 fn what_the_chart_takes_the_program_takes() {
     if !require(&["helm"]) {
@@ -193,14 +193,14 @@ fn what_the_chart_takes_the_program_takes() {
                 .unwrap_or_else(|problem| panic!("{set}: {problem}"));
             for kind in ["Deployment", "DaemonSet"] {
                 for workload in of_kind(&objects, kind) {
-                    comes_as_far_as_the_cluster(set, workload);
+                    lacks_a_cluster_alone(set, workload);
                 }
             }
         }
     }
 }
 
-fn comes_as_far_as_the_cluster(set: &str, workload: &Value) {
+fn lacks_a_cluster_alone(set: &str, workload: &Value) {
     let container = &workload["spec"]["template"]["spec"]["containers"][0];
     let args = container["args"].as_array().unwrap().iter();
     let args = args.map(|arg| arg.as_str().unwrap().to_owned());
@@ -212,10 +212,8 @@ fn comes_as_far_as_the_cluster(set: &str, workload: &Value) {
         command = command.env(variable["name"].as_str().unwrap(), value);
     }
     let output = command.run();
-    let reached = output
-        .stderr
-        .contains("--kubeconfig: \"/nowhere/kubeconfig\"");
-    assert!(reached, "{set}: {}: {output}", label(workload));
+    // 2 is for what the command line says; there is no such file, and on most machines no runtime either.
+    assert_eq!(output.code, Some(1), "{set}: {}: {output}", label(workload));
 }
 
 /// A selector can't be changed, so that no label may be another than it wants.
