@@ -57,7 +57,8 @@ pub struct JobOptions {
     pub service_account: Option<String>,
     /// Secrets that `image` is pulled with, by name: in the operator's namespace for Jobs that remove images,
     /// in that of the ImageCaches for Jobs that pull, after the caches' own. One that is not there does no
-    /// harm; but a pod that names any gets none from its ServiceAccount. Default none.
+    /// harm. Those of the pods' ServiceAccount are named with them, as a pod that names any gets none from
+    /// its account. Default none.
     pub image_pull_secrets: Vec<String>,
     /// The runtime's socket on every node; by default the usual one of the node's runtime.
     pub socket: Option<String>,

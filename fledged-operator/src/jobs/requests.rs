@@ -110,6 +110,7 @@ impl Requests {
         let mut delays = Delays::new(seed, AGAIN);
         let mut missing = Vec::new();
         if let Plan::Pull(plan, accounts) = &mut plan {
+            accounts.extend(unnamed_account(&self.options, plan, accounts));
             missing = self.add_secrets(plan, accounts).await;
         }
         loop {
@@ -233,5 +234,56 @@ impl Requests {
         let newest = failed.max_by_key(|event| event.last_timestamp.as_ref().map(|at| at.0));
         let text = format!("Job {name} can't create its pod: {}", newest?.message?);
         Some(Failure::new(Reason::Unknown, text))
+    }
+}
+
+/// The ServiceAccount whose pull secrets a pod gets without a word as long as it names none: that of the
+/// pod. Where it names those of the Jobs' own image, the others have to be named as well.
+fn unnamed_account(
+    options: &JobOptions,
+    plan: &PullPlan,
+    accounts: &[ObjectName],
+) -> Option<ObjectName> {
+    let named = !plan.secrets.is_empty() || !accounts.is_empty();
+    if named || options.image_pull_secrets.is_empty() {
+        return None;
+    }
+    let name = options.service_account.as_deref().unwrap_or("default");
+    Some(ObjectName::new(plan.namespace.as_str(), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use fledged_core::model::NodeName;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_that_names_the_secrets_of_its_own_image_names_those_of_its_account_too() {
+        let mut plan = PullPlan {
+            name: "job".to_owned(),
+            namespace: "shop".to_owned(),
+            node: NodeName::new("a").unwrap(),
+            method: Method::Container,
+            images: Vec::new(),
+            secrets: Vec::new(),
+            caches: Vec::new(),
+            cache: None,
+            limit: Duration::from_secs(1),
+        };
+        let options = JobOptions::new("a.test/ours:1".parse().unwrap(), "operator");
+        assert_eq!(unnamed_account(&options, &plan, &[]), None);
+        let options = options.with_image_pull_secrets(["login"]);
+        let of = |name: &str| Some(ObjectName::new("shop", name));
+        assert_eq!(unnamed_account(&options, &plan, &[]), of("default"));
+        let named = options.clone().with_service_account("jobs".to_owned());
+        assert_eq!(unnamed_account(&named, &plan, &[]), of("jobs"));
+        // Somebody has said which: no pod adds those of its account then, either.
+        assert_eq!(
+            unnamed_account(&options, &plan, &[ObjectName::new("shop", "web")]),
+            None
+        );
+        plan.secrets.push("own".to_owned());
+        assert_eq!(unnamed_account(&options, &plan, &[]), None);
     }
 }
