@@ -122,7 +122,7 @@ pub(crate) enum PhaseName {
     Edit,
     /// A cache is made for one node.
     One,
-    /// A refresh of images that can't have changed.
+    /// A refresh on demand of images that can't have changed: every node looks.
     Refresh,
     /// All agents lose their connections at once. Without agents it is left out.
     Reconnect,
