@@ -97,17 +97,20 @@ impl Hub {
         match event {
             Observed::Node(event) => self.hear_node(event),
             Observed::Job(scope, event) => {
+                let operator = &self.requests.options.namespace;
+                if let Event::InitApply(job) | Event::Apply(job) | Event::Delete(job) = &event
+                    && !job.is_credible(operator)
+                {
+                    return;
+                }
                 let Some(scope) = self.scopes.get_mut(scope) else {
                     return;
                 };
                 let (there, gone, done) = scope.jobs.read(event);
                 scope.listed[0] |= done;
-                let operator = &self.requests.options.namespace;
-                if let Some(job) = there.filter(|job| job.is_credible(operator)) {
+                if let Some(job) = there {
                     self.tell(node_of(&job.metadata), Told::Job(job));
                 }
-                let operator = &self.requests.options.namespace;
-                let gone = gone.into_iter().filter(|job| job.is_credible(operator));
                 for job in gone {
                     self.tell(node_of(&job.metadata), Told::JobGone(job.name_any()));
                 }
@@ -301,10 +304,8 @@ impl Hub {
 
     /// Starts the task of a node.
     fn begin(&mut self, node: NodeName, source: &Source) -> Handle {
-        let operator = &self.requests.options.namespace;
         let jobs = self.scopes.iter().flat_map(|scope| {
             let jobs = scope.jobs.known.values();
-            let jobs = jobs.filter(|job| job.is_credible(operator));
             let jobs = jobs.filter(|job| node_of(&job.metadata).as_ref() == Some(&node));
             jobs.map(|job| (Arc::clone(job), scope.pod_of(job)))
         });
@@ -325,7 +326,6 @@ impl Hub {
     /// Deletes Jobs of nodes that nothing is assigned to: nobody waits for them.
     fn delete_orphans(&mut self) {
         let retain = self.requests.options.retention == Retention::Retain;
-        let operator = &self.requests.options.namespace;
         let jobs = self.scopes.iter().flat_map(|scope| {
             let jobs = scope.jobs.known.iter();
             jobs.map(move |(key, job)| (scope, key, job))
@@ -335,7 +335,7 @@ impl Hub {
             // The end of a Job is told some time after that of its pod.
             let ended = || scope.pod_of(job).is_some_and(|pod| pod.has_ended());
             let kept = retain && (job.end().is_some() || ended());
-            if served || kept || !job.is_credible(operator) {
+            if served || kept {
                 continue;
             }
             info!(namespace, name, "deleting a Job that nobody waits for");

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use fledged_operator::driver::{AgentDriver, NodeDriver};
 use fledged_operator::jobs::{JobDriver, JobOptions};
 use kube::Client;
@@ -11,13 +12,15 @@ use kube::Client;
 use super::world::WorldOptions;
 
 /// The driver of a [`World`](super::World), and what stands on its nodes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Way {
     /// An agent on each node.
     #[default]
+    #[value(name = "agent")]
     Agents,
     /// Jobs, with a kubelet on each node that runs their pods; on every other node one that has image
     /// volumes.
+    #[value(name = "job")]
     Jobs,
 }
 
@@ -41,6 +44,15 @@ impl Way {
                     .with_creations_per_second(NonZeroU32::new(200).unwrap());
                 Arc::new(JobDriver::new(client, options))
             }
+        }
+    }
+
+    /// The controller's `--node-driver`.
+    #[must_use]
+    pub fn node_driver(self) -> &'static str {
+        match self {
+            Self::Agents => "agent",
+            Self::Jobs => "job",
         }
     }
 

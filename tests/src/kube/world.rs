@@ -1,13 +1,10 @@
 //! The whole operator in a test: an API server, a controller, nodes with agents on them.
 
-use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::cluster::PlannerConfig;
-use fledged_core::model::NodeName;
-use fledged_operator::agent::Agent;
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
 use fledged_operator::driver::NodeDriver;
@@ -15,51 +12,15 @@ use fledged_operator::jobs::Retention;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::cluster::{LABEL, ServerKind, TestCluster};
 use super::job_controller;
 use super::memory::{MemoryRegistry, MemoryRuntime};
 use super::nodes::FakeNode;
-use super::stand_in_kubelet;
+use super::running::Running;
+use super::test_node::TestNode;
 use super::wait::eventually;
 use super::way::Way;
-
-/// A part that runs in the background; it is ended when it is dropped.
-pub(super) struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), String>>,
-}
-
-impl Running {
-    pub(super) fn start<F>(run: impl FnOnce(CancellationToken) -> F) -> Self
-    where
-        F: Future<Output = Result<(), String>> + Send + 'static,
-    {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(run(stop.clone()));
-        Self { stop, task }
-    }
-
-    /// Asks it to end, and waits until it has.
-    pub(super) async fn stop(mut self) {
-        self.stop.cancel();
-        (&mut self.task).await.unwrap().unwrap();
-    }
-
-    /// Ends it as SIGKILL would: nothing more is written.
-    pub(super) async fn kill(mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
 
 /// What a [`World`] is like.
 #[derive(Debug, Clone)]
@@ -422,64 +383,4 @@ pub fn cache_object(namespace: &str, name: &str, tag: &str, mut spec: Value) -> 
         "metadata": { "namespace": namespace, "name": name },
         "spec": spec,
     })
-}
-
-/// A node with a runtime in memory, and perhaps an agent.
-pub struct TestNode {
-    /// The Node object.
-    pub object: FakeNode,
-    /// What it holds.
-    pub runtime: MemoryRuntime,
-    client: Client,
-    options: WorldOptions,
-    agent: Option<Running>,
-}
-
-impl TestNode {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.object.name()
-    }
-
-    /// Starts an agent in place of the one that runs, if one does; with Jobs, a kubelet.
-    pub fn start_agent(&mut self) {
-        if self.options.way == Way::Jobs {
-            let (client, runtime) = (self.client.clone(), self.runtime.clone());
-            let (object, tell) = (self.object.clone(), self.options.images_told);
-            self.agent = Some(Running::start(move |stop| {
-                stand_in_kubelet::run(client, object, runtime, tell, stop)
-            }));
-            return;
-        }
-        let name = NodeName::new(self.name()).unwrap();
-        let agent = Agent::builder(self.client.clone(), name, Arc::new(self.runtime.clone()))
-            .inventory_interval(self.options.inventory)
-            .max_parallel_pulls(self.options.parallel)
-            .build();
-        self.agent = Some(Running::start(|stop| async move {
-            let stop = stop.cancelled_owned();
-            agent.run(stop).await.map_err(|error| error.to_string())
-        }));
-    }
-
-    /// Ends the agent, or kubelet, as SIGKILL would.
-    pub async fn kill_agent(&mut self) {
-        if let Some(agent) = self.agent.take() {
-            agent.kill().await;
-        }
-    }
-
-    /// Waits until it holds exactly these images.
-    pub async fn holds_exactly(&self, references: &[&str]) {
-        let wanted: Vec<String> = references.iter().map(|r| (*r).to_owned()).collect();
-        eventually(
-            &format!("{} to hold {references:?}", self.name()),
-            || async {
-                let held = self.runtime.held();
-                (held == wanted).then_some(()).ok_or(format!("{held:?}"))
-            },
-        )
-        .await;
-    }
 }

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use fledged_core::model::{CountOrPercent, GoDuration};
+use fledged_tests::kube::Way;
 
 /// Rolls a cache out to nodes without kubelets, and measures that and what follows.
 #[derive(Debug, Parser)]
 #[command(name = "bench-scale")]
 pub(crate) struct Args {
     /// How nodes are reached.
-    #[arg(long, value_enum, default_value_t = Driver::Agent)]
-    pub(crate) node_driver: Driver,
+    #[arg(long, value_enum, default_value = "agent")]
+    pub(crate) node_driver: Way,
     /// Nodes that are there when the cache is applied.
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) nodes: NonZeroUsize,
@@ -62,7 +63,7 @@ impl Args {
     pub(crate) fn wants(&self, phase: PhaseName) -> bool {
         let can = match phase {
             PhaseName::Join => self.joins > 0,
-            PhaseName::Reconnect => self.node_driver == Driver::Agent,
+            PhaseName::Reconnect => self.node_driver == Way::Agents,
             _ => true,
         };
         can && (self.only.is_empty() || self.only.contains(&phase))
@@ -77,9 +78,9 @@ impl Args {
     /// Seconds that the pulls of that many images take on one node.
     pub(crate) fn pulls_alone(&self, images: usize) -> f64 {
         let rounds = match self.node_driver {
-            Driver::Agent => images.div_ceil(self.parallelism.get()),
+            Way::Agents => images.div_ceil(self.parallelism.get()),
             // A kubelet pulls the images of a pod one after another.
-            Driver::Job => images,
+            Way::Jobs => images,
         };
         #[expect(clippy::cast_precision_loss, reason = "a count of some thousands")]
         let rounds = rounds as f64;
@@ -93,24 +94,6 @@ pub(crate) enum Format {
     Table,
     /// For programs: with every request by verb, resource and writer.
     Json,
-}
-
-/// The controller's `--node-driver`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Driver {
-    /// An agent on each node.
-    Agent,
-    /// Jobs, and who plays Job controller, scheduler and kubelets.
-    Job,
-}
-
-impl Driver {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::Job => "job",
-        }
-    }
 }
 
 /// What follows the rollout.

@@ -11,7 +11,7 @@ use fledged_tests::{FakeCri, Fledged, Running};
 use futures_util::stream::{self, StreamExt};
 use kube::runtime::wait::{Condition, await_condition};
 
-use crate::args::{Args, Driver};
+use crate::args::Args;
 use crate::client::metered;
 use crate::meter::Meter;
 use crate::server::{self, Server};
@@ -65,10 +65,7 @@ impl Bench {
         let (agents, own) = (Meter::new(), Meter::new());
         let own_client = metered(cluster.kubeconfig(), &own).await?;
         let agents_client = metered(cluster.kubeconfig(), &agents).await?;
-        let way = match args.node_driver {
-            Driver::Agent => Way::Agents,
-            Driver::Job => Way::Jobs,
-        };
+        let way = args.node_driver;
         let options = WorldOptions {
             pull: args.pull,
             inventory: Duration::from_secs(60),
@@ -96,7 +93,7 @@ impl Bench {
         let controller_metrics = format!("127.0.0.1:{port}");
         let mut controller_args = vec![
             "controller".to_owned(),
-            format!("--node-driver={}", args.node_driver.word()),
+            format!("--node-driver={}", way.node_driver()),
             "--stderrthreshold=WARNING".to_owned(),
             format!("--metrics-bind-address={controller_metrics}"),
             "--health-probe-bind-address=0".to_owned(),

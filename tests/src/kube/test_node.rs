@@ -1,0 +1,75 @@
+//! A node of a test, with who acts on it.
+
+use std::sync::Arc;
+
+use fledged_core::model::NodeName;
+use fledged_operator::agent::Agent;
+use kube::Client;
+
+use super::memory::MemoryRuntime;
+use super::nodes::FakeNode;
+use super::running::Running;
+use super::stand_in_kubelet;
+use super::wait::eventually;
+use super::way::Way;
+use super::world::WorldOptions;
+
+/// A node with a runtime in memory, and perhaps an agent.
+pub struct TestNode {
+    /// The Node object.
+    pub object: FakeNode,
+    /// What it holds.
+    pub runtime: MemoryRuntime,
+    pub(super) client: Client,
+    pub(super) options: WorldOptions,
+    pub(super) agent: Option<Running>,
+}
+
+impl TestNode {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.object.name()
+    }
+
+    /// Starts an agent in place of the one that runs, if one does; with Jobs, a kubelet.
+    pub fn start_agent(&mut self) {
+        if self.options.way == Way::Jobs {
+            let (client, runtime) = (self.client.clone(), self.runtime.clone());
+            let (object, tell) = (self.object.clone(), self.options.images_told);
+            self.agent = Some(Running::start(move |stop| {
+                stand_in_kubelet::run(client, object, runtime, tell, stop)
+            }));
+            return;
+        }
+        let name = NodeName::new(self.name()).unwrap();
+        let agent = Agent::builder(self.client.clone(), name, Arc::new(self.runtime.clone()))
+            .inventory_interval(self.options.inventory)
+            .max_parallel_pulls(self.options.parallel)
+            .build();
+        self.agent = Some(Running::start(|stop| async move {
+            let stop = stop.cancelled_owned();
+            agent.run(stop).await.map_err(|error| error.to_string())
+        }));
+    }
+
+    /// Ends the agent, or kubelet, as SIGKILL would.
+    pub async fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.kill().await;
+        }
+    }
+
+    /// Waits until it holds exactly these images.
+    pub async fn holds_exactly(&self, references: &[&str]) {
+        let wanted: Vec<String> = references.iter().map(|r| (*r).to_owned()).collect();
+        eventually(
+            &format!("{} to hold {references:?}", self.name()),
+            || async {
+                let held = self.runtime.held();
+                (held == wanted).then_some(()).ok_or(format!("{held:?}"))
+            },
+        )
+        .await;
+    }
+}
