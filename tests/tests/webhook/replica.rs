@@ -28,8 +28,15 @@ impl Shifted {
     }
 
     pub(crate) fn pass(&self, days: i64) {
-        self.0
-            .send_modify(|added| *added += SignedDuration::from_hours(24 * days));
+        self.add(SignedDuration::from_hours(24 * days));
+    }
+
+    pub(crate) fn pass_a_minute(&self) {
+        self.add(SignedDuration::from_mins(1));
+    }
+
+    fn add(&self, time: SignedDuration) {
+        self.0.send_modify(|added| *added += time);
     }
 }
 
