@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use fledged_apiserver::Server;
 use fledged_core::model::NodeName;
 use fledged_operator::agent::Agent;
 use fledged_operator::crd::{ReadCache, install};
-use fledged_operator::embedded::EmbeddedServer;
 use futures_util::StreamExt;
 use kube::api::{DynamicObject, PostParams};
 use kube::core::GroupVersionKind;
@@ -25,7 +25,7 @@ pub struct Playground {
     client: Client,
     folder: TempDir,
     tasks: JoinSet<()>,
-    _server: EmbeddedServer,
+    _server: Server,
 }
 
 impl Playground {
@@ -35,7 +35,7 @@ impl Playground {
     ///
     /// Whatever kept it from starting.
     pub async fn start(objects: impl IntoIterator<Item = Value>) -> Result<Self, Box<dyn Error>> {
-        let server = EmbeddedServer::builder().seed(NODES.map(node));
+        let server = Server::builder().seed(NODES.map(node));
         let server = server.start().await?;
         let client = server.client()?;
         install(&client).await?;

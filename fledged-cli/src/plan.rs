@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 
 use fledged_core::error::Reason;
 use fledged_core::model::{Assignment, DesiredState, ImagePhase, ImageRef, NodeReport};
-use fledged_core::node::{Inventory, NodeCommand, NodeEvent, Warmer, WarmerConfig};
-use fledged_core::ports::{ImageId, RuntimeImage};
+use fledged_core::port::{ImageId, RuntimeImage};
+use fledged_core::warmer::{Inventory, NodeCommand, NodeEvent, Warmer, WarmerConfig};
 use jiff::Timestamp;
 
 /// Asks the machine that would act what it would do, and does nothing of it.
@@ -86,7 +86,7 @@ pub fn removes(assignment: &Assignment) -> bool {
 #[cfg(test)]
 mod tests {
     use fledged_core::model::{AssignmentDefaults, NodeFacts, NodeName};
-    use fledged_core::ports::RemovalScope;
+    use fledged_core::port::RemovalScope;
 
     use super::*;
     use crate::manifest::parse;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fledged_core::error::{ErrorClass, Failure, Reason};
-use fledged_core::ports::{Credentials, CredentialsRequest};
+use fledged_core::port::{Credentials, CredentialsRequest};
 use fledged_cri::registry::{Platform, Probe, Registry};
 
 use crate::args::RegistryArgs;

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::driver::{NodeLoop, NodeObserver};
 use fledged_core::error::{Failure, Reason, RuntimeError};
-use fledged_core::node::{Warmer, WarmerConfig};
-use fledged_core::ports::{Anonymous, Clock, Credentials, ImageRuntime};
+use fledged_core::port::{Anonymous, Clock, Credentials, ImageRuntime};
+use fledged_core::runner::{NodeLoop, NodeObserver};
+use fledged_core::warmer::{Warmer, WarmerConfig};
 use fledged_cri::clock::TokioClock;
 use fledged_cri::credentials::{DockerConfig, DockerConfigError};
 use fledged_cri::oci::{LayoutError, OciLayoutOptions, OpenError};

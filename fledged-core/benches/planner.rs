@@ -10,7 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
-use fledged_core::cluster::{ClusterCommand, ClusterEvent};
+use fledged_core::planner::{ClusterCommand, ClusterEvent};
 use inputs::fleet::{Fleet, Size, assignments, statuses};
 
 const SIZES: [Size; 3] = [mk_size(100, 20), mk_size(1_000, 20), mk_size(5_000, 20)];

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::ImageRef;
 
-/// How a failure is to be treated. Drives backoff; see [`crate::node::Backoff`].
+/// How a failure is to be treated. Drives backoff; see [`crate::warmer::Backoff`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -179,7 +179,7 @@ impl Failure {
     }
 }
 
-/// An operation on an [`ImageRuntime`](crate::ports::ImageRuntime) that failed.
+/// An operation on an [`ImageRuntime`](crate::port::ImageRuntime) that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {

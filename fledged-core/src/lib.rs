@@ -1,13 +1,13 @@
 #![doc = include_str!("../README.md")]
 
-pub mod cluster;
-pub mod driver;
 pub mod error;
 pub mod model;
-pub mod node;
-pub mod ports;
+pub mod planner;
+pub mod port;
+pub mod runner;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod warmer;
 
 // What an implementor of the ports needs, in the versions that the ports speak.
 #[doc(no_inline)]

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
 use jiff::Timestamp;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fledged_core::ports::ImageRuntime;
+use fledged_core::port::ImageRuntime;
 
 use crate::cri::CriRuntime;
 use crate::docker::DockerRuntime;

@@ -1,16 +1,10 @@
-// One of its examples needs the embedded server; without it, none of them are tested.
-#![cfg_attr(
-    any(not(doctest), feature = "embedded"),
-    doc = include_str!("../README.md")
-)]
+#![doc = include_str!("../README.md")]
 
 pub mod agent;
 pub mod cluster;
 pub mod controller;
 pub mod crd;
 pub mod driver;
-#[cfg(feature = "embedded")]
-pub mod embedded;
 pub mod jobs;
 pub mod lease;
 pub mod problem;

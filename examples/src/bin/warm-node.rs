@@ -3,9 +3,9 @@
 
 use std::{error::Error, sync::Arc};
 
-use fledged_core::driver::NodeLoop;
 use fledged_core::model::{Assignment, ImagePhase, ImageRef};
-use fledged_core::node::Warmer;
+use fledged_core::runner::NodeLoop;
+use fledged_core::warmer::Warmer;
 use fledged_cri::clock::TokioClock;
 
 #[tokio::main]

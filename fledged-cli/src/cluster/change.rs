@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fledged_core::cluster::{CacheFacts, ClusterCommand, ClusterEvent};
 use fledged_core::model::{
     AssignedImage, CacheId, DesiredState, ImageCache, ImagePullPolicy, ImageRef, NodeFacts,
     NodeName,
 };
+use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent};
 use fledged_operator::cluster::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;

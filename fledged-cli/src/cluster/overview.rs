@@ -1,7 +1,7 @@
 //! ImageCaches with their counts.
 
 use console::Style;
-use fledged_core::cluster::PairCounts;
+use fledged_core::planner::PairCounts;
 use fledged_operator::crd::{ImageCacheStatus, ReadCache};
 use jiff::Timestamp;
 use serde::Serialize;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use fledged_core::cluster::PlannerConfig;
 use fledged_core::model::{
     AssignedImage, DesiredState, ImagePhase, ImagePullPolicy, ImageRef, ImageReport, NodeName,
 };
+use fledged_core::planner::PlannerConfig;
 use fledged_operator::cluster::ReadNode;
 use fledged_operator::crd::ReadNodeCache;
 use jiff::Timestamp;

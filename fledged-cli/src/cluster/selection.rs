@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fledged_core::cluster::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
 use fledged_core::model::{CountOrPercent, ImageRef, NodeFacts, NodeName};
+use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
 use jiff::Timestamp;
 
 /// A planner that gives every node its whole assignment at once.

@@ -1,7 +1,7 @@
 //! `fledged node apply`.
 
 use fledged_core::model::{Assignment, AssignmentDefaults};
-use fledged_core::node::WarmerConfig;
+use fledged_core::warmer::WarmerConfig;
 
 use super::{CommandError, input, round};
 use crate::args::{ApplyArgs, PullArgs};

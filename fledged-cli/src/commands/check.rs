@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, ImageCache, ImageRef};
-use fledged_core::ports::CredentialsRequest;
+use fledged_core::port::CredentialsRequest;
 use fledged_cri::registry::Probe;
 use futures_util::StreamExt as _;
 use futures_util::stream;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use fledged_core::model::{ByteSize, Digest};
-use fledged_core::ports::{ImageId, RuntimeImage, RuntimeInfo};
+use fledged_core::port::{ImageId, RuntimeImage, RuntimeInfo};
 use serde::Serialize;
 
 use super::CommandError;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fledged_core::error::Reason;
 use fledged_core::model::{Assignment, ImagePhase};
-use fledged_core::node::{Inventory, WarmerConfig};
+use fledged_core::warmer::{Inventory, WarmerConfig};
 use jiff::Timestamp;
 
 use super::CommandError;

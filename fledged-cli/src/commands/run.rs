@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::driver::NodeInput;
 use fledged_core::model::ImageRef;
-use fledged_core::node::WarmerConfig;
+use fledged_core::runner::NodeInput;
+use fledged_core::warmer::WarmerConfig;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use fledged_apiserver::StartError;
 use fledged_core::error::RuntimeError;
 use fledged_core::model::ParseImageRefError;
 use fledged_operator::crd::InstallError;
-use fledged_operator::embedded::StartError;
 use fledged_operator::problem::with_causes;
 
 use crate::cluster::ClusterError;

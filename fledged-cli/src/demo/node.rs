@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fledged_apiserver::HollowNode;
 use fledged_core::model::{ByteSize, ImageRef, NodeFacts, NodeName};
-use fledged_core::ports::{ImageRuntime, Removal};
+use fledged_core::port::{ImageRuntime, Removal};
 use fledged_operator::agent::{Agent, AgentHealth};
-use fledged_operator::embedded::HollowNode;
 use kube::Client;
 
 use super::DemoError;
@@ -38,7 +38,8 @@ impl DemoNode {
         troubles: &Troubles,
     ) -> Result<Self, DemoError> {
         let name = facts.name.clone();
-        let registered = HollowNode::register(client.clone(), facts.clone()).await;
+        let labels = facts.labels.clone();
+        let registered = HollowNode::register(client.clone(), name.as_str(), labels).await;
         let object = registered.map_err(DemoError::refused(format!("register {name}")))?;
         let folder = folder.join(name.as_str());
         let runtime = Session::layout(&folder, vec![registry.clone()])?.runtime;

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fledged_apiserver::{HollowNode, Server};
 use fledged_core::model::{ImageRef, NodeFacts, NodeName};
 use fledged_cri::registry::Platform;
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{ReadCache, ReadNodeCache, install};
-use fledged_operator::embedded::{EmbeddedServer, HollowNode};
 use fledged_operator::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes};
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -47,7 +47,7 @@ pub(super) struct Stage {
     /// Of the numbers in their names, so that they are listed in their order.
     digits: usize,
     folder: PathBuf,
-    server: EmbeddedServer,
+    server: Server,
     controller: Option<Part>,
     troubles: Troubles,
     /// Longest that an act may take.
@@ -73,7 +73,7 @@ impl Stage {
         let registry = DemoRegistry::start(content).await;
         let registry = registry.map_err(DemoError::Registry)?;
         let caches = written.on(&registry.host())?;
-        let server = EmbeddedServer::builder().start().await?;
+        let server = Server::builder().start().await?;
         let client = server.client()?;
         let kubeconfig = folder.join("kubeconfig");
         write(&kubeconfig, server.kubeconfig()).await?;
@@ -133,7 +133,8 @@ impl Stage {
             act: "naming a node",
             seen: error.to_string(),
         })?;
-        Ok(HollowNode::facts(name, self.written.labels(node)))
+        let labels = HollowNode::labels(name.as_str(), self.written.labels(node));
+        Ok(NodeFacts::new(name).with_labels(labels))
     }
 
     /// One more node, which is not Ready yet, with its agent.

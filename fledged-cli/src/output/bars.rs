@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fledged_core::model::ImageRef;
-use fledged_core::ports::PullProgress;
+use fledged_core::port::PullProgress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Terminal;

@@ -13,7 +13,7 @@ pub fn init(terminal: &Terminal, verbose: u8) {
     let filter = match verbose {
         // What the driver warns of is shown by the progress already.
         // A request that fails is told of by whoever made it.
-        0 => "warn,fledged_core::driver=error,kube_client=off",
+        0 => "warn,fledged_core::runner=error,kube_client=off",
         1 => "warn,fledged_cli=info,fledged_core=info,fledged_cri=info",
         2 => "info,fledged_cli=debug,fledged_core=debug,fledged_cri=debug",
         _ => "debug,fledged_cli=trace,fledged_core=trace,fledged_cri=trace",

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fledged_core::driver::NodeObserver;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImagePhase, ImageRef, ImageReport};
-use fledged_core::ports::PullProgress;
+use fledged_core::port::PullProgress;
+use fledged_core::runner::NodeObserver;
 use jiff::Timestamp;
 
 use super::Terminal;

@@ -1,9 +1,9 @@
 //! Progress that also tells which images are gone.
 
-use fledged_core::driver::NodeObserver;
 use fledged_core::error::Failure;
 use fledged_core::model::{ImagePhase, ImageRef, ImageReport};
-use fledged_core::ports::PullProgress;
+use fledged_core::port::PullProgress;
+use fledged_core::runner::NodeObserver;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::LiveProgress;

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use fledged_core::cluster::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
 use fledged_core::model::{
     AssignedImage, CacheId, CacheSpecImages, CountOrPercent, ImageCacheSpec, ImagePhase,
     ImageReport, NodeFacts, NodeName, NodeReport,
 };
+use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
 use jiff::Timestamp;
 
 use super::{mk_ref, start};

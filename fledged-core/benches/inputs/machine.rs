@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use fledged_core::model::{Assignment, ByteSize, ImageRef};
-use fledged_core::node::{Inventory, InventoryId, NodeCommand, NodeEvent, PullId, Warmer};
-use fledged_core::ports::{RemovalScope, RuntimeImage};
+use fledged_core::port::{RemovalScope, RuntimeImage};
+use fledged_core::warmer::{Inventory, InventoryId, NodeCommand, NodeEvent, PullId, Warmer};
 use jiff::Timestamp;
 
 use super::{mk_ref, start};

@@ -9,11 +9,11 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::{Deadlock, SimCluster, SimRuntime};
-use crate::cluster::{ClusterEvent, Planner};
-use crate::driver::{ClusterLoop, NodeInput, NodeLoop, NodeObserver};
 use crate::model::{Assignment, ImageRef, ImageReport, NodeName, NodeReport};
-use crate::node::{Warmer, WarmerConfig};
-use crate::ports::{Clock, Cluster};
+use crate::planner::{ClusterEvent, Planner};
+use crate::port::{Clock, Cluster};
+use crate::runner::{ClusterLoop, NodeInput, NodeLoop, NodeObserver};
+use crate::warmer::{Warmer, WarmerConfig};
 
 /// How often an agent says what has changed: as often as a real one writes at most.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::ports::Clock;
+use crate::port::Clock;
 
 /// Everything waits and no timer is set: the simulated program would hang for ever.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,11 +9,11 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::objects::{Objects, Queue, SimNode, lock};
 use super::{Fault, Faults, SimClock, SimRuntime};
-use crate::cluster::{Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterEvent};
 use crate::model::{
     AssignedImage, Assignment, CacheId, ImageCacheSpec, NodeFacts, NodeName, NodeReport,
 };
-use crate::ports::{Clock, Cluster, ClusterError, WriteFailure};
+use crate::planner::{Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterEvent};
+use crate::port::{Clock, Cluster, ClusterError, WriteFailure};
 
 /// A [`Cluster`] in memory, on a [`SimClock`]; its nodes run the real warmer on a [`SimRuntime`]
 /// each. Clones share their state.

@@ -5,9 +5,9 @@
 //! ```
 //! use std::sync::Arc;
 //! use std::time::Duration;
-//! use fledged_core::driver::NodeLoop;
+//! use fledged_core::runner::NodeLoop;
 //! use fledged_core::model::{Assignment, ByteSize, ImagePhase};
-//! use fledged_core::node::{Warmer, WarmerConfig};
+//! use fledged_core::warmer::{Warmer, WarmerConfig};
 //! use fledged_core::sim::{SimClock, SimImage, SimRegistry, SimRuntime};
 //!
 //! let clock = SimClock::new();

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use super::{Faults, SimRuntime};
-use crate::cluster::{CacheEvent, CacheFacts, ClusterEvent};
 use crate::model::{Assignment, CacheId, NodeFacts, NodeName, NodeReport};
-use crate::ports::WriteFailure;
+use crate::planner::{CacheEvent, CacheFacts, ClusterEvent};
+use crate::port::WriteFailure;
 
 /// Events that one watcher has not taken yet.
 #[derive(Debug, Default)]

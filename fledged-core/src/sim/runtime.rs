@@ -10,7 +10,7 @@ use super::state::{State, Stored};
 use super::{Fault, Faults, SimClock, SimRegistry, TraceEntry, TraceEvent};
 use crate::error::{Failure, Reason, RuntimeError};
 use crate::model::{ByteSize, ImageRef};
-use crate::ports::{
+use crate::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullProgress, PullRequest, Removal,
     RemovalScope, RuntimeImage, RuntimeInfo,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Faults, SimRegistry};
 use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
-use crate::ports::{ImageId, RemovalScope, RuntimeImage};
+use crate::port::{ImageId, RemovalScope, RuntimeImage};
 
 /// Something that happened to a simulated runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]

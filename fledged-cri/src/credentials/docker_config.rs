@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::ports::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
 use serde_json::{Map, Value};
 
 use super::entry;

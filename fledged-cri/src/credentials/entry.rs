@@ -5,7 +5,7 @@
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use secrecy::SecretString;
 use serde_json::Value;
 

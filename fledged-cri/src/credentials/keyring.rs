@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 
 use fledged_core::model::ImageRef;
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 
 /// The key that stands for Docker Hub in every docker configuration
 /// (`https://index.docker.io/v1/`), once normalised.

@@ -1,7 +1,7 @@
 //! The contents of pull secrets as one source of credentials.
 
 use fledged_core::model::ImageRef;
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use serde_json::Value;
 
 use super::docker_config::{DockerConfigError, keyring, object};

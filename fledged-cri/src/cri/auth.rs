@@ -1,6 +1,6 @@
 //! Credentials as CRI takes them.
 
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use secrecy::ExposeSecret;
 
 use super::proto::AuthConfig;

@@ -1,7 +1,7 @@
 //! A CRI image as the port describes it.
 
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::RuntimeImage;
+use fledged_core::port::RuntimeImage;
 
 use super::proto::Image;
 

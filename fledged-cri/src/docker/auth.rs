@@ -3,7 +3,7 @@
 use bollard::BollardRequest;
 use bollard::auth::DockerCredentials;
 use fledged_core::model::ImageRef;
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use http::HeaderValue;
 use secrecy::ExposeSecret;
 

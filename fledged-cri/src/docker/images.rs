@@ -2,7 +2,7 @@
 
 use bollard::models::{ImageInspect, ImageSummary};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::RuntimeImage;
+use fledged_core::port::RuntimeImage;
 
 /// An image as `GET /images/json` lists it.
 pub(super) fn from_summary(summary: &ImageSummary) -> RuntimeImage {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bollard::models::CreateImageInfo;
 use fledged_core::model::{ByteSize, Digest};
-use fledged_core::ports::PullProgress;
+use fledged_core::port::PullProgress;
 
 /// What the events of one pull have told so far.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use bollard::query_parameters::{
 };
 use fledged_core::error::{Failure, Reason, RuntimeError};
 use fledged_core::model::ImageRef;
-use fledged_core::ports::{
+use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
 };

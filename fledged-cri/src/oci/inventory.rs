@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::RuntimeImage;
+use fledged_core::port::RuntimeImage;
 
 use super::LayoutError;
 use super::index::{Index, Target};

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use fledged_core::model::ByteSize;
-use fledged_core::ports::{ProgressSink, PullProgress};
+use fledged_core::port::{ProgressSink, PullProgress};
 
 /// Adds up what the downloads of one pull do, and tells the sink.
 #[derive(Debug)]

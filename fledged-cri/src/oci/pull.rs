@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{Digest, ImageRef};
-use fledged_core::ports::{PullRequest, RuntimeImage};
+use fledged_core::port::{PullRequest, RuntimeImage};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;

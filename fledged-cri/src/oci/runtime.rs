@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason, RuntimeError};
 use fledged_core::model::{ByteSize, ImageRef};
-use fledged_core::ports::{
+use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
 };

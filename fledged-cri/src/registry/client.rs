@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use oci_client::client::{ClientConfig, ClientProtocol};
 
 use super::{Session, ensure_tls_provider};

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use http::HeaderValue;
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth as ClientAuth;

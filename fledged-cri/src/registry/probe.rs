@@ -2,7 +2,7 @@
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{Digest, ImageRef};
-use fledged_core::ports::RegistryAuth;
+use fledged_core::port::RegistryAuth;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode};
 use oci_client::Reference;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::model::NodeName;
-use fledged_core::node::{Backoff, WarmerConfig};
-use fledged_core::ports::{Clock, Credentials, ImageRuntime};
+use fledged_core::port::{Clock, Credentials, ImageRuntime};
+use fledged_core::warmer::{Backoff, WarmerConfig};
 use fledged_cri::clock::TokioClock;
 use kube::Client;
 use prometheus_client::registry::Registry;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImageRef, ObjectName};
-use fledged_core::ports::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
 use fledged_cri::credentials::PullSecretKeyring;
 use futures_util::future::join_all;
 use kube::Client;

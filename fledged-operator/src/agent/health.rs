@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
 use jiff::Timestamp;
 
 use crate::report::after;

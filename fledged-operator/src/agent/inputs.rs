@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use fledged_core::driver::NodeInput;
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
+use fledged_core::runner::NodeInput;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
 use tokio::sync::mpsc;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::model::NodeName;
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fledged_core::error::RuntimeError;
 use fledged_core::model::ImageRef;
-use fledged_core::ports::{
+use fledged_core::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
 };
 use jiff::Timestamp;

@@ -1,8 +1,8 @@
 //! What the loop tells, on its way to the reporter, the metrics and the probes.
 
-use fledged_core::driver::NodeObserver;
 use fledged_core::error::Failure;
 use fledged_core::model::{ImageReport, NodeReport};
+use fledged_core::runner::NodeObserver;
 use tokio::sync::mpsc;
 
 use super::health::AgentHealth;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_core::node::Schedule;
+use fledged_core::warmer::Schedule;
 
 use crate::report::Delays;
 
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_controller_waits_longer_than_agents_need_to_come_back() {
-        let grace = fledged_core::cluster::PlannerConfig::default().answer_grace;
+        let grace = fledged_core::planner::PlannerConfig::default().answer_grace;
         assert!(grace >= Duration::from_secs(LONGEST + 10), "{grace:?}");
     }
 

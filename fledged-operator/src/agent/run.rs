@@ -6,10 +6,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::driver::NodeLoop;
 use fledged_core::model::NodeName;
-use fledged_core::node::{Schedule, Warmer, WarmerConfig};
-use fledged_core::ports::{Clock, Credentials, ImageRuntime};
+use fledged_core::port::{Clock, Credentials, ImageRuntime};
+use fledged_core::runner::NodeLoop;
+use fledged_core::warmer::{Schedule, Warmer, WarmerConfig};
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};

@@ -3,9 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use fledged_core::driver::NodeInput;
 use fledged_core::model::{Assignment, NodeName};
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
+use fledged_core::runner::NodeInput;
 use kube::Client;
 use kube::api::WatchEvent;
 use tokio::sync::mpsc;

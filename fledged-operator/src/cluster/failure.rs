@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_core::ports::WriteFailure;
+use fledged_core::port::WriteFailure;
 use kube::core::Status;
 use kube::core::response::StatusCause;
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use fledged_core::cluster::{Annotation, CacheEvent, CacheStatus, ClusterEvent};
 use fledged_core::model::{AssignedImage, CacheId, NodeName};
-use fledged_core::ports::{Cluster, ClusterError, WriteFailure};
+use fledged_core::planner::{Annotation, CacheEvent, CacheStatus, ClusterEvent};
+use fledged_core::port::{Cluster, ClusterError, WriteFailure};
 use futures_util::stream::{BoxStream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fledged_core::cluster::{ActionStatus, CacheStatus, ClusterEvent};
 use fledged_core::model::CacheId;
-use fledged_core::ports::WriteFailure;
+use fledged_core::planner::{ActionStatus, CacheStatus, ClusterEvent};
+use fledged_core::port::WriteFailure;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

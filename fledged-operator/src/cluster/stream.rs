@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fledged_core::cluster::ClusterEvent;
 use fledged_core::model::{CacheId, NodeName};
+use fledged_core::planner::ClusterEvent;
 use futures_util::future;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::runtime::watcher::Event;

@@ -1,7 +1,7 @@
 //! Two watches and a driver make one row of events.
 
-use fledged_core::cluster::ClusterEvent;
 use fledged_core::model::{Assignment, NodeName, NodeReport};
+use fledged_core::planner::ClusterEvent;
 use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::runtime::watcher::Event;

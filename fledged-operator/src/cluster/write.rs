@@ -1,7 +1,7 @@
 //! The bodies of what is written.
 
-use fledged_core::cluster::{Annotation, CacheEvent};
 use fledged_core::model::CacheId;
+use fledged_core::planner::{Annotation, CacheEvent};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};

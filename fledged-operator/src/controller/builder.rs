@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::cluster::PlannerConfig;
-use fledged_core::ports::Clock;
+use fledged_core::planner::PlannerConfig;
+use fledged_core::port::Clock;
 use fledged_cri::clock::TokioClock;
 use kube::Client;
 use prometheus_client::registry::Registry;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
 use jiff::Timestamp;
 
 /// How often the loop shows that it goes on.

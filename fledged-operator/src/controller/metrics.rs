@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use fledged_core::driver::{ClusterObserver, QueueDepth};
+use fledged_core::runner::{ClusterObserver, QueueDepth};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};

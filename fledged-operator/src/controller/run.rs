@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::cluster::Planner;
-use fledged_core::driver::{ClusterLoop, Ended};
+use fledged_core::planner::Planner;
+use fledged_core::runner::{ClusterLoop, Ended};
 use futures_util::future::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

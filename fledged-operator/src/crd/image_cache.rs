@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fledged_core::cluster::PairCounts;
 use fledged_core::model::{self, CacheSpecImages, DeletionPolicy, LocalObjectReference, Rollout};
+use fledged_core::planner::PairCounts;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;

@@ -1,7 +1,7 @@
 //! An ImageCache as it is read from a watch: whatever stands in it, it breaks nothing.
 
-use fledged_core::cluster::CacheFacts;
 use fledged_core::model::{self, CacheId, InvalidField, InvalidSpec};
+use fledged_core::planner::CacheFacts;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! From core's status of a cache to the wire, and back.
 
-use fledged_core::cluster::{ActionReason, ActionStatus, CacheStatus, Condition, NodeFailure};
 use fledged_core::error::Reason;
 use fledged_core::model::NodeName;
+use fledged_core::planner::{ActionReason, ActionStatus, CacheStatus, Condition, NodeFailure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as WireCondition, Time};
 
 use super::image_cache::{ImageCacheStatus, NodeReasonMessage};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
-use fledged_core::ports::WriteFailure;
+use fledged_core::port::WriteFailure;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::runtime::watcher::Event;

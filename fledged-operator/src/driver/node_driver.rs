@@ -4,7 +4,7 @@ use std::error::Error;
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
-use fledged_core::ports::WriteFailure;
+use fledged_core::port::WriteFailure;
 use futures_util::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +38,8 @@ use crate::problem::with_causes;
 /// Nothing of that is retried or remembered here: pulls that fail are the node's to try again, within the
 /// deadline of each image; calls that fail are the controller's.
 ///
-/// `fledged_core::driver::NodeLoop` does steps 2 to 4 for whoever has an
-/// [`ImageRuntime`](fledged_core::ports::ImageRuntime) for each node; what it reports needs only the
+/// `fledged_core::runner::NodeLoop` does steps 2 to 4 for whoever has an
+/// [`ImageRuntime`](fledged_core::port::ImageRuntime) for each node; what it reports needs only the
 /// generation.
 ///
 /// # The generation
@@ -53,9 +53,9 @@ use crate::problem::with_causes;
 /// # Silence
 ///
 /// A node that has not reported the generation of its assignment within
-/// [`PlannerConfig::answer_grace`](fledged_core::cluster::PlannerConfig::answer_grace) (30 s), or has
+/// [`PlannerConfig::answer_grace`](fledged_core::planner::PlannerConfig::answer_grace) (30 s), or has
 /// images to pull and says nothing for the longest deadline of these and
-/// [`report_grace`](fledged_core::cluster::PlannerConfig::report_grace) (60 s), counts as silent: its
+/// [`report_grace`](fledged_core::planner::PlannerConfig::report_grace) (60 s), counts as silent: its
 /// images are unreachable and its slot goes to another. Nothing is taken back from it. Its next report
 /// ends that. A node that is not Ready is treated alike, whatever it reports.
 ///
@@ -81,7 +81,7 @@ use crate::problem::with_causes;
 ///
 /// use async_trait::async_trait;
 /// use fledged_core::model::{AssignedImage, NodeName};
-/// use fledged_core::ports::WriteFailure;
+/// use fledged_core::port::WriteFailure;
 /// use fledged_operator::driver::{DriverEvent, NodeDriver, NodeTarget};
 /// use futures_util::StreamExt;
 /// use futures_util::stream::{self, BoxStream};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fledged_core::error::{ErrorClass, Failure};
 use fledged_core::model::{Digest, ImageRef};
-use fledged_core::ports::Removal;
+use fledged_core::port::Removal;
 use jiff::Timestamp;
 
 use super::batch::LINGER;

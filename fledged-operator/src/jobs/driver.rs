@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
-use fledged_core::ports::{Clock, WriteFailure};
+use fledged_core::port::{Clock, WriteFailure};
 use fledged_cri::clock::TokioClock;
 use futures_util::stream::{BoxStream, StreamExt};
 use kube::runtime::watcher::Event;

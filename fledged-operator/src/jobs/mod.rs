@@ -2,7 +2,7 @@
 //!
 //! [`JobDriver`] is handed to [`ControllerBuilder::driver`](crate::controller::ControllerBuilder::driver).
 //! For each node that something is assigned to, it runs the same state machine that an agent runs
-//! (`fledged_core::node::Warmer`), in the controller's process, over a runtime that makes the node's
+//! (`fledged_core::warmer::Warmer`), in the controller's process, over a runtime that makes the node's
 //! kubelet act. What decides is therefore the same: deadlines, delays, refreshes, what may be removed.
 //!
 //! # Pulls

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fledged_core::model::{ByteSize, ImageRef, NodeName};
-use fledged_core::ports::RuntimeImage;
+use fledged_core::port::RuntimeImage;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};

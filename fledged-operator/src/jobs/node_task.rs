@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
 use fledged_core::model::{ImageReport, NodeName, NodeReport};
-use fledged_core::node::{Schedule, Warmer, WarmerConfig};
+use fledged_core::runner::{NodeInput, NodeLoop, NodeObserver};
+use fledged_core::warmer::{Schedule, Warmer, WarmerConfig};
 use futures_util::stream;
 use kube::Client;
 use tokio::sync::mpsc;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::ports::Removal;
+use fledged_core::port::Removal;
 use serde::{Deserialize, Serialize};
 
 /// Longest termination message that a kubelet passes on, in bytes.

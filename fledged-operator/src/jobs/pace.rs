@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
 use jiff::Timestamp;
 
 use crate::report::after;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fledged_core::model::{
     AssignedImage, ByteSize, DesiredState, Digest, ImagePhase, ImageRef, ImageReport,
 };
-use fledged_core::ports::{ImageId, RuntimeImage};
+use fledged_core::port::{ImageId, RuntimeImage};
 use jiff::Timestamp;
 
 use super::node::NodeView;

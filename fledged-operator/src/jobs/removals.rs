@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{AssignedImage, DesiredState, ImageRef};
-use fledged_core::ports::Removal;
+use fledged_core::port::Removal;
 use jiff::Timestamp;
 
 use super::outcome::RemovalOutcomes;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::driver::NodeLoop;
 use fledged_core::error::RuntimeError;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{AssignedImage, Assignment, ImagePhase, ImageRef, ImageReport};
-use fledged_core::node::{Warmer, WarmerConfig};
-use fledged_core::ports::{
+use fledged_core::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
 };
+use fledged_core::runner::NodeLoop;
+use fledged_core::warmer::{Warmer, WarmerConfig};
 
 use super::outcome::RemovalOutcomes;
 

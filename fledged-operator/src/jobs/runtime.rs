@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use fledged_core::error::{ErrorClass, Failure, Reason, RuntimeError};
 use fledged_core::model::{AssignedImage, Digest, ImageRef};
-use fledged_core::ports::{
+use fledged_core::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope,
     RuntimeImage, RuntimeInfo,
 };

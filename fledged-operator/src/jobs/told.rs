@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fledged_core::error::Failure;
 use fledged_core::model::{Assignment, Digest, ImageRef};
-use fledged_core::ports::Removal;
+use fledged_core::port::Removal;
 use tokio::sync::oneshot;
 
 use super::job::ReadJob;

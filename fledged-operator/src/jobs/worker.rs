@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::driver::NodeInput;
 use fledged_core::error::Failure;
 use fledged_core::model::{Assignment, Digest, ImageRef, NodeName};
+use fledged_core::runner::NodeInput;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;

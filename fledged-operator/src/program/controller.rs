@@ -1,6 +1,6 @@
 //! `fledged-operator controller`.
 
-use fledged_core::cluster::PlannerConfig;
+use fledged_core::planner::PlannerConfig;
 use std::sync::Arc;
 
 use fledged_core::model::{AssignmentDefaults, ImageRef};

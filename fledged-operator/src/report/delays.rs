@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_core::node::Schedule;
+use fledged_core::warmer::Schedule;
 
 /// The delays after failures in a row.
 #[derive(Debug)]

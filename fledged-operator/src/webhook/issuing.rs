@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fledged_core::node::Schedule;
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
+use fledged_core::warmer::Schedule;
 use kube::Client;
 use tracing::{info, warn};
 

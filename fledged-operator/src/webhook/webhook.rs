@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::ports::Clock;
+use fledged_core::port::Clock;
 use fledged_cri::clock::TokioClock;
 use kube::Client;
 use prometheus_client::registry::Registry;

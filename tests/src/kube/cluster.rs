@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fledged_operator::crd::{ImageCache, NodeImageCache, install};
-use fledged_operator::embedded::EmbeddedServer;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -26,7 +25,7 @@ pub enum ServerKind {
 }
 
 enum Server {
-    Embedded(Box<EmbeddedServer>),
+    Embedded(Box<fledged_apiserver::Server>),
     Assets(Box<EnvTest>),
     /// One test at a time: there is one controller in a cluster.
     Cluster(#[expect(dead_code, reason = "held for its lock")] Option<std::fs::File>),
@@ -68,7 +67,7 @@ impl TestCluster {
     /// The embedded server.
     pub async fn start_embedded() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = EmbeddedServer::builder().start().await.unwrap();
+        let server = fledged_apiserver::Server::builder().start().await.unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
         Self::of(Server::Embedded(Box::new(server)), kubeconfig, Some(folder)).await
@@ -180,7 +179,7 @@ impl TestCluster {
 
     /// The embedded server, where it is that: only it can be made to fail.
     #[must_use]
-    pub fn embedded(&self) -> Option<&EmbeddedServer> {
+    pub fn embedded(&self) -> Option<&fledged_apiserver::Server> {
         match &self.server {
             Server::Embedded(server) => Some(server),
             _ => None,

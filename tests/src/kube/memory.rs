@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason, RuntimeError};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
-use fledged_core::ports::{
+use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, RegistryAuth, Removal, RemovalScope,
     RuntimeImage, RuntimeInfo,
 };

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::cluster::PlannerConfig;
+use fledged_core::planner::PlannerConfig;
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
 use fledged_operator::driver::NodeDriver;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, Assignment, NodeName};
-use fledged_core::ports::WriteFailure;
+use fledged_core::port::WriteFailure;
 use fledged_operator::agent::KubeCredentials;
 use fledged_operator::driver::{DriverEvent, NodeDriver, NodeTarget};
 use futures_util::stream::{self, BoxStream, StreamExt};

@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
-use fledged_core::cluster::PlannerConfig;
 use fledged_core::model::CountOrPercent;
+use fledged_core::planner::PlannerConfig;
 use fledged_cri::signals::Shutdown;
 use fledged_examples::Playground;
 use fledged_operator::controller::Controller;

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fledged_core::driver::{NodeInput, NodeLoop, NodeObserver};
 use fledged_core::model::{Assignment, ImageReport, NodeName, NodeReport};
-use fledged_core::node::Warmer;
-use fledged_core::ports::Credentials;
+use fledged_core::port::Credentials;
+use fledged_core::runner::{NodeInput, NodeLoop, NodeObserver};
+use fledged_core::warmer::Warmer;
 use fledged_cri::clock::TokioClock;
 use fledged_cri::oci::OpenError;
 use fledged_cri::target::RuntimeUri;

@@ -1,7 +1,7 @@
 //! From what was read to the answer: the first thing that keeps the image from the node.
 
-use fledged_core::cluster::CacheFacts;
 use fledged_core::model::{ImageRef, NodeName};
+use fledged_core::planner::CacheFacts;
 use fledged_operator::cluster::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;

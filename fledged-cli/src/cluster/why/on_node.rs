@@ -1,8 +1,8 @@
 //! What the node's record tells of an image that is meant for it.
 
-use fledged_core::cluster::CacheFacts;
 use fledged_core::error::Reason;
 use fledged_core::model::{DesiredState, ImageRef};
+use fledged_core::planner::CacheFacts;
 use jiff::Timestamp;
 use serde_json::Value;
 

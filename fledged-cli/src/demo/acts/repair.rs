@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fledged_core::model::{ByteSize, ImageRef};
-use fledged_core::ports::Removal;
+use fledged_core::port::Removal;
 
 use super::Tally;
 use super::args::about;

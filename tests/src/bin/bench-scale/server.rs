@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fledged_cri::signals::Shutdown;
 use fledged_operator::crd::ImageCache;
-use fledged_operator::embedded::EmbeddedServer;
+
 use fledged_tests::kube::TestCluster;
 use kube::Api;
 use kube::api::ListParams;
@@ -127,7 +127,7 @@ async fn spawn() -> Result<Embedded, String> {
 pub(crate) async fn serve(kubeconfig: &Path) -> Result<(), String> {
     // Whoever started it decides when it ends, also where both are interrupted.
     let _signals = Shutdown::catch().map_err(|error| error.to_string())?;
-    let server = EmbeddedServer::builder().start().await;
+    let server = fledged_apiserver::Server::builder().start().await;
     let server = server.map_err(|error| error.to_string())?;
     let draft = kubeconfig.with_extension("draft");
     std::fs::write(&draft, server.kubeconfig())

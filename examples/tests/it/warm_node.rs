@@ -1,0 +1,33 @@
+//! The example does what it says.
+use std::process::Command;
+
+use fledged_tests::{ImageBuilder, Registry, require};
+
+#[test]
+fn the_example_warms_a_node() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start();
+    let pushed = ImageBuilder::new().push(&registry, "app", "1");
+    let folder = tempfile::tempdir().unwrap();
+    let warm = |image: &str| {
+        let runtime = format!("oci:{}", folder.path().display());
+        let output = Command::new(env!("CARGO_BIN_EXE_warm-node"))
+            .args([&runtime, image])
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let (ok, told) = warm(&pushed.reference);
+    assert!(ok, "{told}");
+    assert_eq!(told.trim(), format!("{} Cached", pushed.reference));
+
+    let missing = format!("{}/app:2", registry.addr());
+    let (ok, told) = warm(&missing);
+    assert!(!ok, "{told}");
+    assert!(told.starts_with(&format!("{missing} Failed")), "{told}");
+}

@@ -1,0 +1,72 @@
+//! What all requests share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+use crate::faults::Faults;
+use crate::kinds::Catalogue;
+use crate::stats::Requests;
+use crate::store::Store;
+
+/// The API.
+pub(crate) struct Api {
+    pub(crate) store: Store,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) requests: Requests,
+    pub(crate) faults: Faults,
+    random: Mutex<fastrand::Rng>,
+}
+
+impl Api {
+    pub(crate) fn new(store: Store) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            catalogue: Catalogue::new(),
+            requests: Requests::default(),
+            faults: Faults::default(),
+            random: Mutex::new(fastrand::Rng::new()),
+        })
+    }
+
+    /// The time, as objects have it.
+    pub(crate) fn now(&self) -> String {
+        Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
+    /// A random UUID.
+    pub(crate) fn uid(&self) -> String {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        // Version 4, variant 1 of RFC 9562.
+        let bits = (random.u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+        let hex = format!("{bits:032x}");
+        let part = |from, to| hex.get(from..to).unwrap_or_default();
+        [
+            part(0, 8),
+            part(8, 12),
+            part(12, 16),
+            part(16, 20),
+            part(20, 32),
+        ]
+        .join("-")
+    }
+
+    /// A number from zero to one.
+    pub(crate) fn fraction(&self) -> f64 {
+        self.random
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .f64()
+    }
+
+    /// The end of a generated name.
+    pub(crate) fn suffix(&self) -> String {
+        // No vowels and nothing that looks like one, as the API server does.
+        const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..5)
+            .filter_map(|_| random.choice(LETTERS.iter().copied()))
+            .map(char::from)
+            .collect()
+    }
+}

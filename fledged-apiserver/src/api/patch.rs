@@ -1,0 +1,220 @@
+//! Patching objects.
+
+use serde_json::Value;
+
+use super::body::Response;
+use super::create::insert;
+use super::encode::Form;
+use super::options::WriteOptions;
+use super::prepare::{check_type, parse, reshape, shape};
+use super::update::{NotChanged, change, check_name, check_unconditional, check_version, writer};
+use super::{Api, Request, Target};
+use crate::apply::{apply, check_configuration};
+use crate::error::{ApiError, ApiResult, FieldError};
+use crate::kinds::convert;
+use crate::merge::{Patch, PatchKind};
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// The kind of a patch, by the type of its body.
+///
+/// # Errors
+///
+/// A type that is no patch, or none of the resource.
+pub(crate) fn kind_of(request: &Request, target: &Target) -> ApiResult<PatchKind> {
+    match request.content_type() {
+        JSON => Ok(PatchKind::Json),
+        MERGE => Ok(PatchKind::Merge),
+        APPLY => Ok(PatchKind::Apply),
+        STRATEGIC if !target.resource.is_custom() => Ok(PatchKind::Strategic),
+        _ if target.resource.is_custom() => {
+            Err(ApiError::unsupported_media_type(&[JSON, MERGE, APPLY]))
+        }
+        _ => Err(ApiError::unsupported_media_type(&[
+            JSON, MERGE, STRATEGIC, APPLY,
+        ])),
+    }
+}
+
+/// Answers a PATCH.
+pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
+    let kind = kind_of(request, target)?;
+    let mut options = WriteOptions::of(request, "PatchOptions")?;
+    let invalid = |fault| {
+        Err(ApiError::invalid(
+            "meta.k8s.io",
+            "PatchOptions",
+            "",
+            vec![fault],
+        ))
+    };
+    let forced = request.parameter("force").is_some();
+    if kind == PatchKind::Apply {
+        match request.parameter("fieldManager") {
+            Some(manager) => options.manager = manager.to_owned(),
+            None => {
+                return invalid(FieldError::required(
+                    "fieldManager",
+                    "is required for apply patch",
+                ));
+            }
+        }
+        return server_side_apply(api, request, target, &options, request.flag("force"));
+    }
+    if forced {
+        return invalid(FieldError::forbidden(
+            "force",
+            "may not be specified for non-apply patch",
+        ));
+    }
+    let form = Form::of(request)?;
+    let resource = &target.resource;
+    let patch = Patch::read(kind, &request.body)?;
+    loop {
+        let at = target.at();
+        let Some(live) = api.store.get(&at.table, &at.key) else {
+            return Err(resource.not_found(&target.name));
+        };
+        let warnings = &request.warnings;
+        let old = convert(&live.value, resource, &resource.api_version());
+        let patched = patch.apply_to(&old, &resource.schema)?;
+        let version = patched
+            .get("metadata")
+            .and_then(|m| m.get("resourceVersion"));
+        match version.and_then(Value::as_str).unwrap_or_default() {
+            // A patch that takes the version away asks for the object to be replaced whatever it is by now.
+            "" | "0" => check_unconditional(resource, &target.name)?,
+            version if version == live.revision.to_string() => {}
+            _ => return Err(resource.modified(&target.name)),
+        }
+        let patched = check_type(patched, resource)?;
+        let shown = Value::String(patched.to_string());
+        let patched = shape(patched, resource, options.validation, warnings).map_err(|error| {
+            let why = error
+                .message
+                .split_once(": ")
+                .map_or(error.message.as_str(), |(_, why)| why);
+            ApiError::invalid("", "", "", vec![FieldError::invalid("patch", &shown, why)])
+        })?;
+        check_name(&patched, target)?;
+        match change(api, target, &live, patched, &options, false, warnings) {
+            Ok(outcome) => return Ok(outcome.respond(200, resource, &form)),
+            Err(NotChanged::Refused(error)) => return Err(error),
+            Err(NotChanged::Raced) => {}
+        }
+    }
+}
+
+fn server_side_apply(
+    api: &Api,
+    request: &Request,
+    target: &Target,
+    options: &WriteOptions,
+    force: bool,
+) -> ApiResult<Response> {
+    let form = Form::of(request)?;
+    let resource = &target.resource;
+    let mut configuration = parse(request)?;
+    let text = |field: &str| {
+        configuration
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != resource.api_version() || kind != resource.kind {
+        let shown = if version.is_empty() { "/" } else { version };
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {shown}, Kind={kind}"
+        )));
+    }
+    check_configuration(&configuration, resource)?;
+    settle(&mut configuration, target)?;
+    loop {
+        let warnings = &request.warnings;
+        let writer = writer(api, target, options);
+        let at = target.at();
+        let Some(live) = api.store.get(&at.table, &at.key) else {
+            if !target.subresource.is_empty() {
+                return Err(resource.not_found(&target.name));
+            }
+            check_absent(&configuration, target)?;
+            let mut applied = apply(None, &configuration, resource, &writer, force)?;
+            if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.remove("resourceVersion");
+            }
+            let value = reshape(applied, resource, warnings)?;
+            match insert(api, target, value, None, options) {
+                Ok(outcome) => return Ok(outcome.respond(201, resource, &form)),
+                // Somebody else made it first.
+                Err(error) if error.reason == "AlreadyExists" => continue,
+                Err(error) => return Err(error),
+            }
+        };
+        check_version(&configuration, &live, resource)?;
+        let old = convert(&live.value, resource, &resource.api_version());
+        let mut applied = apply(Some(&old), &configuration, resource, &writer, force)?;
+        if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("resourceVersion");
+        }
+        let value = reshape(applied, resource, warnings)?;
+        match change(api, target, &live, value, options, true, warnings) {
+            Ok(outcome) => return Ok(outcome.respond(200, resource, &form)),
+            Err(NotChanged::Refused(error)) => return Err(error),
+            Err(NotChanged::Raced) => {}
+        }
+    }
+}
+
+/// Gives a configuration the name and namespace of the request.
+fn settle(configuration: &mut Value, target: &Target) -> ApiResult<()> {
+    let fields = configuration
+        .as_object_mut()
+        .ok_or_else(|| ApiError::bad_request("no object"))?;
+    let metadata = fields
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Default::default()));
+    let metadata = metadata
+        .as_object_mut()
+        .ok_or_else(|| ApiError::bad_request("metadata is no object"))?;
+    if metadata
+        .get("managedFields")
+        .is_some_and(|managed| !managed.is_null())
+    {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    super::create::settle_namespace(metadata, &target.namespace)?;
+    metadata
+        .entry("name")
+        .or_insert_with(|| target.name.clone().into());
+    check_name(configuration, target)
+}
+
+/// Checks that a configuration doesn't ask for an object that is gone.
+fn check_absent(configuration: &Value, target: &Target) -> ApiResult<()> {
+    let resource = &target.resource;
+    let metadata = configuration.get("metadata");
+    let text = |field: &str| {
+        metadata
+            .and_then(|m| m.get(field))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let conflict = |why: &str| {
+        Err(ApiError::conflict(
+            &resource.group,
+            &resource.plural,
+            &target.name,
+            why,
+        ))
+    };
+    match text("uid") {
+        "" => Ok(()),
+        uid => conflict(&format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        )),
+    }
+}

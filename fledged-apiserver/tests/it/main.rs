@@ -1,0 +1,18 @@
+//! The API server in the process, held against a real one where `KUBEBUILDER_ASSETS` names it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+#[macro_use]
+mod support;
+
+mod apply;
+mod collect;
+mod custom;
+mod kubectl;
+mod objects;
+mod server;
+mod watch;

@@ -1,0 +1,195 @@
+//! An API server to test against: the embedded one, or a real one.
+//!
+//! The same behaviours are checked on both. The real one is started if `KUBEBUILDER_ASSETS` names a folder with
+//! `etcd` and `kube-apiserver`, as for any other tests with them.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod calls;
+mod kubectl;
+mod real;
+
+use std::time::Duration;
+
+use fledged_apiserver::Server;
+use serde_json::{Value, json};
+
+pub use calls::{Answer, Lines};
+pub use kubectl::has_kubectl;
+pub use real::RealServer;
+
+/// As long as anything may take, on a machine that does other things besides.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Content types of patches.
+pub const MERGE: &str = "application/merge-patch+json";
+pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
+pub const JSON_PATCH: &str = "application/json-patch+json";
+pub const APPLY: &str = "application/apply-patch+yaml";
+
+enum Backend {
+    InProcess(Server),
+    Real(RealServer),
+}
+
+/// A cluster that is nothing but an API server.
+pub struct Cluster {
+    backend: Backend,
+    pub client: kube::Client,
+}
+
+impl Cluster {
+    pub async fn embedded() -> Self {
+        Self::of(Server::builder().start().await.unwrap())
+    }
+
+    pub fn of(server: Server) -> Self {
+        let mut config = server.client_config().unwrap();
+        // What is refused is to be seen, not tried again.
+        config.default_retry = false;
+        let client = kube::Client::try_from(config).unwrap();
+        Self {
+            backend: Backend::InProcess(server),
+            client,
+        }
+    }
+
+    /// A real API server, if there is one.
+    pub async fn real() -> Option<Self> {
+        let server = RealServer::start().await?;
+        let client = server.client().await;
+        Some(Self {
+            backend: Backend::Real(server),
+            client,
+        })
+    }
+
+    /// The embedded server, where only that can do something.
+    pub fn server(&self) -> &Server {
+        match &self.backend {
+            Backend::InProcess(server) => server,
+            Backend::Real(_) => panic!("this is for the embedded server alone"),
+        }
+    }
+
+    pub fn is_real(&self) -> bool {
+        matches!(self.backend, Backend::Real(_))
+    }
+
+    fn kubeconfig(&self) -> String {
+        match &self.backend {
+            Backend::InProcess(server) => server.kubeconfig(),
+            Backend::Real(server) => server.kubeconfig(),
+        }
+    }
+
+    /// Makes a namespace, for one test alone.
+    pub async fn namespace(&self, name: &str) -> String {
+        let namespace = json!({"metadata": {"generateName": format!("{name}-")}});
+        let made = self.post("/api/v1/namespaces", namespace).await.ok();
+        made["metadata"]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// Defines widgets, in a group for one test alone, and waits until they are served.
+    pub async fn widgets(&self, group: &str) -> String {
+        let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        self.post(crds, widget_crd(group)).await.ok();
+        let path = format!("{crds}/widgets.{group}");
+        self.until(&path, |crd| {
+            let conditions = crd["status"]["conditions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            conditions
+                .iter()
+                .any(|c| c["type"] == "Established" && c["status"] == "True")
+        })
+        .await;
+        let root = format!("/apis/{group}/v1");
+        let deadline = tokio::time::Instant::now() + SOON;
+        // A real server serves them a little later than it says so.
+        while self.get(&format!("{root}/widgets")).await.code != 200 {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "widgets are not served"
+            );
+            tokio::task::yield_now().await;
+        }
+        root
+    }
+
+    /// Waits until an object is as it should be.
+    pub async fn until(&self, path: &str, test: impl Fn(&Value) -> bool) -> Value {
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            let answer = self.get(path).await;
+            if answer.code == 200 && test(&answer.body) {
+                return answer.body;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{path}: {}",
+                answer.body
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until there is nothing at a path.
+    pub async fn until_gone(&self, path: &str) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            let answer = self.get(path).await;
+            if answer.code == 404 {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{path}: {}",
+                answer.body
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A CRD with a bit of everything, in YAML.
+pub fn widget_yaml(group: &str) -> String {
+    include_str!("widgets.yaml").replace("GROUP", group)
+}
+
+/// The same as an object.
+pub fn widget_crd(group: &str) -> Value {
+    serde_saphyr::from_str(&widget_yaml(group)).unwrap()
+}
+
+/// Checks behaviours on the embedded server, each in a test of its own, and on a real one, if there is one.
+
+macro_rules! behaviours {
+    ($($name:ident),+ $(,)?) => {
+        mod on_the_embedded_server {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(&$crate::support::Cluster::embedded().await).await;
+                }
+            )+
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn and_on_a_real_one() {
+            let Some(cluster) = $crate::support::Cluster::real().await else { return };
+            $(
+                eprintln!("{}", stringify!($name));
+                $name(&cluster).await;
+            )+
+        }
+    };
+}

@@ -1,0 +1,333 @@
+//! The loop around a [`Warmer`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use tracing::{debug, info, warn};
+
+use super::operation::{answered, pull, read_inventory};
+use super::wait::first_of;
+use crate::error::Failure;
+use crate::model::{Assignment, ImageRef, ImageReport, NodeReport};
+use crate::port::{
+    Anonymous, Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullProgress,
+    RemovalScope,
+};
+use crate::warmer::{NodeCommand, NodeEvent, PullId, Warmer};
+
+/// Watches what happens to a node's images. Called from the loop: must not block.
+pub trait NodeObserver: Send + Sync {
+    /// An image's state changed.
+    fn report(&self, report: &ImageReport);
+
+    /// The node was assigned something, also when nothing changed with it; this is where every image
+    /// stands before anything is done about it. Every change from here on is told by
+    /// [`report`](Self::report).
+    fn assigned(&self, report: NodeReport) {
+        let _ = report;
+    }
+
+    /// A pull under way got further.
+    fn progress(&self, image: &ImageRef, progress: PullProgress) {
+        let _ = (image, progress);
+    }
+
+    /// The runtime itself failed at something that is no single image's; it is tried again. The operation
+    /// is `inventory`: reading what the runtime holds.
+    fn runtime_failed(&self, operation: &str, failure: &Failure) {
+        let _ = (operation, failure);
+    }
+}
+
+/// An observer that looks away.
+#[derive(Debug, Clone, Copy, Default)]
+struct Silent;
+
+impl NodeObserver for Silent {
+    fn report(&self, _report: &ImageReport) {}
+}
+
+/// What somebody outside wants of a running loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeInput {
+    /// The node is to hold this from now on.
+    Assign(Assignment),
+    /// Verify presence now, and pull again what moves or is to be pulled always.
+    Refresh,
+    /// Somebody knows that what the runtime holds has changed, or may have: look at it now.
+    Look,
+    /// What was reported before a restart; to come before the first assignment.
+    Resume(Vec<ImageReport>),
+}
+
+impl From<NodeInput> for NodeEvent {
+    fn from(input: NodeInput) -> Self {
+        match input {
+            NodeInput::Assign(assignment) => Self::Assigned(assignment),
+            NodeInput::Refresh => Self::RefreshRequested,
+            NodeInput::Look => Self::RuntimeChanged,
+            NodeInput::Resume(reports) => Self::Resumed(reports),
+        }
+    }
+}
+
+/// An operation that ended.
+enum Done {
+    Event(NodeEvent, Option<PullId>, Option<RemovalScope>),
+    Cancelled,
+}
+
+/// Drives one node: asks its [`Warmer`] what to do, does it through the ports, tells it what came
+/// of it.
+///
+/// Everything runs in the one task that polls [`settle`](Self::settle) or [`run`](Self::run). What
+/// is under way stands still when that future is dropped; it is abandoned when the loop itself is
+/// dropped or one of the two is called again, which starts from what the runtime holds then.
+pub struct NodeLoop {
+    warmer: Warmer,
+    runtime: Arc<dyn ImageRuntime>,
+    credentials: Arc<dyn Credentials>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn NodeObserver>,
+    operations: FuturesUnordered<BoxFuture<'static, Done>>,
+    pulls: BTreeMap<PullId, AbortHandle>,
+    removal: Option<RemovalScope>,
+    /// Whether it was started before.
+    started: bool,
+}
+
+impl fmt::Debug for NodeLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeLoop")
+            .field("warmer", &self.warmer)
+            .field("operations", &self.operations.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeLoop {
+    /// A loop over these ports, which pulls anonymously and tells nobody.
+    #[must_use]
+    pub fn new(warmer: Warmer, runtime: Arc<dyn ImageRuntime>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            warmer,
+            runtime,
+            credentials: Arc::new(Anonymous),
+            clock,
+            observer: Arc::new(Silent),
+            operations: FuturesUnordered::new(),
+            pulls: BTreeMap::new(),
+            removal: None,
+            started: false,
+        }
+    }
+
+    /// With credentials from there.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    /// With somebody who watches.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn NodeObserver>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Where every image stands now.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        self.warmer.report()
+    }
+
+    /// Brings the node to the assignment as far as this round can, and returns where every image
+    /// then stands. Ends by itself: each image has its deadline. May be called again and again;
+    /// nothing is believed that the runtime does not hold by then.
+    pub async fn settle(&mut self, assignment: Assignment) -> NodeReport {
+        self.begin();
+        self.tell(NodeEvent::Assigned(assignment));
+        loop {
+            let pause = self.advance();
+            if self.warmer.is_settled() {
+                break;
+            }
+            match pause {
+                None if self.operations.is_empty() => break,
+                pause => self.step(pause).await,
+            }
+        }
+        self.abandon();
+        self.report()
+    }
+
+    /// Keeps the node at what `inputs` last assigned, until `shutdown` resolves. The end of
+    /// `inputs` changes nothing. What is under way at shutdown is abandoned.
+    pub async fn run<S, F>(&mut self, inputs: S, shutdown: F) -> NodeReport
+    where
+        S: Stream<Item = NodeInput>,
+        F: Future<Output = ()>,
+    {
+        self.begin();
+        let inputs = inputs.fuse();
+        let shutdown = shutdown.fuse();
+        futures_util::pin_mut!(inputs, shutdown);
+        let mut open = true;
+        loop {
+            let pause = self.advance();
+            // Made anew each time around: nothing is lost with it but a timer.
+            let input = async {
+                match open {
+                    true => inputs.next().await,
+                    false => std::future::pending().await,
+                }
+            };
+            futures_util::select_biased! {
+                () = shutdown => break,
+                // Before the inputs: many of them must not keep what is under way from going on.
+                () = self.step(pause).fuse() => {}
+                input = input.fuse() => match input {
+                    Some(input) => self.take(input),
+                    None => open = false,
+                },
+            }
+        }
+        self.abandon();
+        self.report()
+    }
+
+    fn take(&mut self, input: NodeInput) {
+        let assigned = matches!(input, NodeInput::Assign(_));
+        self.tell(input.into());
+        if assigned {
+            self.observer.assigned(self.warmer.report());
+        }
+    }
+
+    fn tell(&mut self, event: NodeEvent) {
+        if let NodeEvent::InventoryRead {
+            result: Err(failure),
+            ..
+        } = &event
+        {
+            warn!(reason = %failure.reason, error = %failure, "cannot read the runtime's inventory");
+            self.observer.runtime_failed("inventory", failure);
+        }
+        self.warmer.apply(event, self.clock.now());
+    }
+
+    /// Starts everything that is due; returns how long until more is.
+    fn advance(&mut self) -> Option<Duration> {
+        let now = self.clock.now();
+        for command in self.warmer.poll(now) {
+            self.start(command);
+        }
+        let wakeup = self.warmer.next_wakeup()?;
+        debug_assert!(
+            wakeup > now,
+            "the warmer left something undone, the loop would spin: {:?}",
+            self.warmer
+        );
+        Some(Duration::try_from(wakeup.duration_since(now)).unwrap_or_default())
+    }
+
+    /// Waits for one operation to end, or for the pause to be over.
+    async fn step(&mut self, pause: Option<Duration>) {
+        let done = first_of(&mut self.operations, self.clock.as_ref(), pause).await;
+        if let Some(Done::Event(event, pull, removal)) = done {
+            if let Some(pull) = pull {
+                self.pulls.remove(&pull);
+            }
+            self.removal = removal.or(self.removal);
+            self.tell(event);
+        }
+    }
+
+    fn start(&mut self, command: NodeCommand) {
+        match command {
+            NodeCommand::Report(report) => {
+                info!(
+                    image = %report.image,
+                    phase = %report.phase,
+                    attempts = report.attempts,
+                    reason = report.reason.map(|r| r.as_str()),
+                    message = report.message.as_deref(),
+                    "image"
+                );
+                self.observer.report(&report);
+            }
+            NodeCommand::ReadInventory { id, with_usage } => {
+                let runtime = Arc::clone(&self.runtime);
+                let clock = Arc::clone(&self.clock);
+                let removal = self.removal;
+                self.operations.push(Box::pin(async move {
+                    let reading = read_inventory(runtime.as_ref(), with_usage, removal);
+                    let result = answered(clock.as_ref(), reading).await;
+                    let removal = result.as_ref().ok().map(|inventory| inventory.removal());
+                    Done::Event(NodeEvent::InventoryRead { id, result }, None, removal)
+                }));
+            }
+            NodeCommand::Pull {
+                id, credentials, ..
+            } => self.start_pull(id, credentials),
+            NodeCommand::CancelPull { id } => {
+                if let Some(pull) = self.pulls.remove(&id) {
+                    pull.abort();
+                }
+            }
+            NodeCommand::Remove { image } => {
+                let runtime = Arc::clone(&self.runtime);
+                let clock = Arc::clone(&self.clock);
+                self.operations.push(Box::pin(async move {
+                    let removal = runtime
+                        .remove(&image)
+                        .map(|result| result.map_err(|e| e.failure().clone()));
+                    let result = answered(clock.as_ref(), removal).await;
+                    Done::Event(NodeEvent::RemovalEnded { image, result }, None, None)
+                }));
+            }
+        }
+    }
+
+    fn start_pull(&mut self, id: PullId, request: CredentialsRequest) {
+        let runtime = Arc::clone(&self.runtime);
+        let credentials = Arc::clone(&self.credentials);
+        let observer = Arc::clone(&self.observer);
+        let image = request.image.clone();
+        let progress = ProgressSink::new(move |progress| observer.progress(&image, progress));
+        let (handle, registration) = AbortHandle::new_pair();
+        self.pulls.insert(id, handle);
+        let work = async move {
+            let result = pull(runtime.as_ref(), credentials.as_ref(), request, progress).await;
+            Done::Event(NodeEvent::PullEnded { id, result }, Some(id), None)
+        };
+        let work = Abortable::new(work, registration);
+        self.operations
+            .push(Box::pin(work.map(|done| done.unwrap_or(Done::Cancelled))));
+    }
+
+    /// Starts over where it was started before: what was under way then is not answered any more.
+    fn begin(&mut self) {
+        if std::mem::replace(&mut self.started, true) {
+            self.abandon();
+            self.tell(NodeEvent::Interrupted);
+        }
+    }
+
+    /// Drops everything under way.
+    fn abandon(&mut self) {
+        debug!(
+            operations = self.operations.len(),
+            "abandoning what is under way"
+        );
+        self.pulls.clear();
+        self.operations = FuturesUnordered::new();
+    }
+}

@@ -1,0 +1,116 @@
+//! What a runtime holds, searchable by reference.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::ImageRef;
+use crate::port::{ImageId, RemovalScope, RuntimeImage};
+
+/// One reading of a runtime: its images and which of them containers use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    images: Vec<RuntimeImage>,
+    places: BTreeMap<ImageRef, usize>,
+    /// Further images of names that several have; a runtime that is in order has none.
+    doubles: BTreeMap<ImageRef, Vec<usize>>,
+    in_use: BTreeSet<ImageId>,
+    removal: RemovalScope,
+}
+
+impl Inventory {
+    /// Indexes what a runtime listed.
+    pub fn new(
+        images: Vec<RuntimeImage>,
+        in_use: impl IntoIterator<Item = ImageId>,
+        removal: RemovalScope,
+    ) -> Self {
+        let mut places = BTreeMap::new();
+        let mut doubles = BTreeMap::new();
+        for (place, image) in images.iter().enumerate() {
+            for reference in &image.references {
+                let first = *places.entry(reference.clone()).or_insert(place);
+                if first != place {
+                    let more: &mut Vec<usize> = doubles.entry(reference.clone()).or_default();
+                    more.push(place);
+                }
+            }
+        }
+        Self {
+            images,
+            places,
+            doubles,
+            in_use: in_use.into_iter().collect(),
+            removal,
+        }
+    }
+
+    /// The image that this reference names, exactly.
+    #[must_use]
+    pub fn find(&self, image: &ImageRef) -> Option<&RuntimeImage> {
+        self.images.get(*self.places.get(image)?)
+    }
+
+    /// Every image that this reference may mean: one, unless the runtime contradicts itself.
+    pub(super) fn find_all(&self, image: &ImageRef) -> impl Iterator<Item = &RuntimeImage> {
+        let more = self.doubles.get(image).into_iter().flatten();
+        let places = self.places.get(image).into_iter().chain(more);
+        places.filter_map(|place| self.images.get(*place))
+    }
+
+    /// Every image.
+    #[must_use]
+    pub fn images(&self) -> &[RuntimeImage] {
+        &self.images
+    }
+
+    /// Whether a container uses that image.
+    #[must_use]
+    pub fn is_in_use(&self, image: &RuntimeImage) -> bool {
+        self.in_use.contains(&image.id)
+    }
+
+    /// What a removal takes away.
+    #[must_use]
+    pub fn removal(&self) -> RemovalScope {
+        self.removal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ByteSize;
+
+    fn mk_image(id: &str, names: &[&str]) -> RuntimeImage {
+        RuntimeImage {
+            id: ImageId(id.to_owned()),
+            references: names.iter().map(|n| ImageRef::parse(n).unwrap()).collect(),
+            digest: None,
+            size: ByteSize::ZERO,
+            pinned: false,
+        }
+    }
+
+    #[test]
+    fn images_are_found_by_every_name_in_any_words() {
+        let images = vec![
+            mk_image("1", &["nginx", "nginx:1"]),
+            mk_image("2", &["redis:7"]),
+        ];
+        let inventory = Inventory::new(images, [ImageId("2".to_owned())], RemovalScope::Image);
+        let id = |name: &str| {
+            let found = inventory.find(&ImageRef::parse(name).unwrap());
+            found.map(|image| image.id.0.as_str())
+        };
+        assert_eq!(id("docker.io/library/nginx:latest"), Some("1"));
+        assert_eq!(id("nginx:1"), Some("1"));
+        assert_eq!(id("redis:7"), Some("2"));
+        assert_eq!(id("redis"), None);
+        let used: Vec<_> = inventory
+            .images()
+            .iter()
+            .map(|i| inventory.is_in_use(i))
+            .collect();
+        assert_eq!(used, [false, true]);
+        assert_eq!(inventory.removal(), RemovalScope::Image);
+    }
+}

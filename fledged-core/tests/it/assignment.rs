@@ -1,0 +1,161 @@
+//! How caches are folded into what one node should hold.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fledged_core::model::{
+    AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
+    ImageCacheSpec, ImagePullPolicy, NodeFacts, NodeName,
+};
+use serde_json::{Value, json};
+
+fn mk_node(labels: &[(&str, &str)]) -> NodeFacts {
+    NodeFacts::new(NodeName::new("n").unwrap()).with_labels(labels.iter().copied())
+}
+
+fn mk_cache(name: &str, spec: Value) -> ImageCache {
+    let spec: ImageCacheSpec = serde_json::from_value(spec).unwrap();
+    spec.validate(CacheId::new("default", name, name)).unwrap()
+}
+
+fn mk_images(name: &str, images: &[&str]) -> ImageCache {
+    mk_cache(name, json!({"cacheSpec": [{"images": images}]}))
+}
+
+fn fold(caches: &[ImageCache]) -> Vec<AssignedImage> {
+    let defaults = AssignmentDefaults::default();
+    Assignment::for_node(&mk_node(&[]), caches, defaults).images
+}
+
+fn words(images: &[AssignedImage]) -> Vec<String> {
+    images.iter().map(|i| i.image.to_string()).collect()
+}
+
+fn policies(images: &[AssignedImage]) -> BTreeMap<String, ImagePullPolicy> {
+    let policy = |i: &AssignedImage| (i.image.to_string(), i.pull_policy);
+    images.iter().map(policy).collect()
+}
+
+#[test]
+fn images_come_in_the_order_of_the_caches_each_once() {
+    let caches = [
+        mk_images("one", &["c:1", "a:1"]),
+        mk_cache(
+            "two",
+            json!({"cacheSpec": [{"images": ["b:1"]}, {"images": ["docker.io/a:1", "d:1"]}]}),
+        ),
+    ];
+    let images = fold(&caches);
+    assert_eq!(words(&images), ["c:1", "a:1", "b:1", "d:1"]);
+    let wanted: Vec<_> = images[1]
+        .wanted_by
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(wanted, ["default/one", "default/two"]);
+    assert!(images.iter().all(|i| i.state == DesiredState::Present));
+    assert!(
+        images
+            .iter()
+            .all(|i| i.deadline == Duration::from_secs(300))
+    );
+    assert_eq!(fold(&[]), []);
+}
+
+#[test]
+fn only_groups_that_mean_the_node_count() {
+    let cache = mk_cache(
+        "cache",
+        json!({"cacheSpec": [
+            {"images": ["all:1"]},
+            {"images": ["back:1", "all:1"], "nodeSelector": {"tier": "backend"}},
+            {"images": ["front:1"], "nodeSelector": {"tier": "frontend"}},
+        ]}),
+    );
+    let node = mk_node(&[("tier", "backend")]);
+    let folded = Assignment::for_node(&node, [&cache], AssignmentDefaults::default());
+    assert_eq!(words(&folded.images), ["all:1", "back:1"]);
+    assert_eq!(
+        folded.images[0].wanted_by.len(),
+        1,
+        "one cache, although twice"
+    );
+    assert_eq!(words(&fold(&[cache])), ["all:1"]);
+}
+
+#[test]
+fn always_wins_and_moving_references_are_always_pulled() {
+    let with = |policy: &str, images: &[&str]| {
+        mk_cache(
+            policy,
+            json!({"cacheSpec": [{"images": images, "imagePullPolicy": policy}]}),
+        )
+    };
+    let caches = [
+        with("Always", &["both:1", "always:1"]),
+        with("IfNotPresent", &["both:1", "lazy:1", "moving"]),
+        mk_images("plain", &["lazy:1", "default:1"]),
+    ];
+    use ImagePullPolicy::{Always, IfNotPresent};
+    let found = policies(&fold(&caches));
+    assert_eq!(found["both:1"], Always);
+    assert_eq!(found["always:1"], Always);
+    assert_eq!(found["lazy:1"], IfNotPresent);
+    assert_eq!(found["moving"], Always);
+    assert_eq!(found["default:1"], IfNotPresent);
+
+    let defaults = AssignmentDefaults::default().with_pull_policy(Always);
+    let found = policies(&Assignment::for_node(&mk_node(&[]), &caches, defaults).images);
+    assert_eq!(found["default:1"], Always);
+    assert_eq!(
+        found["lazy:1"], Always,
+        "one of its caches leaves it to the default"
+    );
+    let found = policies(&Assignment::for_node(&mk_node(&[]), &caches[1..2], defaults).images);
+    assert_eq!(
+        found["lazy:1"], IfNotPresent,
+        "written words beat the default"
+    );
+}
+
+#[test]
+fn credentials_of_all_caches_are_united_in_order() {
+    let with = |name: &str, secrets: &[&str], account: &str| {
+        let secrets: Vec<_> = secrets.iter().map(|s| json!({"name": s})).collect();
+        mk_cache(
+            name,
+            json!({
+                "cacheSpec": [{"images": ["app:1"]}],
+                "imagePullSecrets": secrets,
+                "serviceAccountName": account,
+            }),
+        )
+    };
+    let caches = [
+        with("one", &["z", "a"], "builder"),
+        with("two", &["b", "z"], "builder"),
+        with("three", &[], "other"),
+    ];
+    let image = fold(&caches).remove(0);
+    let secrets: Vec<_> = image.pull_secrets.iter().map(ToString::to_string).collect();
+    assert_eq!(secrets, ["default/z", "default/a", "default/b"]);
+    let accounts: Vec<_> = image
+        .service_accounts
+        .iter()
+        .map(|a| a.name.as_str())
+        .collect();
+    assert_eq!(accounts, ["builder", "other"]);
+}
+
+#[test]
+fn an_assignment_can_be_turned_into_its_removal() {
+    let images = fold(&[mk_images("one", &["a:1", "b:1"])]);
+    let absent = Assignment::new(4, images).into_absent();
+    assert_eq!(absent.generation, 4);
+    assert_eq!(words(&absent.images), ["a:1", "b:1"]);
+    assert!(
+        absent
+            .images
+            .iter()
+            .all(|i| i.state == DesiredState::Absent && i.wanted_by.is_empty())
+    );
+}

@@ -1,0 +1,398 @@
+//! A whole cluster: the planner's loop, nodes that really pull, and writes that fail.
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{
+    Assignment, ByteSize, CacheId, CacheSpecImages, CountOrPercent, DeletionPolicy, DesiredState,
+    ImageCacheSpec, NodeFacts, NodeName,
+};
+use fledged_core::planner::{
+    ActionStatus, Annotation, CacheFacts, CacheStatus, Planner, PlannerConfig,
+};
+use fledged_core::port::Clock;
+use fledged_core::runner::{ClusterLoop, Ended};
+use fledged_core::sim::{
+    Fault, Faults, SimClock, SimCluster, SimImage, SimRegistry, SimRuntime, TraceEntry, TraceEvent,
+};
+use fledged_core::warmer::WarmerConfig;
+use proptest::prelude::*;
+
+const IMAGES: [&str; 4] = ["app:1", "app:2", "db:1", "tool"];
+const CACHES: [&str; 2] = ["api", "web"];
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Faults, edits and restarts end by then.
+const TROUBLE: u64 = 600;
+/// And by then all is quiet: longer than a deadline, its grace and the longest backoff of a write.
+const END: u64 = TROUBLE + 900;
+
+fn mk_id(name: &str) -> CacheId {
+    CacheId::new("default", name, format!("uid-{name}"))
+}
+
+fn mk_name(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+fn mk_spec(images: &[&str], zone: Option<&str>, purge: bool) -> ImageCacheSpec {
+    let entry = CacheSpecImages::new(images.iter().copied());
+    let spec = ImageCacheSpec::new([entry.with_node_selector(zone.map(|zone| ("zone", zone)))]);
+    match purge {
+        true => spec.with_deletion_policy(DeletionPolicy::Purge),
+        false => spec,
+    }
+}
+
+fn mk_registry() -> SimRegistry {
+    let size = ByteSize::new(20_000_000);
+    IMAGES.iter().fold(SimRegistry::new(), |registry, name| {
+        registry.with(name, SimImage::new(name, &[(name, size)]))
+    })
+}
+
+fn mk_config(nodes: u32) -> PlannerConfig {
+    PlannerConfig::default()
+        .with_max_concurrent_nodes(CountOrPercent::Count(nodes))
+        .with_refresh_interval(Duration::ZERO)
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Apply(usize, ImageCacheSpec),
+    Delete(usize),
+    Annotate(usize, Annotation),
+    Join(usize, &'static str),
+    Leave(usize),
+    Ready(usize, bool),
+    /// Something removes an image from a node.
+    Lose(usize, usize),
+    /// A refresh on demand, and nothing else until it is over.
+    Refresh(usize),
+}
+
+struct Stage {
+    clock: SimClock,
+    cluster: SimCluster,
+    /// What was not there when a refresh was over.
+    missed: Mutex<Vec<String>>,
+}
+
+impl Stage {
+    fn new(seed: u64, chance: f64) -> Self {
+        let clock = SimClock::new();
+        let midway = Failure::new(Reason::ConnectionFailed, "reset");
+        let faults = Faults::until(Duration::from_secs(TROUBLE))
+            .with_calls(vec![
+                Fault::fail(Reason::RegistryError),
+                Fault::FailMidway(midway),
+                Fault::Hang,
+                Fault::Slow(Duration::from_secs(3)),
+            ])
+            .with_chance(chance);
+        let cluster = SimCluster::new(clock.clone(), seed).with_faults(faults);
+        Self {
+            clock,
+            cluster,
+            missed: Mutex::default(),
+        }
+    }
+
+    async fn until(&self, id: &CacheId, what: impl Fn(&CacheFacts) -> bool) {
+        while !self.cluster.cache(id).is_some_and(|facts| what(&facts)) {
+            self.clock.sleep(Duration::from_millis(20)).await;
+            assert!(
+                self.clock.elapsed().as_secs() < END,
+                "it never comes to that"
+            );
+        }
+    }
+
+    async fn refresh(&self, cache: usize) {
+        let id = mk_id(CACHES[cache]);
+        // While the annotation of the last one is there, there is no new one.
+        self.until(&id, |facts| !facts.refresh_requested).await;
+        let before = self.cluster.status(&id).map_or(0, |s| s.verify_revision);
+        let taken_up = |status: &CacheStatus| status.verify_revision > before;
+        let is_over = |status: &CacheStatus| taken_up(status) && status.completion_time.is_some();
+        self.until(&id, |facts| {
+            let status = facts.status.as_ref();
+            // The last removal of the annotation may have been answered as failed, and be repeated.
+            if !facts.refresh_requested && !status.is_some_and(taken_up) {
+                self.cluster.annotate(&id, Annotation::Refresh);
+            }
+            status.is_some_and(is_over)
+        })
+        .await;
+        let cache = self.cluster.cache(&id).unwrap();
+        let images = cache.spec.iter().flat_map(|spec| &spec.groups);
+        for image in images.flat_map(|group| &group.images) {
+            for node in self.cluster.assignments().keys() {
+                if !self.cluster.runtime(node).unwrap().holds(image) {
+                    let missed = format!("{image} is not on {node}");
+                    self.missed.lock().unwrap().push(missed);
+                }
+            }
+        }
+    }
+
+    fn take(&self, step: &Step) {
+        match step {
+            Step::Apply(cache, spec) => {
+                let id = mk_id(CACHES[*cache]);
+                if !self.cluster.cache(&id).is_some_and(|c| c.deleting) {
+                    self.cluster.apply_cache(&id, spec);
+                }
+            }
+            Step::Delete(cache) => self.cluster.delete_cache(&mk_id(CACHES[*cache])),
+            Step::Annotate(cache, what) => self.cluster.annotate(&mk_id(CACHES[*cache]), *what),
+            Step::Join(node, zone) => {
+                let labels = BTreeMap::from([("zone".to_owned(), (*zone).to_owned())]);
+                let facts = NodeFacts::new(mk_name(NODES[*node])).with_labels(labels);
+                let runtime = SimRuntime::new(self.clock.clone(), mk_registry(), 1);
+                self.cluster
+                    .apply_node(facts, runtime.with_bandwidth(10_000_000));
+            }
+            Step::Leave(node) => self.cluster.remove_node(&mk_name(NODES[*node])),
+            Step::Ready(node, ready) => self.cluster.set_ready(&mk_name(NODES[*node]), *ready),
+            Step::Lose(node, image) => {
+                let runtime = self.cluster.runtime(&mk_name(NODES[*node])).unwrap();
+                runtime.evict(&IMAGES[*image].parse().unwrap());
+            }
+            Step::Refresh(_) => {}
+        }
+    }
+
+    /// Plays the steps; a new planner takes over at each of these times.
+    fn play(&self, config: &PlannerConfig, steps: &[(u64, Step)], restarts: &[u64]) {
+        let until = |seconds: u64| {
+            let at = Duration::from_secs(seconds);
+            self.clock.sleep(at.saturating_sub(self.clock.elapsed()))
+        };
+        let script = async {
+            for (at, step) in steps {
+                until(*at).await;
+                self.take(step);
+                if let Step::Refresh(cache) = step {
+                    self.refresh(*cache).await;
+                }
+            }
+        };
+        let controllers = async {
+            for at in restarts.iter().chain([&END]) {
+                let planner = Planner::new(config.clone(), *at);
+                let cluster = Arc::new(self.cluster.clone());
+                let mut controller =
+                    ClusterLoop::new(planner, cluster, Arc::new(self.clock.clone()), *at);
+                assert_eq!(controller.run(until(*at)).await, Ended::Shutdown);
+            }
+        };
+        let nodes = self.cluster.run_nodes(WarmerConfig::default(), until(END));
+        let all = async { futures_util::join!(script, controllers, nodes) };
+        self.clock.block_on(all).expect("no deadlock");
+    }
+
+    fn status(&self, cache: &str) -> ActionStatus {
+        let facts = self
+            .cluster
+            .cache(&mk_id(cache))
+            .expect("the cache is there");
+        facts.status.expect("a status was written").status
+    }
+
+    fn assigned(&self, node: &str) -> Vec<String> {
+        let records = self.cluster.assignments();
+        let record = records.get(&mk_name(node)).cloned().unwrap_or_default();
+        record.images.iter().map(|i| i.image.to_string()).collect()
+    }
+}
+
+#[test]
+fn an_image_gets_from_the_cache_onto_the_nodes() {
+    let stage = Stage::new(1, 0.0);
+    let steps = [
+        (0, Step::Join(0, "a")),
+        (0, Step::Join(1, "b")),
+        (1, Step::Apply(1, mk_spec(&["app:1", "tool"], None, true))),
+        (100, Step::Join(2, "a")),
+    ];
+    stage.play(&mk_config(1), &steps, &[]);
+    assert_eq!(stage.status("web"), ActionStatus::Succeeded);
+    for node in NODES {
+        assert_eq!(stage.assigned(node), ["app:1", "tool"]);
+        let runtime = stage.cluster.runtime(&mk_name(node)).unwrap();
+        assert!(runtime.holds(&"app:1".parse().unwrap()));
+    }
+    let counts = stage
+        .cluster
+        .cache(&mk_id("web"))
+        .unwrap()
+        .status
+        .unwrap()
+        .counts;
+    assert_eq!((counts.desired, counts.cached), (6, 6));
+    // Three assignments, a finalizer, the events of one action, and one status for each step of it.
+    let writes = stage.cluster.writes();
+    assert!(writes <= 20, "{writes} writes");
+}
+
+#[test]
+fn a_purging_deletion_takes_the_images_along() {
+    let stage = Stage::new(1, 0.0);
+    let steps = [
+        (0, Step::Join(0, "a")),
+        (1, Step::Apply(1, mk_spec(&["app:1"], None, true))),
+        (100, Step::Delete(1)),
+    ];
+    stage.play(&mk_config(1), &steps, &[]);
+    assert_eq!(stage.cluster.cache(&mk_id("web")), None);
+    assert_eq!(stage.cluster.assignments().len(), 0);
+    let runtime = stage.cluster.runtime(&mk_name("n1")).unwrap();
+    assert!(!runtime.holds(&"app:1".parse().unwrap()));
+}
+
+#[test]
+fn a_write_that_fails_for_minutes_is_not_lost() {
+    let stage = Stage::new(1, 1.0);
+    let steps = [
+        (0, Step::Join(0, "a")),
+        (1, Step::Apply(1, mk_spec(&["app:1"], None, false))),
+        (300, Step::Apply(1, mk_spec(&["app:2"], None, false))),
+    ];
+    stage.play(&mk_config(1), &steps, &[]);
+    assert_eq!(stage.assigned("n1"), ["app:2"]);
+    assert_eq!(stage.status("web"), ActionStatus::Succeeded);
+}
+
+#[test]
+fn what_was_taken_away_is_back_when_a_refresh_on_demand_is_over() {
+    let stage = Stage::new(1, 0.0);
+    let steps = [
+        (0, Step::Join(0, "a")),
+        (0, Step::Join(1, "a")),
+        (1, Step::Apply(1, mk_spec(&["app:1", "db:1"], None, false))),
+        (100, Step::Refresh(1)),
+        (200, Step::Lose(1, 2)),
+        (202, Step::Refresh(1)),
+    ];
+    stage.play(&mk_config(2), &steps, &[]);
+    assert_eq!(*stage.missed.lock().unwrap(), [""; 0]);
+    assert_eq!(stage.status("web"), ActionStatus::Succeeded);
+    let pulls = |node: &str| {
+        let runtime = stage.cluster.runtime(&mk_name(node)).unwrap();
+        let trace = runtime.trace().into_iter();
+        let pulled = |e: &TraceEntry| matches!(e.event, TraceEvent::Pulled(_));
+        trace.filter(pulled).count()
+    };
+    assert_eq!((pulls("n1"), pulls("n2")), (2, 3), "nothing else is pulled");
+}
+
+fn spec() -> impl Strategy<Value = ImageCacheSpec> {
+    (
+        prop::sample::subsequence(IMAGES.to_vec(), 1..=IMAGES.len()),
+        prop::option::of(prop::sample::select(vec!["a", "b"])),
+        any::<bool>(),
+    )
+        .prop_map(|(images, zone, purge)| mk_spec(&images, zone, purge))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (caches, nodes) = (0..CACHES.len(), 0..NODES.len());
+    prop_oneof![
+        4 => (caches.clone(), spec()).prop_map(|(c, s)| Step::Apply(c, s)),
+        1 => caches.clone().prop_map(Step::Delete),
+        1 => caches.clone().prop_map(|c| Step::Annotate(c, Annotation::Refresh)),
+        1 => caches.prop_map(|c| Step::Annotate(c, Annotation::Purge)),
+        3 => (nodes.clone(), prop::sample::select(vec!["a", "b"])).prop_map(|(n, z)| Step::Join(n, z)),
+        1 => nodes.clone().prop_map(Step::Leave),
+        2 => (nodes, any::<bool>()).prop_map(|(n, r)| Step::Ready(n, r)),
+    ]
+}
+
+proptest! {
+    // A case is some twenty minutes of a cluster's life.
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_cluster_converges_once_faults_stop(
+        seed in any::<u64>(),
+        chance in 0.0..0.7f64,
+        mut steps in prop::collection::vec((0..TROUBLE, step()), 0..25),
+        mut restarts in prop::collection::vec(0..TROUBLE, 0..3),
+        limit in 1..3u32,
+    ) {
+        steps.sort_by_key(|(at, _)| *at);
+        restarts.sort_unstable();
+        let stage = Stage::new(seed, chance);
+        let config = mk_config(limit);
+        stage.play(&config, &steps, &restarts);
+        let caches: Vec<_> = CACHES.iter().filter_map(|name| stage.cluster.cache(&mk_id(name))).collect();
+        for cache in &caches {
+            let status = cache.status.as_ref().expect("a status was written");
+            prop_assert_ne!(status.status, ActionStatus::Processing, "{:?}", cache);
+            prop_assert_eq!(status.observed_generation, cache.generation);
+            prop_assert!(!cache.deleting && !cache.refresh_requested && !cache.purge_requested);
+        }
+        let wanting = caches.iter().filter(|c| !c.status.as_ref().is_some_and(|s| s.purged));
+        let wanting: Vec<_> = wanting.filter_map(|c| c.spec.as_ref().ok()).collect();
+        let mut joined: BTreeMap<usize, NodeFacts> = BTreeMap::new();
+        for (_, step) in &steps {
+            match step {
+                Step::Join(n, zone) => {
+                    let labels = BTreeMap::from([("zone".to_owned(), (*zone).to_owned())]);
+                    joined.insert(*n, NodeFacts::new(mk_name(NODES[*n])).with_labels(labels));
+                }
+                Step::Leave(n) => { joined.remove(n); }
+                Step::Ready(n, ready) => {
+                    if let Some(facts) = joined.get_mut(n) {
+                        facts.ready = *ready;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let records = stage.cluster.assignments();
+        for name in records.keys() {
+            prop_assert!(joined.values().any(|facts| facts.name == *name), "{} is gone", name);
+        }
+        for facts in joined.values().filter(|facts| facts.ready) {
+            let expected = Assignment::for_node(facts, wanting.iter().copied(), config.defaults);
+            let record = records.get(&facts.name).cloned().unwrap_or_default();
+            let present = record.images.iter().all(|i| i.state == DesiredState::Present);
+            prop_assert!(present, "{:?}", record);
+            let names = |a: &Assignment| {
+                let mut names: Vec<_> = a.images.iter().map(|i| (i.image.clone(), i.wanted_by.clone())).collect();
+                names.sort();
+                names
+            };
+            prop_assert_eq!(names(&record), names(&expected));
+            let runtime = stage.cluster.runtime(&facts.name).expect("the node is there");
+            for image in &expected.images {
+                prop_assert!(runtime.holds(&image.image), "{} is not on {}", image.image, facts.name);
+            }
+        }
+    }
+    #[test]
+    fn no_refresh_on_demand_is_over_before_what_was_lost_is_back(
+        seed in any::<u64>(),
+        chance in 0.0..0.7f64,
+        losses in prop::collection::vec((0..NODES.len(), 0..2usize, any::<bool>()), 1..8),
+        mut restarts in prop::collection::vec(0..TROUBLE, 0..3),
+        limit in 1..3u32,
+    ) {
+        let mut steps: Vec<_> = (0..NODES.len()).map(|n| (0, Step::Join(n, "a"))).collect();
+        steps.push((1, Step::Apply(1, mk_spec(&IMAGES[..2], None, false))));
+        for (n, (node, image, refreshed)) in losses.into_iter().enumerate() {
+            let at = 100 + 60 * u64::try_from(n).unwrap();
+            steps.push((at, Step::Lose(node, image)));
+            if refreshed {
+                steps.push((at, Step::Refresh(1)));
+            }
+        }
+        restarts.sort_unstable();
+        let stage = Stage::new(seed, chance);
+        stage.play(&mk_config(limit), &steps, &restarts);
+        prop_assert_eq!(&*stage.missed.lock().unwrap(), &Vec::<String>::new());
+        prop_assert_eq!(stage.status("web"), ActionStatus::Succeeded);
+    }
+}

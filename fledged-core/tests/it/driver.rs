@@ -1,0 +1,368 @@
+//! The loop around the warmer: what it does through the ports, on a simulated node and with mocks.
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{
+    AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport,
+};
+use fledged_core::port::{Clock, PullProgress};
+use fledged_core::runner::{NodeInput, NodeLoop, NodeObserver};
+use fledged_core::sim::{Fault, Faults, SimClock, SimImage, SimRegistry, SimRuntime, TraceEvent};
+use fledged_core::warmer::{Warmer, WarmerConfig};
+use futures_util::FutureExt;
+use futures_util::stream::{self, Stream, StreamExt};
+
+/// Bytes a second; an image of as many takes a second.
+const SPEED: u64 = 8_000_000;
+
+fn mk_ref(text: &str) -> ImageRef {
+    text.parse().unwrap()
+}
+
+fn mk_assignment(images: &[AssignedImage]) -> Assignment {
+    Assignment::new(1, images.to_vec())
+}
+
+fn mk_present(text: &str) -> AssignedImage {
+    AssignedImage::present(mk_ref(text))
+}
+
+fn mk_absent(text: &str) -> AssignedImage {
+    AssignedImage::absent(mk_ref(text))
+}
+
+fn mk_image(name: &str, seconds: u64) -> SimImage {
+    SimImage::new(name, &[(name, ByteSize::new(seconds * SPEED))])
+}
+
+/// A node with a registry of `a` and `b` that take 1 s each, and `big` that takes 100 s.
+struct Node {
+    clock: SimClock,
+    runtime: SimRuntime,
+    observer: Arc<Recorder>,
+    node: NodeLoop,
+}
+
+/// Keeps what an observer is told.
+#[derive(Default)]
+struct Recorder {
+    phases: Mutex<Vec<(String, ImagePhase)>>,
+    progress: Mutex<Vec<(String, PullProgress)>>,
+    failures: Mutex<Vec<(String, Failure)>>,
+}
+
+impl NodeObserver for Recorder {
+    fn report(&self, report: &ImageReport) {
+        let mut phases = self.phases.lock().unwrap();
+        phases.push((report.image.to_string(), report.phase));
+    }
+
+    fn progress(&self, image: &ImageRef, progress: PullProgress) {
+        let mut seen = self.progress.lock().unwrap();
+        seen.push((image.to_string(), progress));
+    }
+
+    fn runtime_failed(&self, operation: &str, failure: &Failure) {
+        let mut failures = self.failures.lock().unwrap();
+        failures.push((operation.to_owned(), failure.clone()));
+    }
+}
+
+fn mk_node() -> Node {
+    mk_node_with(Faults::default())
+}
+
+fn mk_node_with(faults: Faults) -> Node {
+    let clock = SimClock::new();
+    let registry = SimRegistry::new()
+        .with("a", mk_image("a", 1))
+        .with("b", mk_image("b", 1))
+        .with("big", mk_image("big", 100));
+    let runtime = SimRuntime::new(clock.clone(), registry, 1)
+        .with_bandwidth(SPEED)
+        .with_faults(faults);
+    let observer = Arc::new(Recorder::default());
+    let mut config = WarmerConfig::default();
+    config.max_parallel_pulls = NonZeroUsize::new(2).unwrap();
+    let node = NodeLoop::new(
+        Warmer::new(config, 1),
+        Arc::new(runtime.clone()),
+        Arc::new(clock.clone()),
+    )
+    .with_observer(observer.clone());
+    Node {
+        clock,
+        runtime,
+        observer,
+        node,
+    }
+}
+
+impl Node {
+    fn settle(&mut self, images: &[AssignedImage]) -> NodeReport {
+        let settled = self.node.settle(mk_assignment(images));
+        self.clock.block_on(settled).unwrap()
+    }
+
+    fn run<S: Stream<Item = NodeInput>>(&mut self, inputs: S, seconds: u64) -> NodeReport {
+        let end = self.clock.sleep(Duration::from_secs(seconds));
+        self.clock.block_on(self.node.run(inputs, end)).unwrap()
+    }
+
+    /// Inputs at their seconds, counted from now.
+    fn inputs(&self, inputs: Vec<(u64, NodeInput)>) -> impl Stream<Item = NodeInput> + use<> {
+        let clock = self.clock.clone();
+        let start = clock.elapsed();
+        stream::iter(inputs).then(move |(at, input)| {
+            let clock = clock.clone();
+            async move {
+                let due = start + Duration::from_secs(at);
+                clock.sleep(due.saturating_sub(clock.elapsed())).await;
+                input
+            }
+        })
+    }
+
+    /// When something happened for the first time.
+    fn first(&self, event: &TraceEvent) -> Option<Duration> {
+        let trace = self.runtime.trace();
+        trace
+            .iter()
+            .find(|entry| entry.event == *event)
+            .map(|entry| entry.at)
+    }
+
+    fn count(&self, event: &TraceEvent) -> usize {
+        let trace = self.runtime.trace();
+        trace.iter().filter(|entry| entry.event == *event).count()
+    }
+}
+
+fn phases(report: &NodeReport) -> Vec<ImagePhase> {
+    report.images.iter().map(|r| r.phase).collect()
+}
+
+#[test]
+fn settling_pulls_what_is_missing_and_ends() {
+    let mut node = mk_node();
+    node.runtime.preload(&mk_ref("b"));
+    let report = node.settle(&[
+        mk_present("a"),
+        mk_present("b"),
+        mk_present("missing"),
+        mk_absent("c"),
+    ]);
+    use ImagePhase::{Cached, Failed, Removed};
+    assert_eq!(phases(&report), [Cached, Cached, Failed, Removed]);
+    assert_eq!(report.images[2].reason, Some(Reason::ImageNotFound));
+    assert_eq!(report.observed_generation, 1);
+    assert!(node.runtime.holds(&mk_ref("a")));
+    assert!(
+        node.clock.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        node.clock.elapsed()
+    );
+    assert_eq!(node.node.report(), report);
+}
+
+#[test]
+fn settling_on_nothing_asks_nothing() {
+    let mut node = mk_node();
+    assert_eq!(node.settle(&[]).images, []);
+    assert_eq!(node.clock.elapsed(), Duration::ZERO);
+}
+
+#[test]
+fn settling_again_looks_again() {
+    let mut node = mk_node();
+    let images = [mk_present("a"), mk_present("b")];
+    for round in 1..4 {
+        let report = node.settle(&images);
+        assert_eq!(phases(&report), [ImagePhase::Cached; 2]);
+        assert!(node.runtime.holds(&mk_ref("a")), "round {round}");
+        assert_eq!(node.count(&TraceEvent::Pulled(mk_ref("a"))), round);
+        assert_eq!(node.count(&TraceEvent::Pulled(mk_ref("b"))), 1);
+        node.runtime.evict(&mk_ref("a"));
+        let clock = node.clock.clone();
+        clock
+            .block_on(clock.sleep(Duration::from_secs(3_600)))
+            .unwrap();
+    }
+    let phases = node.observer.phases.lock().unwrap();
+    assert!(
+        phases.iter().filter(|(image, _)| image == "b").count() <= 3,
+        "{phases:?}"
+    );
+}
+
+#[test]
+fn settling_ends_although_the_runtime_never_answers() {
+    let faults = Faults::until(Duration::MAX).with_calls(vec![Fault::Hang]);
+    let mut node = mk_node_with(faults);
+    let report = node.settle(&[mk_present("a"), mk_absent("b")]);
+    assert_eq!(phases(&report), [ImagePhase::Failed; 2]);
+    assert_eq!(report.images[0].reason, Some(Reason::RuntimeUnavailable));
+    assert_eq!(node.clock.elapsed(), Duration::from_secs(300));
+    let failures = node.observer.failures.lock().unwrap();
+    assert_eq!(failures.len(), 2, "{failures:?}");
+    assert_eq!(failures[0].0, "inventory");
+    assert!(failures[0].1.message.contains("120 s"), "{failures:?}");
+}
+
+#[test]
+fn a_call_that_never_answers_is_asked_again() {
+    let faults = Faults::until(Duration::from_secs(100)).with_calls(vec![Fault::Hang]);
+    let mut node = mk_node_with(faults);
+    let report = node.settle(&[mk_present("a")]);
+    assert_eq!(phases(&report), [ImagePhase::Cached]);
+    assert!(node.clock.elapsed() < Duration::from_secs(125));
+}
+
+#[test]
+fn a_pull_that_hangs_is_dropped_at_its_deadline() {
+    let faults = Faults::until(Duration::MAX).with_pulls(vec![Fault::Hang]);
+    let mut node = mk_node_with(faults);
+    let report = node.settle(&[mk_present("a")]);
+    assert_eq!(report.images[0].reason, Some(Reason::DeadlineExceeded));
+    let dropped = node.first(&TraceEvent::PullFailed(mk_ref("a")));
+    assert_eq!(dropped, Some(Duration::from_secs(300)));
+}
+
+#[test]
+fn running_follows_edits_and_drops_pulls_that_nobody_wants() {
+    let mut node = mk_node();
+    let edits = vec![
+        (1, NodeInput::Assign(mk_assignment(&[mk_present("big")]))),
+        (11, NodeInput::Assign(mk_assignment(&[mk_present("a")]))),
+    ];
+    let inputs = node.inputs(edits);
+    let report = node.run(inputs, 60);
+    assert_eq!(phases(&report), [ImagePhase::Cached]);
+    let dropped = node.first(&TraceEvent::PullFailed(mk_ref("big")));
+    assert_eq!(dropped, Some(Duration::from_secs(11)));
+    assert!(!node.runtime.holds(&mk_ref("big")));
+    assert_eq!(
+        node.clock.elapsed(),
+        Duration::from_secs(60),
+        "the end of inputs ends nothing"
+    );
+}
+
+#[test]
+fn running_repairs_drift_and_refreshes() {
+    let mut node = mk_node();
+    let inputs = vec![
+        (0, NodeInput::Assign(mk_assignment(&[mk_present("a")]))),
+        (500, NodeInput::Refresh),
+    ];
+    let (clock, runtime) = (node.clock.clone(), node.runtime.clone());
+    let evicted = async move {
+        clock.sleep(Duration::from_secs(90)).await;
+        runtime.evict(&mk_ref("a"));
+        clock.sleep(Duration::from_secs(405)).await;
+        runtime.evict(&mk_ref("a"));
+    };
+    let inputs = node.inputs(inputs);
+    let evictions = evicted.into_stream().filter_map(|()| async { None });
+    node.run(stream::select(inputs, evictions), 600);
+    let trace = node.runtime.trace();
+    let pulled = trace
+        .iter()
+        .filter(|e| e.event == TraceEvent::Pulled(mk_ref("a")));
+    let pulled: Vec<_> = pulled.map(|e| e.at.as_secs()).collect();
+    assert_eq!(pulled.len(), 3, "{pulled:?}");
+    assert!(
+        (91..160).contains(&pulled[1]),
+        "within an interval: {pulled:?}"
+    );
+    assert!(
+        (501..515).contains(&pulled[2]),
+        "at the refresh: {pulled:?}"
+    );
+}
+
+#[test]
+fn shutting_down_abandons_pulls_at_once() {
+    let mut node = mk_node();
+    let inputs = vec![(0, NodeInput::Assign(mk_assignment(&[mk_present("big")])))];
+    let inputs = node.inputs(inputs);
+    let report = node.run(inputs, 10);
+    assert_eq!(phases(&report), [ImagePhase::Pulling]);
+    assert_eq!(node.clock.elapsed(), Duration::from_secs(10));
+    let dropped = node.first(&TraceEvent::PullFailed(mk_ref("big")));
+    assert_eq!(dropped, Some(Duration::from_secs(10)));
+    // And the loop can be used again.
+    let report = node.settle(&[mk_present("big")]);
+    assert_eq!(phases(&report), [ImagePhase::Cached]);
+    assert!(node.clock.elapsed() < Duration::from_secs(115));
+}
+
+#[test]
+fn a_loop_whose_future_was_dropped_starts_over() {
+    let mut node = mk_node();
+    let clock = node.clock.clone();
+    {
+        let unfinished = node
+            .node
+            .settle(mk_assignment(&[mk_present("big"), mk_absent("b")]));
+        let soon = clock.sleep(Duration::from_secs(10));
+        clock
+            .block_on(futures_util::future::select(Box::pin(unfinished), soon))
+            .unwrap();
+    }
+    let report = node.settle(&[mk_present("a"), mk_present("big")]);
+    assert_eq!(phases(&report), [ImagePhase::Cached; 2]);
+    assert!(
+        clock.elapsed() < Duration::from_secs(150),
+        "{:?}",
+        clock.elapsed()
+    );
+    assert_eq!(node.count(&TraceEvent::PullFailed(mk_ref("big"))), 1);
+}
+
+#[test]
+fn what_was_reported_before_a_restart_is_resumed() {
+    let mut node = mk_node();
+    for name in ["a", "b"] {
+        node.runtime.preload(&mk_ref(name));
+    }
+    let satisfied = ImageReport::new(mk_ref("a"), ImagePhase::Cached).with_revision(7);
+    let always = |name: &str| {
+        mk_present(name)
+            .with_revision(7)
+            .with_pull_policy(fledged_core::model::ImagePullPolicy::Always)
+    };
+    let inputs = vec![
+        (0, NodeInput::Resume(vec![satisfied])),
+        (
+            0,
+            NodeInput::Assign(mk_assignment(&[always("a"), always("b")])),
+        ),
+    ];
+    let inputs = node.inputs(inputs);
+    node.run(inputs, 30);
+    assert_eq!(node.count(&TraceEvent::Pulled(mk_ref("a"))), 0);
+    assert_eq!(node.count(&TraceEvent::Pulled(mk_ref("b"))), 1);
+}
+
+#[test]
+fn an_observer_sees_phases_and_progress() {
+    let mut node = mk_node();
+    node.settle(&[mk_present("a")]);
+    let phases = node.observer.phases.lock().unwrap();
+    let told: Vec<_> = phases.iter().map(|(_, phase)| *phase).collect();
+    use ImagePhase::{Cached, Pending, Pulling};
+    assert_eq!(told, [Pending, Pulling, Cached]);
+    let size = ByteSize::new(SPEED);
+    let progress = node.observer.progress.lock().unwrap();
+    let whole = PullProgress::new(size, size);
+    assert_eq!(progress.last(), Some(&("a".to_owned(), whole)));
+}
+
+#[test]
+fn a_loop_can_be_shown_without_its_secrets() {
+    let node = mk_node();
+    assert!(format!("{:?}", node.node).contains("NodeLoop"));
+}

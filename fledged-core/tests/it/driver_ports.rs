@@ -1,0 +1,317 @@
+//! How the loop uses the ports: which call, in which order, with which credentials.
+use std::sync::{Arc, Mutex};
+
+use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::model::{
+    AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, ObjectName,
+};
+use fledged_core::port::{
+    ImageId, MockCredentials, MockImageRuntime, RegistryAuth, Removal, RemovalScope, RuntimeImage,
+    RuntimeInfo,
+};
+use fledged_core::runner::NodeLoop;
+use fledged_core::sim::SimClock;
+use fledged_core::warmer::{Warmer, WarmerConfig};
+use mockall::Sequence;
+
+fn mk_ref(text: &str) -> ImageRef {
+    text.parse().unwrap()
+}
+
+fn mk_image(text: &str) -> RuntimeImage {
+    RuntimeImage::new(text, [mk_ref(text)]).with_size(ByteSize::new(1))
+}
+
+fn mk_auth(username: &str) -> RegistryAuth {
+    RegistryAuth::Basic {
+        username: username.to_owned(),
+        password: "hunter2".into(),
+    }
+}
+
+fn mk_info() -> RuntimeInfo {
+    RuntimeInfo::new("mock", "1", RemovalScope::Image).with_api_version("v1")
+}
+
+/// A runtime that holds nothing.
+fn mk_empty() -> MockImageRuntime {
+    let mut runtime = MockImageRuntime::new();
+    runtime.expect_info().times(1).returning(|| Ok(mk_info()));
+    runtime.expect_list().returning(|| Ok(Vec::new()));
+    runtime
+}
+
+/// A runtime that lists what is put there.
+fn mk_holding(held: &Arc<Mutex<Vec<RuntimeImage>>>) -> MockImageRuntime {
+    let mut runtime = MockImageRuntime::new();
+    let held = Arc::clone(held);
+    runtime.expect_info().returning(|| Ok(mk_info()));
+    runtime
+        .expect_list()
+        .returning(move || Ok(held.lock().unwrap().clone()));
+    runtime
+}
+
+/// What a registry says to each user; users that are not listed are accepted.
+type Answers = &'static [(&'static str, Reason)];
+
+/// Pulls `app` once with these credentials from a registry that answers so; also who was tried.
+fn pull(
+    credentials: Result<Vec<&'static str>, Failure>,
+    answers: Answers,
+) -> (ImageReport, Vec<String>) {
+    let tried = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&tried);
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let store = Arc::clone(&held);
+    let mut runtime = mk_holding(&held);
+    runtime.expect_pull().returning(move |request| {
+        let user = match &request.auth {
+            None => "anonymous",
+            Some(RegistryAuth::Basic { username, .. }) => username,
+            Some(other) => panic!("{other:?}"),
+        };
+        seen.lock().unwrap().push(user.to_owned());
+        match answers.iter().find(|(name, _)| *name == user) {
+            None => {
+                store.lock().unwrap().push(mk_image("app"));
+                Ok(mk_image("app"))
+            }
+            Some((_, reason)) => Err(RuntimeError::Pull {
+                image: request.image.clone(),
+                failure: Failure::new(*reason, format!("{reason} for {user}")),
+            }),
+        }
+    });
+    let mut store = MockCredentials::new();
+    let auths = credentials.map(|users| users.into_iter().map(mk_auth).collect::<Vec<_>>());
+    store.expect_resolve().returning(move |_| auths.clone());
+    let report = settle(runtime, store, AssignedImage::present(mk_ref("app")));
+    let tried = tried.lock().unwrap().clone();
+    (report, tried)
+}
+
+fn settle(runtime: MockImageRuntime, store: MockCredentials, image: AssignedImage) -> ImageReport {
+    let clock = SimClock::new();
+    let mut node = NodeLoop::new(
+        Warmer::new(WarmerConfig::default(), 1),
+        Arc::new(runtime),
+        Arc::new(clock.clone()),
+    )
+    .with_credentials(Arc::new(store));
+    let assignment = Assignment::new(1, vec![image]);
+    let mut report = clock.block_on(node.settle(assignment)).unwrap();
+    report.images.remove(0)
+}
+
+#[test]
+fn without_credentials_a_pull_is_anonymous() {
+    let (report, tried) = pull(Ok(vec![]), &[]);
+    assert_eq!(report.phase, ImagePhase::Cached);
+    assert_eq!(tried, ["anonymous"]);
+}
+
+#[test]
+fn credentials_are_tried_in_turn_until_one_is_accepted() {
+    let answers = &[
+        ("old", Reason::Unauthorized),
+        ("blind", Reason::ImageNotFound),
+    ];
+    let (report, tried) = pull(Ok(vec!["old", "blind", "good", "unused"]), answers);
+    assert_eq!(report.phase, ImagePhase::Cached);
+    assert_eq!(report.attempts, 1);
+    assert_eq!(tried, ["old", "blind", "good"]);
+}
+
+#[test]
+fn credentials_that_are_all_refused_are_counted() {
+    let answers = &[("one", Reason::Unauthorized), ("two", Reason::Unauthorized)];
+    let (report, tried) = pull(Ok(vec!["one", "two"]), answers);
+    assert_eq!(tried, ["one", "two"]);
+    assert_eq!(report.phase, ImagePhase::Failed);
+    assert_eq!(report.reason, Some(Reason::Unauthorized));
+    let message = report.message.unwrap();
+    assert_eq!(
+        message,
+        "none of 2 sets of credentials was accepted: Unauthorized for two"
+    );
+    assert!(!message.contains("hunter2"));
+
+    let (report, _) = pull(Ok(vec!["one"]), answers);
+    assert_eq!(report.message.unwrap(), "Unauthorized for one");
+}
+
+#[test]
+fn an_image_that_is_not_found_is_not_blamed_on_credentials() {
+    let answers = &[
+        ("one", Reason::ImageNotFound),
+        ("two", Reason::ImageNotFound),
+    ];
+    let (report, _) = pull(Ok(vec!["one", "two"]), answers);
+    assert_eq!(report.reason, Some(Reason::ImageNotFound));
+    assert_eq!(report.message.unwrap(), "ImageNotFound for two");
+}
+
+#[test]
+fn other_failures_do_not_use_up_credentials() {
+    for reason in [Reason::DiskFull, Reason::InvalidImage] {
+        let answers: Answers = match reason {
+            Reason::DiskFull => &[("one", Reason::DiskFull)],
+            _ => &[("one", Reason::InvalidImage)],
+        };
+        let (report, tried) = pull(Ok(vec!["one", "two"]), answers);
+        assert_eq!(tried, ["one"]);
+        assert_eq!(report.reason, Some(reason));
+    }
+}
+
+#[test]
+fn a_public_image_needs_no_credentials_that_can_not_be_read() {
+    let unavailable = || {
+        Failure::new(
+            Reason::CredentialsUnavailable,
+            "secret default/key: not found",
+        )
+    };
+    let (report, tried) = pull(Err(unavailable()), &[]);
+    assert_eq!(tried, ["anonymous"]);
+    assert_eq!((report.phase, report.message), (ImagePhase::Cached, None));
+
+    let (report, _) = pull(Err(unavailable()), &[("anonymous", Reason::Unauthorized)]);
+    assert_eq!(report.reason, Some(Reason::CredentialsUnavailable));
+    assert_eq!(
+        report.message.unwrap(),
+        "secret default/key: not found; without credentials: Unauthorized for anonymous"
+    );
+
+    let (report, _) = pull(Err(unavailable()), &[("anonymous", Reason::InvalidImage)]);
+    assert_eq!(report.reason, Some(Reason::InvalidImage));
+}
+
+#[test]
+fn credentials_that_can_not_be_read_for_now_are_asked_for_again_within_the_round() {
+    let unreachable = Failure::new(Reason::ConnectionFailed, "secret default/key: no answer");
+    let (report, tried) = pull(Err(unreachable), &[("anonymous", Reason::Unauthorized)]);
+    assert!(tried.len() > 1, "{tried:?}");
+    assert_eq!(report.reason, Some(Reason::ConnectionFailed));
+    assert_eq!(
+        report.message.unwrap(),
+        "secret default/key: no answer; without credentials: Unauthorized for anonymous"
+    );
+}
+
+#[test]
+fn credentials_are_asked_for_what_the_assignment_names() {
+    let secret = ObjectName::new("ns", "key");
+    let image = AssignedImage::present(mk_ref("app"))
+        .with_pull_secrets(vec![secret.clone()])
+        .with_service_accounts(vec![secret.clone()]);
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let mut runtime = mk_holding(&held);
+    runtime.expect_pull().times(1).returning(move |_| {
+        held.lock().unwrap().push(mk_image("app"));
+        Ok(mk_image("app"))
+    });
+    let mut store = MockCredentials::new();
+    let expected = vec![secret];
+    store
+        .expect_resolve()
+        .times(1)
+        .withf(move |r| {
+            r.image == mk_ref("app") && r.pull_secrets == expected && r.service_accounts == expected
+        })
+        .returning(|_| Ok(Vec::new()));
+    assert_eq!(settle(runtime, store, image).phase, ImagePhase::Cached);
+}
+
+#[test]
+fn users_are_listed_before_images_and_the_scope_is_asked_once() {
+    let mut order = Sequence::new();
+    let mut runtime = MockImageRuntime::new();
+    runtime
+        .expect_info()
+        .times(1)
+        .in_sequence(&mut order)
+        .returning(|| Ok(mk_info()));
+    let used = || Ok(vec![ImageId("app".to_owned())]);
+    runtime
+        .expect_in_use()
+        .times(1)
+        .in_sequence(&mut order)
+        .returning(used);
+    runtime
+        .expect_list()
+        .times(1)
+        .in_sequence(&mut order)
+        .returning(|| Ok(vec![mk_image("app")]));
+    let report = settle(
+        runtime,
+        MockCredentials::new(),
+        AssignedImage::absent(mk_ref("app")),
+    );
+    assert_eq!(report.phase, ImagePhase::InUse);
+}
+
+#[test]
+fn a_removal_goes_by_reference() {
+    let mut runtime = MockImageRuntime::new();
+    runtime.expect_info().times(1).returning(|| Ok(mk_info()));
+    runtime.expect_in_use().returning(|| Ok(Vec::new()));
+    runtime
+        .expect_list()
+        .returning(|| Ok(vec![mk_image("app")]));
+    runtime
+        .expect_remove()
+        .times(1)
+        .withf(|image| *image == mk_ref("app"))
+        .returning(|_| Ok(Removal::Removed));
+    let report = settle(
+        runtime,
+        MockCredentials::new(),
+        AssignedImage::absent(mk_ref("app")),
+    );
+    assert_eq!(report.phase, ImagePhase::Removed);
+}
+
+#[test]
+fn a_reading_without_its_users_is_no_reading() {
+    let mut runtime = MockImageRuntime::new();
+    runtime.expect_info().times(1..).returning(|| Ok(mk_info()));
+    let unsupported = || Failure::new(Reason::RuntimeUnsupported, "no containers here");
+    runtime
+        .expect_in_use()
+        .returning(move || Err(RuntimeError::Usage(unsupported())));
+    runtime.expect_list().never();
+    let report = settle(
+        runtime,
+        MockCredentials::new(),
+        AssignedImage::absent(mk_ref("app")),
+    );
+    assert_eq!(report.reason, Some(Reason::RuntimeUnsupported));
+    assert_eq!(report.message.unwrap(), "no containers here");
+}
+
+#[test]
+fn credentials_are_never_shown() {
+    for auth in [
+        mk_auth("alice"),
+        RegistryAuth::IdentityToken("hunter2".into()),
+        RegistryAuth::RegistryToken("hunter2".into()),
+    ] {
+        assert!(!format!("{auth:?}").contains("hunter2"), "{auth:?}");
+    }
+}
+
+#[test]
+fn a_runtime_that_says_it_has_pulled_is_not_believed() {
+    let mut runtime = mk_empty();
+    runtime
+        .expect_pull()
+        .times(2)
+        .returning(|_| Ok(mk_image("app")));
+    let mut store = MockCredentials::new();
+    store.expect_resolve().returning(|_| Ok(Vec::new()));
+    let report = settle(runtime, store, AssignedImage::present(mk_ref("app")));
+    assert_eq!(report.phase, ImagePhase::Failed);
+    assert_eq!(report.reason, Some(Reason::Evicted));
+}

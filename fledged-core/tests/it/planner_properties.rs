@@ -1,0 +1,287 @@
+//! Whatever happens in a cluster, in whatever order: it converges, and nothing wanted is removed.
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::world::{World, mk_facts, mk_id, mk_name, mk_node, mk_ref, mk_spec};
+use fledged_core::error::Reason;
+use fledged_core::model::{
+    CountOrPercent, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, NodeFacts, Rollout,
+};
+use fledged_core::planner::{ActionStatus, ClusterEvent, PlannerConfig};
+use proptest::prelude::*;
+
+const IMAGES: [&str; 5] = ["app:1", "app:2", "db:1", "tool", "cron:1"];
+const CACHES: [&str; 3] = ["api", "jobs", "web"];
+const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
+const ZONES: [&str; 2] = ["zone=a", "zone=b"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Apply(usize, ImageCacheSpec),
+    Delete(usize),
+    Refresh(usize),
+    Purge(usize),
+    Node(NodeFacts),
+    Gone(usize),
+    Act(usize),
+    Silent(usize),
+    Fails(usize, usize, bool),
+    Use(usize, usize),
+    Pass(u64),
+    Restart,
+}
+
+fn spec() -> impl Strategy<Value = ImageCacheSpec> {
+    (
+        prop::sample::subsequence(IMAGES.to_vec(), 1..=IMAGES.len()),
+        prop::option::of(prop::sample::select(ZONES.to_vec())),
+        any::<bool>(),
+        any::<bool>(),
+        prop::option::of(1..3u32),
+    )
+        .prop_map(|(images, zone, always, purge, limit)| {
+            let zones: Vec<&str> = zone.into_iter().collect();
+            let mut spec = mk_spec(&images, &zones);
+            if always {
+                spec.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
+            }
+            spec.deletion_policy = purge.then_some(DeletionPolicy::Purge);
+            spec.rollout = limit.map(|limit| {
+                Rollout::default().with_max_concurrent_nodes(CountOrPercent::Count(limit))
+            });
+            spec
+        })
+}
+
+fn node() -> impl Strategy<Value = NodeFacts> {
+    (
+        prop::sample::select(NODES.to_vec()),
+        prop::sample::select(ZONES.to_vec()),
+        prop::bool::weighted(0.8),
+        prop::bool::weighted(0.9),
+    )
+        .prop_map(|(name, zone, ready, linux)| {
+            let mut facts = mk_node(name, &[zone]);
+            facts.ready = ready;
+            if !linux {
+                facts.os = "windows".to_owned();
+            }
+            facts
+        })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (caches, nodes, images) = (0..CACHES.len(), 0..NODES.len(), 0..IMAGES.len());
+    prop_oneof![
+        4 => (caches.clone(), spec()).prop_map(|(c, s)| Step::Apply(c, s)),
+        1 => caches.clone().prop_map(Step::Delete),
+        1 => caches.clone().prop_map(Step::Refresh),
+        1 => caches.prop_map(Step::Purge),
+        4 => node().prop_map(Step::Node),
+        1 => nodes.clone().prop_map(Step::Gone),
+        6 => nodes.clone().prop_map(Step::Act),
+        1 => nodes.clone().prop_map(Step::Silent),
+        1 => (nodes.clone(), images.clone(), any::<bool>()).prop_map(|(n, i, f)| Step::Fails(n, i, f)),
+        1 => (nodes, images).prop_map(|(n, i)| Step::Use(n, i)),
+        2 => (1..1_000u64).prop_map(Step::Pass),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn take(world: &mut World, step: &Step) {
+    match step {
+        Step::Apply(cache, spec) => {
+            let deleting = world
+                .caches
+                .get(&mk_id(CACHES[*cache]))
+                .is_some_and(|c| c.deleting);
+            if !deleting {
+                world.cache(CACHES[*cache], spec);
+            }
+        }
+        Step::Delete(cache) => world.delete(CACHES[*cache]),
+        Step::Refresh(cache) => world.refresh(CACHES[*cache]),
+        Step::Purge(cache) => world.purge(CACHES[*cache]),
+        Step::Node(facts) => world.node(facts.clone()),
+        Step::Gone(node) => world.node_gone(NODES[*node]),
+        Step::Act(node) => {
+            if world.nodes.contains_key(&mk_name(NODES[*node])) {
+                world.act(NODES[*node]);
+            }
+        }
+        Step::Silent(node) => world.silence(NODES[*node]),
+        Step::Fails(node, image, fails) => {
+            if let Some(agent) = world.agents.get_mut(&mk_name(NODES[*node])) {
+                let image = mk_ref(IMAGES[*image]);
+                match fails {
+                    true => {
+                        agent.fails.insert(image, Reason::Unauthorized);
+                    }
+                    false => {
+                        agent.fails.remove(&image);
+                    }
+                }
+            }
+        }
+        Step::Use(node, image) => {
+            if let Some(agent) = world.agents.get_mut(&mk_name(NODES[*node])) {
+                agent.in_use.insert(mk_ref(IMAGES[*image]));
+            }
+        }
+        Step::Pass(seconds) => world.pass(*seconds),
+        Step::Restart => world.restart(),
+    }
+}
+
+fn play(limit: u32, steps: &[Step]) -> World {
+    let mut world = World::budget(limit);
+    for step in steps {
+        take(&mut world, step);
+    }
+    world
+}
+
+/// Ends all trouble on the nodes and lets everybody act.
+fn calm(world: &mut World) {
+    for agent in world.agents.values_mut() {
+        agent.fails.clear();
+        agent.in_use.clear();
+    }
+    world.settle();
+}
+
+/// Every node holds exactly what the model says, and every cache says so.
+fn check(world: &World) -> Result<(), TestCaseError> {
+    for (name, facts) in &world.nodes {
+        if !facts.ready || facts.os != "linux" {
+            continue;
+        }
+        let by_image = |images: &[_]| -> BTreeMap<_, _> {
+            let images = images.iter();
+            images
+                .map(|i: &fledged_core::model::AssignedImage| (i.image.clone(), i.clone()))
+                .collect()
+        };
+        prop_assert_eq!(
+            by_image(&world.recorded(name)),
+            by_image(&world.expected(facts)),
+            "{}",
+            name
+        );
+    }
+    world.check_revisions();
+    for (id, facts) in &world.caches {
+        let status = facts.status.as_ref().expect("a status was written");
+        prop_assert_ne!(status.status, ActionStatus::Processing, "{}", id);
+        prop_assert!(status.completion_time.is_some());
+        prop_assert_eq!(status.observed_generation, facts.generation);
+        prop_assert_eq!(status.counts.pulling, 0);
+        prop_assert_eq!(status.counts.failed, 0);
+        prop_assert_eq!(
+            status.counts.cached + status.counts.unreachable,
+            status.counts.desired
+        );
+        prop_assert!(!facts.refresh_requested && !facts.purge_requested);
+        prop_assert!(!facts.deleting, "its finalizer is never released");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// Also: never over budget, nothing wanted is marked absent, no refresh on demand is over before
+    /// every node has looked (the world checks at every write).
+    #[test]
+    fn converges_whatever_happened(limit in 1..4u32, steps in prop::collection::vec(step(), 0..60)) {
+        let mut world = play(limit, &steps);
+        calm(&mut world);
+        check(&world)?;
+        // A new planner finds nothing to do.
+        let writes = (world.writes, world.status_writes);
+        world.restart();
+        prop_assert_eq!((world.writes, world.status_writes), writes);
+    }
+
+    #[test]
+    fn any_order_of_events_ends_in_the_same_assignments(
+        specs in prop::collection::vec(spec(), CACHES.len()),
+        nodes in prop::collection::vec(node(), 0..6),
+        seed in any::<u64>(),
+    ) {
+        let mut config = PlannerConfig::default();
+        config.max_concurrent_nodes = CountOrPercent::Count(1);
+        let mut events: Vec<ClusterEvent> = Vec::new();
+        let nodes: BTreeMap<_, _> = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
+        for (name, spec) in CACHES.iter().zip(&specs) {
+            events.push(ClusterEvent::CacheApplied(Box::new(mk_facts(name, spec))));
+        }
+        events.extend(nodes.values().cloned().map(ClusterEvent::NodeApplied));
+        let mut outcomes = Vec::new();
+        for shuffled in [false, true] {
+            let mut world = World::with(config.clone());
+            if shuffled {
+                fastrand::Rng::with_seed(seed).shuffle(&mut events);
+            }
+            world.nodes = nodes.clone();
+            for (name, spec) in CACHES.iter().zip(&specs) {
+                world.caches.insert(mk_id(name), mk_facts(name, spec));
+            }
+            for event in events.clone() {
+                world.tell(event);
+            }
+            world.settle();
+            let images = world.records.into_iter().map(|(name, record)| (name, record.images));
+            outcomes.push(images.collect::<Vec<_>>());
+        }
+        prop_assert_eq!(&outcomes[0], &outcomes[1]);
+    }
+
+    #[test]
+    fn an_edit_of_one_cache_never_touches_another_s_images(
+        steps in prop::collection::vec(step(), 0..40),
+        cache in 0..CACHES.len(),
+        new in spec(),
+    ) {
+        // A refresh that falls due meanwhile would change images as well.
+        let mut world = World::with(PlannerConfig::default().with_refresh_interval(Duration::ZERO));
+        for step in &steps {
+            take(&mut world, step);
+        }
+        calm(&mut world);
+        let mut touched: BTreeSet<_> = new.cache_spec[0].images.iter().map(|i| mk_ref(i)).collect();
+        if let Some(Ok(old)) = world.caches.get(&mk_id(CACHES[cache])).map(|c| &c.spec) {
+            touched.extend(old.groups.iter().flat_map(|g| g.images.clone()));
+        }
+        let others = |world: &World| -> Vec<_> {
+            let images = world.records.iter().flat_map(|(name, record)| {
+                let others = record.images.iter().filter(|i| !touched.contains(&i.image));
+                others.map(move |image| (name.clone(), image.clone()))
+            });
+            images.collect()
+        };
+        let before = others(&world);
+        world.cache(CACHES[cache], &new);
+        prop_assert_eq!(others(&world), before.clone());
+        world.settle();
+        prop_assert_eq!(others(&world), before);
+    }
+
+    #[test]
+    fn a_node_that_comes_late_gets_what_a_node_got_that_was_there(
+        steps in prop::collection::vec(step(), 0..40),
+        zone in prop::sample::select(ZONES.to_vec()),
+    ) {
+        let mut early = mk_node("early", &[zone]);
+        let mut world = World::budget(4);
+        world.node(early.clone());
+        for step in &steps {
+            take(&mut world, step);
+        }
+        calm(&mut world);
+        early.name = mk_name("late");
+        world.node(early);
+        world.settle();
+        prop_assert_eq!(world.recorded(&mk_name("early")), world.recorded(&mk_name("late")));
+    }
+}

@@ -1,0 +1,328 @@
+//! Refreshes: on demand every node looks again for every image, by the interval what moves is pulled.
+use crate::world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
+use fledged_core::error::Reason;
+use fledged_core::model::{CountOrPercent, DesiredState, ImagePullPolicy};
+use fledged_core::planner::{ActionReason, ActionStatus, ConditionKind, PlannerConfig};
+
+/// Longer than the interval between refreshes, with its jitter.
+const INTERVAL: u64 = 16 * 60 + 30;
+
+/// Two nodes and one settled cache `web` of these.
+fn mk_settled(images: &[&str]) -> World {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    world.node(mk_node("n2", &[]));
+    world.cache("web", &mk_spec(images, &[]));
+    world.settle();
+    world.pass(1);
+    world
+}
+
+/// The revisions of what a node is to hold, in the order of the record.
+fn revisions(world: &World, node: &str) -> Vec<u64> {
+    let record = &world.records[&mk_name(node)];
+    record.images.iter().map(|i| i.revision).collect()
+}
+
+#[test]
+fn on_demand_it_is_over_once_every_node_has_looked_for_every_image() {
+    let mut world = mk_settled(&["app:1", "tool"]);
+    let writes = world.writes;
+    world.refresh("web");
+    assert_eq!(world.writes, writes + 2, "one for each node");
+    let status = world.status("web").clone();
+    assert_eq!(status.reason, ActionReason::ImageCacheRefresh);
+    assert_eq!(status.status, ActionStatus::Processing);
+    // What does not move is there as far as anybody knows; what moves is pulled.
+    assert_eq!(
+        status.message,
+        "2 of 4 cached on 2 nodes, 2 of them to be verified, 2 to be pulled"
+    );
+    assert_eq!((status.counts.cached, status.counts.pulling), (2, 2));
+    let holds = |kind| status.condition(kind).unwrap().status;
+    assert!(holds(ConditionKind::Progressing) && !holds(ConditionKind::Ready));
+    assert_eq!(status.verify_revision, status.refresh_revision);
+    let revision = status.refresh_revision;
+    assert_eq!(revisions(&world, "n1"), [revision, revision]);
+    world.act("n1");
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    assert!(world.caches[&mk_id("web")].refresh_requested);
+    world.act("n2");
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    assert!(!world.caches[&mk_id("web")].refresh_requested);
+    assert_eq!(world.status("web").message, "4 of 4 cached on 2 nodes");
+    world.settle();
+    assert_eq!(world.writes, writes + 2);
+}
+
+#[test]
+fn on_demand_it_goes_on_where_nothing_moves_until_the_last_node_has_looked() {
+    let mut world = mk_settled(&["app:1", "db:1"]);
+    world.refresh("web");
+    let status = world.status("web");
+    assert_eq!(status.status, ActionStatus::Processing);
+    assert_eq!(
+        status.message,
+        "4 of 4 cached on 2 nodes, 4 of them to be verified"
+    );
+    world.act("n2");
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    world.act("n1");
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+}
+
+#[test]
+fn by_the_interval_only_what_moves_is_asked_for() {
+    let mut world = mk_settled(&["app:1", "tool"]);
+    world.refresh("web");
+    world.settle();
+    let first = world.status("web").refresh_revision;
+    let writes = world.writes;
+    world.pass(INTERVAL);
+    let status = world.status("web");
+    assert_eq!(
+        (status.reason, status.status),
+        (ActionReason::ImageCacheRefresh, ActionStatus::Processing)
+    );
+    let second = status.refresh_revision;
+    assert!(second > first && status.verify_revision == first);
+    assert_eq!(revisions(&world, "n1"), [first, second]);
+    assert_eq!(status.message, "2 of 4 cached on 2 nodes, 2 to be pulled");
+    world.settle();
+    assert_eq!(world.writes, writes + 2);
+    // On demand again: both.
+    world.refresh("web");
+    let third = world.status("web").refresh_revision;
+    assert_eq!(revisions(&world, "n2"), [third, third]);
+}
+
+#[test]
+fn by_the_interval_nothing_is_written_where_nothing_moves() {
+    let mut world = mk_settled(&["app:1"]);
+    for asked in [false, true] {
+        if asked {
+            world.refresh("web");
+            world.settle();
+        }
+        let writes = (world.writes, world.status_writes);
+        world.pass(4 * INTERVAL);
+        assert_eq!((world.writes, world.status_writes), writes, "{asked}");
+    }
+}
+
+#[test]
+fn a_refresh_by_the_interval_minds_its_exceptions() {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    let mut always = mk_spec(&["app:1"], &[]);
+    always.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
+    world.cache("web", &always);
+    // Not while it is processing.
+    world.pass(16 * 60 + 30);
+    assert_eq!(world.status("web").reason, ActionReason::ImageCacheCreate);
+    world.settle();
+    world.pass(16 * 60 + 30);
+    assert_eq!(world.status("web").reason, ActionReason::ImageCacheRefresh);
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    // Not after a purge.
+    world.purge("web");
+    world.settle();
+    world.pass(40 * 60);
+    assert_eq!(world.status("web").reason, ActionReason::ImageCachePurge);
+    assert_eq!(world.records.len(), 0);
+}
+
+#[test]
+fn what_has_failed_is_tried_again_on_demand_and_by_the_interval() {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    world.node(mk_node("n2", &[]));
+    let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
+    agent.fails.insert(mk_ref("app:1"), Reason::Unauthorized);
+    world.cache("web", &mk_spec(&["app:1", "tool"], &[]));
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Failed);
+    world.pass(INTERVAL);
+    let now = world.status("web").refresh_revision;
+    assert_eq!(revisions(&world, "n1"), [now, now], "it failed there");
+    assert_eq!(revisions(&world, "n2"), [0, now]);
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Failed);
+    let writes = world.writes;
+    world.refresh("web");
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Failed);
+    assert_eq!(world.writes, writes + 2, "once");
+    world.agents.get_mut(&mk_name("n1")).unwrap().fails.clear();
+    world.refresh("web");
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    assert_eq!(world.writes, writes + 4);
+}
+
+#[test]
+fn a_restart_neither_forgets_what_is_asked_nor_asks_again() {
+    let mut config = PlannerConfig::default();
+    config.max_concurrent_nodes = CountOrPercent::Count(1);
+    let mut world = World::with(config);
+    world.node(mk_node("n1", &[]));
+    world.node(mk_node("n2", &[]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    world.pass(1);
+    let writes = world.writes;
+    world.refresh("web");
+    assert_eq!(world.writes, writes + 1, "n2 waits for its turn");
+    let revision = world.status("web").refresh_revision;
+    world.restart();
+    assert_eq!(world.status("web").refresh_revision, revision);
+    assert_eq!(world.writes, writes + 1);
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    world.act("n1");
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    assert_eq!(revisions(&world, "n2"), [revision]);
+    world.restart();
+    world.act("n2");
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    let writes = (world.writes, world.status_writes);
+    world.restart();
+    world.pass(INTERVAL);
+    assert_eq!((world.writes, world.status_writes), writes);
+}
+
+#[test]
+fn an_edit_in_the_middle_does_not_take_the_question_back() {
+    let mut config = PlannerConfig::default();
+    config.max_concurrent_nodes = CountOrPercent::Count(1);
+    let mut world = World::with(config);
+    world.node(mk_node("n1", &[]));
+    world.node(mk_node("n2", &[]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    world.refresh("web");
+    world.cache("web", &mk_spec(&["app:1", "db:1"], &[]));
+    world.act("n1");
+    assert_eq!(world.status("web").reason, ActionReason::ImageCacheUpdate);
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    let revision = world.status("web").verify_revision;
+    assert_eq!(revisions(&world, "n2"), [revision, revision]);
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+}
+
+#[test]
+fn of_two_caches_that_share_an_image_the_later_refresh_counts_and_stays() {
+    let mut world = mk_settled(&["app:1", "db:1"]);
+    world.cache("jobs", &mk_spec(&["db:1", "cron:1"], &[]));
+    world.settle();
+    world.refresh("web");
+    world.settle();
+    world.pass(1);
+    let web = world.status("web").refresh_revision;
+    assert_eq!(world.word("jobs"), ActionStatus::Succeeded);
+    world.refresh("jobs");
+    assert_eq!(
+        world.word("web"),
+        ActionStatus::Succeeded,
+        "it is not refreshed"
+    );
+    assert_eq!(
+        world.status("web").message,
+        "4 of 4 cached on 2 nodes, 2 of them to be verified"
+    );
+    world.settle();
+    let jobs = world.status("jobs").refresh_revision;
+    assert!(jobs > web);
+    let by_image = |world: &World| -> Vec<(String, u64)> {
+        let images = world.records[&mk_name("n1")].images.iter();
+        let mut found: Vec<_> = images.map(|i| (i.image.to_string(), i.revision)).collect();
+        found.sort();
+        found
+    };
+    let mut expected = vec![
+        ("app:1".to_owned(), web),
+        ("cron:1".to_owned(), jobs),
+        ("db:1".to_owned(), jobs),
+    ];
+    assert_eq!(by_image(&world), expected);
+    // It does not fall when the cache goes that asked for more.
+    world.delete("jobs");
+    world.settle();
+    expected.remove(1);
+    assert_eq!(by_image(&world), expected);
+    let writes = world.writes;
+    world.restart();
+    world.settle();
+    assert_eq!(world.writes, writes);
+}
+
+#[test]
+fn a_node_that_cannot_be_reached_is_asked_when_it_is_back() {
+    let mut world = mk_settled(&["app:1"]);
+    world.set_ready("n2", false);
+    world.refresh("web");
+    world.act("n1");
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    assert_eq!(world.status("web").counts.unreachable, 1);
+    assert_eq!(revisions(&world, "n2"), [0]);
+    world.set_ready("n2", true);
+    assert_eq!(revisions(&world, "n2"), revisions(&world, "n1"));
+    world.pass(1);
+    let status = world.status("web");
+    assert_eq!(status.status, ActionStatus::Succeeded, "nobody asked again");
+    assert_eq!(
+        status.message,
+        "2 of 2 cached on 2 nodes, 1 of them to be verified"
+    );
+    assert!(status.condition(ConditionKind::Ready).unwrap().status);
+    let writes = world.writes;
+    world.settle();
+    assert_eq!(world.writes, writes);
+    assert_eq!(world.status("web").message, "2 of 2 cached on 2 nodes");
+}
+
+#[test]
+fn a_node_that_says_nothing_holds_nobody_up() {
+    let mut world = mk_settled(&["app:1"]);
+    world.refresh("web");
+    world.act("n1");
+    world.pass(29);
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    world.pass(1);
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    assert_eq!(world.status("web").counts.unreachable, 1);
+}
+
+#[test]
+fn a_node_that_comes_late_is_told_what_the_others_are() {
+    let mut world = mk_settled(&["app:1", "tool"]);
+    world.refresh("web");
+    world.settle();
+    world.node(mk_node("n3", &[]));
+    assert_eq!(revisions(&world, "n3"), revisions(&world, "n1"));
+    assert_eq!(world.status("web").counts.pulling, 2);
+}
+
+#[test]
+fn what_is_on_its_way_out_is_not_touched() {
+    let mut world = mk_settled(&["app:1"]);
+    world.cache("old", &mk_spec(&["old:1"], &[]));
+    world.settle();
+    for agent in world.agents.values_mut() {
+        agent.in_use.insert(mk_ref("old:1"));
+    }
+    world.purge("old");
+    world.settle();
+    let leaving = |world: &World| {
+        let images = &world.records[&mk_name("n1")].images;
+        let leaving = images.iter().find(|i| i.state == DesiredState::Absent);
+        leaving.cloned().unwrap()
+    };
+    let before = leaving(&world);
+    world.refresh("web");
+    world.settle();
+    assert_eq!(leaving(&world), before);
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+}

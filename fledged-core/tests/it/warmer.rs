@@ -1,0 +1,308 @@
+//! What a warmer does with an assignment on a node where all goes well, and what it says of it.
+use std::time::Duration;
+
+use crate::rig::{Rig, mk_absent, mk_image, mk_inventory, mk_present, mk_secret};
+use fledged_core::error::Reason;
+use fledged_core::model::{AssignedImage, ByteSize, ImagePhase};
+use fledged_core::warmer::{NodeCommand, NodeEvent};
+
+fn mk_prioritised(name: &str, priority: i32) -> AssignedImage {
+    mk_present(name).with_priority(priority)
+}
+
+fn mk_hasty(name: &str, seconds: u64) -> AssignedImage {
+    mk_present(name).with_deadline(Duration::from_secs(seconds))
+}
+
+#[test]
+fn without_an_assignment_nothing_happens() {
+    let mut rig = Rig::new(3);
+    assert_eq!(rig.poll().0, []);
+    assert_eq!(rig.warmer.next_wakeup(), None);
+    assert!(!rig.is_settled());
+    assert_eq!(rig.refresh().0, []);
+}
+
+#[test]
+fn an_empty_assignment_is_settled() {
+    let mut rig = Rig::new(3);
+    rig.assign(vec![]);
+    assert!(rig.is_settled());
+    assert_eq!(rig.warmer.report().observed_generation, 1);
+}
+
+#[test]
+fn the_inventory_is_asked_before_anything_is_pulled() {
+    let mut rig = Rig::new(3);
+    let asked = rig.assign(vec![mk_present("a"), mk_present("b")]);
+    assert!(asked.reads());
+    assert_eq!(asked.pulls(), [""; 0]);
+    let pending = |name: &str| (name.to_owned(), ImagePhase::Pending);
+    assert_eq!(asked.phases(), [pending("a"), pending("b")]);
+
+    let asked = rig.read(mk_inventory(&["a"]));
+    assert_eq!(asked.pulls(), ["b"]);
+    assert_eq!(rig.phase("a"), ImagePhase::Cached);
+    assert_eq!(rig.phase("b"), ImagePhase::Pulling);
+    assert!(!rig.is_settled());
+}
+
+#[test]
+fn usage_is_only_asked_for_where_something_is_to_be_removed() {
+    let with_usage = |images| {
+        let asked = Rig::new(3).assign(images);
+        asked.0.iter().find_map(|command| match command {
+            NodeCommand::ReadInventory { with_usage, .. } => Some(*with_usage),
+            _ => None,
+        })
+    };
+    assert_eq!(with_usage(vec![mk_present("a")]), Some(false));
+    assert_eq!(
+        with_usage(vec![mk_present("a"), mk_absent("b")]),
+        Some(true)
+    );
+}
+
+#[test]
+fn what_is_found_present_counts_no_attempt_and_no_time() {
+    let (rig, _) = Rig::warmed(3, vec![mk_present("a")], &["a"]);
+    let report = rig.report("a");
+    assert_eq!(report.phase, ImagePhase::Cached);
+    assert_eq!(report.attempts, 0);
+    assert_eq!((report.started_at, report.finished_at), (None, None));
+    assert_eq!((report.reason, report.message), (None, None));
+    assert_eq!(report.size, Some(ByteSize::new(1_000)));
+    assert_eq!(report.revision, Some(0));
+    assert!(rig.is_settled());
+}
+
+#[test]
+fn a_pull_is_told_before_it_begins_and_when_it_ends() {
+    let (mut rig, asked) = Rig::warmed(3, vec![mk_present("a")], &[]);
+    let kinds: Vec<_> = asked.0.iter().map(std::mem::discriminant).collect();
+    let report = asked
+        .0
+        .iter()
+        .position(|c| matches!(c, NodeCommand::Report(r) if r.phase == ImagePhase::Pulling));
+    let pull = asked
+        .0
+        .iter()
+        .position(|c| matches!(c, NodeCommand::Pull { .. }));
+    assert!(report.is_some() && report < pull, "{kinds:?}");
+
+    let started = rig.now;
+    rig.pass(40);
+    let asked = rig.pulled("a");
+    assert_eq!(asked.phases(), [("a".to_owned(), ImagePhase::Cached)]);
+    let report = rig.report("a");
+    assert_eq!(report.attempts, 1);
+    assert_eq!(report.started_at, Some(started));
+    assert_eq!(report.finished_at, Some(rig.now));
+    assert_eq!(report.next_attempt_at, None);
+    // Not believed because it succeeded: the inventory has to say so.
+    assert!(asked.reads() && !rig.is_settled());
+    rig.answer(Ok(mk_inventory(&["a"])));
+    assert!(rig.is_settled());
+}
+
+#[test]
+fn a_pull_names_its_credentials_and_deadline() {
+    let image = mk_hasty("a", 70)
+        .with_pull_secrets(vec![mk_secret("first"), mk_secret("second")])
+        .with_service_accounts(vec![mk_secret("builder")]);
+    let (rig, asked) = Rig::warmed(3, vec![image.clone()], &[]);
+    let pull = asked.0.iter().find_map(|command| match command {
+        NodeCommand::Pull {
+            credentials,
+            deadline,
+            ..
+        } => Some((credentials, *deadline)),
+        _ => None,
+    });
+    let (credentials, deadline) = pull.unwrap();
+    assert_eq!(credentials.pull_secrets, image.pull_secrets);
+    assert_eq!(credentials.service_accounts, image.service_accounts);
+    assert_eq!(deadline, rig.now + Duration::from_secs(70));
+}
+
+#[test]
+fn no_more_pulls_than_allowed_run_at_once() {
+    let names = ["a", "b", "c", "d", "e"];
+    let images = names.iter().map(|name| mk_present(name)).collect();
+    let (mut rig, asked) = Rig::warmed(2, images, &[]);
+    assert_eq!(asked.pulls(), ["a", "b"]);
+    assert_eq!(rig.warmer.pulls_under_way(), 2);
+    assert_eq!(rig.pulled("b").pulls(), ["c"]);
+    assert_eq!(rig.failed("c", Reason::ImageNotFound).pulls(), ["d"]);
+    assert_eq!(rig.pulled("a").pulls(), ["e"]);
+    assert_eq!(rig.pulled("d").pulls(), [""; 0]);
+    rig.pulled("e");
+    assert_eq!(rig.warmer.pulls_under_way(), 0);
+    rig.answer(Ok(mk_inventory(&["a", "b", "d", "e"])));
+    assert!(rig.is_settled());
+}
+
+#[test]
+fn higher_priority_goes_first_and_the_order_breaks_ties() {
+    let images = vec![
+        mk_prioritised("low", -1),
+        mk_prioritised("first", 0),
+        mk_prioritised("high", 5),
+        mk_prioritised("second", 0),
+    ];
+    let (mut rig, asked) = Rig::warmed(1, images, &[]);
+    assert_eq!(asked.pulls(), ["high"]);
+    assert_eq!(rig.pulled("high").pulls(), ["first"]);
+    assert_eq!(rig.pulled("first").pulls(), ["second"]);
+    assert_eq!(rig.pulled("second").pulls(), ["low"]);
+}
+
+#[test]
+fn the_deadline_counts_from_the_start_of_the_pull() {
+    let (mut rig, _) = Rig::warmed(1, vec![mk_hasty("a", 100), mk_hasty("b", 100)], &[]);
+    rig.pass(99);
+    assert_eq!(rig.phase("a"), ImagePhase::Pulling);
+    // `b` has waited for 99 s by now; it still has its 100.
+    assert_eq!(rig.pulled("a").pulls(), ["b"]);
+    rig.pass(99);
+    assert_eq!(rig.phase("b"), ImagePhase::Pulling);
+    let asked = rig.pass(1);
+    assert_eq!(asked.cancels(), 1);
+    let report = rig.report("b");
+    assert_eq!(report.phase, ImagePhase::Failed);
+    assert_eq!(report.reason, Some(Reason::DeadlineExceeded));
+    assert!(report.message.unwrap().contains("100s"));
+    assert_eq!(report.finished_at, Some(rig.now));
+    // A reading that began while `b` was under way may have missed what came of it.
+    rig.answer(Ok(mk_inventory(&["a"])));
+    rig.answer(Ok(mk_inventory(&["a"])));
+    assert!(rig.is_settled());
+}
+
+#[test]
+fn waiting_in_the_queue_costs_no_deadline() {
+    let (mut rig, _) = Rig::warmed(1, vec![mk_present("a"), mk_hasty("b", 10)], &[]);
+    rig.pass(250);
+    assert_eq!(rig.phase("b"), ImagePhase::Pending);
+    assert_eq!(rig.pulled("a").pulls(), ["b"]);
+    rig.pass(9);
+    assert_eq!(rig.phase("b"), ImagePhase::Pulling);
+}
+
+#[test]
+fn a_deadline_of_nothing_is_taken_as_a_second() {
+    let (mut rig, asked) = Rig::warmed(1, vec![mk_hasty("a", 0)], &[]);
+    assert_eq!(asked.pulls(), ["a"]);
+    rig.pass(1);
+    assert_eq!(rig.phase("a"), ImagePhase::Failed);
+}
+
+#[test]
+fn an_interval_of_nothing_is_taken_as_a_second() {
+    let mut config = crate::rig::mk_config(1);
+    config.inventory_interval = Duration::ZERO;
+    let mut rig = Rig::with(config);
+    rig.assign(vec![mk_present("a")]);
+    assert!(!rig.read(mk_inventory(&["a"])).reads());
+    assert!(rig.pass(1).reads());
+}
+
+#[test]
+fn a_retry_goes_before_images_that_were_not_tried_yet() {
+    let names = ["a", "b", "c", "d"];
+    let images = names.iter().map(|name| mk_present(name)).collect();
+    let (mut rig, _) = Rig::warmed(1, images, &[]);
+    assert_eq!(rig.failed("a", Reason::RegistryError).pulls(), ["b"]);
+    rig.pass(30);
+    // The deadline of `a` is running; in the queue behind `c` and `d` it could only pass.
+    assert_eq!(rig.pulled("b").pulls(), ["a"]);
+    assert_eq!(rig.report("a").attempts, 2);
+}
+
+#[test]
+fn reports_stand_in_the_order_of_the_assignment() {
+    let images = vec![mk_present("z"), mk_present("a"), mk_absent("m")];
+    let (rig, _) = Rig::warmed(3, images, &[]);
+    let report = rig.warmer.report();
+    let names: Vec<_> = report.images.iter().map(|r| r.image.to_string()).collect();
+    assert_eq!(names, ["z", "a", "m"]);
+    assert_eq!(report.inventory_at, Some(rig.now));
+}
+
+#[test]
+fn an_image_assigned_twice_is_one_and_present_wins() {
+    let images = vec![
+        mk_absent("nginx"),
+        mk_present("nginx:latest"),
+        mk_absent("nginx"),
+    ];
+    let (rig, asked) = Rig::warmed(3, images, &["nginx"]);
+    assert_eq!(asked.removals(), [""; 0]);
+    assert_eq!(rig.warmer.report().images.len(), 1);
+    assert_eq!(rig.phase("nginx"), ImagePhase::Cached);
+}
+
+#[test]
+fn a_report_uses_the_words_of_the_last_assignment() {
+    let (mut rig, _) = Rig::warmed(3, vec![mk_present("nginx")], &["nginx"]);
+    rig.assign(vec![mk_present("docker.io/library/nginx:latest")]);
+    let report = rig.report("nginx");
+    assert_eq!(report.image.original(), "docker.io/library/nginx:latest");
+}
+
+#[test]
+fn the_same_assignment_again_changes_nothing() {
+    let images = vec![mk_present("a"), mk_present("b"), mk_absent("c")];
+    let (mut rig, _) = Rig::warmed(1, images.clone(), &["b"]);
+    let before = rig.warmer.report().images;
+    assert_eq!(rig.assign(images).0, []);
+    assert_eq!(rig.warmer.report().images, before);
+    assert_eq!(rig.warmer.report().observed_generation, 2);
+}
+
+#[test]
+fn answers_to_unknown_questions_are_ignored() {
+    let (mut rig, _) = Rig::warmed(1, vec![mk_present("a")], &["a"]);
+    let nothing = rig.tell(NodeEvent::PullEnded {
+        id: fledged_core::warmer::PullId(99),
+        result: Ok(mk_image(&["a"])),
+    });
+    assert_eq!(nothing.0, []);
+    let nothing = rig.tell(NodeEvent::InventoryRead {
+        id: fledged_core::warmer::InventoryId(99),
+        result: Ok(mk_inventory(&[])),
+    });
+    assert_eq!(nothing.0, []);
+    assert_eq!(
+        rig.removal("unknown", Ok(fledged_core::port::Removal::Removed))
+            .0,
+        []
+    );
+    assert_eq!(rig.phase("a"), ImagePhase::Cached);
+}
+
+#[test]
+fn of_two_thousand_images_an_event_concerns_its_own_and_the_next_alone() {
+    let names: Vec<String> = (0..2_000)
+        .map(|n| format!("registry.example/app{n}:1"))
+        .collect();
+    let images = names.iter().map(|name| mk_present(name)).collect();
+    let (mut rig, first) = Rig::warmed(10, images, &[]);
+    let mut queue = first.pulls();
+    let mut begun = queue.len();
+    while let Some(name) = queue.pop() {
+        let asked = rig.pulled(&name);
+        let next = names.get(begun);
+        let mut told = vec![(name, ImagePhase::Cached)];
+        told.extend(next.map(|next| (next.clone(), ImagePhase::Pulling)));
+        told.sort();
+        assert_eq!(asked.phases(), told);
+        assert_eq!(asked.pulls().first(), next);
+        begun += asked.pulls().len();
+        queue.extend(asked.pulls());
+    }
+    assert_eq!(begun, names.len());
+    let held: Vec<&str> = names.iter().map(String::as_str).collect();
+    rig.answer(Ok(mk_inventory(&held)));
+    assert!(rig.is_settled());
+}

@@ -1,0 +1,380 @@
+//! A cluster by hand around a planner: objects that are recorded at once, and agents that act when
+//! they are told to. What must hold after every poll is checked here.
+mod agent;
+mod budget;
+mod mk;
+mod requests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fledged_core::model::{
+    AssignedImage, Assignment, CacheId, CountOrPercent, DesiredState, ImageCache, ImageCacheSpec,
+    NodeFacts, NodeName,
+};
+use fledged_core::planner::{
+    ActionStatus, Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent,
+    Planner, PlannerConfig,
+};
+use jiff::Timestamp;
+
+pub(crate) use agent::Agent;
+pub(crate) use mk::{mk_facts, mk_id, mk_limited, mk_name, mk_node, mk_ref, mk_spec};
+
+pub(crate) struct World {
+    pub planner: Planner,
+    pub config: PlannerConfig,
+    pub now: Timestamp,
+    pub caches: BTreeMap<CacheId, CacheFacts>,
+    pub nodes: BTreeMap<NodeName, NodeFacts>,
+    pub records: BTreeMap<NodeName, Assignment>,
+    pub agents: BTreeMap<NodeName, Agent>,
+    pub events: Vec<(String, CacheEvent)>,
+    pub writes: usize,
+    pub status_writes: usize,
+    pub most_active: usize,
+    /// When a node last said something or had a reason to; `None`: it is known to say nothing.
+    heard: BTreeMap<NodeName, Option<Timestamp>>,
+    /// When a node last said something, or turned Ready.
+    spoke: BTreeMap<NodeName, Timestamp>,
+    /// Counts what happens, where the clock stands still.
+    step: u64,
+    requests: BTreeMap<CacheId, requests::Asked>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(PlannerConfig::default())
+    }
+
+    /// A synced planner in an empty cluster.
+    pub(crate) fn with(config: PlannerConfig) -> Self {
+        let mut world = Self::unsynced(config);
+        world.tell(ClusterEvent::Synced);
+        world
+    }
+
+    pub(crate) fn unsynced(config: PlannerConfig) -> Self {
+        Self {
+            planner: Planner::new(config.clone(), 1),
+            config,
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            caches: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            records: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            events: Vec::new(),
+            writes: 0,
+            status_writes: 0,
+            most_active: 0,
+            heard: BTreeMap::new(),
+            spoke: BTreeMap::new(),
+            step: 0,
+            requests: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn budget(limit: u32) -> Self {
+        let mut config = PlannerConfig::default();
+        config.max_concurrent_nodes = CountOrPercent::Count(limit);
+        Self::with(config)
+    }
+
+    pub(crate) fn apply(&mut self, event: ClusterEvent) {
+        self.planner.apply(event, self.now);
+    }
+
+    /// Tells the planner and carries out what it says until it says nothing more.
+    pub(crate) fn tell(&mut self, event: ClusterEvent) {
+        self.apply(event);
+        self.run();
+    }
+
+    pub(crate) fn run(&mut self) {
+        for _ in 0..100 {
+            let commands = self.planner.poll(self.now);
+            assert_eq!(
+                self.planner.poll(self.now),
+                [],
+                "a second poll did something"
+            );
+            let wakeup = self.planner.next_wakeup();
+            assert!(wakeup.is_none_or(|at| at > self.now), "the loop would spin");
+            if commands.is_empty() {
+                return;
+            }
+            for command in commands {
+                self.carry_out(command);
+            }
+        }
+        panic!("the planner does not come to rest");
+    }
+
+    fn carry_out(&mut self, command: ClusterCommand) {
+        match command {
+            ClusterCommand::WriteAssignment {
+                node,
+                ticket,
+                images,
+            } => {
+                self.writes += 1;
+                self.check_wanted(&node, &images);
+                // A node that has not answered yet may hold a slot, and keeps it.
+                let was_active = self.is_active(&node) || self.owes_answer(&node);
+                self.has_reason_to_speak(&node);
+                let generation = self.records.get(&node).map_or(1, |r| r.generation + 1);
+                let assignment = Assignment::new(generation, images);
+                self.records.insert(node.clone(), assignment.clone());
+                if !was_active && self.is_active(&node) {
+                    self.check_budget();
+                }
+                self.apply(ClusterEvent::AssignmentWritten {
+                    node: node.clone(),
+                    ticket,
+                    generation,
+                });
+                self.apply(ClusterEvent::AssignmentRecorded { node, assignment });
+            }
+            ClusterCommand::DeleteAssignment { node, ticket } => {
+                self.writes += 1;
+                self.records.remove(&node);
+                if let Some(agent) = self.agents.get_mut(&node) {
+                    agent.reported = None;
+                }
+                self.apply(ClusterEvent::AssignmentDeleted {
+                    node: node.clone(),
+                    ticket,
+                });
+                self.apply(ClusterEvent::AssignmentGone(node));
+            }
+            ClusterCommand::WriteStatus { cache, status } => {
+                self.status_writes += 1;
+                self.check_request(&cache, &status);
+                self.echo(&cache, |facts| facts.status = Some(*status));
+            }
+            ClusterCommand::RemoveAnnotation { cache, annotation } => {
+                self.apply(ClusterEvent::AnnotationRemoved {
+                    cache: cache.clone(),
+                    annotation,
+                });
+                self.echo(&cache, |facts| match annotation {
+                    Annotation::Refresh => facts.refresh_requested = false,
+                    Annotation::Purge => facts.purge_requested = false,
+                });
+            }
+            ClusterCommand::SetFinalizer { cache, present } => {
+                self.echo(&cache, |facts| facts.finalizer = present);
+            }
+            ClusterCommand::RecordEvent { cache, event } => {
+                self.events.push((cache.name, event));
+            }
+        }
+    }
+
+    /// Changes an object as the planner asked, and tells it so.
+    fn echo(&mut self, id: &CacheId, change: impl FnOnce(&mut CacheFacts)) {
+        let Some(facts) = self.caches.get_mut(id) else {
+            return;
+        };
+        change(facts);
+        if facts.deleting && !facts.finalizer {
+            self.caches.remove(id);
+            self.apply(ClusterEvent::CacheGone(id.clone()));
+            return;
+        }
+        let facts = facts.clone();
+        self.apply(ClusterEvent::CacheApplied(Box::new(facts)));
+    }
+
+    /// Caches that want something, as far as anybody has been told.
+    pub(crate) fn wanting(&self) -> Vec<&ImageCache> {
+        let purged = |facts: &CacheFacts| facts.status.as_ref().is_some_and(|s| s.purged);
+        let active = self.caches.values();
+        let active = active.filter(|f| !f.deleting && !f.purge_requested && !purged(f));
+        active
+            .filter_map(|facts| facts.spec.as_ref().ok())
+            .collect()
+    }
+
+    /// What that node should hold by the rules of the model, whatever happened before.
+    pub(crate) fn expected(&self, node: &NodeFacts) -> Vec<AssignedImage> {
+        let caches = self.wanting();
+        let mut images = Assignment::for_node(node, caches, self.config.defaults).images;
+        for image in &mut images {
+            let status = |id| self.caches.get(id)?.status.as_ref();
+            let revision = |id| status(id).map_or(0, |s: &CacheStatus| s.refresh_revision);
+            if image.pull_policy == fledged_core::model::ImagePullPolicy::Always {
+                image.revision = image.wanted_by.iter().map(revision).max().unwrap_or(0);
+            }
+        }
+        images
+    }
+
+    /// What stands recorded for a node, without what only says to look again: the revision of an image
+    /// that does not move.
+    pub(crate) fn recorded(&self, node: &NodeName) -> Vec<AssignedImage> {
+        let record = self.records.get(node);
+        let mut images = record.map(|r| r.images.clone()).unwrap_or_default();
+        for image in &mut images {
+            if image.pull_policy == fledged_core::model::ImagePullPolicy::IfNotPresent {
+                image.revision = 0;
+            }
+        }
+        images.sort_by(|a, b| a.image.cmp(&b.image));
+        images
+    }
+
+    fn check_wanted(&self, node: &NodeName, images: &[AssignedImage]) {
+        let Some(facts) = self.nodes.get(node) else {
+            panic!("an assignment for {node}, which is not there");
+        };
+        let wanted = self.expected(facts);
+        for image in images.iter().filter(|i| i.state == DesiredState::Absent) {
+            let wanted = wanted.iter().find(|w| w.image == image.image);
+            assert_eq!(wanted, None, "is marked absent on {node}");
+        }
+    }
+
+    pub(crate) fn node(&mut self, facts: NodeFacts) {
+        let known = self.nodes.insert(facts.name.clone(), facts.clone());
+        self.agents.entry(facts.name.clone()).or_default();
+        let was_ready = known.is_some_and(|known| known.ready);
+        if facts.ready && !was_ready {
+            self.heard.insert(facts.name.clone(), Some(self.now));
+            self.spoke.insert(facts.name.clone(), self.now);
+        }
+        self.tell(ClusterEvent::NodeApplied(facts));
+    }
+
+    pub(crate) fn set_ready(&mut self, name: &str, ready: bool) {
+        let mut facts = self.nodes[&mk_name(name)].clone();
+        facts.ready = ready;
+        self.node(facts);
+    }
+
+    pub(crate) fn node_gone(&mut self, name: &str) {
+        self.nodes.remove(&mk_name(name));
+        self.agents.remove(&mk_name(name));
+        self.tell(ClusterEvent::NodeGone(mk_name(name)));
+    }
+
+    /// Creates or edits a cache.
+    pub(crate) fn cache(&mut self, name: &str, spec: &ImageCacheSpec) {
+        let mut facts = mk_facts(name, spec);
+        if let Some(known) = self.caches.get(&facts.id) {
+            let spec = std::mem::replace(&mut facts, known.clone()).spec;
+            facts.generation += 1;
+            facts.spec = spec;
+        }
+        self.caches.insert(facts.id.clone(), facts.clone());
+        self.tell(ClusterEvent::CacheApplied(Box::new(facts)));
+    }
+
+    pub(crate) fn change(&mut self, name: &str, change: impl FnOnce(&mut CacheFacts)) {
+        self.echo(&mk_id(name), change);
+        self.run();
+    }
+
+    pub(crate) fn refresh(&mut self, name: &str) {
+        self.note_request(name);
+        self.change(name, |facts| facts.refresh_requested = true);
+    }
+
+    pub(crate) fn purge(&mut self, name: &str) {
+        self.change(name, |facts| facts.purge_requested = true);
+    }
+
+    pub(crate) fn delete(&mut self, name: &str) {
+        self.change(name, |facts| facts.deleting = true);
+    }
+
+    /// One agent does what it is asked to and reports.
+    pub(crate) fn act(&mut self, name: &str) {
+        let name = mk_name(name);
+        let facts = &self.nodes[&name];
+        let Some(record) = self.records.get(&name).filter(|_| facts.ready) else {
+            return;
+        };
+        self.step += 1;
+        let agent = self.agents.entry(name.clone()).or_default();
+        let report = agent.act(record, self.step);
+        self.heard.insert(name.clone(), Some(self.now));
+        self.spoke.insert(name.clone(), self.now);
+        self.tell(ClusterEvent::Reported { node: name, report });
+    }
+
+    /// All agents act until nothing changes any more.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100 {
+            let writes = (self.writes, self.status_writes);
+            let names: Vec<_> = self.nodes.keys().cloned().collect();
+            for name in names {
+                self.act(name.as_str());
+            }
+            self.pass(1);
+            if writes == (self.writes, self.status_writes) {
+                return;
+            }
+        }
+        panic!("the cluster does not come to rest");
+    }
+
+    /// The node's agent is known to be gone.
+    pub(crate) fn silence(&mut self, name: &str) {
+        let name = mk_name(name);
+        if self.nodes.contains_key(&name) {
+            self.heard.insert(name.clone(), None);
+        }
+        self.tell(ClusterEvent::NodeSilent(name));
+    }
+
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.run();
+    }
+
+    /// A new planner that knows only what is recorded.
+    pub(crate) fn restart(&mut self) {
+        self.planner = Planner::new(self.config.clone(), 2);
+        let now = Some(self.now);
+        self.heard.values_mut().for_each(|heard| *heard = now);
+        let caches: Vec<_> = self.caches.values().cloned().collect();
+        for facts in caches {
+            self.apply(ClusterEvent::CacheApplied(Box::new(facts)));
+        }
+        for (node, assignment) in self.records.clone() {
+            self.apply(ClusterEvent::AssignmentRecorded { node, assignment });
+        }
+        for facts in self.nodes.values().cloned().collect::<Vec<_>>() {
+            self.apply(ClusterEvent::NodeApplied(facts));
+        }
+        for (node, agent) in self.agents.clone() {
+            if let Some(report) = agent.reported {
+                self.apply(ClusterEvent::Reported { node, report });
+            }
+        }
+        assert_eq!(self.planner.poll(self.now), [], "wrote before it knew all");
+        self.tell(ClusterEvent::Synced);
+    }
+
+    pub(crate) fn status(&self, name: &str) -> &CacheStatus {
+        let facts = self.caches.get(&mk_id(name)).expect("the cache is there");
+        facts.status.as_ref().expect("a status was written")
+    }
+
+    pub(crate) fn word(&self, name: &str) -> ActionStatus {
+        self.status(name).status
+    }
+
+    /// A node's recorded images, those to be absent with a `-` before them.
+    pub(crate) fn assigned(&self, name: &str) -> Vec<String> {
+        let record = self.records.get(&mk_name(name));
+        let images = record.map_or(&[][..], |record| &record.images);
+        let sign = |image: &AssignedImage| match image.state {
+            DesiredState::Present => "",
+            DesiredState::Absent => "-",
+        };
+        let words = images.iter().map(|i| format!("{}{}", sign(i), i.image));
+        words.collect()
+    }
+}

@@ -1,0 +1,343 @@
+//! Registry credentials from Secrets and ServiceAccounts.
+use crate::agent_support::{Fault, Line, Server, image, unique};
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::ObjectName;
+use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_operator::agent::KubeCredentials;
+use http::Method;
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+const CONFIG: (&str, &str) = ("kubernetes.io/dockerconfigjson", ".dockerconfigjson");
+const CFG: (&str, &str) = ("kubernetes.io/dockercfg", ".dockercfg");
+
+/// A namespace with credentials in it.
+struct Store {
+    namespace: String,
+    server: Server,
+    line: Line,
+    credentials: KubeCredentials,
+}
+
+fn entry(user: &str) -> Value {
+    json!({"username": user, "password": "s3cret"})
+}
+
+impl Store {
+    async fn new(namespace: &str) -> Self {
+        let server = Server::start().await;
+        let namespace = &unique(namespace);
+        let namespaces: Api<Namespace> = Api::all(server.client.clone());
+        let object = json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace}});
+        apply(&namespaces, namespace, object).await;
+        let line = Line::new(server.client.clone());
+        Self {
+            namespace: namespace.to_owned(),
+            credentials: KubeCredentials::new(line.client()),
+            server,
+            line,
+        }
+    }
+
+    async fn put(&self, name: &str, (kind, key): (&str, &str), content: &str) {
+        let secrets: Api<Secret> = Api::namespaced(self.server.client.clone(), &self.namespace);
+        let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+            "type": kind, "stringData": {key: content}});
+        apply(&secrets, name, object).await;
+    }
+
+    /// A secret of the usual kind.
+    async fn put_auths(&self, name: &str, auths: Value) {
+        self.put(name, CONFIG, &json!({"auths": auths}).to_string())
+            .await;
+    }
+
+    async fn put_account(&self, name: &str, secrets: &[&str]) {
+        let accounts: Api<ServiceAccount> =
+            Api::namespaced(self.server.client.clone(), &self.namespace);
+        let secrets: Vec<Value> = secrets.iter().map(|name| json!({"name": name})).collect();
+        let object = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": name}, "imagePullSecrets": secrets});
+        apply(&accounts, name, object).await;
+    }
+
+    fn request(&self, name: &str, secrets: &[&str], accounts: &[&str]) -> CredentialsRequest {
+        let names = |names: &[&str]| {
+            let named = names
+                .iter()
+                .map(|name| ObjectName::new(self.namespace.clone(), *name));
+            named.collect::<Vec<_>>()
+        };
+        CredentialsRequest::new(image(name))
+            .with_pull_secrets(names(secrets))
+            .with_service_accounts(names(accounts))
+    }
+
+    /// The user names, in the order to try them.
+    async fn users(
+        &self,
+        image: &str,
+        secrets: &[&str],
+        accounts: &[&str],
+    ) -> Result<Vec<String>, Failure> {
+        let request = self.request(image, secrets, accounts);
+        let auths = self.credentials.resolve(&request).await;
+        if let Err(failure) = &auths {
+            assert!(!failure.message.contains("s3cret"), "{failure}");
+        }
+        let user = |auth| match auth {
+            RegistryAuth::Basic { username, .. } => username,
+            other => panic!("{other:?}"),
+        };
+        Ok(auths?.into_iter().map(user).collect())
+    }
+}
+
+async fn apply<K>(api: &Api<K>, name: &str, object: Value)
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let parameters = PatchParams::apply("tests").force();
+    api.patch(name, &parameters, &Patch::Apply(&object))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn every_entry_that_matches_counts_the_most_specific_first() {
+    let store = Store::new("creds-order").await;
+    store
+        .put_auths(
+            "a",
+            json!({"r.example": entry("a"), "other.example": entry("o")}),
+        )
+        .await;
+    store
+        .put_auths(
+            "b",
+            json!({"r.example/team": entry("team"), "r.example": entry("b")}),
+        )
+        .await;
+    store
+        .put(
+            "old",
+            CFG,
+            &json!({"https://r.example": entry("old")}).to_string(),
+        )
+        .await;
+    store.put_auths("c", json!({"r.example": entry("c")})).await;
+    store.put_account("builder", &["a", "c"]).await;
+    let secrets = ["b", "old", "a"];
+    let users = store
+        .users("r.example/team/app:1", &secrets, &["builder"])
+        .await
+        .unwrap();
+    assert_eq!(users, ["team", "b", "old", "a", "c"]);
+    let users = store.users("r.example/app:1", &["a"], &[]).await.unwrap();
+    assert_eq!(users, ["a"]);
+    let users = store
+        .users("quay.io/app:1", &secrets, &["builder"])
+        .await
+        .unwrap();
+    assert_eq!(users, [""; 0], "anonymous");
+    let users = store.users("r.example/app:1", &[], &[]).await.unwrap();
+    assert_eq!(users, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_missing_counts_only_where_nothing_else_matches_until_it_is_there() {
+    let store = Store::new("creds-missing").await;
+    store
+        .put_auths("there", json!({"r.example": entry("u")}))
+        .await;
+    let secrets = ["missing", "there"];
+    let users = store
+        .users("r.example/app:1", &secrets, &["nobody"])
+        .await
+        .unwrap();
+    assert_eq!(users, ["u"]);
+    let failure = store
+        .users("quay.io/app:1", &secrets, &["nobody"])
+        .await
+        .unwrap_err();
+    assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+    assert_eq!(
+        failure.message,
+        format!(
+            "service account {0}/nobody: not found; pull secret {0}/missing: not found",
+            store.namespace
+        )
+    );
+    store
+        .put_auths("missing", json!({"quay.io": entry("later")}))
+        .await;
+    let users = store.users("quay.io/app:1", &secrets, &[]).await.unwrap();
+    assert_eq!(users, ["later"]);
+}
+
+#[tokio::test]
+async fn what_is_malformed_is_named_without_a_word_of_it() {
+    let store = Store::new("creds-malformed").await;
+    let bad_entry =
+        json!({"auths": {"r.example": {"auth": "s3cret!"}, "good.example": entry("g")}});
+    store.put("entry", CONFIG, &bad_entry.to_string()).await;
+    store
+        .put("opaque", ("Opaque", ".dockerconfigjson"), "{\"auths\":{}}")
+        .await;
+    for (secret, words) in [
+        ("entry", "entry for \"r.example\" is malformed"),
+        (
+            "opaque",
+            "type \"Opaque\", which holds no registry credentials",
+        ),
+    ] {
+        let failure = store
+            .users("r.example/app:1", &[secret], &[])
+            .await
+            .unwrap_err();
+        assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+        let start = format!("pull secret {}/{secret}: ", store.namespace);
+        assert!(failure.message.starts_with(&start), "{failure}");
+        assert!(failure.message.contains(words), "{failure}");
+    }
+    // A malformed entry for somebody else's registry harms nobody.
+    let users = store
+        .users("good.example/app:1", &["entry"], &[])
+        .await
+        .unwrap();
+    assert_eq!(users, ["g"]);
+    let users = store.users("quay.io/app:1", &["entry"], &[]).await.unwrap();
+    assert_eq!(users, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_no_name_is_not_asked_for() {
+    let store = Store::new("creds-names").await;
+    for name in ["../configmaps/x", "a/b", "key?watch=true", "", "Key", ".."] {
+        let failure = store.users("r.example/app:1", &[name], &[]).await;
+        match name {
+            // As in a pod, where an empty name is left over by a template.
+            "" => assert_eq!(failure.unwrap(), [""; 0]),
+            _ => assert!(failure.unwrap_err().message.contains("no object's name")),
+        }
+    }
+    assert_eq!(store.line.count(&Method::GET, ""), 0);
+}
+
+#[tokio::test]
+async fn what_an_api_server_lets_through_but_nobody_can_read_is_not_shown() {
+    let store = Store::new("creds-odd").await;
+    for (object, words) in [
+        (json!({"type": CONFIG.0}), "it has no \".dockerconfigjson\""),
+        (
+            json!({"type": CONFIG.0, "data": {CONFIG.1: "s3cret!"}}),
+            "not a valid object",
+        ),
+        (
+            json!({"type": CONFIG.0, "data": {CONFIG.1: "czNjcmV0"}}),
+            "not valid JSON (line 1",
+        ),
+        (json!({"type": {"s3cret": 1}}), "not a valid object"),
+    ] {
+        let mut answer = object;
+        answer["code"] = json!(200);
+        store
+            .line
+            .fail(move |_, _| Some(Fault::Answers(answer.clone())));
+        let failure = store
+            .users("r.example/app:1", &["odd"], &[])
+            .await
+            .unwrap_err();
+        assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+        assert!(
+            failure.message.starts_with("pull secret creds-odd-"),
+            "{failure}"
+        );
+        assert!(failure.message.contains(words), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_not_be_read_is_said_and_what_cannot_be_read_for_now_is_tried_again() {
+    let store = Store::new("creds-forbidden").await;
+    store
+        .put_auths("key", json!({"r.example": entry("u")}))
+        .await;
+    store
+        .put_auths("open", json!({"r.example": entry("open")}))
+        .await;
+    let text = "secrets \"key\" is forbidden: User \"agent\" cannot get resource";
+    let of_key = |path: &str| path.ends_with("/secrets/key");
+    store
+        .line
+        .fail(move |_, path| of_key(path).then(|| Fault::status(403, "Forbidden", text)));
+    let failure = store
+        .users("r.example/app:1", &["key"], &[])
+        .await
+        .unwrap_err();
+    assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+    assert!(
+        failure
+            .message
+            .contains("may not be read: secrets \"key\" is forbidden")
+    );
+    store
+        .line
+        .fail(move |_, path| of_key(path).then_some(Fault::Down));
+    let failure = store
+        .users("r.example/app:1", &["key"], &[])
+        .await
+        .unwrap_err();
+    assert!(failure.class().is_transient(), "{}", failure.reason);
+    assert!(
+        failure.message.contains("cannot be read for now"),
+        "{failure}"
+    );
+    let users = store
+        .users("r.example/app:1", &["key", "open"], &[])
+        .await
+        .unwrap();
+    assert_eq!(users, ["open"]);
+    store
+        .line
+        .fail(move |_, path| of_key(path).then(|| Fault::busy(9)));
+    let failure = store
+        .users("r.example/app:1", &["key"], &[])
+        .await
+        .unwrap_err();
+    assert_eq!(failure.retry_after.map(|delay| delay.as_secs()), Some(9));
+    store.line.mend();
+    let users = store.users("r.example/app:1", &["key"], &[]).await.unwrap();
+    assert_eq!(users, ["u"]);
+}
+
+#[tokio::test]
+async fn who_asks_at_the_same_time_shares_an_answer_and_nothing_is_kept() {
+    let store = Store::new("creds-shared").await;
+    store
+        .put_auths("key", json!({"r.example": entry("old")}))
+        .await;
+    let request = store.request("r.example/app:1", &["key"], &[]);
+    let resolve = || store.credentials.resolve(&request);
+    let (one, two, three) = tokio::join!(resolve(), resolve(), resolve());
+    assert!(
+        [one, two, three]
+            .iter()
+            .all(|r| r.as_ref().unwrap().len() == 1)
+    );
+    let reads = || store.line.count(&Method::GET, "/secrets/key");
+    assert_eq!(reads(), 1);
+    store
+        .put_auths("key", json!({"r.example": entry("new")}))
+        .await;
+    let users = store.users("r.example/app:1", &["key"], &[]).await.unwrap();
+    assert_eq!((users, reads()), (vec!["new".to_owned()], 2));
+    assert_eq!(
+        store.line.count(&Method::GET, "/secrets"),
+        0,
+        "never listed"
+    );
+}

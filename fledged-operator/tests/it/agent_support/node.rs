@@ -1,0 +1,152 @@
+//! One node: its object, its runtime, its agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::model::{ImagePhase, ImageRef, NodeName};
+use fledged_core::port::Clock;
+use fledged_operator::agent::{Agent, AgentBuilder, AgentError, AgentHealth};
+use fledged_operator::crd::{NodeImage, NodeImageCache, NodeImageCacheSpec, NodeImageCacheStatus};
+use http::Method;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{FakeRuntime, FastClock, Line, Server, eventually, unique};
+
+/// How much faster than real the tests' time passes.
+const SPEED: u32 = 20;
+
+pub(crate) fn image(name: &str) -> ImageRef {
+    ImageRef::parse(name).unwrap()
+}
+
+/// The entries of a spec.
+pub(crate) fn images(names: &[&str]) -> Vec<NodeImage> {
+    let entry = |name: &&str| NodeImage {
+        image: (*name).to_owned(),
+        ..NodeImage::default()
+    };
+    names.iter().map(entry).collect()
+}
+
+/// An agent that runs, and what ends it.
+type Running = (oneshot::Sender<()>, JoinHandle<Result<(), AgentError>>);
+
+/// A node of a cluster, and the agent on it.
+pub(crate) struct Node {
+    pub name: String,
+    pub api: Api<NodeImageCache>,
+    pub line: Line,
+    pub clock: Arc<dyn Clock>,
+    pub runtime: FakeRuntime,
+    running: Option<Running>,
+}
+
+impl Node {
+    pub(crate) fn new(server: &Server, name: &str) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(FastClock::new(SPEED));
+        Self {
+            name: unique(name),
+            api: Api::all(server.client.clone()),
+            line: Line::new(server.client.clone()),
+            runtime: FakeRuntime::new(Arc::clone(&clock)),
+            clock,
+            running: None,
+        }
+    }
+
+    /// Writes the object's spec, as the controller does.
+    pub(crate) async fn assign(&self, images: Vec<NodeImage>) -> NodeImageCache {
+        let spec = NodeImageCacheSpec {
+            caches: Vec::new(),
+            images,
+        };
+        let object = NodeImageCache::new(&self.name, spec);
+        let parameters = PatchParams::apply("fledged-controller").force();
+        let patch = Patch::Apply(&object);
+        self.api
+            .patch(&self.name, &parameters, &patch)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn delete(&self) {
+        self.api
+            .delete(&self.name, &DeleteParams::default())
+            .await
+            .unwrap();
+    }
+
+    pub(crate) fn builder(&self) -> AgentBuilder {
+        let name = NodeName::new(self.name.as_str()).unwrap();
+        Agent::builder(self.line.client(), name, Arc::new(self.runtime.clone()))
+            .clock(Arc::clone(&self.clock))
+            .seed(7)
+    }
+
+    /// Starts the agent.
+    pub(crate) fn start(&mut self) -> AgentHealth {
+        self.start_with(self.builder())
+    }
+
+    pub(crate) fn start_with(&mut self, builder: AgentBuilder) -> AgentHealth {
+        let agent = builder.build();
+        let health = agent.health();
+        let (stop, stopped) = oneshot::channel();
+        let run = agent.run(async move { drop(stopped.await) });
+        self.running = Some((stop, tokio::spawn(run)));
+        health
+    }
+
+    /// Asks the agent to end, and returns how it did.
+    pub(crate) async fn stop(&mut self) -> Result<(), AgentError> {
+        let (stop, task) = self.running.take().unwrap();
+        let _ = stop.send(());
+        task.await.unwrap()
+    }
+
+    /// How the agent ends when nobody asks it to.
+    pub(crate) async fn end(&mut self) -> Result<(), AgentError> {
+        let (_stop, task) = self.running.take().unwrap();
+        task.await.unwrap()
+    }
+
+    pub(crate) async fn status(&self) -> Option<NodeImageCacheStatus> {
+        self.api.get_opt(&self.name).await.unwrap()?.status
+    }
+
+    /// The status once it is as wanted.
+    pub(crate) async fn status_when(
+        &self,
+        what: &str,
+        wanted: impl Fn(&NodeImageCacheStatus) -> bool,
+    ) -> NodeImageCacheStatus {
+        eventually(what, || async { self.status().await.filter(&wanted) }).await
+    }
+
+    /// The status once it answers the object as it is now, and nothing is left to do.
+    pub(crate) async fn settled(&self) -> NodeImageCacheStatus {
+        eventually("the node is settled", || async {
+            let object = self.api.get(&self.name).await.unwrap();
+            let generation = object.metadata.generation;
+            let settled = |status: &NodeImageCacheStatus| {
+                let phases = || status.images.iter().map(|image| image.phase);
+                status.observed_generation == generation && phases().all(ImagePhase::is_settled)
+            };
+            object.status.filter(settled)
+        })
+        .await
+    }
+
+    /// Writes of the status so far, also those that failed.
+    pub(crate) fn writes(&self) -> usize {
+        self.line.count(&Method::PATCH, "/status")
+    }
+
+    /// Waits for that long by the node's clock: for what must not happen.
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.clock.sleep(time).await;
+    }
+}

@@ -1,0 +1,23 @@
+//! The integration tests of fledged-operator, one module an area.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod agent_credentials;
+mod agent_faults;
+mod agent_outage;
+mod agent_probes;
+mod agent_rollout;
+mod agent_support;
+mod crd_install;
+mod crds;
+mod driver_support;
+mod hollow_nodes;
+#[cfg(feature = "binary")]
+mod job_program;
+mod node_driver;
+#[cfg(feature = "binary")]
+mod readme;

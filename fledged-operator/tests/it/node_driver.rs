@@ -1,0 +1,230 @@
+//! A controller whose nodes are reached in another way than by agents.
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::model::{AssignedImage, NodeName};
+use fledged_core::port::WriteFailure;
+use fledged_operator::controller::{Controller, ControllerError};
+use fledged_operator::crd::{ImageCache, NodeImageCache};
+use fledged_operator::driver::{DriverError, DriverEvent};
+use fledged_operator::lease::{LeaseName, LeaseTimes};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver_support::{NODE, Recording, cache, cache_of, cluster, settled, status_is};
+
+const IMAGE: &str = "registry.test/app:1";
+
+/// A controller with that driver, and how it is asked to end.
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ControllerError>>,
+}
+
+impl Running {
+    fn start(client: &Client, driver: &Arc<Recording>) -> Self {
+        let driver = Arc::clone(driver);
+        let lease = LeaseName::of_controller("default");
+        let times = LeaseTimes::default().with_retry_period(Duration::from_millis(200));
+        let controller = Controller::builder(client.clone())
+            .election(lease, "test", times)
+            .driver(driver)
+            .build();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(controller.run(stop.clone().cancelled_owned()));
+        Self { stop, task }
+    }
+
+    async fn ended(self) -> Result<(), ControllerError> {
+        self.task.await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.ended().await.unwrap();
+    }
+}
+
+fn assign() -> String {
+    format!("assign {NODE} {IMAGE}")
+}
+
+#[tokio::test]
+async fn assignments_and_reports_go_through_the_driver_alone() {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(false);
+    let running = Running::start(&client, &driver);
+    cache(&client, "web", IMAGE).await;
+    status_is(&client, "web", "Succeeded").await;
+    assert_eq!(driver.calls(), ["run".to_owned(), assign()]);
+
+    let caches: Api<ImageCache> = Api::default_namespaced(client.clone());
+    caches
+        .delete("web", &DeleteParams::default())
+        .await
+        .unwrap();
+    assert_eq!(driver.calls_when(3).await[2], format!("release {NODE}"));
+
+    running.stop().await;
+    assert_eq!(driver.calls()[3..], ["run ended"]);
+    let records: Api<NodeImageCache> = Api::all(client.clone());
+    let records = records.list(&ListParams::default()).await.unwrap();
+    assert!(records.items.is_empty());
+}
+
+/// A controller was there before; returns what was asked for since another one started.
+async fn after_a_restart(keeps_record: bool) -> Vec<String> {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(keeps_record);
+    cache(&client, "web", IMAGE).await;
+    let running = Running::start(&client, &driver);
+    status_is(&client, "web", "Succeeded").await;
+    running.stop().await;
+    let before = driver.calls();
+    assert_eq!(before, ["run".to_owned(), assign(), "run ended".to_owned()]);
+
+    let running = Running::start(&client, &driver);
+    if !keeps_record {
+        driver.calls_when(before.len() + 2).await;
+    }
+    // Written once everything before it is thought over.
+    let nowhere = json!({ "images": [IMAGE], "nodeSelector": { "no": "node" } });
+    cache_of(&client, "nowhere", nowhere).await;
+    status_is(&client, "nowhere", "NoImagesPulledOrDeleted").await;
+    running.stop().await;
+    driver.calls().split_off(before.len())
+}
+
+#[tokio::test]
+async fn what_a_driver_has_on_record_is_not_written_anew() {
+    let since = after_a_restart(true).await;
+    assert_eq!(since, ["run", "run ended"]);
+}
+
+#[tokio::test]
+async fn what_a_driver_has_no_record_of_is_written_anew() {
+    let since = after_a_restart(false).await;
+    assert_eq!(since, ["run".to_owned(), assign(), "run ended".to_owned()]);
+}
+
+#[tokio::test]
+async fn a_record_that_is_gone_is_written_anew() {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(true);
+    let running = Running::start(&client, &driver);
+    cache(&client, "web", IMAGE).await;
+    status_is(&client, "web", "Succeeded").await;
+    driver.tell(DriverEvent::RecordGone(NodeName::new(NODE).unwrap()));
+    assert_eq!(driver.calls_when(3).await[1..], [assign(), assign()]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_said_to_be_silent_is_unreachable_until_it_reports() {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(true);
+    let running = Running::start(&client, &driver);
+    cache(&client, "web", IMAGE).await;
+    status_is(&client, "web", "Succeeded").await;
+    let node = || NodeName::new(NODE).unwrap();
+    driver.tell(DriverEvent::Silent(node()));
+    status_is(&client, "web", "Unknown").await;
+    let image = IMAGE.parse().unwrap();
+    let report = settled(1, &[AssignedImage::present(image)]);
+    driver.tell(DriverEvent::Reported {
+        node: node(),
+        report,
+    });
+    status_is(&client, "web", "Succeeded").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_fails_is_tried_again() {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(false);
+    driver.fail(vec![
+        WriteFailure::Conflict("it was changed".to_owned()),
+        WriteFailure::Unavailable {
+            message: "not now".to_owned(),
+            retry_after: None,
+        },
+    ]);
+    let running = Running::start(&client, &driver);
+    cache(&client, "web", IMAGE).await;
+    status_is(&client, "web", "Succeeded").await;
+    assert_eq!(driver.calls()[1..], [assign(), assign(), assign()]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn its_own_work_outlives_its_last_call() {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(false);
+    driver.hold(true);
+    let running = Running::start(&client, &driver);
+    cache(&client, "web", IMAGE).await;
+    driver.calls_when(2).await;
+    running.stop.cancel();
+    // The call goes on after the end was asked for, and the work after the call.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    driver.hold(false);
+    running.ended().await.unwrap();
+    assert_eq!(driver.calls()[2..], ["answered", "run ended"]);
+}
+
+#[tokio::test]
+async fn its_own_work_is_dropped_when_somebody_else_leads() {
+    let (_server, client) = cluster().await;
+    let driver = Recording::new(false);
+    let running = Running::start(&client, &driver);
+    driver.calls_when(1).await;
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let taken = Patch::Merge(json!({ "spec": { "holderIdentity": "another" } }));
+    let params = PatchParams::default();
+    let lease = leases.patch("kubefledged-controller", &params, &taken);
+    lease.await.unwrap();
+    let ended = running.ended().await;
+    assert!(
+        matches!(ended, Err(ControllerError::NotLeading(_))),
+        "{ended:?}"
+    );
+    assert_eq!(driver.calls(), ["run", "run dropped"]);
+    let lease = leases.get("kubefledged-controller").await.unwrap();
+    let holder = lease.spec.unwrap().holder_identity.unwrap();
+    assert_eq!(holder, "another", "what is another's is not given back");
+}
+
+#[tokio::test]
+async fn a_driver_that_ends_ends_the_controller_and_says_why() {
+    let failed = DriverError::new("cannot create job x: no");
+    type End = fn(&Recording);
+    let ends: [(End, ControllerError); 3] = [
+        (
+            |driver| driver.end(Err(DriverError::new("cannot create job x: no"))),
+            ControllerError::DriverFailed(failed),
+        ),
+        (|driver| driver.end(Ok(())), ControllerError::DriverEnded),
+        (Recording::fall_silent, ControllerError::WatchesEnded),
+    ];
+    for (end, wanted) in ends {
+        let (_server, client) = cluster().await;
+        let driver = Recording::new(false);
+        let running = Running::start(&client, &driver);
+        cache(&client, "web", IMAGE).await;
+        status_is(&client, "web", "Succeeded").await;
+        end(&driver);
+        assert_eq!(running.ended().await, Err(wanted));
+        // Nobody has to wait for the lease to expire.
+        let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+        let lease = leases.get("kubefledged-controller").await.unwrap();
+        let holder = lease.spec.unwrap().holder_identity.unwrap_or_default();
+        assert_eq!(holder, "");
+    }
+}

@@ -1,0 +1,96 @@
+//! The crate page names every flag and metric.
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::Arc;
+
+use fledged_core::model::NodeName;
+use fledged_core::port::MockImageRuntime;
+use fledged_operator::agent::Agent;
+use fledged_operator::controller::Controller;
+use fledged_operator::jobs::{JobDriver, JobOptions};
+use fledged_operator::webhook::Webhook;
+use kube::{Client, Config};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+const PAGE: &str = include_str!("../../README.md");
+
+/// Every word of a text that begins like this and goes on with these characters.
+fn words(text: &str, start: &str, goes_on: impl Fn(char) -> bool) -> BTreeSet<String> {
+    let found = text.match_indices(start).map(|(at, _)| {
+        let rest = &text[at + start.len()..];
+        let end = rest.find(|c| !goes_on(c)).unwrap_or(rest.len());
+        format!("{start}{}", &rest[..end])
+    });
+    found.filter(|word| word != start).collect()
+}
+
+#[test]
+fn every_flag_is_there() {
+    let flags = |text: &str| words(text, "--", |c| c.is_ascii_lowercase() || c == '-');
+    let mut known = BTreeSet::new();
+    for part in ["controller", "agent", "webhook"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fledged-operator"));
+        let help = command.args([part, "--help"]).output().unwrap();
+        known.extend(flags(&String::from_utf8(help.stdout).unwrap()));
+    }
+    known.remove("--help");
+    assert!(known.len() > 15, "{known:?}");
+    // Dashes alone are lines of a table or of a picture.
+    let mut told = flags(PAGE);
+    told.retain(|flag| !flag.trim_matches('-').is_empty());
+    assert_eq!(told, known);
+}
+
+#[tokio::test]
+async fn every_metric_is_there() {
+    fledged_cri::registry::ensure_tls_provider();
+    let nowhere = Config::new("http://127.0.0.1:1".parse().unwrap());
+    let client = Client::try_from(nowhere).unwrap();
+    let mut known = BTreeSet::new();
+    let mut add = |registry: &Registry| {
+        let mut text = String::new();
+        encode(&mut text, registry).unwrap();
+        for line in text.lines() {
+            let mut words = line
+                .strip_prefix("# TYPE ")
+                .into_iter()
+                .flat_map(|l| l.split(' '));
+            if let (Some(name), Some(kind)) = (words.next(), words.next()) {
+                let suffix = match kind {
+                    "counter" => "_total",
+                    "info" => "_info",
+                    _ => "",
+                };
+                known.insert(format!("{name}{suffix}"));
+            }
+        }
+    };
+    let mut registry = Registry::default();
+    drop(Controller::builder(client.clone()).metrics(&mut registry));
+    add(&registry);
+    let mut registry = Registry::default();
+    let options = JobOptions::new("ours:1".parse().unwrap(), "kube-fledged");
+    drop(JobDriver::new(client.clone(), options).with_metrics(&mut registry));
+    add(&registry);
+    let mut registry = Registry::default();
+    drop(Webhook::builder(client.clone()).metrics(&mut registry));
+    add(&registry);
+    let mut registry = Registry::default();
+    let (node, runtime) = (
+        NodeName::new("a").unwrap(),
+        Arc::new(MockImageRuntime::new()),
+    );
+    drop(Agent::builder(client, node, runtime).metrics(&mut registry));
+    add(&registry);
+    let name = |c: char| c.is_ascii_lowercase() || c == '_';
+    // A name in the table of metrics, and not the path of a crate.
+    let told: BTreeSet<String> = words(PAGE, "| `fledged_", name)
+        .iter()
+        .map(|word| word.trim_start_matches("| `").to_owned())
+        .collect();
+    // One with labels shows itself once something is counted; the page has these too.
+    assert!(known.len() >= 10, "{known:?}");
+    let missing: Vec<&String> = known.difference(&told).collect();
+    assert!(missing.is_empty(), "not on the page: {missing:?}");
+}

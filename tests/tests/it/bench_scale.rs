@@ -1,0 +1,111 @@
+//! The benchmark of scale, run small: that it can be run, and that its counts are those of a cluster on
+//! which nothing is asked for twice.
+use std::process::Command;
+
+use serde_json::Value;
+
+fn run(args: &[&str]) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench-scale"))
+        .args(args)
+        .env_remove("KUBEBUILDER_ASSETS")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.success(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+fn count(request: &Value, who: &str) -> u64 {
+    request[who].as_u64().unwrap()
+}
+
+/// Requests of one kind in a phase, by whomever.
+fn requests<'p>(phase: &'p Value, verb: &str, resource: &str) -> Option<&'p Value> {
+    let mut all = phase["requests"].as_array().unwrap().iter();
+    all.find(|r| r["verb"] == verb && r["resource"] == resource)
+}
+
+#[test]
+fn figures_are_those_of_a_cluster_on_which_nothing_is_asked_for_twice() {
+    let (ok, stdout, stderr) = run(&[
+        "--nodes=3",
+        "--images=4",
+        "--pull=20ms",
+        "--joins=2",
+        "--idle=2s",
+        "--only=join,edit,one,refresh,reconnect,idle,purge,troubled",
+        "-o=json",
+    ]);
+    assert!(ok, "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let phases = report["phases"].as_array().unwrap();
+    assert_eq!(phases.len(), 9);
+    for phase in phases {
+        for request in phase["requests"].as_array().unwrap() {
+            // A watch is counted by its server when it begins, and by its client before.
+            let known = count(request, "agents") + count(request, "bench");
+            assert!(count(request, "all") >= known, "{phase:#}");
+        }
+    }
+    let [rollout, join, .., idle, purge, troubled] = &phases[..] else {
+        panic!("{phases:#?}");
+    };
+    // Three nodes, and the one whose agent is a process.
+    let written = requests(rollout, "APPLY", "nodeimagecaches").unwrap();
+    assert_eq!(count(written, "all"), 4, "{rollout:#}");
+    assert_eq!(rollout["nodes"], 4);
+    assert_eq!(join["nodes"], 2);
+    let refresh = phases.iter().find(|phase| phase["name"] == "refresh");
+    let refresh = refresh.unwrap();
+    // Each node is asked to look, and says that it has.
+    assert_eq!(refresh["recordWrites"], 2 * 6, "{refresh:#}");
+    assert!(requests(refresh, "APPLY", "imagecaches/status").is_some());
+    assert_eq!(idle["recordWrites"], 0, "{idle:#}");
+    assert_eq!(idle["controllerWrites"], 0, "{idle:#}");
+    assert!(idle["figures"]["agentProcessRss"].as_f64() > Some(1e6));
+    assert!(count(requests(purge, "DELETE", "nodeimagecaches").unwrap(), "all") >= 1);
+    // One node is not Ready and gets no assignment; one has no agent and gets one.
+    let written = requests(troubled, "APPLY", "nodeimagecaches").unwrap();
+    assert!((7..=14).contains(&count(written, "all")), "{troubled:#}");
+    assert_eq!(report["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn with_jobs_there_is_one_a_node_for_all_its_images() {
+    let (ok, stdout, stderr) = run(&[
+        "--node-driver=job",
+        "--nodes=3",
+        "--images=4",
+        "--pull=20ms",
+        "--joins=1",
+        "--idle=1s",
+        "--only=join,edit,idle,purge",
+        "-o=json",
+    ]);
+    assert!(ok, "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let phases = report["phases"].as_array().unwrap();
+    let jobs: Vec<u64> = phases
+        .iter()
+        .map(|phase| requests(phase, "POST", "jobs").map_or(0, |request| count(request, "all")))
+        .collect();
+    // Rollout, one more node, one more image, nothing, removal.
+    assert_eq!(jobs, [3, 1, 4, 0, 4], "{phases:#?}");
+    assert_eq!(report["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn what_can_t_be_measured_is_refused() {
+    for (args, wanted) in [
+        (&["--nodes=0"][..], "--nodes"),
+        (&["--pull=soon"][..], "soon"),
+        (&["--only=lunch"][..], "lunch"),
+        (&["--embedded", "--kubeconfig=x"][..], "--kubeconfig"),
+    ] {
+        let (ok, _, stderr) = run(args);
+        assert!(!ok && stderr.contains(wanted), "{args:?}: {stderr}");
+    }
+}

@@ -1,0 +1,123 @@
+//! containerd that dies, pulls that are given up, registries that misbehave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::error::Reason;
+use fledged_core::port::ImageRuntime;
+use fledged_cri::cri::CriRuntime;
+use fledged_tests::{
+    Containerd, Fault, FaultProxy, ImageBuilder, Registry, Rule, SOON, poll_until, require,
+};
+
+use crate::cri_containerd::{PARTS, image, pull};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_of_a_pull_and_started_again() {
+    if !require(PARTS) {
+        return;
+    }
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.addr());
+    let mut containerd = Containerd::start();
+    let runtime = Arc::new(CriRuntime::connect(containerd.socket()));
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 256 * 1024)
+        .push(&registry, "team/app", "1");
+    let name = pushed.reference_at(proxy.addr());
+    // The blobs hang, so that the pull is certainly under way.
+    proxy.add(Rule::new(Fault::Stall).path("/blobs/").always());
+    let pulling = tokio::spawn({
+        let (runtime, name) = (runtime.clone(), name.clone());
+        async move { pull(&runtime, &name).await }
+    });
+    poll_until("a blob to be asked for", SOON, || {
+        (!proxy.requests_matching("GET", "/blobs/").is_empty()).then_some(())
+    });
+    containerd.kill9();
+    let error = pulling.await.unwrap().unwrap_err();
+    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    let error = runtime.list().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+
+    proxy.clear();
+    containerd.restart();
+    let pulled = pull(&runtime, &name).await.unwrap();
+    assert_eq!(pulled.digest, Some(pushed.digest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_pull_leaves_a_store_in_which_the_next_succeeds() {
+    if !require(PARTS) {
+        return;
+    }
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.addr());
+    let containerd = Containerd::start();
+    let runtime = CriRuntime::connect(containerd.socket());
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 256 * 1024)
+        .push(&registry, "team/app", "1");
+    let name = pushed.reference_at(proxy.addr());
+    proxy.add(Rule::new(Fault::Stall).path("/blobs/").always());
+    let deadline = Duration::from_secs(1);
+    let pulled = tokio::time::timeout(deadline, pull(&runtime, &name)).await;
+    assert!(pulled.is_err(), "{pulled:?}");
+    assert!(runtime.lookup(&image(&name)).await.unwrap().is_none());
+    poll_until("containerd to give the pull up", SOON, || {
+        containerd.log().contains("context canceled").then_some(())
+    });
+    proxy.clear();
+    pull(&runtime, &name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_throttles_fails_or_lies_is_told_apart() {
+    if !require(PARTS) {
+        return;
+    }
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.addr());
+    let containerd = Containerd::start();
+    let runtime = CriRuntime::connect(containerd.socket());
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 256 * 1024)
+        .push(&registry, "team/app", "1");
+    let name = pushed.reference_at(proxy.addr());
+    let layer = pushed.layers[0].to_string();
+    for (rule, reason) in [
+        (
+            Rule::new(Fault::too_many_requests(7)).path("/manifests/"),
+            Reason::TooManyRequests,
+        ),
+        (
+            Rule::new(Fault::status(500)).path("/manifests/"),
+            Reason::RegistryError,
+        ),
+        (
+            Rule::new(Fault::status(503)).path(&layer),
+            Reason::RegistryError,
+        ),
+        (
+            Rule::new(Fault::Hangup).path("/manifests/"),
+            Reason::ConnectionFailed,
+        ),
+        (
+            Rule::new(Fault::CorruptAt(100)).path(&layer),
+            Reason::DigestMismatch,
+        ),
+    ] {
+        // Always, because containerd tries some of these again by itself.
+        proxy.add(rule.clone().always());
+        let error = pull(&runtime, &name).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{rule:?}: {error}");
+        proxy.clear();
+    }
+    // What is left of the corrupt layer makes pulls fail until containerd has collected it, about a
+    // second later.
+    let deadline = tokio::time::Instant::now() + SOON;
+    while let Err(error) = pull(&runtime, &name).await {
+        assert_eq!(error.reason(), Reason::DigestMismatch, "{error}");
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Removing, and what must not be removed.
+
+use fledged_core::error::Reason;
+use fledged_core::port::{ImageId, ImageRuntime, Removal};
+use fledged_tests::{Code, CriRequest, FakeContainer, FakeCri, FakeImage};
+
+use crate::cri_fake::{APP, image, removals, runtime_of};
+
+/// A container for each way in which runtimes name its image.
+fn users_of(used: &FakeImage) -> Vec<FakeContainer> {
+    let container = |name: &str| FakeContainer {
+        id: "f00d".repeat(16),
+        name: name.to_owned(),
+        ..FakeContainer::default()
+    };
+    vec![
+        FakeContainer {
+            image_id: used.id.clone(),
+            image_ref: "registry.example/other:1".to_owned(),
+            ..container("by-image-id")
+        },
+        FakeContainer {
+            image_ref: used.id.clone(),
+            ..container("by-id")
+        },
+        FakeContainer {
+            image_ref: used.digests[0].clone(),
+            ..container("by-digest")
+        },
+        FakeContainer {
+            image: used.tags[0].clone(),
+            ..container("by-tag")
+        },
+    ]
+}
+
+#[tokio::test]
+async fn an_image_in_use_is_reported_and_kept() {
+    let fake = FakeCri::start();
+    let runtime = runtime_of(&fake);
+    let used = fake.put(APP);
+    let other = fake.put("registry.example/other:1");
+    for container in users_of(&used) {
+        let name = container.name.clone();
+        fake.remove_all_containers();
+        fake.put_container(container);
+        assert_eq!(
+            runtime.in_use().await.unwrap(),
+            [ImageId(used.id.clone())],
+            "{name}"
+        );
+        let removal = runtime.remove(&image(APP)).await.unwrap();
+        assert!(
+            matches!(&removal, Removal::InUse(who) if who.contains(&name)),
+            "{name}: {removal:?}"
+        );
+        assert!(fake.holds(APP), "{name}");
+    }
+    assert_eq!(removals(&fake), []);
+    // What no container uses goes all the same.
+    let name = image(&other.tags[0]);
+    assert_eq!(runtime.remove(&name).await.unwrap(), Removal::Removed);
+    assert!(!fake.holds(&other.id) && fake.holds(APP));
+}
+
+#[tokio::test]
+async fn an_image_goes_by_its_id_once_no_container_uses_it() {
+    let fake = FakeCri::start();
+    let runtime = runtime_of(&fake);
+    let used = fake.put(APP);
+    fake.use_image(&used.id);
+    let removal = runtime.remove(&image(APP)).await.unwrap();
+    assert_eq!(
+        removal,
+        Removal::InUse("container user (c0ffeec0ffeec)".to_owned())
+    );
+    fake.remove_all_containers();
+    fake.clear_requests();
+    assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Removed);
+    assert_eq!(removals(&fake), [CriRequest::RemoveImage(used.id)]);
+    // Containers were asked for right before.
+    let requests = fake.requests();
+    assert_eq!(requests[requests.len() - 2], CriRequest::ListContainers);
+    assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Absent);
+}
+
+#[tokio::test]
+async fn a_removal_that_the_runtime_refuses_is_in_use_or_an_error() {
+    let fake = FakeCri::start();
+    let runtime = runtime_of(&fake);
+    fake.put(APP);
+    let refusal = "unable to delete image: image is in use by a container";
+    fake.fail_removals(1, Code::Unknown, refusal);
+    let removal = runtime.remove(&image(APP)).await.unwrap();
+    assert_eq!(removal, Removal::InUse(refusal.to_owned()));
+
+    fake.fail_removals(1, Code::Internal, "database is broken");
+    let error = runtime.remove(&image(APP)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("cannot remove {APP}: database is broken")
+    );
+    // Somebody else was faster.
+    fake.fail_removals(1, Code::NotFound, "no such image");
+    assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Removed);
+}
+
+#[tokio::test]
+async fn a_pinned_image_is_read_back_and_kept() {
+    let fake = FakeCri::start();
+    let runtime = runtime_of(&fake);
+    fake.put(APP);
+    fake.set_pinned(APP, true);
+    assert!(runtime.list().await.unwrap()[0].pinned);
+    let error = runtime.remove(&image(APP)).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::Pinned);
+    assert_eq!(removals(&fake), []);
+    fake.set_pinned(APP, false);
+    assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Removed);
+}

@@ -1,0 +1,317 @@
+//! Controller and agent with the rights that the chart gives them, on an API server that knows of rights.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use fledged_core::planner::PlannerConfig;
+use fledged_operator::controller::Controller;
+use fledged_operator::crd::{NodeImageCache, REFRESH_ANNOTATION};
+use fledged_operator::jobs::{JobDriver, JobOptions};
+use fledged_operator::lease::{LeaseName, LeaseTimes};
+use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, Way, World, WorldOptions, eventually};
+use fledged_tests::{require, skipped};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+
+use super::rendered::{deploy, helm};
+
+const APP: &str = "registry.test/private/app:1";
+
+/// A cluster with the chart on it, set like that; nothing where rights mean nothing.
+async fn installed(set: &'static [&'static str]) -> Option<TestCluster> {
+    if !require(&["helm", "kubectl"]) {
+        return None;
+    }
+    let cluster = TestCluster::start().await;
+    if cluster.kind() == ServerKind::Embedded {
+        skipped("rights take a real API server: KUBEBUILDER_ASSETS or TEST_KUBECONFIG");
+        return None;
+    }
+    let chart = deploy("chart");
+    let (kubeconfig, namespace) = (
+        format!("--kubeconfig={}", cluster.kubeconfig().display()),
+        format!("--namespace={}", cluster.namespace()),
+    );
+    let output = tokio::task::spawn_blocking(move || {
+        let chart = chart.to_str().unwrap();
+        // The definitions are the fixture's.
+        let args = [
+            "install",
+            "kube-fledged",
+            chart,
+            "--set=crds.install=false",
+            &kubeconfig,
+            &namespace,
+        ];
+        helm(&[args.as_slice(), set].concat())
+    });
+    let output = output.await.unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Some(cluster)
+}
+
+async fn uninstall(cluster: &TestCluster) {
+    let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig().display());
+    let namespace = format!("--namespace={}", cluster.namespace());
+    let output = tokio::task::spawn_blocking(move || {
+        helm(&["uninstall", "kube-fledged", &kubeconfig, &namespace])
+    });
+    assert!(output.await.unwrap().status.success());
+}
+
+/// A client with a token of a ServiceAccount, bound to a pod where one is named.
+async fn client_of(cluster: &TestCluster, account: &str, pod: Option<&Pod>) -> Client {
+    let mut spec = json!({ "audiences": [], "expirationSeconds": 3600 });
+    if let Some(metadata) = pod.map(|pod| &pod.metadata) {
+        spec["boundObjectRef"] = json!({ "apiVersion": "v1", "kind": "Pod", "name": metadata.name, "uid": metadata.uid });
+    }
+    let ask =
+        json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
+    let path = format!(
+        "/api/v1/namespaces/{}/serviceaccounts/{account}/token",
+        cluster.namespace()
+    );
+    let request = http::Request::post(path).header("content-type", "application/json");
+    let request = request.body(ask.to_string().into_bytes()).unwrap();
+    let answer: Value = cluster.client().request(request).await.unwrap();
+    let mut file = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
+    let token = answer["status"]["token"].as_str().unwrap();
+    for user in &mut file.auth_infos {
+        user.auth_info = Some(serde_json::from_value(json!({ "token": token })).unwrap());
+    }
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    Client::try_from(config).unwrap()
+}
+
+/// A pod of the agents on that node, as far as the API server knows.
+async fn agent_pod(cluster: &TestCluster, node: &str) -> Pod {
+    let pod = json!({
+        "metadata": { "name": format!("agent-on-{node}") },
+        "spec": {
+            "nodeName": node, "serviceAccountName": "kube-fledged-agent",
+            "containers": [{ "name": "agent", "image": "registry.test/agent:1" }],
+        },
+    });
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), cluster.namespace());
+    pods.create(
+        &PostParams::default(),
+        &serde_json::from_value(pod).unwrap(),
+    )
+    .await
+    .unwrap()
+}
+
+async fn record(cluster: &TestCluster, node: &str) {
+    let records: Api<NodeImageCache> = Api::all(cluster.client());
+    let record = json!({ "metadata": { "name": node }, "spec": { "images": [] } });
+    let record = serde_json::from_value(record).unwrap();
+    records
+        .create(&PostParams::default(), &record)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_writes_the_record_of_its_own_node_alone() {
+    let Some(cluster) = installed(&[]).await else {
+        return;
+    };
+    let nodes = ["a", "b"].map(|name| format!("{}-{name}", cluster.tag()));
+    for node in &nodes {
+        record(&cluster, node).await;
+    }
+    let pod = agent_pod(&cluster, &nodes[0]).await;
+    let bound = client_of(&cluster, "kube-fledged-agent", Some(&pod)).await;
+    let loose = client_of(&cluster, "kube-fledged-agent", None).await;
+    let status = Patch::Merge(json!({ "status": { "observedGeneration": 1 } }));
+    let write = |client: &Client, node: &str| {
+        let records: Api<NodeImageCache> = Api::all(client.clone());
+        let (node, status) = (node.to_owned(), status.clone());
+        async move {
+            match records
+                .patch_status(&node, &PatchParams::default(), &status)
+                .await
+            {
+                Ok(_) => Ok(()),
+                Err(kube::Error::Api(refusal)) => Err(refusal.message),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    assert_eq!(write(&bound, &nodes[0]).await, Ok(()));
+    // An API server learns of a policy a moment after it was made.
+    eventually("the policy to be in force", || async {
+        match write(&bound, &nodes[1]).await {
+            Err(message) if message.contains("its own node") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let refusal = write(&loose, &nodes[0]).await.unwrap_err();
+    assert!(refusal.contains("its own node"), "{refusal}");
+    assert_eq!(write(&bound, &nodes[0]).await, Ok(()));
+    assert_eq!(write(&cluster.client(), &nodes[1]).await, Ok(()));
+    // Its spec is the controller's: RBAC says so first, and the policy where somebody gives agents more.
+    let records: Api<NodeImageCache> = Api::all(bound.clone());
+    let spec = Patch::Merge(json!({ "spec": { "images": [] } }));
+    let refusal = records
+        .patch(&nodes[0], &PatchParams::default(), &spec)
+        .await
+        .unwrap_err();
+    assert!(refusal.to_string().contains("cannot patch"), "{refusal}");
+    let kubectl = Kubectl::new(&cluster);
+    let account = format!(
+        "--serviceaccount={}:kube-fledged-agent",
+        cluster.namespace()
+    );
+    let binding = format!("{}-too-much", cluster.namespace());
+    let _ = kubectl
+        .run(&[
+            "create",
+            "clusterrolebinding",
+            &binding,
+            "--clusterrole=cluster-admin",
+            &account,
+        ])
+        .await
+        .ok();
+    eventually("the policy to refuse what RBAC no longer does", || async {
+        let refusal = records
+            .patch(&nodes[0], &PatchParams::default(), &spec)
+            .await
+            .unwrap_err()
+            .to_string();
+        refusal
+            .contains("the status of a NodeImageCache alone")
+            .then_some(())
+            .ok_or(refusal)
+    })
+    .await;
+    let refusal = records
+        .delete(&nodes[0], &DeleteParams::default())
+        .await
+        .unwrap_err();
+    assert!(refusal.to_string().contains("the status"), "{refusal}");
+    let _ = kubectl
+        .run(&["delete", "clusterrolebinding", &binding])
+        .await
+        .ok();
+    // Secrets by name, in its namespace alone.
+    let agent = format!(
+        "--as=system:serviceaccount:{}:kube-fledged-agent",
+        cluster.namespace()
+    );
+    for (verb, namespace, may) in [
+        ("get", cluster.namespace(), "yes"),
+        ("list", cluster.namespace(), "no"),
+        ("get", "default", "no"),
+    ] {
+        let namespace = format!("--namespace={namespace}");
+        let answer = kubectl
+            .run(&["auth", "can-i", verb, "secrets", &agent, &namespace])
+            .await;
+        assert_eq!(answer.stdout.trim(), may, "{verb} {namespace}");
+    }
+    uninstall(&cluster).await;
+}
+
+/// The same with Jobs in place of agents.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_are_enough_for_jobs() {
+    let Some(cluster) = installed(&["--set=nodeDriver=job"]).await else {
+        return;
+    };
+    let client = client_of(&cluster, "kube-fledged-controller", None).await;
+    let image = "registry.test/fledged-operator:1".parse().unwrap();
+    let options = JobOptions::new(image, cluster.namespace());
+    let driver = JobDriver::new(client.clone(), options);
+    let config = PlannerConfig::default().with_refresh_interval(Duration::ZERO);
+    let controller = Controller::builder(client)
+        .config(config)
+        .driver(Arc::new(driver))
+        .build();
+    let controller = tokio::spawn(controller.run(std::future::pending()));
+
+    let world = World::on(cluster, WorldOptions::by(Way::Jobs));
+    world.publish(&[APP]);
+    let puller = json!({ "metadata": { "name": "puller" } });
+    world.create::<ServiceAccount>(puller).await;
+    let a = world.node("a").await;
+    let spec = json!({
+        "cacheSpec": [{ "images": [APP] }],
+        "serviceAccountName": "puller", "deletionPolicy": "Purge",
+    });
+    world.apply_spec("web", spec).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP]).await;
+    world.delete("web").await;
+    world.gone("web").await;
+    a.holds_exactly(&[]).await;
+    eventually("the Jobs to be deleted", || async {
+        let jobs: Api<Job> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
+        let left = jobs.list(&ListParams::default()).await.unwrap().items.len();
+        (left == 0).then_some(()).ok_or(format!("{left} Jobs"))
+    })
+    .await;
+    controller.abort();
+    uninstall(world.cluster()).await;
+}
+
+/// Everything from a cache's creation to the removal of its images, and nothing is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_are_enough() {
+    let Some(cluster) = installed(&[]).await else {
+        return;
+    };
+    let node = format!("{}-a", cluster.tag());
+    let pod = agent_pod(&cluster, &node).await;
+    let agent = client_of(&cluster, "kube-fledged-agent", Some(&pod)).await;
+    let controller = client_of(&cluster, "kube-fledged-controller", None).await;
+    let lease = LeaseName::of_controller(cluster.namespace());
+    let config = PlannerConfig::default().with_refresh_interval(Duration::ZERO);
+    let controller = Controller::builder(controller)
+        .config(config)
+        .election(lease, "a-candidate".to_owned(), LeaseTimes::default())
+        .build();
+    let controller = tokio::spawn(controller.run(std::future::pending()));
+
+    let world = World::on(cluster, WorldOptions::default()).with_agents_client(agent);
+    world.publish(&[APP]);
+    world.registry().protect(APP, "robot", "hunter2");
+    let auth = base64::engine::general_purpose::STANDARD.encode("robot:hunter2");
+    let login = json!({ "auths": { "registry.test": { "auth": auth } } }).to_string();
+    let secret = json!({
+        "metadata": { "name": "login" }, "type": "kubernetes.io/dockerconfigjson",
+        "stringData": { ".dockerconfigjson": login },
+    });
+    world.create::<Secret>(secret).await;
+    let puller = json!({ "metadata": { "name": "puller" } });
+    world.create::<ServiceAccount>(puller).await;
+    let a = world.node("a").await;
+    assert_eq!(a.name(), node);
+    let spec = json!({
+        "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "login" }],
+        "serviceAccountName": "puller", "deletionPolicy": "Purge",
+    });
+    world.apply_spec("web", spec).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP]).await;
+    world.annotate("web", REFRESH_ANNOTATION).await;
+    world.ended("web", "ImageCacheRefresh", "Succeeded").await;
+    world.delete("web").await;
+    world.gone("web").await;
+    a.holds_exactly(&[]).await;
+    controller.abort();
+    uninstall(world.cluster()).await;
+}

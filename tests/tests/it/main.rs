@@ -1,0 +1,25 @@
+//! The integration tests of the whole system, one module an area.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod bench_scale;
+mod cri_containerd;
+mod cri_fake;
+mod deploy;
+mod docker_engine;
+mod fixtures;
+mod node_apply;
+mod node_fake_cri;
+mod node_faults;
+mod node_run;
+mod oci_layout;
+mod operator;
+mod operator_containerd;
+mod registry_probe;
+mod registry_token;
+mod terminal;
+mod webhook;

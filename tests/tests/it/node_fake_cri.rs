@@ -1,0 +1,105 @@
+//! The command line on a CRI runtime that does what containerd can't be made to do.
+use fledged_tests::{Code, FakeCri, Fledged, Interface, ManifestFile, Output};
+
+fn node(command: &str, manifest: &ManifestFile, fake: &FakeCri) -> Output {
+    Fledged::new()
+        .args([
+            "node",
+            command,
+            "-o",
+            "json",
+            "--runtime",
+            &fake.uri(),
+            "-f",
+        ])
+        .arg(manifest.path())
+        .run()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_in_use_is_never_purged() {
+    let fake = FakeCri::start();
+    let used = fake.put("registry.example/used:1");
+    fake.put("registry.example/idle:1");
+    fake.use_image(&used.id);
+    let manifest = ManifestFile::new(&["registry.example/used:1", "registry.example/idle:1"]);
+    let output = node("purge", &manifest, &fake);
+    let json = output.json();
+    assert_eq!(json["images"][0]["phase"], "InUse", "{output}");
+    assert_eq!(json["images"][0]["reason"], "InUse");
+    assert_eq!(json["images"][1]["phase"], "Removed", "{output}");
+    assert!(fake.holds("registry.example/used:1"));
+    assert!(!fake.holds("registry.example/idle:1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_image_is_never_purged() {
+    let fake = FakeCri::start();
+    fake.put("registry.example/pause:3");
+    fake.set_pinned("registry.example/pause:3", true);
+    let output = node(
+        "purge",
+        &ManifestFile::new(&["registry.example/pause:3"]),
+        &fake,
+    );
+    assert_eq!(output.json()["images"][0]["reason"], "Pinned", "{output}");
+    assert!(fake.holds("registry.example/pause:3"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_is_too_old_is_named_and_nothing_is_tried() {
+    let fake = FakeCri::start();
+    fake.serve(Interface::V1Alpha2);
+    let output = node(
+        "apply",
+        &ManifestFile::new(&["registry.example/app:1"]),
+        &fake,
+    );
+    assert_eq!(output.code, Some(1), "{output}");
+    assert!(output.stderr.contains("CRI v1 is needed"), "{output}");
+    assert!(
+        output.stderr.contains(&fake.socket().display().to_string()),
+        "{output}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_new_pulls_and_says_so_for_each_image() {
+    let fake = FakeCri::start();
+    let text = "failed to copy: write /var/lib/containerd/ingest: no space left on device";
+    fake.fail_pulls(1, Code::Unknown, text);
+    let images: Vec<String> = (0..6)
+        .map(|n| format!("registry.example/app{n}:1"))
+        .collect();
+    let manifest = ManifestFile::new(&images);
+    let output = Fledged::new()
+        .args([
+            "node",
+            "apply",
+            "-o",
+            "json",
+            "--max-parallel-pulls",
+            "1",
+            "--runtime",
+            &fake.uri(),
+        ])
+        .arg("-f")
+        .arg(manifest.path())
+        .run();
+    assert_eq!(output.code, Some(1), "{output}");
+    let json = output.json();
+    for image in json["images"].as_array().unwrap() {
+        assert_eq!(image["phase"], "Failed", "{output}");
+        assert_eq!(image["reason"], "DiskFull", "{output}");
+        assert!(
+            image["message"].as_str().unwrap().contains("no space left"),
+            "{output}"
+        );
+    }
+    assert_eq!(json["images"][0]["attempts"], 1);
+    assert_eq!(
+        json["images"][5]["attempts"], 0,
+        "a full disk is not tried again and again"
+    );
+    assert!(fake.images().is_empty());
+}

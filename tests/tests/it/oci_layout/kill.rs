@@ -1,0 +1,94 @@
+//! SIGKILL at any moment leaves a valid layout.
+
+use std::fs;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use fledged_tests::{
+    Compression, Layer, Registry, SOON, check_layout, images_with_shared_base, poll_until, require,
+};
+use tempfile::TempDir;
+
+use crate::oci_layout::support::{open, pull};
+use crate::oci_layout::writer::start_writer;
+
+/// How often the writer is killed, at moments spread over a whole run: start, downloads, index,
+/// removal.
+const KILLS: u32 = 30;
+/// Far more than that takes on a loaded machine.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_moment_leaves_a_valid_layout() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start();
+    let base = [Layer::random("base", 1, 2_000_000, Compression::Stored)];
+    let pushed = images_with_shared_base(&registry, "app", 3, &base, 500_000);
+    // How long a run takes; followed as the machine's load changes.
+    let mut span = {
+        let folder = TempDir::new().unwrap();
+        let start = Instant::now();
+        let status = start_writer(folder.path(), &pushed, &[]).wait().unwrap();
+        assert!(status.success(), "a writer that nobody kills: {status}");
+        assert_eq!(check_layout(folder.path()).blobs.len(), 0, "all removed");
+        start.elapsed()
+    };
+    let folder = TempDir::new().unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    // Kills that met the writer alive; layouts found with no image, and with some.
+    let (mut killed, mut empty, mut filled) = (0, 0, 0);
+    for round in 0_u32.. {
+        if killed >= KILLS && empty > 0 && filled > 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{killed} {empty} {filled}");
+        let mut child = start_writer(folder.path(), &pushed, &[]);
+        // Waits for nothing: any moment will do, and these are spread over the whole run.
+        tokio::time::sleep_until((Instant::now() + span * (round % 10) / 10).into()).await;
+        // A child of this test, by its handle; it may have ended by itself just now.
+        child.kill().unwrap();
+        let alive = !child.wait().unwrap().success();
+        killed += u32::from(alive);
+        span = if alive { span * 21 / 20 } else { span * 4 / 5 };
+        if folder.path().join("oci-layout").exists() {
+            match check_layout(folder.path()).references.len() {
+                0 => empty += 1,
+                _ => filled += 1,
+            }
+        }
+    }
+
+    // Whoever comes next makes it whole, and sweeps what the dead left.
+    let runtime = open(folder.path());
+    for pushed in &pushed {
+        pull(&runtime, &pushed.reference).await.unwrap();
+    }
+    assert_eq!(check_layout(folder.path()).references.len(), 3);
+    let left = fs::read_dir(folder.path().join(".fledged/unfinished"));
+    assert_eq!(left.unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_take_turns() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start();
+    let base = [Layer::random("base", 1, 500_000, Compression::Stored)];
+    let pushed = images_with_shared_base(&registry, "app", 6, &base, 10_000);
+    let folder = TempDir::new().unwrap();
+    // Each removes what it pulled, while the others pull what shares it.
+    let children: Vec<Child> = pushed
+        .chunks(2)
+        .map(|chunk| start_writer(folder.path(), chunk, &[]))
+        .collect();
+    for mut child in children {
+        let ended = poll_until("a writer to end", SOON + Duration::from_secs(60), || {
+            child.try_wait().unwrap()
+        });
+        assert!(ended.success(), "{ended}");
+    }
+    assert_eq!(check_layout(folder.path()).blobs.len(), 0);
+}

@@ -1,0 +1,238 @@
+//! What there is to say of Jobs alone.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fledged_apiserver::{Failure, RequestFilter};
+use fledged_operator::crd::PURGE_ANNOTATION;
+use fledged_operator::jobs::Retention;
+use fledged_tests::kube::{TestNode, Way, World, WorldOptions, eventually};
+use fledged_tests::skipped;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+const APP: &str = "registry.test/app:1";
+const DB: &str = "registry.test/db:1";
+const CRON: &str = "registry.test/cron:1";
+
+async fn jobs_of(world: &World, kind: &str) -> Vec<Job> {
+    let jobs: Api<Job> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
+    let ours = format!("app=kubefledged,kubefledged.io/job={kind}");
+    let list = jobs.list(&ListParams::default().labels(&ours)).await;
+    list.unwrap().items
+}
+
+async fn jobs_when(world: &World, kind: &str, count: usize) -> Vec<Job> {
+    eventually(&format!("{count} Jobs that {kind}"), || async {
+        let jobs = jobs_of(world, kind).await;
+        let names: Vec<String> = jobs.iter().map(ResourceExt::name_any).collect();
+        (jobs.len() == count)
+            .then_some(jobs)
+            .ok_or(format!("{names:?}"))
+    })
+    .await
+}
+
+/// Waits until the kubelet has told of that image.
+async fn told(world: &World, node: &TestNode, image: &str) {
+    let nodes: Api<Node> = Api::all(world.cluster().client());
+    eventually(&format!("the kubelet to tell of {image}"), || async {
+        let node = nodes.get(node.name()).await.unwrap();
+        let images = node.status.and_then(|status| status.images);
+        let mut names = images.into_iter().flatten().filter_map(|image| image.names);
+        let named = names.any(|names| names.iter().any(|name| name == image));
+        named.then_some(()).ok_or("not yet".to_owned())
+    })
+    .await;
+}
+
+fn created(kind: &str) -> RequestFilter {
+    RequestFilter {
+        verb: Some("create".to_owned()),
+        resource: Some(kind.to_owned()),
+        ..RequestFilter::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_has_one_job_for_what_it_lacks_and_none_where_it_lacks_nothing() {
+    let world = World::start_by(Way::Jobs).await;
+    world.publish(&[APP, DB, CRON]);
+    let a = world.node("a").await;
+    a.runtime.preload(CRON, "registry.test/cron:1 v1");
+    told(&world, &a, CRON).await;
+    a.runtime.hold_pulls(true);
+    world.apply("web", &[APP, DB, CRON]).await;
+    let jobs = jobs_when(&world, "pull", 1).await;
+    let job = &jobs[0];
+    let pod = job.spec.clone().unwrap().template.spec.unwrap();
+    let volumes = pod.volumes.unwrap_or_default().into_iter();
+    let images = volumes.filter_map(|volume| volume.image?.reference);
+    let images: BTreeSet<String> = images.collect();
+    assert_eq!(images, BTreeSet::from([APP.to_owned(), DB.to_owned()]));
+    assert_eq!(job.labels()["imagecache"], "web");
+    let owners = job.owner_references();
+    assert_eq!(owners.len(), 1);
+    assert_eq!(owners[0].kind, "ImageCache");
+    a.runtime.hold_pulls(false);
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    jobs_when(&world, "pull", 0).await;
+    if let Some(server) = world.cluster().embedded() {
+        server.reset_requests();
+        world.apply("other", &[APP, DB, CRON]).await;
+        world.ended("other", "ImageCacheCreate", "Succeeded").await;
+        let made = server.count(|key| key.resource == "jobs" && key.is_write());
+        assert_eq!(made, 0, "nothing is missing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_not_created_is_not_lost() {
+    let world = World::start_by(Way::Jobs).await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server fails on demand");
+    };
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    server.fail_next(1, created("jobs"), Failure::too_many_requests(1));
+    server.fail_next(1, created("jobs"), Failure::internal_error());
+    server.fail_next(1, created("jobs"), Failure::unavailable());
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    assert_eq!(a.runtime.pulls(APP), 1);
+    let made = server.count(|key| key.resource == "jobs" && key.verb == "create");
+    assert_eq!(made, 4, "one Job, and three attempts that failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_forbids_a_job_or_its_pod_is_told_in_the_servers_words() {
+    let world = World::start_by(Way::Jobs).await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server fails on demand");
+    };
+    world.publish(&[APP, DB]);
+    let _a = world.node("a").await;
+    for (name, image, kind) in [("web", APP, "jobs"), ("data", DB, "pods")] {
+        let why = "exceeded quota: everything";
+        server.fail_next(usize::MAX, created(kind), Failure::forbidden(why));
+        world.apply(name, &[image]).await;
+        let status = world
+            .status_when(name, "failing so far", |status| {
+                status.failures_total == Some(1)
+            })
+            .await;
+        let failure = &status.failures[image][0];
+        assert!(failure.message.contains(why), "{}", failure.message);
+        server.fail_nothing();
+        world.ended(name, "ImageCacheCreate", "Succeeded").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_never_begins_holds_nobody_up_and_says_so_at_the_deadline() {
+    let mut options = WorldOptions::by(Way::Jobs);
+    options.planner.defaults.deadline = Duration::from_secs(3);
+    let world = World::start_with(options).await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    // Ready, and nobody there who would run a pod.
+    let stuck = world.silent_node("stuck", &[]).await;
+    stuck.object.set_ready(true).await;
+    world.apply("web", &[APP]).await;
+    a.holds_exactly(&[APP]).await;
+    let status = world.ended("web", "ImageCacheCreate", "Failed").await;
+    assert_eq!(status.cached.as_deref(), Some("1/2"));
+    let failure = &status.failures[APP][0];
+    assert_eq!(failure.node, stuck.name());
+    assert_eq!(failure.reason, "DeadlineExceeded");
+    assert!(failure.message.contains("is Pending"), "{failure:?}");
+    jobs_when(&world, "pull", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_starts_again_goes_on_with_the_jobs_that_are_there() {
+    let mut world = World::start_by(Way::Jobs).await;
+    world.publish(&[APP, DB]);
+    let a = world.node("a").await;
+    a.runtime.hold_pulls(true);
+    world.apply("web", &[APP, DB]).await;
+    let before = jobs_when(&world, "pull", 1).await;
+    eventually("the pull to begin", || async {
+        let pulls = a.runtime.pulls(APP) + a.runtime.pulls(DB);
+        (pulls == 1).then_some(()).ok_or(format!("{pulls} pulls"))
+    })
+    .await;
+    world.kill_controller().await;
+    world.start_controller();
+    world
+        .record_when(&a, "reported anew", |record| {
+            let status = record.status.as_ref();
+            status.is_some_and(|status| status.images.len() == 2)
+        })
+        .await;
+    a.runtime.hold_pulls(false);
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    assert_eq!((a.runtime.pulls(APP), a.runtime.pulls(DB)), (1, 1));
+    drop(before);
+    jobs_when(&world, "pull", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_nobody_waits_for_are_deleted_at_the_start() {
+    let mut world = World::without_controller(WorldOptions::by(Way::Jobs)).await;
+    let container = json!({ "name": "x", "image": "registry.test/x:1" });
+    let labels = json!({ "app": "kubefledged", "kubefledged": "kubefledged-image-manager",
+        "kubefledged.io/job": "pull" });
+    let affinity = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{ "matchFields": [
+            { "key": "metadata.name", "operator": "In", "values": ["gone"] } ] }] } } });
+    let job = json!({
+        "metadata": { "name": "left-behind", "labels": labels,
+            "annotations": { "kubefledged.io/node": "gone" } },
+        "spec": { "template": { "metadata": { "labels": labels },
+            "spec": { "restartPolicy": "Never", "containers": [container], "affinity": affinity } } },
+    });
+    world.create::<Job>(job).await;
+    jobs_when(&world, "pull", 1).await;
+    world.start_controller();
+    jobs_when(&world, "pull", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_go_goes_in_one_job_and_retained_jobs_stay_for_their_time() {
+    let mut options = WorldOptions::by(Way::Jobs);
+    options.retention = Retention::Retain;
+    let mut world = World::start_with(options).await;
+    world.publish(&[APP, DB, CRON]);
+    let a = world.node("a").await;
+    world.apply("web", &[APP, DB, CRON]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    world.annotate("web", PURGE_ANNOTATION).await;
+    world.ended("web", "ImageCachePurge", "Succeeded").await;
+    a.holds_exactly(&[]).await;
+    jobs_when(&world, "pull", 1).await;
+    let jobs = jobs_when(&world, "remove", 1).await;
+    let pod = jobs[0].spec.clone().unwrap().template.spec.unwrap();
+    let args = pod.containers[0].args.clone().unwrap();
+    let images: BTreeSet<&str> = args
+        .iter()
+        .skip_while(|arg| *arg != "--")
+        .skip(1)
+        .map(String::as_str)
+        .collect();
+    assert_eq!(images, BTreeSet::from([APP, DB, CRON]));
+    assert_eq!(
+        jobs[0].spec.clone().unwrap().ttl_seconds_after_finished,
+        Some(3600)
+    );
+    // One that starts anew leaves them alone.
+    world.stop_controller().await;
+    world.start_controller();
+    world.apply("other", &[APP]).await;
+    world.ended("other", "ImageCacheCreate", "Succeeded").await;
+    jobs_when(&world, "pull", 2).await;
+    jobs_when(&world, "remove", 1).await;
+}

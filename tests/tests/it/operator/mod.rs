@@ -1,0 +1,40 @@
+//! The operator as a whole: ImageCaches in, images on nodes and a true status out.
+//!
+//! Runs on the embedded API server; on a real one where `KUBEBUILDER_ASSETS` (a folder with `etcd` and
+//! `kube-apiserver`) or `TEST_KUBECONFIG` (a cluster) is set. Every scenario runs with agents on the nodes,
+//! and with Jobs, whose pods are run by kubelets that stand in for real ones.
+
+/// Runs scenarios with every way to reach nodes.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        mod agents {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(fledged_tests::kube::Way::Agents).await;
+                }
+            )*
+        }
+        mod jobs {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(fledged_tests::kube::Way::Jobs).await;
+                }
+            )*
+        }
+    };
+}
+
+mod actions;
+mod deaths;
+mod edits;
+mod jobs;
+mod kubectl;
+mod leaders;
+mod nodes;
+mod objects;
+mod outages;
+mod secrets;
+mod sharing;
+mod switching;

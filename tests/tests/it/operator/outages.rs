@@ -1,0 +1,194 @@
+//! An API server that goes away, comes back, forgets, throttles and fails.
+
+use fledged_apiserver::{Failure, RequestFilter, Server};
+use fledged_tests::kube::{ServerKind, TestNode, Way, World, eventually};
+use fledged_tests::skipped;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::json;
+
+scenarios! {
+    nodes_go_on_while_it_is_gone_and_everything_catches_up,
+    what_happened_while_nobody_watched_is_noticed_in_a_new_list,
+    writes_that_are_refused_are_made_again,
+    a_rollout_takes_few_writes_and_an_idle_cluster_none,
+}
+
+const APP: &str = "registry.test/app:1";
+const DB: &str = "registry.test/db:1";
+
+async fn nodes_go_on_while_it_is_gone_and_everything_catches_up(way: Way) {
+    let mut world = World::start_by(way).await;
+    if world.cluster().kind() == ServerKind::Cluster {
+        return skipped("the API server of a cluster can't be stopped by a test");
+    }
+    world.publish(&[APP, DB]);
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    world.cluster_mut().stop_server().await;
+    a.runtime.evict(APP);
+    match way {
+        Way::Agents => {
+            a.holds_exactly(&[APP]).await;
+            assert_eq!(a.runtime.pulls(APP), 2);
+        }
+        // Nobody can create Jobs, and nobody can run their pods.
+        Way::Jobs => assert!(!a.runtime.holds(APP)),
+    }
+    // A minute, for agents: the inventory is read every second.
+    for _ in 0..2 {
+        readings(&[&a, &b], 30).await;
+    }
+    world.cluster_mut().start_server().await;
+    world.apply("web", &[APP, DB]).await;
+    world.ended("web", "ImageCacheUpdate", "Succeeded").await;
+    for node in [&a, &b] {
+        node.holds_exactly(&[APP, DB]).await;
+    }
+}
+
+async fn what_happened_while_nobody_watched_is_noticed_in_a_new_list(way: Way) {
+    let world = World::start_by(way).await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server forgets on demand");
+    };
+    world.publish(&[APP, DB]);
+    let (a, gone) = (world.node("a").await, world.node("gone").await);
+    let purge = json!({ "cacheSpec": [{ "images": [APP] }] });
+    world.apply_spec("edited", purge).await;
+    world.apply("deleted", &[DB]).await;
+    world.ended("edited", "ImageCacheCreate", "Succeeded").await;
+    world
+        .ended("deleted", "ImageCacheCreate", "Succeeded")
+        .await;
+    // Nobody can watch, and what happens meanwhile is forgotten.
+    let watches = RequestFilter {
+        verb: Some("watch".to_owned()),
+        ..RequestFilter::default()
+    };
+    server.fail_next(usize::MAX, watches, Failure::unavailable());
+    server.cut_watches();
+    world.apply("edited", &[DB]).await;
+    world.delete("deleted").await;
+    gone.object.delete().await;
+    let late = world.node("late").await;
+    server.compact();
+    server.fail_nothing();
+    world.ended("edited", "ImageCacheUpdate", "Succeeded").await;
+    let status = world
+        .status_when("edited", "on both nodes that are left", |status| {
+            status.cached.as_deref() == Some("2/2")
+        })
+        .await;
+    assert_eq!(status.counts.unwrap().desired, 2);
+    for node in [&a, &late] {
+        node.holds_exactly(&[DB]).await;
+    }
+    eventually("the caches to be named of one record", || async {
+        let record = world.records().get(a.name()).await.unwrap();
+        let names: Vec<_> = record.spec.caches.iter().map(|c| c.name.clone()).collect();
+        (names == ["edited"])
+            .then_some(())
+            .ok_or(format!("{names:?}"))
+    })
+    .await;
+}
+
+async fn writes_that_are_refused_are_made_again(way: Way) {
+    let world = World::start_by(way).await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server fails on demand");
+    };
+    world.publish(&[APP, DB]);
+    let a = world.node("a").await;
+    let ours = |manager: &str| RequestFilter {
+        writes_only: true,
+        field_manager: Some(manager.to_owned()),
+        ..RequestFilter::default()
+    };
+    for manager in ["fledged-controller", way.field_manager()] {
+        server.fail_next(2, ours(manager), Failure::too_many_requests(1));
+        server.fail_next(2, ours(manager), Failure::internal_error());
+        server.fail_next(1, ours(manager), Failure::conflict());
+    }
+    let spec = json!({ "cacheSpec": [{ "images": [APP, DB] }], "deletionPolicy": "Purge" });
+    world.apply_spec("web", spec).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP, DB]).await;
+    server.fail_next(3, ours("fledged-controller"), Failure::conflict());
+    world.delete("web").await;
+    world.gone("web").await;
+    a.holds_exactly(&[]).await;
+}
+
+async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
+    let world = World::start_by(way).await;
+    let Some(server) = world.cluster().embedded() else {
+        return skipped("only the embedded API server counts who writes what");
+    };
+    let images: Vec<String> = (0..20)
+        .map(|n| format!("registry.test/app-{n}:1"))
+        .collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    world.publish(&images);
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        nodes.push(world.node(name).await);
+    }
+    server.reset_requests();
+    world.apply("web", &images).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    let writes = records_written(server);
+    let most = 4 * u64::try_from(nodes.len()).unwrap();
+    assert!(
+        (2 * most / 4..=most).contains(&writes),
+        "{writes} writes for {} nodes",
+        nodes.len()
+    );
+    // The word of its end comes after the status that tells of it.
+    eventually("both events of the rollout", || async {
+        let told = server.count(|key| key.resource == "events" && key.is_write());
+        (told >= 2).then_some(()).ok_or_else(|| format!("{told}"))
+    })
+    .await;
+    // Jobs that are done are deleted, and kubelets let go of their pods.
+    eventually("no pods", || async {
+        let pods: Api<Pod> = Api::all(world.cluster().client());
+        let left = pods.list_metadata(&ListParams::default()).await.unwrap();
+        let left = left.items.len();
+        (left == 0).then_some(()).ok_or_else(|| format!("{left}"))
+    })
+    .await;
+    server.reset_requests();
+    // A dozen more readings of every inventory: nothing changed, nothing is written, also when what
+    // was written is held against what is seen of it.
+    readings(&nodes.iter().collect::<Vec<_>>(), 12).await;
+    // Kubelets say that they are there, and who may lead.
+    let written = server.count(|key| {
+        let idle = key.resource == "leases" || (way == Way::Jobs && key.resource == "nodes");
+        key.is_write() && !idle
+    });
+    assert_eq!(written, 0, "{:?}", server.requests());
+}
+
+/// Waits until every node has read its inventory that often again.
+async fn readings(nodes: &[&TestNode], count: usize) {
+    let before: Vec<usize> = nodes.iter().map(|node| node.runtime.readings()).collect();
+    eventually(&format!("{count} readings of the inventories"), || async {
+        let read = nodes.iter().zip(&before);
+        let least = read
+            .map(|(node, before)| node.runtime.readings() - before)
+            .min();
+        match least {
+            Some(least) if least < count => Err(format!("{least} readings")),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+fn records_written(server: &Server) -> u64 {
+    server.count(|key| key.is_write() && key.resource == "nodeimagecaches")
+}

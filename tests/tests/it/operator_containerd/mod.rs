@@ -1,0 +1,4 @@
+//! The operator's own binary on real containerd and real registries.
+mod private;
+mod program;
+mod refresh;

@@ -1,0 +1,53 @@
+//! A refresh on demand looks into real containerd.
+
+use fledged_operator::crd::REFRESH_ANNOTATION;
+use fledged_tests::kube::{World, WorldOptions};
+use fledged_tests::{Containerd, ImageBuilder, Registry, require};
+
+use crate::operator_containerd::private::start_with;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_removed_by_hand_is_back_when_a_refresh_is_over() {
+    if !require(&["containerd", "docker-registry"]) {
+        return;
+    }
+    let world = World::without_controller(WorldOptions::default()).await;
+    let (registry, containerd) =
+        tokio::task::spawn_blocking(|| (Registry::start(), Containerd::start()))
+            .await
+            .unwrap();
+    let push = |tag: &str, seed| {
+        let image = ImageBuilder::new().random_layer("data", seed, 64 * 1024);
+        image.push(&registry, "app", tag).reference
+    };
+    let images = [push("v1", 1), push("v2", 2), push("v3", 3)];
+    let node = world.silent_node("a", &[]).await;
+    // By itself the agent would look an hour later.
+    let _programs = start_with(&world, node.name(), &containerd, "1h");
+    node.object.set_ready(true).await;
+    let names: Vec<&str> = images.iter().map(String::as_str).collect();
+    world.apply("web", &names).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    let mut revision = Some(0);
+    // The second time, too, and where nothing is missing.
+    for lost in [&names[1..2], &names[..2], &[]] {
+        for name in lost {
+            containerd.ctr(&["images", "rm", "--sync", name]);
+        }
+        world.annotate("web", REFRESH_ANNOTATION).await;
+        let before = revision;
+        let status = world
+            .status_when("web", "refreshed", |status| {
+                status.verify_revision > before && status.completion_time.is_some()
+            })
+            .await;
+        let held = containerd.image_names();
+        for name in &images {
+            assert!(held.contains(name), "{name}: {held:?}");
+        }
+        assert_eq!(status.status, "Succeeded", "{status:?}");
+        assert_eq!(status.cached.as_deref(), Some("3/3"));
+        revision = status.verify_revision;
+        world.annotation_gone("web", REFRESH_ANNOTATION).await;
+    }
+}

@@ -1,0 +1,11 @@
+//! `fledged` at a terminal, on a cluster with a controller and agents.
+mod demo;
+mod errors;
+mod get;
+mod plan;
+mod plugin;
+mod request;
+mod status;
+mod support;
+mod wait;
+mod why;

@@ -1,0 +1,71 @@
+//! `fledged refresh` and `fledged purge`.
+
+use fledged_tests::kube::World;
+
+use crate::terminal::support::{APP, NOPE, fledged, says};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_and_a_refresh_are_asked_for_and_waited_for() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    let node = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+
+    let purged = fledged(&world, &["purge", "web", "--wait"], 0);
+    assert!(
+        purged
+            .stdout
+            .contains("ImageCachePurge Succeeded: removed from 1 node"),
+        "{purged}"
+    );
+    assert!(!node.runtime.holds(APP));
+    let refreshed = fledged(
+        &world,
+        &["refresh", "web", "--wait", "--timeout=60s", "-o", "json"],
+        0,
+    );
+    let document = refreshed.json();
+    assert_eq!(document["asked"], "refresh");
+    assert_eq!(document["ended"], true);
+    assert_eq!(document["imageCache"]["action"], "ImageCacheRefresh");
+    assert_eq!(document["imageCache"]["status"], "Succeeded");
+    assert!(node.runtime.holds(APP));
+
+    let asked = fledged(&world, &["purge", "web"], 0);
+    assert!(asked.stdout.contains("web: purge asked for\n"), "{asked}");
+    world.ended("web", "ImageCachePurge", "Succeeded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_that_ends_badly_ends_it_with_1() {
+    let world = World::start().await;
+    let _node = world.node("a").await;
+    world.apply("web", &[NOPE]).await;
+    world.ended("web", "ImageCacheCreate", "Failed").await;
+    let output = fledged(&world, &["refresh", "web", "--wait"], 1);
+    assert!(
+        output.stdout.contains("ImageCacheRefresh Failed"),
+        "{output}"
+    );
+    says(
+        &fledged(&world, &["refresh", "wep"], 1),
+        &["no ImageCache \"wep\""],
+    );
+    let bad = fledged(&world, &["refresh", "web", "--timeout=5s"], 2);
+    says(&bad, &["--wait"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_to_do_it_is_told_after_the_timeout() {
+    let world = World::without_controller(Default::default()).await;
+    world.apply("web", &[APP]).await;
+    let output = fledged(&world, &["purge", "web", "--wait", "--timeout=1s"], 1);
+    says(
+        &output,
+        &["has not ended after 1s", "no controller has taken it up"],
+    );
+    let cache = world.caches().get("web").await.unwrap();
+    let annotations = cache.metadata.annotations.unwrap();
+    assert!(annotations.contains_key("kubefledged.io/purge-imagecache"));
+}

@@ -1,0 +1,119 @@
+//! `fledged wait`.
+
+use fledged_apiserver::{Failure, RequestFilter};
+use fledged_tests::kube::{World, eventually};
+
+use crate::terminal::support::{APP, NOPE, call, ended, fledged, says};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_when_every_image_is_cached_and_when_they_are_purged() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    let node = world.node("a").await;
+    node.runtime.hold_pulls(true);
+    world.apply("web", &[APP]).await;
+    let waiting = call(&world, &["wait", "web", "--for=cached", "--timeout", "60s"]).spawn();
+    world
+        .record_when(&node, "pulling", |record| {
+            let status = record.status.as_ref();
+            status.is_some_and(|status| !status.images.is_empty())
+        })
+        .await;
+    node.runtime.hold_pulls(false);
+    let output = ended(waiting, 0);
+    assert!(
+        output.stdout.contains("is cached: 1 of 1 cached on 1 node"),
+        "{output}"
+    );
+    // What is so already is so at once.
+    let again = [
+        "wait",
+        "web",
+        "--for",
+        "cached",
+        "--timeout",
+        "0s",
+        "-o",
+        "json",
+    ];
+    let json = fledged(&world, &again, 0).json();
+    assert_eq!(json["counts"]["cached"], 1);
+
+    let waiting = call(&world, &["wait", "web", "--for=purged"]).spawn();
+    world
+        .annotate("web", "kubefledged.io/purge-imagecache")
+        .await;
+    let output = ended(waiting, 0);
+    assert!(
+        output.stdout.contains("is purged: removed from 1 node"),
+        "{output}"
+    );
+    let cached = fledged(&world, &["wait", "web", "--for=cached", "--timeout=0s"], 1);
+    says(&cached, &["is not cached after 0s", "it is purged"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_breaks_is_begun_again() {
+    let world = World::start().await;
+    let Some(server) = world.cluster().embedded() else {
+        return;
+    };
+    world.publish(&[APP]);
+    let node = world.node("a").await;
+    node.runtime.hold_pulls(true);
+    world.apply("web", &[APP]).await;
+    let waiting = call(&world, &["wait", "web", "--for=cached"]).spawn();
+    // The controller's, and ours.
+    eventually("both to watch the caches", || async {
+        let watches = server.count(|key| key.verb == "watch" && key.resource == "imagecaches");
+        (watches >= 2).then_some(()).ok_or(watches.to_string())
+    })
+    .await;
+    let filter = RequestFilter {
+        verb: Some("watch".to_owned()),
+        resource: Some("imagecaches".to_owned()),
+        ..RequestFilter::default()
+    };
+    server.fail_next(4, filter, Failure::unavailable());
+    server.cut_watches();
+    node.runtime.hold_pulls(false);
+    let output = ended(waiting, 0);
+    assert!(output.stdout.contains("is cached: 1 of 1"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_says_what_is_missing() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    let node = world.node("a").await;
+    world.apply("web", &[APP, NOPE]).await;
+    world.ended("web", "ImageCacheCreate", "Failed").await;
+    let output = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
+    let failure = format!("{NOPE} on {}: ImageNotFound: manifest unknown", node.name());
+    says(
+        &output,
+        &[
+            "is not cached after 1s",
+            "1 of 2 cached on 1 node, 1 failed",
+            &failure,
+        ],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_goes_away_or_is_looked_at_by_nobody_ends_it_with_1() {
+    let world = World::without_controller(Default::default()).await;
+    world.apply("web", &[APP]).await;
+    let nobody = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
+    says(&nobody, &["no controller has taken it up"]);
+    let waiting = call(&world, &["wait", "web", "--for=cached", "--timeout=60s"]).spawn();
+    world.delete("web").await;
+    // Deleted before it was looked at, or after: it is gone either way.
+    let output = ended(waiting, 1);
+    assert!(
+        output.stderr.contains("was deleted") || output.stderr.contains("no ImageCache"),
+        "{output}"
+    );
+    let goal = fledged(&world, &["wait", "web", "--for=ready"], 2);
+    says(&goal, &["'ready'", "cached", "purged"]);
+}

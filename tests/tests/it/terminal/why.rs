@@ -1,0 +1,192 @@
+//! `fledged why`.
+
+use fledged_core::error::Reason;
+use fledged_core::model::CountOrPercent;
+use fledged_core::planner::PlannerConfig;
+use fledged_tests::kube::{TestNode, World, WorldOptions};
+use serde_json::{Value, json};
+
+use crate::terminal::support::{APP, DB, NOPE, fledged, says};
+
+fn asked(world: &World, node: &str, image: &str, code: i32) -> Value {
+    fledged(world, &["why", "web", node, image, "-o", "json"], code).json()
+}
+
+fn reason(world: &World, node: &TestNode, image: &str) -> Value {
+    asked(world, node.name(), image, 1)["reason"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cached_fails_or_is_not_named() {
+    let world = World::start().await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    world.apply("web", &[APP, NOPE]).await;
+    world.ended("web", "ImageCacheCreate", "Failed").await;
+
+    let cached = asked(&world, a.name(), APP, 0);
+    assert_eq!(
+        (&cached["cached"], &cached["reason"]),
+        (&json!(true), &json!("Cached"))
+    );
+    let digest = cached["digest"].as_str().unwrap();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    let table = fledged(&world, &["why", "web", a.name(), APP], 0).stdout;
+    let start = format!(
+        "yes: {APP} is cached on {}: the node holds it, {digest}\n",
+        a.name()
+    );
+    assert!(table.starts_with(&start), "{table}");
+
+    let failed = asked(&world, a.name(), NOPE, 1);
+    assert_eq!(failed["reason"], "Failed");
+    assert_eq!(failed["failure"], "ImageNotFound");
+    assert_eq!(failed["message"], "manifest unknown");
+    assert_eq!(failed["attempts"], 1);
+    assert!(failed["nextAttempt"].is_string(), "{failed}");
+    let evidence = &failed["evidence"][0];
+    assert_eq!(evidence["object"], format!("NodeImageCache {}", a.name()));
+    assert_eq!(evidence["field"], "status.images[1].phase");
+    let table = fledged(&world, &["why", "web", a.name(), NOPE], 1).stdout;
+    for part in [
+        format!("no: {NOPE} is not cached on {}: its last round of pulls failed: ImageNotFound\n", a.name()),
+        "  the runtime says: manifest unknown\n".to_owned(),
+        "  what to do: push the image, or correct its reference in spec.cacheSpec; fledged refresh web -n ".to_owned(),
+    ] {
+        assert!(table.contains(&part), "{part:?} is not in {table}");
+    }
+
+    assert_eq!(reason(&world, &a, DB), "ImageNotInCache");
+    let similar = asked(&world, a.name(), "registry.test/app:9", 1);
+    assert_eq!(similar["evidence"][0]["value"], APP);
+    assert_eq!(asked(&world, "nowhere", APP, 1)["reason"], "NodeNotFound");
+    says(
+        &fledged(&world, &["why", "wep", a.name(), APP], 1),
+        &["no ImageCache \"wep\""],
+    );
+    says(&fledged(&world, &["why", "web", "A_b", APP], 2), &["A_b"]);
+    says(
+        &fledged(&world, &["why", "web", a.name(), "UPPER"], 2),
+        &["UPPER"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_node_is_not_meant_for_or_can_not_do() {
+    let world = World::start().await;
+    world.publish(&[APP, DB]);
+    let a = world.node_with("a", &[("tier", "frontend")]).await;
+    let groups = json!({ "cacheSpec": [
+        { "images": [APP], "nodeSelector": { "tier": "backend" } },
+        { "images": [DB] },
+    ] });
+    world.apply_spec("web", groups).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    let elsewhere = asked(&world, a.name(), APP, 1);
+    assert_eq!(elsewhere["reason"], "NodeNotSelected");
+    let because = elsewhere["because"].as_str().unwrap();
+    assert!(
+        because.ends_with("it wants tier=backend, and the node has tier=frontend"),
+        "{because}"
+    );
+    assert_eq!(asked(&world, a.name(), DB, 0)["reason"], "Cached");
+
+    world
+        .annotate("web", "kubefledged.io/purge-imagecache")
+        .await;
+    world.ended("web", "ImageCachePurge", "Succeeded").await;
+    let purged = asked(&world, a.name(), DB, 1);
+    assert_eq!(purged["reason"], "CachePurged");
+    let advice = purged["advice"].as_str().unwrap();
+    assert!(advice.starts_with("fledged refresh web -n "), "{advice}");
+
+    let b = world.silent_node("b", &[("tier", "backend")]).await;
+    world
+        .annotate("web", "kubefledged.io/refresh-imagecache")
+        .await;
+    world.ended("web", "ImageCacheRefresh", "Succeeded").await;
+    assert_eq!(reason(&world, &b, DB), "NodeNotReady");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_or_waits() {
+    let one = CountOrPercent::Count(1);
+    let options = WorldOptions::default();
+    let planner = options.planner.clone().with_max_concurrent_nodes(one);
+    let world = World::start_with(WorldOptions { planner, ..options }).await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    a.runtime.hold_pulls(true);
+    world.apply("web", &[APP]).await;
+    let pulling = |record: &fledged_operator::crd::NodeImageCache| {
+        let status = record.status.as_ref();
+        let first = status.and_then(|status| status.images.first());
+        first.is_some_and(|image| image.phase.as_str() == "Pulling")
+    };
+    world.record_when(&a, "pulling", pulling).await;
+    assert_eq!(reason(&world, &a, APP), "Pulling");
+    let b = world.node("b").await;
+    world
+        .status_when("web", "waiting for another node", |status| {
+            status.counts.is_some_and(|counts| counts.desired == 2)
+        })
+        .await;
+    let waiting = asked(&world, b.name(), APP, 1);
+    assert_eq!(waiting["reason"], "NotAssigned");
+    assert!(
+        waiting["advice"]
+            .as_str()
+            .unwrap()
+            .contains("maxConcurrentNodes")
+    );
+    a.runtime.hold_pulls(false);
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    assert_eq!(asked(&world, b.name(), APP, 0)["reason"], "Cached");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_for_now_and_what_nobody_answers() {
+    let world = World::start_with(WorldOptions {
+        planner: PlannerConfig::default(),
+        ..WorldOptions::default()
+    })
+    .await;
+    world.publish(&[APP]);
+    world.registry().fail(APP, Reason::ConnectionFailed);
+    let a = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    let backing_off = |record: &fledged_operator::crd::NodeImageCache| {
+        let status = record.status.as_ref();
+        let first = status.and_then(|status| status.images.first());
+        first.is_some_and(|image| image.phase.as_str() == "BackingOff")
+    };
+    world.record_when(&a, "backing off", backing_off).await;
+    let failing = asked(&world, a.name(), APP, 1);
+    assert!(failing["message"].is_null() || failing["message"] == "injected: ConnectionFailed");
+    assert!(["BackingOff", "Pulling"].contains(&failing["reason"].as_str().unwrap()));
+
+    // Ready, with nobody on it who answers.
+    let b = world.silent_node("b", &[]).await;
+    b.object.set_ready(true).await;
+    world
+        .record_when(&b, "written", |record| !record.spec.images.is_empty())
+        .await;
+    let waiting = asked(&world, b.name(), APP, 1);
+    assert_eq!(waiting["reason"], "Waiting");
+    assert_eq!(waiting["evidence"][1]["value"], "none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_nobody_has_looked_at() {
+    let mut world = World::start().await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    world.stop_controller().await;
+    world.apply("web", &[APP, DB]).await;
+    let answer = asked(&world, a.name(), DB, 1);
+    assert_eq!(answer["reason"], "NotTakenUp");
+    assert_eq!(answer["evidence"][0]["value"], "2");
+    assert_eq!(answer["evidence"][1]["value"], "1");
+}

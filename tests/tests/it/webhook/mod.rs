@@ -1,0 +1,325 @@
+//! The webhook as an API server asks it: over TLS that it sets up itself, on the embedded server or a real
+//! one. Only a real one asks by itself; of the embedded one it uses Secrets and Nodes.
+mod replica;
+mod rights;
+
+use std::sync::Arc;
+
+use fledged_operator::webhook::{CertificateSource, PATH};
+use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, eventually};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use replica::{Replica, Shifted, add_node, kept, secrets, self_issued};
+use rights::without_making_secrets;
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_is_told_what_is_wrong_and_what_will_surprise() {
+    let cluster = TestCluster::start().await;
+    let tag = cluster.tag().to_owned();
+    add_node(&cluster, &tag).await;
+    let source = CertificateSource::SelfIssued(self_issued(&cluster));
+    let webhook = Replica::start(&cluster, source, Shifted::new()).await;
+    webhook.is_ready().await;
+    let bundle = kept(&cluster, "ca.crt").await;
+
+    let bad = json!({ "cacheSpec": [{ "images": ["app:1", "No image"] }] });
+    let answer = webhook.review(&bundle, bad).await;
+    assert_eq!(answer["allowed"], false);
+    let message = answer["status"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("spec.cacheSpec[0].images[1]: \"No image\""),
+        "{message}"
+    );
+
+    let strange = json!({ "cacheSpec": [
+        { "images": ["app"], "nodeSelector": { "tier": tag } },
+        { "images": ["app:1"], "nodeSelector": { "tier": "nowhere" } },
+    ]});
+    eventually("the nodes to be known", || async {
+        let answer = webhook.review(&bundle, strange.clone()).await;
+        assert_eq!(answer["allowed"], true);
+        let warnings = answer["warnings"].as_array().unwrap();
+        assert!(
+            warnings[0].as_str().unwrap().contains("app moves"),
+            "{warnings:?}"
+        );
+        match warnings.get(1).and_then(Value::as_str) {
+            Some(warning) if warning.contains("spec.cacheSpec[1]") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    for (path, body, status) in [
+        (PATH, "no review", 400),
+        (
+            PATH,
+            "{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\"}",
+            400,
+        ),
+        ("/elsewhere", "", 404),
+    ] {
+        let (answered, said) = webhook.ask(&bundle, path, body.to_owned()).await.unwrap();
+        assert_eq!(answered, status, "{said}");
+    }
+    webhook.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
+    let cluster = TestCluster::start().await;
+    let clock = Shifted::new();
+    let source = || CertificateSource::SelfIssued(self_issued(&cluster));
+    let one = Replica::start(&cluster, source(), Arc::clone(&clock)).await;
+    let two = Replica::start(&cluster, source(), Arc::clone(&clock)).await;
+    one.is_ready().await;
+    two.is_ready().await;
+    let bundle = kept(&cluster, "ca.crt").await;
+    let good = json!({ "cacheSpec": [{ "images": ["app:1"] }] });
+    for replica in [&one, &two] {
+        let answer = replica.review(&bundle, good.clone()).await;
+        assert_eq!(answer["allowed"], true);
+    }
+
+    // The server's certificate, by the same authority.
+    let certificate = kept(&cluster, "tls.crt").await;
+    clock.pass(61);
+    eventually("another certificate", || async {
+        let now = kept(&cluster, "tls.crt").await;
+        (now != certificate)
+            .then_some(())
+            .ok_or("the same".to_owned())
+    })
+    .await;
+    assert_eq!(kept(&cluster, "ca.crt").await, bundle);
+
+    // The authority, and the one before it with it.
+    clock.pass(189);
+    eventually("another authority", || async {
+        let now = kept(&cluster, "ca.crt").await;
+        (now.ends_with(&bundle) && now.len() > bundle.len())
+            .then_some(())
+            .ok_or("the same".to_owned())
+    })
+    .await;
+
+    // Somebody removes the Secret.
+    secrets(&cluster)
+        .delete("webhook-tls", &DeleteParams::default())
+        .await
+        .unwrap();
+    clock.pass(1);
+    eventually("the Secret to be there again", || async {
+        let found = secrets(&cluster).get_opt("webhook-tls").await.unwrap();
+        found.map(drop).ok_or("it is gone".to_owned())
+    })
+    .await;
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_secret_it_says_so_and_is_believed_until_it_has_one_again() {
+    let cluster = TestCluster::start().await;
+    let client = without_making_secrets(&cluster).await;
+    let name = format!("{}-webhook", cluster.namespace());
+    let empty = Secret {
+        metadata: serde_json::from_value(json!({ "name": "webhook-tls" })).unwrap(),
+        ..Secret::default()
+    };
+    let params = PostParams::default();
+    secrets(&cluster).create(&params, &empty).await.unwrap();
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
+    let configuration = json!({
+        "metadata": { "name": name },
+        "webhooks": [{
+            "name": "validate-image-cache.kubefledged.io", "admissionReviewVersions": ["v1"],
+            "sideEffects": "None", "failurePolicy": "Ignore",
+            "clientConfig": { "url": "https://localhost:1/" },
+            "rules": [{ "apiGroups": ["kubefledged.io"], "apiVersions": ["v1alpha2"],
+                "operations": ["CREATE"], "resources": ["imagecaches"] }],
+        }],
+    });
+    let configuration = serde_json::from_value(configuration).unwrap();
+    configurations
+        .create(&params, &configuration)
+        .await
+        .unwrap();
+    let clock = Shifted::new();
+    let source = CertificateSource::SelfIssued(self_issued(&cluster).with_configuration(&name));
+    let webhook = Replica::start_as(client, source, Arc::clone(&clock)).await;
+    webhook.is_ready().await;
+    let (bundle, certificate) = (
+        kept(&cluster, "ca.crt").await,
+        kept(&cluster, "tls.crt").await,
+    );
+
+    secrets(&cluster)
+        .delete("webhook-tls", &DeleteParams::default())
+        .await
+        .unwrap();
+    // Applied anew, too, without the bundle.
+    let anew = json!([{ "op": "remove", "path": "/webhooks/0/clientConfig/caBundle" }]);
+    let anew = Patch::<Value>::Json(serde_json::from_value(anew).unwrap());
+    let params = PatchParams::default();
+    configurations.patch(&name, &params, &anew).await.unwrap();
+    clock.1.lock().unwrap().clear();
+    eventually("it to be told of, less and less often", || async {
+        clock.pass(1);
+        let asked = clock.1.lock().unwrap().clone();
+        let pauses: Vec<u64> = asked.into_iter().skip_while(|pause| *pause != 5).collect();
+        let said = (webhook.ready)().err().unwrap_or_default();
+        let told = said.contains("webhook-tls is gone and cannot be made again");
+        match pauses.starts_with(&[5, 10, 20, 40, 60, 60]) {
+            true if told => Ok(()),
+            _ => Err(format!("{said:?} {pauses:?}")),
+        }
+    })
+    .await;
+    let found = configurations.get(&name).await.unwrap();
+    let found = found.webhooks.unwrap().remove(0).client_config.ca_bundle;
+    assert_eq!(String::from_utf8(found.unwrap().0).unwrap(), bundle);
+    let good = json!({ "cacheSpec": [{ "images": ["app:1"] }] });
+    assert_eq!(webhook.review(&bundle, good).await["allowed"], true);
+
+    let params = PostParams::default();
+    secrets(&cluster).create(&params, &empty).await.unwrap();
+    // The pause that it is in may begin only now.
+    eventually("it to have filled its Secret", || async {
+        clock.pass_a_minute();
+        (webhook.ready)()
+    })
+    .await;
+    assert_eq!(kept(&cluster, "tls.crt").await, certificate);
+    webhook.end().await;
+    let params = DeleteParams::default();
+    configurations.delete(&name, &params).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_in_files_is_read_again_when_it_changes() {
+    let cluster = TestCluster::start().await;
+    let clock = Shifted::new();
+    // Any certificate will do: another webhook's.
+    let source = CertificateSource::SelfIssued(self_issued(&cluster));
+    let other = Replica::start(&cluster, source, Shifted::new()).await;
+    other.is_ready().await;
+    let bundle = kept(&cluster, "ca.crt").await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let source = CertificateSource::Files {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    };
+    let webhook = Replica::start(&cluster, source, Arc::clone(&clock)).await;
+    eventually("the missing file to be told of", || async {
+        match (webhook.ready)() {
+            Err(said) if said.contains("tls.crt") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    std::fs::write(&certificate, kept(&cluster, "tls.crt").await).unwrap();
+    std::fs::write(&key, "no key").unwrap();
+    clock.pass(1);
+    eventually("the bad key to be told of", || async {
+        match (webhook.ready)() {
+            Err(said) if said.contains("private key") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    std::fs::write(&key, kept(&cluster, "tls.key").await).unwrap();
+    clock.pass(1);
+    webhook.is_ready().await;
+    let good = json!({ "cacheSpec": [{ "images": ["app:1"] }] });
+    assert_eq!(webhook.review(&bundle, good).await["allowed"], true);
+    webhook.end().await;
+    other.end().await;
+}
+
+/// What only an API server that asks webhooks can show.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_asks_it_and_goes_on_without_it_for_whatever_changes_no_spec() {
+    let cluster = TestCluster::start().await;
+    if cluster.kind() != ServerKind::Assets {
+        // The embedded server asks nobody, and a whole cluster can't reach this process.
+        return;
+    }
+    let name = format!("{}-webhook", cluster.namespace());
+    let source = self_issued(&cluster).with_configuration(&name);
+    let source = CertificateSource::SelfIssued(source);
+    let webhook = Replica::start(&cluster, source, Shifted::new()).await;
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
+    let in_namespace =
+        json!({ "matchLabels": { "kubernetes.io/metadata.name": cluster.namespace() } });
+    let configuration = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": { "name": name },
+        "webhooks": [{
+            "name": "validate-image-cache.kubefledged.io", "admissionReviewVersions": ["v1"],
+            "sideEffects": "None", "failurePolicy": "Fail", "timeoutSeconds": 5,
+            "namespaceSelector": in_namespace,
+            "clientConfig": { "url": format!("https://localhost:{}{PATH}", webhook.port) },
+            "rules": [{ "apiGroups": ["kubefledged.io"], "apiVersions": ["v1alpha2"],
+                "operations": ["CREATE", "UPDATE"], "resources": ["imagecaches"], "scope": "Namespaced" }],
+        }],
+    });
+    let params = PatchParams::apply("fledged-tests").force();
+    let patch = Patch::Apply(configuration);
+    configurations.patch(&name, &params, &patch).await.unwrap();
+    webhook.is_ready().await;
+
+    let kubectl = Kubectl::new(&cluster);
+    let apply = |spec: Value, how: &'static str| {
+        let object = json!({ "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",
+            "metadata": { "name": "web" }, "spec": spec });
+        let kubectl = &kubectl;
+        async move {
+            let args = ["apply", "-f", "-", how];
+            kubectl.run_with(&args, &object.to_string(), &[]).await
+        }
+    };
+    // The definition's own rules let it through.
+    let terms = json!([{ "matchExpressions": [{ "key": "tier", "operator": "In" }] }]);
+    let affinity =
+        json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } });
+    let bad = json!({ "cacheSpec": [{ "images": ["nginx:1"], "nodeAffinity": affinity }] });
+    eventually("the API server to ask the webhook", || async {
+        let said = apply(bad.clone(), "--dry-run=server").await;
+        match said
+            .stderr
+            .contains("denied the request: spec.cacheSpec[0].nodeAffinity")
+        {
+            true if !said.success => Ok(()),
+            _ => Err(format!("{said:?}")),
+        }
+    })
+    .await;
+    let said = apply(
+        json!({ "cacheSpec": [{ "images": ["nginx"] }] }),
+        "--dry-run=none",
+    )
+    .await;
+    assert!(said.success, "{said:?}");
+    let warning = "Warning: spec.cacheSpec[0]: nginx moves";
+    assert!(said.stderr.contains(warning), "{said:?}");
+
+    // Without the webhook a status can still be written: it is not asked about these.
+    webhook.end().await;
+    let status = json!({ "status": "Succeeded", "reason": "ImageCacheCreate", "message": "m",
+        "startTime": "2026-01-01T00:00:00Z" });
+    let status = json!({ "status": status }).to_string();
+    let how = ["--subresource=status", "--type=merge", "-p", &status];
+    let patch = [&["patch", "ic", "web"][..], &how[..]].concat();
+    let patched = kubectl.run(&patch).await.ok();
+    assert!(patched.contains("patched"), "{patched}");
+    configurations
+        .delete(&name, &DeleteParams::default())
+        .await
+        .unwrap();
+}
