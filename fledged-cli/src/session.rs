@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::port::{Anonymous, Clock, Credentials, ImageRuntime};
 use fledged_core::runner::{NodeLoop, NodeObserver};
 use fledged_core::warmer::{Warmer, WarmerConfig};
@@ -42,13 +42,13 @@ pub enum SessionError {
         source: OpenError,
     },
     /// The runtime does not answer, or not as it must.
-    #[error("the runtime at {uri} can't be used: {source}")]
+    #[error("the runtime at {uri} can't be used: cannot read its version: {source}")]
     NoAnswer {
         /// As it was named or found.
         uri: RuntimeUri,
         /// Why.
         #[source]
-        source: RuntimeError,
+        source: Failure,
     },
     /// The registry credentials can't be read.
     #[error("cannot use --registry-config {}: {source}", path.display())]
@@ -214,10 +214,7 @@ impl Session {
             .await
             .unwrap_or_else(|_| {
                 let text = format!("it did not answer within {} s", ANSWER_MAX.as_secs());
-                Err(RuntimeError::Info(Failure::new(
-                    Reason::RuntimeUnavailable,
-                    text,
-                )))
+                Err(Failure::new(Reason::RuntimeUnavailable, text))
             });
         match answer {
             Ok(info) => {

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::ImageRef;
-
 /// How a failure is to be treated. Drives backoff; see [`crate::warmer::Backoff`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -179,85 +177,6 @@ impl Failure {
     }
 }
 
-/// An operation on an [`ImageRuntime`](crate::port::ImageRuntime) that failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RuntimeError {
-    /// Asking the runtime for its name and version.
-    #[error("cannot read the runtime's version: {0}")]
-    Info(#[source] Failure),
-    /// Listing images.
-    #[error("cannot list images: {0}")]
-    List(#[source] Failure),
-    /// Looking up one image.
-    #[error("cannot look up {image}: {failure}")]
-    Lookup {
-        /// Which image.
-        image: ImageRef,
-        /// What went wrong.
-        #[source]
-        failure: Failure,
-    },
-    /// Listing the containers that use images.
-    #[error("cannot list images in use: {0}")]
-    Usage(#[source] Failure),
-    /// Pulling one image.
-    #[error("cannot pull {image}: {failure}")]
-    Pull {
-        /// Which image.
-        image: ImageRef,
-        /// What went wrong.
-        #[source]
-        failure: Failure,
-    },
-    /// Removing one image.
-    #[error("cannot remove {image}: {failure}")]
-    Remove {
-        /// Which image.
-        image: ImageRef,
-        /// What went wrong.
-        #[source]
-        failure: Failure,
-    },
-    /// Reading how full the image file system is.
-    #[error("cannot read the image file system's usage: {0}")]
-    Filesystem(#[source] Failure),
-}
-
-impl RuntimeError {
-    /// A pull of that image that failed.
-    #[must_use]
-    pub fn pull(image: ImageRef, failure: Failure) -> Self {
-        Self::Pull { image, failure }
-    }
-
-    /// What went wrong, whatever the operation.
-    #[must_use]
-    pub fn failure(&self) -> &Failure {
-        match self {
-            Self::Info(failure)
-            | Self::List(failure)
-            | Self::Usage(failure)
-            | Self::Filesystem(failure)
-            | Self::Lookup { failure, .. }
-            | Self::Pull { failure, .. }
-            | Self::Remove { failure, .. } => failure,
-        }
-    }
-
-    /// Why, in one word.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        self.failure().reason
-    }
-
-    /// How it is to be treated.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        self.failure().class()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,15 +227,5 @@ mod tests {
         ] {
             assert!(!reason.class().is_transient(), "{reason}");
         }
-    }
-
-    #[test]
-    fn an_error_names_the_operation_the_image_and_the_text() {
-        let image = ImageRef::parse("nginx:1").unwrap();
-        let failure = Failure::new(Reason::ImageNotFound, "manifest unknown");
-        let error = RuntimeError::Pull { image, failure };
-        assert_eq!(error.to_string(), "cannot pull nginx:1: manifest unknown");
-        assert_eq!(error.reason(), Reason::ImageNotFound);
-        assert_eq!(error.class(), ErrorClass::NotFound);
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use fledged_core::error::RuntimeError;
+use fledged_core::error::Failure;
 
 #[cfg(feature = "cluster")]
 use crate::cluster::ClusterError;
@@ -27,9 +27,14 @@ pub enum CommandError {
     /// There is no session with a runtime or its registries.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The runtime refused.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
+    /// The runtime failed.
+    #[error("cannot {operation}: {source}")]
+    Runtime {
+        /// The operation, as in "list images".
+        operation: &'static str,
+        /// Why.
+        source: Failure,
+    },
     /// `node run` was given stdin.
     #[error("node run follows edits of files, and stdin can't be edited; name a file with -f")]
     StdinFollowed,
@@ -78,6 +83,11 @@ impl From<DemoError> for CommandError {
 }
 
 impl CommandError {
+    /// Wraps a failure of the runtime with the operation, as in "list images".
+    pub(crate) fn runtime(operation: &'static str) -> impl FnOnce(Failure) -> Self {
+        move |source| Self::Runtime { operation, source }
+    }
+
     /// How the process ends with it.
     #[must_use]
     pub fn exit(&self) -> Exit {
@@ -89,7 +99,7 @@ impl CommandError {
             Self::Demo(error) => error.exit(),
             Self::Session(error) if error.is_bad_input() => Exit::BadInput,
             Self::Session(_)
-            | Self::Runtime(_)
+            | Self::Runtime { .. }
             | Self::Output(_)
             | Self::ManualPages { .. }
             | Self::Signals(_)

@@ -52,12 +52,15 @@ struct ListSummary {
 pub(super) async fn list(args: ListArgs) -> Result<Exit, CommandError> {
     let start = Instant::now();
     let session = Session::open(args.runtime.runtime.as_ref(), &RegistryArgs::default()).await?;
-    let info = session.runtime.info().await?;
-    let in_use: BTreeSet<ImageId> = session.runtime.in_use().await?.into_iter().collect();
-    let mut images: Vec<Row> = session
-        .runtime
-        .list()
-        .await?
+    let runtime = &session.runtime;
+    let info = runtime.info().await;
+    let info = info.map_err(CommandError::runtime("read the runtime's version"))?;
+    let in_use = runtime.in_use().await;
+    let in_use = in_use.map_err(CommandError::runtime("list images in use"))?;
+    let in_use: BTreeSet<ImageId> = in_use.into_iter().collect();
+    let images = runtime.list().await;
+    let images = images.map_err(CommandError::runtime("list images"))?;
+    let mut images: Vec<Row> = images
         .into_iter()
         .map(|image| row(image, &in_use))
         .collect();

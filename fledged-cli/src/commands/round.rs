@@ -66,12 +66,16 @@ pub(super) async fn foresee(
     let start = Instant::now();
     let runtime = &session.runtime;
     let in_use = if removes(&assignment) {
-        runtime.in_use().await?
+        let in_use = runtime.in_use().await;
+        in_use.map_err(CommandError::runtime("list images in use"))?
     } else {
         Vec::new()
     };
-    let removal = runtime.info().await?.removal;
-    let inventory = Inventory::new(runtime.list().await?, in_use, removal);
+    let info = runtime.info().await;
+    let info = info.map_err(CommandError::runtime("read the runtime's version"))?;
+    let images = runtime.list().await;
+    let images = images.map_err(CommandError::runtime("list images"))?;
+    let inventory = Inventory::new(images, in_use, info.removal);
     let report = plan(assignment, inventory, Timestamp::now());
     let outcome = Outcome::new(&report, start.elapsed());
     show(&outcome, format)?;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use fledged_apiserver::StartError;
-use fledged_core::error::RuntimeError;
+use fledged_core::error::Failure;
 use fledged_core::model::ParseImageRefError;
 use fledged_operator::crd::InstallError;
 use fledged_operator::problem::with_causes;
@@ -74,9 +74,14 @@ pub enum DemoError {
     /// A node's layout can't be opened.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// A node's layout refused.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
+    /// A node's layout failed.
+    #[error("cannot {operation}: {source}")]
+    Runtime {
+        /// The operation, as in "list images".
+        operation: &'static str,
+        /// Why.
+        source: Failure,
+    },
     /// The demo's API server can't be asked.
     #[error(transparent)]
     Cluster(#[from] Box<ClusterError>),
@@ -121,6 +126,11 @@ pub enum DemoError {
 }
 
 impl DemoError {
+    /// Wraps a failure of a node's layout with the operation, as in "list images".
+    pub(super) fn runtime(operation: &'static str) -> impl FnOnce(Failure) -> Self {
+        move |source| Self::Runtime { operation, source }
+    }
+
     /// How the process ends with it.
     #[must_use]
     pub fn exit(&self) -> Exit {

@@ -94,12 +94,16 @@ impl DemoNode {
 
     /// Whether its layout itself holds that image.
     pub(super) async fn holds(&self, image: &ImageRef) -> Result<bool, DemoError> {
-        Ok(self.runtime.lookup(image).await?.is_some())
+        let found = self.runtime.lookup(image).await;
+        Ok(found
+            .map_err(DemoError::runtime("look up an image"))?
+            .is_some())
     }
 
     /// How many images its layout itself holds, under whatever names.
     pub(super) async fn images(&self) -> Result<usize, DemoError> {
-        Ok(self.runtime.list().await?.len())
+        let images = self.runtime.list().await;
+        Ok(images.map_err(DemoError::runtime("list images"))?.len())
     }
 
     /// Bytes of everything in its folder.
@@ -117,13 +121,15 @@ impl DemoNode {
     /// Removes an image by other means than the agent's: the layout is opened anew.
     pub(super) async fn lose(&self, image: &ImageRef) -> Result<Removal, DemoError> {
         let other = Session::layout(&self.folder, vec![self.registry.clone()])?;
-        Ok(other.runtime.remove(image).await?)
+        let removed = other.runtime.remove(image).await;
+        removed.map_err(DemoError::runtime("remove an image"))
     }
 
     /// How large an image is in its layout; nothing where it is not there.
     pub(super) async fn size(&self, image: &ImageRef) -> Result<ByteSize, DemoError> {
         let layout = Session::layout(&self.folder, vec![self.registry.clone()])?;
-        let found = layout.runtime.lookup(image).await?;
+        let found = layout.runtime.lookup(image).await;
+        let found = found.map_err(DemoError::runtime("look up an image"))?;
         Ok(found.map_or(ByteSize::new(0), |image| image.size))
     }
 

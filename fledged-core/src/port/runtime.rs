@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{ImageId, PullRequest, RuntimeImage, RuntimeInfo};
-use crate::error::RuntimeError;
+use crate::error::Failure;
 use crate::model::{ByteSize, ImageRef};
 
 /// Whatever holds images on a node: containerd, CRI-O, Docker Engine, a folder.
@@ -18,38 +18,36 @@ pub trait ImageRuntime: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Info`]; a runtime that is too old says so with
+    /// A runtime that is too old fails with
     /// [`Reason::RuntimeUnsupported`](crate::error::Reason::RuntimeUnsupported).
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError>;
+    async fn info(&self) -> Result<RuntimeInfo, Failure>;
 
     /// Every image that is completely present, by all its names.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::List`].
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError>;
+    /// The runtime cannot be reached or refuses the call.
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure>;
 
     /// One image by reference; `None` when it is not (completely) present. Looks through
     /// [`list`](Self::list) unless the runtime has a shorter way.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Lookup`].
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
-        let images = self.list().await.map_err(|error| RuntimeError::Lookup {
-            image: image.clone(),
-            failure: error.failure().clone(),
-        })?;
-        let mut images = images.into_iter();
-        Ok(images.find(|held| held.references.contains(image)))
+    /// Those of [`list`](Self::list).
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
+        let images = self.list().await?;
+        Ok(images
+            .into_iter()
+            .find(|held| held.references.contains(image)))
     }
 
     /// The IDs of images that any container uses, running or stopped.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Usage`].
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError>;
+    /// The runtime cannot be reached or refuses the call.
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure>;
 
     /// Pulls one image, with one set of credentials or anonymously, also when it is present.
     ///
@@ -57,8 +55,8 @@ pub trait ImageRuntime: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Pull`]; its failure carries the runtime's own text.
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError>;
+    /// The reason decides when the pull is repeated; the message is the text of the runtime or registry.
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure>;
 
     /// Removes one image by reference, unless a container uses it.
     ///
@@ -66,16 +64,16 @@ pub trait ImageRuntime: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Remove`].
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError>;
+    /// The runtime cannot be reached or refuses to remove the image, for instance because it is pinned.
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure>;
 
     /// How full the file systems that hold images are; for people, nothing is decided by it. None
     /// unless the runtime tells.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Filesystem`].
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+    /// The runtime cannot be reached, or the file system cannot be read.
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         Ok(Vec::new())
     }
 }

@@ -286,10 +286,7 @@ impl NodeLoop {
                 let runtime = Arc::clone(&self.runtime);
                 let clock = Arc::clone(&self.clock);
                 self.operations.push(Box::pin(async move {
-                    let removal = runtime
-                        .remove(&image)
-                        .map(|result| result.map_err(|e| e.failure().clone()));
-                    let result = answered(clock.as_ref(), removal).await;
+                    let result = answered(clock.as_ref(), runtime.remove(&image)).await;
                     Done::Event(NodeEvent::RemovalEnded { image, result }, None, None)
                 }));
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::FutureExt;
 
-use crate::error::{ErrorClass, Failure, Reason, RuntimeError};
+use crate::error::{ErrorClass, Failure, Reason};
 use crate::port::{
     Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullRequest, RemovalScope,
     RuntimeImage,
@@ -39,18 +39,17 @@ pub(super) async fn read_inventory(
     with_usage: bool,
     removal: Option<RemovalScope>,
 ) -> Result<Inventory, Failure> {
-    let failure = |error: RuntimeError| error.failure().clone();
     let removal = match removal {
         Some(removal) => removal,
-        None => runtime.info().await.map_err(failure)?.removal,
+        None => runtime.info().await?.removal,
     };
     // Users first: an image that a container starts to use in between is then missing from the
     // list of users but not yet removed; the runtime itself asks again before it removes.
     let in_use = match with_usage {
-        true => runtime.in_use().await.map_err(failure)?,
+        true => runtime.in_use().await?,
         false => Vec::new(),
     };
-    let images = runtime.list().await.map_err(failure)?;
+    let images = runtime.list().await?;
     Ok(Inventory::new(images, in_use, removal))
 }
 
@@ -82,8 +81,8 @@ pub(super) async fn pull(
         };
         match runtime.pull(pull).await {
             Ok(image) => return Ok(image),
-            Err(error) => {
-                refused = error.failure().clone();
+            Err(failure) => {
+                refused = failure;
                 // Some registries say "not found" to whoever may not look.
                 if !matches!(
                     refused.class(),

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::state::{State, Stored};
 use super::{Fault, Faults, SimClock, SimRegistry, TraceEntry, TraceEvent};
-use crate::error::{Failure, Reason, RuntimeError};
+use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
 use crate::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullProgress, PullRequest, Removal,
@@ -282,8 +282,8 @@ impl Drop for Under<'_> {
 
 #[async_trait]
 impl ImageRuntime for SimRuntime {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        self.call_fault().await.map_err(RuntimeError::Info)?;
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
+        self.call_fault().await?;
         Ok(RuntimeInfo {
             name: "sim".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -292,8 +292,8 @@ impl ImageRuntime for SimRuntime {
         })
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
-        self.call_fault().await.map_err(RuntimeError::List)?;
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
+        self.call_fault().await?;
         let mut state = self.state();
         self.record(&mut state, TraceEvent::Listed);
         Ok(state
@@ -303,25 +303,20 @@ impl ImageRuntime for SimRuntime {
             .collect())
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
-        self.call_fault()
-            .await
-            .map_err(|failure| RuntimeError::Lookup {
-                image: image.clone(),
-                failure,
-            })?;
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
+        self.call_fault().await?;
         Ok(self
             .state()
             .find(image)
             .map(|(id, stored)| stored.described(id)))
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
-        self.call_fault().await.map_err(RuntimeError::Usage)?;
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+        self.call_fault().await?;
         Ok(self.state().in_use.iter().cloned().collect())
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
         {
             let mut state = self.state();
             state.pulling += 1;
@@ -331,20 +326,12 @@ impl ImageRuntime for SimRuntime {
         let mut under = Under(self, &request.image, false);
         let result = self.try_pull(&request).await;
         under.2 = result.is_ok();
-        result.map_err(|failure| RuntimeError::Pull {
-            image: request.image.clone(),
-            failure,
-        })
+        result
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
         self.record(&mut self.state(), TraceEvent::RemovalBegan(image.clone()));
-        self.call_fault()
-            .await
-            .map_err(|failure| RuntimeError::Remove {
-                image: image.clone(),
-                failure,
-            })?;
+        self.call_fault().await?;
         let mut state = self.state();
         let scope = state.removal;
         let Some((id, stored)) = state.find(image) else {
@@ -359,8 +346,8 @@ impl ImageRuntime for SimRuntime {
         Ok(Removal::Removed)
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
-        self.call_fault().await.map_err(RuntimeError::Filesystem)?;
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
+        self.call_fault().await?;
         let state = self.state();
         Ok(vec![FilesystemUsage {
             path: "sim".to_owned(),

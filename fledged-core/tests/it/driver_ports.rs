@@ -1,7 +1,7 @@
 //! How the loop uses the ports: which call, in which order, with which credentials.
 use std::sync::{Arc, Mutex};
 
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, ObjectName,
 };
@@ -77,10 +77,7 @@ fn pull(
                 store.lock().unwrap().push(mk_image("app"));
                 Ok(mk_image("app"))
             }
-            Some((_, reason)) => Err(RuntimeError::Pull {
-                image: request.image.clone(),
-                failure: Failure::new(*reason, format!("{reason} for {user}")),
-            }),
+            Some((_, reason)) => Err(Failure::new(*reason, format!("{reason} for {user}"))),
         }
     });
     let mut store = MockCredentials::new();
@@ -280,7 +277,7 @@ fn a_reading_without_its_users_is_no_reading() {
     let unsupported = || Failure::new(Reason::RuntimeUnsupported, "no containers here");
     runtime
         .expect_in_use()
-        .returning(move || Err(RuntimeError::Usage(unsupported())));
+        .returning(move || Err(unsupported()));
     runtime.expect_list().never();
     let report = settle(
         runtime,

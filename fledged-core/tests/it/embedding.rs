@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::async_trait;
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::futures_util::{FutureExt, stream};
 use fledged_core::model::{
     Assignment, ByteSize, CacheId, CacheSpecImages, ImageCacheSpec, ImageRef, NodeFacts,
@@ -21,25 +21,25 @@ struct Least(Result<ImageRef, Failure>);
 
 #[async_trait]
 impl ImageRuntime for Least {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
         Ok(RuntimeInfo::new("least", "1", RemovalScope::Image))
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
-        let image = self.0.clone().map_err(RuntimeError::List)?;
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
+        let image = self.0.clone()?;
         Ok(vec![RuntimeImage::new("1", [image])])
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         Ok(Vec::new())
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
-        let failure = Failure::new(Reason::ImageNotFound, "there is nothing to pull from");
-        Err(RuntimeError::pull(request.image, failure))
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
+        let message = format!("there is nowhere to pull {} from", request.image);
+        Err(Failure::new(Reason::ImageNotFound, message))
     }
 
-    async fn remove(&self, _: &ImageRef) -> Result<Removal, RuntimeError> {
+    async fn remove(&self, _: &ImageRef) -> Result<Removal, Failure> {
         Ok(Removal::Absent)
     }
 }
@@ -58,11 +58,7 @@ fn a_runtime_looks_up_through_its_list() {
 
     let failure = Failure::new(Reason::RuntimeUnavailable, "no answer");
     let silent = Least(Err(failure.clone()));
-    let image = mk_ref("app:1");
-    assert_eq!(
-        look(&silent, "app:1"),
-        Err(RuntimeError::Lookup { image, failure })
-    );
+    assert_eq!(look(&silent, "app:1"), Err(failure));
     assert_eq!(held.filesystems().now_or_never().unwrap(), Ok(Vec::new()));
 }
 

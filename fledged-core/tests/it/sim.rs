@@ -51,7 +51,7 @@ fn seconds(clock: &SimClock) -> f64 {
 
 async fn pull(runtime: &SimRuntime, name: &str) -> Result<(), Reason> {
     let pulled = runtime.pull(PullRequest::new(mk_ref(name))).await;
-    pulled.map(|_| ()).map_err(|e| e.reason())
+    pulled.map(|_| ()).map_err(|e| e.reason)
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn faults_end_when_they_are_to() {
         Err(Reason::RegistryError)
     );
     let listed = clock.block_on(runtime.list()).unwrap();
-    assert_eq!(listed.unwrap_err().reason(), Reason::RuntimeUnavailable);
+    assert_eq!(listed.unwrap_err().reason, Reason::RuntimeUnavailable);
     clock
         .block_on(clock.sleep(Duration::from_secs(60)))
         .unwrap();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
@@ -105,8 +105,8 @@ fn says_in_use(message: &str) -> bool {
 
 #[async_trait]
 impl ImageRuntime for CriRuntime {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        let version = self.client.version().await.map_err(RuntimeError::Info)?;
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
+        let version = self.client.version().await?;
         Ok(RuntimeInfo::new(
             version.runtime_name,
             version.runtime_version,
@@ -115,50 +115,33 @@ impl ImageRuntime for CriRuntime {
         .with_api_version(CRI_VERSION))
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
-        let images = self.client.images().await.map_err(RuntimeError::List)?;
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
+        let images = self.client.images().await?;
         Ok(images.iter().map(runtime_image).collect())
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
-        self.find(image)
-            .await
-            .map_err(|failure| RuntimeError::Lookup {
-                image: image.clone(),
-                failure,
-            })
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
+        self.find(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
-        let images = self.client.images().await.map_err(RuntimeError::Usage)?;
-        let containers = self.client.containers().await;
-        let containers = containers.map_err(RuntimeError::Usage)?;
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+        let images = self.client.images().await?;
+        let containers = self.client.containers().await?;
         let used = images_in_use(&images, &containers);
         Ok(used.into_iter().map(ImageId).collect())
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
-        self.pull_image(&request)
-            .await
-            .map_err(|failure| RuntimeError::Pull {
-                image: request.image.clone(),
-                failure,
-            })
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
+        self.pull_image(&request).await
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
-        self.remove_image(image)
-            .await
-            .map_err(|failure| RuntimeError::Remove {
-                image: image.clone(),
-                failure,
-            })
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
+        self.remove_image(image).await
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
-        let reported = self.client.image_filesystems().await;
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         let mut filesystems = Vec::new();
-        for usage in reported.map_err(RuntimeError::Filesystem)? {
+        for usage in self.client.image_filesystems().await? {
             let path = usage.fs_id.map(|id| id.mountpoint).unwrap_or_default();
             let available = available_at(path.clone()).await;
             filesystems.push(

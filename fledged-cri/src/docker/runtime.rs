@@ -8,7 +8,7 @@ use bollard::models::ContainerSummary;
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptions, RemoveImageOptions,
 };
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
 use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
@@ -166,11 +166,11 @@ fn name(container: &ContainerSummary) -> &str {
 
 #[async_trait]
 impl ImageRuntime for DockerRuntime {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        let client = self.connection.client().await.map_err(RuntimeError::Info)?;
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
+        let client = self.connection.client().await?;
         let version = match client.version().await {
             Ok(version) => version,
-            Err(error) => return Err(RuntimeError::Info(self.connection.failure(&error).await)),
+            Err(error) => return Err(self.connection.failure(&error).await),
         };
         Ok(RuntimeInfo::new(
             "docker",
@@ -180,42 +180,33 @@ impl ImageRuntime for DockerRuntime {
         .with_api_version(client.client_version().to_string()))
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
-        let client = self.connection.client().await.map_err(RuntimeError::List)?;
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
+        let client = self.connection.client().await?;
         match client.list_images(None::<ListImagesOptions>).await {
             Ok(images) => Ok(images.iter().map(from_summary).collect()),
-            Err(error) => Err(RuntimeError::List(self.connection.failure(&error).await)),
+            Err(error) => Err(self.connection.failure(&error).await),
         }
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
-        self.find(image).await.map_err(|failure| {
-            let image = image.clone();
-            RuntimeError::Lookup { image, failure }
-        })
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
+        self.find(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
-        let containers = self.containers().await.map_err(RuntimeError::Usage)?;
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+        let containers = self.containers().await?;
         let ids: BTreeSet<String> = containers.into_iter().filter_map(|c| c.image_id).collect();
         Ok(ids.into_iter().map(ImageId).collect())
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
-        self.fetch(&request).await.map_err(|failure| {
-            let image = request.image.clone();
-            RuntimeError::Pull { image, failure }
-        })
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
+        self.fetch(&request).await
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
-        self.untag(image).await.map_err(|failure| {
-            let image = image.clone();
-            RuntimeError::Remove { image, failure }
-        })
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
+        self.untag(image).await
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
-        self.usage().await.map_err(RuntimeError::Filesystem)
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
+        self.usage().await
     }
 }

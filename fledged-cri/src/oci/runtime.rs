@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
@@ -138,7 +138,7 @@ impl OciLayoutRuntime {
 
 #[async_trait]
 impl ImageRuntime for OciLayoutRuntime {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
         Ok(RuntimeInfo::new(
             "oci-layout",
             env!("CARGO_PKG_VERSION"),
@@ -147,52 +147,36 @@ impl ImageRuntime for OciLayoutRuntime {
         .with_api_version(LAYOUT_VERSION))
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || Ok(inventory::list(&inner.layout, &inner.platform)?))
-            .await
-            .map_err(RuntimeError::List)
+        blocking(move || Ok(inventory::list(&inner.layout, &inner.platform)?)).await
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         let (inner, wanted) = (Arc::clone(&self.inner), image.clone());
-        blocking(move || Ok(inventory::lookup(&inner.layout, &inner.platform, &wanted)?))
-            .await
-            .map_err(|failure| RuntimeError::Lookup {
-                image: image.clone(),
-                failure,
-            })
+        blocking(move || Ok(inventory::lookup(&inner.layout, &inner.platform, &wanted)?)).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         Ok(Vec::new())
     }
 
     /// See [`ImageRuntime::pull`]. Runs on a task of its own, so that the caller's one is free;
     /// dropping the future ends it.
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
-        let image = request.image.clone();
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
         let task = tokio::spawn(pull(Arc::clone(&self.inner), request));
         AbortOnDropHandle::new(task)
             .await
             .unwrap_or_else(|error| Err(Failure::new(Reason::Unknown, error.to_string())))
-            .map_err(|failure| RuntimeError::Pull { image, failure })
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
-        remove(Arc::clone(&self.inner), image.clone())
-            .await
-            .map_err(|failure| RuntimeError::Remove {
-                image: image.clone(),
-                failure,
-            })
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
+        remove(Arc::clone(&self.inner), image.clone()).await
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || Ok(vec![usage(&inner.layout)?]))
-            .await
-            .map_err(RuntimeError::Filesystem)
+        blocking(move || Ok(vec![usage(&inner.layout)?])).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::error::RuntimeError;
+use fledged_core::error::Failure;
 use fledged_core::model::ImageRef;
 use fledged_core::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
@@ -35,11 +35,11 @@ impl Pull<'_> {
         Duration::try_from(time).unwrap_or_default()
     }
 
-    fn ended(mut self, result: &Result<RuntimeImage, RuntimeError>) {
+    fn ended(mut self, result: &Result<RuntimeImage, Failure>) {
         self.ended = true;
         let (word, size) = match result {
             Ok(image) => ("Succeeded", Some(image.size)),
-            Err(error) => (error.reason().as_str(), None),
+            Err(error) => (error.reason.as_str(), None),
         };
         self.measured.metrics.pulled(word, self.time(), size);
     }
@@ -56,11 +56,11 @@ impl Drop for Pull<'_> {
 
 #[async_trait]
 impl ImageRuntime for Measured {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
         self.runtime.info().await
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         let images = self.runtime.list().await?;
         // The last step of a reading; that one failed is told by the loop, which knows of time limits
         // too.
@@ -68,15 +68,15 @@ impl ImageRuntime for Measured {
         Ok(images)
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         self.runtime.lookup(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         self.runtime.in_use().await
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
         let pull = Pull {
             measured: self,
             began: self.clock.now(),
@@ -87,11 +87,11 @@ impl ImageRuntime for Measured {
         result
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
         self.runtime.remove(image).await
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         self.runtime.filesystems().await
     }
 }

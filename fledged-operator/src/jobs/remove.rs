@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::error::RuntimeError;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{AssignedImage, Assignment, ImagePhase, ImageRef, ImageReport};
 use fledged_core::port::{
@@ -68,36 +67,35 @@ struct NeverPulls(Arc<dyn ImageRuntime>);
 
 #[async_trait]
 impl ImageRuntime for NeverPulls {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
         self.0.info().await
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         self.0.list().await
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         self.0.lookup(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         self.0.in_use().await
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+    async fn pull(&self, _: PullRequest) -> Result<RuntimeImage, Failure> {
         // Of a class that ends a round at once.
-        let failure = Failure::new(Reason::InvalidReference, "nothing is pulled here");
-        Err(RuntimeError::Pull {
-            image: request.image,
-            failure,
-        })
+        Err(Failure::new(
+            Reason::InvalidReference,
+            "nothing is pulled here",
+        ))
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
         self.0.remove(image).await
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         self.0.filesystems().await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use fledged_core::error::{ErrorClass, Failure, Reason, RuntimeError};
+use fledged_core::error::{ErrorClass, Failure, Reason};
 use fledged_core::model::{AssignedImage, Digest, ImageRef};
 use fledged_core::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope,
@@ -145,51 +145,43 @@ impl JobRuntime {
 
 #[async_trait]
 impl ImageRuntime for JobRuntime {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
         let version = env!("CARGO_PKG_VERSION");
         Ok(RuntimeInfo::new("jobs", version, RemovalScope::Image))
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         Ok(self.shared.presence().list())
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         Ok(self.shared.presence().find(image))
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         let now = self.clock.now();
         Ok(self.shared.presence().in_use(now))
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
         let image = request.image;
-        match self.pull_in_turn(&image).await {
-            Ok(digest) => {
-                let found = self.shared.presence().find(&image);
-                let found = found.unwrap_or_else(|| {
-                    RuntimeImage::new(image.as_str(), [image.clone()]).with_digest(digest)
-                });
-                Ok(found)
-            }
-            Err(failure) => Err(RuntimeError::Pull { image, failure }),
-        }
+        let digest = self.pull_in_turn(&image).await?;
+        let found = self.shared.presence().find(&image);
+        Ok(found.unwrap_or_else(|| {
+            RuntimeImage::new(image.as_str(), [image.clone()]).with_digest(digest)
+        }))
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
         let asked = self.ask(|id, reply| Told::Remove {
             id,
             image: image.clone(),
             reply,
         });
-        asked.await.map_err(|failure| RuntimeError::Remove {
-            image: image.clone(),
-            failure,
-        })
+        asked.await
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         Ok(Vec::new())
     }
 }

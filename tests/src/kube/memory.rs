@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, RegistryAuth, Removal, RemovalScope,
@@ -231,11 +231,11 @@ impl MemoryRuntime {
 
 #[async_trait]
 impl ImageRuntime for MemoryRuntime {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
         Ok(RuntimeInfo::new("memory", "1", RemovalScope::Image).with_api_version("1"))
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         let mut state = self.state();
         state.readings += 1;
         let mut known = BTreeSet::new();
@@ -249,11 +249,11 @@ impl ImageRuntime for MemoryRuntime {
             .collect())
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         Ok(Self::image(&self.state(), image))
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         let state = self.state();
         let contents = state
             .in_use
@@ -262,7 +262,7 @@ impl ImageRuntime for MemoryRuntime {
         Ok(contents.cloned().map(ImageId).collect())
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
         let image = request.image.clone();
         {
             let mut state = self.state();
@@ -274,20 +274,14 @@ impl ImageRuntime for MemoryRuntime {
         if !self.pull.is_zero() {
             tokio::time::sleep(self.pull).await;
         }
-        let published = self
-            .registry
-            .find(&request)
-            .map_err(|failure| RuntimeError::Pull {
-                image: image.clone(),
-                failure,
-            })?;
+        let published = self.registry.find(&request)?;
         let mut state = self.state();
         state.images.insert(image.clone(), published.content);
         state.last_pulled = Some(Instant::now());
         Ok(Self::image(&state, &image).unwrap())
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
         let mut state = self.state();
         let Some(content) = state.images.get(image).cloned() else {
             return Ok(Removal::Absent);
@@ -303,7 +297,7 @@ impl ImageRuntime for MemoryRuntime {
         Ok(Removal::Removed)
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         Ok(Vec::new())
     }
 }

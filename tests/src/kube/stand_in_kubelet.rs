@@ -268,7 +268,7 @@ impl RunningPod {
             let pull = PullRequest::new(image.clone()).with_auth(auth);
             match self.runtime.pull(pull).await {
                 Ok(_) => return Ok(()),
-                Err(error) => refused = Some(error.failure().clone()),
+                Err(failure) => refused = Some(failure),
             }
         }
         Err(refused.unwrap())

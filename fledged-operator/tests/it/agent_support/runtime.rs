@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::error::{Failure, Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, RegistryAuth, Removal,
@@ -92,11 +92,11 @@ fn described(image: &ImageRef) -> RuntimeImage {
 
 #[async_trait]
 impl ImageRuntime for FakeRuntime {
-    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
         Ok(RuntimeInfo::new("fake", "1", RemovalScope::Reference).with_api_version("v1"))
     }
 
-    async fn list(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         let (panics, unreadable, held) = {
             let state = self.state.lock().unwrap();
             (state.panics, state.unreadable, state.held.clone())
@@ -104,20 +104,20 @@ impl ImageRuntime for FakeRuntime {
         assert!(!panics, "the fake runtime broke");
         if unreadable {
             let failure = Failure::new(Reason::RuntimeUnavailable, "socket gone");
-            return Err(RuntimeError::List(failure));
+            return Err(failure);
         }
         Ok(held.iter().map(described).collect())
     }
 
-    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, RuntimeError> {
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         Ok(self.holds(image).then(|| described(image)))
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, RuntimeError> {
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         Ok(Vec::new())
     }
 
-    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, RuntimeError> {
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
         let image = request.image;
         let (time, failure) = {
             let mut state = self.state.lock().unwrap();
@@ -129,18 +129,18 @@ impl ImageRuntime for FakeRuntime {
         };
         self.clock.sleep(time).await;
         if let Some(failure) = failure {
-            return Err(RuntimeError::Pull { image, failure });
+            return Err(failure);
         }
         self.hold(&image);
         Ok(described(&image))
     }
 
-    async fn remove(&self, image: &ImageRef) -> Result<Removal, RuntimeError> {
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
         self.lose(image);
         Ok(Removal::Removed)
     }
 
-    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, RuntimeError> {
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         Ok(Vec::new())
     }
 }

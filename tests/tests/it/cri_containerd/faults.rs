@@ -36,9 +36,9 @@ async fn killed_in_the_middle_of_a_pull_and_started_again() {
     });
     containerd.kill9();
     let error = pulling.await.unwrap().unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
     let error = runtime.list().await.unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
 
     proxy.clear();
     containerd.restart();
@@ -110,14 +110,14 @@ async fn a_registry_that_throttles_fails_or_lies_is_told_apart() {
         // Always, because containerd tries some of these again by itself.
         proxy.add(rule.clone().always());
         let error = pull(&runtime, &name).await.unwrap_err();
-        assert_eq!(error.reason(), reason, "{rule:?}: {error}");
+        assert_eq!(error.reason, reason, "{rule:?}: {error}");
         proxy.clear();
     }
     // What is left of the corrupt layer makes pulls fail until containerd has collected it, about a
     // second later.
     let deadline = tokio::time::Instant::now() + SOON;
     while let Err(error) = pull(&runtime, &name).await {
-        assert_eq!(error.reason(), Reason::DigestMismatch, "{error}");
+        assert_eq!(error.reason, Reason::DigestMismatch, "{error}");
         assert!(tokio::time::Instant::now() < deadline, "{error}");
     }
 }

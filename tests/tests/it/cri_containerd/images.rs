@@ -146,7 +146,7 @@ async fn a_private_registry_wants_the_right_credentials() {
     for auth in [None, login(wrong)] {
         let request = PullRequest::new(pushed.image()).with_auth(auth);
         let error = runtime.pull(request).await.unwrap_err();
-        assert_eq!(error.reason(), Reason::Unauthorized, "{error}");
+        assert_eq!(error.reason, Reason::Unauthorized, "{error}");
         assert_eq!(error.class(), ErrorClass::Unauthorized);
         assert!(!format!("{error} {error:?}").contains(wrong), "{error}");
     }
@@ -187,7 +187,7 @@ async fn what_cannot_be_pulled_says_why() {
         ),
     ] {
         let error = pull(&runtime, &name).await.unwrap_err();
-        assert_eq!(error.reason(), reason, "{error}");
+        assert_eq!(error.reason, reason, "{error}");
         assert!(error.to_string().contains(&name), "{error}");
         assert!(runtime.lookup(&image(&name)).await.unwrap().is_none());
     }
@@ -281,5 +281,5 @@ async fn a_pinned_image_is_read_back_where_containerd_knows_pins() {
         assert!(tokio::time::Instant::now() < deadline, "never pinned");
     }
     let error = runtime.remove(&pushed.image()).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::Pinned);
+    assert_eq!(error.reason, Reason::Pinned);
 }

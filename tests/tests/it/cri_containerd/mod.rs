@@ -2,7 +2,7 @@
 mod faults;
 mod images;
 
-use fledged_core::error::RuntimeError;
+use fledged_core::error::Failure;
 use fledged_core::model::ImageRef;
 use fledged_core::port::{ImageRuntime, PullRequest, RuntimeImage};
 use fledged_cri::cri::CriRuntime;
@@ -13,6 +13,6 @@ fn image(text: &str) -> ImageRef {
     ImageRef::parse(text).unwrap()
 }
 
-async fn pull(runtime: &CriRuntime, name: &str) -> Result<RuntimeImage, RuntimeError> {
+async fn pull(runtime: &CriRuntime, name: &str) -> Result<RuntimeImage, Failure> {
     runtime.pull(PullRequest::new(image(name))).await
 }

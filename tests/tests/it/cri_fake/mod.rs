@@ -4,7 +4,7 @@ mod pulls;
 mod removals;
 mod runtime;
 
-use fledged_core::error::RuntimeError;
+use fledged_core::error::Failure;
 use fledged_core::model::ImageRef;
 use fledged_core::port::{ImageRuntime, PullRequest, RuntimeImage};
 use fledged_cri::cri::CriRuntime;
@@ -20,7 +20,7 @@ fn image(text: &str) -> ImageRef {
     ImageRef::parse(text).unwrap()
 }
 
-async fn pull(runtime: &CriRuntime, name: &str) -> Result<RuntimeImage, RuntimeError> {
+async fn pull(runtime: &CriRuntime, name: &str) -> Result<RuntimeImage, Failure> {
     runtime.pull(PullRequest::new(image(name))).await
 }
 

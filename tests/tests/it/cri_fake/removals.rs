@@ -113,7 +113,7 @@ async fn a_pinned_image_is_read_back_and_kept() {
     fake.set_pinned(APP, true);
     assert!(runtime.list().await.unwrap()[0].pinned);
     let error = runtime.remove(&image(APP)).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::Pinned);
+    assert_eq!(error.reason, Reason::Pinned);
     assert_eq!(removals(&fake), []);
     fake.set_pinned(APP, false);
     assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Removed);

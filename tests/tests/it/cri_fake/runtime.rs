@@ -29,7 +29,7 @@ async fn a_runtime_with_v1alpha2_only_is_unsupported_and_named() {
         runtime.list().await.unwrap_err(),
         pull(&runtime, APP).await.unwrap_err(),
     ] {
-        assert_eq!(error.reason(), Reason::RuntimeUnsupported);
+        assert_eq!(error.reason, Reason::RuntimeUnsupported);
         assert_eq!(error.class(), ErrorClass::Fatal);
         let text = error.to_string();
         for words in [
@@ -50,7 +50,7 @@ async fn a_disabled_cri_plugin_is_named() {
     let fake = FakeCri::start();
     fake.serve(Interface::None);
     let error = runtime_of(&fake).info().await.unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnsupported);
+    assert_eq!(error.reason, Reason::RuntimeUnsupported);
     let text = error.to_string();
     assert!(text.contains("disabled_plugins"), "{text}");
     assert!(text.contains(&*fake.socket().to_string_lossy()), "{text}");
@@ -78,13 +78,13 @@ async fn the_runtime_may_come_and_go() {
     let socket = fake.socket().display().to_string();
     for _ in 0..3 {
         let error = runtime.list().await.unwrap_err();
-        assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+        assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
         assert_eq!(error.class(), ErrorClass::Retryable);
         assert!(error.to_string().contains(&socket), "{error}");
     }
     std::fs::remove_file(fake.socket()).unwrap();
     let error = runtime.info().await.unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
     assert!(error.to_string().contains("No such file"), "{error}");
 
     fake.restart();
@@ -98,7 +98,7 @@ async fn a_runtime_that_is_not_there_yet_is_found_when_it_comes() {
     fake.kill();
     let runtime = runtime_of(&fake);
     let error = runtime.info().await.unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
     fake.restart();
     runtime.info().await.unwrap();
 }
@@ -117,7 +117,7 @@ async fn a_runtime_killed_in_the_middle_of_a_pull_is_unavailable() {
     });
     fake.kill();
     let error = pulling.await.unwrap().unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
 
     fake.release_pulls();
     fake.restart();
@@ -149,7 +149,7 @@ async fn a_silent_runtime_is_given_up_but_a_pull_is_not() {
         runtime.remove(&image(APP)).await.unwrap_err(),
         runtime.filesystems().await.unwrap_err(),
     ] {
-        assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+        assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
         assert!(error.to_string().contains("0.2 seconds"), "{error}");
     }
     fake.set_silent(false);

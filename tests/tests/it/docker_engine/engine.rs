@@ -35,7 +35,7 @@ async fn an_engine_that_went_away_is_found_again() {
     proxy.wait_for("the pull to stall", |r| r.sent == 200_000);
     engine.kill9();
     let error = task.await.unwrap().unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
 
     let away = [
         runtime.info().await.unwrap_err(),
@@ -47,7 +47,7 @@ async fn an_engine_that_went_away_is_found_again() {
         pull(&runtime, through.as_str()).await.unwrap_err(),
     ];
     for error in away {
-        assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+        assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
         assert!(
             error.to_string().contains(socket.to_str().unwrap()),
             "{error}"
@@ -59,7 +59,7 @@ async fn an_engine_that_went_away_is_found_again() {
     pull(&runtime, through.as_str()).await.unwrap();
     let nowhere = DockerRuntime::new("/no/such/docker.sock");
     let error = nowhere.list().await.unwrap_err();
-    assert_eq!(error.reason(), Reason::RuntimeUnavailable, "{error}");
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

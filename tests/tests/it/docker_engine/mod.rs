@@ -4,7 +4,7 @@ mod engine;
 mod pull;
 mod removal;
 
-use fledged_core::error::RuntimeError;
+use fledged_core::error::Failure;
 use fledged_core::model::ImageRef;
 use fledged_core::port::{ImageId, ImageRuntime, PullRequest};
 use fledged_cri::docker::DockerRuntime;
@@ -18,7 +18,7 @@ fn image(text: &str) -> ImageRef {
     text.parse().unwrap()
 }
 
-async fn pull(runtime: &DockerRuntime, text: &str) -> Result<ImageId, RuntimeError> {
+async fn pull(runtime: &DockerRuntime, text: &str) -> Result<ImageId, Failure> {
     let pulled = runtime.pull(PullRequest::new(image(text))).await?;
     Ok(pulled.id)
 }

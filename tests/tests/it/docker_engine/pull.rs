@@ -146,7 +146,7 @@ async fn a_private_image_wants_the_right_credentials() {
     ] {
         let shown = format!("{auth:?}");
         let error = attempt(auth).await.unwrap_err();
-        assert_eq!(error.reason(), Reason::Unauthorized, "{shown}: {error}");
+        assert_eq!(error.reason, Reason::Unauthorized, "{shown}: {error}");
         assert!(error.to_string().contains("private/app"), "{error}");
         assert!(!format!("{error} {error:?} {shown}").contains("wr0ng"));
     }
@@ -173,7 +173,7 @@ async fn failures_have_reasons_and_the_words_of_the_engine() {
     let proxy = FaultProxy::start(&addr);
     let failure = async |text: &str| {
         let error = pull(&runtime, text).await.unwrap_err();
-        (error.reason(), error.failure().message.clone())
+        (error.reason, error.message.clone())
     };
 
     let (reason, message) = failure(&format!("{addr}/app:none")).await;

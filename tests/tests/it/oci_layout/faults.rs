@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use fledged_core::error::{Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
 use fledged_core::port::{ImageRuntime, PullRequest};
 use fledged_cri::oci::{OciLayoutOptions, OciLayoutRuntime};
@@ -50,7 +50,7 @@ fn setup() -> Option<Setup> {
 }
 
 impl Setup {
-    async fn fails(&self, rule: Rule) -> RuntimeError {
+    async fn fails(&self, rule: Rule) -> Failure {
         self.proxy.add(rule);
         let error = pull(&self.runtime, &self.reference).await.unwrap_err();
         self.proxy.clear();
@@ -82,8 +82,8 @@ async fn a_throttling_registry_is_left_alone_as_long_as_it_asks() {
     let error = setup
         .fails(Rule::new(Fault::too_many_requests(17)).path("/manifests/"))
         .await;
-    assert_eq!(error.reason(), Reason::TooManyRequests);
-    let delay = error.failure().retry_after;
+    assert_eq!(error.reason, Reason::TooManyRequests);
+    let delay = error.retry_after;
     assert_eq!(delay, Some(Duration::from_secs(17)), "{error}");
 
     // As a date, and for a layer.
@@ -93,8 +93,8 @@ async fn a_throttling_registry_is_left_alone_as_long_as_it_asks() {
         retry_after: Some(date.to_owned()),
     };
     let error = setup.fails(Rule::new(fault).path("/blobs/")).await;
-    assert_eq!(error.reason(), Reason::TooManyRequests);
-    assert!(error.failure().retry_after.unwrap() > Duration::from_secs(1_000_000));
+    assert_eq!(error.reason, Reason::TooManyRequests);
+    assert!(error.retry_after.unwrap() > Duration::from_secs(1_000_000));
     setup.works().await;
 }
 
@@ -115,7 +115,7 @@ async fn every_kind_of_failure_has_its_reason() {
             // an answer.
             let rule = Rule::new(fault.clone()).method("GET").path(path).times(5);
             let error = setup.fails(rule).await;
-            assert_eq!(error.reason(), expected, "{fault:?} on {path}: {error}");
+            assert_eq!(error.reason, expected, "{fault:?} on {path}: {error}");
             assert!(error.to_string().contains(&setup.reference), "{error}");
         }
     }
@@ -168,7 +168,7 @@ async fn a_registry_that_falls_silent_is_given_up() {
     for fault in [Fault::Stall, Fault::StallAfter(100_000)] {
         setup.proxy.add(Rule::new(fault).path(setup.large()));
         let error = pull(&impatient, &setup.reference).await.unwrap_err();
-        assert_eq!(error.reason(), Reason::ConnectionFailed, "{error}");
+        assert_eq!(error.reason, Reason::ConnectionFailed, "{error}");
     }
     // Slow is not silent.
     let slow = Fault::Throttle {
@@ -269,7 +269,7 @@ async fn a_full_disk_is_told_and_left_as_empty_as_possible() {
     opened.set_modified(hour_ago).unwrap();
     drop(opened);
     let error = pull(&runtime, &large.reference).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::DiskFull, "{error}");
+    assert_eq!(error.reason, Reason::DiskFull, "{error}");
     assert!(error.to_string().contains("No space left"), "{error}");
     assert_eq!(unfinished(folder.path()), 0);
     assert!(before.blobs.contains(&young.1) && before.blobs.remove(&old.1));

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use fledged_core::error::{ErrorClass, Reason, RuntimeError};
+use fledged_core::error::{ErrorClass, Failure, Reason};
 use fledged_core::port::ImageRuntime;
 use fledged_cri::oci::{OciLayoutOptions, OciLayoutRuntime};
 use fledged_tests::{ImageBuilder, Registry, check_layout, require};
@@ -19,8 +19,8 @@ const ORDER: &str = "FLEDGED_TEST_STRANGER";
 /// The user and group `nobody` of Debian and most others; any that is not root would do.
 const NOBODY: u32 = 65534;
 
-fn assert_final(error: &RuntimeError, path: &Path) {
-    assert_eq!(error.reason(), Reason::StoreUnusable, "{error}");
+fn assert_final(error: &Failure, path: &Path) {
+    assert_eq!(error.reason, Reason::StoreUnusable, "{error}");
     assert_eq!(error.class(), ErrorClass::Fatal);
     let path = path.display().to_string();
     assert!(error.to_string().contains(&path), "{error}");

@@ -71,7 +71,7 @@ async fn a_private_registry_wants_the_right_password() {
     let request = |auth| PullRequest::new(pushed.image()).with_auth(auth);
     for wrong in [None, auth(registry.addr(), "user", "wr0ng").await] {
         let error = runtime.pull(request(wrong)).await.unwrap_err();
-        assert_eq!(error.reason(), Reason::Unauthorized, "{error}");
+        assert_eq!(error.reason, Reason::Unauthorized, "{error}");
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("wr0ng"), "{shown}");
     }
@@ -84,7 +84,7 @@ async fn a_private_registry_wants_the_right_password() {
         .pull(PullRequest::new(image(&format!("{}/team/none:1", registry.addr()))).with_auth(right))
         .await
         .unwrap_err();
-    assert_eq!(error.reason(), Reason::ImageNotFound, "{error}");
+    assert_eq!(error.reason, Reason::ImageNotFound, "{error}");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn an_index_keeps_its_digest_and_one_platform() {
     );
     let single = theirs.push(&registry, "single", "1");
     let error = pull(&runtime, &single.reference).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::PlatformNotFound);
+    assert_eq!(error.reason, Reason::PlatformNotFound);
     assert!(error.to_string().contains("linux/s390x"), "{error}");
     assert_eq!(runtime.list().await.unwrap(), []);
 

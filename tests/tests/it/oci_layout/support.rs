@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use fledged_core::error::{Reason, RuntimeError};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
 use fledged_core::port::{
     Credentials, CredentialsRequest, ImageRuntime, PullRequest, RegistryAuth, RuntimeImage,
@@ -23,12 +23,12 @@ pub(crate) fn image(reference: &str) -> ImageRef {
 pub(crate) async fn pull(
     runtime: &OciLayoutRuntime,
     reference: &str,
-) -> Result<RuntimeImage, RuntimeError> {
+) -> Result<RuntimeImage, Failure> {
     runtime.pull(PullRequest::new(image(reference))).await
 }
 
 pub(crate) async fn reason(runtime: &OciLayoutRuntime, reference: &str) -> Reason {
-    pull(runtime, reference).await.unwrap_err().reason()
+    pull(runtime, reference).await.unwrap_err().reason
 }
 
 pub(crate) async fn auth(registry: &str, username: &str, password: &str) -> Option<RegistryAuth> {
