@@ -8,8 +8,6 @@ pub mod driver;
 pub mod jobs;
 pub mod lease;
 pub mod problem;
-#[cfg(feature = "binary")]
-pub mod program;
 mod report;
 pub mod serve;
 #[cfg(feature = "webhook")]

@@ -1,7 +1,9 @@
 //! The program `fledged-operator`; see the library for what it does.
 
+mod cli;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    fledged_operator::program::main()
+    cli::main()
 }

@@ -31,7 +31,7 @@ fn the_shipped_definitions_are_those_of_the_types() {
     assert!(
         shipped == definitions_yaml().unwrap(),
         "deploy/kubefledged-crd.yaml is not what the types say now; make it so with\n\
-         cargo run -p fledged-operator -- crds > deploy/kubefledged-crd.yaml"
+         cargo run -p fledged-operator --features binary -- crds > deploy/kubefledged-crd.yaml"
     );
 }
 

@@ -1,6 +1,6 @@
 //! How fast, and with how many requests, caches get onto many nodes: the README beside this file.
 //!
-//! `cargo build --release -p fledged-operator && cargo run --release -p fledged-tests --bin bench-scale`
+//! `cargo build --release -p fledged-operator --features binary && cargo run --release -p fledged-tests --bin bench-scale`
 
 mod args;
 mod bench;

@@ -10,8 +10,8 @@ use super::args::AgentArgs;
 use super::connect::connect;
 use super::dispatch::ProgramError;
 use super::listen::{listen, serving};
-use crate::agent::Agent;
-use crate::serve::Routes;
+use fledged_operator::agent::Agent;
+use fledged_operator::serve::Routes;
 
 pub(super) async fn run(args: AgentArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
     let uri = match args.runtime {

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::args::CommonArgs;
 use super::dispatch::ProgramError;
-use crate::serve::{Routes, Server};
+use fledged_operator::serve::{Routes, Server};
 
 /// Listens for both; one server answers everything where both have the same address.
 pub(super) async fn listen(

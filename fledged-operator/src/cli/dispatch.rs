@@ -11,10 +11,10 @@ use super::args::{Cli, Command, CommonArgs};
 use super::connect::ConnectError;
 use super::job::{self, JobError};
 use super::{agent, controller, log, webhook};
-use crate::agent::AgentError;
-use crate::controller::ControllerError;
-use crate::serve::BindError;
-use crate::webhook::WebhookError;
+use fledged_operator::agent::AgentError;
+use fledged_operator::controller::ControllerError;
+use fledged_operator::serve::BindError;
+use fledged_operator::webhook::WebhookError;
 
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ impl ProgramError {
 
 /// Runs the program to its end.
 #[must_use]
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
     match run(cli.command) {
         Ok(exit) => exit,
@@ -73,7 +73,8 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, ProgramError> {
     match command {
         Command::Crds => {
-            let yaml = crate::crd::definitions_yaml().map_err(ProgramError::Definitions)?;
+            let yaml =
+                fledged_operator::crd::definitions_yaml().map_err(ProgramError::Definitions)?;
             print!("{yaml}");
             Ok(ExitCode::SUCCESS)
         }

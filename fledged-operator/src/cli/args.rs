@@ -14,7 +14,7 @@ use fledged_cri::target::RuntimeUri;
 use http::Uri;
 
 use super::job_args::{JobArgs, JobCommand};
-use crate::serve::BindAddress;
+use fledged_operator::serve::BindAddress;
 
 /// Keeps container images on the nodes of a Kubernetes cluster.
 #[derive(Debug, Parser)]
@@ -312,7 +312,7 @@ fn server_url(text: &str) -> Result<Uri, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::job_args::JobRetention;
+    use crate::cli::job_args::JobRetention;
 
     fn controller(args: &[&str]) -> Result<Box<ControllerArgs>, String> {
         let args = ["fledged-operator", "controller"].iter().chain(args);

@@ -8,9 +8,9 @@ use super::args::WebhookArgs;
 use super::connect::connect;
 use super::dispatch::ProgramError;
 use super::listen::{listen, serving};
-use crate::lease::CONTROLLER_NAMESPACE;
-use crate::serve::Routes;
-use crate::webhook::{CertificateSource, SelfIssued, Webhook};
+use fledged_operator::lease::CONTROLLER_NAMESPACE;
+use fledged_operator::serve::Routes;
+use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook};
 
 pub(super) async fn run(args: WebhookArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
     let client = connect(&args.common).await?;

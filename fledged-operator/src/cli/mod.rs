@@ -11,4 +11,4 @@ mod listen;
 mod log;
 mod webhook;
 
-pub use dispatch::main;
+pub(crate) use dispatch::main;

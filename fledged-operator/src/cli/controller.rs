@@ -13,10 +13,10 @@ use super::connect::connect;
 use super::dispatch::ProgramError;
 use super::job_args::{JobPullMethod, JobRetention};
 use super::listen::{listen, serving};
-use crate::controller::{Controller, ControllerBuilder};
-use crate::jobs::{JobDriver, JobOptions, PullMethod, Retention};
-use crate::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
-use crate::serve::Routes;
+use fledged_operator::controller::{Controller, ControllerBuilder};
+use fledged_operator::jobs::{JobDriver, JobOptions, PullMethod, Retention};
+use fledged_operator::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
+use fledged_operator::serve::Routes;
 
 pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
     let jobs = job_options(&args)?;
@@ -123,11 +123,10 @@ fn operator_namespace(args: &ElectionArgs) -> &str {
 }
 
 fn lease_times(args: &ElectionArgs) -> Result<LeaseTimes, ProgramError> {
-    let times = LeaseTimes {
-        lease_duration: args.leader_elect_lease_duration,
-        renew_deadline: args.leader_elect_renew_deadline,
-        retry_period: args.leader_elect_retry_period,
-    };
+    let mut times = LeaseTimes::default();
+    times.lease_duration = args.leader_elect_lease_duration;
+    times.renew_deadline = args.leader_elect_renew_deadline;
+    times.retry_period = args.leader_elect_retry_period;
     let refuse = |flag: &str, value, problem: &str| {
         let text = format!("{flag}: {value:?}: it must be {problem}");
         Err(ProgramError::Usage(text))

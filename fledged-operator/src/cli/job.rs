@@ -9,7 +9,7 @@ use fledged_cri::clock::TokioClock;
 use fledged_cri::oci::{OciLayoutOptions, OpenError};
 
 use super::job_args::{JobCommand, RemoveArgs};
-use crate::jobs::remove_images;
+use fledged_operator::jobs::remove_images;
 
 /// Why a Job's container failed.
 #[derive(Debug, thiserror::Error)]
