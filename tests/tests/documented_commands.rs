@@ -1,0 +1,310 @@
+//! The commands that the documentation prints, run as they are printed.
+//!
+//! A binary of its own: cargo builds the workspace's programs with other features here, so nothing else may use
+//! them meanwhile, and cargo runs one test binary after another.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fledged_tests::poll_until;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Longest that one command may take, with everything that it builds first.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// How a documented command is run.
+enum Run {
+    /// To its end, which must be exit code 0.
+    ToItsEnd,
+    /// Until it has printed a line with this text; Ctrl-C must then end it.
+    Until(&'static str),
+    /// As this shorter command.
+    Shorter(&'static str),
+    /// By `.ci/run`, which contains this line.
+    ByCi(&'static str),
+    /// By a test: the file of the workspace that it is in, and its name.
+    ByTest(&'static str, &'static str),
+}
+
+/// Commands that are not simply run to their end, each with the reason.
+const EXCEPTIONS: &[(&str, Run, &str)] = &[
+    (
+        "cargo test --workspace --all-features",
+        Run::ByCi("command=\"$(documented_test_command)\""),
+        "it would run this test again; CI takes it from the README",
+    ),
+    (
+        "bash .ci/run",
+        Run::ByCi("step \"tests\""),
+        "it would run this test again; CI is started by it",
+    ),
+    (
+        "cargo run -p fledged-examples --bin warm-node -- oci:/tmp/images registry.k8s.io/pause:3.10",
+        Run::ByTest("examples/tests/it/warm_node.rs", "the_example_warms_a_node"),
+        "its registry is on the internet",
+    ),
+    (
+        "cargo run -p fledged-examples --bin images-of-deployments -- --embedded",
+        Run::Until("deployments: ImageCacheCreate"),
+        "it runs until Ctrl-C",
+    ),
+    (
+        "cargo run -p fledged-examples --bin custom-driver -- /tmp/fleet --embedded",
+        Run::Until("edge: ImageCacheCreate"),
+        "it runs until Ctrl-C",
+    ),
+    (
+        "cargo run -p fledged-examples --bin beside-your-controllers -- --embedded",
+        Run::Until("web: ImageCacheCreate"),
+        "it runs until Ctrl-C",
+    ),
+];
+
+/// A command, and the page that prints it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Documented {
+    command: String,
+    page: String,
+}
+
+#[test]
+fn documented_commands_work() {
+    let documented = documented();
+    let commands: BTreeSet<&str> = documented.iter().map(|d| d.command.as_str()).collect();
+    for (command, _, _) in EXCEPTIONS {
+        assert!(commands.contains(command), "no page prints `{command}`");
+    }
+    for command in commands {
+        let exception = EXCEPTIONS.iter().find(|(known, _, _)| *known == command);
+        let run = exception.map_or(&Run::ToItsEnd, |(_, run, _)| run);
+        eprintln!("{command}");
+        match run {
+            Run::ToItsEnd => succeeds(command),
+            Run::Until(text) => runs_until(command, text),
+            Run::Shorter(shorter) => succeeds(shorter),
+            Run::ByCi(line) => ci_contains(line),
+            Run::ByTest(file, test) => test_exists(file, test),
+        }
+    }
+}
+
+#[test]
+fn the_first_commands_of_the_readme_are_found() {
+    let documented = documented();
+    for expected in [
+        "cargo run -p fledged-cli -- demo",
+        "cargo test --workspace --all-features",
+    ] {
+        let expected = Documented {
+            command: expected.to_owned(),
+            page: "README.md".to_owned(),
+        };
+        assert!(documented.contains(&expected), "{documented:#?}");
+    }
+}
+
+/// All commands, each once a page.
+fn documented() -> BTreeSet<Documented> {
+    let root = root();
+    let mut pages = Vec::new();
+    collect_pages(&root, &mut pages);
+    assert!(pages.len() > 5, "{pages:?}");
+    let mut found = BTreeSet::new();
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let page = page.strip_prefix(&root).unwrap().display().to_string();
+        for command in commands_of(&text) {
+            let page = page.clone();
+            found.insert(Documented { command, page });
+        }
+    }
+    found
+}
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap().to_owned()
+}
+
+/// Every Markdown file but the changelog, which speaks of other versions.
+fn collect_pages(folder: &Path, pages: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_symlink() || name.starts_with('.') || name == "target" {
+            continue;
+        }
+        if path.is_dir() {
+            collect_pages(&path, pages);
+        } else if name.ends_with(".md") && name != "CHANGELOG.md" {
+            pages.push(path);
+        }
+    }
+}
+
+/// Commands of a page: lines of its `console` blocks, and inline code that begins with `cargo `. A block that
+/// begins with a prompt is a session: what was typed there depends on the cluster.
+fn commands_of(text: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    let mut block: Option<Vec<String>> = None;
+    for line in text.lines() {
+        match (&mut block, line.trim()) {
+            (None, "```console") => block = Some(Vec::new()),
+            (None, _) => commands.extend(inline_commands(line)),
+            (Some(lines), "```") => {
+                if !lines.first().is_some_and(|first| first.starts_with("$ ")) {
+                    commands.append(lines);
+                }
+                block = None;
+            }
+            (Some(lines), line) => match lines.last_mut() {
+                Some(last) if last.ends_with('\\') => {
+                    last.pop();
+                    last.push_str(line);
+                }
+                _ => lines.push(line.to_owned()),
+            },
+        }
+    }
+    assert!(block.is_none(), "a block without an end");
+    let stripped = commands.iter().map(|command| without_comment(command));
+    let meant = stripped.filter(|command| !command.is_empty() && !command.starts_with('#'));
+    meant
+        .map(|c| c.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+fn inline_commands(line: &str) -> Vec<String> {
+    let code = line.split('`').skip(1).step_by(2);
+    let cargo = code.filter(|code| {
+        let mut words = code.split_whitespace();
+        words.next() == Some("cargo") && words.next().is_some() && words.next().is_some()
+    });
+    cargo.map(str::to_owned).collect()
+}
+
+fn without_comment(command: &str) -> &str {
+    command.split(" #").next().unwrap_or_default().trim()
+}
+
+/// A shell that runs the command in the checkout, in a process group of its own, with the environment of a
+/// person's shell: without what `cargo test` sets.
+fn shell(command: &str) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &format!("exec {command}")]);
+    shell.current_dir(root()).stdin(Stdio::null());
+    let kept = [
+        "CARGO_HOME",
+        "CARGO_TARGET_DIR",
+        "CARGO_INCREMENTAL",
+        "CARGO_TERM_COLOR",
+    ];
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO") && !kept.contains(&text.as_ref()) {
+            shell.env_remove(&name);
+        }
+    }
+    shell.process_group(0);
+    shell
+}
+
+/// A running command; killed with all that it started when the test ends first.
+struct Running {
+    child: Child,
+    output: tempfile::TempPath,
+    command: String,
+}
+
+impl Running {
+    fn start(command: &str) -> Self {
+        let (file, output) = tempfile::NamedTempFile::new().unwrap().into_parts();
+        let errors = file.try_clone().unwrap();
+        let child = shell(command).stdout(file).stderr(errors).spawn().unwrap();
+        let command = command.to_owned();
+        Self {
+            child,
+            output,
+            command,
+        }
+    }
+
+    fn printed(&self) -> String {
+        let mut text = Vec::new();
+        let mut file = fs::File::open(&self.output).unwrap();
+        file.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Waits for its end, which must be exit code 0.
+    fn succeeds(&mut self) {
+        let what = format!("`{}` to end", self.command);
+        let status = poll_until(&what, LIMIT, || self.child.try_wait().unwrap());
+        assert!(
+            status.success(),
+            "`{}`: {status}: {}",
+            self.command,
+            self.printed()
+        );
+    }
+
+    fn signal(&self, signal: Signal) {
+        let group = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn succeeds(command: &str) {
+    let started = Instant::now();
+    Running::start(command).succeeds();
+    eprintln!("  {:.0?}", started.elapsed());
+}
+
+fn runs_until(command: &str, text: &str) {
+    let mut running = Running::start(command);
+    let what = format!("`{command}` to print {text:?}");
+    poll_until(&what, LIMIT, || {
+        let printed = running.printed();
+        let ended = running.child.try_wait().unwrap();
+        if let (Some(status), false) = (ended, printed.contains(text)) {
+            panic!("`{command}` ended with {status}: {printed}");
+        }
+        printed.contains(text).then_some(())
+    });
+    running.signal(Signal::INT);
+    running.succeeds();
+}
+
+fn ci_contains(line: &str) {
+    let script = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let found = script.lines().any(|found| found.trim() == line);
+    assert!(found, "no line {line:?} in .ci/run");
+}
+
+fn test_exists(file: &str, test: &str) {
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    assert!(
+        text.contains(&format!("fn {test}(")),
+        "no test {test} in {file}"
+    );
+}
