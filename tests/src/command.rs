@@ -138,7 +138,7 @@ impl Fledged {
         self
     }
 
-    /// With another deadline than two minutes; whoever outlives it is killed, and the test fails.
+    /// With another deadline than two minutes. A process that outlives it is killed, and the test fails.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -354,7 +354,7 @@ impl fmt::Display for Output {
     }
 }
 
-/// A pipe that is read to its end on a thread, so that nobody blocks on it.
+/// A pipe that is read to its end on a thread, so that its writer never blocks.
 #[derive(Debug)]
 struct Captured {
     bytes: Arc<Mutex<Vec<u8>>>,

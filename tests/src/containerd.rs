@@ -68,7 +68,7 @@ impl Containerd {
     /// When it does not start.
     pub fn restart(&mut self) {
         self.process.kill9();
-        // A socket that nobody listens on would look like one that is not yet ready.
+        // A leftover socket without a listener looks like a daemon that is not ready yet.
         let _ = std::fs::remove_file(self.socket());
         self.process = launch(self.folder.path());
     }

@@ -68,7 +68,7 @@ impl Dockerd {
     pub fn restart(&mut self) {
         self.stop();
         let root = self.folder.path();
-        // Left by a SIGKILL. Whoever has the number now would pass for the process of that time,
+        // Left by a SIGKILL. Another process with that number would pass for the old one,
         // and be waited for.
         for stale in [
             "docker.sock",
@@ -95,7 +95,7 @@ impl Dockerd {
             .and_then(|text| text.trim().parse().ok())
             .and_then(rustix::process::Pid::from_raw);
         let Some(pid) = pid else { return };
-        // The number may belong to somebody else by now: only one that was started for this folder.
+        // The number may have been reused: only a process started for this folder counts.
         let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
         let ours = std::fs::read(proc.join("cmdline")).is_ok_and(|line| {
             String::from_utf8_lossy(&line).contains(&*self.folder.path().to_string_lossy())

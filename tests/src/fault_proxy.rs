@@ -187,7 +187,7 @@ async fn answer(
             }
             flight.answered(status);
             response
-                .body(whole("this registry was told to fail\n"))
+                .body(whole("this registry is scripted to fail\n"))
                 .map_err(std::io::Error::other)
         }
         fault => match forward(&shared.upstream, request).await {
@@ -226,7 +226,7 @@ fn passed_on(response: Response<Incoming>, fault: Option<Fault>, flight: Flight)
     let (mut parts, body) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     flight.answered(parts.status.as_u16());
-    // One piece at a time: whoever relays knows that the piece before was taken.
+    // One piece at a time: the sender knows that the piece before was consumed.
     let (out, pieces) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::select! {

@@ -1,4 +1,4 @@
-//! What a [`FaultProxy`](crate::FaultProxy) is told to do wrong, and what it saw.
+//! The faults that a [`FaultProxy`](crate::FaultProxy) is scripted to make, and the requests it received.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Fault {
     }
 }
 
-/// A fault for the next request that matches: any method and path, once, unless told otherwise.
+/// A fault for the next request that matches: any method and path, once, unless set otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     method: Option<String>,

@@ -19,7 +19,7 @@ use crate::cri_proto::{ImageSpec, ImageStatusRequest, PullImageRequest};
 ///
 /// # Errors
 ///
-/// What the runtime said of the first that failed.
+/// The runtime's error for the first that failed.
 pub fn pull_like_the_kubelet(
     socket: &Path,
     images: &[String],

@@ -40,7 +40,7 @@ impl Layer {
     ///
     /// # Panics
     ///
-    /// When a path cannot stand in a tar archive.
+    /// When a path cannot be stored in a tar archive.
     #[must_use]
     pub fn files(files: &[(&str, &[u8])], compression: Compression) -> Self {
         let size: usize = files.iter().map(|(_, content)| content.len()).sum();

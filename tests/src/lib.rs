@@ -30,7 +30,7 @@
 //! | [`Registry`] | docker-registry on a loopback port, plain or with htpasswd; its request log |
 //! | [`Containerd`] | containerd with the CRI plugin, overlayfs; `kill9`, `restart`, `ctr` |
 //! | [`Dockerd`] | Docker Engine with its own containerd; `kill9`, `stop`, `restart` |
-//! | [`FakeCri`] | a CRI runtime in memory that fails, waits and is in use as told; its requests |
+//! | [`FakeCri`] | a CRI runtime in memory: scripted failures, delays and images in use; records its requests |
 //! | [`FaultProxy`] | a proxy before a registry with scripted [`Fault`]s, and a timed request log |
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
 //! | [`ManifestFile`] | an ImageCache in a file, that can be edited |

@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Whether every named program is there, and whoever runs the test may start it.
+/// Whether every named program is installed, and this user may start it.
 ///
 /// Where one is missing, says so as `skipped: ...` and answers `false`: the test returns.
 ///
 /// # Panics
 ///
 /// With `CI=true` instead of answering `false`: CI installs all parts, so that a missing one is a
-/// mistake there and never a silent gap.
+/// mistake there and never an unnoticed gap.
 #[must_use]
 pub fn require(programs: &[&str]) -> bool {
     let problem = programs.iter().find_map(|program| problem_with(program));

@@ -51,8 +51,13 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
     ),
     (
         "cargo run -p fledged-examples --bin warm-node -- oci:/tmp/images registry.k8s.io/pause:3.10",
-        Run::ByTest("examples/tests/it/warm_node.rs", "the_example_warms_a_node"),
+        Run::ByTest("examples/tests/it/warm_node.rs", "warm_node_pulls_an_image"),
         "its registry is on the internet",
+    ),
+    (
+        "cargo bench -p fledged-core",
+        Run::Shorter("cargo test -p fledged-core --benches"),
+        "criterion runs every benchmark once in its test mode",
     ),
     (
         "cargo run -p fledged-examples --bin images-of-deployments -- --embedded",

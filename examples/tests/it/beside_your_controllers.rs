@@ -111,7 +111,7 @@ async fn both_controllers_work_and_end_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_taken_ends_all_of_it_with_an_error() {
+async fn an_occupied_port_is_an_error() {
     let world = World::without_controller(WorldOptions::default()).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -16,7 +16,7 @@ fn start(world: &World, folder: &TempDir) -> Example {
 
 /// A node without an agent.
 async fn node(world: &World, name: &str) -> TestNode {
-    let node = world.silent_node(name, &[]).await;
+    let node = world.unresponsive_node(name, &[]).await;
     node.object.set_ready(true).await;
     node
 }
@@ -99,7 +99,7 @@ async fn each_node_is_a_folder_that_follows_the_image_caches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_the_folders_is_not_pulled_again_after_a_restart() {
+async fn images_in_folders_survive_a_restart() {
     if !require(&["docker-registry"]) {
         return;
     }

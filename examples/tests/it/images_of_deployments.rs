@@ -110,7 +110,7 @@ async fn images_follow_the_deployments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalid_image_is_left_out_and_stops_nothing() {
+async fn an_invalid_image_is_skipped() {
     let (world, _example) = start().await;
     label(&world, Some("true")).await;
     deploy(&world, "bad", &["Not An Image"]).await;
@@ -119,7 +119,7 @@ async fn an_invalid_image_is_left_out_and_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_changes_is_put_right_and_what_is_theirs_is_kept() {
+async fn drift_is_reverted_and_foreign_fields_are_kept() {
     let (world, _example) = start().await;
     label(&world, Some("true")).await;
     deploy(&world, "web", &[APP[0]]).await;

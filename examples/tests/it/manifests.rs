@@ -70,7 +70,7 @@ fn mk_secret(name: &str, server: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_manifest_brings_its_images_where_they_belong() {
+async fn every_manifest_places_its_images() {
     // Groups without a selector mean every node, which has to be one of the test's.
     let cluster = TestCluster::start_embedded().await;
     let mut world = World::on(cluster, WorldOptions::default());

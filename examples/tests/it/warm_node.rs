@@ -4,7 +4,7 @@ use std::process::Command;
 use fledged_tests::{ImageBuilder, Registry, require};
 
 #[test]
-fn the_example_warms_a_node() {
+fn warm_node_pulls_an_image() {
     if !require(&["docker-registry"]) {
         return;
     }

@@ -1,4 +1,4 @@
-//! Starting, telling and asking a fake runtime.
+//! Starting, scripting and inspecting a fake runtime.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use crate::cri_proto::runtime_service_server::RuntimeServiceServer;
 
 /// A CRI runtime on a Unix socket in a temporary folder, with its images in memory.
 ///
-/// Every image exists in its registry; a pull fails only when told to.
+/// Every image exists in its registry; a pull fails only when scripted to.
 pub struct FakeCri {
     state: Arc<Mutex<State>>,
     held: watch::Sender<bool>,
@@ -62,7 +62,7 @@ impl FakeCri {
         format!("unix://{}", self.socket().display())
     }
 
-    /// Cuts every connection and stops listening, as SIGKILL would: the socket's file stays, nobody
+    /// Cuts every connection and stops listening, as SIGKILL would: the socket's file stays, nothing
     /// listens on it, and no call gets an answer.
     ///
     /// # Panics
@@ -175,19 +175,19 @@ impl FakeCri {
         self.state().containers.clear();
     }
 
-    /// Adds a file system to what `ImageFsInfo` tells.
+    /// Adds a file system to the answer of `ImageFsInfo`.
     pub fn put_filesystem(&self, mountpoint: &Path, used_bytes: u64) {
         let mountpoint = mountpoint.display().to_string();
         self.state().filesystems.push((mountpoint, used_bytes));
     }
 
-    /// Makes that many pulls fail, after those already told to.
+    /// Makes that many pulls fail, after those already scripted to.
     pub fn fail_pulls(&self, times: usize, code: Code, text: &str) {
         let failures = std::iter::repeat_n((code, text.to_owned()), times);
         self.state().pull_failures.extend(failures);
     }
 
-    /// Makes that many removals fail, after those already told to.
+    /// Makes that many removals fail, after those already scripted to.
     pub fn fail_removals(&self, times: usize, code: Code, text: &str) {
         let failures = std::iter::repeat_n((code, text.to_owned()), times);
         self.state().removal_failures.extend(failures);
@@ -199,8 +199,8 @@ impl FakeCri {
     }
 
     /// Whether requests are received and never answered.
-    pub fn set_silent(&self, silent: bool) {
-        self.state().silent = silent;
+    pub fn set_unresponsive(&self, unresponsive: bool) {
+        self.state().unresponsive = unresponsive;
     }
 
     /// Makes pulls wait until [`Self::release_pulls`].

@@ -1,4 +1,4 @@
-//! A CRI runtime that does what it is told, for what a real one can't be made to do.
+//! A scripted CRI runtime, for failures that a real one cannot be made to have.
 
 mod fake;
 mod server;

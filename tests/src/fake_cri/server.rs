@@ -39,14 +39,14 @@ impl Services {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the request; a silent runtime goes no further.
+    /// Records the request; an unresponsive runtime never answers it.
     async fn receive(&self, request: CriRequest) {
-        let silent = {
+        let unresponsive = {
             let mut state = self.state();
             state.requests.push(request);
-            state.silent
+            state.unresponsive
         };
-        if silent {
+        if unresponsive {
             std::future::pending::<()>().await;
         }
     }
@@ -217,7 +217,7 @@ fn sent(auth: AuthConfig) -> SentAuth {
     }
 }
 
-/// Shows a client only the interface that the fake is told to serve.
+/// Shows a client only the interface version that the fake serves.
 #[derive(Clone)]
 pub(super) struct Shown<S> {
     inner: S,

@@ -1,4 +1,4 @@
-//! What a fake runtime holds and what it has been told to do.
+//! The state of a fake runtime: its images, and the failures that are scripted.
 
 use std::collections::VecDeque;
 
@@ -169,7 +169,7 @@ pub(super) struct State {
     pub(super) pull_failures: VecDeque<(Code, String)>,
     pub(super) removal_failures: VecDeque<(Code, String)>,
     pub(super) pulls_are_forgotten: bool,
-    pub(super) silent: bool,
+    pub(super) unresponsive: bool,
     pub(super) requests: Vec<CriRequest>,
     pub(super) pulls_running: usize,
     pub(super) pulls_cancelled: usize,
@@ -185,7 +185,7 @@ impl State {
             pull_failures: VecDeque::new(),
             removal_failures: VecDeque::new(),
             pulls_are_forgotten: false,
-            silent: false,
+            unresponsive: false,
             requests: Vec::new(),
             pulls_running: 0,
             pulls_cancelled: 0,
@@ -209,7 +209,7 @@ impl State {
         id
     }
 
-    /// Removes the image with all its names, or fails as told.
+    /// Removes the image with all its names, or fails as scripted.
     pub(super) fn remove(&mut self, name: &str) -> Result<(), Status> {
         if let Some((code, text)) = self.removal_failures.pop_front() {
             return Err(Status::new(code, text));

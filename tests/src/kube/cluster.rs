@@ -73,13 +73,13 @@ impl TestCluster {
         Self::of(Server::Embedded(Box::new(server)), kubeconfig, Some(folder)).await
     }
 
-    /// The cluster of that kubeconfig, once nobody else tests there.
+    /// The cluster of that kubeconfig, once no other test uses it.
     pub async fn start_on(kubeconfig: &Path) -> Self {
         let lock = tokio::task::spawn_blocking(lock_cluster).await.unwrap();
         Self::of(Server::Cluster(Some(lock)), kubeconfig.to_owned(), None).await
     }
 
-    /// The cluster of that kubeconfig, which nobody else can know of.
+    /// The cluster of that kubeconfig, which only the caller uses.
     pub async fn start_alone_on(kubeconfig: &Path) -> Self {
         Self::of(Server::Cluster(None), kubeconfig.to_owned(), None).await
     }
@@ -139,7 +139,7 @@ impl TestCluster {
         &self.namespace
     }
 
-    /// What stands in the label `fledged-test` of this test's nodes, and before their names.
+    /// The value of the label `fledged-test` of this test's nodes, and the prefix of their names.
     #[must_use]
     pub fn tag(&self) -> &str {
         &self.tag
@@ -159,7 +159,7 @@ impl TestCluster {
     ///
     /// # Panics
     ///
-    /// On a cluster that stays: nobody lets a test stop that.
+    /// On a permanent cluster, which a test cannot stop.
     pub async fn stop_server(&mut self) {
         match &mut self.server {
             Server::Embedded(server) => server.down(),

@@ -115,7 +115,7 @@ fn launch(program: &Path, args: &[String], folder: &Path, kubeconfig: &Path) -> 
 
 /// A new key for ServiceAccount tokens, private and public, in PEM.
 fn signing_key() -> (String, String) {
-    /// What stands before the point in a SubjectPublicKeyInfo on P-256 (RFC 5480).
+    /// The bytes before the point in a SubjectPublicKeyInfo on P-256 (RFC 5480).
     const POINT_INFO: [u8; 26] = [
         0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08,
         0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,

@@ -1,4 +1,4 @@
-//! What stands between a Job and a kubelet in a cluster: the Job controller, and the scheduler.
+//! Stand-in for the Job controller and the scheduler of a cluster.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Labels of what it sees to: only the Jobs of the driver.
 const OURS: &str = "kubefledged=kubefledged-image-manager";
 
-/// Makes a pod of each Job, on the node that the pod asks for, and tells the Job how it ended. Pods of
+/// Makes a pod of each Job, on the node that the pod asks for, and writes the Job's status when it ends. Pods of
 /// Jobs that are gone are deleted.
 pub(super) async fn run(client: Client, stop: CancellationToken) -> Result<(), String> {
     let config = || watcher::Config::default().labels(OURS);
@@ -178,7 +178,7 @@ async fn create_pod(client: &Client, job: &Job) {
     for _ in 0..100 {
         match pods.create(&PostParams::default(), &body).await {
             Ok(_) => return,
-            // Somebody deleted the namespace.
+            // The namespace was deleted.
             Err(kube::Error::Api(status)) if status.code == 404 => return,
             Err(kube::Error::Api(status)) if (400..429).contains(&status.code) => {
                 failed_create(client, job, &status.message).await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::cluster::LABEL;
 
-/// A Node object that no kubelet stands behind.
+/// A Node object without a kubelet.
 #[derive(Clone)]
 pub struct FakeNode {
     client: Client,
@@ -65,7 +65,7 @@ impl FakeNode {
         self.patch_status(patch).await;
     }
 
-    /// Tells what a kubelet tells of a node besides its being Ready: 50 images, capacity, addresses.
+    /// Writes the status that a kubelet writes besides Ready: 50 images, capacity, addresses.
     pub async fn describe(&self) {
         let images: Vec<Value> = (0..50)
             .map(|n| {
@@ -82,7 +82,7 @@ impl FakeNode {
         self.set_room().await;
     }
 
-    /// Tells what it has room for, without which no scheduler gives it pods.
+    /// Writes allocatable resources, without which no scheduler gives it pods.
     pub(super) async fn set_room(&self) {
         let resources = json!({ "cpu": "16", "memory": "65842520Ki", "pods": "110",
             "ephemeral-storage": "203056560Ki" });
@@ -90,7 +90,7 @@ impl FakeNode {
         self.patch_status(patch).await;
     }
 
-    /// Tells these images and that it was there then, as a kubelet does; perhaps nobody hears it.
+    /// Writes these images with a heartbeat of that time, as a kubelet does. A failed write is ignored.
     pub(super) async fn tell_images(&self, images: Vec<Value>, at: &str) {
         let beat = json!({ "type": "Ready", "lastHeartbeatTime": at });
         let patch =
@@ -105,7 +105,7 @@ impl FakeNode {
         }
     }
 
-    /// Tells which kubelet and runtime are there.
+    /// Writes the versions of kubelet and runtime.
     pub async fn set_versions(&self, kubelet: &str, runtime: &str) {
         let info = json!({
             "operatingSystem": "linux", "architecture": "amd64", "bootID": "", "machineID": "",

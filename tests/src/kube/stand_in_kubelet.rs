@@ -26,13 +26,13 @@ use super::watch_soon::watch_soon;
 /// Between attempts to pull, at first and at most; ten seconds and five minutes in a real one.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Runs the pods of one node until it is told to stop; tells every so often that it is there, and the
+/// Runs the pods of one node until it is stopped; reports its heartbeat at an interval, and the
 /// images that it has.
 pub(super) async fn run(
     client: Client,
     node: FakeNode,
     runtime: MemoryRuntime,
-    tell: Duration,
+    report_interval: Duration,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let of_node = format!("spec.nodeName={}", node.name());
@@ -41,7 +41,7 @@ pub(super) async fn run(
     futures_util::pin_mut!(pods);
     let mut running: BTreeMap<String, AbortHandle> = BTreeMap::new();
     let mut tasks = JoinSet::new();
-    let mut ticks = tokio::time::interval(tell);
+    let mut ticks = tokio::time::interval(report_interval);
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -74,7 +74,7 @@ pub(super) async fn run(
     }
 }
 
-/// Tells that nothing of a pod that is deleted runs any more, which is its end.
+/// Reports that no container of a deleted pod runs, so that the pod is removed.
 async fn let_go(client: Client, pod: Pod) {
     let pods: Api<Pod> = Api::namespaced(client, &pod.namespace().unwrap());
     let now = DeleteParams::default().grace_period(0);
@@ -91,9 +91,9 @@ async fn let_go(client: Client, pod: Pod) {
     }
 }
 
-/// Tells the images as a kubelet does: the largest fifty, by all their names.
+/// Reports the images as a kubelet does: the largest fifty, with all their names.
 async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
-    // What is told of then may be older, and must not be newer.
+    // The list may be older than the heartbeat, and must not be newer.
     let at = now();
     let images = runtime.first(50);
     let images = images.iter().map(|image| {
@@ -107,7 +107,7 @@ async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
     node.tell_images(images.collect(), &at).await;
 }
 
-/// Where one container stands.
+/// The state of one container.
 enum State {
     Waiting(&'static str, String),
     Ended(String),
@@ -152,7 +152,7 @@ impl RunningPod {
         let mut states: BTreeMap<String, State> = waiting
             .map(|container| (container.name.clone(), State::Waiting(waits, String::new())))
             .collect();
-        self.tell(&states, !copies, "Pending").await;
+        self.report(&states, !copies, "Pending").await;
         let mut pause = AGAIN.0;
         loop {
             for container in &containers {
@@ -166,7 +166,7 @@ impl RunningPod {
                 .values()
                 .all(|state| matches!(state, State::Ended(_)));
             let phase = if over { "Succeeded" } else { "Pending" };
-            self.tell(&states, true, phase).await;
+            self.report(&states, true, phase).await;
             if over {
                 return;
             }
@@ -178,7 +178,7 @@ impl RunningPod {
                 }
             }
             tokio::time::sleep(pause / 2).await;
-            self.tell(&states, true, phase).await;
+            self.report(&states, true, phase).await;
             tokio::time::sleep(pause / 2).await;
             pause = (pause * 2).min(AGAIN.1);
         }
@@ -194,7 +194,7 @@ impl RunningPod {
         containers.find(|container| container.name == name).unwrap()
     }
 
-    /// The image that a container stands for, and when to pull it: that of its volume, else its own.
+    /// The image that a container is for, and its pull policy: that of its volume, else its own.
     fn target(&self, container: &Container) -> (String, String) {
         let mounts = container.volume_mounts.iter().flatten();
         let volumes = self.spec.volumes.as_ref();
@@ -275,7 +275,7 @@ impl RunningPod {
     }
 
     /// Writes the status.
-    async fn tell(&self, states: &BTreeMap<String, State>, initialized: bool, phase: &str) {
+    async fn report(&self, states: &BTreeMap<String, State>, initialized: bool, phase: &str) {
         let statuses = self.spec.containers.iter().map(|container| {
             let state = match &states[&container.name] {
                 State::Waiting(reason, message) => {

@@ -36,9 +36,9 @@ impl TestNode {
     pub fn start_agent(&mut self) {
         if self.options.way == Way::Jobs {
             let (client, runtime) = (self.client.clone(), self.runtime.clone());
-            let (object, tell) = (self.object.clone(), self.options.images_told);
+            let (object, interval) = (self.object.clone(), self.options.image_report_interval);
             self.agent = Some(Running::start(move |stop| {
-                stand_in_kubelet::run(client, object, runtime, tell, stop)
+                stand_in_kubelet::run(client, object, runtime, interval, stop)
             }));
             return;
         }

@@ -11,7 +11,7 @@ use kube::Client;
 
 use super::world::WorldOptions;
 
-/// The driver of a [`World`](super::World), and what stands on its nodes.
+/// The node driver of a [`World`](super::World), and what runs on its nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Way {
     /// An agent on each node.

@@ -39,8 +39,8 @@ pub struct WorldOptions {
     pub retention: Retention,
     /// How long Jobs that have ended are there.
     pub ttl: Duration,
-    /// With Jobs, how often a kubelet tells of its images.
-    pub images_told: Duration,
+    /// With Jobs, how often a kubelet reports its images.
+    pub image_report_interval: Duration,
     /// Whether Jobs get their pods from a stand-in; by default in all but a whole cluster, which has a
     /// controller and a scheduler of its own.
     pub job_controller: Option<bool>,
@@ -67,7 +67,7 @@ impl Default for WorldOptions {
             way: Way::default(),
             retention: Retention::default(),
             ttl: Duration::from_secs(3600),
-            images_told: Duration::from_millis(500),
+            image_report_interval: Duration::from_millis(500),
             job_controller: None,
         }
     }
@@ -103,12 +103,12 @@ impl World {
         world
     }
 
-    /// With nobody who decides yet.
+    /// Without a controller.
     pub async fn without_controller(options: WorldOptions) -> Self {
         Self::on(TestCluster::start().await, options)
     }
 
-    /// On that API server, with nobody who decides yet.
+    /// On that API server, without a controller.
     #[must_use]
     pub fn on(cluster: TestCluster, options: WorldOptions) -> Self {
         let client = cluster.client();
@@ -210,14 +210,14 @@ impl World {
 
     /// A Ready node with these labels and an agent.
     pub async fn node_with(&self, name: &str, labels: &[(&str, &str)]) -> TestNode {
-        let mut node = self.silent_node(name, labels).await;
+        let mut node = self.unresponsive_node(name, labels).await;
         node.start_agent();
         node.object.set_ready(true).await;
         node
     }
 
     /// A node that is not Ready, and whose agent does not run yet.
-    pub async fn silent_node(&self, name: &str, labels: &[(&str, &str)]) -> TestNode {
+    pub async fn unresponsive_node(&self, name: &str, labels: &[(&str, &str)]) -> TestNode {
         let (client, tag) = (self.cluster.client(), self.cluster.tag());
         let name = format!("{tag}-{name}");
         let object = FakeNode::register(client.clone(), &name, tag, labels).await;

@@ -29,7 +29,7 @@ fn requests<'p>(phase: &'p Value, verb: &str, resource: &str) -> Option<&'p Valu
 }
 
 #[test]
-fn figures_are_those_of_a_cluster_on_which_nothing_is_asked_for_twice() {
+fn bench_scale_counts_no_repeated_requests() {
     let (ok, stdout, stderr) = run(&[
         "--nodes=3",
         "--images=4",

@@ -39,7 +39,7 @@ impl Stage {
             .arg(self.manifest.path())
     }
 
-    /// Applies until it ends well; returns what is told of the image.
+    /// Applies until it succeeds; returns the report of the image.
     fn converges(&self, runtime: &str) -> Value {
         let output = self.apply(runtime).run();
         assert_eq!(output.code, Some(0), "{output}");

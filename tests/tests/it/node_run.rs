@@ -55,9 +55,9 @@ fn what_is_removed_comes_back_and_edits_are_followed() {
     containerd.remove_all_images();
     wait_until_held(&containerd, &first.reference);
 
-    // A broken edit leaves the last good one in force, and is told.
+    // An invalid edit leaves the last valid one in force, and is reported.
     manifest.replace("apiVersion: kubefledged.io/v1alpha2\nkind: ImageCache\nspec: {");
-    poll_until("the broken edit to be told", SOON, || {
+    poll_until("the invalid edit to be reported", SOON, || {
         running.stderr().contains("imagecache.yaml").then_some(())
     });
     containerd.remove_all_images();

@@ -118,7 +118,7 @@ impl Scenario<'_> {
             .args(["node", "apply", "-f"])
             .arg(&file)
             .args(["-o", "json", "--deadline", "30m"])
-            // Nobody's own credentials or proxies.
+            // Without the caller's credentials and proxies.
             .env("HOME", folder.path())
             .env_remove("DOCKER_CONFIG");
         if let Some(limit) = self.max_parallel_pulls {

@@ -65,12 +65,12 @@ impl Sweep<'_> {
     ///
     /// # Errors
     ///
-    /// When somebody can't pull.
+    /// When a side cannot pull.
     pub(crate) fn run(&self) -> Result<Vec<Row>, String> {
         self.sizes.iter().map(|size| self.row(*size)).collect()
     }
 
-    /// A B C A B C: everybody in turn, so that nobody has the quieter part of the time.
+    /// A B C A B C: the sides take turns, so that none has the quieter part of the time.
     fn row(&self, megabytes: usize) -> Result<Row, String> {
         // One of its own for each size: what a smaller one has left would be in the page cache.
         let registry = Registry::start();
@@ -102,7 +102,7 @@ impl Sweep<'_> {
         })
     }
 
-    /// Nobody twice, and nobody with more at once than there are images.
+    /// Each side once, and none with more pulls at once than there are images.
     fn pullers(&self, images: usize) -> Vec<Puller> {
         let at_once = self.at_once.iter().copied();
         let at_once = at_once.filter(|n| n.get() <= images.max(1));

@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Only these phases besides the rollout, in the order in which they are listed here.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<PhaseName>,
-    /// The cluster to measure on; it has to be one for tests, and nobody else's.
+    /// The cluster to measure on. It must be a cluster for tests that nothing else uses.
     #[arg(long, value_name = "FILE", conflicts_with = "embedded")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// On the embedded API server; without either, on etcd and kube-apiserver of the folder
@@ -115,7 +115,7 @@ pub(crate) enum PhaseName {
     Restart,
     /// All images are removed again.
     Purge,
-    /// A rollout among nodes that are not Ready or silent.
+    /// A rollout among nodes that are NotReady or unresponsive.
     Troubled,
 }
 

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// The API server, the controller, nodes with agents.
 pub(crate) struct Bench {
-    // Whoever would write is dropped first, then the world, which cleans up behind itself.
+    // Writers are dropped first, then the world, which cleans up.
     pub(crate) nodes: Vec<TestNode>,
     /// Nodes that joined later.
     pub(crate) joined: Mutex<Vec<TestNode>>,
@@ -70,7 +70,7 @@ impl Bench {
             pull: args.pull,
             inventory: Duration::from_secs(60),
             parallel: args.parallelism,
-            images_told: Duration::from_secs(10),
+            image_report_interval: Duration::from_secs(10),
             job_controller: Some(args.kubeconfig.is_none()),
             ..WorldOptions::by(way)
         };
@@ -223,7 +223,7 @@ impl Bench {
         }
     }
 
-    /// What the controller has said when it has ended, which it is not to do.
+    /// The controller's log if it has ended unexpectedly.
     async fn controller_dies(&self) -> String {
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -259,7 +259,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Waits for something that is not told by an API server.
+    /// Waits for a condition outside the API server.
     pub(crate) async fn eventually(
         &self,
         what: &str,
@@ -292,7 +292,7 @@ impl<F: Fn(&ImageCacheStatus) -> bool> Condition<ImageCache> for UntilStatus<F> 
 impl AgentProcess {
     async fn start(world: &World, args: &Args) -> Self {
         let runtime = tokio::task::block_in_place(FakeCri::start);
-        let node = world.silent_node("process", &[]).await;
+        let node = world.unresponsive_node("process", &[]).await;
         node.object.describe().await;
         let running = Fledged::operator()
             .arg("agent")
@@ -308,9 +308,9 @@ impl AgentProcess {
     }
 }
 
-/// A Ready node with an agent, and with all that a kubelet tells of one.
+/// A Ready node with an agent and the full status that a kubelet writes.
 async fn node(world: &World, name: &str) -> TestNode {
-    let mut node = world.silent_node(name, &[]).await;
+    let mut node = world.unresponsive_node(name, &[]).await;
     node.object.describe().await;
     node.start_agent();
     node.object.set_ready(true).await;

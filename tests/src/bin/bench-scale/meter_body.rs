@@ -79,7 +79,7 @@ where
         }
         if self.is_watch && self.cut.as_mut().poll(context).is_ready() {
             self.is_cut = true;
-            // Whoever holds it still may wait before asking again: it is no watch any more.
+            // The holder may wait before it watches again: this is no open watch any more.
             self.is_watch = false;
             self.shared.watches.fetch_sub(1, Ordering::Relaxed);
             let error = io::Error::from(io::ErrorKind::ConnectionReset);

@@ -25,11 +25,11 @@ pub(crate) struct Phase {
     pub(crate) name: String,
     /// Nodes that it was about.
     pub(crate) nodes: usize,
-    /// Until the status of the cache said that it is done.
+    /// Until the status of the cache was complete.
     pub(crate) seconds: f64,
     /// What can't be faster: the pulls.
     pub(crate) floor: Option<f64>,
-    /// Until it was done, whatever the status said.
+    /// Until the work was done, whatever the status.
     pub(crate) done: Option<f64>,
     /// Writes to NodeImageCaches, of the controller and of agents.
     pub(crate) record_writes: u64,
@@ -63,14 +63,14 @@ pub(crate) struct Requests {
     pub(crate) agents: u64,
     /// What this program has sent to play user and kubelet.
     pub(crate) bench: u64,
-    /// What nobody of these has sent: the controller's, and the agent's that is a process.
+    /// Requests of neither: the controller's, and those of the agent that is a process.
     pub(crate) controller: u64,
     /// Whether it changes something.
     #[serde(skip)]
     pub(crate) is_write: bool,
 }
 
-/// What a phase tells of itself.
+/// The result of one phase.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) floor: Option<f64>,
@@ -118,7 +118,7 @@ impl Moment {
     }
 }
 
-/// The moment when what was begun is over: some writes come after the status that tells the end.
+/// The end of the work: some writes follow the status that says so.
 async fn quiet(bench: &Bench) -> Result<Moment, String> {
     let mut seen = Moment::of(bench).await?;
     for _ in 0..LOOKS {

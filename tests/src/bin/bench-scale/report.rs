@@ -152,7 +152,7 @@ impl Phase {
         if let Some(done) = self.done {
             writeln!(
                 f,
-                "  done after {done:.2} s, told after {:.2} s",
+                "  done after {done:.2} s, status complete after {:.2} s",
                 self.seconds
             )?;
         }

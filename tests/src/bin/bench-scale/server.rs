@@ -72,7 +72,7 @@ pub(crate) async fn start(args: &Args) -> Result<Server, String> {
     }
 }
 
-/// Whether a cluster can be reached, and nobody else's caches are on it: all of them would go.
+/// Whether a cluster can be reached and has no other ImageCaches: all of them would be removed.
 async fn check(kubeconfig: &Path) -> Result<(), String> {
     let client = metered(kubeconfig, &Meter::new()).await?;
     let fail = |error: kube::Error| format!("{}: {error}", kubeconfig.display());
@@ -125,7 +125,7 @@ async fn spawn() -> Result<Embedded, String> {
 
 /// Is the embedded API server until standard input ends.
 pub(crate) async fn serve(kubeconfig: &Path) -> Result<(), String> {
-    // Whoever started it decides when it ends, also where both are interrupted.
+    // The parent process decides when it ends, also when both are interrupted.
     let _signals = Shutdown::catch().map_err(|error| error.to_string())?;
     let server = fledged_apiserver::Server::builder().start().await;
     let server = server.map_err(|error| error.to_string())?;

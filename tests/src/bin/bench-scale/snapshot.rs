@@ -86,7 +86,7 @@ impl Snapshot {
     }
 }
 
-/// The store's revision, which every list tells.
+/// The store's revision, the `resourceVersion` of a list.
 async fn revision(client: &Client) -> Result<u64, String> {
     let records: Api<NodeImageCache> = Api::all(client.clone());
     let listed = records.list_metadata(&ListParams::default().limit(1)).await;

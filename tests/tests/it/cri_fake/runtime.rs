@@ -140,7 +140,7 @@ async fn a_silent_runtime_is_given_up_but_a_pull_is_not() {
     poll_until("the pull to begin", SOON, || {
         (fake.pulls_running() == 1).then_some(())
     });
-    fake.set_silent(true);
+    fake.set_unresponsive(true);
     for error in [
         runtime.list().await.unwrap_err(),
         runtime.info().await.unwrap_err(),
@@ -152,7 +152,7 @@ async fn a_silent_runtime_is_given_up_but_a_pull_is_not() {
         assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
         assert!(error.to_string().contains("0.2 seconds"), "{error}");
     }
-    fake.set_silent(false);
+    fake.set_unresponsive(false);
     fake.release_pulls();
     pulling.await.unwrap().unwrap();
 }

@@ -37,7 +37,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 }
 
 #[test]
-fn every_metric_that_it_names_is_there_and_every_metric_is_shown() {
+fn dashboard_and_documented_metrics_match() {
     let known = metrics();
     assert!(known.len() > 10, "{known:?}");
     let dashboard: Value = serde_json::from_str(&text("chart/dashboards/fledged.json")).unwrap();
@@ -62,7 +62,7 @@ fn every_metric_that_it_names_is_there_and_every_metric_is_shown() {
             );
             shown.insert(base.to_owned());
         }
-        // Labels that a panel groups by belong to one of its metrics, or to whoever scrapes.
+        // Labels that a panel groups by belong to one of its metrics, or to the scraper.
         for (_, list) in expression.match_indices("by (").map(|(at, start)| {
             expression[at + start.len()..]
                 .split_once(')')

@@ -311,7 +311,7 @@ async fn kubectl_applies_the_kustomization_twice_and_deletes_it() {
         .ok();
     assert_eq!(workloads.lines().count(), 3, "{workloads}");
     for folder in folders {
-        // Nobody finishes a namespace where there are no controllers.
+        // Without controllers no namespace is ever finished.
         let _ = in_place
             .run(&["delete", "--wait=false", "--ignore-not-found", "-k", folder])
             .await

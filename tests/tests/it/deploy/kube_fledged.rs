@@ -12,7 +12,7 @@ use super::install::DEFINITIONS;
 pub(crate) const DEFINITION: &str = "crds/crd.yaml";
 
 /// A chart that leaves in a cluster what kube-fledged's leaves there, as far as an upgrade meets it: a definition that
-/// helm counts as nobody's, without `/status`, a Deployment with its selector, and a webhook configuration with a bundle.
+/// helm counts as unowned, without `/status`, a Deployment with its selector, and a webhook configuration with a bundle.
 pub(crate) fn chart(folder: &Path, bundle: Option<&str>) {
     let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let definition = json!({
@@ -41,7 +41,7 @@ pub(crate) fn chart(folder: &Path, bundle: Option<&str>) {
         "metadata": { "name": "kube-fledged-webhook-server" },
         "webhooks": [{
             "name": "validate-image-cache.kubefledged.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
-            // Nobody answers in a test.
+            // No webhook answers in a test.
             "failurePolicy": "Ignore", "timeoutSeconds": 1,
             "clientConfig": {
                 "caBundle": bundle.map(|bundle| ByteString(bundle.as_bytes().to_vec())),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::rendered::{deploy, label, of_kind, try_template};
 
-/// Values, and what is said against them: the key at least.
+/// Refused values, and a part of the error: at least the key.
 const REFUSED: &[(&str, &str)] = &[
     ("controllerReplicas=2", "controllerReplicas"),
     ("nodeDriver=jobs", "nodeDriver"),

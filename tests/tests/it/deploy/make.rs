@@ -24,7 +24,7 @@ fn dry_run(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a target on the cluster, installing in the test's namespace. It waits for no rollout: nobody starts pods there.
+/// Runs a target on the cluster, installing in the test's namespace. It waits for no rollout: no pods start there.
 pub(crate) async fn make(cluster: &TestCluster, args: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = cluster.kubeconfig().display();
@@ -126,7 +126,7 @@ fn the_definitions_are_the_releases_before_it_is_made() {
     at(&format!("helm\\.sh/chart}}'=kube-fledged-{version} "));
 }
 
-/// Another namespace is one argument: the name stands in the YAML where it means the namespace, and nowhere else.
+/// Another namespace is one argument: the YAML contains the name only where it means the namespace.
 #[test]
 fn the_namespace_is_the_only_kube_fledged_in_the_plain_yaml() {
     for file in ["kubefledged.yaml", "webhook/kubefledged-webhook.yaml"] {

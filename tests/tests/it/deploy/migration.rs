@@ -15,7 +15,7 @@ use super::kube_fledged;
 use super::make::make;
 use super::rendered::deploy;
 
-/// helm does not take what it finds unless it is told to; then a release of kube-fledged's chart becomes one of this.
+/// helm adopts existing objects only with --take-ownership; a release of kube-fledged's chart then becomes one of this chart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_of_kube_fledged_is_upgraded_in_place() {
     if !require(&["helm", "kubectl"]) {
@@ -65,7 +65,7 @@ async fn a_release_of_kube_fledged_is_upgraded_in_place() {
 
 /// The Helm operator runs `helm upgrade` and nothing more: no flag makes it take what is there.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operator_upgrades_a_release_of_kube_fledged_once_its_definition_is_the_releases() {
+async fn helm_operator_upgrades_kube_fledged_with_adopted_crds() {
     if !require(&["helm", "kubectl", "make"]) {
         return;
     }
@@ -168,7 +168,7 @@ async fn bundle_of(cluster: &TestCluster, name: &str) -> String {
     String::from_utf8(bundle.unwrap_or_default().0).unwrap()
 }
 
-/// Nothing of either is left behind by the way to the other, nor is any field somebody's who is gone.
+/// Switching either way leaves nothing behind, and no field belongs to a manager that is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_goes_back_to_kube_fledged_and_forward_again() {
     if !require(&["helm", "kubectl"]) {

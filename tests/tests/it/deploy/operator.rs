@@ -52,7 +52,7 @@ const ALL: &[&str] = &[
     "--set=metrics.dashboard.enabled=true",
 ];
 
-/// The API server lets nobody hand on a right that he doesn't have.
+/// The API server lets no subject grant a right that it does not have.
 #[test]
 fn it_has_every_right_that_it_hands_on() {
     if !require(&["helm"]) {

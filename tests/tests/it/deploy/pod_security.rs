@@ -91,7 +91,7 @@ fn violations(pod: &Value) -> Vec<String> {
 }
 
 #[test]
-fn only_the_agent_is_not_restricted_and_only_by_what_the_socket_takes() {
+fn only_the_agent_needs_more_than_pod_security_restricted() {
     if !require(&["helm"]) {
         return;
     }

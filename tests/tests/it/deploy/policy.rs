@@ -94,7 +94,7 @@ fn an_agent_writes_the_status_of_its_own_record_alone() {
             let refusals = decide(policy, &other).expect_err(field);
             assert!(refusals[0].contains("the status"), "{field}: {refusals:?}");
         }
-        // Nobody else is meant: the controller, a person, an account of the same name elsewhere.
+        // The policy applies to no other subject: the controller, a person, an account of the same name elsewhere.
         for user in [
             "system:serviceaccount:kube-fledged:kube-fledged-controller".to_owned(),
             "admin".to_owned(),

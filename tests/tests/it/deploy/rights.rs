@@ -19,7 +19,7 @@ fn rules(role: &Value) -> &[Value] {
     role["rules"].as_array().unwrap()
 }
 
-/// What nobody may have, whoever it is.
+/// Rights that no part may have.
 fn too_much(object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     match object["kind"].as_str().unwrap() {
@@ -216,7 +216,7 @@ fn each_part_has_the_rights_of_its_table_and_no_other() {
         ),
     ]);
     assert_eq!(rights(&objects, "kube-fledged-webhook-server"), webhook);
-    // Somebody else's certificate takes neither.
+    // With a certificate from elsewhere it needs neither.
     let others = template(&[
         "--set=webhookServer.enable=true",
         "--set=webhookServer.certManager.enable=true",

@@ -162,7 +162,7 @@ async fn an_agent_writes_the_record_of_its_own_node_alone() {
     assert!(refusal.contains("its own node"), "{refusal}");
     assert_eq!(write(&bound, &nodes[0]).await, Ok(()));
     assert_eq!(write(&cluster.client(), &nodes[1]).await, Ok(()));
-    // Its spec is the controller's: RBAC says so first, and the policy where somebody gives agents more.
+    // Its spec is the controller's: RBAC says so first, and the policy where agents are granted more.
     let records: Api<NodeImageCache> = Api::all(bound.clone());
     let spec = Patch::Merge(json!({ "spec": { "images": [] } }));
     let refusal = records

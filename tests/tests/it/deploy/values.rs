@@ -64,7 +64,7 @@ fn every_key_has_its_effect() {
     }
 }
 
-/// kube-fledged's chart reads neither of the two: a file that has them must not wait for a Secret that nobody made.
+/// kube-fledged's chart reads neither of the two: a values file with them must not make a pod wait for a missing Secret.
 #[test]
 fn a_certificate_of_ones_own_takes_a_word_of_its_own() {
     if !require(&["helm"]) {
@@ -264,7 +264,7 @@ fn selectors_are_those_of_its_chart() {
     }
 }
 
-/// A webhook server that is away stops nobody, unless somebody wants it to.
+/// An unreachable webhook server blocks no request unless failurePolicy says so.
 #[test]
 fn a_webhook_that_does_not_answer_is_passed_over_by_default() {
     if !require(&["helm"]) {

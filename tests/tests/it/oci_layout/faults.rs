@@ -123,7 +123,10 @@ async fn every_kind_of_failure_has_its_reason() {
         .fails(Rule::new(Fault::status(503)).path("/manifests/"))
         .await;
     let shown = error.to_string();
-    assert!(shown.contains("this registry was told to fail"), "{shown}");
+    assert!(
+        shown.contains("this registry is scripted to fail"),
+        "{shown}"
+    );
     setup.works().await;
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 scenarios! {
     a_cache_that_is_created_is_on_every_node_and_says_so,
-    an_image_that_fails_is_told_by_node_and_reason_and_others_go_on,
+    a_failed_image_is_reported_by_node_and_reason,
     why_a_pull_fails_is_told_while_it_is_tried_again,
     no_node_that_matches_is_neither_success_nor_failure,
     a_refresh_pulls_what_moved_and_takes_the_annotation_away,
@@ -73,7 +73,7 @@ async fn a_cache_that_is_created_is_on_every_node_and_says_so(way: Way) {
     .await;
 }
 
-async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on(way: Way) {
+async fn a_failed_image_is_reported_by_node_and_reason(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     world.registry().fail(DB, Reason::Unauthorized);
@@ -98,7 +98,7 @@ async fn an_image_that_fails_is_told_by_node_and_reason_and_others_go_on(way: Wa
             .ok_or(format!("{} warnings", events.len()))
     })
     .await;
-    // Nobody has to touch the cache when the cause is gone.
+    // The cache need not be touched when the cause is gone.
     world.registry().mend(DB);
     world.annotate("web", REFRESH_ANNOTATION).await;
     world.ended("web", "ImageCacheRefresh", "Succeeded").await;
@@ -187,7 +187,7 @@ async fn a_refresh_is_over_when_what_was_taken_away_is_back(way: Way) {
     let (a, b) = (world.node("a").await, world.node("b").await);
     world.apply("web", &[APP, DB]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    // From afar nobody can look: what was pulled counts until the kubelet says otherwise.
+    // Without an agent, a pulled image counts until the kubelet's list says otherwise.
     let missing = way == Way::Agents;
     if missing {
         a.runtime.evict(DB);
@@ -317,7 +317,7 @@ async fn a_node_that_never_answers_does_not_hold_a_deletion_up(way: Way) {
     world.gone("web").await;
     a.holds_exactly(&[]).await;
     assert!(dead.runtime.holds(APP), "its agent is dead");
-    // It is not forgotten: whoever comes back does what is left to do.
+    // It is not forgotten: a returning node does what is left.
     dead.start_agent();
     dead.object.set_ready(true).await;
     dead.holds_exactly(&[]).await;

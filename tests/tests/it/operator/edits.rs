@@ -43,7 +43,7 @@ async fn an_edit_in_the_middle_of_a_rollout_wins(way: Way) {
     // Not the same number of images, and another selector: kube-fledged refuses both.
     world.apply("web", &[NEXT]).await;
     world
-        .record_when(&a, "assigned anew", |record| {
+        .record_when(&a, "assigned again", |record| {
             record.spec.images.iter().any(|image| image.image == NEXT)
         })
         .await;

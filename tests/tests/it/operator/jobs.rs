@@ -36,10 +36,10 @@ async fn jobs_when(world: &World, kind: &str, count: usize) -> Vec<Job> {
     .await
 }
 
-/// Waits until the kubelet has told of that image.
-async fn told(world: &World, node: &TestNode, image: &str) {
+/// Waits until the kubelet has reported that image.
+async fn reported(world: &World, node: &TestNode, image: &str) {
     let nodes: Api<Node> = Api::all(world.cluster().client());
-    eventually(&format!("the kubelet to tell of {image}"), || async {
+    eventually(&format!("the kubelet to report {image}"), || async {
         let node = nodes.get(node.name()).await.unwrap();
         let images = node.status.and_then(|status| status.images);
         let mut names = images.into_iter().flatten().filter_map(|image| image.names);
@@ -58,12 +58,12 @@ fn created(kind: &str) -> RequestFilter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_has_one_job_for_what_it_lacks_and_none_where_it_lacks_nothing() {
+async fn one_job_pulls_everything_that_a_node_lacks() {
     let world = World::start_by(Way::Jobs).await;
     world.publish(&[APP, DB, CRON]);
     let a = world.node("a").await;
     a.runtime.preload(CRON, "registry.test/cron:1 v1");
-    told(&world, &a, CRON).await;
+    reported(&world, &a, CRON).await;
     a.runtime.hold_pulls(true);
     world.apply("web", &[APP, DB, CRON]).await;
     let jobs = jobs_when(&world, "pull", 1).await;
@@ -132,14 +132,14 @@ async fn what_forbids_a_job_or_its_pod_is_told_in_the_servers_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_never_begins_holds_nobody_up_and_says_so_at_the_deadline() {
+async fn a_pod_that_never_starts_fails_at_the_deadline() {
     let mut options = WorldOptions::by(Way::Jobs);
     options.planner.defaults.deadline = Duration::from_secs(3);
     let world = World::start_with(options).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
-    // Ready, and nobody there who would run a pod.
-    let stuck = world.silent_node("stuck", &[]).await;
+    // Ready, without a kubelet that would run a pod.
+    let stuck = world.unresponsive_node("stuck", &[]).await;
     stuck.object.set_ready(true).await;
     world.apply("web", &[APP]).await;
     a.holds_exactly(&[APP]).await;
@@ -153,7 +153,7 @@ async fn a_pod_that_never_begins_holds_nobody_up_and_says_so_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_controller_that_starts_again_goes_on_with_the_jobs_that_are_there() {
+async fn a_restarted_controller_continues_existing_jobs() {
     let mut world = World::start_by(Way::Jobs).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
@@ -168,7 +168,7 @@ async fn a_controller_that_starts_again_goes_on_with_the_jobs_that_are_there() {
     world.kill_controller().await;
     world.start_controller();
     world
-        .record_when(&a, "reported anew", |record| {
+        .record_when(&a, "reported again", |record| {
             let status = record.status.as_ref();
             status.is_some_and(|status| status.images.len() == 2)
         })
@@ -202,7 +202,7 @@ async fn jobs_that_nobody_waits_for_are_deleted_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_to_go_goes_in_one_job_and_retained_jobs_stay_for_their_time() {
+async fn one_job_removes_and_retained_jobs_expire_later() {
     let mut options = WorldOptions::by(Way::Jobs);
     options.retention = Retention::Retain;
     let mut world = World::start_with(options).await;
@@ -228,7 +228,7 @@ async fn what_is_to_go_goes_in_one_job_and_retained_jobs_stay_for_their_time() {
         jobs[0].spec.clone().unwrap().ttl_seconds_after_finished,
         Some(3600)
     );
-    // One that starts anew leaves them alone.
+    // A restarted controller leaves them alone.
     world.stop_controller().await;
     world.start_controller();
     world.apply("other", &[APP]).await;

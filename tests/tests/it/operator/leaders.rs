@@ -88,7 +88,7 @@ async fn one_whose_lease_was_taken_ends_and_says_why(way: Way) {
     let one = candidate(&world, "one");
     leader(&world, "one").await;
     let leases: Api<Lease> = Api::namespaced(world.cluster().client(), world.cluster().namespace());
-    eventually("somebody to take the lease by force", || async {
+    eventually("the lease to be taken by force", || async {
         let mut lease = leases.get("controller").await.unwrap();
         lease.spec.as_mut().unwrap().holder_identity = Some("thief".to_owned());
         let replaced = leases

@@ -2,7 +2,7 @@
 //!
 //! Runs on the embedded API server; on a real one where `KUBEBUILDER_ASSETS` (a folder with `etcd` and
 //! `kube-apiserver`) or `TEST_KUBECONFIG` (a cluster) is set. Every scenario runs with agents on the nodes,
-//! and with Jobs, whose pods are run by kubelets that stand in for real ones.
+//! and with Jobs, whose pods are run by stand-in kubelets.
 
 /// Runs scenarios with every way to reach nodes.
 macro_rules! scenarios {

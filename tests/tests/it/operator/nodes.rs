@@ -1,4 +1,4 @@
-//! Nodes that come, go, fall silent, return and change.
+//! Nodes that join, leave, stop responding, return and change.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ async fn a_node_that_comes_late_gets_what_the_others_have(way: Way) {
     let a = world.node("a").await;
     world.apply("web", &[APP]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    let mut late = world.silent_node("late", &[]).await;
+    let mut late = world.unresponsive_node("late", &[]).await;
     late.start_agent();
     let status = world
         .status_when("web", "counting the node that is not Ready", |status| {
@@ -54,7 +54,7 @@ async fn a_node_that_is_not_ready_holds_nobody_up(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
-    let dead = world.silent_node("dead", &[]).await;
+    let dead = world.unresponsive_node("dead", &[]).await;
     let began = Instant::now();
     world.apply("web", &[APP]).await;
     let status = world.ended("web", "ImageCacheCreate", "Succeeded").await;

@@ -142,7 +142,7 @@ async fn what_slips_through_gets_a_condition_and_stops_nobody_else(way: Way) {
         ("malformed", "spec.cacheSpec[0].images[0]", "Not An Image"),
         ("of-another-type", "spec.cacheSpec", "all of them"),
     ] {
-        eventually(&format!("{name} to be told of"), || async {
+        eventually(&format!("an event about {name}"), || async {
             let object = api.get(name).await.unwrap();
             let status = &object.data["status"];
             let degraded = status["conditions"]

@@ -34,7 +34,7 @@ async fn nodes_go_on_while_it_is_gone_and_everything_catches_up(way: Way) {
             a.holds_exactly(&[APP]).await;
             assert_eq!(a.runtime.pulls(APP), 2);
         }
-        // Nobody can create Jobs, and nobody can run their pods.
+        // Jobs cannot be created, and their pods cannot run.
         Way::Jobs => assert!(!a.runtime.holds(APP)),
     }
     // A minute, for agents: the inventory is read every second.
@@ -63,7 +63,7 @@ async fn what_happened_while_nobody_watched_is_noticed_in_a_new_list(way: Way) {
     world
         .ended("deleted", "ImageCacheCreate", "Succeeded")
         .await;
-    // Nobody can watch, and what happens meanwhile is forgotten.
+    // No watch works, and events of that time are lost.
     let watches = RequestFilter {
         verb: Some("watch".to_owned()),
         ..RequestFilter::default()
@@ -147,13 +147,13 @@ async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
         "{writes} writes for {} nodes",
         nodes.len()
     );
-    // The word of its end comes after the status that tells of it.
+    // The event of its end follows the status.
     eventually("both events of the rollout", || async {
         let told = server.count(|key| key.resource == "events" && key.is_write());
         (told >= 2).then_some(()).ok_or_else(|| format!("{told}"))
     })
     .await;
-    // Jobs that are done are deleted, and kubelets let go of their pods.
+    // Finished Jobs are deleted, and kubelets remove their pods.
     eventually("no pods", || async {
         let pods: Api<Pod> = Api::all(world.cluster().client());
         let left = pods.list_metadata(&ListParams::default()).await.unwrap();

@@ -89,7 +89,7 @@ async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there(way: Way) {
         .create::<Secret>(secret("login", &login("robot", "hunter2")))
         .await;
     world.annotate("web", REFRESH_ANNOTATION).await;
-    // The round that failed ends by itself as well, minutes later; nobody has to wait for it.
+    // The failed round also ends by itself minutes later; nothing waits for it.
     world.apply_spec("web", edited()).await;
     world
         .status_when("web", "cached", |s| s.cached.as_deref() == Some("1/1"))

@@ -66,11 +66,11 @@ async fn private_images_reach_containerd_and_leave_it() {
         image.push(&registry, name, "v1").reference
     };
     let (by_secret, by_account) = (push("team/one", 1), push("team/two", 2));
-    let node = world.silent_node("a", &[]).await;
+    let node = world.unresponsive_node("a", &[]).await;
     let programs = start(&world, node.name(), &containerd);
     node.object.set_ready(true).await;
     let spec = |image: &str| json!({ "cacheSpec": [{ "images": [image] }] });
-    // Without credentials first: the registry's own answer is told.
+    // Without credentials first: the registry's own answer is reported.
     world.apply_spec("nobody", spec(&by_secret)).await;
     let status = world.ended("nobody", "ImageCacheCreate", "Failed").await;
     assert_eq!(status.failures[&by_secret][0].reason, "Unauthorized");
@@ -136,7 +136,7 @@ async fn an_agent_outlives_the_api_server() {
         image.push(&registry, "app", tag).reference
     };
     let (first, second) = (push("v1", 1), push("v2", 2));
-    let node = world.silent_node("a", &[]).await;
+    let node = world.unresponsive_node("a", &[]).await;
     let _programs = start(&world, node.name(), &containerd);
     node.object.set_ready(true).await;
     world.apply("web", &[&first]).await;

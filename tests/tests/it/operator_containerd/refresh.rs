@@ -21,7 +21,7 @@ async fn what_was_removed_by_hand_is_back_when_a_refresh_is_over() {
         image.push(&registry, "app", tag).reference
     };
     let images = [push("v1", 1), push("v2", 2), push("v3", 3)];
-    let node = world.silent_node("a", &[]).await;
+    let node = world.unresponsive_node("a", &[]).await;
     // By itself the agent would look an hour later.
     let _programs = start_with(&world, node.name(), &containerd, "1h");
     node.object.set_ready(true).await;

@@ -100,7 +100,7 @@ async fn what_the_node_is_not_meant_for_or_can_not_do() {
     let advice = purged["advice"].as_str().unwrap();
     assert!(advice.starts_with("fledged refresh web -n "), "{advice}");
 
-    let b = world.silent_node("b", &[("tier", "backend")]).await;
+    let b = world.unresponsive_node("b", &[("tier", "backend")]).await;
     world
         .annotate("web", "kubefledged.io/refresh-imagecache")
         .await;
@@ -166,7 +166,7 @@ async fn what_fails_for_now_and_what_nobody_answers() {
     assert!(["BackingOff", "Pulling"].contains(&failing["reason"].as_str().unwrap()));
 
     // Ready, with nobody on it who answers.
-    let b = world.silent_node("b", &[]).await;
+    let b = world.unresponsive_node("b", &[]).await;
     b.object.set_ready(true).await;
     world
         .record_when(&b, "written", |record| !record.spec.images.is_empty())

@@ -106,7 +106,7 @@ async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
     })
     .await;
 
-    // Somebody removes the Secret.
+    // The Secret is removed.
     secrets(&cluster)
         .delete("webhook-tls", &DeleteParams::default())
         .await
@@ -122,7 +122,7 @@ async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_secret_it_says_so_and_is_believed_until_it_has_one_again() {
+async fn webhook_without_its_secret_is_unready_and_keeps_serving() {
     let cluster = TestCluster::start().await;
     let client = without_making_secrets(&cluster).await;
     let name = format!("{}-webhook", cluster.namespace());
@@ -161,13 +161,13 @@ async fn without_its_secret_it_says_so_and_is_believed_until_it_has_one_again() 
         .delete("webhook-tls", &DeleteParams::default())
         .await
         .unwrap();
-    // Applied anew, too, without the bundle.
-    let anew = json!([{ "op": "remove", "path": "/webhooks/0/clientConfig/caBundle" }]);
-    let anew = Patch::<Value>::Json(serde_json::from_value(anew).unwrap());
+    // The same when it is applied again without the bundle.
+    let without_bundle = json!([{ "op": "remove", "path": "/webhooks/0/clientConfig/caBundle" }]);
+    let patch = Patch::<Value>::Json(serde_json::from_value(without_bundle).unwrap());
     let params = PatchParams::default();
-    configurations.patch(&name, &params, &anew).await.unwrap();
+    configurations.patch(&name, &params, &patch).await.unwrap();
     clock.1.lock().unwrap().clear();
-    eventually("it to be told of, less and less often", || async {
+    eventually("it to be logged at growing intervals", || async {
         clock.pass(1);
         let asked = clock.1.lock().unwrap().clone();
         let pauses: Vec<u64> = asked.into_iter().skip_while(|pause| *pause != 5).collect();
@@ -216,7 +216,7 @@ async fn a_certificate_in_files_is_read_again_when_it_changes() {
         key: key.clone(),
     };
     let webhook = Replica::start(&cluster, source, Arc::clone(&clock)).await;
-    eventually("the missing file to be told of", || async {
+    eventually("the missing file to be reported", || async {
         match (webhook.ready)() {
             Err(said) if said.contains("tls.crt") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -226,7 +226,7 @@ async fn a_certificate_in_files_is_read_again_when_it_changes() {
     std::fs::write(&certificate, kept(&cluster, "tls.crt").await).unwrap();
     std::fs::write(&key, "no key").unwrap();
     clock.pass(1);
-    eventually("the bad key to be told of", || async {
+    eventually("the bad key to be reported", || async {
         match (webhook.ready)() {
             Err(said) if said.contains("private key") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -244,10 +244,10 @@ async fn a_certificate_in_files_is_read_again_when_it_changes() {
 
 /// What only an API server that asks webhooks can show.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_server_asks_it_and_goes_on_without_it_for_whatever_changes_no_spec() {
+async fn api_server_calls_the_webhook_for_spec_changes_only() {
     let cluster = TestCluster::start().await;
     if cluster.kind() != ServerKind::Assets {
-        // The embedded server asks nobody, and a whole cluster can't reach this process.
+        // The in-process server calls no webhook, and a whole cluster can't reach this process.
         return;
     }
     let name = format!("{}-webhook", cluster.namespace());

@@ -40,7 +40,7 @@ pub(super) async fn join(bench: &Bench, args: &Args) -> Result<Outcome, String> 
 
 /// A node registers with its agent running and turns Ready; seconds until its first pull.
 async fn join_one(bench: &Bench, name: &str) -> Result<(TestNode, f64), String> {
-    let mut node = bench.world.silent_node(name, &[]).await;
+    let mut node = bench.world.unresponsive_node(name, &[]).await;
     node.object.describe().await;
     node.start_agent();
     let ready = Instant::now();

@@ -51,7 +51,7 @@ async fn measure(name: PhaseName, bench: &Bench, args: &Args) -> Result<Phase, S
         PhaseName::Purge => measured("purge", bench, changes::purge).await,
         PhaseName::Troubled => {
             rollout::register_troubled(bench, args).await;
-            let title = format!("rollout, {0} not Ready, {0} silent", args.troubled());
+            let title = format!("rollout, {0} NotReady, {0} unresponsive", args.troubled());
             measured(&title, bench, |b| rollout::again(b, args)).await
         }
     }

@@ -1,4 +1,4 @@
-//! What happens while nobody asks for anything.
+//! An idle cluster.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const NODE_STATUS: Duration = Duration::from_secs(300);
 /// Longest until every agent watches again.
 const BACK: Duration = Duration::from_secs(180);
 
-/// Kubelets go on telling of their nodes, and that is all.
+/// Only kubelets write: their heartbeats.
 pub(super) async fn idle(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let agent = bench.agent.as_ref().map(|agent| agent.running.id());
     let before = agent.map(usage).transpose()?;

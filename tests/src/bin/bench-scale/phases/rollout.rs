@@ -58,7 +58,7 @@ pub(super) async fn register_troubled(bench: &Bench, args: &Args) {
     let names = (0..2 * args.troubled()).map(|n| (n % 2 == 0, format!("troubled-{n:05}")));
     let _: Vec<()> = stream::iter(names)
         .map(async |(ready, name)| {
-            let node = bench.world.silent_node(&name, &[]).await;
+            let node = bench.world.unresponsive_node(&name, &[]).await;
             node.object.describe().await;
             node.object.set_ready(ready).await;
         })
