@@ -17,7 +17,7 @@ pub use {
 };
 
 pub use clock::Clock;
-pub use cluster::{Cluster, ClusterError, WriteFailure};
+pub use cluster::{Cluster, WriteFailure};
 pub use credentials::{Anonymous, Credentials, CredentialsRequest, RegistryAuth};
 pub use pull::{ProgressSink, PullProgress, PullRequest};
 pub use runtime::{FilesystemUsage, ImageRuntime, Removal};

@@ -19,7 +19,7 @@ use crate::warmer::time::between;
 
 /// Longest that one write may take before it is given up and repeated; an API server's own limit
 /// on a request is a minute.
-const WRITE_LIMIT: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long writes under way are waited for at shutdown; well within the 30 s that a pod is given.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// Most events that are taken before the planner is asked again, so that a long row of them neither
@@ -211,7 +211,10 @@ impl ClusterLoop {
                     self.planner.apply(event, now);
                 }
             }
-            Err(failure) => self.writes.failed(target, command, &failure, now),
+            Err(failure) => {
+                log_failure(&command, &failure);
+                self.writes.failed(target, command, &failure, now);
+            }
         }
     }
 
@@ -257,7 +260,7 @@ fn answer(command: ClusterCommand, generation: Option<u64>) -> Option<ClusterEve
     }
 }
 
-/// Carries one command out.
+/// Executes one command. Returns the generation if it wrote an assignment.
 async fn write(
     cluster: &dyn Cluster,
     clock: &dyn Clock,
@@ -288,22 +291,35 @@ async fn write(
         }
     };
     let call = call.fuse();
-    let timer = clock.sleep(WRITE_LIMIT).fuse();
+    let timer = clock.sleep(WRITE_TIMEOUT).fuse();
     futures_util::pin_mut!(call, timer);
     futures_util::select_biased! {
-        result = call => result.map_err(|error| {
-            match error.failure() {
-                // Somebody else was faster; that happens, and is minded.
-                WriteFailure::Conflict(_) | WriteFailure::Gone(_) => {
-                    debug!(%error, "a write came too late");
-                }
-                WriteFailure::Unavailable { .. } => warn!(%error, "a write failed"),
-            }
-            error.failure().clone()
-        }),
-        () = timer => Err(WriteFailure::Unavailable {
-            message: format!("no answer within {} s", WRITE_LIMIT.as_secs()),
-            retry_after: None,
-        }),
+        result = call => result,
+        () = timer => Err(WriteFailure::unavailable(format!(
+            "no response within {} s",
+            WRITE_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// Logs a failed write with its operation and object. Conflicts and missing objects are routine.
+fn log_failure(command: &ClusterCommand, failure: &WriteFailure) {
+    let (operation, object) = match command {
+        ClusterCommand::WriteAssignment { node, .. } => {
+            ("write assignment", node as &dyn fmt::Display)
+        }
+        ClusterCommand::DeleteAssignment { node, .. } => ("delete assignment", node as _),
+        ClusterCommand::WriteStatus { cache, .. } => ("write status", cache as _),
+        ClusterCommand::RemoveAnnotation { cache, .. } => ("remove annotation", cache as _),
+        ClusterCommand::SetFinalizer { cache, .. } => ("set finalizer", cache as _),
+        ClusterCommand::RecordEvent { cache, .. } => ("record event", cache as _),
+    };
+    match failure {
+        WriteFailure::Conflict(_) | WriteFailure::Gone(_) => {
+            debug!(operation, %object, error = %failure, "write refused");
+        }
+        WriteFailure::Unavailable { .. } => {
+            warn!(operation, %object, error = %failure, "write failed");
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::model::{
     AssignedImage, Assignment, CacheId, ImageCacheSpec, NodeFacts, NodeName, NodeReport,
 };
 use crate::planner::{Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterEvent};
-use crate::port::{Clock, Cluster, ClusterError, WriteFailure};
+use crate::port::{Clock, Cluster, WriteFailure};
 
 /// A [`Cluster`] in memory, on a [`SimClock`]; its nodes run the real warmer on a [`SimRuntime`]
 /// each. Clones share their state.
@@ -64,7 +64,7 @@ impl SimCluster {
         };
         let node = objects.nodes.entry(name).or_insert_with(new);
         node.facts = facts.clone();
-        objects.tell(&ClusterEvent::NodeApplied(facts));
+        objects.publish(&ClusterEvent::NodeApplied(facts));
     }
 
     /// A node turns Ready or NotReady; while it is not, nobody hears of it.
@@ -73,7 +73,7 @@ impl SimCluster {
         if let Some(node) = objects.nodes.get_mut(node) {
             node.facts.ready = ready;
             let facts = node.facts.clone();
-            objects.tell(&ClusterEvent::NodeApplied(facts));
+            objects.publish(&ClusterEvent::NodeApplied(facts));
         }
     }
 
@@ -81,7 +81,7 @@ impl SimCluster {
     pub fn remove_node(&self, node: &NodeName) {
         let mut objects = self.objects();
         objects.nodes.remove(node);
-        objects.tell(&ClusterEvent::NodeGone(node.clone()));
+        objects.publish(&ClusterEvent::NodeGone(node.clone()));
         objects.remove_record(node);
     }
 
@@ -108,7 +108,7 @@ impl SimCluster {
             },
         };
         objects.caches.insert(id.clone(), facts.clone());
-        objects.tell(&ClusterEvent::CacheApplied(Box::new(facts)));
+        objects.publish(&ClusterEvent::CacheApplied(Box::new(facts)));
     }
 
     /// Asks for a refresh or a purge, if the cache is there.
@@ -171,7 +171,7 @@ impl SimCluster {
         let known = objects.reports.insert(node.clone(), report.clone());
         if known.as_ref() != Some(&report) {
             let node = node.clone();
-            objects.tell(&ClusterEvent::Reported { node, report });
+            objects.publish(&ClusterEvent::Reported { node, report });
         }
     }
 
@@ -231,7 +231,7 @@ impl Cluster for SimCluster {
         &self,
         node: &NodeName,
         images: &[AssignedImage],
-    ) -> Result<u64, ClusterError> {
+    ) -> Result<u64, WriteFailure> {
         let write = |objects: &mut Objects| {
             let known = objects.records.get(node);
             if let Some(known) = known.filter(|known| known.images == images) {
@@ -244,81 +244,55 @@ impl Cluster for SimCluster {
             objects.records.insert(node.clone(), assignment.clone());
             let generation = assignment.generation;
             let node = node.clone();
-            objects.tell(&ClusterEvent::AssignmentRecorded { node, assignment });
+            objects.publish(&ClusterEvent::AssignmentRecorded { node, assignment });
             Ok(generation)
         };
-        let written = self.write(write).await;
-        written.map_err(|source| ClusterError::WriteAssignment {
-            node: node.clone(),
-            source,
-        })
+        self.write(write).await
     }
 
-    async fn delete_assignment(&self, node: &NodeName) -> Result<(), ClusterError> {
-        let deleted = self.write(|objects| {
+    async fn delete_assignment(&self, node: &NodeName) -> Result<(), WriteFailure> {
+        let delete = |objects: &mut Objects| {
             objects.remove_record(node);
             Ok(())
-        });
-        deleted
-            .await
-            .map_err(|source| ClusterError::DeleteAssignment {
-                node: node.clone(),
-                source,
-            })
+        };
+        self.write(delete).await
     }
 
     async fn write_status(
         &self,
         cache: &CacheId,
         status: &CacheStatus,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<(), WriteFailure> {
         let status = Some(status.clone());
-        let write = |objects: &mut Objects| objects.change(cache, |facts| facts.status = status);
-        let written = self.write(write).await;
-        written.map_err(|source| ClusterError::WriteStatus {
-            cache: cache.clone(),
-            source,
-        })
+        self.write(|objects| objects.change(cache, |facts| facts.status = status))
+            .await
     }
 
     async fn remove_annotation(
         &self,
         cache: &CacheId,
         annotation: Annotation,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<(), WriteFailure> {
         let change = |facts: &mut CacheFacts| match annotation {
             Annotation::Refresh => facts.refresh_requested = false,
             Annotation::Purge => facts.purge_requested = false,
         };
-        let removed = self.write(|objects| objects.change(cache, change)).await;
-        removed.map_err(|source| ClusterError::RemoveAnnotation {
-            cache: cache.clone(),
-            source,
-        })
+        self.write(|objects| objects.change(cache, change)).await
     }
 
-    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), ClusterError> {
-        let write = |objects: &mut Objects| {
-            objects.change(cache, |facts| {
-                facts.finalizer = present && (!facts.deleting || facts.finalizer);
-            })
+    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), WriteFailure> {
+        let change = |facts: &mut CacheFacts| {
+            facts.finalizer = present && (!facts.deleting || facts.finalizer);
         };
-        let set = self.write(write).await;
-        set.map_err(|source| ClusterError::SetFinalizer {
-            cache: cache.clone(),
-            source,
-        })
+        self.write(|objects| objects.change(cache, change)).await
     }
 
-    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), ClusterError> {
-        let told = (cache.clone(), event.clone());
-        let recorded = self.write(|objects| {
-            objects.events.push(told);
+    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), WriteFailure> {
+        let recorded = (cache.clone(), event.clone());
+        let record = |objects: &mut Objects| {
+            objects.events.push(recorded);
             Ok(())
-        });
-        recorded.await.map_err(|source| ClusterError::RecordEvent {
-            cache: cache.clone(),
-            source,
-        })
+        };
+        self.write(record).await
     }
 }

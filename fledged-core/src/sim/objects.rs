@@ -45,7 +45,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Objects {
     /// Tells every watcher; those that nobody listens to any more are forgotten.
-    pub(super) fn tell(&mut self, event: &ClusterEvent) {
+    pub(super) fn publish(&mut self, event: &ClusterEvent) {
         self.watchers.retain(|queue| Arc::strong_count(queue) > 1);
         for queue in &self.watchers {
             let mut queue = lock(queue);
@@ -93,14 +93,14 @@ impl Objects {
         if matches!(event, ClusterEvent::CacheGone(_)) {
             self.caches.remove(id);
         }
-        self.tell(&event);
+        self.publish(&event);
         Ok(())
     }
 
     pub(super) fn remove_record(&mut self, node: &NodeName) {
         self.reports.remove(node);
         if self.records.remove(node).is_some() {
-            self.tell(&ClusterEvent::AssignmentGone(node.clone()));
+            self.publish(&ClusterEvent::AssignmentGone(node.clone()));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, CacheId, NodeName};
 use fledged_core::planner::{Annotation, CacheEvent, CacheStatus, ClusterEvent};
-use fledged_core::port::{Cluster, ClusterError, WriteFailure};
+use fledged_core::port::{Cluster, WriteFailure};
 use futures_util::stream::{BoxStream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
@@ -204,31 +204,24 @@ impl Cluster for KubeCluster {
         &self,
         node: &NodeName,
         images: &[AssignedImage],
-    ) -> Result<u64, ClusterError> {
-        let fail = |source| ClusterError::WriteAssignment {
-            node: node.clone(),
-            source,
-        };
+    ) -> Result<u64, WriteFailure> {
         let Some(uid) = self.uids.get(node) else {
-            return Err(fail(WriteFailure::Gone("the node is gone".to_owned())));
+            return Err(WriteFailure::Gone("the node is gone".to_owned()));
         };
         debug!(%node, images = images.len(), "writing an assignment");
         let target = NodeTarget::new(node.clone(), uid);
         let result = self.driver.assign(&target, images).await;
         self.metrics.written("assignment", result.as_ref().err());
-        result.map_err(fail)
+        result
     }
 
-    async fn delete_assignment(&self, node: &NodeName) -> Result<(), ClusterError> {
+    async fn delete_assignment(&self, node: &NodeName) -> Result<(), WriteFailure> {
         debug!(%node, "deleting an assignment");
         let result = self.driver.release(node).await;
         self.metrics.written("assignment", result.as_ref().err());
         match result {
-            Ok(()) | Err(WriteFailure::Gone(_)) => Ok(()),
-            Err(source) => Err(ClusterError::DeleteAssignment {
-                node: node.clone(),
-                source,
-            }),
+            Err(WriteFailure::Gone(_)) => Ok(()),
+            result => result,
         }
     }
 
@@ -236,37 +229,25 @@ impl Cluster for KubeCluster {
         &self,
         cache: &CacheId,
         status: &CacheStatus,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<(), WriteFailure> {
         debug!(%cache, reason = %status.reason, status = %status.status, message = status.message, "writing a status");
-        let result = self.put_status(cache, status).await;
-        result.map_err(|source| ClusterError::WriteStatus {
-            cache: cache.clone(),
-            source,
-        })
+        self.put_status(cache, status).await
     }
 
     async fn remove_annotation(
         &self,
         cache: &CacheId,
         annotation: Annotation,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<(), WriteFailure> {
         let patch = write::without_annotation(cache, annotation);
-        let result = self.merge("annotation", cache, patch).await;
-        result.map_err(|source| ClusterError::RemoveAnnotation {
-            cache: cache.clone(),
-            source,
-        })
+        self.merge("annotation", cache, patch).await
     }
 
-    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), ClusterError> {
-        let result = self.finalize(cache, present).await;
-        result.map_err(|source| ClusterError::SetFinalizer {
-            cache: cache.clone(),
-            source,
-        })
+    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), WriteFailure> {
+        self.finalize(cache, present).await
     }
 
-    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), ClusterError> {
+    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), WriteFailure> {
         info!(%cache, reason = %event.reason, warning = event.warning, message = event.message, "image cache");
         let events: Api<Event> = Api::namespaced(self.client.clone(), &cache.namespace);
         let event = write::event(cache, event, Timestamp::now());
@@ -275,12 +256,6 @@ impl Cluster for KubeCluster {
             ..PostParams::default()
         };
         let request = events.create(&params, &event);
-        let result = self.counted("event", request).await;
-        result
-            .map(drop)
-            .map_err(|source| ClusterError::RecordEvent {
-                cache: cache.clone(),
-                source,
-            })
+        self.counted("event", request).await.map(drop)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, CacheId, NodeName};
 use fledged_core::planner::{Annotation, CacheEvent, CacheStatus, ClusterEvent, Planner};
-use fledged_core::port::{Cluster, ClusterError};
+use fledged_core::port::{Cluster, WriteFailure};
 use fledged_core::runner::ClusterLoop;
 use fledged_cri::clock::TokioClock;
 use fledged_operator::cluster::KubeCluster;
@@ -43,8 +43,8 @@ struct Mortal {
 impl Mortal {
     async fn write<T>(
         &self,
-        write: impl Future<Output = Result<T, ClusterError>>,
-    ) -> Result<T, ClusterError> {
+        write: impl Future<Output = Result<T, WriteFailure>>,
+    ) -> Result<T, WriteFailure> {
         let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
         if number < self.last {
             return write.await;
@@ -67,11 +67,11 @@ impl Cluster for Mortal {
         &self,
         node: &NodeName,
         images: &[AssignedImage],
-    ) -> Result<u64, ClusterError> {
+    ) -> Result<u64, WriteFailure> {
         self.write(self.inner.write_assignment(node, images)).await
     }
 
-    async fn delete_assignment(&self, node: &NodeName) -> Result<(), ClusterError> {
+    async fn delete_assignment(&self, node: &NodeName) -> Result<(), WriteFailure> {
         self.write(self.inner.delete_assignment(node)).await
     }
 
@@ -79,7 +79,7 @@ impl Cluster for Mortal {
         &self,
         cache: &CacheId,
         status: &CacheStatus,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<(), WriteFailure> {
         self.write(self.inner.write_status(cache, status)).await
     }
 
@@ -87,16 +87,16 @@ impl Cluster for Mortal {
         &self,
         cache: &CacheId,
         annotation: Annotation,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<(), WriteFailure> {
         self.write(self.inner.remove_annotation(cache, annotation))
             .await
     }
 
-    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), ClusterError> {
+    async fn set_finalizer(&self, cache: &CacheId, present: bool) -> Result<(), WriteFailure> {
         self.write(self.inner.set_finalizer(cache, present)).await
     }
 
-    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), ClusterError> {
+    async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), WriteFailure> {
         self.write(self.inner.record_event(cache, event)).await
     }
 }
