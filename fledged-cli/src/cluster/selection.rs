@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 /// A planner that gives every node its whole assignment at once.
 pub(super) fn planner() -> Planner {
-    let everyone = CountOrPercent::Count(u32::MAX);
-    let config = PlannerConfig::default().with_max_concurrent_nodes(everyone);
+    let mut config = PlannerConfig::default();
+    config.max_concurrent_nodes = CountOrPercent::Count(u32::MAX);
     // The seed spreads refreshes, and none is waited for.
     Planner::new(config, 0)
 }
@@ -35,11 +35,11 @@ pub(super) fn meant(
     now: Timestamp,
 ) -> BTreeMap<NodeName, Vec<ImageRef>> {
     let mut planner = planner();
-    let facts = at_once(facts)
-        .with_status(None)
-        .with_deleting(false)
-        .with_refresh_requested(false)
-        .with_purge_requested(false);
+    let mut facts = at_once(facts);
+    facts.status = None;
+    facts.deleting = false;
+    facts.refresh_requested = false;
+    facts.purge_requested = false;
     planner.apply(ClusterEvent::CacheApplied(Box::new(facts)), now);
     for node in nodes {
         // A node of another system is meant all the same: that it can't hold the images is to be seen.

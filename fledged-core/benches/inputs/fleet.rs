@@ -48,9 +48,9 @@ impl Fleet {
     /// what is measured is planning, not waiting.
     pub fn cold(size: Size) -> Self {
         let nodes = CountOrPercent::Count(size.nodes.try_into().unwrap());
-        let config = PlannerConfig::default()
-            .with_max_concurrent_nodes(nodes)
-            .with_refresh_interval(Duration::ZERO);
+        let mut config = PlannerConfig::default();
+        config.max_concurrent_nodes = nodes;
+        config.refresh_interval = Duration::ZERO;
         let mut planner = Planner::new(config, 1);
         let now = start();
         for cache in 0..CACHES {

@@ -36,64 +36,6 @@ pub struct PlannerConfig {
 /// [`PlannerConfig::max_concurrent_nodes`] where nothing valid is given.
 pub(super) const CONCURRENT_NODES: usize = 100;
 
-impl PlannerConfig {
-    /// With other values where caches say nothing.
-    #[must_use]
-    pub fn with_defaults(mut self, defaults: AssignmentDefaults) -> Self {
-        self.defaults = defaults;
-        self
-    }
-
-    /// With another number of nodes that pull at once.
-    #[must_use]
-    pub fn with_max_concurrent_nodes(mut self, nodes: CountOrPercent) -> Self {
-        self.max_concurrent_nodes = nodes;
-        self
-    }
-
-    /// With another time between refreshes; zero: none.
-    #[must_use]
-    pub fn with_refresh_interval(mut self, interval: Duration) -> Self {
-        self.refresh_interval = interval;
-        self
-    }
-
-    /// With another share by which that interval is lengthened at most, 0 to 1.
-    #[must_use]
-    pub fn with_refresh_jitter(mut self, share: f64) -> Self {
-        self.refresh_jitter = share;
-        self
-    }
-
-    /// With another time that a node may leave an assignment unanswered.
-    #[must_use]
-    pub fn with_answer_grace(mut self, grace: Duration) -> Self {
-        self.answer_grace = grace;
-        self
-    }
-
-    /// With another time beyond an image's deadline that a busy node may say nothing.
-    #[must_use]
-    pub fn with_report_grace(mut self, grace: Duration) -> Self {
-        self.report_grace = grace;
-        self
-    }
-
-    /// With another time between two status writes of one cache that change numbers only.
-    #[must_use]
-    pub fn with_status_interval(mut self, interval: Duration) -> Self {
-        self.status_interval = interval;
-        self
-    }
-
-    /// With another number of failures that a status shows.
-    #[must_use]
-    pub fn with_failures_max(mut self, failures: usize) -> Self {
-        self.failures_max = failures;
-        self
-    }
-}
-
 impl Default for PlannerConfig {
     fn default() -> Self {
         Self {

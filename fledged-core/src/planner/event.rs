@@ -50,41 +50,6 @@ impl CacheFacts {
         let spec = spec.validate(id.clone());
         Self::new(id, generation, spec)
     }
-
-    /// Asking for a refresh, or not.
-    #[must_use]
-    pub fn with_refresh_requested(mut self, requested: bool) -> Self {
-        self.refresh_requested = requested;
-        self
-    }
-
-    /// Asking for a purge, or not.
-    #[must_use]
-    pub fn with_purge_requested(mut self, requested: bool) -> Self {
-        self.purge_requested = requested;
-        self
-    }
-
-    /// Being deleted, or not.
-    #[must_use]
-    pub fn with_deleting(mut self, deleting: bool) -> Self {
-        self.deleting = deleting;
-        self
-    }
-
-    /// Held by our finalizer, or not.
-    #[must_use]
-    pub fn with_finalizer(mut self, present: bool) -> Self {
-        self.finalizer = present;
-        self
-    }
-
-    /// With what was last recorded as its status.
-    #[must_use]
-    pub fn with_status(mut self, status: impl Into<Option<CacheStatus>>) -> Self {
-        self.status = status.into();
-        self
-    }
 }
 
 /// Something that happened in the cluster.

@@ -52,9 +52,10 @@ fn mk_registry() -> SimRegistry {
 }
 
 fn mk_config(nodes: u32) -> PlannerConfig {
-    PlannerConfig::default()
-        .with_max_concurrent_nodes(CountOrPercent::Count(nodes))
-        .with_refresh_interval(Duration::ZERO)
+    let mut config = PlannerConfig::default();
+    config.max_concurrent_nodes = CountOrPercent::Count(nodes);
+    config.refresh_interval = Duration::ZERO;
+    config
 }
 
 #[derive(Debug, Clone)]

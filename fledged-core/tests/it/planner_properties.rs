@@ -244,7 +244,9 @@ proptest! {
         new in spec(),
     ) {
         // A refresh that falls due meanwhile would change images as well.
-        let mut world = World::with(PlannerConfig::default().with_refresh_interval(Duration::ZERO));
+        let mut config = PlannerConfig::default();
+        config.refresh_interval = Duration::ZERO;
+        let mut world = World::with(config);
         for step in &steps {
             take(&mut world, step);
         }

@@ -23,14 +23,12 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
     let times = lease_times(&args.election)?;
     let client = connect(&args.common).await?;
     let mut registry = Registry::default();
-    let config = PlannerConfig::default()
-        .with_defaults(
-            AssignmentDefaults::default()
-                .with_pull_policy(args.image_pull_policy)
-                .with_deadline(args.image_pull_deadline_duration),
-        )
-        .with_max_concurrent_nodes(args.max_concurrent_nodes.clone())
-        .with_refresh_interval(args.image_cache_refresh_frequency);
+    let mut config = PlannerConfig::default();
+    config.defaults = AssignmentDefaults::default()
+        .with_pull_policy(args.image_pull_policy)
+        .with_deadline(args.image_pull_deadline_duration);
+    config.max_concurrent_nodes = args.max_concurrent_nodes.clone();
+    config.refresh_interval = args.image_cache_refresh_frequency;
     let builder = Controller::builder(client.clone())
         .config(config)
         .metrics(&mut registry);

@@ -59,12 +59,13 @@ impl ReadCache {
         };
         let finalizers = self.metadata.finalizers.as_deref().unwrap_or_default();
         let spec = read_spec(self.spec).and_then(|spec| spec.validate(id.clone()));
-        CacheFacts::new(id, generation, spec)
-            .with_refresh_requested(asks(REFRESH_ANNOTATION))
-            .with_purge_requested(asks(PURGE_ANNOTATION))
-            .with_deleting(self.metadata.deletion_timestamp.is_some())
-            .with_finalizer(finalizers.iter().any(|name| name == FINALIZER))
-            .with_status(status.and_then(|status| status.to_recorded(generation)))
+        let mut facts = CacheFacts::new(id, generation, spec);
+        facts.refresh_requested = asks(REFRESH_ANNOTATION);
+        facts.purge_requested = asks(PURGE_ANNOTATION);
+        facts.deleting = self.metadata.deletion_timestamp.is_some();
+        facts.finalizer = finalizers.iter().any(|name| name == FINALIZER);
+        facts.status = status.and_then(|status| status.to_recorded(generation));
+        facts
     }
 }
 

@@ -59,8 +59,10 @@ impl WorldOptions {
 
 impl Default for WorldOptions {
     fn default() -> Self {
+        let mut planner = PlannerConfig::default();
+        planner.refresh_interval = Duration::ZERO;
         Self {
-            planner: PlannerConfig::default().with_refresh_interval(Duration::ZERO),
+            planner,
             pull: Duration::from_millis(20),
             inventory: Duration::from_secs(1),
             parallel: NonZeroUsize::MIN.saturating_add(2),

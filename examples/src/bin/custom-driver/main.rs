@@ -56,10 +56,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let driver = driver::GatewayDriver::new(client.clone(), args.folder);
-    let at_once = CountOrPercent::Count(args.nodes_at_once);
+    let mut config = PlannerConfig::default();
+    config.max_concurrent_nodes = CountOrPercent::Count(args.nodes_at_once);
     // Where more than one may run, add `.election(…)`: the folders are one place.
     let controller = Controller::builder(client)
-        .config(PlannerConfig::default().with_max_concurrent_nodes(at_once))
+        .config(config)
         .driver(Arc::new(driver))
         .build();
     let stop = async {

@@ -236,7 +236,8 @@ async fn the_rights_are_enough_for_jobs() {
     let image = "registry.test/fledged-operator:1".parse().unwrap();
     let options = JobOptions::new(image, cluster.namespace());
     let driver = JobDriver::new(client.clone(), options);
-    let config = PlannerConfig::default().with_refresh_interval(Duration::ZERO);
+    let mut config = PlannerConfig::default();
+    config.refresh_interval = Duration::ZERO;
     let controller = Controller::builder(client)
         .config(config)
         .driver(Arc::new(driver))
@@ -279,7 +280,8 @@ async fn the_rights_are_enough() {
     let agent = client_of(&cluster, "kube-fledged-agent", Some(&pod)).await;
     let controller = client_of(&cluster, "kube-fledged-controller", None).await;
     let lease = LeaseName::of_controller(cluster.namespace());
-    let config = PlannerConfig::default().with_refresh_interval(Duration::ZERO);
+    let mut config = PlannerConfig::default();
+    config.refresh_interval = Duration::ZERO;
     let controller = Controller::builder(controller)
         .config(config)
         .election(lease, "a-candidate".to_owned(), LeaseTimes::default())

@@ -110,10 +110,9 @@ async fn what_the_node_is_not_meant_for_or_can_not_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_its_way_or_waits() {
-    let one = CountOrPercent::Count(1);
-    let options = WorldOptions::default();
-    let planner = options.planner.clone().with_max_concurrent_nodes(one);
-    let world = World::start_with(WorldOptions { planner, ..options }).await;
+    let mut options = WorldOptions::default();
+    options.planner.max_concurrent_nodes = CountOrPercent::Count(1);
+    let world = World::start_with(options).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     a.runtime.hold_pulls(true);
