@@ -86,7 +86,7 @@ pub enum ClusterEvent {
     },
     /// A node's agent is known to be gone. It counts as silent until it reports again, turns Ready
     /// anew, or has nothing assigned, of which it could speak.
-    NodeSilent(NodeName),
+    AgentUnresponsive(NodeName),
     /// An assignment was written.
     AssignmentWritten {
         /// Which node.

@@ -122,7 +122,7 @@ impl Planner {
                 node.hear(report, |image| interner.image(image), now);
                 self.dirty_nodes.insert(name);
             }
-            ClusterEvent::NodeSilent(name) => {
+            ClusterEvent::AgentUnresponsive(name) => {
                 if let Some(node) = self.nodes.get_mut(&name)
                     && !node.pairs.is_empty()
                     && !std::mem::replace(&mut node.silent, true)

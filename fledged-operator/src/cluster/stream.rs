@@ -9,13 +9,13 @@ use futures_util::future;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
+use tracing::warn;
 
 use super::inventory::Inventory;
 use super::node::ReadNode;
 use super::seen::SeenCaches;
 use super::watch::watch;
 use crate::crd::ReadCache;
-use crate::driver::DriverEvent;
 
 /// UIDs of the nodes that exist, for the owner references of their records.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +43,7 @@ impl NodeUids {
 pub(super) enum Told {
     Cache(Event<ReadCache>),
     Node(Event<ReadNode>),
-    Driver(DriverEvent),
+    Driver(ClusterEvent),
 }
 
 /// Everything that happens to caches, nodes and what they were assigned; [`ClusterEvent::Synced`] once
@@ -51,7 +51,7 @@ pub(super) enum Told {
 pub(super) fn events(
     client: &Client,
     namespace: Option<&str>,
-    driver: BoxStream<'static, DriverEvent>,
+    driver: BoxStream<'static, ClusterEvent>,
     uids: NodeUids,
     seen: SeenCaches,
 ) -> BoxStream<'static, ClusterEvent> {
@@ -67,7 +67,7 @@ pub(super) fn events(
 /// What both watches and the driver tell, in one row.
 pub(super) fn composed(
     watches: [BoxStream<'static, Told>; 2],
-    driver: BoxStream<'static, DriverEvent>,
+    driver: BoxStream<'static, ClusterEvent>,
     uids: NodeUids,
     seen: SeenCaches,
 ) -> BoxStream<'static, ClusterEvent> {
@@ -177,18 +177,21 @@ impl Reader {
         }
     }
 
-    fn read_driver(&mut self, event: DriverEvent) -> Vec<ClusterEvent> {
+    /// A driver reports only assignments and node reports; other events are not its to make.
+    fn read_driver(&mut self, event: ClusterEvent) -> Vec<ClusterEvent> {
         match event {
-            DriverEvent::Listed => {
+            ClusterEvent::Synced => {
                 self.listed[2] = true;
                 Vec::new()
             }
-            DriverEvent::Recorded { node, assignment } => {
-                vec![ClusterEvent::AssignmentRecorded { node, assignment }]
+            ClusterEvent::AssignmentRecorded { .. }
+            | ClusterEvent::AssignmentGone(_)
+            | ClusterEvent::Reported { .. }
+            | ClusterEvent::AgentUnresponsive(_) => vec![event],
+            event => {
+                warn!(?event, "unexpected event of a node driver ignored");
+                Vec::new()
             }
-            DriverEvent::RecordGone(node) => vec![ClusterEvent::AssignmentGone(node)],
-            DriverEvent::Reported { node, report } => vec![ClusterEvent::Reported { node, report }],
-            DriverEvent::Silent(node) => vec![ClusterEvent::NodeSilent(node)],
         }
     }
 }

@@ -12,13 +12,12 @@ use super::node::ReadNode;
 use super::seen::SeenCaches;
 use super::stream::{NodeUids, Told, composed};
 use crate::crd::ReadCache;
-use crate::driver::DriverEvent;
 
 /// The three sources, and what becomes of them.
 struct Sources {
     caches: UnboundedSender<Told>,
     nodes: UnboundedSender<Told>,
-    driver: Option<UnboundedSender<DriverEvent>>,
+    driver: Option<UnboundedSender<ClusterEvent>>,
     events: BoxStream<'static, ClusterEvent>,
     uids: NodeUids,
 }
@@ -58,7 +57,7 @@ impl Sources {
         self.nodes.send(Told::Node(event)).unwrap();
     }
 
-    fn driver(&self, event: DriverEvent) {
+    fn driver(&self, event: ClusterEvent) {
         self.driver.as_ref().unwrap().send(event).unwrap();
     }
 
@@ -83,7 +82,7 @@ impl Sources {
                 ClusterEvent::Reported { node, report } => {
                     format!("report {node} {}", report.observed_generation)
                 }
-                ClusterEvent::NodeSilent(node) => format!("silent {node}"),
+                ClusterEvent::AgentUnresponsive(node) => format!("unresponsive {node}"),
                 other => panic!("{other:?}"),
             });
         }
@@ -105,15 +104,15 @@ fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
 }
 
-fn mk_record(node: &str, generation: u64) -> DriverEvent {
-    DriverEvent::Recorded {
+fn mk_record(node: &str, generation: u64) -> ClusterEvent {
+    ClusterEvent::AssignmentRecorded {
         node: name(node),
         assignment: Assignment::new(generation, []),
     }
 }
 
-fn mk_report(node: &str, generation: u64) -> DriverEvent {
-    DriverEvent::Reported {
+fn mk_report(node: &str, generation: u64) -> ClusterEvent {
+    ClusterEvent::Reported {
         node: name(node),
         report: NodeReport::new(generation, []),
     }
@@ -136,7 +135,7 @@ fn all_is_told_once_caches_nodes_and_the_driver_are_listed() {
         let list = |sources: &Sources, number| match number {
             0 => sources.cache(Event::InitDone),
             1 => sources.node(Event::InitDone),
-            _ => sources.driver(DriverEvent::Listed),
+            _ => sources.driver(ClusterEvent::Synced),
         };
         for number in (0..3).filter(|number| *number != last) {
             list(&sources, number);
@@ -157,8 +156,8 @@ fn what_a_driver_says_is_told_in_its_order() {
     for event in [
         mk_record("a", 1),
         mk_report("a", 1),
-        DriverEvent::Silent(name("a")),
-        DriverEvent::RecordGone(name("a")),
+        ClusterEvent::AgentUnresponsive(name("a")),
+        ClusterEvent::AssignmentGone(name("a")),
         mk_record("a", 1),
     ] {
         sources.driver(event);
@@ -166,7 +165,7 @@ fn what_a_driver_says_is_told_in_its_order() {
     let order = [
         "record a 1",
         "report a 1",
-        "silent a",
+        "unresponsive a",
         "record a gone",
         "record a 1",
     ];

@@ -4,6 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
+use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -11,8 +12,7 @@ use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::event::{DriverEvent, NodeTarget};
-use super::node_driver::NodeDriver;
+use super::node_driver::{NodeDriver, NodeTarget};
 use super::records::Records;
 use crate::cluster::{FIELD_MANAGER, watch, write_failure};
 use crate::crd::{GROUP, NodeImageCacheSpec, ReadNodeCache, VERSION};
@@ -43,7 +43,7 @@ impl AgentDriver {
     /// What a watch of the records tells a controller.
     pub(crate) fn told(
         watch: impl Stream<Item = Event<ReadNodeCache>> + Send + 'static,
-    ) -> impl Stream<Item = DriverEvent> + Send + 'static {
+    ) -> impl Stream<Item = ClusterEvent> + Send + 'static {
         let mut records = Records::new();
         watch.flat_map(move |event| stream::iter(records.read(event)))
     }
@@ -55,7 +55,7 @@ impl AgentDriver {
 
 #[async_trait]
 impl NodeDriver for AgentDriver {
-    fn events(&self) -> BoxStream<'static, DriverEvent> {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
         Self::told(watch(self.records())).boxed()
     }
 

@@ -6,10 +6,8 @@
 //! [`ControllerBuilder::driver`](crate::controller::ControllerBuilder::driver).
 
 mod agent;
-mod event;
 mod node_driver;
 mod records;
 
 pub use agent::AgentDriver;
-pub use event::{DriverEvent, NodeTarget};
-pub use node_driver::{DriverError, NodeDriver};
+pub use node_driver::{DriverError, NodeDriver, NodeTarget};

@@ -4,12 +4,34 @@ use std::error::Error;
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
+use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use futures_util::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
-use super::event::{DriverEvent, NodeTarget};
 use crate::problem::with_causes;
+
+/// A node that an assignment is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct NodeTarget {
+    /// Name of the Node object.
+    pub name: NodeName,
+    /// UID of the Node object, for owner references. A Node with the same name and another UID is another
+    /// machine.
+    pub uid: String,
+}
+
+impl NodeTarget {
+    /// The node of that name and UID.
+    #[must_use]
+    pub fn new(name: NodeName, uid: impl Into<String>) -> Self {
+        Self {
+            name,
+            uid: uid.into(),
+        }
+    }
+}
 
 /// How an assignment reaches a node, and how it is learnt what the node made of it.
 ///
@@ -23,7 +45,7 @@ use crate::problem::with_causes;
 ///    once. It replaces whatever was assigned before; an image that is not named any more is none of the
 ///    node's business, and stays as it is.
 /// 2. The driver answers with a generation, and soon after with a first
-///    [`Reported`](DriverEvent::Reported) whose `observed_generation` is that one, though all images be
+///    [`ClusterEvent::Reported`] whose `observed_generation` is that one, though all images be
 ///    `Pending`: it says that the assignment has arrived.
 /// 3. The node pulls and removes. The driver reports when something has changed; the more often, the
 ///    more often statuses are written (at most once a second for each cache).
@@ -48,7 +70,7 @@ use crate::problem::with_causes;
 /// with each change of the assignment and starts at 1 or higher; where nothing was changed it may stay as
 /// it is. It counts on over a restart as long as reports can come from before it: either it is recorded
 /// together with the assignment, or it starts from a number that no earlier process has reached, such as
-/// the seconds since 1970. After [`RecordGone`](DriverEvent::RecordGone) it may begin anew.
+/// the seconds since 1970. After [`ClusterEvent::AssignmentGone`] it may begin anew.
 ///
 /// # Silence
 ///
@@ -61,10 +83,10 @@ use crate::problem::with_causes;
 ///
 /// # Restarts
 ///
-/// A driver that keeps a record of assignments tells it by [`Recorded`](DriverEvent::Recorded) before the
-/// first [`Listed`](DriverEvent::Listed), with every field of every image, and what the nodes last said by
-/// [`Reported`](DriverEvent::Reported): a controller that starts, or takes over, then writes nothing that
-/// stands already. A driver that keeps no record says `Listed` at once. Every assignment is then written
+/// A driver that keeps a record of assignments tells it by [`ClusterEvent::AssignmentRecorded`] before the
+/// first [`ClusterEvent::Synced`], with every field of every image, and what the nodes last said by
+/// [`ClusterEvent::Reported`]: a controller that starts, or takes over, then writes nothing that
+/// stands already. A driver that keeps no record sends `Synced` at once. Every assignment is then written
 /// anew, a wave of the rollout's budget at a time, which is harmless where nodes find present what they
 /// hold. What is lost is who wanted what: images that a cache gave up while no controller ran are not
 /// removed.
@@ -81,8 +103,9 @@ use crate::problem::with_causes;
 ///
 /// use async_trait::async_trait;
 /// use fledged_core::model::{AssignedImage, NodeName};
+/// use fledged_core::planner::ClusterEvent;
 /// use fledged_core::port::WriteFailure;
-/// use fledged_operator::driver::{DriverEvent, NodeDriver, NodeTarget};
+/// use fledged_operator::driver::{NodeDriver, NodeTarget};
 /// use futures_util::StreamExt;
 /// use futures_util::stream::{self, BoxStream};
 ///
@@ -92,9 +115,9 @@ use crate::problem::with_causes;
 ///
 /// #[async_trait]
 /// impl NodeDriver for DryRun {
-///     fn events(&self) -> BoxStream<'static, DriverEvent> {
+///     fn events(&self) -> BoxStream<'static, ClusterEvent> {
 ///         // Nothing is recorded; and a stream that ended would end the controller.
-///         let listed = stream::iter([DriverEvent::Listed]);
+///         let listed = stream::iter([ClusterEvent::Synced]);
 ///         listed.chain(stream::pending()).boxed()
 ///     }
 ///
@@ -112,13 +135,17 @@ use crate::problem::with_causes;
 #[async_trait]
 pub trait NodeDriver: Send + Sync {
     /// What happens, from now on: first what is recorded and what was reported, then
-    /// [`DriverEvent::Listed`], then each change, in the order of each node. Never ends: a driver that
-    /// loses its source finds it again, and tells what has changed meanwhile and `Listed` once more.
+    /// [`ClusterEvent::Synced`], then each change, in the order of each node. Never ends: a driver that
+    /// loses its source finds it again, and tells what has changed meanwhile and `Synced` once more.
     ///
     /// Called once for each time that a controller comes to lead; every stream begins with everything.
     /// It is polled by the controller's own loop and must not block. What nobody takes yet has to wait
     /// somewhere: a newer report of a node may replace an older one that was not taken.
-    fn events(&self) -> BoxStream<'static, DriverEvent>;
+    ///
+    /// A driver sends only [`ClusterEvent::AssignmentRecorded`], [`ClusterEvent::AssignmentGone`],
+    /// [`ClusterEvent::Reported`] (all images of the node, not only those that changed),
+    /// [`ClusterEvent::AgentUnresponsive`] and [`ClusterEvent::Synced`]. Others are ignored.
+    fn events(&self) -> BoxStream<'static, ClusterEvent>;
 
     /// Asks a node to hold this. Returns once it is recorded or handed over, not once it is done; the
     /// generation is that of this assignment.

@@ -3,11 +3,11 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use fledged_core::model::NodeName;
+use fledged_core::planner::ClusterEvent;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use tracing::debug;
 
-use super::event::DriverEvent;
 use crate::cluster::Inventory;
 use crate::crd::ReadNodeCache;
 
@@ -32,7 +32,7 @@ impl Records {
         }
     }
 
-    pub(super) fn read(&mut self, event: Event<ReadNodeCache>) -> Vec<DriverEvent> {
+    pub(super) fn read(&mut self, event: Event<ReadNodeCache>) -> Vec<ClusterEvent> {
         match event {
             Event::Init => {
                 self.seen.begin();
@@ -43,19 +43,19 @@ impl Records {
                 Err(_) => Vec::new(),
                 Ok(name) => {
                     self.seen.remove(&name);
-                    vec![DriverEvent::RecordGone(name)]
+                    vec![ClusterEvent::AssignmentGone(name)]
                 }
             },
             Event::InitDone => {
                 let gone = self.seen.end().into_iter();
-                let gone = gone.map(DriverEvent::RecordGone);
-                gone.chain([DriverEvent::Listed]).collect()
+                let gone = gone.map(ClusterEvent::AssignmentGone);
+                gone.chain([ClusterEvent::Synced]).collect()
             }
         }
     }
 
     /// Only what is new is told: an echo of our own write is not a word of the agent's.
-    fn recorded(&mut self, record: &ReadNodeCache) -> Vec<DriverEvent> {
+    fn recorded(&mut self, record: &ReadNodeCache) -> Vec<ClusterEvent> {
         let Ok(node) = NodeName::new(record.name_any()) else {
             return Vec::new();
         };
@@ -71,7 +71,7 @@ impl Records {
         let before = before.as_ref();
         let mut events = Vec::new();
         if before.is_some_and(|before| before.uid != uid) {
-            events.push(DriverEvent::RecordGone(node.clone()));
+            events.push(ClusterEvent::AssignmentGone(node.clone()));
         }
         let before = before.filter(|before| before.uid == uid);
         if before.is_none_or(|before| before.generation != generation) {
@@ -80,7 +80,7 @@ impl Records {
                 // It differs from what is wanted, and is written anew.
                 debug!(%node, %problem, "an entry of a node image cache can't be read");
             }
-            events.push(DriverEvent::Recorded {
+            events.push(ClusterEvent::AssignmentRecorded {
                 node: node.clone(),
                 assignment,
             });
@@ -88,7 +88,7 @@ impl Records {
         if before.is_none_or(|before| before.status != status)
             && let Some(report) = record.report()
         {
-            events.push(DriverEvent::Reported { node, report });
+            events.push(ClusterEvent::Reported { node, report });
         }
         events
     }

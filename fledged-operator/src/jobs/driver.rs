@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
+use fledged_core::planner::ClusterEvent;
 use fledged_core::port::{Clock, WriteFailure};
 use fledged_cri::clock::TokioClock;
 use futures_util::stream::{BoxStream, StreamExt};
@@ -22,7 +23,7 @@ use super::options::JobOptions;
 use super::requests::Requests;
 use crate::cluster::{watch, watch_labelled};
 use crate::crd::ReadNodeCache;
-use crate::driver::{AgentDriver, DriverError, DriverEvent, NodeDriver, NodeTarget};
+use crate::driver::{AgentDriver, DriverError, NodeDriver, NodeTarget};
 
 /// Reaches nodes by Kubernetes Jobs; see the [module](super).
 ///
@@ -110,7 +111,7 @@ impl JobDriver {
 
 #[async_trait]
 impl NodeDriver for JobDriver {
-    fn events(&self) -> BoxStream<'static, DriverEvent> {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
         let tee = self.tee.lock().unwrap_or_else(PoisonError::into_inner);
         let tee = tee.clone();
         let records: Api<ReadNodeCache> = Api::all(self.client.clone());

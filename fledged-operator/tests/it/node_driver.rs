@@ -3,10 +3,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::model::{AssignedImage, NodeName};
+use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use fledged_operator::controller::{Controller, ControllerError};
 use fledged_operator::crd::{ImageCache, NodeImageCache};
-use fledged_operator::driver::{DriverError, DriverEvent};
+use fledged_operator::driver::DriverError;
 use fledged_operator::lease::{LeaseName, LeaseTimes};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -118,7 +119,7 @@ async fn a_record_that_is_gone_is_written_anew() {
     let running = Running::start(&client, &driver);
     cache(&client, "web", IMAGE).await;
     status_is(&client, "web", "Succeeded").await;
-    driver.tell(DriverEvent::RecordGone(NodeName::new(NODE).unwrap()));
+    driver.tell(ClusterEvent::AssignmentGone(NodeName::new(NODE).unwrap()));
     assert_eq!(driver.calls_when(3).await[1..], [assign(), assign()]);
     running.stop().await;
 }
@@ -131,11 +132,11 @@ async fn a_node_that_is_said_to_be_silent_is_unreachable_until_it_reports() {
     cache(&client, "web", IMAGE).await;
     status_is(&client, "web", "Succeeded").await;
     let node = || NodeName::new(NODE).unwrap();
-    driver.tell(DriverEvent::Silent(node()));
+    driver.tell(ClusterEvent::AgentUnresponsive(node()));
     status_is(&client, "web", "Unknown").await;
     let image = IMAGE.parse().unwrap();
     let report = settled(1, &[AssignedImage::present(image)]);
-    driver.tell(DriverEvent::Reported {
+    driver.tell(ClusterEvent::Reported {
         node: node(),
         report,
     });

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, Assignment, NodeName};
+use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use fledged_operator::agent::KubeCredentials;
-use fledged_operator::driver::{DriverEvent, NodeDriver, NodeTarget};
+use fledged_operator::driver::{NodeDriver, NodeTarget};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::Client;
 use tokio::sync::mpsc;
@@ -49,7 +50,7 @@ impl GatewayDriver {
 
 #[async_trait]
 impl NodeDriver for GatewayDriver {
-    fn events(&self) -> BoxStream<'static, DriverEvent> {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
         // No record is kept: a folder says itself what is in it. So everything begins anew with each
         // controller, which assigns everything again and finds most of it present.
         let (told, mut events) = mpsc::unbounded_channel();
@@ -57,7 +58,7 @@ impl NodeDriver for GatewayDriver {
         state.nodes.clear();
         state.told = Some(told);
         let events = stream::poll_fn(move |context| events.poll_recv(context));
-        stream::iter([DriverEvent::Listed]).chain(events).boxed()
+        stream::iter([ClusterEvent::Synced]).chain(events).boxed()
     }
 
     async fn assign(

@@ -4,19 +4,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fledged_core::model::{Assignment, ImageReport, NodeName, NodeReport};
+use fledged_core::planner::ClusterEvent;
 use fledged_core::port::Credentials;
 use fledged_core::runner::{NodeInput, NodeLoop, NodeObserver};
 use fledged_core::warmer::Warmer;
 use fledged_cri::clock::TokioClock;
 use fledged_cri::oci::OpenError;
 use fledged_cri::target::RuntimeUri;
-use fledged_operator::driver::DriverEvent;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Takes what nodes say.
-pub(crate) type Told = mpsc::UnboundedSender<DriverEvent>;
+pub(crate) type Told = mpsc::UnboundedSender<ClusterEvent>;
 
 /// A folder that is kept at what was last assigned, until this is dropped.
 pub(crate) struct Node {
@@ -72,7 +72,7 @@ impl Teller {
         change(&mut report);
         let (node, report) = (self.node.clone(), report.clone());
         // Nobody listens any more once the controller has ended.
-        self.told.send(DriverEvent::Reported { node, report }).ok();
+        self.told.send(ClusterEvent::Reported { node, report }).ok();
     }
 }
 

@@ -325,7 +325,7 @@ impl World {
         if self.nodes.contains_key(&name) {
             self.heard.insert(name.clone(), None);
         }
-        self.tell(ClusterEvent::NodeSilent(name));
+        self.tell(ClusterEvent::AgentUnresponsive(name));
     }
 
     pub(crate) fn pass(&mut self, seconds: u64) {

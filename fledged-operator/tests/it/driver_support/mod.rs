@@ -10,9 +10,10 @@ use fledged_apiserver::Server;
 use fledged_core::model::{
     AssignedImage, Assignment, DesiredState, ImagePhase, ImageReport, NodeName, NodeReport,
 };
+use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use fledged_operator::crd::{ImageCache, install};
-use fledged_operator::driver::{DriverError, DriverEvent, NodeDriver, NodeTarget};
+use fledged_operator::driver::{DriverError, NodeDriver, NodeTarget};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -27,7 +28,7 @@ struct State {
     calls: Vec<String>,
     assigned: BTreeMap<NodeName, Assignment>,
     failures: Vec<WriteFailure>,
-    listener: Option<mpsc::UnboundedSender<DriverEvent>>,
+    listener: Option<mpsc::UnboundedSender<ClusterEvent>>,
 }
 
 /// Answers every assignment at once with images that are as they are to be.
@@ -88,7 +89,7 @@ impl Recording {
     }
 
     /// Tells something.
-    pub(crate) fn tell(&self, event: DriverEvent) {
+    pub(crate) fn tell(&self, event: ClusterEvent) {
         let state = self.state.lock().unwrap();
         state.listener.as_ref().unwrap().send(event).unwrap();
     }
@@ -114,7 +115,7 @@ pub(crate) fn settled(generation: u64, images: &[AssignedImage]) -> NodeReport {
 
 #[async_trait]
 impl NodeDriver for Recording {
-    fn events(&self) -> BoxStream<'static, DriverEvent> {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
         let (listener, mut heard) = mpsc::unbounded_channel();
         let mut state = self.state.lock().unwrap();
         if self.keeps_record {
@@ -122,16 +123,16 @@ impl NodeDriver for Recording {
                 let (generation, images) = (assignment.generation, assignment.images.clone());
                 let report = settled(generation, &images);
                 let recorded = node.clone();
-                let recorded = DriverEvent::Recorded {
+                let recorded = ClusterEvent::AssignmentRecorded {
                     node: recorded,
                     assignment,
                 };
                 listener.send(recorded).unwrap();
-                let reported = DriverEvent::Reported { node, report };
+                let reported = ClusterEvent::Reported { node, report };
                 listener.send(reported).unwrap();
             }
         }
-        listener.send(DriverEvent::Listed).unwrap();
+        listener.send(ClusterEvent::Synced).unwrap();
         state.listener = Some(listener);
         stream::poll_fn(move |context| heard.poll_recv(context)).boxed()
     }
@@ -161,7 +162,7 @@ impl NodeDriver for Recording {
         let node = node.name.clone();
         let listener = state.listener.as_ref().unwrap();
         listener
-            .send(DriverEvent::Reported { node, report })
+            .send(ClusterEvent::Reported { node, report })
             .unwrap();
         if held {
             state.calls.push("answered".to_owned());
