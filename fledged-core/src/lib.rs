@@ -7,6 +7,8 @@ pub mod port;
 pub mod runner;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 pub mod warmer;
 
 // What an implementor of the ports needs, in the versions that the ports speak.

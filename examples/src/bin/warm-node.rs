@@ -5,8 +5,8 @@ use std::{error::Error, sync::Arc};
 
 use fledged_core::model::{Assignment, ImagePhase, ImageRef};
 use fledged_core::runner::NodeLoop;
+use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::Warmer;
-use fledged_cri::clock::TokioClock;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

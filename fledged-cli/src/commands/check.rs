@@ -19,7 +19,7 @@ use crate::output::{Align, Table, Terminal, pluralised, rounded_seconds, short_d
 use crate::printable::printable;
 use crate::probing::Prober;
 use fledged_core::model::GoDuration;
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 
 /// What `-o json` prints.
 #[derive(Debug, Serialize)]
@@ -56,7 +56,7 @@ pub(super) async fn check(args: CheckArgs, terminal: &Terminal) -> Result<Exit, 
     input::warn_unhonoured(&manifests.caches, has_credentials, terminal);
     let prober = Prober::open(&args.registry)?;
     input::warn_no_credentials(&args.registry, terminal);
-    let mut shutdown = Shutdown::catch().map_err(CommandError::Signals)?;
+    let mut shutdown = ShutdownSignal::listen().map_err(CommandError::Signals)?;
     let requests = requests(&manifests.caches);
     let deadline = args.deadline;
     let asked = stream::iter(requests.iter().map(|request| {
@@ -67,7 +67,7 @@ pub(super) async fn check(args: CheckArgs, terminal: &Terminal) -> Result<Exit, 
     .collect::<Vec<Row>>();
     let images = tokio::select! {
         images = asked => images,
-        signal = shutdown.requested() => {
+        signal = shutdown.recv() => {
             terminal.error("interrupted; nothing was changed");
             return Ok(Exit::Signalled(signal));
         }

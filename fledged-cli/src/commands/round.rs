@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::output::{LiveProgress, Outcome, Terminal, pluralised};
 use crate::plan::{plan, removes};
 use crate::session::Session;
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 
 /// Settles an assignment and prints what came of it. The exit code is 1 where an image failed.
 pub(super) async fn settle(
@@ -26,13 +26,13 @@ pub(super) async fn settle(
     format: OutputFormat,
     terminal: &Terminal,
 ) -> Result<Exit, CommandError> {
-    let mut shutdown = Shutdown::catch().map_err(CommandError::Signals)?;
+    let mut shutdown = ShutdownSignal::listen().map_err(CommandError::Signals)?;
     let progress = Arc::new(LiveProgress::with_bars(terminal, assignment.images.len()));
     let mut node = session.node_loop(config, Arc::clone(&progress));
     let start = Instant::now();
     let ended = tokio::select! {
         report = node.settle(assignment) => Ok(report),
-        signal = shutdown.requested() => Err(signal),
+        signal = shutdown.recv() => Err(signal),
     };
     progress.finish();
     match ended {

@@ -20,7 +20,7 @@ use crate::manifest::{self, Source};
 use crate::node::facts;
 use crate::output::{LiveProgress, RemovalWatch, Terminal};
 use crate::session::Session;
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 
 /// How long what is under way may take to end after a signal. Together with the runtime's own
 /// shutdown it stays within the ten seconds that `node run` promises.
@@ -45,10 +45,10 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     let first = desired.edited(&manifests.caches);
     input::warn_nothing(&first, &node, terminal);
 
-    let mut shutdown = Shutdown::catch().map_err(CommandError::Signals)?;
+    let mut shutdown = ShutdownSignal::listen().map_err(CommandError::Signals)?;
     let session = tokio::select! {
         session = Session::wait(args.runtime.runtime.as_ref(), registry, terminal) => session?,
-        _ = shutdown.requested() => return Ok(Exit::Done),
+        _ = shutdown.recv() => return Ok(Exit::Done),
     };
     session.warn_unused(registry, terminal);
     input::warn_no_credentials(registry, terminal);
@@ -93,7 +93,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
             let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
             return Err(CommandError::TaskEnded(why));
         }
-        _ = shutdown.requested() => {
+        _ = shutdown.recv() => {
             announce(terminal, "shutting down", &sd_notify::NotifyState::Stopping);
             let _ = ending.send(());
             if tokio::time::timeout(DRAIN, &mut working).await.is_err() {

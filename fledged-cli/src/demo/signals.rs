@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -10,7 +10,7 @@ use super::DemoError;
 
 /// SIGINT, SIGTERM, and SIGHUP: a terminal that is closed must not leave anything behind.
 pub(super) struct Signals {
-    shutdown: Shutdown,
+    shutdown: ShutdownSignal,
     hangup: Signal,
 }
 
@@ -18,7 +18,7 @@ impl Signals {
     pub(super) fn catch() -> Result<Self, DemoError> {
         let hangup = signal(SignalKind::hangup());
         Ok(Self {
-            shutdown: Shutdown::catch().map_err(DemoError::Signals)?,
+            shutdown: ShutdownSignal::listen().map_err(DemoError::Signals)?,
             hangup: hangup.map_err(DemoError::Signals)?,
         })
     }
@@ -27,7 +27,7 @@ impl Signals {
     pub(super) async fn requested(&mut self) -> u8 {
         let hangup = SignalKind::hangup().as_raw_value();
         tokio::select! {
-            number = self.shutdown.requested() => number,
+            number = self.shutdown.recv() => number,
             _ = self.hangup.recv() => u8::try_from(hangup).unwrap_or_default(),
         }
     }

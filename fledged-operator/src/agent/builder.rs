@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use fledged_core::model::NodeName;
 use fledged_core::port::{Clock, Credentials, ImageRuntime};
+use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::{Backoff, WarmerConfig};
-use fledged_cri::clock::TokioClock;
 use kube::Client;
 use prometheus_client::registry::Registry;
 

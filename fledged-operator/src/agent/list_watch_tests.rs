@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::model::NodeName;
-use fledged_cri::clock::TokioClock;
+use fledged_core::tokio::TokioClock;
 use futures_util::stream::{self, StreamExt};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;

@@ -9,8 +9,8 @@
 //! let client = kube::Client::try_default().await?;
 //! let runtime = fledged_cri::open(&"unix:///run/containerd/containerd.sock".parse()?, Default::default())?;
 //! let agent = Agent::builder(client, NodeName::new("node-1")?, runtime).build();
-//! let mut signals = fledged_cri::signals::Shutdown::catch()?;
-//! agent.run(async move { drop(signals.requested().await) }).await?;
+//! let mut signals = fledged_core::tokio::ShutdownSignal::listen()?;
+//! agent.run(async move { drop(signals.recv().await) }).await?;
 //! # Ok(())
 //! # }
 //! ```

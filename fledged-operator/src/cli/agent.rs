@@ -1,7 +1,7 @@
 //! `fledged-operator agent`.
 
+use fledged_core::tokio::ShutdownSignal;
 use fledged_cri::oci::OciLayoutOptions;
-use fledged_cri::signals::Shutdown;
 use fledged_cri::target::RuntimeUri;
 use prometheus_client::registry::Registry;
 use tracing::info;
@@ -13,7 +13,7 @@ use super::listen::{listen, serving};
 use fledged_operator::agent::Agent;
 use fledged_operator::serve::Routes;
 
-pub(super) async fn run(args: AgentArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
+pub(super) async fn run(args: AgentArgs, mut shutdown: ShutdownSignal) -> Result<(), ProgramError> {
     let uri = match args.runtime {
         Some(uri) => uri,
         None => RuntimeUri::detect().await?,
@@ -34,7 +34,7 @@ pub(super) async fn run(args: AgentArgs, mut shutdown: Shutdown) -> Result<(), P
     let served = listen(&args.common, registry, routes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %args.node_name, runtime = %uri, "starting the agent");
     let stop = async move {
-        shutdown.requested().await;
+        shutdown.recv().await;
     };
     serving(served, agent.run(stop)).await??;
     Ok(())

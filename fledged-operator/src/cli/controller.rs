@@ -4,7 +4,7 @@ use fledged_core::planner::PlannerConfig;
 use std::sync::Arc;
 
 use fledged_core::model::{AssignmentDefaults, ImageRef};
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
@@ -18,7 +18,10 @@ use fledged_operator::jobs::{JobDriver, JobOptions, PullMethod, Retention};
 use fledged_operator::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use fledged_operator::serve::Routes;
 
-pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
+pub(super) async fn run(
+    args: ControllerArgs,
+    mut shutdown: ShutdownSignal,
+) -> Result<(), ProgramError> {
     let jobs = job_options(&args)?;
     let times = lease_times(&args.election)?;
     let client = connect(&args.common).await?;
@@ -60,7 +63,7 @@ pub(super) async fn run(args: ControllerArgs, mut shutdown: Shutdown) -> Result<
     };
     let served = listen(&args.common, registry, routes).await?;
     let stop = async {
-        shutdown.requested().await;
+        shutdown.recv().await;
     };
     serving(served, controller.run(stop)).await??;
     Ok(())

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use fledged_core::tokio::ShutdownSignal;
 use fledged_cri::oci::OpenError;
-use fledged_cri::signals::Shutdown;
 use fledged_cri::target::NoRuntimeFound;
 use tracing::error;
 
@@ -107,7 +107,7 @@ fn run(command: Command) -> Result<ExitCode, ProgramError> {
 fn start<F>(
     mut runtime: tokio::runtime::Builder,
     common: &CommonArgs,
-    program: impl FnOnce(Shutdown) -> F,
+    program: impl FnOnce(ShutdownSignal) -> F,
 ) -> Result<ExitCode, ProgramError>
 where
     F: Future<Output = Result<(), ProgramError>>,
@@ -119,7 +119,7 @@ where
         .build()
         .map_err(ProgramError::Runtime)?;
     let result = runtime.block_on(async {
-        let shutdown = Shutdown::catch().map_err(ProgramError::Signals)?;
+        let shutdown = ShutdownSignal::listen().map_err(ProgramError::Signals)?;
         program(shutdown).await
     });
     match result {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fledged_cri::clock::TokioClock;
+use fledged_core::tokio::TokioClock;
 use fledged_cri::oci::{OciLayoutOptions, OpenError};
 
 use super::job_args::{JobCommand, RemoveArgs};

@@ -1,6 +1,6 @@
 //! `fledged-operator webhook`.
 
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
@@ -12,7 +12,10 @@ use fledged_operator::lease::CONTROLLER_NAMESPACE;
 use fledged_operator::serve::Routes;
 use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook};
 
-pub(super) async fn run(args: WebhookArgs, mut shutdown: Shutdown) -> Result<(), ProgramError> {
+pub(super) async fn run(
+    args: WebhookArgs,
+    mut shutdown: ShutdownSignal,
+) -> Result<(), ProgramError> {
     let client = connect(&args.common).await?;
     let mut registry = Registry::default();
     let webhook = Webhook::builder(client)
@@ -26,7 +29,7 @@ pub(super) async fn run(args: WebhookArgs, mut shutdown: Shutdown) -> Result<(),
     let server = webhook.bind(args.port).await?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting the webhook");
     let stop = async move {
-        shutdown.requested().await;
+        shutdown.recv().await;
     };
     serving(served, server.run(stop)).await??;
     Ok(())

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
 use fledged_core::planner::ClusterEvent;
 use fledged_core::port::{Clock, WriteFailure};
-use fledged_cri::clock::TokioClock;
+use fledged_core::tokio::TokioClock;
 use futures_util::stream::{BoxStream, StreamExt};
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};

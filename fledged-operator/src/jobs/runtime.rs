@@ -189,7 +189,7 @@ impl ImageRuntime for JobRuntime {
 #[cfg(test)]
 mod tests {
     use fledged_core::model::CacheId;
-    use fledged_cri::clock::TokioClock;
+    use fledged_core::tokio::TokioClock;
 
     use super::*;
 

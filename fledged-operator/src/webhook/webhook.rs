@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::port::Clock;
-use fledged_cri::clock::TokioClock;
+use fledged_core::tokio::TokioClock;
 use kube::Client;
 use prometheus_client::registry::Registry;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImageRef, ObjectName};
 use fledged_core::port::{Credentials, CredentialsRequest, ImageRuntime, PullRequest};
-use fledged_cri::clock::TokioClock;
+use fledged_core::tokio::TokioClock;
 use fledged_operator::agent::KubeCredentials;
 use fledged_operator::jobs::remove_images;
 use futures_util::StreamExt;

@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::Parser;
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 use fledged_examples::Playground;
 use fledged_operator::controller::Controller;
 use fledged_operator::lease::{LeaseName, LeaseTimes, identity};
@@ -51,7 +51,7 @@ struct Args {
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     fledged_examples::set_up();
-    let mut shutdown = Shutdown::catch()?;
+    let mut shutdown = ShutdownSignal::listen()?;
     let playground = match args.embedded {
         true => Some(Playground::start(samples()).await?.with_agents()?),
         false => None,
@@ -62,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     // Whoever waits for it, and as often as they like.
     let stop = async move {
-        shutdown.requested().await;
+        shutdown.recv().await;
     };
     let stop = stop.boxed().shared();
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use clap::Parser;
 use fledged_core::model::CountOrPercent;
 use fledged_core::planner::PlannerConfig;
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 use fledged_examples::Playground;
 use fledged_operator::controller::Controller;
 use kube::Client;
@@ -45,7 +45,7 @@ struct Args {
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     fledged_examples::set_up();
-    let mut shutdown = Shutdown::catch()?;
+    let mut shutdown = ShutdownSignal::listen()?;
     let playground = match args.embedded {
         true => Some(Playground::start([sample()]).await?),
         false => None,
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .driver(Arc::new(driver))
         .build();
     let stop = async {
-        shutdown.requested().await;
+        shutdown.recv().await;
     };
     controller.run(stop).await?;
     Ok(())

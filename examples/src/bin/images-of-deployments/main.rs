@@ -21,7 +21,7 @@ mod step;
 use std::error::Error;
 
 use clap::Parser;
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 use fledged_examples::Playground;
 use fledged_operator::controller::Controller;
 use fledged_operator::lease::{LeaseName, LeaseTimes, identity};
@@ -45,7 +45,7 @@ struct Args {
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     fledged_examples::set_up();
-    let mut shutdown = Shutdown::catch()?;
+    let mut shutdown = ShutdownSignal::listen()?;
     let playground = match args.embedded {
         true => Some(Playground::start(samples()).await?.with_agents()?),
         false => None,
@@ -55,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => Client::try_default().await?,
     };
     let stop = async move {
-        shutdown.requested().await;
+        shutdown.recv().await;
     };
     let stop = stop.boxed().shared();
 

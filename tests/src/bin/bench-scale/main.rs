@@ -18,7 +18,7 @@ mod snapshot;
 use std::process::ExitCode;
 
 use clap::Parser;
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 
 use crate::args::{Args, Format};
 
@@ -42,11 +42,11 @@ async fn measure(args: &Args) -> Result<(), String> {
     if cfg!(debug_assertions) {
         eprintln!("bench-scale: this is not a release build; its figures mean nothing");
     }
-    let mut shutdown = Shutdown::catch().map_err(|error| error.to_string())?;
+    let mut shutdown = ShutdownSignal::listen().map_err(|error| error.to_string())?;
     // Whatever ends it, everything that was started is stopped.
     let report = tokio::select! {
         report = phases::run(args) => report?,
-        number = shutdown.requested() => return Err(format!("ended by signal {number}")),
+        number = shutdown.recv() => return Err(format!("ended by signal {number}")),
     };
     match args.output {
         Format::Table => println!("{report}"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fledged_cri::signals::Shutdown;
+use fledged_core::tokio::ShutdownSignal;
 use fledged_operator::crd::ImageCache;
 
 use fledged_tests::kube::TestCluster;
@@ -126,7 +126,7 @@ async fn spawn() -> Result<Embedded, String> {
 /// Is the embedded API server until standard input ends.
 pub(crate) async fn serve(kubeconfig: &Path) -> Result<(), String> {
     // The parent process decides when it ends, also when both are interrupted.
-    let _signals = Shutdown::catch().map_err(|error| error.to_string())?;
+    let _signals = ShutdownSignal::listen().map_err(|error| error.to_string())?;
     let server = fledged_apiserver::Server::builder().start().await;
     let server = server.map_err(|error| error.to_string())?;
     let draft = kubeconfig.with_extension("draft");

@@ -8,7 +8,7 @@ use fledged_core::model::{AssignedImage, CacheId, NodeName};
 use fledged_core::planner::{Annotation, CacheEvent, CacheStatus, ClusterEvent, Planner};
 use fledged_core::port::{Cluster, WriteFailure};
 use fledged_core::runner::ClusterLoop;
-use fledged_cri::clock::TokioClock;
+use fledged_core::tokio::TokioClock;
 use fledged_operator::cluster::KubeCluster;
 use fledged_operator::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
 use fledged_tests::kube::{ServerKind, Way, World, WorldOptions};

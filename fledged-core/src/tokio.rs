@@ -1,19 +1,22 @@
-//! The clock of a real machine.
+//! The wall clock and the shutdown signals of a process that runs on tokio.
 
 use std::fmt;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::port::Clock;
 use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-/// The machine's time, never going back, and tokio's sleep.
+use crate::port::Clock;
+
+/// A [`Clock`] that reads the wall clock, never goes back, and sleeps with tokio.
 ///
-/// Counts monotonic time from the wall time it was made at. Where the wall clock is ahead of that
-/// (set by NTP after boot, or after a suspend, during which monotonic time stands still) it follows;
-/// where the wall clock is set back it does not.
+/// It adds the monotonic time elapsed to the wall time at its creation. If the wall clock is ahead of
+/// that (NTP set it after boot, or the machine was suspended, during which the monotonic clock does not
+/// advance), it jumps forward to the wall clock. If the wall clock is set back, it ignores that.
 pub struct TokioClock {
     wall: fn() -> Timestamp,
     anchor: Mutex<Anchor>,
@@ -36,7 +39,7 @@ impl Anchor {
 }
 
 impl TokioClock {
-    /// A clock that shows the wall time now.
+    /// A clock that starts at the current wall time.
     #[must_use]
     pub fn new() -> Self {
         Self::with_wall(Timestamp::now)
@@ -68,7 +71,7 @@ impl fmt::Debug for TokioClock {
 #[async_trait]
 impl Clock for TokioClock {
     fn now(&self) -> Timestamp {
-        // Both clocks are read under the lock: two callers could otherwise anchor out of order.
+        // Both clocks are read under the lock: otherwise two callers could store their anchors out of order.
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         let monotonic = Instant::now();
         let (counted, wall) = (anchor.at(monotonic), (self.wall)());
@@ -81,6 +84,36 @@ impl Clock for TokioClock {
 
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+}
+
+/// SIGINT and SIGTERM. While a value of this type exists, neither signal ends the process.
+#[derive(Debug)]
+pub struct ShutdownSignal {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl ShutdownSignal {
+    /// Installs the handlers of both signals. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's error if a handler cannot be installed.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next signal and returns its number.
+    pub async fn recv(&mut self) -> u8 {
+        let number = |kind: SignalKind| u8::try_from(kind.as_raw_value()).unwrap_or_default();
+        tokio::select! {
+            _ = self.interrupt.recv() => number(SignalKind::interrupt()),
+            _ = self.terminate.recv() => number(SignalKind::terminate()),
+        }
     }
 }
 
@@ -101,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn counts_on_when_the_wall_clock_is_set_back() {
+    async fn advances_when_the_wall_clock_is_set_back() {
         let start: Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
         WALL.set(start);
         let clock = clock();
@@ -112,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn follows_the_wall_clock_when_that_is_ahead_and_keeps_what_it_showed() {
+    async fn follows_a_wall_clock_that_is_ahead_and_never_goes_back() {
         let boot = Timestamp::UNIX_EPOCH;
         WALL.set(boot);
         let clock = clock();
@@ -125,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn works_outside_a_tokio_runtime_and_agrees_with_the_machine() {
+    fn reads_the_wall_clock_outside_a_tokio_runtime() {
         let before = Timestamp::now();
         let clock = TokioClock::new();
         let (first, second) = (clock.now(), clock.now());
