@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::api::{Api, FieldValidation, Target, Warnings, WriteOptions, check_type, insert, shape};
-use super::collect::collect;
-use super::connection;
+use super::clock::Clock;
 use super::error::{ApiError, ApiResult, StartError};
 use super::server::Server;
+use super::service::Service;
 use super::store::Store;
 
 /// As many writes to a resource as are remembered by default. A thousand nodes that each write once leave a
@@ -25,6 +23,7 @@ pub struct Builder {
     address: SocketAddr,
     history: usize,
     seed: Vec<Value>,
+    clock: Clock,
 }
 
 impl Default for Builder {
@@ -33,6 +32,7 @@ impl Default for Builder {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             history: HISTORY,
             seed: Vec::new(),
+            clock: Clock::default(),
         }
     }
 }
@@ -60,19 +60,21 @@ impl Builder {
         self
     }
 
-    /// Starts the server. It needs a tokio runtime that lasts as long.
+    /// The clock behind the timestamps of objects; by default the system clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Starts an API server without a socket, on the current tokio runtime.
     ///
     /// # Errors
     ///
-    /// An address that can't be listened on; an object to start with that is invalid.
-    pub async fn start(self) -> Result<Server, StartError> {
-        let listener = connection::listen(self.address).await?;
-        let address = self.address;
-        let address = listener
-            .local_addr()
-            .map_err(|source| StartError::Bind { address, source })?;
+    /// An object to start with that is invalid; no runtime.
+    pub fn service(self) -> Result<Service, StartError> {
         let (sender, aftermath) = mpsc::unbounded_channel();
-        let api = Api::new(Store::new(self.history, sender));
+        let api = Api::new(Store::new(self.history, sender), self.clock);
         let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
         let namespaces = namespaces.map(
             |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
@@ -83,14 +85,17 @@ impl Builder {
                 message: error.message,
             })?;
         }
-        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
-        let (collecting, ending) = (Arc::clone(&api), end.clone());
-        tasks.spawn(async move {
-            ending
-                .run_until_cancelled(collect(collecting, aftermath))
-                .await;
-        });
-        Ok(Server::run(api, listener, address, tasks, end))
+        Service::start(api, aftermath)
+    }
+
+    /// Starts an API server that listens, on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// An address that can't be listened on; an object to start with that is invalid.
+    pub async fn start(self) -> Result<Server, StartError> {
+        let address = self.address;
+        Server::listen(self.service()?, address).await
     }
 }
 

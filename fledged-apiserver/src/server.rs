@@ -1,24 +1,29 @@
-//! The server: its socket, and what tests may do to it.
+//! The API server on a TCP socket.
 
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use serde_json::Value;
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api::Api;
-use super::builder::Builder;
-use super::connection;
-use super::error::StartError;
-use super::faults::{Failure, RequestFilter};
-use super::stats::RequestKey;
+use crate::builder::Builder;
+use crate::control::Control;
+use crate::error::StartError;
+use crate::service::Service;
 
-/// A Kubernetes API server inside the process. It ends when it is dropped or [shut down](Self::shutdown).
+/// The pause after a connection that could not be accepted, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A Kubernetes API server on a TCP socket. It ends when it is dropped or [shut down](Self::shutdown).
 pub struct Server {
-    api: Arc<Api>,
+    service: Service,
     address: SocketAddr,
     tasks: TaskTracker,
     /// Ends everything.
@@ -28,32 +33,32 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server yet to be started.
+    /// The options of a server to be started.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    pub(super) fn run(
-        api: Arc<Api>,
-        listener: TcpListener,
-        address: SocketAddr,
-        tasks: TaskTracker,
-        end: CancellationToken,
-    ) -> Self {
-        let socket = end.child_token();
-        tasks.spawn(connection::accept(
-            Arc::clone(&api),
-            listener,
-            socket.clone(),
-            tasks.clone(),
-        ));
-        Self {
-            api,
+    /// Serves a service on a socket.
+    pub(crate) async fn listen(service: Service, address: SocketAddr) -> Result<Self, StartError> {
+        let listener = bind(address).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartError::Bind { address, source })?;
+        let end = CancellationToken::new();
+        let server = Self {
+            service,
             address,
-            tasks,
+            tasks: TaskTracker::new(),
+            socket: Mutex::new(end.child_token()),
             end,
-            socket: Mutex::new(socket),
-        }
+        };
+        server.accept(listener);
+        Ok(server)
+    }
+
+    /// The same API server without its socket.
+    pub fn service(&self) -> Service {
+        self.service.clone()
     }
 
     /// The address of the server, such as `http://127.0.0.1:34567`.
@@ -90,96 +95,54 @@ impl Server {
         kube::Client::try_from(config).map_err(|error| StartError::Client(error.into()))
     }
 
-    /// How often each kind of request was made.
-    pub fn requests(&self) -> BTreeMap<RequestKey, u64> {
-        self.api.requests.all()
-    }
-
-    /// How many requests of some kinds were made.
-    pub fn count(&self, matches: impl Fn(&RequestKey) -> bool) -> u64 {
-        self.requests()
-            .iter()
-            .filter(|(key, _)| matches(key))
-            .map(|(_, count)| count)
-            .sum()
-    }
-
-    /// Begins to count requests anew.
-    pub fn reset_requests(&self) {
-        self.api.requests.reset();
-    }
-
-    /// The revision of the last write: the `resourceVersion` that a list would have now.
-    pub fn revision(&self) -> u64 {
-        self.api.store.revision()
-    }
-
-    /// Forgets the history: watches and lists of any version read before get 410.
-    pub fn compact(&self) {
-        self.api.store.compact();
-    }
-
-    /// Makes the next `count` requests fail that a filter fits.
-    pub fn fail_next(&self, count: usize, filter: RequestFilter, failure: Failure) {
-        if count > 0 {
-            self.api.faults.plan(count, filter, failure);
-        }
-    }
-
-    /// Takes back what was to fail.
-    pub fn fail_nothing(&self) {
-        self.api.faults.clear();
-    }
-
-    /// Ends every open watch, as a server does that is restarted.
-    pub fn cut_watches(&self) {
-        self.api.store.cut_watches();
-    }
-
-    /// An object as it is stored, without a request being made or counted; `group` is empty for the core.
-    pub fn object(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
-        let table = super::error::qualified(group, plural);
-        let key = super::store::Key::new(namespace, name);
-        self.api
-            .store
-            .get(&table, &key)
-            .map(|object| object.value.clone())
-    }
-
-    /// Closes the socket and all connections; data stays. A server that is down already stays so.
+    /// Closes the socket and all connections; objects stay. Does nothing while the server is down.
     pub fn down(&self) {
         self.socket
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .cancel();
-        self.api.store.cut_watches();
+        self.cut_watches();
     }
 
-    /// Opens the socket again, at the same address. A server that is up already stays so.
+    /// Opens the socket again, at the same address. Does nothing while the server is up.
     ///
     /// # Errors
     ///
-    /// An address that somebody else has taken meanwhile.
+    /// An address that is in use by now.
     pub async fn up(&self) -> Result<(), StartError> {
-        if !self
-            .socket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_cancelled()
-        {
+        if !self.socket().is_cancelled() {
             return Ok(());
         }
-        let address = self.address;
-        let listener = connection::listen(address).await?;
-        let socket = self.end.child_token();
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket.clone();
-        self.tasks.spawn(connection::accept(
-            Arc::clone(&self.api),
-            listener,
-            socket,
-            self.tasks.clone(),
-        ));
+        let listener = bind(self.address).await?;
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = self.end.child_token();
+        self.accept(listener);
         Ok(())
+    }
+
+    fn socket(&self) -> CancellationToken {
+        self.socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Accepts connections until the socket is to be closed.
+    fn accept(&self, listener: TcpListener) {
+        let (socket, tasks) = (self.socket(), self.tasks.clone());
+        let control = (**self).clone();
+        self.tasks.spawn(async move {
+            while let Some(accepted) = socket.run_until_cancelled(listener.accept()).await {
+                match accepted {
+                    Ok((stream, _)) => {
+                        tasks.spawn(converse(control.clone(), stream, socket.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "connection not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        });
     }
 
     /// Ends the server, and waits until it has ended.
@@ -187,6 +150,14 @@ impl Server {
         self.end.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+impl Deref for Server {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.service
     }
 }
 
@@ -201,5 +172,25 @@ impl std::fmt::Debug for Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.end.cancel();
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Bind { address, source })
+}
+
+/// Answers the requests of a connection, until it ends or the socket is closed.
+async fn converse(control: Control, stream: TcpStream, socket: CancellationToken) {
+    // Without it, events of a watch wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| {
+        let control = control.clone();
+        async move { Ok::<_, Infallible>(Service::respond(control, request).await) }
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    if let Some(Err(error)) = socket.run_until_cancelled(connection).await {
+        tracing::debug!(%error, "connection ended");
     }
 }

@@ -7,9 +7,9 @@ use super::jsonpath::JsonPath;
 use crate::kinds::Column;
 
 /// The cell of an object in a column. A path that begins with `=` names something that is computed.
-pub(crate) fn cell(object: &Value, column: &Column) -> Value {
+pub(crate) fn cell(object: &Value, column: &Column, now: Timestamp) -> Value {
     if let Some(name) = column.path.strip_prefix('=') {
-        return computed(object, name);
+        return computed(object, name, now);
     }
     let Ok(path) = JsonPath::parse(&column.path) else {
         return Value::Null;
@@ -24,7 +24,7 @@ pub(crate) fn cell(object: &Value, column: &Column) -> Value {
         };
     };
     match (column.kind.as_str(), first) {
-        ("date", Value::String(text)) => age(text),
+        ("date", Value::String(text)) => age(text, now),
         ("integer", Value::Number(number)) => match number.as_i64() {
             Some(integer) => integer.into(),
             None => (number.as_f64().unwrap_or_default() as i64).into(),
@@ -63,7 +63,7 @@ fn items<'v>(object: &'v Value, path: &[&str]) -> &'v [Value] {
         .unwrap_or_default()
 }
 
-fn computed(object: &Value, name: &str) -> Value {
+fn computed(object: &Value, name: &str, now: Timestamp) -> Value {
     match name.split_once(':') {
         Some(("count", field)) => {
             return match object.get(field) {
@@ -176,18 +176,18 @@ fn computed(object: &Value, name: &str) -> Value {
                 .iter()
                 .map(|path| text(object, path))
                 .find(|time| !time.is_empty());
-            time.map_or_else(|| "<unknown>".into(), age)
+            time.map_or_else(|| "<unknown>".into(), |time| age(time, now))
         }
         _ => Value::Null,
     }
 }
 
 /// How long ago, as `kubectl` shows it.
-fn age(text: &str) -> Value {
+fn age(text: &str, now: Timestamp) -> Value {
     let Ok(time) = text.parse::<Timestamp>() else {
         return "<invalid>".into();
     };
-    let seconds = Timestamp::now().as_second() - time.as_second();
+    let seconds = now.as_second() - time.as_second();
     human(seconds).into()
 }
 

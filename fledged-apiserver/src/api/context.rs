@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use crate::clock::Clock;
 use crate::faults::Faults;
 use crate::kinds::Catalogue;
 use crate::stats::Requests;
@@ -15,23 +16,35 @@ pub(crate) struct Api {
     pub(crate) catalogue: Catalogue,
     pub(crate) requests: Requests,
     pub(crate) faults: Faults,
+    pub(crate) clock: Clock,
     random: Mutex<fastrand::Rng>,
 }
 
 impl Api {
-    pub(crate) fn new(store: Store) -> Arc<Self> {
+    pub(crate) fn new(store: Store, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             store,
             catalogue: Catalogue::new(),
             requests: Requests::default(),
             faults: Faults::default(),
+            clock,
             random: Mutex::new(fastrand::Rng::new()),
         })
     }
 
-    /// The time, as objects have it.
+    /// The current time in the form of object metadata, in whole seconds.
     pub(crate) fn now(&self) -> String {
-        Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+        self.now_plus(0)
+    }
+
+    /// The time in `seconds`, in the form of object metadata.
+    pub(crate) fn now_plus(&self, seconds: i64) -> String {
+        self.clock
+            .now()
+            .saturating_add(SignedDuration::from_secs(seconds))
+            .unwrap_or(Timestamp::MAX)
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string()
     }
 
     /// A random UUID.

@@ -39,7 +39,7 @@ impl Outcome {
 /// Answers a POST.
 pub(crate) fn create(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let options = WriteOptions::of(request, "CreateOptions")?;
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let warnings = &request.warnings;
     let value = shape(
         read(request, &target.resource)?,

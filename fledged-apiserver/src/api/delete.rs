@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::body::{self, Response};
@@ -104,7 +103,7 @@ impl Deletion {
 /// Answers a DELETE of one object.
 pub(crate) fn delete_one(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let deletion = Deletion::of(request)?;
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let resource = &target.resource;
     match delete(api, resource, &target.at(), &deletion)? {
         Deleted::Gone(object)
@@ -139,7 +138,7 @@ pub(crate) fn delete_one(api: &Api, request: &Request, target: &Target) -> ApiRe
 /// Answers a DELETE of a collection.
 pub(crate) fn delete_all(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let deletion = Deletion::of(request)?;
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let options = ListOptions::of(request, &target.resource, &target.namespace, false)?;
     let deleted = delete_selected(api, &target.resource, &options.selection, &deletion)?;
     let objects: Vec<&Object> = deleted.iter().map(Arc::as_ref).collect();
@@ -330,14 +329,7 @@ fn mark(
         {
             metadata.insert("generation".into(), (generation + 1).into());
         }
-        let end = Timestamp::now()
-            .saturating_add(SignedDuration::from_secs(grace))
-            .unwrap_or(Timestamp::MAX);
-        let end = end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        metadata.insert(
-            "deletionTimestamp".into(),
-            if grace == 0 { api.now() } else { end }.into(),
-        );
+        metadata.insert("deletionTimestamp".into(), api.now_plus(grace).into());
         if is_plain {
             metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
         }

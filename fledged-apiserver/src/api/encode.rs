@@ -4,13 +4,13 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::table::{self, TableOptions};
-use super::{Request, body};
+use super::{Api, Request, body};
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Resource, convert};
 use crate::store::Object;
 
 /// The form of objects in an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Form {
     Whole,
     Table(TableOptions),
@@ -25,7 +25,7 @@ impl Form {
     /// # Errors
     ///
     /// A request that accepts nothing that there is.
-    pub(crate) fn of(request: &Request) -> ApiResult<Self> {
+    pub(crate) fn of(api: &Api, request: &Request) -> ApiResult<Self> {
         let accept = request.accept();
         if accept.trim().is_empty() {
             return Ok(Self::Whole);
@@ -47,7 +47,7 @@ impl Form {
             let known = parameter("g") == Some("meta.k8s.io") && parameter("v") == Some("v1");
             match parameter("as") {
                 None => return Ok(Self::Whole),
-                Some("Table") if known => return Ok(Self::Table(TableOptions::of(request)?)),
+                Some("Table") if known => return Ok(Self::Table(TableOptions::of(api, request)?)),
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known => {
                     return Ok(Self::Metadata);
                 }

@@ -13,7 +13,7 @@ use crate::store::{Interest as _, Key, Object, Snapshot};
 
 /// Answers a GET of one object.
 pub(crate) fn get(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let at = target.at();
     if let Some(asked) = request
         .parameter("resourceVersion")
@@ -95,7 +95,7 @@ fn key_of(object: &Object) -> Key {
 
 /// Answers a GET of a collection.
 pub(crate) fn list(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let options = ListOptions::of(request, &target.resource, &target.namespace, false)?;
     let current = api.store.revision();
     let asked = options.version.filter(|asked| *asked > 0);

@@ -22,7 +22,7 @@ mod target;
 mod update;
 mod watch;
 
-pub(crate) use body::{Response, refusal};
+pub(crate) use body::refusal;
 pub(crate) use context::Api;
 pub(crate) use create::insert;
 pub(crate) use delete::{CLEANUP, Deletion, FOREGROUND, ORPHAN, delete, delete_selected};

@@ -70,7 +70,7 @@ pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<
             "may not be specified for non-apply patch",
         ));
     }
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let resource = &target.resource;
     let patch = Patch::read(kind, &request.body)?;
     loop {
@@ -115,7 +115,7 @@ fn server_side_apply(
     options: &WriteOptions,
     force: bool,
 ) -> ApiResult<Response> {
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let resource = &target.resource;
     let mut configuration = parse(request)?;
     let text = |field: &str| {

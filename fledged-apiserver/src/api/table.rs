@@ -2,30 +2,43 @@
 
 use serde_json::{Value, json};
 
-use super::Request;
 use super::cells::cell;
+use super::{Api, Request};
+use crate::clock::Clock;
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Column, Resource, convert};
 use crate::store::Object;
 
 /// What rows carry besides their cells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TableOptions {
+#[derive(Debug, Clone, Copy)]
+enum RowObject {
     Nothing,
     Metadata,
-    Object,
+    Whole,
+}
+
+/// How a table is made.
+#[derive(Debug, Clone)]
+pub(crate) struct TableOptions {
+    row_object: RowObject,
+    /// What ages are counted from.
+    clock: Clock,
 }
 
 impl TableOptions {
-    pub(crate) fn of(request: &Request) -> ApiResult<Self> {
-        match request.parameter("includeObject") {
-            None | Some("Metadata") => Ok(Self::Metadata),
-            Some("None") => Ok(Self::Nothing),
-            Some("Object") => Ok(Self::Object),
-            Some(other) => Err(ApiError::bad_request(format!(
-                "unrecognized includeObject value: {other:?}"
-            ))),
-        }
+    pub(crate) fn of(api: &Api, request: &Request) -> ApiResult<Self> {
+        let row_object = match request.parameter("includeObject") {
+            None | Some("Metadata") => RowObject::Metadata,
+            Some("None") => RowObject::Nothing,
+            Some("Object") => RowObject::Whole,
+            Some(other) => {
+                return Err(ApiError::bad_request(format!(
+                    "unrecognized includeObject value: {other:?}"
+                )));
+            }
+        };
+        let clock = api.clock.clone();
+        Ok(Self { row_object, clock })
     }
 }
 
@@ -47,19 +60,20 @@ pub(crate) fn of(
     metadata: Value,
     with_columns: bool,
 ) -> Value {
+    let now = options.clock.now();
     let rows = objects.iter().map(|object| {
         let cells: Vec<Value> = resource
             .columns
             .iter()
-            .map(|column| cell(&object.value, column))
+            .map(|column| cell(&object.value, column, now))
             .collect();
         let mut row = json!({"cells": cells});
-        let shown = match options {
-            TableOptions::Nothing => None,
-            TableOptions::Object => {
+        let shown = match options.row_object {
+            RowObject::Nothing => None,
+            RowObject::Whole => {
                 Some(convert(&object.value, resource, &resource.api_version()).into_owned())
             }
-            TableOptions::Metadata => Some(json!({
+            RowObject::Metadata => Some(json!({
                 "kind": "PartialObjectMetadata",
                 "apiVersion": "meta.k8s.io/v1",
                 "metadata": object.value.get("metadata"),

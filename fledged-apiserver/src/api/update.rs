@@ -42,7 +42,7 @@ fn text<'v>(value: &'v Value, field: &str) -> &'v str {
 /// Answers a PUT.
 pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let options = WriteOptions::of(request, "UpdateOptions")?;
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let warnings = &request.warnings;
     let resource = &target.resource;
     let value = shape(

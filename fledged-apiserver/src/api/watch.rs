@@ -42,7 +42,7 @@ struct Session {
 
 /// Answers a watch.
 pub(crate) fn watch(api: &Arc<Api>, request: &Request, target: &Target) -> ApiResult<Response> {
-    let form = Form::of(request)?;
+    let form = Form::of(api, request)?;
     let options = ListOptions::of(request, &target.resource, &target.namespace, true)?;
     let selection = options.selection.clone();
     let now = Instant::now();
@@ -125,8 +125,8 @@ impl Session {
     }
 
     fn deliver(&mut self, delivery: &Delivery) -> Bytes {
-        let as_stored =
-            self.form == Form::Whole && self.resource.stored_as == self.resource.api_version();
+        let as_stored = matches!(self.form, Form::Whole)
+            && self.resource.stored_as == self.resource.api_version();
         match as_stored {
             true => {
                 self.began = true;

@@ -1,6 +1,6 @@
-//! Why a server can't be started.
+//! Why an API server can't be started.
 
-/// Why the server could not start.
+/// Why an API server could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -21,6 +21,9 @@ pub enum StartError {
         /// The message of the `Status` that the API would have answered.
         message: String,
     },
+    /// There is no tokio runtime to run the garbage collector on.
+    #[error("no tokio runtime is running")]
+    NoRuntime,
     /// A client for the server can't be built.
     #[error("cannot build a client")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -2,6 +2,7 @@
 use crate::support::{Cluster, has_kubectl, widget_yaml};
 
 behaviours![
+    on sockets:
     kubectl_works_with_custom_resources,
     kubectl_works_with_built_in_kinds
 ];

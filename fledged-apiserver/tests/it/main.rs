@@ -15,4 +15,5 @@ mod custom;
 mod kubectl;
 mod objects;
 mod server;
+mod service;
 mod watch;

@@ -18,7 +18,7 @@ mod real;
 
 use std::time::Duration;
 
-use fledged_apiserver::Server;
+use fledged_apiserver::{Server, Service};
 use serde_json::{Value, json};
 
 pub use calls::{Answer, Lines};
@@ -28,6 +28,9 @@ pub use real::RealServer;
 /// As long as anything may take, on a machine that does other things besides.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// The pause between two requests of a condition that is waited for.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Content types of patches.
 pub const MERGE: &str = "application/merge-patch+json";
 pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
@@ -35,7 +38,10 @@ pub const JSON_PATCH: &str = "application/json-patch+json";
 pub const APPLY: &str = "application/apply-patch+yaml";
 
 enum Backend {
-    InProcess(Server),
+    /// In the process, behind a socket.
+    Socket(Server),
+    /// In the process, without a socket.
+    Service(Service),
     Real(RealServer),
 }
 
@@ -56,8 +62,16 @@ impl Cluster {
         config.default_retry = false;
         let client = kube::Client::try_from(config).unwrap();
         Self {
-            backend: Backend::InProcess(server),
+            backend: Backend::Socket(server),
             client,
+        }
+    }
+
+    pub fn service() -> Self {
+        let service = Server::builder().service().unwrap();
+        Self {
+            client: service.client(),
+            backend: Backend::Service(service),
         }
     }
 
@@ -74,8 +88,8 @@ impl Cluster {
     /// The embedded server, where only that can do something.
     pub fn server(&self) -> &Server {
         match &self.backend {
-            Backend::InProcess(server) => server,
-            Backend::Real(_) => panic!("this is for the embedded server alone"),
+            Backend::Socket(server) => server,
+            _ => panic!("not a server in the process"),
         }
     }
 
@@ -85,7 +99,8 @@ impl Cluster {
 
     fn kubeconfig(&self) -> String {
         match &self.backend {
-            Backend::InProcess(server) => server.kubeconfig(),
+            Backend::Socket(server) => server.kubeconfig(),
+            Backend::Service(_) => panic!("kubectl needs a socket"),
             Backend::Real(server) => server.kubeconfig(),
         }
     }
@@ -120,7 +135,7 @@ impl Cluster {
                 tokio::time::Instant::now() < deadline,
                 "widgets are not served"
             );
-            tokio::task::yield_now().await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         root
     }
@@ -138,7 +153,7 @@ impl Cluster {
                 "{path}: {}",
                 answer.body
             );
-            tokio::task::yield_now().await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -155,7 +170,7 @@ impl Cluster {
                 "{path}: {}",
                 answer.body
             );
-            tokio::task::yield_now().await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -170,11 +185,11 @@ pub fn widget_crd(group: &str) -> Value {
     serde_saphyr::from_str(&widget_yaml(group)).unwrap()
 }
 
-/// Checks behaviours on the embedded server, each in a test of its own, and on a real one, if there is one.
-
+/// Checks behaviours on a server in the process, each in a test of its own: behind a socket, and as a service on
+/// paused time (unless they are listed after `on sockets:`). A real API server is checked too, if there is one.
 macro_rules! behaviours {
-    ($($name:ident),+ $(,)?) => {
-        mod on_the_embedded_server {
+    (on sockets: $($name:ident),+ $(,)?) => {
+        mod on_a_socket {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -184,12 +199,24 @@ macro_rules! behaviours {
         }
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn and_on_a_real_one() {
+        async fn on_a_real_server() {
             let Some(cluster) = $crate::support::Cluster::real().await else { return };
             $(
                 eprintln!("{}", stringify!($name));
                 $name(&cluster).await;
             )+
         }
+    };
+    ($($name:ident),+ $(,)?) => {
+        mod as_a_service {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $name() {
+                    super::$name(&$crate::support::Cluster::service()).await;
+                }
+            )+
+        }
+
+        behaviours![on sockets: $($name),+];
     };
 }
