@@ -1,4 +1,4 @@
-//! What the cluster's state machine costs, by the number of nodes and images.
+//! Costs of the planner, by number of nodes and images.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod inputs;
@@ -20,8 +20,8 @@ const fn mk_size(nodes: usize, images: usize) -> Size {
     Size { nodes, images }
 }
 
-/// Measures one event after another, each followed by a poll. `event` makes the next one, which is
-/// not measured; `check` looks at what came of it.
+/// Measures events, each followed by a poll. `event` creates the next one, which is not measured; `check`
+/// verifies the commands.
 fn events(
     group: &mut BenchmarkGroup<'_, WallTime>,
     size: Size,
@@ -43,7 +43,7 @@ fn events(
     });
 }
 
-/// Every node and cache at once, as after a start.
+/// All nodes and caches in one poll, as after a start.
 fn full_plan(c: &mut Criterion) {
     let mut group = c.benchmark_group("planner/full_plan");
     for size in SIZES.into_iter().chain([HEADLINE]) {
@@ -79,7 +79,7 @@ fn node_joins(c: &mut Criterion) {
     group.finish();
 }
 
-/// A node changes into a pool that one more cache is for, or out of it.
+/// A node joins a pool that another cache selects, or leaves it.
 fn node_relabelled(c: &mut Criterion) {
     let mut group = c.benchmark_group("planner/node_relabelled");
     for size in SIZES.into_iter().chain([HEADLINE]) {
@@ -96,7 +96,7 @@ fn node_relabelled(c: &mut Criterion) {
     group.finish();
 }
 
-/// A node is seen as it was.
+/// A node is applied unchanged.
 fn heartbeat(c: &mut Criterion) {
     let mut group = c.benchmark_group("planner/heartbeat");
     for size in SIZES.into_iter().chain([HEADLINE]) {
@@ -108,7 +108,7 @@ fn heartbeat(c: &mut Criterion) {
     group.finish();
 }
 
-/// A node reports that one of its images is gone, or back. Statuses are not due yet.
+/// A node reports an image as missing, or as back. No status is due.
 fn report(c: &mut Criterion) {
     let mut group = c.benchmark_group("planner/report");
     for size in SIZES.into_iter().chain([HEADLINE]) {
@@ -124,7 +124,7 @@ fn report(c: &mut Criterion) {
     group.finish();
 }
 
-/// The same when the status of its cache is due.
+/// The same, with the status of its cache due.
 fn report_and_status(c: &mut Criterion) {
     let mut group = c.benchmark_group("planner/report_and_status");
     for size in SIZES.into_iter().chain([HEADLINE]) {
@@ -141,7 +141,7 @@ fn report_and_status(c: &mut Criterion) {
                     elapsed += begun.elapsed();
                     assert_eq!(statuses(&commands), 1);
                     fleet.record(&commands);
-                    // Until it has been looked at whether it stands there.
+                    // Until the recorded status is checked.
                     assert_eq!(fleet.pass(Duration::from_secs(12)), []);
                 }
                 elapsed

@@ -1,4 +1,4 @@
-//! A planner, and a cluster that does at once what it asks for.
+//! A planner, and a cluster that executes its commands at once.
 
 use std::fmt;
 use std::time::Duration;
@@ -44,8 +44,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Everything there is has been told, and nothing is planned yet. Every node may pull at once:
-    /// what is measured is planning, not waiting.
+    /// All objects are applied, and nothing is planned yet. Every node may pull at once, so that planning
+    /// is measured and not waiting.
     pub fn cold(size: Size) -> Self {
         let nodes = CountOrPercent::Count(size.nodes.try_into().unwrap());
         let mut config = PlannerConfig::default();
@@ -63,7 +63,7 @@ impl Fleet {
         Self { planner, now, size }
     }
 
-    /// Every node holds everything, has said so, and every status is written.
+    /// Every node has reported all images as cached, and every status is written.
     pub fn warm(size: Size) -> Self {
         let mut fleet = Self::cold(size);
         let written = fleet.plan();
@@ -75,7 +75,7 @@ impl Fleet {
         let statuses = fleet.pass(Duration::from_secs(2));
         assert_eq!(assignments(&statuses), (0, 0));
         assert_eq!(cached(&statuses), size.pairs());
-        // Statuses are looked at once more a while after they were written.
+        // Recorded statuses are checked some time after they were written.
         let quiet = fleet.pass(Duration::from_secs(60));
         fleet.record(&quiet);
         let quiet = fleet.pass(Duration::from_secs(60));
@@ -99,19 +99,19 @@ impl Fleet {
         self.apply(ClusterEvent::Synced)
     }
 
-    /// One event, and what it leads to.
+    /// Applies one event. Returns the commands that follow.
     pub fn apply(&mut self, event: ClusterEvent) -> Vec<ClusterCommand> {
         self.planner.apply(event, self.now);
         self.planner.poll(self.now)
     }
 
-    /// Time passes, with nothing else.
+    /// Time passes without an event.
     pub fn pass(&mut self, time: Duration) -> Vec<ClusterCommand> {
         self.now += time;
         self.planner.poll(self.now)
     }
 
-    /// Answers what is written, and has the nodes report all of it cached.
+    /// Acknowledges the writes, and reports all images as cached.
     fn carry_out(&mut self, commands: &[ClusterCommand]) {
         for command in commands {
             if let ClusterCommand::WriteAssignment {
@@ -136,7 +136,7 @@ impl Fleet {
         }
     }
 
-    /// Shows the planner the statuses that it wrote.
+    /// Sends the echoes of the written statuses.
     pub fn record(&mut self, commands: &[ClusterCommand]) {
         for cache in 0..CACHES {
             let mut facts = mk_cache(self.size, cache, 1);
@@ -152,22 +152,22 @@ impl Fleet {
         }
     }
 
-    /// A node that the cluster does not have yet.
+    /// A new node.
     pub fn joining(&self) -> ClusterEvent {
         ClusterEvent::NodeApplied(mk_node(self.size.nodes, 1))
     }
 
-    /// The first node as it is.
+    /// The first node, unchanged.
     pub fn heartbeat(&self) -> ClusterEvent {
         ClusterEvent::NodeApplied(mk_node(0, 0))
     }
 
-    /// The first node moved into a pool.
+    /// The first node, in another pool.
     pub fn moved(&self, pool: usize) -> ClusterEvent {
         ClusterEvent::NodeApplied(mk_node(0, pool))
     }
 
-    /// The first node says that it has everything, or everything but the first image.
+    /// The first node reports all images as cached, or all but the first.
     pub fn report(&self, whole: bool) -> ClusterEvent {
         let images = (0..self.size.images).map(|image| AssignedImage::present(mk_ref(image)));
         let mut report = mk_report(u64::MAX >> 1, &images.collect::<Vec<_>>());
@@ -191,7 +191,7 @@ impl Fleet {
         pool_event(self.size, generation)
     }
 
-    /// Has a node that left forgotten.
+    /// Deletes the node that joined.
     pub fn leave(&mut self) {
         let node = mk_name(self.size.nodes);
         let deleted = self.apply(ClusterEvent::NodeGone(node.clone()));

@@ -1,20 +1,29 @@
-//! One cache: what it asks for, which action is under way, and how far it is.
+//! One cache: its spec, the action in progress, and its totals.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::event::{Annotation, CacheFacts};
+use super::event::{Annotation, CacheEvent, CacheFacts};
 use super::node::NodeState;
 use super::status::{ActionReason, ActionStatus, CacheStatus};
-use super::tally::Totals;
+use super::tally::{Tally, Totals};
 use crate::model::{
-    CacheId, DeletionPolicy, ImageCache, ImageGroup, ImagePullPolicy, ImageRef, InvalidSpec,
-    NodeFacts, NodeName,
+    CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidSpec, NodeFacts,
+    NodeName,
 };
+use crate::warmer::time::{after, between};
 
-/// What somebody wants of a cache, and how it stands.
+/// How long after a write a watch may still show the state before it: longer than watches lag, shorter
+/// than people repeat a request.
+pub(super) const ECHO_DELAY: Duration = Duration::from_secs(10);
+
+/// All caches. The keys are shared with the tallies of nodes.
+pub(super) type Caches = BTreeMap<Arc<CacheId>, CacheState>;
+
+/// The last action on a cache.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Action {
     pub(super) reason: ActionReason,
@@ -23,29 +32,55 @@ pub(super) struct Action {
     pub(super) completed: Option<Timestamp>,
 }
 
-/// How far a request by annotation is.
+/// Progress of a request by annotation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Request {
-    /// There is none.
     #[default]
     None,
-    /// Taken up; the annotation stays until that is recorded.
-    Taken,
-    /// Done; the annotation was asked to be removed.
+    /// In progress. The annotation stays until the result is recorded.
+    Accepted,
+    /// Done. The removal of the annotation was requested.
     Removing,
     /// The annotation was removed at that time.
     Removed(Timestamp),
 }
 
-/// What becomes of an image that a cache had wanted and does not want any more.
+impl Request {
+    /// Whether the annotation is a request that is not accepted yet. Accepts it.
+    fn accept(&mut self, present: bool, now: Timestamp) -> bool {
+        if !present {
+            *self = Self::None;
+            return false;
+        }
+        let known = match *self {
+            Self::None => false,
+            Self::Accepted | Self::Removing => true,
+            Self::Removed(at) => between(at, now) < ECHO_DELAY,
+        };
+        if !known {
+            *self = Self::Accepted;
+        }
+        !known
+    }
+}
+
+/// What happens to images that are recorded for a cache and not in its spec any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It is left as it stands: nobody knows what the cache wants.
-    Frozen,
-    /// It is removed.
-    Remove,
-    /// It stays on the node, but nobody keeps it there.
-    Forget,
+pub(super) enum OrphanPolicy {
+    /// They stay assigned, because the spec is invalid.
+    Freeze,
+    /// They are deleted.
+    Delete,
+    /// They stay on the node without being assigned.
+    Orphan,
+}
+
+/// The effects of an update of the object.
+#[derive(Debug, Default)]
+pub(super) struct CacheUpdate {
+    /// Whether the desired images of its nodes may have changed.
+    pub(super) affects_nodes: bool,
+    pub(super) events: Vec<CacheEvent>,
 }
 
 #[derive(Debug)]
@@ -53,41 +88,46 @@ pub(super) struct CacheState {
     pub(super) generation: u64,
     pub(super) spec: Result<Arc<ImageCache>, InvalidSpec>,
     pub(super) deleting: bool,
-    /// It is gone; kept until every node it was on is planned without it.
+    /// The object is deleted. Kept until all its nodes are planned without it.
     pub(super) gone: bool,
-    pub(super) finalizer: bool,
-    /// The finalizer that was last asked for, until it is there.
-    pub(super) finalizer_asked: Option<bool>,
-    pub(super) refresh: Request,
-    pub(super) purge: Request,
+    finalizer: bool,
+    /// The finalizer state that was last requested, until it is observed.
+    finalizer_requested: Option<bool>,
+    refresh: Request,
+    purge: Request,
     pub(super) purged: bool,
-    /// Of the last refresh: what is asked of images that move.
+    /// Time of the last refresh: the revision of images that are pulled again.
     pub(super) revision: u64,
-    /// Of the last refresh on demand: what is asked of all images.
+    /// Time of the last refresh on demand: the revision of all other images.
     pub(super) verify: u64,
     pub(super) action: Action,
     pub(super) totals: Totals,
-    /// Nodes where something of it failed.
+    /// Nodes with failed or failing images of this cache.
     pub(super) failing: BTreeSet<NodeName>,
     /// Nodes that wait for one of its slots.
     pub(super) waiting: BTreeSet<NodeName>,
     pub(super) refresh_at: Option<Timestamp>,
-    /// The status as it was last asked to be written.
-    pub(super) told: Option<CacheStatus>,
-    /// The status as it is known to be recorded.
+    /// The status that was last published.
+    pub(super) published: Option<CacheStatus>,
+    pub(super) published_at: Option<Timestamp>,
+    /// The status that is known to be recorded.
     pub(super) recorded: Option<CacheStatus>,
-    pub(super) told_at: Option<Timestamp>,
 }
 
 impl CacheState {
     pub(super) fn new(facts: &CacheFacts, now: Timestamp) -> Self {
         let recorded = facts.status.as_ref();
-        let goes_on = |reason| {
-            let current = |s: &&CacheStatus| s.observed_generation == facts.generation;
-            let unfinished = |s: &&CacheStatus| s.reason == reason && s.completion_time.is_none();
-            match recorded.filter(current).filter(unfinished) {
-                Some(_) => Request::Taken,
-                None => Request::None,
+        // A request that was in progress when the last planner ended is not a new one.
+        let resumed = |reason| {
+            let unfinished = recorded.is_some_and(|status| {
+                status.observed_generation == facts.generation
+                    && status.reason == reason
+                    && status.completion_time.is_none()
+            });
+            if unfinished {
+                Request::Accepted
+            } else {
+                Request::None
             }
         };
         Self {
@@ -96,10 +136,9 @@ impl CacheState {
             deleting: false,
             gone: false,
             finalizer: facts.finalizer,
-            finalizer_asked: None,
-            // What was under way when the last planner ended is no new request.
-            refresh: goes_on(ActionReason::ImageCacheRefresh),
-            purge: goes_on(ActionReason::ImageCachePurge),
+            finalizer_requested: None,
+            refresh: resumed(ActionReason::ImageCacheRefresh),
+            purge: resumed(ActionReason::ImageCachePurge),
             purged: recorded.is_some_and(|s| s.purged),
             revision: recorded.map_or(0, |s| s.refresh_revision),
             verify: recorded.map_or(0, |s| s.verify_revision),
@@ -113,75 +152,91 @@ impl CacheState {
             failing: BTreeSet::new(),
             waiting: BTreeSet::new(),
             refresh_at: None,
-            told: facts.status.clone(),
+            published: facts.status.clone(),
+            published_at: None,
             recorded: facts.status.clone(),
-            told_at: None,
         }
     }
 
-    /// What it wants on nodes now; `None` while it wants nothing, or nobody knows.
-    pub(super) fn wants(&self) -> Option<&Arc<ImageCache>> {
+    /// The spec whose images nodes should hold now. `None` if it is invalid, purged or being deleted.
+    pub(super) fn desired_spec(&self) -> Option<&Arc<ImageCache>> {
         let idle = self.deleting || self.gone || self.purged;
         self.spec.as_ref().ok().filter(|_| !idle)
     }
 
-    /// What it takes from nodes now.
-    pub(super) fn removes(&self) -> Option<&Arc<ImageCache>> {
+    /// The spec whose images are being removed, or were removed, by a purge or deletion.
+    pub(super) fn removed_spec(&self) -> Option<&Arc<ImageCache>> {
         let spec = self.spec.as_ref().ok()?;
-        let purging = spec.deletion_policy == DeletionPolicy::Purge;
-        match self.deleting || self.gone {
-            true => Some(spec).filter(|_| purging),
-            false => Some(spec).filter(|_| self.purged),
-        }
-    }
-
-    /// Whether only taints keep that image from being wanted on that node.
-    pub(super) fn repelled(&self, node: &NodeState, image: &ImageRef) -> bool {
-        let groups = self.wants().map_or(&[][..], |spec| &spec.groups);
-        let selected = |facts| {
-            let mut groups = groups.iter();
-            groups.any(|group| group.selects(facts) && group.images.contains(image))
+        let removes = if self.deleting || self.gone {
+            spec.deletion_policy == DeletionPolicy::Purge
+        } else {
+            self.purged
         };
-        node.facts.as_ref().is_some_and(selected)
+        removes.then_some(spec)
     }
 
-    /// The image in the words of its spec, whatever another cache or an older record calls it.
+    /// Whether a purge or deletion covers that node.
+    pub(super) fn is_removed_from(&self, facts: &NodeFacts) -> bool {
+        !self.gone && self.removed_spec().is_some_and(|spec| matches(spec, facts))
+    }
+
+    /// Whether only taints exclude the image from that node.
+    pub(super) fn is_repelled(&self, node: &NodeState, image: &ImageRef) -> bool {
+        let (Some(spec), Some(facts)) = (self.desired_spec(), &node.facts) else {
+            return false;
+        };
+        let mut groups = spec.groups.iter();
+        groups.any(|group| group.selects(facts) && group.images.contains(image))
+    }
+
+    /// The image as its spec spells it. Other caches and older records may spell it otherwise.
     pub(super) fn as_written<'a>(&'a self, image: &'a ImageRef) -> &'a ImageRef {
         let groups = self.spec.iter().flat_map(|spec| &spec.groups);
         let mut images = groups.flat_map(|group| &group.images);
         images.find(|known| *known == image).unwrap_or(image)
     }
 
-    /// What a purge or deletion under way takes from that node.
+    /// The images that a purge or deletion in progress removes from that node.
     pub(super) fn removing_from<'a>(
         &'a self,
         node: &'a NodeState,
     ) -> impl Iterator<Item = &'a ImageRef> {
-        let under_way = !self.gone && self.action.completed.is_none();
-        let spec = self.removes().filter(|_| under_way);
+        let in_progress = !self.gone && self.action.completed.is_none();
+        let spec = self.removed_spec().filter(|_| in_progress);
         let groups = spec.into_iter().flat_map(|spec| &spec.groups);
-        let matching = |group: &&ImageGroup| node.facts.as_ref().is_some_and(|f| group.matches(f));
-        groups.filter(matching).flat_map(|group| &group.images)
+        groups
+            .filter(|group| node.facts.as_ref().is_some_and(|f| group.matches(f)))
+            .flat_map(|group| &group.images)
     }
 
-    /// What becomes of an image that stands recorded as wanted by it, and is wanted no more.
-    pub(super) fn fate(&self) -> Fate {
+    /// What happens to images that are recorded for it and not in its spec any more.
+    pub(super) fn orphan_policy(&self) -> OrphanPolicy {
         match (&self.spec, self.deleting || self.gone) {
-            (Ok(spec), true) if spec.deletion_policy == DeletionPolicy::Purge => Fate::Remove,
-            (_, true) => Fate::Forget,
-            (Err(_), false) if !self.purged => Fate::Frozen,
-            (_, false) => Fate::Remove,
+            (Ok(spec), true) if spec.deletion_policy == DeletionPolicy::Purge => {
+                OrphanPolicy::Delete
+            }
+            (_, true) => OrphanPolicy::Orphan,
+            (Err(_), false) if !self.purged => OrphanPolicy::Freeze,
+            (_, false) => OrphanPolicy::Delete,
         }
     }
 
-    /// Whether an edit or a deletion may change what that node holds.
-    pub(super) fn concerns(&self, facts: &NodeFacts) -> bool {
-        self.spec.as_ref().is_ok_and(|spec| matches(spec, facts))
+    /// Whether an edit or deletion may change what that node holds.
+    pub(super) fn concerns(&self, node: &NodeState, id: &CacheId) -> bool {
+        let frozen = || {
+            let mut pairs = node.pairs.iter();
+            self.spec.is_err() && pairs.any(|pair| pair.entry.wanted_by.contains(id))
+        };
+        let matching = || match (&self.spec, &node.facts) {
+            (Ok(spec), Some(facts)) => matches(spec, facts),
+            _ => false,
+        };
+        frozen() || has_share(&node.tallies, id) || matching()
     }
 
     /// Whether it has images that a refresh pulls again.
-    pub(super) fn moves(&self, default: ImagePullPolicy) -> bool {
-        self.wants().is_some_and(|spec| {
+    pub(super) fn has_mutable_tags(&self, default: ImagePullPolicy) -> bool {
+        self.desired_spec().is_some_and(|spec| {
             spec.groups.iter().any(|group| {
                 group.pull_policy.unwrap_or(default) == ImagePullPolicy::Always
                     || group.images.iter().any(|image| image.is_mutable())
@@ -189,32 +244,99 @@ impl CacheState {
         })
     }
 
-    /// The revision that what has failed is to be pulled for: a refresh that is under way asks for
-    /// that too, also of what does not move.
-    pub(super) fn retry(&self) -> u64 {
-        let refreshing = self.action.reason == ActionReason::ImageCacheRefresh;
-        match refreshing && self.action.completed.is_none() {
-            true => self.revision,
-            false => 0,
-        }
+    /// The revision for which failed images are pulled again: a refresh in progress retries these, too,
+    /// whatever their pull policy.
+    pub(super) fn retry_revision(&self) -> u64 {
+        let refreshing = self.action.reason == ActionReason::ImageCacheRefresh
+            && self.action.completed.is_none();
+        if refreshing { self.revision } else { 0 }
     }
 
-    pub(super) fn begin(&mut self, reason: ActionReason, now: Timestamp) {
+    /// Applies a newer state of the object, except for the spec and the recorded status.
+    /// `next_revision` is called if it requests a refresh.
+    pub(super) fn update(
+        &mut self,
+        facts: &CacheFacts,
+        created: bool,
+        next_revision: impl FnOnce() -> u64,
+        now: Timestamp,
+    ) -> CacheUpdate {
+        let mut update = CacheUpdate::default();
+        self.finalizer = facts.finalizer;
+        if self.finalizer_requested == Some(facts.finalizer) {
+            self.finalizer_requested = None;
+        }
+        if facts.deleting {
+            self.generation = facts.generation;
+            if !std::mem::replace(&mut self.deleting, true) {
+                update.affects_nodes = true;
+                if self.action.reason != ActionReason::ImageCacheDelete {
+                    update
+                        .events
+                        .push(self.begin(ActionReason::ImageCacheDelete, now));
+                }
+            }
+            return update;
+        }
+        if created || facts.generation != self.generation {
+            self.generation = facts.generation;
+            update.affects_nodes |= std::mem::take(&mut self.purged);
+            let reason = match (&self.spec, created) {
+                (Err(_), _) => ActionReason::CacheSpecValidationFailed,
+                (Ok(_), true) => ActionReason::ImageCacheCreate,
+                (Ok(_), false) => ActionReason::ImageCacheUpdate,
+            };
+            update.events.push(self.begin(reason, now));
+        }
+        let purge = self.purge.accept(facts.purge_requested, now);
+        let refresh = self.refresh.accept(facts.refresh_requested, now);
+        // A refresh keeps images, so it wins over a purge that is requested at the same time.
+        if refresh && self.spec.is_ok() {
+            self.purged = false;
+            update.affects_nodes = true;
+            update.events.push(self.begin_refresh(next_revision(), now));
+            self.verify = self.revision;
+        } else if purge {
+            self.purged = true;
+            update.affects_nodes = true;
+            update
+                .events
+                .push(self.begin(ActionReason::ImageCachePurge, now));
+        }
+        update
+    }
+
+    /// Starts a refresh that pulls mutable tags again.
+    pub(super) fn begin_refresh(&mut self, revision: u64, now: Timestamp) -> CacheEvent {
+        self.revision = revision;
+        self.begin(ActionReason::ImageCacheRefresh, now)
+    }
+
+    /// Starts an action. An invalid spec ends its action at once.
+    fn begin(&mut self, reason: ActionReason, now: Timestamp) -> CacheEvent {
         self.action = Action {
             reason,
             status: ActionStatus::Processing,
             started: now,
             completed: None,
         };
+        match &self.spec {
+            Err(error) if reason == ActionReason::CacheSpecValidationFailed => {
+                self.action.status = ActionStatus::Failed;
+                self.action.completed = Some(now);
+                CacheEvent::warning(reason, error.to_string())
+            }
+            _ => CacheEvent::normal(reason, format!("Started {}", in_words(reason))),
+        }
     }
 
-    /// What was asked to be written may not stand there: it is asked for again.
-    pub(super) fn ask_again(&mut self) {
-        self.told = self.recorded.clone();
-        self.finalizer_asked = None;
+    /// A write was refused because the object had changed: whatever was requested is requested again.
+    pub(super) fn invalidate_writes(&mut self) {
+        self.published = self.recorded.clone();
+        self.finalizer_requested = None;
         for request in [&mut self.refresh, &mut self.purge] {
             if matches!(request, Request::Removing) {
-                *request = Request::Taken;
+                *request = Request::Accepted;
             }
         }
     }
@@ -230,8 +352,17 @@ impl CacheState {
         self.limit().is_none_or(|limit| self.totals.active < limit)
     }
 
-    /// An annotation was taken away.
-    pub(super) fn removed(&mut self, annotation: Annotation, now: Timestamp) {
+    /// The next node that may take one of its slots.
+    pub(super) fn pop_waiting(&mut self) -> Option<NodeName> {
+        if self.has_slot() {
+            self.waiting.pop_first()
+        } else {
+            None
+        }
+    }
+
+    /// An annotation was removed.
+    pub(super) fn annotation_removed(&mut self, annotation: Annotation, now: Timestamp) {
         let request = match annotation {
             Annotation::Refresh => &mut self.refresh,
             Annotation::Purge => &mut self.purge,
@@ -241,37 +372,86 @@ impl CacheState {
         }
     }
 
-    /// Annotations that may be taken away: what they asked for is done, and recorded.
-    pub(super) fn done_requests(&mut self) -> Vec<Annotation> {
-        let recorded = self.recorded.as_ref();
-        let settled = recorded.is_some_and(|s| {
-            s.refresh_revision == self.revision
-                && s.purged == self.purged
-                && s.reason == self.action.reason
-                && s.completion_time.is_some()
+    /// Annotations to remove: their requests are done, and the result is recorded.
+    pub(super) fn take_completed_requests(&mut self) -> Vec<Annotation> {
+        let recorded = self.recorded.as_ref().is_some_and(|status| {
+            status.refresh_revision == self.revision
+                && status.purged == self.purged
+                && status.reason == self.action.reason
+                && status.completion_time.is_some()
         });
-        let settled = settled && self.action.completed.is_some();
+        let mut completed = Vec::new();
+        if !recorded || self.action.completed.is_none() {
+            return completed;
+        }
         let requests = [
             (Annotation::Refresh, &mut self.refresh),
             (Annotation::Purge, &mut self.purge),
         ];
-        let mut done = Vec::new();
         for (annotation, request) in requests {
-            if settled && *request == Request::Taken {
+            if *request == Request::Accepted {
                 *request = Request::Removing;
-                done.push(annotation);
+                completed.push(annotation);
             }
         }
-        done
+        completed
+    }
+
+    /// The finalizer state to request, if it differs from the observed and the requested one.
+    pub(super) fn take_finalizer_change(&mut self) -> Option<bool> {
+        let purges = |spec: &Arc<ImageCache>| spec.deletion_policy == DeletionPolicy::Purge;
+        let purging = self.spec.as_ref().is_ok_and(purges);
+        let needed = if self.deleting {
+            // A finalizer can't be added to an object that is being deleted.
+            self.finalizer && purging && self.totals.sum.removing > 0
+        } else if self.spec.is_err() {
+            self.finalizer
+        } else {
+            purging
+        };
+        if needed == self.finalizer || self.finalizer_requested == Some(needed) {
+            return None;
+        }
+        self.finalizer_requested = Some(needed);
+        Some(needed)
+    }
+
+    /// Whether the recorded status is not the published one although the write is long done: another
+    /// planner or a person wrote it. The status must then be published again.
+    pub(super) fn reset_foreign_status(&mut self, now: Timestamp) -> bool {
+        let published_lately = self
+            .published_at
+            .is_some_and(|at| now < after(at, ECHO_DELAY));
+        let same = match (&self.published, &self.recorded) {
+            (Some(published), Some(recorded)) => published.is_equivalent(recorded),
+            (published, recorded) => published.is_none() && recorded.is_none(),
+        };
+        let foreign = !published_lately && !same;
+        if foreign {
+            self.published.clone_from(&self.recorded);
+        }
+        foreign
     }
 }
 
-/// Whether any of its groups means that node.
+/// Whether any group of the cache matches that node.
 pub(super) fn matches(cache: &ImageCache, facts: &NodeFacts) -> bool {
     cache.groups.iter().any(|group| group.matches(facts))
 }
 
-/// The nodes of a cache, by its identity.
-pub(super) fn has(tallies: &[(Arc<CacheId>, super::tally::Tally)], id: &CacheId) -> bool {
+/// Whether a node has a share in that cache.
+pub(super) fn has_share(tallies: &[(Arc<CacheId>, Tally)], id: &CacheId) -> bool {
     tallies.iter().any(|(known, _)| **known == *id)
+}
+
+/// The action as a phrase, for messages.
+pub(super) fn in_words(reason: ActionReason) -> &'static str {
+    match reason {
+        ActionReason::ImageCacheCreate => "creating the image cache",
+        ActionReason::ImageCacheUpdate => "updating the image cache",
+        ActionReason::ImageCacheRefresh => "refreshing the image cache",
+        ActionReason::ImageCachePurge => "purging the image cache",
+        ActionReason::ImageCacheDelete => "deleting the image cache",
+        ActionReason::CacheSpecValidationFailed => "validating the image cache",
+    }
 }

@@ -1,4 +1,4 @@
-//! What a planner is told, and what it asks for.
+//! The events that a planner applies, and the commands it returns.
 
 use super::status::{ActionReason, CacheStatus};
 use crate::model::{
@@ -6,31 +6,31 @@ use crate::model::{
     NodeName, NodeReport,
 };
 
-/// Everything that is known of one cache from the object that declares it.
+/// The state of one cache, read from the object that declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheFacts {
-    /// Which cache; another UID is another cache.
+    /// Identity of the cache. An object with the same name and another UID is another cache.
     pub id: CacheId,
-    /// Grows with every edit of the spec (`metadata.generation`).
+    /// Generation of the spec (`metadata.generation`).
     pub generation: u64,
-    /// The spec, or what is wrong with it.
+    /// The spec, or the fields that are invalid.
     pub spec: Result<ImageCache, InvalidSpec>,
     /// Whether the object asks for a refresh (annotation `kubefledged.io/refresh-imagecache`).
     pub refresh_requested: bool,
     /// Whether the object asks for a purge (annotation `kubefledged.io/purge-imagecache`).
     pub purge_requested: bool,
-    /// Whether it is being deleted.
+    /// Whether it is being deleted (`metadata.deletionTimestamp` is set).
     pub deleting: bool,
-    /// Whether our finalizer holds it.
+    /// Whether it has the finalizer of this project.
     pub finalizer: bool,
-    /// What was last recorded as its status; everything that must survive a restart is in it. `None`
-    /// for a cache that no planner has told of yet.
+    /// The recorded status. It contains everything of a cache that must survive a restart. `None` if no
+    /// planner has processed the cache yet.
     pub status: Option<CacheStatus>,
 }
 
 impl CacheFacts {
-    /// A cache that nobody asked anything of yet, and of which nothing is recorded.
+    /// A new cache: no requests, no finalizer, no status.
     pub fn new(id: CacheId, generation: u64, spec: Result<ImageCache, InvalidSpec>) -> Self {
         Self {
             id,
@@ -44,7 +44,7 @@ impl CacheFacts {
         }
     }
 
-    /// A cache of that spec, which is checked.
+    /// A new cache with that spec, which is validated.
     #[must_use]
     pub fn of_spec(id: CacheId, generation: u64, spec: &ImageCacheSpec) -> Self {
         let spec = spec.validate(id.clone());
@@ -52,40 +52,39 @@ impl CacheFacts {
     }
 }
 
-/// Something that happened in the cluster.
+/// A change in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClusterEvent {
-    /// Everything there is has been told once. Before it, nothing is written: of a partial list,
-    /// what is missing would look unwanted.
+    /// All existing objects were sent. Nothing is planned before: an incomplete list would look like
+    /// deleted caches and nodes.
     Synced,
-    /// A cache is there, in this shape.
+    /// A cache was created or changed.
     CacheApplied(Box<CacheFacts>),
-    /// A cache is there no more.
+    /// A cache was deleted.
     CacheGone(CacheId),
-    /// A node is there, in this shape.
+    /// A node was created or changed.
     NodeApplied(NodeFacts),
-    /// A node is there no more.
+    /// A node was deleted.
     NodeGone(NodeName),
-    /// This is what stands recorded as a node's assignment: from before a restart, or an echo of a
-    /// write.
+    /// The recorded assignment of a node: from before a restart, or the echo of a write.
     AssignmentRecorded {
         /// Which node.
         node: NodeName,
-        /// What it is to hold, and the generation of that record.
+        /// The recorded images and the generation of the record.
         assignment: Assignment,
     },
-    /// A node has no recorded assignment any more.
+    /// The recorded assignment of a node was deleted.
     AssignmentGone(NodeName),
-    /// A node says where its images stand.
+    /// A node reports the state of its images.
     Reported {
         /// Which node.
         node: NodeName,
-        /// What it says.
+        /// The report.
         report: NodeReport,
     },
-    /// A node's agent is known to be gone. It counts as silent until it reports again, turns Ready
-    /// anew, or has nothing assigned, of which it could speak.
+    /// The agent of a node is known not to respond. The node counts as unresponsive until it reports,
+    /// becomes Ready again, or has nothing assigned.
     AgentUnresponsive(NodeName),
     /// An assignment was written.
     AssignmentWritten {
@@ -93,24 +92,24 @@ pub enum ClusterEvent {
         node: NodeName,
         /// The ticket of the command.
         ticket: u64,
-        /// The generation that the record has now; reports name it.
+        /// The generation of the record. Reports refer to it.
         generation: u64,
     },
-    /// The record of a node was removed.
+    /// The record of a node was deleted by a command.
     AssignmentDeleted {
         /// Which node.
         node: NodeName,
         /// The ticket of the command.
         ticket: u64,
     },
-    /// An annotation was taken away; until then its sight is no new request.
+    /// An annotation was removed by a command. Until then, seeing it is not a new request.
     AnnotationRemoved {
         /// Which cache.
         cache: CacheId,
         /// Which annotation.
         annotation: Annotation,
     },
-    /// A write was refused because the object had changed meanwhile, or is not what it seemed.
+    /// A write was refused because the object had changed meanwhile.
     Conflicted(WriteTarget),
 }
 
@@ -126,7 +125,7 @@ impl From<NodeFacts> for ClusterEvent {
     }
 }
 
-/// What a write goes to.
+/// The target of a write.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WriteTarget {
     /// The assignment of a node.
@@ -135,7 +134,7 @@ pub enum WriteTarget {
     Cache(CacheId),
 }
 
-/// A request that a user makes by an annotation, which is removed once it is recorded.
+/// A request that a user makes by an annotation. It is removed once the result is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Annotation {
     /// `kubefledged.io/refresh-imagecache`.
@@ -144,20 +143,20 @@ pub enum Annotation {
     Purge,
 }
 
-/// Something worth telling whoever looks at a cache (a Kubernetes Event).
+/// An event about a cache for its users (a Kubernetes Event).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheEvent {
-    /// Whether something went wrong (type `Warning`).
+    /// Whether its type is `Warning`.
     pub warning: bool,
-    /// The action it is about.
+    /// The action that the event is about.
     pub reason: ActionReason,
     /// A sentence.
     pub message: String,
 }
 
 impl CacheEvent {
-    /// Something that went as it should.
+    /// An event of type `Normal`.
     pub fn normal(reason: ActionReason, message: impl Into<String>) -> Self {
         Self {
             warning: false,
@@ -166,7 +165,7 @@ impl CacheEvent {
         }
     }
 
-    /// Something that went wrong.
+    /// An event of type `Warning`.
     pub fn warning(reason: ActionReason, message: impl Into<String>) -> Self {
         Self {
             warning: true,
@@ -176,53 +175,53 @@ impl CacheEvent {
     }
 }
 
-/// Something to do. A command replaces an earlier one for the same target that is not done yet.
+/// A write to execute. A command replaces an earlier one for the same target that is not done yet.
 ///
-/// Exhaustive on purpose: a loop that passed over a command it does not know would never come to rest.
+/// Exhaustive on purpose: a loop that ignores a command it does not know would never settle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterCommand {
-    /// Record what a node is to hold and answer with [`ClusterEvent::AssignmentWritten`].
+    /// Record the assignment of a node. The result is [`ClusterEvent::AssignmentWritten`].
     WriteAssignment {
         /// Which node.
         node: NodeName,
-        /// Number to answer with; greater ones are newer.
+        /// Identifies the write in its result. Later writes have greater tickets.
         ticket: u64,
-        /// What it is to hold.
+        /// The images.
         images: Vec<AssignedImage>,
     },
-    /// Remove a node's recorded assignment: nothing is left to say.
+    /// Delete the record of a node. The result is [`ClusterEvent::AssignmentDeleted`].
     DeleteAssignment {
         /// Which node.
         node: NodeName,
-        /// Greater ones are newer.
+        /// Identifies the write in its result.
         ticket: u64,
     },
-    /// Record a cache's status.
+    /// Record the status of a cache.
     WriteStatus {
         /// Which cache.
         cache: CacheId,
         /// The whole status.
         status: Box<CacheStatus>,
     },
-    /// Take an annotation away: what it asked for is recorded.
+    /// Remove an annotation. The result is [`ClusterEvent::AnnotationRemoved`].
     RemoveAnnotation {
         /// Which cache.
         cache: CacheId,
         /// Which annotation.
         annotation: Annotation,
     },
-    /// Add or remove our finalizer.
+    /// Add or remove the finalizer of this project.
     SetFinalizer {
         /// Which cache.
         cache: CacheId,
-        /// Whether it is to be there.
+        /// Whether it should be set.
         present: bool,
     },
-    /// Tell whoever looks at the cache.
+    /// Record an event about a cache.
     RecordEvent {
         /// Which cache.
         cache: CacheId,
-        /// What to tell.
+        /// The event.
         event: CacheEvent,
     },
 }

@@ -1,24 +1,23 @@
-//! The cluster side: which node should hold which images, and how far every cache has got.
+//! The cluster side: which node should hold which images, and the status of every cache.
 //!
-//! [`Planner`] is a pure state machine like the node's: [`Planner::apply`] takes what happened,
-//! [`Planner::poll`] says what to do now, [`Planner::next_wakeup`] when to ask again.
+//! [`Planner`] is a pure state machine: [`Planner::apply`] takes events, [`Planner::poll`] returns
+//! commands, and [`Planner::next_wakeup`] is the time of the next poll.
 
-mod assess;
 mod cache;
-mod config;
+mod desired;
 mod event;
-mod fold;
 mod node;
-mod plan;
+#[expect(clippy::module_inception, reason = "the file is named after its type")]
 mod planner;
-mod requests;
+mod rollout;
 mod status;
 mod status_update;
 mod tally;
 
-pub use config::PlannerConfig;
-pub use event::{Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, WriteTarget};
-pub use planner::Planner;
+pub use event::{
+    Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, WriteTarget,
+};
+pub use planner::{Planner, PlannerConfig};
 pub use status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };

@@ -1,6 +1,7 @@
-//! One node: what it is, what stands recorded for it, and what it says.
+//! One node: its facts, the assignment that is recorded for it, and its last report.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -11,32 +12,72 @@ use crate::model::{
     ImageReport, NodeFacts, NodeReport,
 };
 
-/// Marks a generation that is not known yet; the rest is the ticket of the write.
-const UNCONFIRMED: u64 = 1 << 63;
+/// The images that a node should hold, in order. Nodes that match the same groups share one list.
+pub(super) type DesiredImages = Arc<[Arc<AssignedImage>]>;
 
-/// What a node should hold, in order; shared by all nodes that match the same groups.
-pub(super) type Wanted = Arc<[Arc<AssignedImage>]>;
+/// The first assignment generation whose report covers an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CoveredFrom {
+    /// Known once the write with this ticket is acknowledged.
+    Ticket(u64),
+    Generation(u64),
+}
 
-/// One image of the assignment as it was last written.
+impl CoveredFrom {
+    fn is_reached(self, observed_generation: u64) -> bool {
+        matches!(self, Self::Generation(generation) if generation <= observed_generation)
+    }
+}
+
+/// One image of the assignment as last written.
 #[derive(Debug, Clone)]
 pub(super) struct Pair {
     pub(super) entry: Arc<AssignedImage>,
-    /// The generation from which on a report answers it.
-    pub(super) since: u64,
-    /// What the node says of it.
-    said: Option<Said>,
+    covered_from: CoveredFrom,
+    /// The node's last report of the image, whichever generation it answers.
+    observed: Option<ObservedImage>,
 }
 
-/// What a node says of one image; texts are kept of failures only.
+/// The part of an image report that decides. Texts are stored for failures only.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Said {
-    phase: ImagePhase,
-    revision: u64,
-    /// Whether attempts at it fail, and another follows or is under way.
+pub(super) struct ObservedImage {
+    pub(super) phase: ImagePhase,
+    pub(super) revision: u64,
+    /// Whether attempts fail and more of them follow in the same round.
     failing: bool,
 }
 
-/// An image that failed, or fails for now.
+impl ObservedImage {
+    fn new(report: &ImageReport) -> Self {
+        // Where a kubelet pulls, one attempt may take minutes; until it ends, the last one counts.
+        let failing = match report.phase {
+            ImagePhase::BackingOff => true,
+            ImagePhase::Pulling => {
+                let failed = |reason| reason != Reason::Evicted;
+                report.attempts > 1 && report.reason.is_some_and(failed)
+            }
+            _ => false,
+        };
+        Self {
+            phase: report.phase,
+            revision: report.revision.unwrap_or(0),
+            failing,
+        }
+    }
+
+    fn state(self, entry: &AssignedImage) -> ImageState {
+        let current = self.revision >= entry.revision;
+        match (entry.state, self.phase) {
+            (_, ImagePhase::Failed) => ImageState::Failed,
+            (DesiredState::Present, ImagePhase::Cached) if current => ImageState::Cached,
+            (DesiredState::Absent, ImagePhase::Removed) => ImageState::Removed,
+            (DesiredState::Absent, ImagePhase::InUse) => ImageState::InUse,
+            _ => ImageState::InProgress,
+        }
+    }
+}
+
+/// An image that failed, or whose attempts fail so far.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FailedImage {
     pub(super) image: ImageRef,
@@ -44,39 +85,50 @@ pub(super) struct FailedImage {
     pub(super) message: String,
 }
 
-/// Where one written image stands.
+/// How long a node may go without a report.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReportLimits {
+    /// Until the first report on an assignment.
+    pub(super) answer_grace: Duration,
+    /// Beyond the longest deadline of the work in progress.
+    pub(super) report_grace: Duration,
+    /// Deadline of a removal.
+    pub(super) removal: Duration,
+}
+
+/// How far an assigned image is, by the reports that cover it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Not where it is to be yet, or not reported.
-    Unsettled,
+pub(super) enum ImageState {
+    /// Not finished, or not reported.
+    InProgress,
     Cached,
     Failed,
     Removed,
-    /// To be removed, but in use.
-    Kept,
+    /// Should be removed but is in use.
+    InUse,
 }
 
 #[derive(Debug)]
 pub(super) struct NodeState {
     pub(super) facts: Option<NodeFacts>,
-    pub(super) wanted: Wanted,
-    /// By image.
+    pub(super) desired: DesiredImages,
+    /// The assignment as last written or recorded, sorted by image.
     pub(super) pairs: Vec<Pair>,
-    /// Of the last write, or of what was found recorded.
+    /// Generation of the last acknowledged write or of the record.
     pub(super) generation: u64,
     pub(super) ticket: u64,
-    /// The ticket of the last write that was answered.
-    pub(super) answered: u64,
-    /// Whether it has to be written again, although it looks written.
-    outdated: bool,
-    observed: u64,
-    /// By image, also of what is not written any more.
-    reported: Vec<(ImageRef, Said)>,
+    acked_ticket: u64,
+    /// Whether the assignment must be written even if it looks unchanged.
+    invalidated: bool,
+    pub(super) observed_generation: u64,
+    /// Sorted by image. Includes images that are no longer assigned.
+    reported: Vec<(ImageRef, ObservedImage)>,
     pub(super) failed: Vec<FailedImage>,
-    pub(super) silent: bool,
-    /// When it last said something, or was last given a reason to.
-    pub(super) heard_at: Timestamp,
-    pub(super) silence_at: Option<Timestamp>,
+    pub(super) unresponsive: bool,
+    /// The last report, or the last event that asks for one.
+    pub(super) last_active_at: Timestamp,
+    /// When the node counts as unresponsive unless it reports.
+    pub(super) report_due_at: Option<Timestamp>,
     pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
     /// Whether it holds one of the cluster's slots.
     pub(super) active: bool,
@@ -86,18 +138,18 @@ impl NodeState {
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             facts: None,
-            wanted: Arc::from([]),
+            desired: Arc::from([]),
             pairs: Vec::new(),
             generation: 0,
             ticket: 0,
-            answered: 0,
-            outdated: false,
-            observed: 0,
+            acked_ticket: 0,
+            invalidated: false,
+            observed_generation: 0,
             reported: Vec::new(),
             failed: Vec::new(),
-            silent: false,
-            heard_at: now,
-            silence_at: None,
+            unresponsive: false,
+            last_active_at: now,
+            report_due_at: None,
             tallies: Vec::new(),
             active: false,
         }
@@ -108,9 +160,11 @@ impl NodeState {
         self.facts.as_ref().is_some_and(|facts| facts.os == "linux")
     }
 
-    /// Whether it can act now.
+    /// Whether it can pull and remove images now.
     pub(super) fn is_reachable(&self) -> bool {
-        self.is_suitable() && !self.silent && self.facts.as_ref().is_some_and(|facts| facts.ready)
+        self.is_suitable()
+            && !self.unresponsive
+            && self.facts.as_ref().is_some_and(|facts| facts.ready)
     }
 
     pub(super) fn pair(&self, image: &ImageRef) -> Option<&Pair> {
@@ -118,103 +172,96 @@ impl NodeState {
         self.pairs.get(at.ok()?)
     }
 
-    pub(super) fn standing(&self, pair: &Pair) -> Standing {
-        if self.observed < pair.since {
-            return Standing::Unsettled;
-        }
-        let Some(said) = pair.said else {
-            return Standing::Unsettled;
-        };
-        let fresh = said.revision >= pair.entry.revision;
-        match (pair.entry.state, said.phase) {
-            (_, ImagePhase::Failed) => Standing::Failed,
-            (DesiredState::Present, ImagePhase::Cached) if fresh => Standing::Cached,
-            (DesiredState::Absent, ImagePhase::Removed) => Standing::Removed,
-            (DesiredState::Absent, ImagePhase::InUse) => Standing::Kept,
-            _ => Standing::Unsettled,
-        }
+    pub(super) fn image_state(&self, pair: &Pair) -> ImageState {
+        let observed = pair.observed.filter(|_| self.is_covered(pair));
+        observed.map_or(ImageState::InProgress, |seen| seen.state(&pair.entry))
     }
 
-    /// Whether attempts at it fail, and another follows within the round.
+    /// Whether the last report answers an assignment that contained this entry.
+    pub(super) fn is_covered(&self, pair: &Pair) -> bool {
+        pair.covered_from.is_reached(self.observed_generation)
+    }
+
+    /// The state of the image in the last report, if that covers the entry.
+    pub(super) fn observed(&self, pair: &Pair) -> Option<ObservedImage> {
+        pair.observed.filter(|_| self.is_covered(pair))
+    }
+
+    /// Whether attempts fail and more of them follow in the same round.
     pub(super) fn is_failing(&self, pair: &Pair) -> bool {
-        let said = pair.said.filter(|_| self.observed >= pair.since);
-        said.is_some_and(|said| said.failing)
+        self.observed(pair).is_some_and(|seen| seen.failing)
     }
 
-    /// Whether it holds the image as far as is known, and only has to be sure of it for that revision.
-    pub(super) fn verifies(&self, pair: &Pair, entry: &AssignedImage, revision: u64) -> bool {
-        let moves = entry.pull_policy == ImagePullPolicy::Always;
-        let held = |said: Said| said.phase == ImagePhase::Cached && said.revision < revision;
-        !moves && pair.said.is_some_and(held)
+    /// Whether the node holds the image as far as known and only has to verify it for that revision.
+    pub(super) fn is_verifying(&self, pair: &Pair, entry: &AssignedImage, revision: u64) -> bool {
+        let held =
+            |seen: ObservedImage| seen.phase == ImagePhase::Cached && seen.revision < revision;
+        entry.pull_policy != ImagePullPolicy::Always && pair.observed.is_some_and(held)
     }
 
-    /// Puts what it says of each image beside what is written: it is asked for again and again.
-    fn match_up(&mut self) {
+    /// Stores the report of each image next to its entry, because it is read often.
+    fn match_reports(&mut self) {
         let mut reported = self.reported.iter().peekable();
         for pair in &mut self.pairs {
             let image = &pair.entry.image;
-            while reported.next_if(|(said_of, _)| said_of < image).is_some() {}
-            let said = reported.next_if(|(said_of, _)| said_of == image);
-            pair.said = said.map(|(_, said)| *said);
+            while reported.next_if(|(of, _)| of < image).is_some() {}
+            let found = reported.next_if(|(of, _)| of == image);
+            pair.observed = found.map(|(_, observed)| *observed);
         }
     }
 
-    /// What it says now. `intern` gives the one copy of a reference that is kept.
-    pub(super) fn hear(
+    /// Replaces the last report. `intern` returns the shared copy of a reference.
+    pub(super) fn apply_report(
         &mut self,
         report: NodeReport,
         intern: impl Fn(&ImageRef) -> ImageRef,
         now: Timestamp,
     ) {
-        self.heard_at = now;
-        self.silent = false;
-        self.observed = report.observed_generation;
+        self.last_active_at = now;
+        self.unresponsive = false;
+        self.observed_generation = report.observed_generation;
         self.reported.clear();
         self.failed.clear();
         self.reported.reserve_exact(report.images.len());
-        for said in report.images {
-            let image = intern(&said.image);
-            let failing = is_failing(&said);
-            if failing || said.phase == ImagePhase::Failed {
+        for report in report.images {
+            let image = intern(&report.image);
+            let observed = ObservedImage::new(&report);
+            if observed.failing || observed.phase == ImagePhase::Failed {
                 self.failed.push(FailedImage {
                     image: image.clone(),
-                    reason: said.reason.unwrap_or(Reason::Unknown),
-                    message: said.message.unwrap_or_default(),
+                    reason: report.reason.unwrap_or(Reason::Unknown),
+                    message: report.message.unwrap_or_default(),
                 });
             }
-            let said = Said {
-                phase: said.phase,
-                revision: said.revision.unwrap_or(0),
-                failing,
-            };
-            self.reported.push((image, said));
+            self.reported.push((image, observed));
         }
         self.reported.sort_by(|(a, _), (b, _)| a.cmp(b));
-        self.match_up();
+        self.match_reports();
     }
 
-    /// Takes what stands recorded for what was written. Only what is the same in both keeps its
-    /// standing.
+    /// Takes the recorded assignment for the written one. Entries that are equal in both keep their
+    /// coverage.
     pub(super) fn adopt(
         &mut self,
         assignment: Assignment,
         mut intern: impl FnMut(AssignedImage) -> Arc<AssignedImage>,
     ) {
-        let generation = assignment.generation;
+        let recorded = CoveredFrom::Generation(assignment.generation);
         let mut pairs: Vec<Pair> = Vec::with_capacity(assignment.images.len());
         for image in assignment.images {
             let entry = intern(image);
-            let known = self.pair(&entry.image).filter(|p| !self.renews(p, &entry));
-            let since = known
-                .map(|p| p.since)
-                .filter(|since| since & UNCONFIRMED == 0);
+            let known = self.pair(&entry.image);
+            let known = known.filter(|pair| !self.adds_work(pair, &entry));
+            let known = known.map(|pair| pair.covered_from);
             pairs.push(Pair {
-                since: since.unwrap_or(generation),
+                covered_from: known
+                    .filter(|from| matches!(from, CoveredFrom::Generation(_)))
+                    .unwrap_or(recorded),
                 entry,
-                said: None,
+                observed: None,
             });
         }
-        self.generation = generation;
+        self.generation = assignment.generation;
         self.set_pairs(pairs);
     }
 
@@ -223,22 +270,22 @@ impl NodeState {
         pairs.dedup_by(|a, b| a.entry.image == b.entry.image);
         pairs.shrink_to_fit();
         self.pairs = pairs;
-        self.match_up();
+        self.match_reports();
     }
 
-    /// Whether the node has something new to do when that entry is written over the pair.
-    pub(super) fn renews(&self, pair: &Pair, entry: &AssignedImage) -> bool {
+    /// Whether writing the entry over the pair gives the node something to do.
+    pub(super) fn adds_work(&self, pair: &Pair, entry: &AssignedImage) -> bool {
         let old = &pair.entry;
-        let mended = old.pull_secrets != entry.pull_secrets
+        let changed = old.pull_secrets != entry.pull_secrets
             || old.service_accounts != entry.service_accounts
             || old.pull_policy != entry.pull_policy
             || old.deadline != entry.deadline;
-        asks_more(pair, entry) || (mended && self.standing(pair) == Standing::Failed)
+        asks_more(pair, entry) || (changed && self.image_state(pair) == ImageState::Failed)
     }
 
-    /// Whether exactly this stands written, in whatever order.
+    /// Whether exactly these entries are written, in any order.
     pub(super) fn is_written(&self, next: &[Arc<AssignedImage>]) -> bool {
-        !self.outdated
+        !self.invalidated
             && next.len() == self.pairs.len()
             && next.iter().all(|entry| {
                 self.pair(&entry.image)
@@ -246,76 +293,90 @@ impl NodeState {
             })
     }
 
-    /// Takes a new assignment as written under a new ticket.
+    /// Takes a new assignment for written under a new ticket.
     pub(super) fn write(&mut self, next: &[Arc<AssignedImage>], now: Timestamp) -> u64 {
         self.ticket += 1;
-        self.outdated = false;
+        self.invalidated = false;
+        let unacked = CoveredFrom::Ticket(self.ticket);
         let pairs = next.iter().map(|entry| {
-            let known = self.pair(&entry.image).filter(|p| !self.renews(p, entry));
+            let known = self.pair(&entry.image);
+            let known = known.filter(|pair| !self.adds_work(pair, entry));
             Pair {
                 entry: Arc::clone(entry),
-                since: known.map_or(UNCONFIRMED | self.ticket, |p| p.since),
-                said: None,
+                covered_from: known.map_or(unacked, |pair| pair.covered_from),
+                observed: None,
             }
         });
         let pairs = pairs.collect();
         self.set_pairs(pairs);
-        self.heard_at = now;
+        self.last_active_at = now;
         self.ticket
     }
 
-    /// A write was answered: reports of that generation answer it.
-    pub(super) fn confirm(&mut self, ticket: u64, generation: u64) {
-        self.answered = self.answered.max(ticket);
+    /// The write with that ticket has succeeded: reports of that generation cover its entries.
+    pub(super) fn acknowledge(&mut self, ticket: u64, generation: u64) {
+        self.acked_ticket = self.acked_ticket.max(ticket);
         self.generation = generation;
         for pair in &mut self.pairs {
-            if pair.since & UNCONFIRMED != 0 && pair.since & !UNCONFIRMED <= ticket {
-                pair.since = generation;
+            if matches!(pair.covered_from, CoveredFrom::Ticket(of) if of <= ticket) {
+                pair.covered_from = CoveredFrom::Generation(generation);
             }
         }
     }
 
-    /// Whether something was assigned that it has not said a word about.
-    pub(super) fn is_unanswered(&self) -> bool {
-        !self.is_writing() && self.pairs.iter().any(|pair| self.observed < pair.since)
+    /// No result of the last write is expected.
+    pub(super) fn acknowledge_delete(&mut self) {
+        self.acked_ticket = self.ticket;
     }
 
-    /// Whether a write is not answered yet.
+    /// Whether the node has not reported on everything in its recorded assignment.
+    pub(super) fn awaits_first_report(&self) -> bool {
+        !self.is_writing() && self.pairs.iter().any(|pair| !self.is_covered(pair))
+    }
+
+    /// How long the node may go without a report. `None` if it has no work in progress.
+    pub(super) fn report_limit(&self, config: &ReportLimits) -> Option<Duration> {
+        if !self.is_reachable() {
+            return None;
+        }
+        let in_progress = |pair: &&Pair| self.image_state(pair) == ImageState::InProgress;
+        let deadline = |pair: &Pair| match pair.entry.state {
+            DesiredState::Present => pair.entry.deadline,
+            DesiredState::Absent => config.removal,
+        };
+        let in_progress = self.pairs.iter().filter(in_progress);
+        let longest = in_progress.map(deadline).max()?;
+        Some(if self.awaits_first_report() {
+            config.answer_grace
+        } else {
+            longest.saturating_add(config.report_grace)
+        })
+    }
+
+    /// Whether a write has no result yet.
     pub(super) fn is_writing(&self) -> bool {
-        self.answered < self.ticket
+        self.acked_ticket < self.ticket
     }
 
-    /// What stands written is not known any more; what was asked for is asked for again.
-    pub(super) fn unwrite(&mut self) {
-        self.answered = self.ticket;
-        self.outdated = true;
+    /// The recorded assignment is unknown: the next plan writes it again.
+    pub(super) fn invalidate(&mut self) {
+        self.acked_ticket = self.ticket;
+        self.invalidated = true;
     }
 
-    /// Forgets what was written and said: the record is gone.
-    pub(super) fn forget(&mut self) {
+    /// The record is gone, and the report with it.
+    pub(super) fn clear(&mut self) {
         self.pairs.clear();
         self.reported.clear();
         self.failed.clear();
-        self.observed = 0;
+        self.observed_generation = 0;
         self.generation = 0;
     }
 }
 
-/// Whether the entry asks for more than the pair, wherever that stands.
+/// Whether the entry asks for more than the pair, whatever the state of the image.
 pub(super) fn asks_more(pair: &Pair, entry: &AssignedImage) -> bool {
     pair.entry.state != entry.state || pair.entry.revision < entry.revision
-}
-
-/// Whether attempts at an image fail. While the next one is under way, the last has still failed: where a
-/// kubelet pulls, it may be under way for minutes.
-fn is_failing(said: &ImageReport) -> bool {
-    match said.phase {
-        ImagePhase::BackingOff => true,
-        ImagePhase::Pulling => {
-            said.attempts > 1 && said.reason.is_some_and(|reason| reason != Reason::Evicted)
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -342,30 +403,30 @@ mod tests {
 
     fn cached(node: &NodeState) -> Vec<&str> {
         let pairs = node.pairs.iter();
-        let cached = pairs.filter(|pair| node.standing(pair) == Standing::Cached);
+        let cached = pairs.filter(|pair| node.image_state(pair) == ImageState::Cached);
         cached.map(|pair| pair.entry.image.original()).collect()
     }
 
     #[test]
-    fn what_a_node_says_counts_whether_it_is_written_before_or_after() {
+    fn reports_apply_to_entries_written_before_and_after() {
         let mut node = NodeState::new(NOW);
-        let hear = |node: &mut NodeState, names: &[&str]| {
-            node.hear(mk_report(names), ImageRef::clone, NOW);
+        let report = |node: &mut NodeState, names: &[&str]| {
+            node.apply_report(mk_report(names), ImageRef::clone, NOW);
         };
         let write = |node: &mut NodeState, names: &[&str]| {
             let next: Vec<_> = names.iter().map(|name| mk_entry(name)).collect();
             let ticket = node.write(&next, NOW);
-            node.confirm(ticket, 1);
+            node.acknowledge(ticket, 1);
         };
-        // In other words, in any order, and with what nobody asked about.
-        hear(&mut node, &["d", "docker.io/library/b", "a"]);
+        // In another spelling, in any order, and with images that are not assigned.
+        report(&mut node, &["d", "docker.io/library/b", "a"]);
         write(&mut node, &["c", "b", "d"]);
         assert_eq!(cached(&node), ["b", "d"]);
         write(&mut node, &["e", "a"]);
         assert_eq!(cached(&node), ["a"]);
-        hear(&mut node, &["e", "z"]);
+        report(&mut node, &["e", "z"]);
         assert_eq!(cached(&node), ["e"]);
-        node.forget();
+        node.clear();
         write(&mut node, &["e"]);
         assert_eq!(cached(&node), [""; 0]);
     }

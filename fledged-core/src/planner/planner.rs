@@ -1,117 +1,148 @@
-//! The machine: events in, commands out.
+//! The state machine: events in, commands out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cache::CacheState;
-use super::config::PlannerConfig;
-use super::event::{ClusterCommand, ClusterEvent, WriteTarget};
-use super::fold::{Interner, ShapeKey};
-use super::node::{NodeState, Wanted};
-use crate::model::{Assignment, CacheId, NodeFacts, NodeName};
-use crate::warmer::time::after;
+use super::cache::{CacheState, Caches, ECHO_DELAY, has_share};
+use super::desired::{Desired, Interner};
+use super::event::{CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, WriteTarget};
+use super::node::{ImageState, NodeState, ReportLimits};
+use super::rollout::{self, Obstacle, Slots};
+use super::status_update::{finish_action, publish_at, status};
+use crate::model::{
+    Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, NodeFacts,
+    NodeName,
+};
+use crate::warmer::time::{after, between};
 
-/// Decides what every node should hold, and says how far every cache has got.
+/// Limits and intervals of a [`Planner`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PlannerConfig {
+    /// Values for caches that don't set them.
+    pub defaults: AssignmentDefaults,
+    /// Most nodes that pull at once in the whole cluster; a percentage is one of all nodes. Default 100:
+    /// enough to warm a thousand nodes in ten waves, few enough for a registry that limits requests by
+    /// address. A malformed value counts as the default.
+    pub max_concurrent_nodes: CountOrPercent,
+    /// How often mutable tags are pulled again; zero means never. Default 15 min, as kube-fledged's
+    /// `--image-cache-refresh-frequency`.
+    pub refresh_interval: Duration,
+    /// Largest share by which the refresh interval is lengthened at random, 0 to 1. Default 0.1, so that
+    /// caches created together don't refresh together.
+    pub refresh_jitter: f64,
+    /// How long a node may take to acknowledge an assignment before it counts as unresponsive and its
+    /// slot is given to another node. Default 30 s: agents answer within seconds, and within 20 s if
+    /// they have to reconnect to the API server. A node that comes back continues with its assignment.
+    pub answer_grace: Duration,
+    /// How much longer than the deadline of an image a node may go without a report while it has work.
+    /// Default 60 s, within which an agent restarts.
+    pub report_grace: Duration,
+    /// Shortest time between two status writes of a cache that change only counts. Default 1 s.
+    pub status_interval: Duration,
+    /// Most failures in a status. Default 20, which fit on a screen.
+    pub failures_max: usize,
+}
+
+impl Default for PlannerConfig {
+    fn default() -> Self {
+        Self {
+            defaults: AssignmentDefaults::default(),
+            max_concurrent_nodes: CountOrPercent::Count(100),
+            refresh_interval: Duration::from_secs(15 * 60),
+            refresh_jitter: 0.1,
+            answer_grace: Duration::from_secs(30),
+            report_grace: Duration::from_secs(60),
+            status_interval: Duration::from_secs(1),
+            failures_max: 20,
+        }
+    }
+}
+
+/// Decides which images every node should hold, and derives the status of every cache.
 ///
-/// Pure: no clock, no I/O, no randomness but the seed's. After [`apply`](Self::apply) and at every
-/// [`next_wakeup`](Self::next_wakeup), call [`poll`](Self::poll) and carry out what it says; many
+/// Pure: no clock, no I/O, and no randomness except from the seed. After [`apply`](Self::apply) and at
+/// every [`next_wakeup`](Self::next_wakeup), call [`poll`](Self::poll) and execute its commands. Several
 /// events may be applied before one poll.
 ///
-/// A node is planned when something about it changed, and costs its own images then; a cache that is
-/// edited costs the nodes that it matches. What must survive a restart is in the assignments (who
-/// wants an image) and in the statuses, from which a new planner goes on.
+/// Planning is incremental: a change to a node costs the images of that node, and an edit of a cache costs
+/// the nodes that it matches. All state that must survive a restart is in the assignments (which caches
+/// want an image) and in the statuses. A new planner continues from these.
 ///
-/// A slot of the rollout's budget is given to a node while fewer than the limit have unfinished
-/// pulls. One that turns NotReady or silent gives it back; if it returns with its pulls unfinished,
-/// it goes on with them at once, and the next slot is given when there are fewer than the limit
-/// again.
+/// A node takes a slot of the rollout when it is assigned a pull, and holds it until all its pulls are
+/// finished. A node that becomes NotReady or unresponsive returns its slot. If it comes back with
+/// unfinished pulls, it continues with them at once, and the next slot is given when fewer nodes than the
+/// limit are active again.
 #[derive(Debug)]
 pub struct Planner {
-    pub(super) config: PlannerConfig,
-    pub(super) rng: fastrand::Rng,
-    pub(super) synced: bool,
-    pub(super) caches: BTreeMap<Arc<CacheId>, CacheState>,
-    pub(super) nodes: BTreeMap<NodeName, NodeState>,
-    /// Nodes that exist; others are records left behind.
-    pub(super) known_nodes: usize,
-    pub(super) interner: Interner,
-    /// What nodes should hold, until a cache changes.
-    pub(super) shapes: BTreeMap<ShapeKey, Wanted>,
-    pub(super) last_revision: u64,
-    /// Nodes with unfinished pulls.
-    pub(super) active: usize,
-    /// Nodes that wait for a slot of the cluster.
-    pub(super) waiting: BTreeSet<NodeName>,
+    config: PlannerConfig,
+    rng: fastrand::Rng,
+    synced: bool,
+    caches: Caches,
+    nodes: BTreeMap<NodeName, NodeState>,
+    interner: Interner,
+    desired: Desired,
+    slots: Slots,
+    last_revision: u64,
     /// Caches whose slots may have become free.
-    pub(super) freed: BTreeSet<Arc<CacheId>>,
-    pub(super) dirty_nodes: BTreeSet<NodeName>,
-    pub(super) dirty_caches: BTreeSet<Arc<CacheId>>,
-    /// Caches that are gone, until their nodes are planned without them.
-    pub(super) gone: BTreeSet<Arc<CacheId>>,
-    /// When which status has to be what is seen of it.
-    pub(super) echoes: BTreeSet<(Timestamp, Arc<CacheId>)>,
-    /// When which node is taken for silent.
-    pub(super) silences: BTreeSet<(Timestamp, NodeName)>,
-    pub(super) queue: Vec<ClusterCommand>,
+    freed: BTreeSet<Arc<CacheId>>,
+    dirty_nodes: BTreeSet<NodeName>,
+    dirty_caches: BTreeSet<Arc<CacheId>>,
+    /// Deleted caches, until their nodes are planned without them.
+    gone: BTreeSet<Arc<CacheId>>,
+    /// When to compare the recorded status of a cache with the published one.
+    status_checks: BTreeSet<(Timestamp, Arc<CacheId>)>,
+    /// When nodes count as unresponsive unless they report.
+    report_deadlines: BTreeSet<(Timestamp, NodeName)>,
+    queue: Vec<ClusterCommand>,
 }
 
 impl Planner {
-    /// A planner that knows nothing yet. The same seed and the same events give the same commands.
+    /// A planner without state. The same seed and the same events give the same commands.
     #[must_use]
     pub fn new(config: PlannerConfig, seed: u64) -> Self {
         Self {
+            slots: Slots::new(config.max_concurrent_nodes.clone()),
             config,
             rng: fastrand::Rng::with_seed(seed),
             synced: false,
             caches: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            known_nodes: 0,
             interner: Interner::default(),
-            shapes: BTreeMap::new(),
+            desired: Desired::default(),
             last_revision: 0,
-            active: 0,
-            waiting: BTreeSet::new(),
             freed: BTreeSet::new(),
             dirty_nodes: BTreeSet::new(),
             dirty_caches: BTreeSet::new(),
             gone: BTreeSet::new(),
-            echoes: BTreeSet::new(),
-            silences: BTreeSet::new(),
+            status_checks: BTreeSet::new(),
+            report_deadlines: BTreeSet::new(),
             queue: Vec::new(),
         }
     }
 
-    /// Takes note of something that happened at `now`.
+    /// Applies a change that happened at `now`.
     pub fn apply(&mut self, event: ClusterEvent, now: Timestamp) {
         match event {
             ClusterEvent::Synced => self.sync(now),
             ClusterEvent::CacheApplied(facts) => self.cache_applied(*facts, now),
             ClusterEvent::CacheGone(id) => self.cache_gone(&id),
             ClusterEvent::NodeApplied(facts) => self.node_applied(facts, now),
-            ClusterEvent::NodeGone(name) => {
-                if let Some(node) = self.nodes.get_mut(&name)
-                    && node.facts.take().is_some()
-                {
-                    self.known_nodes = self.known_nodes.saturating_sub(1);
-                    // Another machine of that name may be there before anybody looks: nothing that was
-                    // written is known to have reached it.
-                    node.unwrite();
-                    self.dirty_nodes.insert(name);
-                }
-            }
+            ClusterEvent::NodeGone(name) => self.node_gone(name),
             ClusterEvent::AssignmentRecorded { node, assignment } => {
                 self.assignment_recorded(node, assignment, now);
             }
             ClusterEvent::AssignmentGone(name) => {
                 if let Some(node) = self.nodes.get_mut(&name) {
                     if node.is_writing() {
-                        // Perhaps it went after that write: it is written again to be sure.
-                        node.unwrite();
+                        // The record may have been deleted after that write.
+                        node.invalidate();
                     }
-                    // A later record counts its generations anew.
-                    node.forget();
+                    // A later record counts its generations from the start.
+                    node.clear();
                     self.dirty_nodes.insert(name);
                 }
             }
@@ -119,13 +150,13 @@ impl Planner {
                 let node = self.nodes.entry(name.clone());
                 let node = node.or_insert_with(|| NodeState::new(now));
                 let interner = &self.interner;
-                node.hear(report, |image| interner.image(image), now);
+                node.apply_report(report, |image| interner.image(image), now);
                 self.dirty_nodes.insert(name);
             }
             ClusterEvent::AgentUnresponsive(name) => {
                 if let Some(node) = self.nodes.get_mut(&name)
                     && !node.pairs.is_empty()
-                    && !std::mem::replace(&mut node.silent, true)
+                    && !std::mem::replace(&mut node.unresponsive, true)
                 {
                     self.dirty_nodes.insert(name);
                 }
@@ -136,8 +167,8 @@ impl Planner {
                 generation,
             } => {
                 if let Some(node) = self.nodes.get_mut(&name) {
-                    node.confirm(ticket, generation);
-                    node.heard_at = now;
+                    node.acknowledge(ticket, generation);
+                    node.last_active_at = now;
                     self.dirty_nodes.insert(name);
                 }
             }
@@ -145,28 +176,24 @@ impl Planner {
                 if let Some(node) = self.nodes.get_mut(&name)
                     && node.ticket == ticket
                 {
-                    node.forget();
+                    node.clear();
                 }
             }
             ClusterEvent::AnnotationRemoved { cache, annotation } => {
                 if let Some(cache) = self.caches.get_mut(&cache) {
-                    cache.removed(annotation, now);
+                    cache.annotation_removed(annotation, now);
                 }
             }
             ClusterEvent::Conflicted(WriteTarget::Assignment(name)) => {
                 if let Some(node) = self.nodes.get_mut(&name) {
-                    // What stands there now is not known: it is written anew, whatever it is.
-                    node.unwrite();
+                    node.invalidate();
                     self.dirty_nodes.insert(name);
                 }
             }
             ClusterEvent::Conflicted(WriteTarget::Cache(id)) => {
-                if let Some((id, _)) = self.caches.get_key_value(&id) {
-                    let id = Arc::clone(id);
-                    if let Some(cache) = self.caches.get_mut(&id) {
-                        cache.ask_again();
-                    }
-                    self.dirty_caches.insert(id);
+                if let Some(cache) = self.caches.get_mut(&id) {
+                    cache.invalidate_writes();
+                    self.mark_cache(&id);
                 }
             }
         }
@@ -177,7 +204,7 @@ impl Planner {
             return;
         }
         for node in self.nodes.values_mut() {
-            node.heard_at = now;
+            node.last_active_at = now;
         }
         self.dirty_nodes.extend(self.nodes.keys().cloned());
         self.dirty_caches.extend(self.caches.keys().cloned());
@@ -193,20 +220,31 @@ impl Planner {
         }
         let was_ready = node.facts.as_ref().is_some_and(|facts| facts.ready);
         if facts.ready && !was_ready {
-            // It gets another chance to say something.
-            node.silent = false;
-            node.heard_at = now;
+            // The time within which it must report starts again.
+            node.unresponsive = false;
+            node.last_active_at = now;
         }
         if node.facts.replace(facts).is_none() {
-            self.known_nodes += 1;
+            self.slots.node_added();
         }
         self.dirty_nodes.insert(name);
+    }
+
+    fn node_gone(&mut self, name: NodeName) {
+        if let Some(node) = self.nodes.get_mut(&name)
+            && node.facts.take().is_some()
+        {
+            self.slots.node_removed();
+            // Another machine may take the name before the next poll. No earlier write has reached it.
+            node.invalidate();
+            self.dirty_nodes.insert(name);
+        }
     }
 
     fn assignment_recorded(&mut self, name: NodeName, assignment: Assignment, now: Timestamp) {
         let node = self.nodes.entry(name.clone());
         let node = node.or_insert_with(|| NodeState::new(now));
-        // An echo of a write: the newest says what stands there, and an older one nothing at all.
+        // The result of the write decides, and an older echo is outdated.
         if node.is_writing() || (self.synced && assignment.generation < node.generation) {
             return;
         }
@@ -218,28 +256,97 @@ impl Planner {
         self.dirty_nodes.insert(name);
     }
 
-    /// What to do now; nothing before [`ClusterEvent::Synced`]. Calling it again without a change in
-    /// between gives nothing.
+    fn cache_applied(&mut self, facts: CacheFacts, now: Timestamp) {
+        let id = Arc::new(facts.id.clone());
+        let known = self.caches.remove(&id);
+        let first = known.is_none();
+        let mut cache = known.unwrap_or_else(|| CacheState::new(&facts, now));
+        self.last_revision = self.last_revision.max(cache.revision);
+        let returned = std::mem::take(&mut cache.gone);
+        let spec = facts.spec.clone().map(Arc::new);
+        if first || returned || cache.spec != spec {
+            self.mark_nodes(&id, &cache);
+            cache.spec = spec;
+            self.mark_nodes(&id, &cache);
+        }
+        let created = first && facts.status.is_none();
+        let next_revision = || self.next_revision(now);
+        let update = cache.update(&facts, created, next_revision, now);
+        if update.affects_nodes {
+            self.mark_nodes(&id, &cache);
+        }
+        for event in update.events {
+            self.record_event(&id, event);
+        }
+        if first {
+            cache.refresh_at = self.first_refresh(&cache, now);
+        }
+        cache.recorded = facts.status;
+        cache.reset_foreign_status(now);
+        self.dirty_caches.insert(Arc::clone(&id));
+        self.caches.insert(id, cache);
+    }
+
+    fn cache_gone(&mut self, id: &CacheId) {
+        let Some((id, mut cache)) = self.caches.remove_entry(id) else {
+            return;
+        };
+        cache.gone = true;
+        self.mark_nodes(&id, &cache);
+        self.gone.insert(Arc::clone(&id));
+        self.caches.insert(id, cache);
+    }
+
+    /// The revision of a refresh at `now`: a time that no earlier refresh has.
+    fn next_revision(&mut self, now: Timestamp) -> u64 {
+        let clock = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        self.last_revision = clock.max(self.last_revision.saturating_add(1));
+        self.last_revision
+    }
+
+    /// Plans all nodes that the cache matches or is assigned to, with its new state.
+    fn mark_nodes(&mut self, id: &CacheId, cache: &CacheState) {
+        self.desired.clear();
+        let concerned = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| cache.concerns(node, id));
+        self.dirty_nodes
+            .extend(concerned.map(|(name, _)| name.clone()));
+    }
+
+    fn mark_cache(&mut self, id: &CacheId) {
+        if let Some((id, _)) = self.caches.get_key_value(id) {
+            self.dirty_caches.insert(Arc::clone(id));
+        }
+    }
+
+    fn record_event(&mut self, id: &CacheId, event: CacheEvent) {
+        self.queue.push(ClusterCommand::RecordEvent {
+            cache: id.clone(),
+            event,
+        });
+    }
+
+    /// The commands to execute at `now`. Empty before [`ClusterEvent::Synced`], and empty if it is called
+    /// again without a change.
     pub fn poll(&mut self, now: Timestamp) -> Vec<ClusterCommand> {
         if !self.synced {
             return Vec::new();
         }
-        self.expire_silences(now);
-        self.check_echoes(now);
-        self.refresh_due(now);
+        self.expire_reports(now);
+        self.check_statuses(now);
+        self.start_due_refreshes(now);
         loop {
-            let dirty = std::mem::take(&mut self.dirty_nodes);
-            // First who holds a slot, then who gets one.
-            for name in &dirty {
-                self.look_at(name, now);
-            }
+            // First find out which nodes hold a slot, then give slots to others.
+            let dirty = self.recompute_dirty(now);
             for name in &dirty {
                 self.plan(name, now);
             }
             self.fill_slots(now);
             self.drop_gone();
-            self.tell(now);
-            // An action that has ended leaves its nodes something to drop.
+            self.publish_statuses(now);
+            // An action that ended leaves its nodes removals to drop.
             if self.dirty_nodes.is_empty() {
                 break;
             }
@@ -247,18 +354,245 @@ impl Planner {
         std::mem::take(&mut self.queue)
     }
 
-    fn expire_silences(&mut self, now: Timestamp) {
-        while let Some((at, _)) = self.silences.first()
+    /// When to call [`poll`](Self::poll) next if no event comes before. Right after a poll, this is in the
+    /// future.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        if !self.synced {
+            return None;
+        }
+        let report = self.report_deadlines.first().map(|(at, _)| *at);
+        let status_check = self.status_checks.first().map(|(at, _)| *at);
+        let refreshes = self.caches.values().filter_map(|cache| cache.refresh_at);
+        let statuses = self.dirty_caches.iter().filter_map(|id| {
+            let published_at = self.caches.get(id)?.published_at?;
+            Some(after(published_at, self.config.status_interval))
+        });
+        let fixed = report.into_iter().chain(status_check);
+        fixed.chain(refreshes).chain(statuses).min()
+    }
+
+    fn expire_reports(&mut self, now: Timestamp) {
+        while let Some((at, _)) = self.report_deadlines.first()
             && *at <= now
         {
-            let Some((_, name)) = self.silences.pop_first() else {
+            let Some((_, name)) = self.report_deadlines.pop_first() else {
                 return;
             };
             if let Some(node) = self.nodes.get_mut(&name) {
-                node.silence_at = None;
-                node.silent = true;
+                node.report_due_at = None;
+                node.unresponsive = true;
                 self.dirty_nodes.insert(name);
             }
+        }
+    }
+
+    /// Compares recorded statuses with the published ones, some time after they were written.
+    fn check_statuses(&mut self, now: Timestamp) {
+        while let Some((at, _)) = self.status_checks.first()
+            && *at <= now
+        {
+            let Some((_, id)) = self.status_checks.pop_first() else {
+                return;
+            };
+            let cache = self.caches.get_mut(&id);
+            if cache.is_some_and(|cache| cache.reset_foreign_status(now)) {
+                self.dirty_caches.insert(id);
+            }
+        }
+    }
+
+    /// Refreshes caches whose interval has passed. A cache with an action in progress waits for the next.
+    fn start_due_refreshes(&mut self, now: Timestamp) {
+        let due = |cache: &CacheState| cache.refresh_at.is_some_and(|at| at <= now);
+        let due = self.caches.iter().filter(|(_, cache)| due(cache));
+        let due: Vec<_> = due.map(|(id, _)| Arc::clone(id)).collect();
+        for id in due {
+            let Some(mut cache) = self.caches.remove(&id) else {
+                continue;
+            };
+            let idle = cache.action.completed.is_some();
+            if idle && cache.has_mutable_tags(self.config.defaults.pull_policy) {
+                let event = cache.begin_refresh(self.next_revision(now), now);
+                self.mark_nodes(&id, &cache);
+                self.record_event(&id, event);
+                self.dirty_caches.insert(Arc::clone(&id));
+            }
+            cache.refresh_at = self.next_refresh(now);
+            self.caches.insert(id, cache);
+        }
+    }
+
+    fn next_refresh(&mut self, from: Timestamp) -> Option<Timestamp> {
+        let interval = self.config.refresh_interval;
+        if interval.is_zero() {
+            return None;
+        }
+        let share = self.config.refresh_jitter.clamp(0.0, 1.0) * self.rng.f64();
+        Some(after(
+            from,
+            interval.saturating_add(interval.mul_f64(share)),
+        ))
+    }
+
+    /// Counts from the last action, so that a restart neither skips nor repeats a refresh.
+    fn first_refresh(&mut self, cache: &CacheState, now: Timestamp) -> Option<Timestamp> {
+        let interval = self.config.refresh_interval;
+        let passed = between(cache.action.started, now).min(interval);
+        let at = self.next_refresh(now)?;
+        Some(at.checked_sub(passed).unwrap_or(at))
+    }
+
+    /// Recomputes desired images and totals of all changed nodes, and returns these.
+    fn recompute_dirty(&mut self, now: Timestamp) -> BTreeSet<NodeName> {
+        let dirty = std::mem::take(&mut self.dirty_nodes);
+        for name in &dirty {
+            let Some(mut node) = self.nodes.remove(name) else {
+                continue;
+            };
+            node.desired = self.desired.images(
+                &node,
+                &self.caches,
+                self.config.defaults,
+                &mut self.interner,
+            );
+            self.update_totals(name, &mut node, now);
+            self.nodes.insert(name.clone(), node);
+        }
+        dirty
+    }
+
+    /// Writes the next assignment of a node if it differs from the written one.
+    fn plan(&mut self, name: &NodeName, now: Timestamp) {
+        let Some(mut node) = self.nodes.remove(name) else {
+            return;
+        };
+        let mut next = Vec::new();
+        if node.is_suitable() {
+            let obstacles;
+            (next, obstacles) =
+                rollout::next_assignment(&node, &self.caches, &self.slots, &mut self.interner);
+            for obstacle in obstacles {
+                self.wait_for(obstacle, name);
+            }
+        }
+        if !node.is_written(&next) {
+            let ticket = node.write(&next, now);
+            let node_name = name.clone();
+            let command = if next.is_empty() {
+                // Nothing is left to report. The report stays until the record is deleted: if it is
+                // written again before, the node does not report again.
+                node.unresponsive = false;
+                node.acknowledge_delete();
+                ClusterCommand::DeleteAssignment {
+                    node: node_name,
+                    ticket,
+                }
+            } else {
+                ClusterCommand::WriteAssignment {
+                    node: node_name,
+                    ticket,
+                    images: next.iter().map(|entry| (**entry).clone()).collect(),
+                }
+            };
+            self.queue.push(command);
+            self.update_totals(name, &mut node, now);
+        }
+        if node.facts.is_some() || !node.pairs.is_empty() {
+            self.nodes.insert(name.clone(), node);
+        }
+    }
+
+    /// Queues a node for what prevents one of its pulls.
+    fn wait_for(&mut self, obstacle: Obstacle, node: &NodeName) {
+        match obstacle {
+            Obstacle::NodeUnreachable => {}
+            Obstacle::ClusterLimit => self.slots.wait(node.clone()),
+            Obstacle::CacheLimit(id) => {
+                if let Some(cache) = self.caches.get_mut(&id) {
+                    cache.waiting.insert(node.clone());
+                }
+            }
+        }
+    }
+
+    /// Gives free slots to waiting nodes, in the order of their names.
+    fn fill_slots(&mut self, now: Timestamp) {
+        loop {
+            while let Some(id) = self.freed.pop_first() {
+                while let Some(name) = self.caches.get_mut(&id).and_then(CacheState::pop_waiting) {
+                    self.plan(&name, now);
+                }
+            }
+            let Some(name) = self.slots.pop_waiting() else {
+                return;
+            };
+            self.plan(&name, now);
+        }
+    }
+
+    /// Counts the node's images again, and updates the totals that it is part of.
+    fn update_totals(&mut self, name: &NodeName, node: &mut NodeState, now: Timestamp) {
+        let tallies = rollout::tallies(node, &self.caches);
+        // An image that is not desired any more is pulled until that is written.
+        let active = node.is_reachable()
+            && node.pairs.iter().any(|pair| {
+                pair.entry.state == DesiredState::Present
+                    && node.image_state(pair) == ImageState::InProgress
+            });
+        self.slots.set_active(node.active, active);
+        node.active = active;
+        self.update_report_deadline(name, node, now);
+        let old = std::mem::replace(&mut node.tallies, tallies);
+        let failing = !node.failed.is_empty();
+        for (id, share) in &old {
+            let unchanged = node.tallies.iter().any(|(k, t)| k == id && t == share);
+            if !unchanged || failing {
+                self.dirty_caches.insert(Arc::clone(id));
+            }
+            let Some(cache) = self.caches.get_mut(id) else {
+                continue;
+            };
+            cache.totals.subtract(*share);
+            cache.failing.remove(name);
+            if share.in_progress > 0 {
+                self.freed.insert(Arc::clone(id));
+            }
+        }
+        for (id, share) in &node.tallies {
+            if !has_share(&old, id) {
+                self.dirty_caches.insert(Arc::clone(id));
+                // A percentage of more nodes is a greater limit.
+                self.freed.insert(Arc::clone(id));
+            }
+            let Some(cache) = self.caches.get_mut(id) else {
+                continue;
+            };
+            cache.totals.add(*share);
+            if share.failed + share.removal_failed + share.failing > 0 {
+                cache.failing.insert(name.clone());
+            }
+        }
+    }
+
+    /// A node with work in progress must report within a time limit.
+    fn update_report_deadline(&mut self, name: &NodeName, node: &mut NodeState, now: Timestamp) {
+        let config = &self.config;
+        let limits = ReportLimits {
+            answer_grace: config.answer_grace,
+            report_grace: config.report_grace,
+            removal: config.defaults.deadline,
+        };
+        let limit = node.report_limit(&limits);
+        let due_at = limit.map(|limit| after(node.last_active_at, limit).max(now));
+        if due_at != node.report_due_at {
+            if let Some(old) = node.report_due_at {
+                self.report_deadlines.remove(&(old, name.clone()));
+            }
+            if let Some(at) = due_at {
+                self.report_deadlines.insert((at, name.clone()));
+            }
+            node.report_due_at = due_at;
         }
     }
 
@@ -273,25 +607,58 @@ impl Planner {
                 self.dirty_caches.remove(&id);
             }
         }
-        self.shapes.clear();
+        self.desired.clear();
         self.interner.sweep();
     }
 
-    /// When [`poll`](Self::poll) is next to be called if nothing happens before. Right after a
-    /// poll it lies in the future.
-    #[must_use]
-    pub fn next_wakeup(&self) -> Option<Timestamp> {
-        if !self.synced {
-            return None;
+    /// Publishes the status of every changed cache, and settles its finalizer and annotations.
+    fn publish_statuses(&mut self, now: Timestamp) {
+        for id in std::mem::take(&mut self.dirty_caches) {
+            let Some(cache) = self.caches.get_mut(&id) else {
+                continue;
+            };
+            if let Some(finished) = finish_action(cache, now) {
+                if finished.drops_removals {
+                    let nodes = self.nodes.iter();
+                    let nodes = nodes.filter(|(_, node)| has_share(&node.tallies, &id));
+                    self.dirty_nodes.extend(nodes.map(|(name, _)| name.clone()));
+                }
+                self.queue.push(ClusterCommand::RecordEvent {
+                    cache: (*id).clone(),
+                    event: finished.event,
+                });
+            }
+            let status = status(&id, cache, &self.nodes, self.config.failures_max, now);
+            if cache.published.as_ref() != Some(&status) {
+                let at = publish_at(cache, &status, self.config.status_interval);
+                if at.is_none_or(|at| at <= now) {
+                    cache.published = Some(status.clone());
+                    cache.published_at = Some(now);
+                    self.status_checks
+                        .insert((after(now, ECHO_DELAY), Arc::clone(&id)));
+                    self.queue.push(ClusterCommand::WriteStatus {
+                        cache: (*id).clone(),
+                        status: Box::new(status),
+                    });
+                } else {
+                    self.dirty_caches.insert(Arc::clone(&id));
+                }
+            }
+            if cache.gone {
+                continue;
+            }
+            if let Some(present) = cache.take_finalizer_change() {
+                self.queue.push(ClusterCommand::SetFinalizer {
+                    cache: (*id).clone(),
+                    present,
+                });
+            }
+            for annotation in cache.take_completed_requests() {
+                self.queue.push(ClusterCommand::RemoveAnnotation {
+                    cache: (*id).clone(),
+                    annotation,
+                });
+            }
         }
-        let silence = self.silences.first().map(|(at, _)| *at);
-        let refreshes = self.caches.values().filter_map(|cache| cache.refresh_at);
-        let statuses = self.dirty_caches.iter().filter_map(|id| {
-            let told_at = self.caches.get(id)?.told_at?;
-            Some(after(told_at, self.config.status_interval))
-        });
-        let echo = self.echoes.first().map(|(at, _)| *at);
-        let fixed = silence.into_iter().chain(echo);
-        fixed.chain(refreshes).chain(statuses).min()
     }
 }

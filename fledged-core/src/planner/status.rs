@@ -1,4 +1,5 @@
-//! What is told of a cache. The words are kube-fledged's, so that its readers go on reading.
+//! The status of a cache. Its words are those of kube-fledged, so that programs that read them keep
+//! working.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,23 +10,23 @@ use serde::{Deserialize, Serialize};
 use crate::error::Reason;
 use crate::model::NodeName;
 
-/// How the last action on a cache stands (`status.status`).
+/// The state of the last action on a cache (`status.status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum ActionStatus {
-    /// Under way.
+    /// In progress.
     Processing,
-    /// Every image is where it can be.
+    /// Every image is on every reachable node.
     Succeeded,
-    /// At least one image is not, or the spec is invalid.
+    /// At least one image failed, or the spec is invalid.
     Failed,
-    /// Nothing can be said: no node that is meant can be reached.
+    /// The result is unknown, because no selected node is reachable.
     Unknown,
-    /// Written by kube-fledged when its controller restarted. Read, never written: a restart
-    /// interrupts nothing here.
+    /// Written by kube-fledged when its controller restarted. Read but never written, because a restart
+    /// interrupts nothing.
     Aborted,
-    /// No node matches, there was nothing to do.
+    /// No node matches, so there was nothing to do.
     NoImagesPulledOrDeleted,
 }
 
@@ -50,7 +51,7 @@ impl fmt::Display for ActionStatus {
     }
 }
 
-/// Which action that is (`status.reason`, and the reason of its events).
+/// The last action on a cache (`status.reason`, and the reason of its events).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -65,7 +66,7 @@ pub enum ActionReason {
     ImageCachePurge,
     /// It is being deleted.
     ImageCacheDelete,
-    /// Its spec is invalid; what the last valid one asked for is left as it is.
+    /// Its spec is invalid. Images of the last valid spec stay.
     CacheSpecValidationFailed,
 }
 
@@ -90,25 +91,25 @@ impl fmt::Display for ActionReason {
     }
 }
 
-/// Numbers of (image, node) pairs of one cache.
+/// Numbers of (image, node) pairs of a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PairCounts {
-    /// All that are wanted. The sum of the other four.
+    /// All desired pairs: the sum of the other four.
     pub desired: u64,
     /// Present.
     pub cached: u64,
-    /// Being pulled, or waiting for it.
+    /// Being pulled or waiting to be pulled.
     pub pulling: u64,
-    /// Failed for this round.
+    /// Failed in the last round of attempts.
     pub failed: u64,
-    /// On nodes that are not Ready, not Linux, or say nothing.
+    /// On nodes that are NotReady, non-Linux or unresponsive.
     pub unreachable: u64,
 }
 
 impl PairCounts {
-    /// These pairs, and their sum.
+    /// Counts with these parts.
     #[must_use]
     pub fn new(cached: u64, pulling: u64, failed: u64, unreachable: u64) -> Self {
         Self {
@@ -127,14 +128,14 @@ impl PairCounts {
 pub struct NodeFailure {
     /// The node.
     pub node: NodeName,
-    /// Why, in one word.
+    /// Why, as a word.
     pub reason: Reason,
     /// The runtime's own text.
     pub message: String,
 }
 
 impl NodeFailure {
-    /// An image that failed on that node.
+    /// A failure on that node.
     pub fn new(node: NodeName, reason: Reason, message: impl Into<String>) -> Self {
         Self {
             node,
@@ -144,15 +145,15 @@ impl NodeFailure {
     }
 }
 
-/// Which aspect of a cache a condition is about.
+/// The type of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ConditionKind {
-    /// Every wanted image is on every node that can be reached.
+    /// Every desired image is on every reachable node.
     Ready,
     /// Something is being pulled or removed.
     Progressing,
-    /// Something failed, can't be reached, or is invalid.
+    /// Something failed, is unreachable or invalid.
     Degraded,
 }
 
@@ -174,15 +175,15 @@ impl fmt::Display for ConditionKind {
     }
 }
 
-/// One condition (`metav1.Condition`, whose generation is the status's own).
+/// A condition (`metav1.Condition`). Its observed generation is that of the status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Condition {
-    /// Which.
+    /// Its type.
     pub kind: ConditionKind,
     /// Whether it holds.
     pub status: bool,
-    /// Why, in one CamelCase word.
+    /// Why, as a CamelCase word.
     pub reason: String,
     /// A sentence.
     pub message: String,
@@ -191,7 +192,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// A condition that holds, or does not, since then.
+    /// A condition with that status since that time.
     pub fn new(
         kind: ConditionKind,
         status: bool,
@@ -209,43 +210,42 @@ impl Condition {
     }
 }
 
-/// Everything that is recorded of a cache, for people and for the next planner.
+/// The recorded status of a cache, for users and for the next planner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStatus {
-    /// The generation of the spec that this is about.
+    /// The generation of the spec that the status refers to.
     pub observed_generation: u64,
-    /// How the action stands.
+    /// State of the action.
     pub status: ActionStatus,
-    /// Which action.
+    /// The action.
     pub reason: ActionReason,
     /// A sentence with the counts.
     pub message: String,
-    /// A sample of failures, by image as it was written.
+    /// The first failures, by image as spelled in the spec.
     pub failures: BTreeMap<String, Vec<NodeFailure>>,
-    /// How many failures there are altogether: of rounds that are over, and of attempts within one.
+    /// Number of all failures: of finished rounds, and of attempts in a round that continues.
     pub failures_total: u64,
     /// The counts.
     pub counts: PairCounts,
     /// `Ready`, `Progressing`, `Degraded`, in this order.
     pub conditions: Vec<Condition>,
-    /// When the action began.
+    /// When the action started.
     pub start_time: Timestamp,
     /// When it ended.
     pub completion_time: Option<Timestamp>,
-    /// Milliseconds since the epoch of the last refresh, zero before the first: the revision asked
-    /// of nodes for images that move.
+    /// Time of the last refresh in milliseconds since the epoch, zero before the first. This is the
+    /// revision that nodes are asked for where an image is pulled again: mutable tags and `Always`.
     pub refresh_revision: u64,
-    /// The same of the last refresh on demand: the revision asked of nodes for images that do not move,
-    /// of which they make sure for it.
+    /// Time of the last refresh on demand, in the same unit. This is the revision of all other images,
+    /// which nodes verify for it.
     pub verify_revision: u64,
-    /// Whether it is purged: it wants nothing until a refresh or an edit.
+    /// Whether it is purged: no images are desired until a refresh or an edit.
     pub purged: bool,
 }
 
 impl CacheStatus {
-    /// The status of an action that began then: nothing counted, nothing told. What else there is to
-    /// record is set field by field.
+    /// The status of an action that started at that time, without message, counts and conditions.
     #[must_use]
     pub fn new(
         observed_generation: u64,
@@ -278,8 +278,8 @@ impl CacheStatus {
             .find(|condition| condition.kind == kind)
     }
 
-    /// Whether it says the same, as far as it can be recorded: in whole seconds.
-    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+    /// Whether both are equal as recorded, that is in whole seconds.
+    pub(super) fn is_equivalent(&self, other: &Self) -> bool {
         self.in_seconds() == other.in_seconds()
     }
 

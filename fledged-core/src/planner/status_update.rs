@@ -1,190 +1,146 @@
-//! What is told of a cache, and when.
+//! The status of a cache: when its action ends, what is published, and when.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cache::{CacheState, has};
-use super::event::{CacheEvent, ClusterCommand};
-use super::planner::Planner;
-use super::requests::{ECHO, in_words};
+use super::cache::{CacheState, in_words};
+use super::event::CacheEvent;
+use super::node::NodeState;
 use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
-use crate::model::{CacheId, DesiredState};
+use crate::model::{AssignedImage, CacheId, DesiredState, NodeName};
 use crate::warmer::time::after;
 
 /// Longest text of an invalid spec in a status, in characters: thousands of fields may be invalid.
 const MESSAGE_MAX: usize = 1_000;
 
-impl Planner {
-    /// Tells of every cache about which something changed.
-    pub(super) fn tell(&mut self, now: Timestamp) {
-        for id in std::mem::take(&mut self.dirty_caches) {
-            self.finish(&id, now);
-            let Some(cache) = self.caches.get(&id) else {
-                continue;
-            };
-            let status = self.status(&id, cache, now);
-            let told = cache.told.as_ref();
-            if told != Some(&status) {
-                let turned = told.is_none_or(|told| {
-                    told.status != status.status
-                        || told.reason != status.reason
-                        || told.start_time != status.start_time
-                });
-                let due = |at| after(at, self.config.status_interval) <= now;
-                if turned || cache.told_at.is_none_or(due) {
-                    self.write_status(&id, status, now);
-                } else {
-                    self.dirty_caches.insert(Arc::clone(&id));
-                }
-            }
-            self.settle_object(&id);
-        }
-    }
+/// The result of an action that ended, or changed after it had ended.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) event: CacheEvent,
+    /// Whether it ended just now and its nodes have removals to drop.
+    pub(super) drops_removals: bool,
+}
 
-    /// What is seen of a status a while after it was written has to be what was written: a write of
-    /// another planner's may have come later, or somebody has edited it.
-    pub(super) fn check_echoes(&mut self, now: Timestamp) {
-        while let Some((at, _)) = self.echoes.first()
-            && *at <= now
-        {
-            let Some((_, id)) = self.echoes.pop_first() else {
-                return;
-            };
-            self.check_echo(&id, now);
-        }
+/// Ends the action if nothing is left to do, and updates the result of one that ended before.
+pub(super) fn finish_action(cache: &mut CacheState, now: Timestamp) -> Option<Finished> {
+    let sum = cache.totals.sum;
+    let invalid = cache.action.reason == ActionReason::CacheSpecValidationFailed;
+    if sum.pulling + sum.verifying + sum.removing > 0 || invalid {
+        return None;
     }
-
-    /// Has the status written anew if it is not what was told, unless that was told just now.
-    pub(super) fn check_echo(&mut self, id: &Arc<CacheId>, now: Timestamp) {
-        let Some(cache) = self.caches.get_mut(id) else {
-            return;
-        };
-        let told_lately = cache.told_at.is_some_and(|at| now < after(at, ECHO));
-        let same = match (&cache.told, &cache.recorded) {
-            (Some(told), Some(recorded)) => told.says_the_same(recorded),
-            (told, recorded) => told.is_none() && recorded.is_none(),
-        };
-        if !told_lately && !same {
-            cache.told.clone_from(&cache.recorded);
-            self.dirty_caches.insert(Arc::clone(id));
-        }
+    let status = result(cache);
+    let ends = cache.action.completed.is_none();
+    if !ends && status == cache.action.status {
+        return None;
     }
+    cache.action.status = status;
+    cache.action.completed.get_or_insert(now);
+    let reason = cache.action.reason;
+    Some(Finished {
+        event: CacheEvent {
+            warning: matches!(status, ActionStatus::Failed | ActionStatus::Unknown),
+            reason,
+            message: format!("{}: {}", in_words(reason), message(cache)),
+        },
+        drops_removals: ends && cache.removed_spec().is_some(),
+    })
+}
 
-    fn write_status(&mut self, id: &Arc<CacheId>, status: CacheStatus, now: Timestamp) {
-        if let Some(cache) = self.caches.get_mut(id) {
-            cache.told = Some(status.clone());
-            cache.told_at = Some(now);
-        }
-        self.echoes.insert((after(now, ECHO), Arc::clone(id)));
-        self.queue.push(ClusterCommand::WriteStatus {
-            cache: (**id).clone(),
-            status: Box::new(status),
-        });
-    }
+/// When a status that differs from the published one may be published: at once if its words change,
+/// else once in every interval.
+pub(super) fn publish_at(
+    cache: &CacheState,
+    status: &CacheStatus,
+    interval: Duration,
+) -> Option<Timestamp> {
+    let published = cache.published.as_ref()?;
+    let same_action = published.status == status.status
+        && published.reason == status.reason
+        && published.start_time == status.start_time;
+    let published_at = cache.published_at.filter(|_| same_action)?;
+    Some(after(published_at, interval))
+}
 
-    /// Ends the action when nothing is left to wait for, and judges anew what ended before.
-    fn finish(&mut self, id: &CacheId, now: Timestamp) {
-        let Some(cache) = self.caches.get_mut(id) else {
-            return;
-        };
-        let sum = cache.totals.sum;
-        let invalid = cache.action.reason == ActionReason::CacheSpecValidationFailed;
-        if sum.pulling + sum.verifying + sum.removing > 0 || invalid {
-            return;
-        }
-        let status = judge(cache);
-        let ended = cache.action.completed.is_none();
-        if !ended && status == cache.action.status {
-            return;
-        }
-        cache.action.status = status;
-        cache.action.completed.get_or_insert(now);
-        if ended && cache.removes().is_some() {
-            let nodes = self.nodes.iter().filter(|(_, node)| has(&node.tallies, id));
-            self.dirty_nodes.extend(nodes.map(|(name, _)| name.clone()));
-        }
-        let reason = cache.action.reason;
-        let message = format!("{}: {}", in_words(reason), message(cache));
-        self.queue.push(ClusterCommand::RecordEvent {
-            cache: id.clone(),
-            event: CacheEvent {
-                warning: matches!(status, ActionStatus::Failed | ActionStatus::Unknown),
-                reason,
-                message,
-            },
-        });
-    }
-
-    fn status(&self, id: &CacheId, cache: &CacheState, now: Timestamp) -> CacheStatus {
-        let sum = cache.totals.sum;
-        let message = message(cache);
-        CacheStatus {
-            observed_generation: cache.generation,
-            status: cache.action.status,
-            reason: cache.action.reason,
-            failures: self.failures(id, cache),
-            failures_total: sum.failed + sum.stuck + sum.failing,
-            counts: PairCounts {
-                desired: sum.desired,
-                cached: sum.cached,
-                pulling: sum.pulling,
-                failed: sum.failed,
-                unreachable: sum.unreachable,
-            },
-            conditions: conditions(cache, &message, now),
-            message,
-            start_time: cache.action.started,
-            completion_time: cache.action.completed,
-            refresh_revision: cache.revision,
-            verify_revision: cache.verify,
-            purged: cache.purged,
-        }
-    }
-
-    /// The first failures in the order of the nodes' names.
-    fn failures(&self, id: &CacheId, cache: &CacheState) -> BTreeMap<String, Vec<NodeFailure>> {
-        let mut failures: BTreeMap<String, Vec<NodeFailure>> = BTreeMap::new();
-        let concerns = |entry: &crate::model::AssignedImage| match entry.state {
-            DesiredState::Present => entry.wanted_by.contains(id),
-            DesiredState::Absent => cache.removes().is_some_and(|spec| {
-                let mut images = spec.groups.iter().flat_map(|group| &group.images);
-                images.any(|image| *image == entry.image)
-            }),
-        };
-        let nodes = cache.failing.iter();
-        let nodes = nodes.filter_map(|name| Some((name, self.nodes.get(name)?)));
-        let all = nodes.flat_map(|(name, node)| {
-            let failed = node.failed.iter();
-            failed.filter_map(move |failed| {
-                let pair = node.pair(&failed.image)?;
-                concerns(&pair.entry).then_some((name, pair, failed))
-            })
-        });
-        for (name, pair, failed) in all.take(self.config.failures_max) {
-            let image = cache.as_written(&pair.entry.image);
-            let of_image = failures.entry(image.to_string()).or_default();
-            of_image.push(NodeFailure {
-                node: name.clone(),
-                reason: failed.reason,
-                message: failed.message.clone(),
-            });
-        }
-        failures
+/// The status to publish.
+pub(super) fn status(
+    id: &CacheId,
+    cache: &CacheState,
+    nodes: &BTreeMap<NodeName, NodeState>,
+    failures_max: usize,
+    now: Timestamp,
+) -> CacheStatus {
+    let sum = cache.totals.sum;
+    let message = message(cache);
+    CacheStatus {
+        observed_generation: cache.generation,
+        status: cache.action.status,
+        reason: cache.action.reason,
+        failures: failures(id, cache, nodes, failures_max),
+        failures_total: sum.failed + sum.removal_failed + sum.failing,
+        counts: PairCounts {
+            desired: sum.desired,
+            cached: sum.cached,
+            pulling: sum.pulling,
+            failed: sum.failed,
+            unreachable: sum.unreachable,
+        },
+        conditions: conditions(cache, &message, now),
+        message,
+        start_time: cache.action.started,
+        completion_time: cache.action.completed,
+        refresh_revision: cache.revision,
+        verify_revision: cache.verify,
+        purged: cache.purged,
     }
 }
 
-fn judge(cache: &CacheState) -> ActionStatus {
+/// The first failures by node name, grouped by image.
+fn failures(
+    id: &CacheId,
+    cache: &CacheState,
+    nodes: &BTreeMap<NodeName, NodeState>,
+    max: usize,
+) -> BTreeMap<String, Vec<NodeFailure>> {
+    let concerns = |entry: &AssignedImage| match entry.state {
+        DesiredState::Present => entry.wanted_by.contains(id),
+        DesiredState::Absent => cache.removed_spec().is_some_and(|spec| {
+            let mut images = spec.groups.iter().flat_map(|group| &group.images);
+            images.any(|image| *image == entry.image)
+        }),
+    };
+    let failing = cache.failing.iter();
+    let nodes = failing.filter_map(|name| Some((name, nodes.get(name)?)));
+    let all = nodes.flat_map(|(name, node)| {
+        node.failed.iter().filter_map(move |failed| {
+            let pair = node.pair(&failed.image)?;
+            concerns(&pair.entry).then_some((name, pair, failed))
+        })
+    });
+    let mut failures: BTreeMap<String, Vec<NodeFailure>> = BTreeMap::new();
+    for (name, pair, failed) in all.take(max) {
+        let image = cache.as_written(&pair.entry.image).to_string();
+        failures.entry(image).or_default().push(NodeFailure {
+            node: name.clone(),
+            reason: failed.reason,
+            message: failed.message.clone(),
+        });
+    }
+    failures
+}
+
+/// The result of an action with nothing left to do.
+fn result(cache: &CacheState) -> ActionStatus {
     let sum = cache.totals.sum;
-    if sum.failed + sum.stuck > 0 {
+    if sum.failed + sum.removal_failed > 0 {
         ActionStatus::Failed
     } else if cache.totals.nodes == 0 {
         ActionStatus::NoImagesPulledOrDeleted
     } else if (sum.desired > 0 && sum.desired == sum.unreachable)
-        || usize::try_from(sum.away) == Ok(cache.totals.nodes)
+        || usize::try_from(sum.unreachable_nodes) == Ok(cache.totals.nodes)
     {
         ActionStatus::Unknown
     } else {
@@ -207,29 +163,31 @@ fn message(cache: &CacheState) -> String {
     if cache.totals.nodes == 0 {
         return "no node matches".to_owned();
     }
-    let mut text = match cache.removes() {
-        Some(_) => {
-            let how = match sum.removing {
-                0 => "removed",
-                _ => "being removed",
-            };
-            let of_all = match usize::try_from(sum.away).unwrap_or(usize::MAX) {
-                0 => nodes,
-                away => format!("{} of {nodes}", cache.totals.nodes.saturating_sub(away)),
-            };
-            format!("{how} from {of_all}")
+    let mut text = if cache.removed_spec().is_some() {
+        let how = if sum.removing == 0 {
+            "removed"
+        } else {
+            "being removed"
+        };
+        let unreachable = usize::try_from(sum.unreachable_nodes).unwrap_or(usize::MAX);
+        if unreachable == 0 {
+            format!("{how} from {nodes}")
+        } else {
+            let reachable = cache.totals.nodes.saturating_sub(unreachable);
+            format!("{how} from {reachable} of {nodes}")
         }
-        None => format!("{} of {} cached on {nodes}", sum.cached, sum.desired),
+    } else {
+        format!("{} of {} cached on {nodes}", sum.cached, sum.desired)
     };
     let parts = [
         (sum.verifying, "of them to be verified"),
         (sum.pulling, "to be pulled"),
         (sum.failing, "of them failing so far"),
         (sum.removing, "to be removed"),
-        (sum.kept, "kept because they are in use or shared"),
+        (sum.in_use, "kept because they are in use or shared"),
         (sum.shared, "kept for other image caches"),
-        (sum.failed + sum.stuck, "failed"),
-        (sum.away, "can't be reached"),
+        (sum.failed + sum.removal_failed, "failed"),
+        (sum.unreachable_nodes, "can't be reached"),
         (sum.unreachable, "on nodes that can't be reached"),
     ];
     for (count, what) in parts {
@@ -245,13 +203,13 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
     let invalid = cache.action.reason == ActionReason::CacheSpecValidationFailed;
     let lacking = sum.pulling + sum.removing > 0;
     let busy = lacking || sum.verifying > 0;
-    let failed = sum.failed + sum.stuck > 0;
+    let failed = sum.failed + sum.removal_failed > 0;
     let good = matches!(
         cache.action.status,
         ActionStatus::Succeeded | ActionStatus::NoImagesPulledOrDeleted
     );
     let failing = sum.failing > 0;
-    let degraded = invalid || failed || failing || sum.unreachable + sum.away > 0;
+    let degraded = invalid || failed || failing || sum.unreachable + sum.unreachable_nodes > 0;
     let trouble = match (invalid, failed, failing) {
         (true, ..) => "InvalidSpec",
         (_, true, _) => "ImagesFailed",
@@ -281,9 +239,10 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
             if degraded { trouble } else { "AsExpected" },
         ),
     ];
-    let told = cache.told.as_ref().map_or(&[][..], |told| &told.conditions);
+    let published = cache.published.as_ref();
+    let known = published.map_or(&[][..], |published| &published.conditions);
     let conditions = states.map(|(kind, status, reason)| {
-        let known = told.iter().find(|c| c.kind == kind && c.status == status);
+        let known = known.iter().find(|c| c.kind == kind && c.status == status);
         Condition {
             kind,
             status,

@@ -1,30 +1,31 @@
-//! Sums of where images stand, a node and a cache; kept by adding and taking away one node's share.
+//! Counts of images by state, for one node and for a cache. Totals are maintained by adding and
+//! subtracting one node's share.
 
-/// One node's share in one cache, and a cache's sum of them.
+/// One node's share in a cache, or the sum over all nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) desired: u64,
     pub(super) cached: u64,
-    /// Of these, those that the node has been asked to look for again.
+    /// Cached images that the node was asked to verify.
     pub(super) verifying: u64,
-    /// On their way, or waiting for a slot.
+    /// Images to pull: in progress or waiting for a slot.
     pub(super) pulling: u64,
-    /// Of these, those whose attempts fail so far.
+    /// Images to pull whose attempts fail so far.
     pub(super) failing: u64,
     pub(super) failed: u64,
     pub(super) unreachable: u64,
-    /// One for a node that can't be reached, of a cache that is purged or deleted.
-    pub(super) away: u64,
-    /// Removals on their way, of a cache that is purged or deleted.
+    /// Unreachable nodes of a cache that is purged or deleted: 1 for a node.
+    pub(super) unreachable_nodes: u64,
+    /// Removals in progress, of a cache that is purged or deleted.
     pub(super) removing: u64,
-    /// Removals that a container stands against.
-    pub(super) kept: u64,
-    /// Images that other caches want there, of a cache that is purged or deleted.
+    /// Images that can't be removed because they are in use.
+    pub(super) in_use: u64,
+    /// Images that other caches still want, of a cache that is purged or deleted.
     pub(super) shared: u64,
-    /// Removals that failed.
-    pub(super) stuck: u64,
-    /// Pulls that were asked for and are not over.
-    pub(super) under_way: u64,
+    /// Failed removals.
+    pub(super) removal_failed: u64,
+    /// Assigned pulls that are not finished.
+    pub(super) in_progress: u64,
 }
 
 impl Tally {
@@ -37,38 +38,38 @@ impl Tally {
             &mut self.failing,
             &mut self.failed,
             &mut self.unreachable,
-            &mut self.away,
+            &mut self.unreachable_nodes,
             &mut self.removing,
-            &mut self.kept,
+            &mut self.in_use,
             &mut self.shared,
-            &mut self.stuck,
-            &mut self.under_way,
+            &mut self.removal_failed,
+            &mut self.in_progress,
         ]
     }
 }
 
-/// A cache's sum over its nodes.
+/// Totals of a cache over its nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) sum: Tally,
-    /// Nodes that match.
+    /// Nodes with a share.
     pub(super) nodes: usize,
-    /// Nodes that pull for it.
+    /// Nodes with pulls in progress.
     pub(super) active: usize,
 }
 
 impl Totals {
     pub(super) fn add(&mut self, mut share: Tally) {
         self.nodes += 1;
-        self.active += usize::from(share.under_way > 0);
+        self.active += usize::from(share.in_progress > 0);
         for (sum, part) in self.sum.fields().into_iter().zip(share.fields()) {
             *sum += *part;
         }
     }
 
-    pub(super) fn take(&mut self, mut share: Tally) {
+    pub(super) fn subtract(&mut self, mut share: Tally) {
         self.nodes = self.nodes.saturating_sub(1);
-        let active = usize::from(share.under_way > 0);
+        let active = usize::from(share.in_progress > 0);
         self.active = self.active.saturating_sub(active);
         for (sum, part) in self.sum.fields().into_iter().zip(share.fields()) {
             *sum = sum.saturating_sub(*part);
@@ -81,18 +82,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_added_can_be_taken_away() {
+    fn subtract_reverts_add() {
         let share = Tally {
             desired: 3,
-            under_way: 2,
+            in_progress: 2,
             ..Tally::default()
         };
         let mut totals = Totals::default();
         totals.add(share);
         totals.add(Tally::default());
         assert_eq!((totals.nodes, totals.active, totals.sum), (2, 1, share));
-        totals.take(share);
-        totals.take(Tally::default());
+        totals.subtract(share);
+        totals.subtract(Tally::default());
         assert_eq!(totals, Totals::default());
     }
 }

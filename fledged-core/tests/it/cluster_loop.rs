@@ -209,7 +209,7 @@ impl Stage {
 }
 
 #[test]
-fn an_image_gets_from_the_cache_onto_the_nodes() {
+fn images_of_a_cache_reach_its_nodes() {
     let stage = Stage::new(1, 0.0);
     let steps = [
         (0, Step::Join(0, "a")),
@@ -238,7 +238,7 @@ fn an_image_gets_from_the_cache_onto_the_nodes() {
 }
 
 #[test]
-fn a_purging_deletion_takes_the_images_along() {
+fn a_purging_deletion_removes_the_images() {
     let stage = Stage::new(1, 0.0);
     let steps = [
         (0, Step::Join(0, "a")),
@@ -253,7 +253,7 @@ fn a_purging_deletion_takes_the_images_along() {
 }
 
 #[test]
-fn a_write_that_fails_for_minutes_is_not_lost() {
+fn a_write_that_fails_for_minutes_is_retried() {
     let stage = Stage::new(1, 1.0);
     let steps = [
         (0, Step::Join(0, "a")),
@@ -266,7 +266,7 @@ fn a_write_that_fails_for_minutes_is_not_lost() {
 }
 
 #[test]
-fn what_was_taken_away_is_back_when_a_refresh_on_demand_is_over() {
+fn a_refresh_on_demand_restores_lost_images() {
     let stage = Stage::new(1, 0.0);
     let steps = [
         (0, Step::Join(0, "a")),
@@ -374,7 +374,7 @@ proptest! {
         }
     }
     #[test]
-    fn no_refresh_on_demand_is_over_before_what_was_lost_is_back(
+    fn no_refresh_on_demand_ends_before_lost_images_are_back(
         seed in any::<u64>(),
         chance in 0.0..0.7f64,
         losses in prop::collection::vec((0..NODES.len(), 0..2usize, any::<bool>()), 1..8),

@@ -44,15 +44,15 @@ fn a_new_cache_goes_to_every_matching_node() {
             .iter()
             .all(|c| c.status == (c.kind == ConditionKind::Ready))
     );
-    let told: Vec<_> = world
+    let events: Vec<_> = world
         .events
         .iter()
         .map(|(_, e)| e.message.as_str())
         .collect();
     assert_eq!(
-        told,
+        events,
         [
-            "creating the image cache started",
+            "Started creating the image cache",
             "creating the image cache: 2 of 2 cached on 1 node"
         ]
     );
@@ -105,7 +105,7 @@ fn failures_are_counted_and_sampled() {
     assert!(status.conditions.iter().find(degraded).unwrap().status);
     assert!(world.events.last().unwrap().1.warning);
 
-    // A later round succeeds: said without anybody asking.
+    // A later round succeeds, which is published without a request.
     for n in 1..=5 {
         world
             .agents
@@ -120,7 +120,7 @@ fn failures_are_counted_and_sampled() {
 }
 
 #[test]
-fn no_matching_node_is_said_so() {
+fn a_cache_without_matching_node_reports_it() {
     let mut world = World::new();
     world.cache("web", &mk_spec(&["app:1"], &["zone=nowhere"]));
     assert_eq!(world.word("web"), ActionStatus::NoImagesPulledOrDeleted);
@@ -132,7 +132,7 @@ fn no_matching_node_is_said_so() {
 }
 
 #[test]
-fn an_invalid_spec_leaves_what_is_there() {
+fn an_invalid_spec_keeps_the_images() {
     let mut world = mk_settled();
     world.cache("other", &mk_spec(&["cron:1"], &[]));
     world.settle();
@@ -161,7 +161,7 @@ fn an_invalid_spec_leaves_what_is_there() {
     let mut assigned = world.assigned("n1");
     assigned.sort();
     assert_eq!(assigned, ["app:1", "cron:1", "db:1"]);
-    // Mended, it wants what it says.
+    // A valid spec applies again.
     world.cache("web", &mk_spec(&["db:1"], &[]));
     world.settle();
     assert_eq!(world.assigned("n1"), ["cron:1", "db:1"]);
@@ -169,7 +169,7 @@ fn an_invalid_spec_leaves_what_is_there() {
 }
 
 #[test]
-fn an_edit_removes_what_it_drops() {
+fn an_edit_removes_dropped_images() {
     let mut world = mk_settled();
     world.cache("web", &mk_spec(&["app:2", "db:1"], &[]));
     assert_eq!(world.assigned("n1"), ["app:2", "db:1", "-app:1"]);
@@ -181,7 +181,7 @@ fn an_edit_removes_what_it_drops() {
 }
 
 #[test]
-fn an_edit_in_the_middle_of_a_rollout_wins() {
+fn an_edit_during_a_rollout_wins() {
     let mut world = World::new();
     world.node(mk_node("n1", &[]));
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -193,7 +193,7 @@ fn an_edit_in_the_middle_of_a_rollout_wins() {
 }
 
 #[test]
-fn a_changed_selector_moves_the_images() {
+fn a_changed_selector_moves_images_to_other_nodes() {
     let mut world = World::new();
     world.node(mk_node("n1", &["zone=a"]));
     world.node(mk_node("n2", &["zone=b"]));
@@ -205,11 +205,11 @@ fn a_changed_selector_moves_the_images() {
         (vec!["-app:1".to_owned()], vec!["app:1".to_owned()])
     );
     world.settle();
-    assert_eq!(world.records.len(), 1, "nothing is left to say to n1");
+    assert_eq!(world.records.len(), 1, "n1 keeps a record without images");
 }
 
 #[test]
-fn a_shared_image_stays_while_anybody_wants_it() {
+fn a_shared_image_stays_until_its_last_cache_drops_it() {
     let mut world = mk_settled();
     world.cache("api", &mk_spec(&["app:1"], &[]));
     world.settle();
@@ -223,7 +223,7 @@ fn a_shared_image_stays_while_anybody_wants_it() {
 }
 
 #[test]
-fn a_cache_of_the_same_name_is_another_one() {
+fn a_recreated_cache_is_another_cache() {
     let mut world = mk_settled();
     let mut facts = world.caches[&mk_id("web")].clone();
     facts.id.uid = "another".to_owned();
@@ -231,7 +231,7 @@ fn a_cache_of_the_same_name_is_another_one() {
     facts.status = None;
     let id = facts.id.clone();
     world.caches.insert(id.clone(), facts.clone());
-    world.tell(fledged_core::planner::ClusterEvent::CacheApplied(Box::new(
+    world.send(fledged_core::planner::ClusterEvent::CacheApplied(Box::new(
         facts,
     )));
     world.purge("web");
@@ -239,7 +239,7 @@ fn a_cache_of_the_same_name_is_another_one() {
 }
 
 #[test]
-fn a_purge_removes_what_is_listed_whoever_put_it_there() {
+fn a_purge_removes_listed_images_whatever_pulled_them() {
     let mut world = mk_settled();
     let hold = |world: &mut World| {
         let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
@@ -253,7 +253,7 @@ fn a_purge_removes_what_is_listed_whoever_put_it_there() {
     world.purge("web");
     world.settle();
     assert!(!held(&world));
-    assert_eq!(world.records.len(), 0, "nothing is left to say");
+    assert_eq!(world.records.len(), 0, "a record without images is left");
     // A pod has pulled it since.
     hold(&mut world);
     world.purge("web");
@@ -264,7 +264,7 @@ fn a_purge_removes_what_is_listed_whoever_put_it_there() {
 }
 
 #[test]
-fn a_purge_claims_nothing_of_nodes_that_cannot_be_reached() {
+fn a_purge_excludes_unreachable_nodes_from_its_result() {
     let mut world = mk_settled();
     world.set_ready("n1", false);
     world.set_ready("n2", false);
@@ -287,9 +287,9 @@ fn a_purge_claims_nothing_of_nodes_that_cannot_be_reached() {
 }
 
 #[test]
-fn a_status_that_is_not_what_was_told_is_written_again() {
+fn a_foreign_status_is_overwritten() {
     let mut world = mk_settled();
-    let told = world.status("web").clone();
+    let written = world.status("web").clone();
     world.pass(60);
     let writes = world.status_writes;
     world.change("web", |facts| {
@@ -297,14 +297,14 @@ fn a_status_that_is_not_what_was_told_is_written_again() {
         status.status = ActionStatus::Processing;
         status.message = "from a leader that is none any more".to_owned();
     });
-    assert_eq!(world.status("web").message, told.message);
+    assert_eq!(world.status("web").message, written.message);
     assert_eq!(world.status_writes, writes + 1);
     world.pass(60);
     assert_eq!(world.status_writes, writes + 1, "once");
 }
 
 #[test]
-fn a_purge_says_what_stays_for_others() {
+fn a_purge_reports_images_kept_for_other_caches() {
     let mut world = mk_settled();
     world.cache("other", &mk_spec(&["db:1"], &[]));
     world.settle();
@@ -359,16 +359,16 @@ fn a_purge_lasts_until_a_refresh_or_an_edit() {
 }
 
 #[test]
-fn a_deletion_leaves_the_images() {
+fn a_deletion_keeps_the_images() {
     let mut world = mk_settled();
     world.delete("web");
     assert_eq!(world.caches.len(), 0);
-    assert_eq!(world.records.len(), 0, "nothing is left to say");
+    assert_eq!(world.records.len(), 0, "a record without images is left");
     assert_eq!(world.agents[&mk_name("n1")].held.len(), 2);
 }
 
 #[test]
-fn a_purging_deletion_waits_for_its_nodes_but_for_no_other() {
+fn a_purging_deletion_waits_only_for_reachable_nodes() {
     let mut world = World::new();
     for name in ["n1", "n2", "n3"] {
         world.node(mk_node(name, &[]));
@@ -399,7 +399,7 @@ fn a_purging_deletion_waits_for_its_nodes_but_for_no_other() {
 }
 
 #[test]
-fn a_purging_deletion_gives_up_on_a_node_that_never_answers() {
+fn a_purging_deletion_skips_unresponsive_nodes() {
     let mut world = World::new();
     world.node(mk_node("n1", &[]));
     world.cache("web", &mk_purging(&["app:1"]));

@@ -17,7 +17,7 @@ fn assigned(world: &World) -> Vec<&str> {
 }
 
 #[test]
-fn nothing_is_written_before_everything_is_known() {
+fn nothing_is_written_before_sync() {
     let mut world = World::unsynced(PlannerConfig::default());
     mk_nodes(&mut world, 1);
     let images = vec![AssignedImage::present(mk_ref("app:1"))];
@@ -29,12 +29,12 @@ fn nothing_is_written_before_everything_is_known() {
     assert_eq!((world.writes, world.planner.next_wakeup()), (0, None));
     world.cache("web", &mk_spec(&["app:1"], &[]));
     assert_eq!((world.writes, world.status_writes), (0, 0));
-    world.tell(ClusterEvent::Synced);
+    world.send(ClusterEvent::Synced);
     assert_eq!(world.assigned("n1"), ["app:1"]);
 }
 
 #[test]
-fn a_late_node_gets_what_the_others_got() {
+fn a_new_node_gets_the_assignment_of_its_peers() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1", "tool"], &[]));
@@ -50,7 +50,7 @@ fn a_late_node_gets_what_the_others_got() {
 }
 
 #[test]
-fn another_machine_of_the_same_name_is_told_anew_however_fast_it_comes() {
+fn a_replaced_node_is_assigned_again() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -64,7 +64,7 @@ fn another_machine_of_the_same_name_is_told_anew_however_fast_it_comes() {
 }
 
 #[test]
-fn a_node_that_leaves_is_forgotten() {
+fn a_deleted_node_loses_its_record() {
     let mut world = World::new();
     mk_nodes(&mut world, 2);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -76,7 +76,7 @@ fn a_node_that_leaves_is_forgotten() {
 }
 
 #[test]
-fn nodes_that_cannot_act_hold_nobody_up() {
+fn unreachable_nodes_do_not_block_a_rollout() {
     let mut world = World::new();
     mk_nodes(&mut world, 3);
     let mut windows = mk_node("n2", &[]);
@@ -101,7 +101,7 @@ fn nodes_that_cannot_act_hold_nobody_up() {
 }
 
 #[test]
-fn when_no_node_can_be_reached_nothing_is_known() {
+fn the_status_is_unknown_if_no_node_is_reachable() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.set_ready("n1", false);
@@ -113,7 +113,7 @@ fn when_no_node_can_be_reached_nothing_is_known() {
 }
 
 #[test]
-fn passing_taints_change_nothing() {
+fn node_condition_taints_change_nothing() {
     let mut world = World::new();
     let mut spec = mk_spec(&["app:1"], &[]);
     spec.cache_spec[0].tolerations = Some(Vec::new());
@@ -145,7 +145,7 @@ fn passing_taints_change_nothing() {
 }
 
 #[test]
-fn a_silent_node_is_given_up_on_until_it_speaks() {
+fn an_unresponsive_node_is_skipped_until_it_reports() {
     let mut world = World::budget(1);
     mk_nodes(&mut world, 2);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -163,18 +163,18 @@ fn a_silent_node_is_given_up_on_until_it_speaks() {
 }
 
 #[test]
-fn an_agent_known_to_be_gone_is_given_up_on_at_once() {
+fn an_agent_reported_unresponsive_is_skipped_at_once() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1"], &[]));
-    world.silence("n1");
+    world.unresponsive("n1");
     assert_eq!(world.word("web"), ActionStatus::Unknown);
     world.settle();
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
 }
 
 #[test]
-fn the_cluster_s_budget_lets_few_nodes_pull_at_once() {
+fn the_cluster_limit_bounds_concurrent_pulls() {
     let mut world = World::budget(2);
     mk_nodes(&mut world, 5);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -198,7 +198,7 @@ fn the_cluster_s_budget_lets_few_nodes_pull_at_once() {
 }
 
 #[test]
-fn a_percentage_is_one_of_all_nodes() {
+fn a_percentage_limit_counts_all_nodes() {
     let mut config = PlannerConfig::default();
     config.max_concurrent_nodes = CountOrPercent::Percent("50%".to_owned());
     let mut world = World::with(config);
@@ -210,7 +210,7 @@ fn a_percentage_is_one_of_all_nodes() {
 }
 
 #[test]
-fn a_cache_s_own_budget_binds_that_cache_only() {
+fn a_cache_limit_binds_only_its_cache() {
     let mut world = World::new();
     mk_nodes(&mut world, 3);
     world.cache("slow", &mk_limited(&["app:1"], 1));
@@ -225,7 +225,7 @@ fn a_cache_s_own_budget_binds_that_cache_only() {
 }
 
 #[test]
-fn what_needs_no_pull_needs_no_slot() {
+fn a_change_without_a_pull_needs_no_slot() {
     let mut world = World::budget(1);
     mk_nodes(&mut world, 3);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -238,7 +238,7 @@ fn what_needs_no_pull_needs_no_slot() {
 }
 
 #[test]
-fn many_failures_within_a_second_are_told_once() {
+fn failures_within_a_second_are_published_once() {
     let mut world = World::new();
     mk_nodes(&mut world, 50);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -255,30 +255,30 @@ fn many_failures_within_a_second_are_told_once() {
 }
 
 #[test]
-fn a_record_that_somebody_changed_is_put_right() {
+fn a_foreign_change_of_a_record_is_reverted() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1"], &[]));
     world.settle();
     let record = world.records.remove(&mk_name("n1")).unwrap();
-    world.tell(ClusterEvent::AssignmentGone(mk_name("n1")));
+    world.send(ClusterEvent::AssignmentGone(mk_name("n1")));
     assert_eq!(world.assigned("n1"), ["app:1"]);
     let tampered = Assignment::new(9, Vec::new());
     world.records.insert(mk_name("n1"), tampered.clone());
-    world.tell(ClusterEvent::AssignmentRecorded {
+    world.send(ClusterEvent::AssignmentRecorded {
         node: mk_name("n1"),
         assignment: tampered,
     });
     assert_eq!(world.records[&mk_name("n1")].images, record.images);
     let writes = world.writes;
-    world.tell(ClusterEvent::Conflicted(WriteTarget::Assignment(mk_name(
+    world.send(ClusterEvent::Conflicted(WriteTarget::Assignment(mk_name(
         "n1",
     ))));
     assert_eq!(world.writes, writes + 1);
 }
 
 #[test]
-fn a_restart_goes_on_where_it_was() {
+fn a_restart_continues_from_recorded_state() {
     let mut world = World::budget(1);
     mk_nodes(&mut world, 3);
     world.cache("web", &mk_spec(&["app:1", "tool"], &[]));
@@ -309,7 +309,7 @@ fn a_restart_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_cache_deleted_while_nobody_looked_leaves_its_images() {
+fn a_cache_deleted_during_downtime_keeps_its_images() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -321,7 +321,7 @@ fn a_cache_deleted_while_nobody_looked_leaves_its_images() {
 }
 
 #[test]
-fn a_record_of_a_node_that_is_gone_is_removed() {
+fn a_record_without_node_is_deleted() {
     let mut world = World::new();
     mk_nodes(&mut world, 2);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -332,7 +332,7 @@ fn a_record_of_a_node_that_is_gone_is_removed() {
 }
 
 #[test]
-fn a_report_answers_only_what_the_node_had_been_told() {
+fn a_report_covers_only_its_generation() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -344,15 +344,15 @@ fn a_report_answers_only_what_the_node_had_been_told() {
     let answer = |generation| NodeReport::new(generation, ["app:1", "db:1"].map(cached));
     let report = answer(generation - 1);
     let name = node.clone();
-    world.tell(ClusterEvent::Reported { node: name, report });
+    world.send(ClusterEvent::Reported { node: name, report });
     assert_eq!(world.word("web"), ActionStatus::Processing);
     let report = answer(generation);
-    world.tell(ClusterEvent::Reported { node, report });
+    world.send(ClusterEvent::Reported { node, report });
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
 }
 
 #[test]
-fn an_old_copy_does_not_answer_a_refresh() {
+fn an_older_revision_does_not_satisfy_a_refresh() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["tool"], &[]));
@@ -361,14 +361,14 @@ fn an_old_copy_does_not_answer_a_refresh() {
     let mut report = world.agents[&mk_name("n1")].reported.clone().unwrap();
     report.observed_generation = world.records[&mk_name("n1")].generation;
     let node = mk_name("n1");
-    world.tell(ClusterEvent::Reported { node, report });
+    world.send(ClusterEvent::Reported { node, report });
     assert_eq!(world.word("web"), ActionStatus::Processing);
     world.act("n1");
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
 }
 
 #[test]
-fn why_an_attempt_failed_stays_told_while_the_next_is_under_way() {
+fn a_failure_stays_published_during_the_next_attempt() {
     let mut world = World::new();
     mk_nodes(&mut world, 1);
     world.cache("web", &mk_spec(&["app:1"], &[]));
@@ -380,12 +380,12 @@ fn why_an_attempt_failed_stays_told_while_the_next_is_under_way() {
         (1, Some(Reason::Evicted), 0),
         (2, Some(Reason::Evicted), 0),
     ] {
-        let mut said = ImageReport::new(mk_ref("app:1"), ImagePhase::Pulling);
-        said.attempts = attempts;
-        said.reason = reason;
-        let report = NodeReport::new(generation, [said]);
+        let mut report = ImageReport::new(mk_ref("app:1"), ImagePhase::Pulling);
+        report.attempts = attempts;
+        report.reason = reason;
+        let report = NodeReport::new(generation, [report]);
         let node = mk_name("n1");
-        world.tell(ClusterEvent::Reported { node, report });
+        world.send(ClusterEvent::Reported { node, report });
         world.pass(2);
         let status = world.status("web");
         assert_eq!(status.status, ActionStatus::Processing);

@@ -109,7 +109,7 @@ fn take(world: &mut World, step: &Step) {
                 world.act(NODES[*node]);
             }
         }
-        Step::Silent(node) => world.silence(NODES[*node]),
+        Step::Silent(node) => world.unresponsive(NODES[*node]),
         Step::Fails(node, image, fails) => {
             if let Some(agent) = world.agents.get_mut(&mk_name(NODES[*node])) {
                 let image = mk_ref(IMAGES[*image]);
@@ -150,7 +150,7 @@ fn calm(world: &mut World) {
     world.settle();
 }
 
-/// Every node holds exactly what the model says, and every cache says so.
+/// Every node holds exactly the images of the model, and every status agrees.
 fn check(world: &World) -> Result<(), TestCaseError> {
     for (name, facts) in &world.nodes {
         if !facts.ready || facts.os != "linux" {
@@ -193,7 +193,7 @@ proptest! {
     /// Also: never over budget, nothing wanted is marked absent, no refresh on demand is over before
     /// every node has looked (the world checks at every write).
     #[test]
-    fn converges_whatever_happened(limit in 1..4u32, steps in prop::collection::vec(step(), 0..60)) {
+    fn converges_after_any_history(limit in 1..4u32, steps in prop::collection::vec(step(), 0..60)) {
         let mut world = play(limit, &steps);
         calm(&mut world);
         check(&world)?;
@@ -204,7 +204,7 @@ proptest! {
     }
 
     #[test]
-    fn any_order_of_events_ends_in_the_same_assignments(
+    fn any_order_of_events_gives_the_same_assignments(
         specs in prop::collection::vec(spec(), CACHES.len()),
         nodes in prop::collection::vec(node(), 0..6),
         seed in any::<u64>(),
@@ -228,7 +228,7 @@ proptest! {
                 world.caches.insert(mk_id(name), mk_facts(name, spec));
             }
             for event in events.clone() {
-                world.tell(event);
+                world.send(event);
             }
             world.settle();
             let images = world.records.into_iter().map(|(name, record)| (name, record.images));
@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn an_edit_of_one_cache_never_touches_another_s_images(
+    fn an_edit_never_changes_images_of_other_caches(
         steps in prop::collection::vec(step(), 0..40),
         cache in 0..CACHES.len(),
         new in spec(),
@@ -270,7 +270,7 @@ proptest! {
     }
 
     #[test]
-    fn a_node_that_comes_late_gets_what_a_node_got_that_was_there(
+    fn a_late_node_gets_the_assignment_of_an_early_one(
         steps in prop::collection::vec(step(), 0..40),
         zone in prop::sample::select(ZONES.to_vec()),
     ) {

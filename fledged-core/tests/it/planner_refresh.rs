@@ -1,4 +1,4 @@
-//! Refreshes: on demand every node looks again for every image, by the interval what moves is pulled.
+//! Refreshes: on demand, every node verifies every image; by the interval, mutable tags are pulled again.
 use crate::world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{CountOrPercent, DesiredState, ImagePullPolicy};
@@ -25,7 +25,7 @@ fn revisions(world: &World, node: &str) -> Vec<u64> {
 }
 
 #[test]
-fn on_demand_it_is_over_once_every_node_has_looked_for_every_image() {
+fn on_demand_ends_once_every_node_verified_every_image() {
     let mut world = mk_settled(&["app:1", "tool"]);
     let writes = world.writes;
     world.refresh("web");
@@ -33,7 +33,7 @@ fn on_demand_it_is_over_once_every_node_has_looked_for_every_image() {
     let status = world.status("web").clone();
     assert_eq!(status.reason, ActionReason::ImageCacheRefresh);
     assert_eq!(status.status, ActionStatus::Processing);
-    // What does not move is there as far as anybody knows; what moves is pulled.
+    // Fixed tags count as present; mutable tags are pulled.
     assert_eq!(
         status.message,
         "2 of 4 cached on 2 nodes, 2 of them to be verified, 2 to be pulled"
@@ -56,7 +56,7 @@ fn on_demand_it_is_over_once_every_node_has_looked_for_every_image() {
 }
 
 #[test]
-fn on_demand_it_goes_on_where_nothing_moves_until_the_last_node_has_looked() {
+fn on_demand_waits_for_nodes_with_fixed_tags_only() {
     let mut world = mk_settled(&["app:1", "db:1"]);
     world.refresh("web");
     let status = world.status("web");
@@ -72,7 +72,7 @@ fn on_demand_it_goes_on_where_nothing_moves_until_the_last_node_has_looked() {
 }
 
 #[test]
-fn by_the_interval_only_what_moves_is_asked_for() {
+fn the_interval_refreshes_only_mutable_tags() {
     let mut world = mk_settled(&["app:1", "tool"]);
     world.refresh("web");
     world.settle();
@@ -97,7 +97,7 @@ fn by_the_interval_only_what_moves_is_asked_for() {
 }
 
 #[test]
-fn by_the_interval_nothing_is_written_where_nothing_moves() {
+fn the_interval_writes_nothing_without_mutable_tags() {
     let mut world = mk_settled(&["app:1"]);
     for asked in [false, true] {
         if asked {
@@ -111,7 +111,7 @@ fn by_the_interval_nothing_is_written_where_nothing_moves() {
 }
 
 #[test]
-fn a_refresh_by_the_interval_minds_its_exceptions() {
+fn the_interval_skips_busy_and_purged_caches() {
     let mut world = World::new();
     world.node(mk_node("n1", &[]));
     let mut always = mk_spec(&["app:1"], &[]);
@@ -134,7 +134,7 @@ fn a_refresh_by_the_interval_minds_its_exceptions() {
 }
 
 #[test]
-fn what_has_failed_is_tried_again_on_demand_and_by_the_interval() {
+fn every_refresh_retries_failed_images() {
     let mut world = World::new();
     world.node(mk_node("n1", &[]));
     world.node(mk_node("n2", &[]));
@@ -163,7 +163,7 @@ fn what_has_failed_is_tried_again_on_demand_and_by_the_interval() {
 }
 
 #[test]
-fn a_restart_neither_forgets_what_is_asked_nor_asks_again() {
+fn a_restart_neither_loses_nor_repeats_a_refresh() {
     let mut config = PlannerConfig::default();
     config.max_concurrent_nodes = CountOrPercent::Count(1);
     let mut world = World::with(config);
@@ -193,7 +193,7 @@ fn a_restart_neither_forgets_what_is_asked_nor_asks_again() {
 }
 
 #[test]
-fn an_edit_in_the_middle_does_not_take_the_question_back() {
+fn an_edit_does_not_cancel_a_refresh() {
     let mut config = PlannerConfig::default();
     config.max_concurrent_nodes = CountOrPercent::Count(1);
     let mut world = World::with(config);
@@ -213,7 +213,7 @@ fn an_edit_in_the_middle_does_not_take_the_question_back() {
 }
 
 #[test]
-fn of_two_caches_that_share_an_image_the_later_refresh_counts_and_stays() {
+fn the_later_refresh_of_a_shared_image_wins() {
     let mut world = mk_settled(&["app:1", "db:1"]);
     world.cache("jobs", &mk_spec(&["db:1", "cron:1"], &[]));
     world.settle();
@@ -259,7 +259,7 @@ fn of_two_caches_that_share_an_image_the_later_refresh_counts_and_stays() {
 }
 
 #[test]
-fn a_node_that_cannot_be_reached_is_asked_when_it_is_back() {
+fn an_unreachable_node_is_refreshed_once_it_is_back() {
     let mut world = mk_settled(&["app:1"]);
     world.set_ready("n2", false);
     world.refresh("web");
@@ -271,7 +271,11 @@ fn a_node_that_cannot_be_reached_is_asked_when_it_is_back() {
     assert_eq!(revisions(&world, "n2"), revisions(&world, "n1"));
     world.pass(1);
     let status = world.status("web");
-    assert_eq!(status.status, ActionStatus::Succeeded, "nobody asked again");
+    assert_eq!(
+        status.status,
+        ActionStatus::Succeeded,
+        "the refresh was repeated"
+    );
     assert_eq!(
         status.message,
         "2 of 2 cached on 2 nodes, 1 of them to be verified"
@@ -284,7 +288,7 @@ fn a_node_that_cannot_be_reached_is_asked_when_it_is_back() {
 }
 
 #[test]
-fn a_node_that_says_nothing_holds_nobody_up() {
+fn an_unresponsive_node_does_not_block_a_refresh() {
     let mut world = mk_settled(&["app:1"]);
     world.refresh("web");
     world.act("n1");
@@ -296,7 +300,7 @@ fn a_node_that_says_nothing_holds_nobody_up() {
 }
 
 #[test]
-fn a_node_that_comes_late_is_told_what_the_others_are() {
+fn a_new_node_gets_the_revisions_of_its_peers() {
     let mut world = mk_settled(&["app:1", "tool"]);
     world.refresh("web");
     world.settle();
@@ -306,7 +310,7 @@ fn a_node_that_comes_late_is_told_what_the_others_are() {
 }
 
 #[test]
-fn what_is_on_its_way_out_is_not_touched() {
+fn a_refresh_leaves_images_being_removed_alone() {
     let mut world = mk_settled(&["app:1"]);
     world.cache("old", &mk_spec(&["old:1"], &[]));
     world.settle();

@@ -19,7 +19,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Does all that is asked of it and says so.
+    /// Executes the assignment and reports it as done.
     pub(crate) fn act(&mut self, assignment: &Assignment, step: u64) -> NodeReport {
         let images = assignment.images.iter().map(|spec| {
             self.looked.insert(spec.image.clone(), step);
@@ -45,7 +45,7 @@ impl Agent {
         report
     }
 
-    /// Whether it has said that all of it is done.
+    /// Whether it has reported everything as done.
     pub(crate) fn has_answered(&self, assignment: &Assignment) -> bool {
         let removed = assignment
             .images
@@ -60,7 +60,7 @@ impl Agent {
         removed && self.is_done(assignment)
     }
 
-    /// Whether it has said that all its pulls are over.
+    /// Whether it has reported all its pulls as finished.
     pub(crate) fn is_done(&self, assignment: &Assignment) -> bool {
         let present = assignment
             .images

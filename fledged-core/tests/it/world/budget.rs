@@ -1,4 +1,4 @@
-//! Who pulls, by what the nodes do: the planner's own sums are not asked.
+//! The nodes that pull, counted from the agents' state and not from the planner's own totals.
 
 use fledged_core::model::{Assignment, DesiredState, NodeName};
 
@@ -13,29 +13,29 @@ impl World {
             let mut images = record.images.iter();
             images.any(|i| i.state == DesiredState::Present)
         };
-        let heard = self.heard.get(name).copied().flatten();
-        // These agents do all that they are asked for before they say a word.
+        let at = self.active_at.get(name).copied().flatten();
+        // These agents finish everything before their first report.
         let limit = self.config.answer_grace;
-        let silent = heard.is_none_or(|at| at + limit <= self.now);
-        ready && !silent && record.filter(pulls).is_some_and(|record| !done(record))
+        let unresponsive = at.is_none_or(|at| at + limit <= self.now);
+        ready && !unresponsive && record.filter(pulls).is_some_and(|record| !done(record))
     }
 
-    /// A node that is written to has a new reason to speak, unless it owes an answer already.
-    pub(crate) fn has_reason_to_speak(&mut self, name: &NodeName) {
+    /// An assignment is a reason to report, unless the node owes a report already.
+    pub(crate) fn note_reason_to_report(&mut self, name: &NodeName) {
         let limit = self.config.answer_grace;
         let agent = self.agents.get(name);
         let owes = self
             .records
             .get(name)
             .is_some_and(|record| !agent.is_some_and(|a| a.has_answered(record)));
-        if let Some(Some(heard)) = self.heard.get_mut(name)
-            && (!owes || *heard + limit > self.now)
+        if let Some(Some(at)) = self.active_at.get_mut(name)
+            && (!owes || *at + limit > self.now)
         {
-            *heard = self.now;
+            *at = self.now;
         }
     }
 
-    pub(crate) fn owes_answer(&self, name: &NodeName) -> bool {
+    pub(crate) fn owes_report(&self, name: &NodeName) -> bool {
         let reported = self.agents.get(name).and_then(|a| a.reported.as_ref());
         let observed = reported.map_or(0, |r| r.observed_generation);
         self.records

@@ -1,5 +1,5 @@
-//! A cluster by hand around a planner: objects that are recorded at once, and agents that act when
-//! they are told to. What must hold after every poll is checked here.
+//! A planner in a cluster without I/O: writes are recorded at once, and agents act on request. The
+//! invariants of every poll are checked here.
 mod agent;
 mod budget;
 mod mk;
@@ -33,11 +33,11 @@ pub(crate) struct World {
     pub writes: usize,
     pub status_writes: usize,
     pub most_active: usize,
-    /// When a node last said something or had a reason to; `None`: it is known to say nothing.
-    heard: BTreeMap<NodeName, Option<Timestamp>>,
-    /// When a node last said something, or turned Ready.
-    spoke: BTreeMap<NodeName, Timestamp>,
-    /// Counts what happens, where the clock stands still.
+    /// When a node last reported or was given a reason to; `None`: its agent is known not to respond.
+    active_at: BTreeMap<NodeName, Option<Timestamp>>,
+    /// When a node last reported or turned Ready.
+    reported_at: BTreeMap<NodeName, Timestamp>,
+    /// Counts actions of agents, because the clock does not advance with them.
     step: u64,
     requests: BTreeMap<CacheId, requests::Asked>,
 }
@@ -50,7 +50,7 @@ impl World {
     /// A synced planner in an empty cluster.
     pub(crate) fn with(config: PlannerConfig) -> Self {
         let mut world = Self::unsynced(config);
-        world.tell(ClusterEvent::Synced);
+        world.send(ClusterEvent::Synced);
         world
     }
 
@@ -67,8 +67,8 @@ impl World {
             writes: 0,
             status_writes: 0,
             most_active: 0,
-            heard: BTreeMap::new(),
-            spoke: BTreeMap::new(),
+            active_at: BTreeMap::new(),
+            reported_at: BTreeMap::new(),
             step: 0,
             requests: BTreeMap::new(),
         }
@@ -84,8 +84,8 @@ impl World {
         self.planner.apply(event, self.now);
     }
 
-    /// Tells the planner and carries out what it says until it says nothing more.
-    pub(crate) fn tell(&mut self, event: ClusterEvent) {
+    /// Sends an event to the planner and executes its commands until there are none.
+    pub(crate) fn send(&mut self, event: ClusterEvent) {
         self.apply(event);
         self.run();
     }
@@ -96,7 +96,7 @@ impl World {
             assert_eq!(
                 self.planner.poll(self.now),
                 [],
-                "a second poll did something"
+                "a second poll returned commands"
             );
             let wakeup = self.planner.next_wakeup();
             assert!(wakeup.is_none_or(|at| at > self.now), "the loop would spin");
@@ -107,7 +107,7 @@ impl World {
                 self.carry_out(command);
             }
         }
-        panic!("the planner does not come to rest");
+        panic!("the planner does not settle");
     }
 
     fn carry_out(&mut self, command: ClusterCommand) {
@@ -120,8 +120,8 @@ impl World {
                 self.writes += 1;
                 self.check_wanted(&node, &images);
                 // A node that has not answered yet may hold a slot, and keeps it.
-                let was_active = self.is_active(&node) || self.owes_answer(&node);
-                self.has_reason_to_speak(&node);
+                let was_active = self.is_active(&node) || self.owes_report(&node);
+                self.note_reason_to_report(&node);
                 let generation = self.records.get(&node).map_or(1, |r| r.generation + 1);
                 let assignment = Assignment::new(generation, images);
                 self.records.insert(node.clone(), assignment.clone());
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// Changes an object as the planner asked, and tells it so.
+    /// Changes an object as the planner requested, and sends the echo.
     fn echo(&mut self, id: &CacheId, change: impl FnOnce(&mut CacheFacts)) {
         let Some(facts) = self.caches.get_mut(id) else {
             return;
@@ -186,7 +186,7 @@ impl World {
         self.apply(ClusterEvent::CacheApplied(Box::new(facts)));
     }
 
-    /// Caches that want something, as far as anybody has been told.
+    /// Caches with desired images, by their recorded status.
     pub(crate) fn wanting(&self) -> Vec<&ImageCache> {
         let purged = |facts: &CacheFacts| facts.status.as_ref().is_some_and(|s| s.purged);
         let active = self.caches.values();
@@ -196,7 +196,7 @@ impl World {
             .collect()
     }
 
-    /// What that node should hold by the rules of the model, whatever happened before.
+    /// The images that the node should hold by the rules of the model, whatever its history.
     pub(crate) fn expected(&self, node: &NodeFacts) -> Vec<AssignedImage> {
         let caches = self.wanting();
         let mut images = Assignment::for_node(node, caches, self.config.defaults).images;
@@ -210,8 +210,8 @@ impl World {
         images
     }
 
-    /// What stands recorded for a node, without what only says to look again: the revision of an image
-    /// that does not move.
+    /// The recorded images of a node, without the revisions of fixed tags, which only request
+    /// verification.
     pub(crate) fn recorded(&self, node: &NodeName) -> Vec<AssignedImage> {
         let record = self.records.get(node);
         let mut images = record.map(|r| r.images.clone()).unwrap_or_default();
@@ -226,7 +226,7 @@ impl World {
 
     fn check_wanted(&self, node: &NodeName, images: &[AssignedImage]) {
         let Some(facts) = self.nodes.get(node) else {
-            panic!("an assignment for {node}, which is not there");
+            panic!("an assignment for {node}, which does not exist");
         };
         let wanted = self.expected(facts);
         for image in images.iter().filter(|i| i.state == DesiredState::Absent) {
@@ -240,10 +240,10 @@ impl World {
         self.agents.entry(facts.name.clone()).or_default();
         let was_ready = known.is_some_and(|known| known.ready);
         if facts.ready && !was_ready {
-            self.heard.insert(facts.name.clone(), Some(self.now));
-            self.spoke.insert(facts.name.clone(), self.now);
+            self.active_at.insert(facts.name.clone(), Some(self.now));
+            self.reported_at.insert(facts.name.clone(), self.now);
         }
-        self.tell(ClusterEvent::NodeApplied(facts));
+        self.send(ClusterEvent::NodeApplied(facts));
     }
 
     pub(crate) fn set_ready(&mut self, name: &str, ready: bool) {
@@ -255,7 +255,7 @@ impl World {
     pub(crate) fn node_gone(&mut self, name: &str) {
         self.nodes.remove(&mk_name(name));
         self.agents.remove(&mk_name(name));
-        self.tell(ClusterEvent::NodeGone(mk_name(name)));
+        self.send(ClusterEvent::NodeGone(mk_name(name)));
     }
 
     /// Creates or edits a cache.
@@ -267,7 +267,7 @@ impl World {
             facts.spec = spec;
         }
         self.caches.insert(facts.id.clone(), facts.clone());
-        self.tell(ClusterEvent::CacheApplied(Box::new(facts)));
+        self.send(ClusterEvent::CacheApplied(Box::new(facts)));
     }
 
     pub(crate) fn change(&mut self, name: &str, change: impl FnOnce(&mut CacheFacts)) {
@@ -288,7 +288,7 @@ impl World {
         self.change(name, |facts| facts.deleting = true);
     }
 
-    /// One agent does what it is asked to and reports.
+    /// One agent executes its assignment and reports.
     pub(crate) fn act(&mut self, name: &str) {
         let name = mk_name(name);
         let facts = &self.nodes[&name];
@@ -298,12 +298,12 @@ impl World {
         self.step += 1;
         let agent = self.agents.entry(name.clone()).or_default();
         let report = agent.act(record, self.step);
-        self.heard.insert(name.clone(), Some(self.now));
-        self.spoke.insert(name.clone(), self.now);
-        self.tell(ClusterEvent::Reported { node: name, report });
+        self.active_at.insert(name.clone(), Some(self.now));
+        self.reported_at.insert(name.clone(), self.now);
+        self.send(ClusterEvent::Reported { node: name, report });
     }
 
-    /// All agents act until nothing changes any more.
+    /// All agents act until nothing changes.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100 {
             let writes = (self.writes, self.status_writes);
@@ -316,16 +316,16 @@ impl World {
                 return;
             }
         }
-        panic!("the cluster does not come to rest");
+        panic!("the cluster does not settle");
     }
 
-    /// The node's agent is known to be gone.
-    pub(crate) fn silence(&mut self, name: &str) {
+    /// The node's agent is known not to respond.
+    pub(crate) fn unresponsive(&mut self, name: &str) {
         let name = mk_name(name);
         if self.nodes.contains_key(&name) {
-            self.heard.insert(name.clone(), None);
+            self.active_at.insert(name.clone(), None);
         }
-        self.tell(ClusterEvent::AgentUnresponsive(name));
+        self.send(ClusterEvent::AgentUnresponsive(name));
     }
 
     pub(crate) fn pass(&mut self, seconds: u64) {
@@ -337,7 +337,7 @@ impl World {
     pub(crate) fn restart(&mut self) {
         self.planner = Planner::new(self.config.clone(), 2);
         let now = Some(self.now);
-        self.heard.values_mut().for_each(|heard| *heard = now);
+        self.active_at.values_mut().for_each(|at| *at = now);
         let caches: Vec<_> = self.caches.values().cloned().collect();
         for facts in caches {
             self.apply(ClusterEvent::CacheApplied(Box::new(facts)));
@@ -354,7 +354,7 @@ impl World {
             }
         }
         assert_eq!(self.planner.poll(self.now), [], "wrote before it knew all");
-        self.tell(ClusterEvent::Synced);
+        self.send(ClusterEvent::Synced);
     }
 
     pub(crate) fn status(&self, name: &str) -> &CacheStatus {

@@ -1,20 +1,21 @@
-//! What a refresh on demand promises: once it is over, everybody has looked since it was asked for.
+//! The promise of a refresh on demand: when it ends, every reachable node has verified its images since the
+//! request.
 
 use fledged_core::model::{CacheId, ImagePullPolicy};
 use fledged_core::planner::CacheStatus;
 
 use super::{World, mk_id};
 
-/// A refresh that was asked for and is not over.
+/// A requested refresh that has not ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     step: u64,
-    /// What its cache had asked of nodes until then.
+    /// The verify revision before the request.
     revision: u64,
 }
 
 impl World {
-    /// Takes note of a refresh that is about to be asked for.
+    /// Notes a refresh that is about to be requested.
     pub(crate) fn note_request(&mut self, name: &str) {
         let Some(facts) = self.caches.get(&mk_id(name)) else {
             return;
@@ -42,15 +43,15 @@ impl World {
         };
         self.requests.remove(id);
         for (name, facts) in &self.nodes {
-            let known_silent = self.heard.get(name).copied().flatten().is_none();
-            // By then it may count as silent, and nothing but a word of its own ends that.
+            let known_unresponsive = self.active_at.get(name).copied().flatten().is_none();
+            // By then it may count as unresponsive, which only its own report ends.
             let limit = self.config.answer_grace;
             let may_be = self
-                .spoke
+                .reported_at
                 .get(name)
                 .is_none_or(|at| *at + limit <= self.now);
-            let silent = known_silent || may_be;
-            if !facts.ready || facts.os != "linux" || silent {
+            let unresponsive = known_unresponsive || may_be;
+            if !facts.ready || facts.os != "linux" || unresponsive {
                 continue;
             }
             let mut wanted = self.expected(facts);
@@ -59,14 +60,14 @@ impl World {
                 let looked = self.agents[name].looked.get(&entry.image);
                 assert!(
                     looked.is_some_and(|step| *step > asked.step),
-                    "the refresh of {id} is over before {name} has looked for {}",
+                    "the refresh of {id} ended before {name} verified {}",
                     entry.image
                 );
             }
         }
     }
 
-    /// Every node that can be reached was asked for all that somebody wanted to be sure of.
+    /// Every reachable node was asked to verify everything that was requested.
     pub(crate) fn check_revisions(&self) {
         for (name, facts) in &self.nodes {
             let Some(record) = self.records.get(name).filter(|_| facts.ready) else {
@@ -75,8 +76,8 @@ impl World {
             for entry in &record.images {
                 let of = |id| Some(self.caches.get(id)?.status.as_ref()?.verify_revision);
                 let asked = entry.wanted_by.iter().filter_map(of).max().unwrap_or(0);
-                let moves = entry.pull_policy == ImagePullPolicy::Always;
-                assert!(moves || entry.revision >= asked, "{name}: {entry:?}");
+                let pulled_again = entry.pull_policy == ImagePullPolicy::Always;
+                assert!(pulled_again || entry.revision >= asked, "{name}: {entry:?}");
             }
         }
     }

@@ -1,0 +1,319 @@
+//! The rollout: which assignment a node gets next, within the limits on concurrent pulls, and how far
+//! it is with the assignment it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::cache::{CacheState, Caches, OrphanPolicy};
+use super::desired::Interner;
+use super::node::{ImageState, NodeState, Pair, asks_more};
+use super::tally::Tally;
+use crate::model::{
+    AssignedImage, CacheId, CountOrPercent, DesiredState, ImagePullPolicy, ImageRef, NodeName,
+};
+
+/// The cluster-wide limit if the configured one is malformed.
+const DEFAULT_LIMIT: usize = 100;
+
+/// Why a pull is not assigned to a node now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The node can't act. It is planned again when it can.
+    NodeUnreachable,
+    /// As many nodes pull as the cluster-wide limit allows.
+    ClusterLimit,
+    /// As many nodes pull for that cache as its own limit allows.
+    CacheLimit(Arc<CacheId>),
+}
+
+/// The cluster-wide limit on nodes with unfinished pulls. Each such node holds a slot.
+#[derive(Debug)]
+pub(super) struct Slots {
+    limit: CountOrPercent,
+    /// Nodes that exist. Others are only records.
+    nodes: usize,
+    active: usize,
+    waiting: BTreeSet<NodeName>,
+}
+
+impl Slots {
+    pub(super) fn new(limit: CountOrPercent) -> Self {
+        Self {
+            limit,
+            nodes: 0,
+            active: 0,
+            waiting: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn node_added(&mut self) {
+        self.nodes += 1;
+    }
+
+    pub(super) fn node_removed(&mut self) {
+        self.nodes = self.nodes.saturating_sub(1);
+    }
+
+    /// A node takes a slot, keeps it, or returns it.
+    pub(super) fn set_active(&mut self, before: bool, after: bool) {
+        self.active = self.active + usize::from(after) - usize::from(before);
+    }
+
+    /// Queues a node for a slot.
+    pub(super) fn wait(&mut self, node: NodeName) {
+        self.waiting.insert(node);
+    }
+
+    /// The next node that may take a slot, in the order of names.
+    pub(super) fn pop_waiting(&mut self) -> Option<NodeName> {
+        if self.is_free() {
+            self.waiting.pop_first()
+        } else {
+            None
+        }
+    }
+
+    fn is_free(&self) -> bool {
+        self.active < self.limit()
+    }
+
+    /// Most nodes that may pull at once.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.of(self.nodes).unwrap_or(DEFAULT_LIMIT)
+    }
+
+    /// Nodes with unfinished pulls.
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+}
+
+/// Why that pull is not assigned now, if anything prevents it. A node with a slot keeps it for whatever
+/// else it pulls.
+pub(super) fn obstacle(
+    node: &NodeState,
+    entry: &AssignedImage,
+    caches: &Caches,
+    slots: &Slots,
+) -> Option<Obstacle> {
+    if !node.is_reachable() {
+        return Some(Obstacle::NodeUnreachable);
+    }
+    for id in &entry.wanted_by {
+        let holds_slot =
+            |(known, tally): &(Arc<CacheId>, Tally)| **known == *id && tally.in_progress > 0;
+        if let Some((id, cache)) = caches.get_key_value(id)
+            && !cache.has_slot()
+            && !node.tallies.iter().any(holds_slot)
+        {
+            return Some(Obstacle::CacheLimit(Arc::clone(id)));
+        }
+    }
+    (!node.active && !slots.is_free()).then_some(Obstacle::ClusterLimit)
+}
+
+/// The assignment to write next, and what keeps it from being complete.
+pub(super) fn next_assignment(
+    node: &NodeState,
+    caches: &Caches,
+    slots: &Slots,
+    interner: &mut Interner,
+) -> (Vec<Arc<AssignedImage>>, Vec<Obstacle>) {
+    let mut next = Vec::with_capacity(node.desired.len().max(node.pairs.len()));
+    let mut obstacles = Vec::new();
+    let mut found = 0;
+    for entry in node.desired.iter() {
+        let pair = node.pair(&entry.image);
+        found += usize::from(pair.is_some());
+        let entry = &with_revision(node, pair, entry, caches, interner);
+        // A node that can't act may still get better settings for what it has to do anyway.
+        let needs_slot = pair.is_none_or(|pair| {
+            if node.is_reachable() {
+                node.adds_work(pair, entry)
+            } else {
+                asks_more(pair, entry)
+            }
+        });
+        let obstacle = if needs_slot {
+            obstacle(node, entry, caches, slots)
+        } else {
+            None
+        };
+        match obstacle {
+            None => next.push(Arc::clone(entry)),
+            Some(obstacle) => {
+                obstacles.push(obstacle);
+                // The previous request stays assigned.
+                let before = pair.filter(|p| p.entry.state == DesiredState::Present);
+                next.extend(before.map(|p| Arc::clone(&p.entry)));
+            }
+        }
+    }
+    if found < node.pairs.len() {
+        let desired: BTreeSet<&ImageRef> = node.desired.iter().map(|e| &e.image).collect();
+        for pair in &node.pairs {
+            if !desired.contains(&pair.entry.image) {
+                next.extend(orphaned(node, pair, caches, interner));
+            }
+        }
+    }
+    for image in unassigned_removals(node, caches) {
+        next.push(interner.entry(AssignedImage::absent(image)));
+    }
+    (next, obstacles)
+}
+
+/// Images of a purge or deletion in progress that were never assigned to the node. They may be there all
+/// the same: pulled by the kubelet, or before records were kept.
+fn unassigned_removals(node: &NodeState, caches: &Caches) -> Vec<ImageRef> {
+    let mut images: Vec<ImageRef> = Vec::new();
+    if !node.is_reachable() {
+        return images;
+    }
+    for image in caches.values().flat_map(|cache| cache.removing_from(node)) {
+        let desired = || node.desired.iter().any(|entry| entry.image == *image);
+        if node.pair(image).is_none() && !images.contains(image) && !desired() {
+            images.push(image.clone());
+        }
+    }
+    images
+}
+
+/// The revision to request from a node. For an image that is not pulled again, a greater one asks to
+/// verify it, or to retry it if it failed before a refresh in progress. Such a revision never decreases.
+pub(super) fn revision_for(
+    node: &NodeState,
+    pair: &Pair,
+    entry: &AssignedImage,
+    caches: &Caches,
+) -> u64 {
+    let pulled_again = entry.pull_policy == ImagePullPolicy::Always;
+    if pulled_again || pair.entry.state == DesiredState::Absent {
+        return entry.revision;
+    }
+    let requested = pair.entry.revision.max(entry.revision);
+    if node.image_state(pair) != ImageState::Failed {
+        return requested;
+    }
+    let retry = |id: &CacheId| caches.get(id).map_or(0, CacheState::retry_revision);
+    entry.wanted_by.iter().map(retry).fold(requested, u64::max)
+}
+
+/// The entry with the revision to request from that node.
+fn with_revision(
+    node: &NodeState,
+    pair: Option<&Pair>,
+    entry: &Arc<AssignedImage>,
+    caches: &Caches,
+    interner: &mut Interner,
+) -> Arc<AssignedImage> {
+    let pair = pair.filter(|p| p.entry.state == DesiredState::Present);
+    let revision = pair.map_or(0, |pair| revision_for(node, pair, entry, caches));
+    if revision <= entry.revision {
+        return Arc::clone(entry);
+    }
+    interner.entry(AssignedImage {
+        revision,
+        ..(**entry).clone()
+    })
+}
+
+/// The entry for a recorded image that no cache wants any more, if it stays in the assignment.
+fn orphaned(
+    node: &NodeState,
+    pair: &Pair,
+    caches: &Caches,
+    interner: &mut Interner,
+) -> Option<Arc<AssignedImage>> {
+    let image = &pair.entry.image;
+    if pair.entry.state == DesiredState::Absent {
+        // Removed images stay until the action ends, so that they are not requested again.
+        let removed = node.image_state(pair) == ImageState::Removed;
+        let listed = |cache: &CacheState| cache.removing_from(node).any(|listed| listed == image);
+        let stays = !removed || caches.values().any(listed);
+        return stays.then(|| Arc::clone(&pair.entry));
+    }
+    let is_deleted = |id: &CacheId| {
+        // Caches that were deleted while no planner ran leave their images.
+        caches.get(id).is_some_and(|cache| {
+            // A taint keeps new images off a node and removes none, as with pods.
+            !cache.is_repelled(node, image) && cache.orphan_policy() == OrphanPolicy::Delete
+        })
+    };
+    let deleted = pair.entry.wanted_by.iter().any(is_deleted);
+    deleted.then(|| interner.entry(AssignedImage::absent(image.clone())))
+}
+
+/// Counts the node's images for each cache that has any.
+pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, Tally)> {
+    let reachable = node.is_reachable();
+    let mut tallies: BTreeMap<&CacheId, Tally> = BTreeMap::new();
+    for entry in node.desired.iter() {
+        let pair = node.pair(&entry.image);
+        let pair = pair.filter(|p| p.entry.state == DesiredState::Present);
+        let state = pair.map(|p| node.image_state(p));
+        let in_progress = reachable && state == Some(ImageState::InProgress);
+        let revision = pair.map_or(0, |p| revision_for(node, p, entry, caches));
+        let due = pair.is_none_or(|p| node.adds_work(p, entry) || revision > p.entry.revision);
+        let verifying = pair.is_some_and(|p| node.is_verifying(p, entry, revision));
+        for id in &entry.wanted_by {
+            let tally = tallies.entry(id).or_default();
+            tally.desired += 1;
+            tally.in_progress += u64::from(in_progress);
+            match state {
+                _ if !reachable => tally.unreachable += 1,
+                _ if verifying => {
+                    tally.cached += 1;
+                    tally.verifying += 1;
+                }
+                _ if due => tally.pulling += 1,
+                Some(ImageState::Cached) => tally.cached += 1,
+                Some(ImageState::Failed) => tally.failed += 1,
+                _ => {
+                    tally.pulling += 1;
+                    tally.failing += u64::from(pair.is_some_and(|p| node.is_failing(p)));
+                }
+            }
+        }
+    }
+    if let Some(facts) = &node.facts {
+        let removed = caches
+            .iter()
+            .filter(|(_, cache)| cache.is_removed_from(facts));
+        for (id, cache) in removed {
+            let tally = tallies.entry(id).or_default();
+            tally.unreachable_nodes += u64::from(!reachable);
+            if reachable {
+                count_removals(tally, node, cache);
+            }
+        }
+    }
+    let shared = |id: &CacheId| caches.get_key_value(id).map(|(id, _)| Arc::clone(id));
+    let tallies = tallies.into_iter();
+    tallies
+        .filter_map(|(id, tally)| Some((shared(id)?, tally)))
+        .collect()
+}
+
+/// Adds the images that a purge or deletion removes from a reachable node.
+fn count_removals(tally: &mut Tally, node: &NodeState, cache: &CacheState) {
+    let (Some(spec), Some(facts)) = (cache.removed_spec(), &node.facts) else {
+        return;
+    };
+    let groups = spec.groups.iter().filter(|group| group.matches(facts));
+    let pairs = groups
+        .flat_map(|group| &group.images)
+        .filter_map(|image| node.pair(image));
+    for pair in pairs {
+        if pair.entry.state == DesiredState::Present {
+            tally.shared += 1;
+            continue;
+        }
+        match node.image_state(pair) {
+            ImageState::Removed => {}
+            ImageState::InUse => tally.in_use += 1,
+            ImageState::Failed => tally.removal_failed += 1,
+            ImageState::InProgress | ImageState::Cached => tally.removing += 1,
+        }
+    }
+}
