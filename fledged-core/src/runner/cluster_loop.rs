@@ -11,44 +11,44 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use tracing::{debug, warn};
 
-use super::wait::first_of;
-use super::writes::{Target, Writes};
+use super::select::first_of;
+use super::write_queue::{Target, WriteQueue};
 use crate::planner::{ClusterCommand, ClusterEvent, Planner};
 use crate::port::{Clock, Cluster, WriteFailure};
 use crate::warmer::time::between;
 
-/// Longest that one write may take before it is given up and repeated; an API server's own limit
-/// on a request is a minute.
+/// Longest time for one write, after which it is dropped and retried. API servers limit requests to one
+/// minute, too.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long writes under way are waited for at shutdown; well within the 30 s that a pod is given.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// Most events that are taken before the planner is asked again, so that a long row of them neither
-/// costs a plan each nor holds writes up.
-const EVENTS_AT_ONCE: usize = 1_000;
+/// How long a shutdown waits for writes in progress, well within the 30 s that a pod is given.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most events that are applied before the planner is polled, so that a burst of events neither costs one
+/// plan each nor delays writes.
+const EVENTS_PER_POLL: usize = 1_000;
 
 /// Why [`ClusterLoop::run`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It was asked to.
+    /// Shutdown was requested.
     Shutdown,
-    /// The cluster tells nothing any more.
+    /// The stream of events ended.
     EventsEnded,
 }
 
-/// Watches how a [`ClusterLoop`] fares. Called from the loop: must not block.
+/// Observes a [`ClusterLoop`]. It is called from the loop and must not block.
 pub trait ClusterObserver: Send + Sync {
-    /// The planner was asked what to do: `took` from the first event that it had not answered yet,
-    /// zero where only time had passed.
+    /// The planner was polled. `took` is the time since the first event that was applied after the last
+    /// poll, and zero if there was none.
     fn planned(&self, took: Duration, queue: QueueDepth);
 }
 
-/// Writes that are not done.
+/// Numbers of writes that are not done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueDepth {
-    /// Not begun, or waiting to be tried again.
+    /// Not started, or waiting for a retry.
     pub waiting: usize,
-    /// Under way.
+    /// In progress.
     pub under_way: usize,
 }
 
@@ -60,21 +60,22 @@ struct Written {
     result: Result<Option<u64>, WriteFailure>,
 }
 
-/// Drives a cluster: tells its [`Planner`] what happens, and writes what it says.
+/// Runs a [`Planner`] against a [`Cluster`]: applies the cluster's events, and executes the planner's
+/// commands.
 ///
-/// Everything runs in the one task that polls [`run`](Self::run). A write that fails is repeated
-/// with a growing delay until it succeeds, the object is gone, or a newer one for the same object
-/// takes its place; only events for people are given up after a few attempts.
+/// Everything runs in the task that polls [`run`](Self::run). A failed write is retried with growing delays
+/// until it succeeds, the object is gone, or a newer write for the same object replaces it. Only events for
+/// users are dropped after a few attempts.
 pub struct ClusterLoop {
     planner: Planner,
     cluster: Arc<dyn Cluster>,
     clock: Arc<dyn Clock>,
-    writes: Writes,
+    writes: WriteQueue,
     at_once: NonZeroUsize,
     under_way: FuturesUnordered<BoxFuture<'static, Written>>,
     observer: Option<Arc<dyn ClusterObserver>>,
-    /// When the first event came that the planner has not answered yet.
-    heard_at: Option<Timestamp>,
+    /// Time of the first event since the last poll of the planner.
+    first_event_at: Option<Timestamp>,
 }
 
 impl fmt::Debug for ClusterLoop {
@@ -87,7 +88,7 @@ impl fmt::Debug for ClusterLoop {
 }
 
 impl ClusterLoop {
-    /// A loop over these ports. The seed is that of the delays between attempts.
+    /// A loop over these ports. The seed is for the delays between attempts.
     #[must_use]
     pub fn new(
         planner: Planner,
@@ -99,32 +100,31 @@ impl ClusterLoop {
             planner,
             cluster,
             clock,
-            writes: Writes::new(seed),
-            // Enough to hide latencies; an API server's own fairness does the rest.
+            writes: WriteQueue::new(seed),
+            // Enough to hide latency. The API server's priority and fairness does the rest.
             at_once: NonZeroUsize::MIN.saturating_add(31),
             under_way: FuturesUnordered::new(),
             observer: None,
-            heard_at: None,
+            first_event_at: None,
         }
     }
 
-    /// With somebody who watches.
+    /// Adds an observer.
     #[must_use]
     pub fn with_observer(mut self, observer: Arc<dyn ClusterObserver>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// With another number of writes at once. Default 32.
+    /// Sets the number of concurrent writes. Default 32.
     #[must_use]
     pub fn with_writes_at_once(mut self, writes: NonZeroUsize) -> Self {
         self.at_once = writes;
         self
     }
 
-    /// Runs until `shutdown` resolves or the cluster tells nothing any more. Writes under way are
-    /// then waited for a while; what was not begun is not written. To be called once: a planner that
-    /// has seen a cluster goes on from what it saw.
+    /// Runs until `shutdown` resolves or the stream of events ends. It then waits a limited time for writes
+    /// in progress; others are dropped. Call it once: the planner keeps the state of the cluster.
     pub async fn run<F: Future<Output = ()>>(&mut self, shutdown: F) -> Ended {
         let mut events = self.cluster.events().fuse();
         let shutdown = shutdown.fuse();
@@ -133,14 +133,14 @@ impl ClusterLoop {
             let pause = self.advance();
             futures_util::select_biased! {
                 () = shutdown => break Ended::Shutdown,
-                // Before events: a long row of these must not hold up what was written.
+                // Before events, so that a burst of these does not delay the results of writes.
                 () = self.step(pause).fuse() => {}
                 event = events.next() => match event {
                     None => break Ended::EventsEnded,
                     Some(event) => {
-                        self.heard_at.get_or_insert(self.clock.now());
+                        self.first_event_at.get_or_insert(self.clock.now());
                         self.planner.apply(event, self.clock.now());
-                        for _ in 1..EVENTS_AT_ONCE {
+                        for _ in 1..EVENTS_PER_POLL {
                             let Some(Some(event)) = events.next().now_or_never() else {
                                 break;
                             };
@@ -154,7 +154,7 @@ impl ClusterLoop {
         ended
     }
 
-    /// Begins every write that is due; returns how long until something else is.
+    /// Starts all writes that are due. Returns the time until the next step.
     fn advance(&mut self) -> Option<Duration> {
         let now = self.clock.now();
         for target in self.writes.wake(now) {
@@ -164,7 +164,7 @@ impl ClusterLoop {
             self.writes.push(command);
         }
         while self.under_way.len() < self.at_once.get() {
-            let Some((target, command)) = self.writes.begin(now) else {
+            let Some((target, command)) = self.writes.start_next(now) else {
                 break;
             };
             let (cluster, clock) = (Arc::clone(&self.cluster), Arc::clone(&self.clock));
@@ -178,8 +178,8 @@ impl ClusterLoop {
             }));
         }
         if let Some(observer) = &self.observer {
-            let heard_at = self.heard_at.take();
-            let took = heard_at.map_or(Duration::ZERO, |at| between(at, self.clock.now()));
+            let first_event_at = self.first_event_at.take();
+            let took = first_event_at.map_or(Duration::ZERO, |at| between(at, self.clock.now()));
             let under_way = self.under_way.len();
             let waiting = self.writes.len().saturating_sub(under_way);
             observer.planned(took, QueueDepth { waiting, under_way });
@@ -189,7 +189,7 @@ impl ClusterLoop {
         Some(Duration::try_from(wakeup.duration_since(now)).unwrap_or_default())
     }
 
-    /// Waits for a write to end, or for the pause to be over.
+    /// Waits for a write to end, or for the pause to end.
     async fn step(&mut self, pause: Option<Duration>) {
         let written = first_of(&mut self.under_way, self.clock.as_ref(), pause).await;
         if let Some(written) = written {
@@ -207,7 +207,7 @@ impl ClusterLoop {
         match result {
             Ok(generation) => {
                 self.writes.done(&target);
-                if let Some(event) = answer(command, generation) {
+                if let Some(event) = success_event(command, generation) {
                     self.planner.apply(event, now);
                 }
             }
@@ -218,14 +218,14 @@ impl ClusterLoop {
         }
     }
 
-    /// Waits for what is under way, but not for ever.
+    /// Waits a limited time for writes in progress.
     async fn drain(&mut self) {
         debug!(
             writes = self.under_way.len(),
-            "waiting for writes under way"
+            "waiting for writes in progress"
         );
         let clock = Arc::clone(&self.clock);
-        let timer = clock.sleep(DRAIN_LIMIT).fuse();
+        let timer = clock.sleep(DRAIN_TIMEOUT).fuse();
         futures_util::pin_mut!(timer);
         while !self.under_way.is_empty() {
             let written = futures_util::select_biased! {
@@ -240,8 +240,8 @@ impl ClusterLoop {
     }
 }
 
-/// What the planner is told of a write that succeeded.
-fn answer(command: ClusterCommand, generation: Option<u64>) -> Option<ClusterEvent> {
+/// The event for the planner after a successful write.
+fn success_event(command: ClusterCommand, generation: Option<u64>) -> Option<ClusterEvent> {
     match command {
         ClusterCommand::WriteAssignment { node, ticket, .. } => {
             Some(ClusterEvent::AssignmentWritten {

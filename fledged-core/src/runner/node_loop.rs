@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tracing::{debug, info, warn};
 
 use super::operation::{answered, pull, read_inventory};
-use super::wait::first_of;
+use super::select::first_of;
 use crate::error::Failure;
 use crate::model::{Assignment, ImageRef, ImageReport, NodeReport};
 use crate::port::{

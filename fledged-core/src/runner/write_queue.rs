@@ -1,67 +1,68 @@
-//! Writes that are not done yet: one a target, always the newest, repeated until it succeeds.
+//! Writes that are not done yet: the newest for each target, repeated until it succeeds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::write_policy::{AfterFailure, WritePolicy};
 use crate::model::{CacheId, NodeName};
 use crate::planner::{Annotation, ClusterCommand, WriteTarget};
 use crate::port::WriteFailure;
-use crate::warmer::time::after;
-use crate::warmer::{Backoff, Schedule};
 
-/// Between attempts of one write. An API server that is back is not waited for long: one controller
-/// with a limit on its writes is no burden for it.
-const SCHEDULE: Schedule = Schedule::seconds(1, 10);
-/// Longest that is waited because the other side asked for it.
-const ASKED_MAX: Duration = Duration::from_secs(60);
-/// How often a write that is only told, not needed, is tried.
-const EVENT_ATTEMPTS: u32 = 5;
-
-/// What a write goes to; a newer one for the same replaces an older.
+/// The target of a write. A newer write for the same target replaces an older one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
     Assignment(NodeName),
     Status(CacheId),
     Annotation(CacheId, Annotation),
     Finalizer(CacheId),
-    /// Events do not replace each other.
+    /// Events are numbered, because they do not replace each other.
     Event(CacheId, u64),
+}
+
+impl Target {
+    /// The object to plan again after a conflict.
+    fn object(self) -> Option<WriteTarget> {
+        match self {
+            Self::Assignment(node) => Some(WriteTarget::Assignment(node)),
+            Self::Status(id) | Self::Annotation(id, _) | Self::Finalizer(id) => {
+                Some(WriteTarget::Cache(id))
+            }
+            Self::Event(..) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// The newest that is not begun.
+    /// The newest write that has not started.
     next: Option<ClusterCommand>,
-    under_way: bool,
+    in_progress: bool,
     failures: u32,
     retry_at: Option<Timestamp>,
 }
 
-/// Writes by target, in the order they became due.
+/// Writes by target, in the order in which they became due.
 #[derive(Debug)]
-pub(super) struct Writes {
+pub(super) struct WriteQueue {
     slots: BTreeMap<Target, Slot>,
     ready: VecDeque<Target>,
     retries: BTreeSet<(Timestamp, Target)>,
-    /// Nothing is begun before: the other side asked to be left alone.
-    held_until: Option<Timestamp>,
+    /// No write starts before this time.
+    hold_until: Option<Timestamp>,
     events: u64,
-    backoff: Backoff,
-    rng: fastrand::Rng,
+    policy: WritePolicy,
 }
 
-impl Writes {
+impl WriteQueue {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             slots: BTreeMap::new(),
             ready: VecDeque::new(),
             retries: BTreeSet::new(),
-            held_until: None,
+            hold_until: None,
             events: 0,
-            backoff: Backoff::default(),
-            rng: fastrand::Rng::with_seed(seed),
+            policy: WritePolicy::new(seed),
         }
     }
 
@@ -81,56 +82,55 @@ impl Writes {
         }
     }
 
-    /// Takes the place of whatever was to be written there. One that is under way is not disturbed,
-    /// and one that waits after a failure goes on waiting.
+    /// Replaces the write that waits for the same target, if any. A write in progress continues, and a
+    /// target that waits after a failure keeps waiting.
     pub(super) fn push(&mut self, command: ClusterCommand) {
         let target = self.target(&command);
         let slot = self.slots.entry(target.clone()).or_default();
-        let idle = !slot.under_way && slot.retry_at.is_none();
+        let idle = !slot.in_progress && slot.retry_at.is_none();
         if idle && slot.next.is_none() {
             self.ready.push_back(target);
         }
         slot.next = Some(command);
     }
 
-    /// How many are not done, under way or not.
+    /// Number of targets with a write that is not done, in progress or not.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// The next write to begin.
-    pub(super) fn begin(&mut self, now: Timestamp) -> Option<(Target, ClusterCommand)> {
-        if self.held_until.is_some_and(|until| now < until) {
+    /// The next write to start.
+    pub(super) fn start_next(&mut self, now: Timestamp) -> Option<(Target, ClusterCommand)> {
+        if self.hold_until.is_some_and(|until| now < until) {
             return None;
         }
-        self.held_until = None;
+        self.hold_until = None;
         while let Some(target) = self.ready.pop_front() {
             if let Some(slot) = self.slots.get_mut(&target)
                 && let Some(command) = slot.next.take()
             {
-                slot.under_way = true;
+                slot.in_progress = true;
                 return Some((target, command));
             }
         }
         None
     }
 
-    /// It was written, or need not be.
+    /// The write succeeded, or is not needed any more.
     pub(super) fn done(&mut self, target: &Target) {
         let Some(slot) = self.slots.get_mut(target) else {
             return;
         };
-        slot.under_way = false;
+        slot.in_progress = false;
         slot.failures = 0;
-        match slot.next {
-            Some(_) => self.ready.push_back(target.clone()),
-            None => {
-                self.slots.remove(target);
-            }
+        if slot.next.is_some() {
+            self.ready.push_back(target.clone());
+        } else {
+            self.slots.remove(target);
         }
     }
 
-    /// It was not written: it is tried again after a while, unless a newer one has come by then.
+    /// The write failed. The policy decides what happens to it.
     pub(super) fn failed(
         &mut self,
         target: Target,
@@ -138,38 +138,27 @@ impl Writes {
         failure: &WriteFailure,
         now: Timestamp,
     ) {
-        let asked = match failure {
-            WriteFailure::Gone(_) => return self.done(&target),
-            WriteFailure::Conflict(_) => None,
-            WriteFailure::Unavailable { retry_after, .. } => {
-                retry_after.map(|delay| delay.min(ASKED_MAX))
-            }
-        };
-        if let Some(asked) = asked {
-            let until = after(now, asked);
-            self.held_until = self.held_until.max(Some(until));
-        }
         let Some(slot) = self.slots.get_mut(&target) else {
             return;
         };
         slot.failures = slot.failures.saturating_add(1);
-        if matches!(target, Target::Event(..)) && slot.failures >= EVENT_ATTEMPTS {
-            return self.done(&target);
-        }
-        let delay = self
-            .backoff
-            .spread(SCHEDULE.delay(slot.failures), &mut self.rng);
-        let at = after(now, delay.max(asked.unwrap_or_default()));
-        slot.under_way = false;
+        let optional = matches!(target, Target::Event(..));
+        let decision = self.policy.decide(failure, slot.failures, optional, now);
+        self.hold_until = self.hold_until.max(decision.hold_until);
+        let at = match decision.next {
+            AfterFailure::Drop => return self.done(&target),
+            AfterFailure::Retry(at) => {
+                slot.next.get_or_insert(command);
+                at
+            }
+            AfterFailure::Replan(at) => at,
+        };
+        slot.in_progress = false;
         slot.retry_at = Some(at);
-        // What conflicted has to be thought over, not repeated.
-        if slot.next.is_none() && !matches!(failure, WriteFailure::Conflict(_)) {
-            slot.next = Some(command);
-        }
         self.retries.insert((at, target));
     }
 
-    /// Makes due what has waited long enough; returns what has to be thought over.
+    /// Makes writes ready whose delay has passed. Returns the objects to plan again.
     pub(super) fn wake(&mut self, now: Timestamp) -> Vec<WriteTarget> {
         let mut conflicts = Vec::new();
         while let Some((at, _)) = self.retries.first()
@@ -184,26 +173,19 @@ impl Writes {
             slot.retry_at = None;
             if slot.next.is_some() {
                 self.ready.push_back(target);
-                continue;
+            } else {
+                self.slots.remove(&target);
+                conflicts.extend(target.object());
             }
-            // Whatever is thought over comes as a new write, if it is one.
-            self.slots.remove(&target);
-            conflicts.extend(match target {
-                Target::Assignment(node) => Some(WriteTarget::Assignment(node)),
-                Target::Status(id) | Target::Annotation(id, _) | Target::Finalizer(id) => {
-                    Some(WriteTarget::Cache(id))
-                }
-                Target::Event(..) => None,
-            });
         }
         conflicts
     }
 
-    /// When something is next to be tried again.
+    /// When a delay ends next.
     pub(super) fn next_retry(&self) -> Option<Timestamp> {
         let retry = self.retries.first().map(|(at, _)| *at);
-        let held = self.held_until.filter(|_| !self.ready.is_empty());
-        retry.into_iter().chain(held).min()
+        let hold = self.hold_until.filter(|_| !self.ready.is_empty());
+        retry.into_iter().chain(hold).min()
     }
 }
 
@@ -211,6 +193,7 @@ impl Writes {
 mod tests {
     use super::*;
     use crate::planner::{ActionReason, CacheEvent};
+    use crate::warmer::time::after;
 
     fn mk_finalizer(present: bool) -> ClusterCommand {
         ClusterCommand::SetFinalizer {
@@ -238,73 +221,76 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_is_written_and_one_at_a_time() {
+    fn the_newest_write_wins_and_one_runs_at_a_time() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut writes = Writes::new(1);
+        let mut writes = WriteQueue::new(1);
         writes.push(mk_finalizer(true));
         writes.push(mk_finalizer(false));
-        let (target, command) = writes.begin(now).unwrap();
+        let (target, command) = writes.start_next(now).unwrap();
         assert_eq!(command, mk_finalizer(false));
         writes.push(mk_finalizer(true));
-        assert_eq!(writes.begin(now), None, "one is under way");
+        assert_eq!(writes.start_next(now), None, "one is in progress");
         writes.done(&target);
-        assert_eq!(writes.begin(now).unwrap().1, mk_finalizer(true));
+        assert_eq!(writes.start_next(now).unwrap().1, mk_finalizer(true));
     }
 
     #[test]
-    fn what_failed_is_repeated_no_sooner_than_asked_unless_it_is_outdated() {
+    fn a_failed_write_is_retried_unless_it_is_replaced() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut writes = Writes::new(1);
+        let mut writes = WriteQueue::new(1);
         writes.push(mk_finalizer(true));
-        let (target, command) = writes.begin(now).unwrap();
+        let (target, command) = writes.start_next(now).unwrap();
         writes.failed(target, command, &mk_unavailable(40), now);
         let retry = writes.next_retry().unwrap();
         assert_eq!(retry, after(now, std::time::Duration::from_secs(40)));
-        assert_eq!((writes.wake(now), writes.begin(now)), (Vec::new(), None));
+        assert_eq!(
+            (writes.wake(now), writes.start_next(now)),
+            (Vec::new(), None)
+        );
         writes.push(mk_finalizer(false));
         writes.push(mk_event());
         assert_eq!(
-            writes.begin(now),
+            writes.start_next(now),
             None,
-            "it goes on waiting, and everything with it"
+            "a retry-after holds all writes"
         );
         assert_eq!(writes.wake(retry), []);
-        assert_eq!(writes.begin(retry).unwrap().1, mk_event());
-        assert_eq!(writes.begin(retry).unwrap().1, mk_finalizer(false));
+        assert_eq!(writes.start_next(retry).unwrap().1, mk_event());
+        assert_eq!(writes.start_next(retry).unwrap().1, mk_finalizer(false));
     }
 
     #[test]
-    fn a_conflict_is_thought_over_after_a_while() {
+    fn a_conflict_is_planned_again_after_a_delay() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut writes = Writes::new(1);
+        let mut writes = WriteQueue::new(1);
         writes.push(mk_finalizer(true));
-        let (target, command) = writes.begin(now).unwrap();
+        let (target, command) = writes.start_next(now).unwrap();
         let conflict = WriteFailure::Conflict("changed".to_owned());
         writes.failed(target, command, &conflict, now);
         let retry = writes.next_retry().unwrap();
         let cache = CacheId::new("default", "web", "1");
         assert_eq!(writes.wake(retry), [WriteTarget::Cache(cache)]);
-        assert_eq!((writes.begin(now), writes.len()), (None, 0));
+        assert_eq!((writes.start_next(now), writes.len()), (None, 0));
         writes.push(mk_finalizer(true));
-        assert!(writes.begin(now).is_some());
+        assert!(writes.start_next(now).is_some());
     }
 
     #[test]
-    fn what_is_gone_and_what_nobody_needs_is_given_up() {
+    fn writes_to_missing_objects_and_old_events_are_dropped() {
         let mut now = Timestamp::UNIX_EPOCH;
-        let mut writes = Writes::new(1);
+        let mut writes = WriteQueue::new(1);
         writes.push(mk_finalizer(true));
-        let (target, command) = writes.begin(now).unwrap();
+        let (target, command) = writes.start_next(now).unwrap();
         writes.failed(target, command, &WriteFailure::Gone(String::new()), now);
         assert_eq!((writes.next_retry(), writes.slots.len()), (None, 0));
         writes.push(mk_event());
         let mut attempts = 0;
-        while let Some((target, command)) = writes.begin(now) {
+        while let Some((target, command)) = writes.start_next(now) {
             attempts += 1;
             writes.failed(target, command, &mk_unavailable(1), now);
             now = writes.next_retry().unwrap_or(now);
             writes.wake(now);
         }
-        assert_eq!((attempts, writes.slots.len()), (EVENT_ATTEMPTS, 0));
+        assert_eq!((attempts, writes.slots.len()), (5, 0));
     }
 }

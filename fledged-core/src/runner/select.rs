@@ -1,4 +1,4 @@
-//! What both loops wait for.
+//! Waits for the first of several operations, or for a delay.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::port::Clock;
 
-/// The first of these operations to end; `None` when the pause is over before. Without a pause, and
-/// without operations, that half is waited for without end.
+/// The result of the first operation to end, or `None` if the pause ends before. Without a pause and
+/// without operations, this waits forever.
 pub(super) async fn first_of<T>(
     operations: &mut FuturesUnordered<BoxFuture<'static, T>>,
     clock: &dyn Clock,
@@ -20,12 +20,11 @@ pub(super) async fn first_of<T>(
             None => std::future::pending().await,
         }
     };
-    let none = operations.is_empty();
     let ended = async {
-        match none {
-            true => std::future::pending().await,
-            false => operations.next().await,
+        if operations.is_empty() {
+            return std::future::pending().await;
         }
+        operations.next().await
     };
     futures_util::pin_mut!(timer, ended);
     futures_util::select_biased! {
