@@ -15,11 +15,11 @@ use crate::model::{
 use crate::planner::{Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterEvent};
 use crate::port::{Clock, Cluster, WriteFailure};
 
-/// A [`Cluster`] in memory, on a [`SimClock`]; its nodes run the real warmer on a [`SimRuntime`]
-/// each. Clones share their state.
+/// A [`Cluster`] in memory, on a [`SimClock`]. Each of its nodes runs the real warmer on a
+/// [`SimRuntime`]. Clones share their state.
 ///
-/// Of the [`Faults`] given, those of `calls` meet writes: one that fails midway took effect and was
-/// answered as a failure.
+/// The `calls` faults of [`Faults`] apply to writes. A write that fails midway takes effect and returns a
+/// failure.
 #[derive(Debug, Clone)]
 pub struct SimCluster {
     pub(super) clock: SimClock,
@@ -40,7 +40,7 @@ impl SimCluster {
         }
     }
 
-    /// Lets writes go wrong.
+    /// Sets the faults of writes.
     #[must_use]
     pub fn with_faults(self, faults: Faults) -> Self {
         self.objects().faults = faults;
@@ -51,7 +51,7 @@ impl SimCluster {
         lock(&self.objects)
     }
 
-    /// A node joins, or becomes what is given; the runtime of one that is known stays.
+    /// Adds a node, or changes its facts. A known node keeps its runtime.
     pub fn apply_node(&self, facts: NodeFacts, runtime: SimRuntime) {
         let mut objects = self.objects();
         let name = facts.name.clone();
@@ -67,7 +67,7 @@ impl SimCluster {
         objects.publish(&ClusterEvent::NodeApplied(facts));
     }
 
-    /// A node turns Ready or NotReady; while it is not, nobody hears of it.
+    /// Makes a node Ready or NotReady. A NotReady node does not report.
     pub fn set_ready(&self, node: &NodeName, ready: bool) {
         let mut objects = self.objects();
         if let Some(node) = objects.nodes.get_mut(node) {
@@ -77,7 +77,7 @@ impl SimCluster {
         }
     }
 
-    /// A node leaves, and its record with it.
+    /// Deletes a node and its record.
     pub fn remove_node(&self, node: &NodeName) {
         let mut objects = self.objects();
         objects.nodes.remove(node);
@@ -111,36 +111,36 @@ impl SimCluster {
         objects.publish(&ClusterEvent::CacheApplied(Box::new(facts)));
     }
 
-    /// Asks for a refresh or a purge, if the cache is there.
+    /// Requests a refresh or a purge, if the cache exists.
     pub fn annotate(&self, id: &CacheId, annotation: Annotation) {
         let annotated = self.objects().change(id, |facts| match annotation {
             Annotation::Refresh => facts.refresh_requested = true,
             Annotation::Purge => facts.purge_requested = true,
         });
-        // A cache that is not there asks for nothing.
+        // Nothing to request from a cache that does not exist.
         annotated.ok();
     }
 
-    /// Deletes a cache; it goes once nothing holds it.
+    /// Deletes a cache. It is gone once it has no finalizer.
     pub fn delete_cache(&self, id: &CacheId) {
         let deleted = self.objects().change(id, |facts| facts.deleting = true);
-        // What is not there is deleted.
+        // It may be deleted already.
         deleted.ok();
     }
 
-    /// What is known of a cache now.
+    /// The current state of a cache.
     #[must_use]
     pub fn cache(&self, id: &CacheId) -> Option<CacheFacts> {
         self.objects().caches.get(id).cloned()
     }
 
-    /// What was last recorded as the status of a cache.
+    /// The recorded status of a cache.
     #[must_use]
     pub fn status(&self, id: &CacheId) -> Option<CacheStatus> {
         self.cache(id)?.status
     }
 
-    /// What is recorded for every node.
+    /// The recorded assignments of all nodes.
     #[must_use]
     pub fn assignments(&self) -> BTreeMap<NodeName, Assignment> {
         self.objects().records.clone()
@@ -153,19 +153,19 @@ impl SimCluster {
         objects.nodes.get(node).map(|node| node.runtime.clone())
     }
 
-    /// Everything that was told of caches, in order.
+    /// All events recorded about caches, in order.
     #[must_use]
-    pub fn told(&self) -> Vec<(CacheId, CacheEvent)> {
+    pub fn recorded_events(&self) -> Vec<(CacheId, CacheEvent)> {
         self.objects().events.clone()
     }
 
-    /// How many writes were asked for.
+    /// Number of writes, including failed ones.
     #[must_use]
     pub fn writes(&self) -> usize {
         self.objects().writes
     }
 
-    /// What a node says of its images, if it is heard.
+    /// Records the report of a node.
     pub(super) fn report(&self, node: &NodeName, report: NodeReport) {
         let mut objects = self.objects();
         let known = objects.reports.insert(node.clone(), report.clone());
@@ -175,7 +175,7 @@ impl SimCluster {
         }
     }
 
-    /// Carries out a write, with whatever goes wrong.
+    /// Executes a write, with the next fault.
     async fn write<T>(
         &self,
         write: impl FnOnce(&mut Objects) -> Result<T, WriteFailure> + Send,
@@ -187,15 +187,11 @@ impl SimCluster {
             let elapsed = self.clock.elapsed();
             objects.faults.draw_call(elapsed, &mut objects.rng)
         };
-        let unavailable = |message: &str| WriteFailure::Unavailable {
-            message: message.to_owned(),
-            retry_after: None,
-        };
         match fault {
-            Some(Fault::Fail(failure)) => return Err(unavailable(&failure.message)),
+            Some(Fault::Fail(failure)) => return Err(WriteFailure::unavailable(failure.message)),
             Some(Fault::FailMidway(failure)) => {
                 write(&mut self.objects())?;
-                return Err(unavailable(&failure.message));
+                return Err(WriteFailure::unavailable(failure.message));
             }
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Slow(delay)) => self.clock.sleep(delay).await,

@@ -1,4 +1,4 @@
-//! What there is in a simulated cluster, and who is told of it.
+//! The objects of a simulated cluster, and the streams that watch them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,14 +9,14 @@ use crate::model::{Assignment, CacheId, NodeFacts, NodeName, NodeReport};
 use crate::planner::{CacheEvent, CacheFacts, ClusterEvent};
 use crate::port::WriteFailure;
 
-/// Events that one watcher has not taken yet.
+/// Events that one watcher has not received yet.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) events: VecDeque<ClusterEvent>,
     pub(super) waker: Option<Waker>,
 }
 
-/// A node; one that comes back under its name is another one.
+/// A node. One that is added again after its deletion is another node.
 #[derive(Debug)]
 pub(super) struct SimNode {
     pub(super) facts: NodeFacts,
@@ -28,7 +28,7 @@ pub(super) struct SimNode {
 pub(super) struct Objects {
     pub(super) caches: BTreeMap<CacheId, CacheFacts>,
     pub(super) nodes: BTreeMap<NodeName, SimNode>,
-    /// How many nodes have joined.
+    /// Number of nodes added so far.
     pub(super) joins: u64,
     pub(super) records: BTreeMap<NodeName, Assignment>,
     pub(super) reports: BTreeMap<NodeName, NodeReport>,
@@ -44,7 +44,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Objects {
-    /// Tells every watcher; those that nobody listens to any more are forgotten.
+    /// Sends an event to every watcher. Watchers whose stream was dropped are removed.
     pub(super) fn publish(&mut self, event: &ClusterEvent) {
         self.watchers.retain(|queue| Arc::strong_count(queue) > 1);
         for queue in &self.watchers {
@@ -56,7 +56,7 @@ impl Objects {
         }
     }
 
-    /// Everything there is, for a watcher that comes anew.
+    /// All objects, for a new watcher.
     pub(super) fn everything(&self) -> VecDeque<ClusterEvent> {
         let caches = self.caches.values().cloned().map(Box::new);
         let mut events: VecDeque<_> = caches.map(ClusterEvent::CacheApplied).collect();
@@ -72,7 +72,7 @@ impl Objects {
         events
     }
 
-    /// Changes a cache; one that is being deleted goes when nothing holds it.
+    /// Changes a cache. One that is being deleted is gone once it has no finalizer.
     pub(super) fn change(
         &mut self,
         id: &CacheId,
@@ -86,13 +86,12 @@ impl Objects {
         if *facts == before {
             return Ok(());
         }
-        let event = match facts.deleting && !facts.finalizer {
-            true => ClusterEvent::CacheGone(id.clone()),
-            false => ClusterEvent::CacheApplied(Box::new(facts.clone())),
-        };
-        if matches!(event, ClusterEvent::CacheGone(_)) {
+        let event = if facts.deleting && !facts.finalizer {
             self.caches.remove(id);
-        }
+            ClusterEvent::CacheGone(id.clone())
+        } else {
+            ClusterEvent::CacheApplied(Box::new(facts.clone()))
+        };
         self.publish(&event);
         Ok(())
     }
