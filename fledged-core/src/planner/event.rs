@@ -1,5 +1,7 @@
 //! The events that a planner applies, and the commands it returns.
 
+use jiff::Timestamp;
+
 use super::status::{ActionReason, CacheStatus};
 use crate::model::{
     AssignedImage, Assignment, CacheId, ImageCache, ImageCacheSpec, InvalidSpec, NodeFacts,
@@ -49,6 +51,36 @@ impl CacheFacts {
     pub fn of_spec(id: CacheId, generation: u64, spec: &ImageCacheSpec) -> Self {
         let spec = spec.validate(id.clone());
         Self::new(id, generation, spec)
+    }
+}
+
+/// The record of one node, as a reader finds it: see [`Planner::from_records`](super::Planner).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeRecord {
+    /// Which node.
+    pub node: NodeName,
+    /// The recorded images and the generation of the record.
+    pub assignment: Assignment,
+    /// When the assignment was last written, if known.
+    pub written_at: Option<Timestamp>,
+    /// The node's last report, if any.
+    pub report: Option<NodeReport>,
+    /// When the node last reported, if known.
+    pub reported_at: Option<Timestamp>,
+}
+
+impl NodeRecord {
+    /// A record without a report.
+    #[must_use]
+    pub fn new(node: NodeName, assignment: Assignment) -> Self {
+        Self {
+            node,
+            assignment,
+            written_at: None,
+            report: None,
+            reported_at: None,
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! The cluster side: which node should hold which images, and the status of every cache.
 //!
 //! [`Planner`] is a pure state machine: [`Planner::apply`] takes events, [`Planner::poll`] returns
-//! commands, and [`Planner::next_wakeup`] is the time of the next poll.
+//! commands, and [`Planner::next_wakeup`] is the time of the next poll. [`Planner::explain`] returns
+//! why an image is on a node or not, from the same state.
 
 mod cache;
 mod desired;
 mod event;
+mod explain;
 mod node;
 #[expect(clippy::module_inception, reason = "the file is named after its type")]
 mod planner;
@@ -15,8 +17,9 @@ mod status_update;
 mod tally;
 
 pub use event::{
-    Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, WriteTarget,
+    Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget,
 };
+pub use explain::{Cause, Explanation, PullFailure, SelectorMismatch};
 pub use planner::{Planner, PlannerConfig};
 pub use status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,

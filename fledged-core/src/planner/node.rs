@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::event::NodeRecord;
 use super::tally::Tally;
 use crate::error::Reason;
 use crate::model::{
@@ -199,6 +200,14 @@ impl NodeState {
         entry.pull_policy != ImagePullPolicy::Always && pair.observed.is_some_and(held)
     }
 
+    /// The last report of an image, assigned or not, whichever generation it answers.
+    pub(super) fn last_reported(&self, image: &ImageRef) -> Option<ObservedImage> {
+        let at = self
+            .reported
+            .binary_search_by(|(known, _)| known.cmp(image));
+        self.reported.get(at.ok()?).map(|(_, observed)| *observed)
+    }
+
     /// Stores the report of each image next to its entry, because it is read often.
     fn match_reports(&mut self) {
         let mut reported = self.reported.iter().peekable();
@@ -263,6 +272,28 @@ impl NodeState {
         }
         self.generation = assignment.generation;
         self.set_pairs(pairs);
+    }
+
+    /// Takes over a record and its report as found by a reader, which did not see the history: a final
+    /// state is taken to cover its entry even if the report answers an older generation.
+    pub(super) fn adopt_record(
+        &mut self,
+        record: NodeRecord,
+        intern: impl FnMut(AssignedImage) -> Arc<AssignedImage>,
+        now: Timestamp,
+    ) {
+        self.adopt(record.assignment, intern);
+        let reported_at = record.reported_at;
+        if let Some(report) = record.report {
+            self.apply_report(report, ImageRef::clone, now);
+        }
+        for pair in &mut self.pairs {
+            let state = pair.observed.map(|seen| seen.state(&pair.entry));
+            if state.is_some_and(|state| state != ImageState::InProgress) {
+                pair.covered_from = CoveredFrom::Generation(0);
+            }
+        }
+        self.last_active_at = reported_at.max(record.written_at).unwrap_or(now);
     }
 
     fn set_pairs(&mut self, mut pairs: Vec<Pair>) {

@@ -8,12 +8,13 @@ use jiff::Timestamp;
 
 use super::cache::{CacheState, Caches, ECHO_DELAY, has_share};
 use super::desired::{Desired, Interner};
-use super::event::{CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, WriteTarget};
+use super::event::{CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
+use super::explain::{self, Explanation};
 use super::node::{ImageState, NodeState, ReportLimits};
 use super::rollout::{self, Obstacle, Slots};
 use super::status_update::{finish_action, publish_at, status};
 use crate::model::{
-    Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, NodeFacts,
+    Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, ImageRef, NodeFacts,
     NodeName,
 };
 use crate::warmer::time::{after, between};
@@ -122,6 +123,43 @@ impl Planner {
             report_deadlines: BTreeSet::new(),
             queue: Vec::new(),
         }
+    }
+
+    /// A planner for readers of the cluster, with the state that these objects show at `now`. Use it for
+    /// [`explain`](Self::explain), not to write: requests by annotation are ignored, because only the
+    /// controller acts on them.
+    ///
+    /// Nodes count as unresponsive by the times in their records. A record without times belongs to a
+    /// node that is not unresponsive.
+    #[must_use]
+    pub fn from_records(
+        config: PlannerConfig,
+        caches: impl IntoIterator<Item = CacheFacts>,
+        nodes: impl IntoIterator<Item = NodeFacts>,
+        records: impl IntoIterator<Item = NodeRecord>,
+        now: Timestamp,
+    ) -> Self {
+        let mut planner = Self::new(config, 0);
+        for mut facts in caches {
+            facts.refresh_requested = false;
+            facts.purge_requested = false;
+            planner.cache_applied(facts, now);
+        }
+        for facts in nodes {
+            planner.node_applied(facts, now);
+        }
+        for record in records {
+            let node = planner.nodes.entry(record.node.clone());
+            let node = node.or_insert_with(|| NodeState::new(now));
+            let interner = &mut planner.interner;
+            node.adopt_record(record, |entry| interner.entry(entry), now);
+        }
+        planner.dirty_nodes.extend(planner.nodes.keys().cloned());
+        planner.recompute_dirty(now);
+        planner.expire_reports(now);
+        planner.recompute_dirty(now);
+        planner.queue.clear();
+        planner
     }
 
     /// Applies a change that happened at `now`.
@@ -370,6 +408,14 @@ impl Planner {
         });
         let fixed = report.into_iter().chain(status_check);
         fixed.chain(refreshes).chain(statuses).min()
+    }
+
+    /// Why an image of a cache is on a node, or what prevents it. Call it after [`poll`](Self::poll), or
+    /// on a planner that was created [`from_records`](Self::from_records).
+    #[must_use]
+    pub fn explain(&self, cache: &CacheId, node: &NodeName, image: &ImageRef) -> Explanation {
+        let node = self.nodes.get(node);
+        explain::explain(cache, node, image, &self.caches, &self.slots)
     }
 
     fn expire_reports(&mut self, now: Timestamp) {

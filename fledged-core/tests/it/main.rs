@@ -15,6 +15,7 @@ mod driver_ports;
 mod embedding;
 mod image_ref;
 mod planner;
+mod planner_explain;
 mod planner_nodes;
 mod planner_properties;
 mod planner_refresh;
