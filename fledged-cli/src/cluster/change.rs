@@ -7,7 +7,7 @@ use fledged_core::model::{
     NodeName,
 };
 use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent};
-use fledged_operator::cluster::ReadNode;
+use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
 use kube::ResourceExt as _;

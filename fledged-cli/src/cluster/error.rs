@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use fledged_operator::problem::with_causes;
+use fledged_operator::api::error::with_causes;
 use kube::config::{InferConfigError, KubeconfigError};
 
 use crate::exit::Exit;
@@ -164,7 +164,7 @@ impl ClusterError {
                 problem,
             };
         };
-        let problem = fledged_operator::problem::problem(error);
+        let problem = fledged_operator::api::error::problem(error);
         let names_object = status
             .details
             .as_ref()

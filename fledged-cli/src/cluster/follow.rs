@@ -3,8 +3,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use fledged_operator::api::error::with_causes;
 use fledged_operator::crd::ReadCache;
-use fledged_operator::problem::with_causes;
 use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};

@@ -95,7 +95,7 @@ async fn watch(
             }
             Err(error) => terminal.warn(format_args!(
                 "the watch was interrupted and is begun again: {}",
-                fledged_operator::problem::with_causes(&error)
+                fledged_operator::api::error::with_causes(&error)
             )),
         }
     }

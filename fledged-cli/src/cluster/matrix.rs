@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fledged_core::model::{ImageRef, NodeName};
 use fledged_core::planner::CacheFacts;
-use fledged_operator::cluster::ReadNode;
+use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
 use kube::ResourceExt as _;

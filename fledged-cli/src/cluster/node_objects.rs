@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use fledged_operator::cluster::ReadNode;
+use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::ReadNodeCache;
 use kube::Api;
 use serde::de::DeserializeOwned;

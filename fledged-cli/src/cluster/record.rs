@@ -6,7 +6,7 @@ use fledged_core::model::{
     AssignedImage, DesiredState, ImagePhase, ImagePullPolicy, ImageRef, ImageReport, NodeName,
 };
 use fledged_core::planner::PlannerConfig;
-use fledged_operator::cluster::ReadNode;
+use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::ReadNodeCache;
 use jiff::Timestamp;
 use serde::Serialize;

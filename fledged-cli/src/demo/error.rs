@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use fledged_apiserver::StartError;
 use fledged_core::error::Failure;
 use fledged_core::model::ParseImageRefError;
+use fledged_operator::api::error::with_causes;
 use fledged_operator::crd::InstallError;
-use fledged_operator::problem::with_causes;
 
 use crate::cluster::ClusterError;
 use crate::commands::CommandError;

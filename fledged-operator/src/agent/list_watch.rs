@@ -20,8 +20,8 @@ use kube::core::request::Request;
 use kube::{Client, Resource};
 
 use super::rejoin::Over;
+use crate::api::error::with_causes;
 use crate::crd::ReadNodeCache;
-use crate::problem::with_causes;
 use crate::report::{Refusal, after, open, request, retry_after};
 
 /// Longest that a list, or the beginning of a watch, may take: an API server's own limit.

@@ -1,17 +1,28 @@
-//! What an agent counts.
+//! Metrics of the agent, and where they are taken: at the runtime and at the loop.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fledged_core::model::{ByteSize, ImagePhase, ImageRef, ImageReport};
+use async_trait::async_trait;
+use fledged_core::error::Failure;
+use fledged_core::model::{ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport};
+use fledged_core::port::{
+    Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
+};
+use fledged_core::runner::NodeObserver;
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::mpsc;
+
+use crate::agent::health::AgentHealth;
+use crate::report::{Heard, Taken};
 
 /// Seconds: from an image whose layers are all there to the default deadline of five minutes, and one
 /// bucket beyond for those with a longer one. Each step is about twice the one before, as what is
@@ -194,6 +205,125 @@ impl AgentMetrics {
             phase: phase.as_str(),
         };
         change(&self.0.images.get_or_create(&label));
+    }
+}
+
+/// Passes everything on, and takes note of how it went.
+pub(super) struct Measured {
+    pub(super) runtime: Arc<dyn ImageRuntime>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: AgentMetrics,
+    pub(super) health: AgentHealth,
+}
+
+/// A pull under way; one that is dropped was cancelled.
+struct Pull<'a> {
+    measured: &'a Measured,
+    began: Timestamp,
+    ended: bool,
+}
+
+impl Pull<'_> {
+    fn time(&self) -> Duration {
+        let time = self.measured.clock.now().duration_since(self.began);
+        Duration::try_from(time).unwrap_or_default()
+    }
+
+    fn ended(mut self, result: &Result<RuntimeImage, Failure>) {
+        self.ended = true;
+        let (word, size) = match result {
+            Ok(image) => ("Succeeded", Some(image.size)),
+            Err(error) => (error.reason.as_str(), None),
+        };
+        self.measured.metrics.pulled(word, self.time(), size);
+    }
+}
+
+impl Drop for Pull<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let time = self.time();
+            self.measured.metrics.pulled("Cancelled", time, None);
+        }
+    }
+}
+
+#[async_trait]
+impl ImageRuntime for Measured {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
+        self.runtime.info().await
+    }
+
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
+        let images = self.runtime.list().await?;
+        // The last step of a reading; that one failed is told by the loop, which knows of time limits
+        // too.
+        self.health.inventory(Ok(()));
+        Ok(images)
+    }
+
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
+        self.runtime.lookup(image).await
+    }
+
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+        self.runtime.in_use().await
+    }
+
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
+        let pull = Pull {
+            measured: self,
+            began: self.clock.now(),
+            ended: false,
+        };
+        let result = self.runtime.pull(request).await;
+        pull.ended(&result);
+        result
+    }
+
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
+        self.runtime.remove(image).await
+    }
+
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
+        self.runtime.filesystems().await
+    }
+}
+
+/// Watches the loop.
+#[derive(Debug)]
+pub(super) struct Observer {
+    pub(super) taken: Taken,
+    /// Without a bound: the writer takes what comes also while it waits for the API.
+    pub(super) heard: mpsc::UnboundedSender<Heard>,
+    pub(super) metrics: AgentMetrics,
+    pub(super) health: AgentHealth,
+}
+
+impl Observer {
+    fn tell(&self, heard: Heard) {
+        // Without a writer the agent ends anyway.
+        let _ = self.heard.send(heard);
+    }
+}
+
+impl NodeObserver for Observer {
+    fn report(&self, report: &ImageReport) {
+        self.metrics.image(report);
+        self.tell(Heard::Changed(report.clone()));
+    }
+
+    fn assigned(&self, report: NodeReport) {
+        self.metrics.images(&report.images);
+        self.tell(Heard::Assigned(self.taken.take(), report));
+    }
+
+    fn runtime_failed(&self, operation: &str, failure: &Failure) {
+        if operation == "inventory" {
+            self.metrics.inventory_failed();
+            self.health
+                .inventory(Err(format!("{}: {failure}", failure.reason)));
+        }
     }
 }
 

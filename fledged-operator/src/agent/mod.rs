@@ -15,25 +15,374 @@
 //! # }
 //! ```
 
-mod builder;
-mod credentials;
+pub(crate) mod credentials;
 mod health;
-mod inputs;
 mod list_watch;
 #[cfg(test)]
 mod list_watch_tests;
-mod measured;
 mod metrics;
-mod observer;
 mod rejoin;
-mod run;
-pub(crate) mod secrets;
 mod watch;
 
-pub use builder::AgentBuilder;
 pub use credentials::KubeCredentials;
 pub use health::AgentHealth;
-pub use run::{Agent, AgentError};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::model::NodeName;
+use fledged_core::port::{Clock, Credentials, ImageRuntime};
+use fledged_core::runner::NodeLoop;
+use fledged_core::tokio::TokioClock;
+use fledged_core::warmer::{Backoff, Schedule, Warmer, WarmerConfig};
+use kube::Client;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::report::{Delays, Reporter, StatusApi, Taken, Writer};
+use crate::serve::register_build_info;
+use metrics::{AgentMetrics, Measured, Observer};
+use watch::{Inputs, Watch};
 
 /// Field manager of everything that agents write.
 pub const FIELD_MANAGER: &str = "fledged-agent";
+
+/// The parts of an [`Agent`]; what is not set has the default that its setter names.
+pub struct AgentBuilder {
+    client: Client,
+    node: NodeName,
+    runtime: Arc<dyn ImageRuntime>,
+    config: WarmerConfig,
+    credentials: Option<Arc<dyn Credentials>>,
+    clock: Option<Arc<dyn Clock>>,
+    seed: Option<u64>,
+    metrics: AgentMetrics,
+}
+
+impl fmt::Debug for AgentBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentBuilder")
+            .field("node", &self.node)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AgentBuilder {
+    fn new(client: Client, node: NodeName, runtime: Arc<dyn ImageRuntime>) -> Self {
+        Self {
+            client,
+            node,
+            runtime,
+            config: WarmerConfig::default(),
+            credentials: None,
+            clock: None,
+            seed: None,
+            metrics: AgentMetrics::new(),
+        }
+    }
+
+    /// Pulls under way at once. Default 3.
+    #[must_use]
+    pub fn max_parallel_pulls(mut self, pulls: NonZeroUsize) -> Self {
+        self.config = self.config.with_max_parallel_pulls(pulls);
+        self
+    }
+
+    /// How often the runtime is asked what it holds without any other cause, at most once a second.
+    /// Default 60 s.
+    #[must_use]
+    pub fn inventory_interval(mut self, interval: Duration) -> Self {
+        self.config = self.config.with_inventory_interval(interval);
+        self
+    }
+
+    /// Delays after failures. Default [`Backoff::default`].
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.config = self.config.with_backoff(backoff);
+        self
+    }
+
+    /// Where registry credentials come from. Default [`KubeCredentials`] over the agent's client.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// The clock. Default [`TokioClock`].
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// The seed of the jitter in every delay. Default the node's name and the process, so that no two
+    /// agents keep the same time.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Adds the agent's metrics (`fledged_agent_*`) and `fledged_build_info` to a registry. Without,
+    /// nothing shows them.
+    #[must_use]
+    pub fn metrics(self, registry: &mut Registry) -> Self {
+        self.metrics.register(registry);
+        register_build_info(registry);
+        self
+    }
+
+    /// The agent.
+    #[must_use]
+    pub fn build(self) -> Agent {
+        let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
+        let credentials = self
+            .credentials
+            .unwrap_or_else(|| Arc::new(KubeCredentials::new(self.client.clone())));
+        let seed = self
+            .seed
+            .unwrap_or_else(|| seed(&self.node, std::process::id()));
+        Agent {
+            health: AgentHealth::new(Arc::clone(&clock)),
+            client: self.client,
+            node: self.node,
+            runtime: self.runtime,
+            config: self.config,
+            credentials,
+            clock,
+            seed,
+            metrics: self.metrics,
+        }
+    }
+}
+
+/// Every agent's process has the same number in its container; their nodes differ.
+fn seed(node: &NodeName, process: u32) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (node.as_str(), process).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// How long tasks are waited for at the end: the last state has 5 s of it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(8);
+/// Assignments that wait for the loop, which takes each at once.
+const INPUTS: usize = 4;
+/// Between attempts to write a status: after a second at first, and at least twice a minute however
+/// long the API server stays away.
+const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
+
+/// Why an agent ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// A task without which the agent is none has ended.
+    #[error("the agent of node {node} cannot go on: its {task} has ended")]
+    Ended {
+        /// Whose agent.
+        node: NodeName,
+        /// Which task.
+        task: &'static str,
+    },
+    /// A task without which the agent is none broke off.
+    #[error("the agent of node {node} cannot go on: its {task} broke off: {source}")]
+    Broken {
+        /// Whose agent.
+        node: NodeName,
+        /// Which task.
+        task: &'static str,
+        /// What stopped it.
+        source: JoinError,
+    },
+}
+
+/// The agent of one node.
+///
+/// It watches the node's own [`NodeImageCache`](crate::crd::NodeImageCache) and nothing else, brings
+/// the node to what its spec asks for, and writes its status: promptly when an assignment is answered,
+/// done or failing, seldom while it merely gets on, and not at all when nothing changed. Without an API
+/// server it goes on with what it knows, and reports when the server is back.
+pub struct Agent {
+    client: Client,
+    node: NodeName,
+    runtime: Arc<dyn ImageRuntime>,
+    config: WarmerConfig,
+    credentials: Arc<dyn Credentials>,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+    metrics: AgentMetrics,
+    health: AgentHealth,
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent")
+            .field("node", &self.node)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The tasks of a running agent, by name.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    names: BTreeMap<Id, &'static str>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.set.spawn(task);
+        self.names.insert(handle.id(), name);
+    }
+
+    /// The next task to end, and how.
+    async fn ended(&mut self) -> Option<(&'static str, Result<(), JoinError>)> {
+        let (id, result) = match self.set.join_next_with_id().await? {
+            Ok((id, ())) => (id, Ok(())),
+            Err(error) => (error.id(), Err(error)),
+        };
+        Some((self.names.remove(&id).unwrap_or("task"), result))
+    }
+}
+
+impl Agent {
+    /// An agent for this node, that reaches the API server by this client and the node's images by
+    /// this runtime.
+    ///
+    /// The agent spreads and delays its requests itself. A client with `default_retry` switched off
+    /// leaves that to it entirely.
+    pub fn builder(client: Client, node: NodeName, runtime: Arc<dyn ImageRuntime>) -> AgentBuilder {
+        AgentBuilder::new(client, node, runtime)
+    }
+
+    /// How it is doing, also while it runs.
+    #[must_use]
+    pub fn health(&self) -> AgentHealth {
+        self.health.clone()
+    }
+
+    /// Runs until `shutdown` resolves: then nothing new is begun, pulls under way are abandoned, and
+    /// the last state is written if that takes no more than a few seconds. Dropping the future stops
+    /// everything at once.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`] when one of its tasks ends by itself. Neither an API server nor a runtime that
+    /// fails is a reason to.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        info!(node = %self.node, "agent started");
+        let node = self.node.clone();
+        let clock = Arc::clone(&self.clock);
+        let stop = CancellationToken::new();
+        let mut tasks = self.start(&stop);
+        let result = tokio::select! {
+            () = shutdown => Ok(()),
+            ended = tasks.ended() => Err(match ended {
+                Some((task, Err(source))) => AgentError::Broken { node: node.clone(), task, source },
+                Some((task, Ok(()))) => AgentError::Ended { node: node.clone(), task },
+                None => AgentError::Ended { node: node.clone(), task: "last task" },
+            }),
+        };
+        stop.cancel();
+        let drained = async {
+            while let Some((task, result)) = tasks.ended().await {
+                match result {
+                    Ok(()) => debug!(task, "ended"),
+                    Err(error) => warn!(task, %error, "broke off"),
+                }
+            }
+        };
+        tokio::select! {
+            () = drained => info!(%node, "agent ended"),
+            () = clock.sleep(DRAIN_LIMIT) => warn!(%node, "agent ended with tasks under way"),
+        }
+        result
+    }
+
+    /// Starts the three tasks. The loop ends when it is told to, and with it whoever tells the writer
+    /// anything: the writer then has its last word.
+    fn start(self, stop: &CancellationToken) -> Tasks {
+        let (heard, hears) = mpsc::unbounded_channel();
+        let (inputs, receiver) = mpsc::channel(INPUTS);
+        let taken = Taken::default();
+        let observer = Observer {
+            taken: taken.clone(),
+            heard: heard.clone(),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+        };
+        let runtime = Measured {
+            runtime: self.runtime,
+            clock: Arc::clone(&self.clock),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+        };
+        let mut seeds = fastrand::Rng::with_seed(self.seed);
+        let mut node_loop = NodeLoop::new(
+            Warmer::new(self.config, seeds.u64(..)),
+            Arc::new(runtime),
+            Arc::clone(&self.clock),
+        )
+        .with_credentials(self.credentials)
+        .with_observer(Arc::new(observer));
+        let inputs_of_loop = Inputs::new(
+            receiver,
+            taken,
+            self.health.clone(),
+            Arc::clone(&self.clock),
+        );
+        let metrics = self.metrics;
+        let writer = Writer {
+            api: StatusApi::new(self.client.clone(), self.node.clone(), FIELD_MANAGER),
+            reporter: Reporter::new(seeds.u64(..)),
+            delays: Delays::new(seeds.u64(..), WRITE_AGAIN),
+            clock: Arc::clone(&self.clock),
+            count: Box::new(move |result| metrics.status_written(result)),
+        };
+        let watch = Watch::new(
+            self.node,
+            inputs,
+            heard,
+            self.health,
+            self.clock,
+            seeds.u64(..),
+        );
+        let mut tasks = Tasks::default();
+        let stopped = stop.clone();
+        tasks.spawn("image loop", async move {
+            node_loop.run(inputs_of_loop, stopped.cancelled()).await;
+        });
+        tasks.spawn("status writer", writer.run(hears));
+        let client = self.client;
+        tasks.spawn("watch", watch.run(client, seeds.u64(..), stop.clone()));
+        tasks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn seeds_differ_between_nodes_whose_agents_have_the_same_process_id() {
+        let seeds: BTreeSet<u64> = (0..1_000)
+            .map(|number| seed(&NodeName::new(format!("node-{number}")).unwrap(), 1))
+            .collect();
+        assert_eq!(seeds.len(), 1_000);
+        let node = NodeName::new("node-1").unwrap();
+        assert_ne!(seed(&node, 1), seed(&node, 2));
+    }
+}

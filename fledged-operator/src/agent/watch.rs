@@ -1,24 +1,27 @@
-//! The task that watches what the node is to hold.
+//! The task that watches the NodeImageCache of its node, and the inputs of the loop.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use fledged_core::model::{Assignment, NodeName};
 use fledged_core::port::Clock;
 use fledged_core::runner::NodeInput;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream};
 use kube::Client;
 use kube::api::WatchEvent;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::FIELD_MANAGER;
-use super::health::AgentHealth;
-use super::inputs::Input;
-use super::list_watch::{End, ListWatch};
-use super::rejoin::{CALM, Over, Rejoin};
+use crate::agent::FIELD_MANAGER;
+use crate::agent::health::{AgentHealth, BEAT};
+use crate::agent::list_watch::{End, ListWatch};
+use crate::agent::rejoin::{CALM, Over, Rejoin};
 use crate::crd::ReadNodeCache;
-use crate::report::{Heard, Source};
+use crate::report::{Heard, Source, Taken};
 
 /// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
 /// and load balancers end it themselves, and spread: agents that were started together do not come
@@ -262,5 +265,62 @@ impl Watch {
     async fn tell(&self, source: Option<Source>, input: NodeInput) -> Result<(), LoopEnded> {
         let input = Input { source, input };
         self.inputs.send(input).await.map_err(|_| LoopEnded)
+    }
+}
+
+/// One input, and for an assignment the object that it came from.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) source: Option<Source>,
+    pub(super) input: NodeInput,
+}
+
+/// The inputs of a loop. Being asked for more is the loop's sign of life, so it is woken for that
+/// now and then.
+pub(super) struct Inputs {
+    receiver: mpsc::Receiver<Input>,
+    taken: Taken,
+    health: AgentHealth,
+    clock: Arc<dyn Clock>,
+    beat: BoxFuture<'static, ()>,
+}
+
+impl Inputs {
+    pub(super) fn new(
+        receiver: mpsc::Receiver<Input>,
+        taken: Taken,
+        health: AgentHealth,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            receiver,
+            taken,
+            health,
+            beat: beat(&clock),
+            clock,
+        }
+    }
+}
+
+fn beat(clock: &Arc<dyn Clock>) -> BoxFuture<'static, ()> {
+    let clock = Arc::clone(clock);
+    Box::pin(async move { clock.sleep(BEAT).await })
+}
+
+impl Stream for Inputs {
+    type Item = NodeInput;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeInput>> {
+        self.health.beat();
+        while self.beat.poll_unpin(context).is_ready() {
+            self.beat = beat(&self.clock);
+        }
+        self.receiver.poll_recv(context).map(|input| {
+            let Input { source, input } = input?;
+            if matches!(input, NodeInput::Assign(_)) {
+                self.taken.put(source);
+            }
+            Some(input)
+        })
     }
 }

@@ -13,9 +13,9 @@ use super::connect::connect;
 use super::dispatch::ProgramError;
 use super::job_args::{JobPullMethod, JobRetention};
 use super::listen::{listen, serving};
+use fledged_operator::api::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use fledged_operator::controller::{Controller, ControllerBuilder};
 use fledged_operator::jobs::{JobDriver, JobOptions, PullMethod, Retention};
-use fledged_operator::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use fledged_operator::serve::Routes;
 
 pub(super) async fn run(

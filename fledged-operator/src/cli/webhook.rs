@@ -8,7 +8,7 @@ use super::args::WebhookArgs;
 use super::connect::connect;
 use super::dispatch::ProgramError;
 use super::listen::{listen, serving};
-use fledged_operator::lease::CONTROLLER_NAMESPACE;
+use fledged_operator::api::lease::CONTROLLER_NAMESPACE;
 use fledged_operator::serve::Routes;
 use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook};
 

@@ -1,11 +1,21 @@
-//! The CustomResourceDefinitions, as they are applied to a cluster.
+//! The CustomResourceDefinitions: generated from the types, refined with limits and CEL rules, and installed.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
+use std::fmt::Debug;
+use std::time::Duration;
 
-use super::image_cache::ImageCache;
-use super::node_image_cache::NodeImageCache;
-use super::schema::{refine_image_cache, refine_node_image_cache, refine_numbers, refine_status};
+use fledged_core::model::IMAGES_MAX;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    ValidationRule,
+};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::runtime::wait::conditions::is_crd_established;
+use kube::runtime::wait::{self, await_condition};
+use kube::{Api, Client, CustomResourceExt, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::crd::image_cache::ImageCache;
+use crate::crd::node_image_cache::NodeImageCache;
 
 /// The definitions of [`ImageCache`] and [`NodeImageCache`], in this order, with everything that the
 /// API server checks by itself.
@@ -36,4 +46,356 @@ pub fn definitions_yaml() -> Result<String, serde_saphyr::ser::Error> {
         text.push_str(&serde_saphyr::to_string(&definition)?);
     }
     Ok(text)
+}
+
+/// Entries of `cacheSpec`. With [`IMAGES_MAX`] images of some 60 bytes each an object reaches etcd's
+/// limit of 1.5 MiB long before this one; it bounds what the CEL rules may cost.
+const GROUPS_MAX: i64 = 1_000;
+/// Entries of the small lists: secrets, tolerations, terms of an affinity.
+const ENTRIES_MAX: i64 = 100;
+/// Longest reference: name (255), tag (128), the longest digest (136), separators.
+const REFERENCE_MAX: i64 = 520;
+/// Longest key of a label or taint: a DNS subdomain, a slash, 63 characters.
+const LABEL_KEY_MAX: i64 = 317;
+/// Longest name of a Kubernetes object.
+const NAME_MAX: i64 = 253;
+
+/// `[registry[:port]/]repository[:tag][@digest]`, the grammar of `distribution/reference`.
+const REFERENCE: &str = concat!(
+    r"^(?:(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])",
+    r"(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*(?::[0-9]+)?)/)?",
+    r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*",
+    r"(?::[\w][\w.-]{0,127})?",
+    r"(?:@(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}))?$",
+);
+/// From `1%` to `100%`.
+const PERCENTAGE: &str = "^([1-9][0-9]?|100)%$";
+/// A DNS subdomain (RFC 1123).
+const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// Adds what the API server checks to the definition of ImageCache.
+pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
+    for_each(definition, "spec", |spec| {
+        in_list(spec, "cacheSpec", 1, GROUPS_MAX, |group| {
+            in_list(group, "images", 1, limit(IMAGES_MAX), |image| {
+                image.min_length = Some(1);
+                image.max_length = Some(REFERENCE_MAX);
+                image.pattern = Some(REFERENCE.to_owned());
+            });
+            in_field(group, "images", |images| {
+                images.x_kubernetes_list_type = Some("set".to_owned());
+            });
+            in_list(group, "tolerations", 0, ENTRIES_MAX, |toleration| {
+                one_of(toleration, "operator", &["", "Equal", "Exists"]);
+                in_field(toleration, "key", |key| {
+                    key.max_length = Some(LABEL_KEY_MAX)
+                });
+                let effects = ["", "NoSchedule", "PreferNoSchedule", "NoExecute"];
+                one_of(toleration, "effect", &effects);
+                rule(
+                    toleration,
+                    "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
+                    "key must be given, unless operator is Exists",
+                );
+            });
+        });
+        in_list(spec, "imagePullSecrets", 0, ENTRIES_MAX, |secret| {
+            in_field(secret, "name", object_name);
+        });
+        in_field(spec, "serviceAccountName", object_name);
+        in_field(spec, "rollout", |rollout| {
+            in_field(rollout, "maxConcurrentNodes", |limit| {
+                // Each counts for the type it is about.
+                limit.minimum = Some(1.0);
+                limit.maximum = Some(f64::from(u32::MAX));
+                limit.pattern = Some(PERCENTAGE.to_owned());
+            });
+        });
+    });
+}
+
+/// Adds what the API server checks to the definition of NodeImageCache.
+pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition) {
+    for_each(definition, "spec", |spec| {
+        in_field(spec, "images", |images| {
+            images.x_kubernetes_list_type = Some("atomic".to_owned());
+        });
+        in_field(spec, "caches", |caches| {
+            caches.x_kubernetes_list_type = Some("atomic".to_owned());
+        });
+    });
+}
+
+/// Says how lists of the statuses are merged, and what numbers of Rust's have no format.
+pub(super) fn refine_status(definition: &mut CustomResourceDefinition) {
+    for_each(definition, "status", |status| {
+        in_field(status, "images", |images| {
+            images.x_kubernetes_list_type = Some("atomic".to_owned());
+        });
+        in_field(status, "conditions", |conditions| {
+            conditions.x_kubernetes_list_type = Some("map".to_owned());
+            conditions.x_kubernetes_list_map_keys = Some(vec!["type".to_owned()]);
+        });
+    });
+}
+
+fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn object_name(schema: &mut JSONSchemaProps) {
+    schema.min_length = Some(1);
+    schema.max_length = Some(NAME_MAX);
+    schema.pattern = Some(NAME.to_owned());
+}
+
+fn one_of(schema: &mut JSONSchemaProps, field: &str, words: &[&str]) {
+    in_field(schema, field, |field| {
+        field.enum_ = Some(words.iter().map(|word| JSON((*word).into())).collect());
+    });
+}
+
+fn rule(schema: &mut JSONSchemaProps, rule: &str, message: &str) {
+    let rules = schema.x_kubernetes_validations.get_or_insert_default();
+    rules.push(ValidationRule {
+        rule: rule.to_owned(),
+        message: Some(message.to_owned()),
+        ..ValidationRule::default()
+    });
+}
+
+/// Kubernetes knows signed formats only and warns of others; the bound of zero stays.
+pub(super) fn refine_numbers(definition: &mut CustomResourceDefinition) {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut();
+        if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            signed(schema);
+        }
+    }
+}
+
+fn signed(schema: &mut JSONSchemaProps) {
+    if let Some(format) = schema.format.as_mut().filter(|f| f.starts_with("uint")) {
+        *format = "int64".to_owned();
+    }
+    for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
+        signed(property);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = schema.items.as_mut() {
+        signed(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = schema.additional_properties.as_mut() {
+        signed(values);
+    }
+}
+
+fn for_each(
+    definition: &mut CustomResourceDefinition,
+    part: &str,
+    mut change: impl FnMut(&mut JSONSchemaProps),
+) {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut();
+        if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            in_field(schema, part, &mut change);
+        }
+    }
+}
+
+fn in_field(schema: &mut JSONSchemaProps, field: &str, change: impl FnOnce(&mut JSONSchemaProps)) {
+    let properties = schema.properties.as_mut();
+    if let Some(schema) = properties.and_then(|properties| properties.get_mut(field)) {
+        change(schema);
+    }
+}
+
+fn in_list(
+    schema: &mut JSONSchemaProps,
+    field: &str,
+    min: i64,
+    max: i64,
+    change: impl FnOnce(&mut JSONSchemaProps),
+) {
+    in_field(schema, field, |list| {
+        list.min_items = Some(min).filter(|min| *min > 0);
+        list.max_items = Some(max);
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = list.items.as_mut() {
+            change(items);
+        }
+    });
+}
+
+/// Field manager of the definitions.
+pub const INSTALLER: &str = "fledged-installer";
+/// How long a definition may take to be served; an API server needs a second or two.
+const ESTABLISHED_LIMIT: Duration = Duration::from_secs(30);
+/// Between two looks whether the resources are served: an API server takes some hundred milliseconds.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Why the definitions are not there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// It was refused.
+    #[error("cannot apply the CustomResourceDefinition {name}: {source}")]
+    Apply {
+        /// Its name.
+        name: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// Whether it is served can't be seen.
+    #[error("cannot watch the CustomResourceDefinition {name}: {source}")]
+    Watch {
+        /// Its name.
+        name: String,
+        /// What went wrong.
+        source: Box<wait::Error>,
+    },
+    /// It was applied, but is not served.
+    #[error("the CustomResourceDefinition {name} is not established within {} s: {problem}", .limit.as_secs())]
+    NotEstablished {
+        /// Its name.
+        name: String,
+        /// How long was waited.
+        limit: Duration,
+        /// What its conditions say.
+        problem: String,
+    },
+    /// It is established, but its objects can't be listed.
+    #[error("{plural} of kubefledged.io can't be listed within {} s: {problem}", .limit.as_secs())]
+    NotServed {
+        /// `imagecaches` or `nodeimagecaches`.
+        plural: String,
+        /// How long was waited.
+        limit: Duration,
+        /// What the API server said last.
+        problem: String,
+    },
+}
+
+/// Applies [`definitions`] and waits until the API server serves them; once they are as they should be,
+/// nothing changes. To be called before a [`Controller`](crate::controller::Controller) runs, by
+/// whoever may do it: `customresourcedefinitions` of `apiextensions.k8s.io`, verbs get, list, watch,
+/// create, patch.
+///
+/// Applied on the server's side under the field manager [`INSTALLER`], which takes over what other
+/// managers, such as `kubectl apply` or a chart, have set of the same fields. An older version of this
+/// crate would so take back what a newer one added.
+///
+/// # Errors
+///
+/// [`InstallError`], which names the definition; those before it are applied.
+pub async fn install(client: &Client) -> Result<(), InstallError> {
+    let api = Api::all(client.clone());
+    for definition in definitions() {
+        apply(&api, &definition).await?;
+    }
+    for definition in definitions() {
+        established(&api, definition.name_any()).await?;
+    }
+    served::<ImageCache>(client).await?;
+    served::<NodeImageCache>(client).await
+}
+
+/// Established, a definition still has to reach every part of the API server.
+async fn served<K>(client: &Client) -> Result<(), InstallError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let one = ListParams::default().limit(1);
+    let mut seen = "nothing was answered".to_owned();
+    let listed = async {
+        while let Err(error) = api.list_metadata(&one).await {
+            seen = error.to_string();
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let in_time = tokio::time::timeout(ESTABLISHED_LIMIT, listed).await;
+    in_time.map_err(|_| InstallError::NotServed {
+        plural: K::plural(&()).into_owned(),
+        limit: ESTABLISHED_LIMIT,
+        problem: seen,
+    })
+}
+
+async fn apply(
+    api: &Api<CustomResourceDefinition>,
+    definition: &CustomResourceDefinition,
+) -> Result<(), InstallError> {
+    let name = definition.name_any();
+    let params = PatchParams::apply(INSTALLER).force();
+    let applied = api.patch(&name, &params, &Patch::Apply(definition)).await;
+    applied.map(drop).map_err(|source| InstallError::Apply {
+        name,
+        source: Box::new(source),
+    })
+}
+
+async fn established(
+    api: &Api<CustomResourceDefinition>,
+    name: String,
+) -> Result<(), InstallError> {
+    let waiting = await_condition(api.clone(), &name, is_crd_established());
+    match tokio::time::timeout(ESTABLISHED_LIMIT, waiting).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(source)) => Err(InstallError::Watch {
+            name,
+            source: Box::new(source),
+        }),
+        Err(_) => {
+            let found = api.get_opt(&name).await.ok().flatten();
+            Err(InstallError::NotEstablished {
+                problem: problem(found.as_ref()),
+                limit: ESTABLISHED_LIMIT,
+                name,
+            })
+        }
+    }
+}
+
+/// What stands in the way, such as names that another definition has.
+fn problem(found: Option<&CustomResourceDefinition>) -> String {
+    let conditions = found
+        .and_then(|definition| definition.status.as_ref()?.conditions.as_ref())
+        .into_iter()
+        .flatten();
+    let said: Vec<String> = conditions
+        .filter(|condition| condition.status != "True")
+        .map(|condition| {
+            let message = condition.message.as_deref().unwrap_or_default();
+            format!("{} is {}: {message}", condition.type_, condition.status)
+        })
+        .collect();
+    match said.is_empty() {
+        true => "it has no condition that says why".to_owned(),
+        false => said.join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn it_is_said_what_stands_in_the_way() {
+        let [mut definition, _] = definitions();
+        assert!(problem(None).contains("no condition"));
+        definition.status = serde_json::from_value(json!({
+            "acceptedNames": { "kind": "", "plural": "" },
+            "conditions": [
+                { "type": "NamesAccepted", "status": "False", "message": "\"ic\" is already in use" },
+                { "type": "Established", "status": "False", "message": "not all names are accepted" },
+            ],
+        }))
+        .unwrap();
+        let said = problem(Some(&definition));
+        assert!(
+            said.starts_with("NamesAccepted is False: \"ic\" is already in use; "),
+            "{said}"
+        );
+    }
 }

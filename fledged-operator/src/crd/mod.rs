@@ -6,26 +6,14 @@
 
 mod definitions;
 mod image_cache;
-mod install;
-mod node_assignment;
 mod node_image_cache;
-mod node_report;
-mod read_cache;
-mod read_node;
-mod schema;
-mod status;
-mod wire;
 
-pub use definitions::{definitions, definitions_yaml};
-pub use image_cache::{ImageCache, ImageCacheSpec, ImageCacheStatus, NodeReasonMessage};
-pub use install::{INSTALLER, InstallError, install};
-pub use node_assignment::InvalidAssignment;
+pub use definitions::{INSTALLER, InstallError, definitions, definitions_yaml, install};
+pub use image_cache::{ImageCache, ImageCacheSpec, ImageCacheStatus, NodeReasonMessage, ReadCache};
 pub use node_image_cache::{
-    CacheReference, NodeImage, NodeImageCache, NodeImageCacheSpec, NodeImageCacheStatus,
-    NodeImageStatus,
+    CacheReference, InvalidAssignment, NodeImage, NodeImageCache, NodeImageCacheSpec,
+    NodeImageCacheStatus, NodeImageStatus, ReadNodeCache,
 };
-pub use read_cache::ReadCache;
-pub use read_node::ReadNodeCache;
 
 /// API group of the custom resources.
 pub const GROUP: &str = "kubefledged.io";

@@ -21,9 +21,9 @@ use super::metrics::JobMetrics;
 use super::names::selector;
 use super::options::JobOptions;
 use super::requests::Requests;
-use crate::cluster::{watch, watch_labelled};
+use crate::api::watch::{watch, watch_labelled};
+use crate::controller::{AgentDriver, DriverError, NodeDriver, NodeTarget};
 use crate::crd::ReadNodeCache;
-use crate::driver::{AgentDriver, DriverError, NodeDriver, NodeTarget};
 
 /// Reaches nodes by Kubernetes Jobs; see the [module](super).
 ///

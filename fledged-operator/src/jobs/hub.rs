@@ -22,7 +22,7 @@ use super::pod::ReadPod;
 use super::requests::Requests;
 use super::scope::Scope;
 use super::told::Told;
-use crate::cluster::Inventory;
+use crate::api::watch::Inventory;
 use crate::crd::ReadNodeCache;
 use crate::report::{Heard, Source};
 

@@ -21,7 +21,7 @@ use super::metrics::JobMetrics;
 use super::options::{JobOptions, PullMethod};
 use super::pace::Pace;
 use super::spec::{Method, PullPlan, RemovalPlan, pull_job, removal_job};
-use crate::agent::secrets::{Objects, ServiceAccount};
+use crate::agent::credentials::{Objects, ServiceAccount};
 use crate::report::{Delays, Refusal, request};
 
 /// Longest that one request may take: an API server's own limit.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 
-use crate::cluster::Inventory;
+use crate::api::watch::Inventory;
 
 /// An object of a namespace.
 pub(super) type Key = (String, String);

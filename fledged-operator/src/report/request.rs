@@ -12,7 +12,7 @@ use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
 
-use crate::problem::with_causes;
+use crate::api::error::with_causes;
 
 /// What is waited where a server is busy and names no delay: what API servers name when their queues
 /// are full.

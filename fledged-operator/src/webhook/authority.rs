@@ -1,4 +1,4 @@
-//! Certificates of our own: what is kept of them, and when they are renewed. Nothing here reads a clock.
+//! The private certificate authority: what is kept of it and when it is renewed. It reads no clock.
 
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
-//! The server itself: TLS, HTTP and the one path.
+//! The HTTPS server of the webhook and its metrics.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fmt;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -18,17 +18,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::core::admission::{AdmissionRequest, AdmissionReview};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use super::metrics::Outcome;
-use super::review::{Verdict, answer};
-use super::webhook::{PATH, Webhook};
 use crate::crd::ReadCache;
 use crate::serve::{BindAddress, listen};
+use crate::webhook::review::{Verdict, answer};
+use crate::webhook::{PATH, Webhook};
 
 /// How long a client may take to shake hands, or to say what it wants.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -258,4 +262,53 @@ fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
     response
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the label's values as they are shown")]
+pub(super) enum Outcome {
+    allowed,
+    warned,
+    denied,
+    malformed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    result: Outcome,
+}
+
+/// Metrics of a [`Webhook`](super::Webhook).
+#[derive(Debug, Clone, Default)]
+pub struct WebhookMetrics {
+    reviews: Family<Labels, Counter>,
+    expiry: Gauge<i64, AtomicI64>,
+}
+
+impl WebhookMetrics {
+    /// Metrics that a registry shows.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "fledged_webhook_reviews",
+            "Reviews of ImageCaches by what came of them",
+            metrics.reviews.clone(),
+        );
+        registry.register_with_unit(
+            "fledged_webhook_certificate_expiry_timestamp",
+            "When the certificate that is served ends, since 1970",
+            Unit::Seconds,
+            metrics.expiry.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn reviewed(&self, result: Outcome) {
+        self.reviews.get_or_create(&Labels { result }).inc();
+    }
+
+    pub(super) fn serves_until(&self, seconds: i64) {
+        self.expiry.set(seconds);
+    }
 }

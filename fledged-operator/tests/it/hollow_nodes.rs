@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use fledged_apiserver::{HollowNode, Server};
 use fledged_core::model::{NodeFacts, NodeName};
-use fledged_operator::cluster::ReadNode;
+use fledged_operator::controller::ReadNode;
 use kube::Api;
 
 #[tokio::test]

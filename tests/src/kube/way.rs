@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use fledged_operator::driver::{AgentDriver, NodeDriver};
+use fledged_operator::controller::{AgentDriver, NodeDriver};
 use fledged_operator::jobs::{JobDriver, JobOptions};
 use kube::Client;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fledged_core::planner::PlannerConfig;
 use fledged_operator::controller::Controller;
+use fledged_operator::controller::NodeDriver;
 use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
-use fledged_operator::driver::NodeDriver;
 use fledged_operator::jobs::Retention;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};

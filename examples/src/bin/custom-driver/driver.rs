@@ -9,7 +9,7 @@ use fledged_core::model::{AssignedImage, Assignment, NodeName};
 use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use fledged_operator::agent::KubeCredentials;
-use fledged_operator::driver::{NodeDriver, NodeTarget};
+use fledged_operator::controller::{NodeDriver, NodeTarget};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::Client;
 use tokio::sync::mpsc;

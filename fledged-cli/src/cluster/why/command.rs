@@ -1,7 +1,7 @@
 //! The command itself.
 
 use fledged_core::model::ImageRef;
-use fledged_operator::cluster::ReadNode;
+use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::ReadNodeCache;
 use jiff::Timestamp;
 

@@ -2,7 +2,7 @@
 
 use fledged_core::model::{ImageRef, NodeName};
 use fledged_core::planner::CacheFacts;
-use fledged_operator::cluster::ReadNode;
+use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fledged_core::model::ByteSize;
-use fledged_operator::lease::LeaseName;
+use fledged_operator::api::lease::LeaseName;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;

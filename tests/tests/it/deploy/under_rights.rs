@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use fledged_core::planner::PlannerConfig;
+use fledged_operator::api::lease::{LeaseName, LeaseTimes};
 use fledged_operator::controller::Controller;
 use fledged_operator::crd::{NodeImageCache, REFRESH_ANNOTATION};
 use fledged_operator::jobs::{JobDriver, JobOptions};
-use fledged_operator::lease::{LeaseName, LeaseTimes};
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, Way, World, WorldOptions, eventually};
 use fledged_tests::{require, skipped};
 use k8s_openapi::api::batch::v1::Job;

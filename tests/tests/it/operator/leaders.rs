@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use fledged_operator::api::lease::{LeaseName, LeaseTimes};
 use fledged_operator::controller::Controller;
-use fledged_operator::lease::{LeaseName, LeaseTimes};
 use fledged_tests::kube::{Way, World, WorldOptions, eventually};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;

@@ -1,5 +1,6 @@
-//! A watch that never ends.
+//! Watches that never end, and the index that finds what a new list no longer holds.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
@@ -11,7 +12,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::problem::with_causes;
+use crate::api::error::with_causes;
 
 /// Between attempts to begin a watch again. One controller is no burden for an API server that is
 /// coming back, and nothing is decided before it has listed everything.
@@ -89,8 +90,56 @@ where
     })
 }
 
+/// Objects by key, with what has to be remembered of each.
+#[derive(Debug)]
+pub(crate) struct Inventory<K, V> {
+    known: BTreeMap<K, V>,
+    /// What a list under way has told of so far.
+    listed: Option<BTreeSet<K>>,
+}
+
+impl<K: Ord + Clone, V> Inventory<K, V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            listed: None,
+        }
+    }
+
+    /// A list begins.
+    pub(crate) fn begin(&mut self) {
+        self.listed = Some(BTreeSet::new());
+    }
+
+    /// An object is there; returns what was remembered of it.
+    pub(crate) fn put(&mut self, key: K, value: V) -> Option<V> {
+        if let Some(listed) = &mut self.listed {
+            listed.insert(key.clone());
+        }
+        self.known.insert(key, value)
+    }
+
+    /// An object is gone.
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        self.known.remove(key)
+    }
+
+    /// The list has ended; returns what it did not tell of any more.
+    pub(crate) fn end(&mut self) -> Vec<K> {
+        let Some(listed) = self.listed.take() else {
+            return Vec::new();
+        };
+        let gone = self.known.keys().filter(|key| !listed.contains(*key));
+        let gone: Vec<K> = gone.cloned().collect();
+        for key in &gone {
+            self.known.remove(key);
+        }
+        gone
+    }
+}
+
 #[cfg(test)]
-mod tests {
+mod watch_tests {
     use std::sync::{Arc, Mutex};
 
     use http::{Request, Response};
@@ -122,5 +171,25 @@ mod tests {
         assert!((6..=20).contains(&asked.len()), "{}", asked.len());
         let last = asked[asked.len() - 1] - asked[asked.len() - 2];
         assert!(last >= BACKOFF_MAX, "{last:?}");
+    }
+}
+
+#[cfg(test)]
+mod inventory_tests {
+    use super::*;
+
+    #[test]
+    fn a_new_list_tells_what_is_gone() {
+        let mut inventory = Inventory::new();
+        inventory.begin();
+        inventory.put("a", 1);
+        inventory.put("b", 1);
+        assert!(inventory.end().is_empty());
+        assert_eq!(inventory.put("a", 2), Some(1));
+        inventory.begin();
+        inventory.put("b", 2);
+        assert_eq!(inventory.end(), ["a"]);
+        assert_eq!(inventory.remove(&"a"), None);
+        assert!(inventory.end().is_empty(), "no list was under way");
     }
 }

@@ -1,9 +1,10 @@
-//! The port itself.
+//! The port `Cluster` on Kubernetes: what is watched becomes events, what is decided becomes writes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, CacheId, NodeName};
@@ -11,19 +12,22 @@ use fledged_core::planner::{Annotation, CacheEvent, CacheStatus, ClusterEvent};
 use fledged_core::port::{Cluster, WriteFailure};
 use futures_util::stream::{BoxStream, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::{debug, info};
 
-use super::failure::write_failure;
-use super::metrics::ClusterMetrics;
-use super::seen::{Presence, SeenCaches};
-use super::stream::{self, NodeUids};
-use super::{FIELD_MANAGER, write};
-use crate::crd::{FINALIZER, ImageCacheStatus, ReadCache};
-use crate::driver::{AgentDriver, NodeDriver, NodeTarget};
+use crate::api::error::write_failure;
+use crate::controller::FIELD_MANAGER;
+use crate::controller::agent_driver::AgentDriver;
+use crate::controller::cluster_events::{self, NodeUids};
+use crate::controller::metrics::ClusterMetrics;
+use crate::controller::node_driver::{NodeDriver, NodeTarget};
+use crate::crd::{
+    FINALIZER, GROUP, ImageCacheStatus, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache, VERSION,
+};
 
 /// A Kubernetes cluster as the planner's loop sees it.
 ///
@@ -136,7 +140,7 @@ impl KubeCluster {
         }
         let caches = self.caches(cache);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let body = write::status(cache, ImageCacheStatus::from(status));
+        let body = status_body(cache, ImageCacheStatus::from(status));
         let patch = Patch::Apply(body);
         let request = caches.patch_status(&cache.name, &params, &patch);
         let written = self.counted("status", request).await?;
@@ -149,7 +153,7 @@ impl KubeCluster {
 
     async fn clear_status(&self, cache: &CacheId) -> Result<(), WriteFailure> {
         let caches = self.caches(cache);
-        let clear = Patch::Merge(write::no_status());
+        let clear = Patch::Merge(no_status());
         let params = merge_params();
         let request = caches.patch_status(&cache.name, &params, &clear);
         self.counted("status", request).await.map(drop)
@@ -172,7 +176,7 @@ impl KubeCluster {
             true => finalizers.push(FINALIZER.to_owned()),
             false => finalizers.retain(|name| name != FINALIZER),
         }
-        let patch = write::finalizers(&metadata, &finalizers);
+        let patch = finalizers_patch(&metadata, &finalizers);
         self.merge("finalizer", cache, patch).await
     }
 }
@@ -189,7 +193,8 @@ impl Cluster for KubeCluster {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
         let (uids, seen) = (self.uids.clone(), self.seen.clone());
         let driver = self.driver.events();
-        let events = stream::events(&self.client, self.namespace.as_deref(), driver, uids, seen);
+        let events =
+            cluster_events::events(&self.client, self.namespace.as_deref(), driver, uids, seen);
         let (metrics, synced) = (self.metrics.clone(), Arc::clone(&self.synced));
         let told = events.inspect(move |event| {
             metrics.heard(event);
@@ -239,7 +244,7 @@ impl Cluster for KubeCluster {
         cache: &CacheId,
         annotation: Annotation,
     ) -> Result<(), WriteFailure> {
-        let patch = write::without_annotation(cache, annotation);
+        let patch = without_annotation(cache, annotation);
         self.merge("annotation", cache, patch).await
     }
 
@@ -250,12 +255,193 @@ impl Cluster for KubeCluster {
     async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), WriteFailure> {
         info!(%cache, reason = %event.reason, warning = event.warning, message = event.message, "image cache");
         let events: Api<Event> = Api::namespaced(self.client.clone(), &cache.namespace);
-        let event = write::event(cache, event, Timestamp::now());
+        let event = kube_event(cache, event, Timestamp::now());
         let params = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
         let request = events.create(&params, &event);
         self.counted("event", request).await.map(drop)
+    }
+}
+
+/// Longest message of an event, in bytes: the API server refuses more.
+const EVENT_MESSAGE_MAX: usize = 1_024;
+
+/// A cache's status.
+fn status_body(cache: &CacheId, status: impl serde::Serialize) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "ImageCache",
+        "metadata": { "name": cache.name },
+        "status": status,
+    })
+}
+
+/// A merge patch that takes a status away.
+fn no_status() -> Value {
+    json!({ "status": null })
+}
+
+/// A merge patch that takes an annotation away, unless another cache has the name by now.
+fn without_annotation(cache: &CacheId, annotation: Annotation) -> Value {
+    let name = match annotation {
+        Annotation::Refresh => REFRESH_ANNOTATION,
+        Annotation::Purge => PURGE_ANNOTATION,
+    };
+    json!({ "metadata": { "uid": cache.uid, "annotations": { name: null } } })
+}
+
+/// A merge patch that sets the finalizers, unless the object was changed since.
+fn finalizers_patch(metadata: &ObjectMeta, finalizers: &[String]) -> Value {
+    json!({
+        "metadata": {
+            "uid": metadata.uid,
+            "resourceVersion": metadata.resource_version,
+            "finalizers": finalizers,
+        }
+    })
+}
+
+/// An event about a cache.
+fn kube_event(cache: &CacheId, event: &CacheEvent, now: Timestamp) -> Event {
+    let mut end = event.message.len().min(EVENT_MESSAGE_MAX);
+    while !event.message.is_char_boundary(end) {
+        end -= 1;
+    }
+    Event {
+        metadata: ObjectMeta {
+            // As client-go names them: unique without asking.
+            name: Some(event_name(cache, now)),
+            namespace: Some(cache.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some(format!("{GROUP}/{VERSION}")),
+            kind: Some("ImageCache".to_owned()),
+            namespace: Some(cache.namespace.clone()),
+            name: Some(cache.name.clone()),
+            uid: Some(cache.uid.clone()),
+            ..ObjectReference::default()
+        },
+        reason: Some(event.reason.to_string()),
+        message: event.message.get(..end).map(str::to_owned),
+        type_: Some(if event.warning { "Warning" } else { "Normal" }.to_owned()),
+        count: Some(1),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        source: Some(EventSource {
+            component: Some(FIELD_MANAGER.to_owned()),
+            host: None,
+        }),
+        reporting_component: Some(FIELD_MANAGER.to_owned()),
+        ..Event::default()
+    }
+}
+
+fn event_name(cache: &CacheId, now: Timestamp) -> String {
+    // 253 in all; a dot and up to 32 digits follow.
+    let name: String = cache.name.chars().take(220).collect();
+    format!("{name}.{:x}", now.as_nanosecond())
+}
+
+/// What is remembered of the cache of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    uid: String,
+    /// Whether somebody else has written its status, kube-fledged for instance: what of it is not
+    /// written over would stand there for ever.
+    foreign: bool,
+}
+
+/// How a cache stands that a status is to be written of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// It is gone; another may have its name.
+    Gone,
+    /// It is there.
+    Known,
+    /// It is there, with a status that is not ours.
+    Foreign,
+}
+
+/// Caches by namespace and name. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SeenCaches(Arc<Mutex<BTreeMap<(String, String), Seen>>>);
+
+impl SeenCaches {
+    /// A cache is there.
+    pub(super) fn note(&self, cache: &ReadCache) {
+        let id = cache.id();
+        let seen = Seen {
+            uid: cache.uid().unwrap_or_default(),
+            foreign: cache.has_foreign_status(),
+        };
+        self.lock().insert((id.namespace, id.name), seen);
+    }
+
+    /// A cache is gone. Another of its name stays.
+    pub(super) fn forget(&self, cache: &CacheId) {
+        let key = (cache.namespace.clone(), cache.name.clone());
+        let mut seen = self.lock();
+        if seen.get(&key).is_some_and(|seen| seen.uid == cache.uid) {
+            seen.remove(&key);
+        }
+    }
+
+    fn presence(&self, cache: &CacheId) -> Presence {
+        let key = (cache.namespace.clone(), cache.name.clone());
+        match self.lock().get(&key) {
+            Some(seen) if seen.uid != cache.uid => Presence::Gone,
+            Some(seen) if seen.foreign => Presence::Foreign,
+            Some(_) => Presence::Known,
+            None => Presence::Gone,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_cache(uid: &str, status: serde_json::Value) -> ReadCache {
+        let metadata = serde_json::json!({ "namespace": "a", "name": "web", "uid": uid });
+        serde_json::from_value(serde_json::json!({ "metadata": metadata, "status": status }))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_later_cache_of_the_same_name_is_another() {
+        let caches = SeenCaches::default();
+        let (old, new) = (mk_cache("1", ().into()), mk_cache("2", ().into()));
+        caches.note(&old);
+        assert_eq!(caches.presence(&old.id()), Presence::Known);
+        caches.note(&new);
+        assert_eq!(caches.presence(&old.id()), Presence::Gone);
+        caches.forget(&old.id());
+        assert_eq!(caches.presence(&new.id()), Presence::Known);
+        caches.forget(&new.id());
+        assert_eq!(caches.presence(&new.id()), Presence::Gone);
+    }
+
+    #[test]
+    fn a_status_without_a_generation_is_somebody_elses() {
+        let caches = SeenCaches::default();
+        for (status, presence) in [
+            (serde_json::json!({ "status": "Failed" }), Presence::Foreign),
+            (
+                serde_json::json!({ "observedGeneration": 1 }),
+                Presence::Known,
+            ),
+            (serde_json::json!({}), Presence::Known),
+        ] {
+            let cache = mk_cache("1", status);
+            caches.note(&cache);
+            assert_eq!(caches.presence(&cache.id()), presence);
+        }
     }
 }

@@ -8,9 +8,9 @@ use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::node::ReadNode;
-use super::seen::SeenCaches;
-use super::stream::{NodeUids, Told, composed};
+use super::cluster_events::{NodeUids, Told, composed};
+use super::kube_cluster::SeenCaches;
+use super::kube_node::ReadNode;
 use crate::crd::ReadCache;
 
 /// The three sources, and what becomes of them.

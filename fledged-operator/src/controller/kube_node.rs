@@ -1,4 +1,4 @@
-//! A Node, as far as it matters here.
+//! A Node as the controller reads it.
 
 use fledged_core::model::{NodeFacts, NodeName, Taint};
 use k8s_openapi::api::core::v1::Node;

@@ -1,4 +1,4 @@
-//! From watches, and what a driver tells, to what a planner is told.
+//! From the watches of ImageCaches and Nodes, and the events of the node driver, to the events of the planner.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,9 @@ use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
 use tracing::warn;
 
-use super::inventory::Inventory;
-use super::node::ReadNode;
-use super::seen::SeenCaches;
-use super::watch::watch;
+use crate::api::watch::{Inventory, watch};
+use crate::controller::kube_cluster::SeenCaches;
+use crate::controller::kube_node::ReadNode;
 use crate::crd::ReadCache;
 
 /// UIDs of the nodes that exist, for the owner references of their records.

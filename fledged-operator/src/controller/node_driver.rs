@@ -1,4 +1,8 @@
-//! The seam itself.
+//! How an assignment reaches a node, and how the controller learns what the node reports.
+//!
+//! [`AgentDriver`](super::AgentDriver) is the default: one NodeImageCache per node, which the agent on the node watches
+//! and answers. [`NodeDriver`] is the seam for every other way: Jobs, a gateway in front of the nodes, a machine image
+//! that is built. Pass an implementation to [`ControllerBuilder::driver`](super::ControllerBuilder::driver).
 
 use std::error::Error;
 
@@ -9,7 +13,7 @@ use fledged_core::port::WriteFailure;
 use futures_util::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::problem::with_causes;
+use crate::api::error::with_causes;
 
 /// A node that an assignment is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -155,7 +159,7 @@ pub trait NodeDriver: Send + Sync {
     /// [`WriteFailure::Unavailable`] is tried again after a while, and not before `retry_after`;
     /// [`WriteFailure::Conflict`] has it thought over first; [`WriteFailure::Gone`] says that there is no
     /// such node any more, and nothing is tried until something else is wanted of it.
-    /// [`write_failure`](crate::cluster::write_failure) sorts the errors of a Kubernetes client so.
+    /// [`write_failure`](crate::api::error::write_failure) sorts the errors of a Kubernetes client so.
     async fn assign(
         &self,
         node: &NodeTarget,

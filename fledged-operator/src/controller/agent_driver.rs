@@ -1,0 +1,185 @@
+//! The node driver for nodes with agents: assignments are the specs of NodeImageCaches, reports are their status.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use async_trait::async_trait;
+use fledged_core::model::{AssignedImage, NodeName};
+use fledged_core::planner::ClusterEvent;
+use fledged_core::port::WriteFailure;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::runtime::watcher::Event;
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tracing::debug;
+
+use crate::api::error::write_failure;
+use crate::api::watch::{Inventory, watch};
+use crate::controller::FIELD_MANAGER;
+use crate::controller::node_driver::{NodeDriver, NodeTarget};
+use crate::crd::{GROUP, NodeImageCacheSpec, ReadNodeCache, VERSION};
+
+/// Assignments are recorded as the specs of NodeImageCaches, which the [`agent`](crate::agent) of each
+/// node watches and answers in their status.
+///
+/// Specs are written by server-side apply under [`FIELD_MANAGER`]. A NodeImageCache is owned by its
+/// Node, so that it goes with it. Of each, what was last told is held in memory, as a number.
+#[derive(Clone)]
+pub struct AgentDriver {
+    client: Client,
+}
+
+impl fmt::Debug for AgentDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentDriver").finish_non_exhaustive()
+    }
+}
+
+impl AgentDriver {
+    /// The agents of the cluster that this client speaks to.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// What a watch of the records tells a controller.
+    pub(crate) fn told(
+        watch: impl Stream<Item = Event<ReadNodeCache>> + Send + 'static,
+    ) -> impl Stream<Item = ClusterEvent> + Send + 'static {
+        let mut records = Records::new();
+        watch.flat_map(move |event| stream::iter(records.read(event)))
+    }
+
+    fn records(&self) -> Api<ReadNodeCache> {
+        Api::all(self.client.clone())
+    }
+}
+
+#[async_trait]
+impl NodeDriver for AgentDriver {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
+        Self::told(watch(self.records())).boxed()
+    }
+
+    async fn assign(
+        &self,
+        node: &NodeTarget,
+        images: &[AssignedImage],
+    ) -> Result<u64, WriteFailure> {
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(body(node, images));
+        let records = self.records();
+        let written = records.patch_metadata(node.name.as_str(), &params, &patch);
+        let written = written.await.map_err(write_failure)?;
+        let generation = written.metadata.generation.unwrap_or_default();
+        Ok(u64::try_from(generation).unwrap_or_default())
+    }
+
+    async fn release(&self, node: &NodeName) -> Result<(), WriteFailure> {
+        let params = DeleteParams::default();
+        let deleted = self.records().delete(node.as_str(), &params).await;
+        deleted.map(drop).map_err(write_failure)
+    }
+}
+
+/// An assignment, owned by its node.
+fn body(node: &NodeTarget, images: &[AssignedImage]) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "NodeImageCache",
+        "metadata": {
+            "name": node.name,
+            "ownerReferences": [{
+                "apiVersion": "v1",
+                "kind": "Node",
+                "name": node.name,
+                "uid": node.uid,
+            }],
+        },
+        "spec": NodeImageCacheSpec::from_images(images),
+    })
+}
+
+/// What was last told of a node's record.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    uid: String,
+    generation: u64,
+    status: u64,
+}
+
+/// What was told of all of them.
+#[derive(Debug)]
+pub(super) struct Records {
+    seen: Inventory<NodeName, Seen>,
+}
+
+impl Records {
+    pub(super) fn new() -> Self {
+        Self {
+            seen: Inventory::new(),
+        }
+    }
+
+    pub(super) fn read(&mut self, event: Event<ReadNodeCache>) -> Vec<ClusterEvent> {
+        match event {
+            Event::Init => {
+                self.seen.begin();
+                Vec::new()
+            }
+            Event::InitApply(record) | Event::Apply(record) => self.recorded(&record),
+            Event::Delete(record) => match NodeName::new(record.name_any()) {
+                Err(_) => Vec::new(),
+                Ok(name) => {
+                    self.seen.remove(&name);
+                    vec![ClusterEvent::AssignmentGone(name)]
+                }
+            },
+            Event::InitDone => {
+                let gone = self.seen.end().into_iter();
+                let gone = gone.map(ClusterEvent::AssignmentGone);
+                gone.chain([ClusterEvent::Synced]).collect()
+            }
+        }
+    }
+
+    /// Only what is new is told: an echo of our own write is not a word of the agent's.
+    fn recorded(&mut self, record: &ReadNodeCache) -> Vec<ClusterEvent> {
+        let Ok(node) = NodeName::new(record.name_any()) else {
+            return Vec::new();
+        };
+        let mut hasher = DefaultHasher::new();
+        record.status.hash(&mut hasher);
+        let seen = Seen {
+            uid: record.uid().unwrap_or_default(),
+            generation: record.generation(),
+            status: hasher.finish(),
+        };
+        let (uid, generation, status) = (seen.uid.clone(), seen.generation, seen.status);
+        let before = self.seen.put(node.clone(), seen);
+        let before = before.as_ref();
+        let mut events = Vec::new();
+        if before.is_some_and(|before| before.uid != uid) {
+            events.push(ClusterEvent::AssignmentGone(node.clone()));
+        }
+        let before = before.filter(|before| before.uid == uid);
+        if before.is_none_or(|before| before.generation != generation) {
+            let (assignment, invalid) = record.assignment();
+            for problem in invalid {
+                // It differs from what is wanted, and is written anew.
+                debug!(%node, %problem, "an entry of a node image cache can't be read");
+            }
+            events.push(ClusterEvent::AssignmentRecorded {
+                node: node.clone(),
+                assignment,
+            });
+        }
+        if before.is_none_or(|before| before.status != status)
+            && let Some(report) = record.report()
+        {
+            events.push(ClusterEvent::Reported { node, report });
+        }
+        events
+    }
+}

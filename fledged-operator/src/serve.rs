@@ -1,0 +1,437 @@
+//! What a process tells of itself over HTTP: metrics for Prometheus, and the probes of its pod.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use fledged_operator::serve::{BindAddress, Routes, Server};
+//! use prometheus_client::registry::Registry;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let routes = Routes::new()
+//!     .with_metrics(Arc::new(Registry::default()))
+//!     .with_readiness("cache", || Err("not synced yet".to_owned()));
+//! if let Some(address) = BindAddress::parse(":8080")? {
+//!     let server = Server::bind(&address, routes).await?;
+//!     tokio::spawn(server.run(std::future::pending()));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+/// An address to listen at: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindAddress {
+    /// The host as written, without brackets; empty for every address of the machine.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// Why a text is not an address to listen at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid bind address {value:?}: {problem}; write :8080, 127.0.0.1:8080 or [::1]:8080, or 0 for none"
+)]
+pub struct InvalidBindAddress {
+    value: String,
+    problem: &'static str,
+}
+
+impl BindAddress {
+    /// Reads an address; `None` where nothing is to listen: `0` or nothing at all, as in
+    /// controller-runtime's `--metrics-bind-address`. Port 0 takes any that is free.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidBindAddress`], which says what is wrong.
+    pub fn parse(value: &str) -> Result<Option<Self>, InvalidBindAddress> {
+        let invalid = |problem| InvalidBindAddress {
+            value: value.to_owned(),
+            problem,
+        };
+        let text = value.trim();
+        if text.is_empty() || text == "0" {
+            return Ok(None);
+        }
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| invalid("the port is missing"))?;
+        let port = port
+            .parse()
+            .map_err(|_| invalid("the port must be a number from 0 to 65535"))?;
+        let bracketed = host.strip_prefix('[').map(|host| host.strip_suffix(']'));
+        let host = match bracketed {
+            Some(None) => return Err(invalid("the bracket is not closed")),
+            Some(Some(host)) => host,
+            None if host.contains(':') => {
+                return Err(invalid("an IPv6 address must be in brackets"));
+            }
+            None => host,
+        };
+        if host.contains(|c: char| c.is_whitespace() || c == '/') {
+            return Err(invalid("the host must be an address or a name"));
+        }
+        Ok(Some(Self {
+            host: host.to_owned(),
+            port,
+        }))
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// Adds `fledged_build_info` with the version to a registry. Once a process.
+pub fn register_build_info(registry: &mut Registry) {
+    let build = Build {
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    registry.register("fledged_build", "The build that runs", Info::new(build));
+}
+
+type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Named checks that all have to pass. Without any, all do.
+#[derive(Clone, Default)]
+struct Checks(Vec<(String, Check)>);
+
+impl fmt::Debug for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+impl Checks {
+    fn add(
+        &mut self,
+        name: impl Into<String>,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        self.0.push((name.into(), Arc::new(check)));
+    }
+
+    /// How they stand: a line each, as Kubernetes' own health endpoints write it.
+    ///
+    /// # Errors
+    ///
+    /// The same lines where one fails.
+    fn run(&self) -> Result<String, String> {
+        let mut text = String::new();
+        let mut passed = true;
+        for (name, check) in &self.0 {
+            match check() {
+                Ok(()) => text.push_str(&format!("[+]{name} ok\n")),
+                Err(problem) => {
+                    passed = false;
+                    text.push_str(&format!("[-]{name} failed: {problem}\n"));
+                }
+            }
+        }
+        match passed {
+            true => Ok(text),
+            false => Err(text),
+        }
+    }
+}
+
+/// The text format that the metrics are written in (OpenMetrics 1.0).
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// What a [`Server`](super::Server) answers: `/metrics`, `/livez` (also as `/healthz`) and `/readyz`.
+///
+/// A probe without checks passes: that it is answered at all says something.
+#[derive(Debug, Clone, Default)]
+pub struct Routes {
+    metrics: Option<Arc<Registry>>,
+    probes: bool,
+    live: Checks,
+    ready: Checks,
+}
+
+impl Routes {
+    /// Nothing but 404.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers `/metrics` from this registry.
+    #[must_use]
+    pub fn with_metrics(mut self, registry: Arc<Registry>) -> Self {
+        self.metrics = Some(registry);
+        self
+    }
+
+    /// Answers the probes, also without any check.
+    #[must_use]
+    pub fn with_probes(mut self) -> Self {
+        self.probes = true;
+        self
+    }
+
+    /// Answers the probes; `/livez` fails while this does, with its words.
+    #[must_use]
+    pub fn with_liveness(
+        mut self,
+        name: impl Into<String>,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.live.add(name, check);
+        self.with_probes()
+    }
+
+    /// Answers the probes; `/readyz` fails while this does, with its words.
+    #[must_use]
+    pub fn with_readiness(
+        mut self,
+        name: impl Into<String>,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.ready.add(name, check);
+        self.with_probes()
+    }
+
+    /// The answer to a request; its body is not read.
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            let methods = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(ALLOW, methods);
+            return response;
+        }
+        match path {
+            "/metrics" => match &self.metrics {
+                Some(registry) => metrics(registry),
+                None => not_found(),
+            },
+            "/livez" | "/healthz" if self.probes => probe(&self.live),
+            "/readyz" if self.probes => probe(&self.ready),
+            _ => not_found(),
+        }
+    }
+}
+
+fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
+    let mut text = String::new();
+    match encode(&mut text, registry) {
+        Ok(()) => respond(StatusCode::OK, OPENMETRICS, text),
+        Err(error) => {
+            warn!(%error, "metrics not encoded");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode metrics\n")
+        }
+    }
+}
+
+fn probe(checks: &Checks) -> Response<Full<Bytes>> {
+    match checks.run() {
+        Ok(text) => plain(StatusCode::OK, &format!("{text}ok\n")),
+        Err(text) => plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{text}failed\n")),
+    }
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    plain(StatusCode::NOT_FOUND, "not found\n")
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    respond(status, PLAIN, text.to_owned())
+}
+
+fn respond(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// How long a client may take to say what it wants: a kubelet and Prometheus need milliseconds.
+const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a whole connection may last, which is one request.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+/// Connections at once; with one more, the oldest has to go. A probe is answered at once, so only
+/// those who do nothing ever get that old.
+const CONNECTIONS: usize = 64;
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 * 1024;
+/// Pause after a connection could not be accepted, for want of file descriptors for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An address that can't be listened at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {address}: {source}")]
+pub struct BindError {
+    address: BindAddress,
+    source: io::Error,
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    routes: Arc<Routes>,
+}
+
+impl Server {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`], with the address and the system's words.
+    pub async fn bind(address: &BindAddress, routes: Routes) -> Result<Self, BindError> {
+        let listener = listen(address).await;
+        let bound = listener.and_then(|listener| {
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        });
+        let (listener, bound) = bound.map_err(|source| BindError {
+            address: address.clone(),
+            source,
+        })?;
+        info!(address = %bound, "listening");
+        Ok(Self {
+            listener,
+            address: bound,
+            routes: Arc::new(routes),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown` resolves. Never ends otherwise.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut connections = JoinSet::new();
+        let mut oldest_first = VecDeque::new();
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            while connections.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, _)) => {
+                    oldest_first.retain(|handle: &tokio::task::AbortHandle| !handle.is_finished());
+                    while oldest_first.len() >= CONNECTIONS {
+                        if let Some(oldest) = oldest_first.pop_front() {
+                            oldest.abort();
+                        }
+                    }
+                    let serve = serve(stream, Arc::clone(&self.routes));
+                    oldest_first.push_back(connections.spawn(serve));
+                }
+                Err(error) => {
+                    warn!(%error, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Listens at that address; at every address of the machine where it names no host.
+pub(crate) async fn listen(address: &BindAddress) -> io::Result<TcpListener> {
+    if !address.host.is_empty() {
+        return TcpListener::bind((address.host.as_str(), address.port)).await;
+    }
+    // Both families where the machine has both.
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port)).await {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port)).await
+        }
+        bound => bound,
+    }
+}
+
+async fn serve(stream: TcpStream, routes: Arc<Routes>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = routes.answer(request.method(), request.uri().path());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .max_buf_size(HEAD_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "connection broke off"),
+        Err(_) => debug!("connection took too long"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_for_controller_runtime() {
+        for none in ["", "0", " "] {
+            assert_eq!(BindAddress::parse(none), Ok(None));
+        }
+        for text in [":8080", "127.0.0.1:0", "[::1]:9443", "localhost:8081"] {
+            let address = BindAddress::parse(text).unwrap().unwrap();
+            assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, words) in [
+            ("8080", "port is missing"),
+            (":http", "must be a number"),
+            (":70000", "must be a number"),
+            ("::1:8080", "in brackets"),
+            ("[::1:8080", "not closed"),
+            ("http://0.0.0.0:8080", "in brackets"),
+            ("a b:1", "address or a name"),
+        ] {
+            let error = BindAddress::parse(text).unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains(text), "{error}");
+        }
+    }
+}
