@@ -1,4 +1,4 @@
-//! What a process tells of itself over HTTP: metrics for Prometheus, and the probes of its pod.
+//! The HTTP server for metrics and for the probes of a pod.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -21,7 +21,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
@@ -39,7 +38,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
 /// An address to listen at: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`.
@@ -50,7 +49,7 @@ pub struct BindAddress {
     pub(crate) port: u16,
 }
 
-/// Why a text is not an address to listen at.
+/// An invalid bind address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid bind address {value:?}: {problem}; write :8080, 127.0.0.1:8080 or [::1]:8080, or 0 for none"
@@ -61,12 +60,12 @@ pub struct InvalidBindAddress {
 }
 
 impl BindAddress {
-    /// Reads an address; `None` where nothing is to listen: `0` or nothing at all, as in
-    /// controller-runtime's `--metrics-bind-address`. Port 0 takes any that is free.
+    /// Parses an address. `0` and the empty string mean no server and return `None`, as in controller-runtime's
+    /// `--metrics-bind-address`. Port 0 takes a free port.
     ///
     /// # Errors
     ///
-    /// [`InvalidBindAddress`], which says what is wrong.
+    /// [`InvalidBindAddress`], with the problem.
     pub fn parse(value: &str) -> Result<Option<Self>, InvalidBindAddress> {
         let invalid = |problem| InvalidBindAddress {
             value: value.to_owned(),
@@ -115,17 +114,21 @@ struct Build {
     version: &'static str,
 }
 
-/// Adds `fledged_build_info` with the version to a registry. Once a process.
+/// Registers `fledged_build_info`, which has the version as a label. Call it once per registry.
 pub fn register_build_info(registry: &mut Registry) {
     let build = Build {
         version: env!("CARGO_PKG_VERSION"),
     };
-    registry.register("fledged_build", "The build that runs", Info::new(build));
+    registry.register(
+        "fledged_build",
+        "Version of the running build",
+        Info::new(build),
+    );
 }
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Named checks that all have to pass. Without any, all do.
+/// Named checks that all have to pass.
 #[derive(Clone, Default)]
 struct Checks(Vec<(String, Check)>);
 
@@ -146,11 +149,11 @@ impl Checks {
         self.0.push((name.into(), Arc::new(check)));
     }
 
-    /// How they stand: a line each, as Kubernetes' own health endpoints write it.
+    /// One line for each check, in the format of Kubernetes' health endpoints.
     ///
     /// # Errors
     ///
-    /// The same lines where one fails.
+    /// The same lines if a check fails.
     fn run(&self) -> Result<String, String> {
         let mut text = String::new();
         let mut passed = true;
@@ -170,13 +173,13 @@ impl Checks {
     }
 }
 
-/// The text format that the metrics are written in (OpenMetrics 1.0).
+/// The text format of the metrics, OpenMetrics 1.0.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// What a [`Server`](super::Server) answers: `/metrics`, `/livez` (also as `/healthz`) and `/readyz`.
+/// The routes of a [`Server`]: `/metrics`, `/livez` (also as `/healthz`) and `/readyz`.
 ///
-/// A probe without checks passes: that it is answered at all says something.
+/// A probe without checks passes.
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     metrics: Option<Arc<Registry>>,
@@ -186,27 +189,27 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Nothing but 404.
+    /// No routes: every path is 404.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Answers `/metrics` from this registry.
+    /// Serves `/metrics` from this registry.
     #[must_use]
     pub fn with_metrics(mut self, registry: Arc<Registry>) -> Self {
         self.metrics = Some(registry);
         self
     }
 
-    /// Answers the probes, also without any check.
+    /// Serves the probes.
     #[must_use]
     pub fn with_probes(mut self) -> Self {
         self.probes = true;
         self
     }
 
-    /// Answers the probes; `/livez` fails while this does, with its words.
+    /// Serves the probes; `/livez` fails while this check fails, and shows its message.
     #[must_use]
     pub fn with_liveness(
         mut self,
@@ -217,7 +220,7 @@ impl Routes {
         self.with_probes()
     }
 
-    /// Answers the probes; `/readyz` fails while this does, with its words.
+    /// Serves the probes; `/readyz` fails while this check fails, and shows its message.
     #[must_use]
     pub fn with_readiness(
         mut self,
@@ -228,10 +231,13 @@ impl Routes {
         self.with_probes()
     }
 
-    /// The answer to a request; its body is not read.
+    /// The response to a request. The request body is not read.
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            let mut response = plain(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD are allowed\n",
+            );
             let methods = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(ALLOW, methods);
             return response;
@@ -253,7 +259,7 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     match encode(&mut text, registry) {
         Ok(()) => respond(StatusCode::OK, OPENMETRICS, text),
         Err(error) => {
-            warn!(%error, "metrics not encoded");
+            warn!(%error, "metrics encoding failed");
             plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode metrics\n")
         }
     }
@@ -283,19 +289,19 @@ fn respond(status: StatusCode, kind: &'static str, text: String) -> Response<Ful
     response
 }
 
-/// How long a client may take to say what it wants: a kubelet and Prometheus need milliseconds.
+/// Limit for the request header. A kubelet and Prometheus need milliseconds.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
-/// How long a whole connection may last, which is one request.
+/// Limit of a connection, which carries one request.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
-/// Connections at once; with one more, the oldest has to go. A probe is answered at once, so only
-/// those who do nothing ever get that old.
+/// Concurrent connections; above it, the oldest is closed. Requests are answered at once, so only idle
+/// connections get old.
 const CONNECTIONS: usize = 64;
-/// Bytes of a request's head.
+/// Largest request header in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
-/// Pause after a connection could not be accepted, for want of file descriptors for instance.
+/// Pause after a failed accept, for example for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// An address that can't be listened at.
+/// An address cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {address}: {source}")]
 pub struct BindError {
@@ -316,7 +322,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`BindError`], with the address and the system's words.
+    /// [`BindError`], with the address and the system's message.
     pub async fn bind(address: &BindAddress, routes: Routes) -> Result<Self, BindError> {
         let listener = listen(address).await;
         let bound = listener.and_then(|listener| {
@@ -327,7 +333,7 @@ impl Server {
             address: address.clone(),
             source,
         })?;
-        info!(address = %bound, "listening");
+        info!(address = %bound, "HTTP server listening");
         Ok(Self {
             listener,
             address: bound,
@@ -335,49 +341,61 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens at.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until `shutdown` resolves. Never ends otherwise.
+    /// Serves until `shutdown` resolves.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
         let mut connections = JoinSet::new();
-        let mut oldest_first = VecDeque::new();
-        loop {
-            let accepted = tokio::select! {
-                () = &mut shutdown => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            while connections.try_join_next().is_some() {}
-            match accepted {
-                Ok((stream, _)) => {
-                    oldest_first.retain(|handle: &tokio::task::AbortHandle| !handle.is_finished());
-                    while oldest_first.len() >= CONNECTIONS {
-                        if let Some(oldest) = oldest_first.pop_front() {
-                            oldest.abort();
-                        }
+        let serve = |stream| serve(stream, Arc::clone(&self.routes));
+        tokio::select! {
+            () = shutdown => {}
+            () = accept(&self.listener, CONNECTIONS, &mut connections, serve) => {}
+        }
+    }
+}
+
+/// Accepts connections and spawns `serve` for each. Above `limit` connections, the oldest is closed. Never
+/// returns.
+pub(crate) async fn accept<F>(
+    listener: &TcpListener,
+    limit: usize,
+    connections: &mut JoinSet<()>,
+    serve: impl Fn(TcpStream) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = listener.accept().await;
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                oldest_first.retain(|handle| !handle.is_finished());
+                while oldest_first.len() >= limit {
+                    if let Some(oldest) = oldest_first.pop_front() {
+                        oldest.abort();
                     }
-                    let serve = serve(stream, Arc::clone(&self.routes));
-                    oldest_first.push_back(connections.spawn(serve));
                 }
-                Err(error) => {
-                    warn!(%error, "connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                oldest_first.push_back(connections.spawn(serve(stream)));
+            }
+            Err(error) => {
+                warn!(%error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Listens at that address; at every address of the machine where it names no host.
+/// Listens at this address; at every address of the machine if it has no host.
 pub(crate) async fn listen(address: &BindAddress) -> io::Result<TcpListener> {
     if !address.host.is_empty() {
         return TcpListener::bind((address.host.as_str(), address.port)).await;
     }
-    // Both families where the machine has both.
+    // IPv6 and IPv4 if the machine has both.
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port)).await {
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port)).await
@@ -399,8 +417,8 @@ async fn serve(stream: TcpStream, routes: Arc<Routes>) {
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "connection broke off"),
-        Err(_) => debug!("connection took too long"),
+        Ok(Err(error)) => debug!(%error, "connection failed"),
+        Err(_) => debug!("connection timed out"),
     }
 }
 
@@ -409,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_written_as_for_controller_runtime() {
+    fn parses_addresses_of_controller_runtime() {
         for none in ["", "0", " "] {
             assert_eq!(BindAddress::parse(none), Ok(None));
         }
@@ -420,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn invalid_addresses_are_explained() {
         for (text, words) in [
             ("8080", "port is missing"),
             (":http", "must be a number"),

@@ -7,7 +7,7 @@ use fledged_core::port::WriteFailure;
 use kube::core::Status;
 use kube::core::response::StatusCause;
 
-/// What an API server said, or why it said nothing.
+/// The message of the API server, or of the client if there was no response.
 #[must_use]
 pub fn problem(error: &kube::Error) -> String {
     match error {
@@ -18,8 +18,7 @@ pub fn problem(error: &kube::Error) -> String {
     }
 }
 
-/// An error with its causes, as far as they say anything new: "client error (Connect)" alone does not
-/// tell why.
+/// An error with its causes, each once. "client error (Connect)" alone does not say why.
 #[must_use]
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -35,8 +34,8 @@ pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Sorts a failed request of a Kubernetes client: what is gone, what was changed meanwhile, and what is
-/// to be tried again, with the delay that the API server asked for.
+/// Classifies a failed write: the object is gone, it has changed, or the write should be retried, with the
+/// delay that the API server asked for.
 #[must_use]
 pub fn write_failure(error: kube::Error) -> WriteFailure {
     let kube::Error::Api(status) = &error else {
@@ -47,21 +46,21 @@ pub fn write_failure(error: kube::Error) -> WriteFailure {
     };
     let message = status.message.clone();
     match status.code {
-        // Without a name it is not the object that is missing, but its kind, for now.
+        // Without a name, the kind is missing (not served yet), not the object.
         404 if names_object(status) => WriteFailure::Gone(message),
         409 => WriteFailure::Conflict(message),
-        // Nothing new is taken by a namespace that is going.
+        // A terminating namespace accepts no new objects.
         403 if has_cause(status, |cause| cause.reason == "NamespaceTerminating") => {
             WriteFailure::Gone(message)
         }
-        // The UID in a patch is not that of the object: another one has the name by now.
+        // The UID in the patch does not match: the object was replaced by another of its name.
         422 if has_cause(status, |cause| cause.field == "metadata.uid") => {
             WriteFailure::Gone(message)
         }
         _ => {
             let details = status.details.as_ref();
             let seconds = details.map_or(0, |details| details.retry_after_seconds);
-            // A server's fairness answers in plain text, and its header is lost on the way here.
+            // API Priority and Fairness responds in plain text, and kube drops its Retry-After header.
             let seconds = match status.code {
                 429 | 503 => seconds.max(1),
                 _ => seconds,
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once() {
+    fn each_cause_is_shown_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot reach x: refused")]
         struct Outer(#[source] Inner);

@@ -1,6 +1,6 @@
 //! Leader election by a Lease (`coordination.k8s.io/v1`), as client-go does it.
 //!
-//! What to do next is decided by a pure machine, [`Election`]; [`Elector`] reads and writes the Lease.
+//! [`Election`] is a pure state machine that decides the next step; [`Elector`] reads and writes the Lease.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -17,26 +17,26 @@ use tracing::{debug, info, warn};
 
 use crate::api::error::problem;
 
-/// Name of the Lease that the controllers of a cluster are elected by. Whatever runs one has to take the
-/// same, in the same namespace, so that no two act side by side.
+/// Name of the Lease of the controllers of a cluster. Every controller of a cluster must use the same name and
+/// namespace, so that at most one acts.
 pub const CONTROLLER_LEASE: &str = "kubefledged-controller";
-/// Namespace of that Lease where nothing else is said.
+/// Default namespace of [`CONTROLLER_LEASE`].
 pub const CONTROLLER_NAMESPACE: &str = "kube-fledged";
 
-/// Intervals of an election.
+/// Durations of an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseTimes {
-    /// How long others wait after the last renewal that they saw. Whole seconds. Default 15 s.
+    /// How long other candidates wait after the last observed renewal. Whole seconds. Default 15 s.
     pub lease_duration: Duration,
-    /// How long a leader tries to renew before it gives up; less than the lease. Default 10 s.
+    /// How long a leader retries a renewal before it stops; less than `lease_duration`. Default 10 s.
     pub renew_deadline: Duration,
     /// Time between attempts to acquire or renew. Default 2 s.
     pub retry_period: Duration,
 }
 
 impl Default for LeaseTimes {
-    /// Those of Kubernetes' own controllers (`component-base/config`).
+    /// The defaults of Kubernetes' controllers (`component-base/config`).
     fn default() -> Self {
         Self {
             lease_duration: Duration::from_secs(15),
@@ -47,21 +47,21 @@ impl Default for LeaseTimes {
 }
 
 impl LeaseTimes {
-    /// With another duration of the lease.
+    /// Sets `lease_duration`.
     #[must_use]
     pub fn with_lease_duration(mut self, duration: Duration) -> Self {
         self.lease_duration = duration;
         self
     }
 
-    /// With another time to renew in.
+    /// Sets `renew_deadline`.
     #[must_use]
     pub fn with_renew_deadline(mut self, deadline: Duration) -> Self {
         self.renew_deadline = deadline;
         self
     }
 
-    /// With another time between attempts.
+    /// Sets `retry_period`.
     #[must_use]
     pub fn with_retry_period(mut self, period: Duration) -> Self {
         self.retry_period = period;
@@ -69,34 +69,34 @@ impl LeaseTimes {
     }
 }
 
-/// What stands in a Lease.
+/// The content of a Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseRecord {
-    /// Who holds it; empty: nobody.
+    /// Identity of the holder; empty if the lease is free.
     pub holder: String,
-    /// How long it is held after a renewal.
+    /// Validity after a renewal.
     pub duration: Duration,
-    /// When it was last renewed, by the holder's clock: only ever compared with itself.
+    /// Time of the last renewal by the holder's clock. It is compared for equality only.
     pub renewed: Option<Timestamp>,
-    /// How often it changed hands.
+    /// Number of changes of the holder.
     pub transitions: i32,
 }
 
-/// What to do next.
+/// The next step of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// Write this record; it makes or keeps us the leader.
+    /// Write this record to become or stay the leader.
     Write(LeaseRecord),
-    /// Somebody else leads; look again after that time.
+    /// Another candidate leads; evaluate again after this time.
     Wait(Duration),
 }
 
 /// One candidate's view of an election.
 ///
-/// Clocks of different machines are never compared: a lease has run out when it was not seen to change
-/// for its duration, by our own clock.
+/// Clocks of different machines are never compared: a lease has expired when it did not change for its
+/// duration, measured by the local clock.
 #[derive(Debug, Clone)]
 pub struct Election {
     identity: String,
@@ -106,7 +106,7 @@ pub struct Election {
 }
 
 impl Election {
-    /// A candidate of that identity, which no other candidate may have.
+    /// A candidate with this identity, which must be unique.
     #[must_use]
     pub fn new(identity: impl Into<String>, times: LeaseTimes) -> Self {
         Self {
@@ -117,19 +117,19 @@ impl Election {
         }
     }
 
-    /// Who we are.
+    /// The identity of this candidate.
     #[must_use]
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// The intervals.
+    /// The durations.
     #[must_use]
     pub fn times(&self) -> LeaseTimes {
         self.times
     }
 
-    /// Judges what stands in the Lease now; `None` where there is none.
+    /// The next step, given the current content of the Lease; `None` if it does not exist.
     pub fn evaluate(&mut self, found: Option<&LeaseRecord>, now: Timestamp) -> Step {
         let known = self.observed.as_ref().map(|(record, _)| record);
         if known != found {
@@ -156,14 +156,14 @@ impl Election {
         })
     }
 
-    /// The record was written; the attempt began at `at`.
+    /// Records a successful write whose attempt started at `at`.
     pub fn written(&mut self, record: LeaseRecord, at: Timestamp) {
         self.observed = Some((record, at));
         self.renewed_at = Some(at);
     }
 
-    /// How long we may still act as the leader; zero when we must stop. Never longer than others
-    /// wait, counted from the start of the last renewal.
+    /// How long this candidate may act as the leader; zero means stop. Counted from the start of the last renewal,
+    /// and always shorter than other candidates wait.
     #[must_use]
     pub fn time_left(&self, now: Timestamp) -> Duration {
         match self.renewed_at {
@@ -172,8 +172,7 @@ impl Election {
         }
     }
 
-    /// The record that gives the lease back, if we hold what stands there: whoever looks next may
-    /// take it at once.
+    /// The record that releases the lease, if this candidate holds it. The next candidate may acquire it at once.
     #[must_use]
     pub fn released(&self, found: &LeaseRecord) -> Option<LeaseRecord> {
         (found.holder == self.identity).then(|| LeaseRecord {
@@ -189,10 +188,10 @@ fn remaining(since: Timestamp, span: Duration, now: Timestamp) -> Duration {
     span.saturating_sub(Duration::try_from(passed).unwrap_or_default())
 }
 
-/// Longest that giving a lease back may take; a pod is given 30 s to end.
+/// Limit for releasing the lease. A pod has 30 s to terminate.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Which Lease is fought for.
+/// The namespace and name of a Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseName {
@@ -203,7 +202,7 @@ pub struct LeaseName {
 }
 
 impl LeaseName {
-    /// The Lease of that name in that namespace.
+    /// The Lease with this namespace and name.
     #[must_use]
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
@@ -212,7 +211,7 @@ impl LeaseName {
         }
     }
 
-    /// The Lease of `fledged-operator controller` in that namespace: [`CONTROLLER_LEASE`].
+    /// The Lease of `fledged-operator controller` in this namespace: [`CONTROLLER_LEASE`].
     #[must_use]
     pub fn of_controller(namespace: impl Into<String>) -> Self {
         Self::new(namespace, CONTROLLER_LEASE)
@@ -225,27 +224,27 @@ impl fmt::Display for LeaseName {
     }
 }
 
-/// Why a leader leads no more.
+/// Why a leader must stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaseError {
-    /// It could not be renewed in time, or somebody else took it.
+    /// It was not renewed in time, or another candidate acquired it.
     #[error("the lease {lease} was lost: {problem}")]
     Lost {
         /// Which lease.
         lease: LeaseName,
-        /// The last thing that went wrong.
+        /// The last failure.
         problem: String,
     },
 }
 
-/// Acquires and keeps a Lease.
+/// Acquires, renews and releases a Lease.
 pub struct Elector {
     leases: Api<Lease>,
     lease: LeaseName,
     election: Election,
     clock: Arc<dyn Clock>,
-    /// The Lease as it was last read or written.
+    /// The Lease as last read or written.
     object: Option<Lease>,
 }
 
@@ -259,7 +258,7 @@ impl fmt::Debug for Elector {
 }
 
 impl Elector {
-    /// A candidate for that lease. No other candidate may have the same identity.
+    /// A candidate for this lease. The identity must be unique.
     #[must_use]
     pub fn new(
         client: Client,
@@ -277,34 +276,34 @@ impl Elector {
         }
     }
 
-    /// Returns once we lead. Failures are logged and tried again for ever.
+    /// Returns when this candidate leads. Failures are logged and retried without limit.
     pub async fn acquire(&mut self) {
-        info!(lease = %self.lease, identity = self.election.identity(), "waiting for the lease");
+        info!(lease = %self.lease, identity = self.election.identity(), "waiting for the leader lease");
         loop {
             let limit = self.election.times().renew_deadline;
             match self.attempt_within(limit).await {
                 Ok(None) => break,
                 Ok(Some(wait)) => self.clock.sleep(wait).await,
                 Err(problem) => {
-                    warn!(lease = %self.lease, problem, "cannot acquire the lease");
+                    warn!(lease = %self.lease, problem, "leader lease not acquired");
                     self.pause().await;
                 }
             }
         }
-        info!(lease = %self.lease, identity = self.election.identity(), "leading");
+        info!(lease = %self.lease, identity = self.election.identity(), "leader lease acquired");
     }
 
-    /// Keeps the lease; returns when it is lost.
+    /// Renews the lease; returns when it is lost.
     pub async fn keep(&mut self) -> LeaseError {
         let problem = loop {
             self.pause().await;
             let left = self.election.time_left(self.clock.now());
             let problem = match self.attempt_within(left).await {
                 Ok(None) => continue,
-                Ok(Some(_)) => break "somebody else holds it".to_owned(),
+                Ok(Some(_)) => break "another candidate holds it".to_owned(),
                 Err(problem) => problem,
             };
-            warn!(lease = %self.lease, problem, "cannot renew the lease");
+            warn!(lease = %self.lease, problem, "leader lease not renewed");
             if self.election.time_left(self.clock.now()).is_zero() {
                 break problem;
             }
@@ -315,21 +314,21 @@ impl Elector {
         }
     }
 
-    /// Gives the lease back if we hold it, so that the next leader need not wait for it to run out.
+    /// Releases the lease if this candidate holds it, so that the next leader need not wait until it expires.
     pub async fn release(&mut self) {
         let clock = Arc::clone(&self.clock);
         let result = tokio::select! {
-            result = self.give_back() => result,
-            () = clock.sleep(RELEASE_LIMIT) => Err("the API server does not answer".to_owned()),
+            result = self.write_release() => result,
+            () = clock.sleep(RELEASE_LIMIT) => Err("the API server does not respond".to_owned()),
         };
         match result {
-            Ok(()) => debug!(lease = %self.lease, "the lease is free"),
-            Err(problem) => warn!(lease = %self.lease, problem, "cannot give the lease back"),
+            Ok(()) => debug!(lease = %self.lease, "leader lease released"),
+            Err(problem) => warn!(lease = %self.lease, problem, "leader lease not released"),
         }
     }
 
-    /// What stands there is read anew: an attempt may have been given up in the middle.
-    async fn give_back(&mut self) -> Result<(), String> {
+    /// Reads the Lease first: the last attempt may have been dropped half-way.
+    async fn write_release(&mut self) -> Result<(), String> {
         self.object = self.read().await?;
         let Some(held) = self.object.as_ref().map(record_of) else {
             return Ok(());
@@ -348,14 +347,14 @@ impl Elector {
         let clock = Arc::clone(&self.clock);
         tokio::select! {
             result = self.attempt() => result,
-            () = clock.sleep(limit) => Err("the API server does not answer".to_owned()),
+            () = clock.sleep(limit) => Err("the API server does not respond".to_owned()),
         }
     }
 
-    /// One attempt to acquire or renew: `None` when we lead, else how long to wait.
+    /// One attempt to acquire or renew: `None` if this candidate leads, else the time to wait.
     async fn attempt(&mut self) -> Result<Option<Duration>, String> {
         let began = self.clock.now();
-        // A leader knows what it wrote and need not read it.
+        // A leader knows the content and need not read it.
         let leads = !self.election.time_left(began).is_zero();
         if !leads || self.object.is_none() {
             self.object = self.read().await?;
@@ -365,7 +364,7 @@ impl Elector {
             Step::Wait(wait) => Ok(Some(wait)),
             Step::Write(record) => {
                 if let Err(problem) = self.write(&record).await {
-                    // Whatever stands there now is read before the next attempt.
+                    // The next attempt reads the Lease first.
                     self.object = None;
                     return Err(problem);
                 }
@@ -478,7 +477,7 @@ mod election_tests {
     }
 
     #[test]
-    fn a_lease_that_nobody_holds_is_taken_and_kept() {
+    fn a_free_lease_is_acquired_and_renewed() {
         let mut us = mk("a");
         let record = write(us.evaluate(None, at(0)));
         assert_eq!((record.holder.as_str(), record.transitions), ("a", 0));
@@ -491,7 +490,7 @@ mod election_tests {
     }
 
     #[test]
-    fn anothers_lease_is_taken_only_when_it_was_not_seen_to_change_for_its_duration() {
+    fn a_held_lease_is_taken_after_its_unchanged_duration() {
         let (mut us, mut them) = (mk("a"), mk("b"));
         // Their clock is far behind ours: it does not matter.
         let first = write(them.evaluate(None, at(-5_000)));
@@ -513,7 +512,7 @@ mod election_tests {
     }
 
     #[test]
-    fn a_lease_that_was_given_back_is_taken_at_once() {
+    fn a_released_lease_is_taken_at_once() {
         let (mut us, mut them) = (mk("a"), mk("b"));
         let record = write(them.evaluate(None, at(0)));
         assert_eq!(us.released(&record), None, "it is not ours");
@@ -523,7 +522,7 @@ mod election_tests {
     }
 
     #[test]
-    fn a_leader_stops_before_others_may_take_over() {
+    fn a_leader_stops_before_others_may_acquire() {
         let times = LeaseTimes::default();
         assert!(times.renew_deadline < times.lease_duration);
         let mut us = mk("a");
@@ -539,7 +538,7 @@ mod identity_tests {
     use super::*;
 
     #[test]
-    fn no_two_candidates_are_the_same() {
+    fn generated_identities_are_unique() {
         let (a, b) = (identity(Some("pod-1")), identity(Some("pod-1")));
         assert!(a.starts_with("pod-1_"), "{a}");
         assert_ne!(a, b);

@@ -14,22 +14,22 @@ use tracing::warn;
 
 use crate::api::error::with_causes;
 
-/// Between attempts to begin a watch again. One controller is no burden for an API server that is
-/// coming back, and nothing is decided before it has listed everything.
+/// Delays between attempts to restart a watch. They are short: one controller is no load for an API server that
+/// is coming back, and it plans nothing before every list is complete.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long it has to go well before a failure counts as the first.
-const CALM: Duration = Duration::from_secs(60);
+/// Time without a failure after which the back-off is reset.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
-/// Objects of a list that are in memory at a time: at a thousand nodes, the first lists would else
-/// take more than everything that is kept of them.
-const PAGE: u32 = 100;
+/// Page size of lists. It bounds memory: with a thousand nodes, unpaged first lists would take more memory than
+/// everything the controller keeps.
+const PAGE_SIZE: u32 = 100;
 
-/// Delays that grow until it has gone well for a while. Every event resets those of a watch, also the one
-/// that says that a list is about to be asked for, and what is listed in part.
-struct Patient<B>(B);
+/// A back-off that ignores the resets of `WatchStreamExt::backoff`, which come with every event, also with the
+/// start and the pages of a list that then fails.
+struct NoResetOnEvent<B>(B);
 
-impl<B: Iterator<Item = Duration>> Iterator for Patient<B> {
+impl<B: Iterator<Item = Duration>> Iterator for NoResetOnEvent<B> {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
@@ -37,11 +37,11 @@ impl<B: Iterator<Item = Duration>> Iterator for Patient<B> {
     }
 }
 
-impl<B: Backoff> Backoff for Patient<B> {
+impl<B: Backoff> Backoff for NoResetOnEvent<B> {
     fn reset(&mut self) {}
 }
 
-/// A watch that never ends: it is begun again with growing, jittered delays.
+/// Watches for ever. After failures the watch is restarted with growing, jittered delays.
 pub(crate) fn watch<K>(api: Api<K>) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
@@ -49,7 +49,7 @@ where
     watch_by(api, watcher::Config::default())
 }
 
-/// The same, of the objects with these labels.
+/// Like [`watch`], of the objects that match this label selector.
 pub(crate) fn watch_labelled<K>(
     api: Api<K>,
     labels: &str,
@@ -69,32 +69,32 @@ where
         .with_max_delay(BACKOFF_MAX)
         .with_jitter()
         .without_max_times();
-    let watch = watcher::watcher(api, config.page_size(PAGE));
-    let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), CALM);
-    let watch = watch.backoff(Patient(backoff));
+    let watch = watcher::watcher(api, config.page_size(PAGE_SIZE));
+    let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), HEALTHY_AFTER);
+    let watch = watch.backoff(NoResetOnEvent(backoff));
     watch.filter_map(async |event| match event {
         Ok(event) => Some(event),
         Err(error) => {
             let hint = match &error {
                 watcher::Error::InitialListFailed(kube::Error::Api(status)) => match status.code {
-                    404 => "is its CustomResourceDefinition installed?",
-                    401 | 403 => "may this account list and watch it?",
+                    404 => "check that the CustomResourceDefinition is installed",
+                    401 | 403 => "check that the ServiceAccount may list and watch it",
                     _ => "",
                 },
                 _ => "",
             };
             let error = with_causes(&error);
-            warn!(kind = %K::kind(&()), error, hint, "the watch was interrupted");
+            warn!(kind = %K::kind(&()), error, hint, "watch failed");
             None
         }
     })
 }
 
-/// Objects by key, with what has to be remembered of each.
+/// The keys of the objects that exist, with a value for each. Finds the objects that a new list no longer holds.
 #[derive(Debug)]
 pub(crate) struct Inventory<K, V> {
     known: BTreeMap<K, V>,
-    /// What a list under way has told of so far.
+    /// Keys of the list in progress.
     listed: Option<BTreeSet<K>>,
 }
 
@@ -106,12 +106,12 @@ impl<K: Ord + Clone, V> Inventory<K, V> {
         }
     }
 
-    /// A list begins.
+    /// A list starts.
     pub(crate) fn begin(&mut self) {
         self.listed = Some(BTreeSet::new());
     }
 
-    /// An object is there; returns what was remembered of it.
+    /// Adds or updates an object; returns its previous value.
     pub(crate) fn put(&mut self, key: K, value: V) -> Option<V> {
         if let Some(listed) = &mut self.listed {
             listed.insert(key.clone());
@@ -119,12 +119,12 @@ impl<K: Ord + Clone, V> Inventory<K, V> {
         self.known.insert(key, value)
     }
 
-    /// An object is gone.
+    /// Removes an object; returns its value.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.known.remove(key)
     }
 
-    /// The list has ended; returns what it did not tell of any more.
+    /// The list is complete; removes and returns the keys that it did not hold.
     pub(crate) fn end(&mut self) -> Vec<K> {
         let Some(listed) = self.listed.take() else {
             return Vec::new();
@@ -150,9 +150,9 @@ mod watch_tests {
 
     use super::*;
 
-    /// What is forbidden stays so until somebody does something about it.
+    /// A forbidden watch stays forbidden until a person changes the rights.
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_is_asked_for_less_and_less() {
+    async fn forbidden_watch_backs_off() {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let times = Arc::clone(&asked);
         let service = tower::service_fn(move |_: Request<Body>| {
@@ -179,7 +179,7 @@ mod inventory_tests {
     use super::*;
 
     #[test]
-    fn a_new_list_tells_what_is_gone() {
+    fn a_new_list_removes_missing_keys() {
         let mut inventory = Inventory::new();
         inventory.begin();
         inventory.put("a", 1);
@@ -190,6 +190,6 @@ mod inventory_tests {
         inventory.put("b", 2);
         assert_eq!(inventory.end(), ["a"]);
         assert_eq!(inventory.remove(&"a"), None);
-        assert!(inventory.end().is_empty(), "no list was under way");
+        assert!(inventory.end().is_empty(), "no list was in progress");
     }
 }

@@ -1,4 +1,4 @@
-//! The private certificate authority: what is kept of it and when it is renewed. It reads no clock.
+//! The private certificate authority: what is stored of it and when it is renewed. It reads no clock.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use x509_parser::pem::Pem;
 use x509_parser::prelude::X509Certificate;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// How long an authority is good for: its bundle has to reach the API server only when it is renewed.
+/// Validity of the CA certificate. The bundle has to reach the API server only when this one is renewed.
 const AUTHORITY_DAYS: u32 = 365;
-/// How long a server's certificate is good for.
+/// Validity of the server certificate.
 const SERVER_DAYS: u32 = 90;
-/// They are renewed when that part of their time is left: a month for a server's, which is time enough to
-/// notice that it fails.
-const LEFT: u32 = 3;
+/// Certificates are renewed when one part in this many of their validity is left: 30 days for the server
+/// certificate, which leaves time to notice failing renewals.
+const RENEWAL_FRACTION: u32 = 3;
 
-/// Why a certificate could not be made.
+/// A certificate could not be issued.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot make a certificate: {0}")]
+#[error("cannot issue a certificate: {0}")]
 pub struct IssueError(#[from] rcgen::Error);
 
-/// What is kept: all in PEM.
+/// What is stored: all in PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Issued {
-    /// Certificates of authorities that are to be trusted: the newest, and the one before it.
+    /// Trusted CA certificates: the newest, then the previous one.
     pub(super) bundle: String,
-    /// Key of the newest.
+    /// Private key of the newest CA certificate.
     pub(super) authority_key: String,
-    /// The server's certificate, signed by the newest.
+    /// The server certificate, signed by the newest CA.
     pub(super) certificate: String,
-    /// Its key.
+    /// Private key of the server certificate.
     pub(super) key: String,
 }
 
@@ -44,20 +44,20 @@ impl std::fmt::Debug for Issued {
     }
 }
 
-/// What is to be kept from now on, if that is not what is kept: a server's certificate for these DNS names,
+/// What is to be stored from now on, if that is not what is stored: a server's certificate for these DNS names,
 /// the first of which it is named after.
 pub(super) fn renewed(
-    kept: Option<&Issued>,
+    stored: Option<&Issued>,
     names: &[String],
     now: Timestamp,
 ) -> Result<Option<Issued>, IssueError> {
-    let usable = kept.filter(|kept| authority_is_good(kept, now));
-    let Some(kept) = usable else {
+    let usable = stored.filter(|stored| authority_is_good(stored, now));
+    let Some(stored) = usable else {
         let (authority, authority_key) = new_authority(now)?;
         let (certificate, key) = new_server(&authority, &authority_key, names, now)?;
-        let before = kept.and_then(|kept| newest(&kept.bundle));
-        // Whoever still serves what the last one signed is believed until its time is over.
-        let before = before.filter(|before| left(before, now).is_some());
+        let before = stored.and_then(|stored| newest(&stored.bundle));
+        // Replicas that still serve a certificate of the previous CA stay trusted until that CA expires.
+        let before = before.filter(|before| remaining_validity(before, now).is_some());
         return Ok(Some(Issued {
             bundle: authority + &before.unwrap_or_default(),
             authority_key,
@@ -65,29 +65,30 @@ pub(super) fn renewed(
             key,
         }));
     };
-    if server_is_good(kept, names, now) {
+    if server_is_good(stored, names, now) {
         return Ok(None);
     }
-    let authority = newest(&kept.bundle).unwrap_or_default();
-    let (certificate, key) = new_server(&authority, &kept.authority_key, names, now)?;
+    let authority = newest(&stored.bundle).unwrap_or_default();
+    let (certificate, key) = new_server(&authority, &stored.authority_key, names, now)?;
     Ok(Some(Issued {
         certificate,
         key,
-        ..kept.clone()
+        ..stored.clone()
     }))
 }
 
-fn authority_is_good(kept: &Issued, now: Timestamp) -> bool {
-    let Some(authority) = newest(&kept.bundle) else {
+fn authority_is_good(stored: &Issued, now: Timestamp) -> bool {
+    let Some(authority) = newest(&stored.bundle) else {
         return false;
     };
-    let key = KeyPair::from_pem(&kept.authority_key);
+    let key = KeyPair::from_pem(&stored.authority_key);
     key.is_ok_and(|key| Issuer::from_ca_cert_pem(&authority, key).is_ok())
-        && left(&authority, now).is_some_and(|left| left > AUTHORITY_DAYS * DAY / LEFT)
+        && remaining_validity(&authority, now)
+            .is_some_and(|left| left > AUTHORITY_DAYS * DAY / RENEWAL_FRACTION)
 }
 
-fn server_is_good(kept: &Issued, names: &[String], now: Timestamp) -> bool {
-    let said = read(&kept.certificate, |certificate| {
+fn server_is_good(stored: &Issued, names: &[String], now: Timestamp) -> bool {
+    let said = read(&stored.certificate, |certificate| {
         let names = certificate.subject_alternative_name().ok().flatten();
         let names = names.map(|names| {
             let names = names.value.general_names.iter();
@@ -95,19 +96,22 @@ fn server_is_good(kept: &Issued, names: &[String], now: Timestamp) -> bool {
         });
         (names.unwrap_or_default(), certificate.issuer().to_string())
     });
-    let authority = newest(&kept.bundle);
+    let authority = newest(&stored.bundle);
     let signer = authority.and_then(|pem| read(&pem, |found| found.subject().to_string()));
     let fits = said.zip(signer).is_some_and(|((found, issuer), signer)| {
         let named = |name: &String| found.contains(&format!("DNSName({name})"));
         issuer == signer && names.iter().all(named)
     });
-    let pair =
-        super::certificate::Certificate::from_pem(kept.certificate.as_bytes(), kept.key.as_bytes());
+    let pair = super::certificate::Certificate::from_pem(
+        stored.certificate.as_bytes(),
+        stored.key.as_bytes(),
+    );
     fits && pair.is_ok()
-        && left(&kept.certificate, now).is_some_and(|left| left > SERVER_DAYS * DAY / LEFT)
+        && remaining_validity(&stored.certificate, now)
+            .is_some_and(|left| left > SERVER_DAYS * DAY / RENEWAL_FRACTION)
 }
 
-/// The first certificate of some.
+/// The first certificate of a bundle.
 pub(super) fn newest(bundle: &str) -> Option<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let end = bundle.find(END)? + END.len();
@@ -119,8 +123,8 @@ fn read<T>(pem: &str, of: impl FnOnce(&X509Certificate<'_>) -> T) -> Option<T> {
     pem.parse_x509().ok().map(|certificate| of(&certificate))
 }
 
-/// How long a certificate is still good for.
-fn left(pem: &str, now: Timestamp) -> Option<Duration> {
+/// Remaining validity of a certificate; `None` if it has expired or is malformed.
+fn remaining_validity(pem: &str, now: Timestamp) -> Option<Duration> {
     let seconds = read(pem, |found| found.validity().not_after.timestamp())?;
     let left = seconds.checked_sub(now.as_second())?;
     u64::try_from(left)
@@ -129,8 +133,8 @@ fn left(pem: &str, now: Timestamp) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// From yesterday, so that a clock that is behind does not refuse it.
-fn lasting(days: u32, now: Timestamp) -> Result<CertificateParams, IssueError> {
+/// Certificate parameters valid from yesterday, so that a client with a slow clock accepts them.
+fn validity_params(days: u32, now: Timestamp) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::new(Vec::new())?;
     let day = |offset: i64| {
         let shifted = now.as_second().saturating_add(offset * 86_400);
@@ -146,8 +150,8 @@ fn lasting(days: u32, now: Timestamp) -> Result<CertificateParams, IssueError> {
 
 fn new_authority(now: Timestamp) -> Result<(String, String), IssueError> {
     let key = KeyPair::generate()?;
-    let mut params = lasting(AUTHORITY_DAYS, now)?;
-    // By its name a server's certificate tells which authority signed it.
+    let mut params = validity_params(AUTHORITY_DAYS, now)?;
+    // The unique name lets a server certificate's issuer identify the CA that signed it.
     let name = format!("fledged webhook authority {}", now.as_second());
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -164,7 +168,7 @@ fn new_server(
 ) -> Result<(String, String), IssueError> {
     let issuer = Issuer::from_ca_cert_pem(authority, KeyPair::from_pem(authority_key)?)?;
     let key = KeyPair::generate()?;
-    let mut params = lasting(SERVER_DAYS, now)?;
+    let mut params = validity_params(SERVER_DAYS, now)?;
     params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
     let name = names.first().map_or("fledged webhook", String::as_str);
     // A common name has at most 64 characters (X.520).
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_good_is_kept_and_what_ends_is_renewed_in_time() {
+    fn certificates_are_renewed_when_a_third_is_left() {
         let first = renewed(None, &names(), at(0)).unwrap().unwrap();
         assert_eq!(certificates(&first.bundle), 1);
         for day in [0, 1, 30, 59] {
@@ -224,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_believed_by_whoever_has_the_bundle() {
+    fn server_certificate_is_issued_by_the_authority() {
         let issued = renewed(None, &names(), at(0)).unwrap().unwrap();
         let (_, authority) = x509_parser::pem::parse_x509_pem(issued.bundle.as_bytes()).unwrap();
         let (_, server) = x509_parser::pem::parse_x509_pem(issued.certificate.as_bytes()).unwrap();
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_and_whatever_somebody_spoilt_are_made_anew() {
+    fn changed_names_and_invalid_content_are_reissued() {
         let issued = renewed(None, &names(), at(0)).unwrap().unwrap();
         let other = ["api.ns.svc".to_owned()];
         assert!(renewed(Some(&issued), &other, at(0)).unwrap().is_some());
@@ -271,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_secret_is_shown() {
+    fn debug_output_shows_no_key() {
         let issued = renewed(None, &names(), at(0)).unwrap().unwrap();
         assert!(!format!("{issued:?}").contains("KEY"));
     }

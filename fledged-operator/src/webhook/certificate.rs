@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::webhook::issuing::CertificateError;
 use crate::webhook::server::WebhookMetrics;
 
-/// Why a certificate and its key are of no use.
+/// A certificate or its private key is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidCertificate {
@@ -27,8 +27,8 @@ pub enum InvalidCertificate {
     /// There is no private key, or it is malformed.
     #[error("the private key is not valid PEM: {0}")]
     Key(String),
-    /// They can't be used together.
-    #[error("the certificate and the private key don't fit: {0}")]
+    /// The key does not belong to the certificate.
+    #[error("the private key does not match the certificate: {0}")]
     Pair(String),
 }
 
@@ -46,7 +46,7 @@ impl Certificate {
         let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|error| InvalidCertificate::Certificate(malformed(error)))?;
         let Some(first) = chain.first() else {
-            let problem = "there is none in it".to_owned();
+            let problem = "the file holds no certificate".to_owned();
             return Err(InvalidCertificate::Certificate(problem));
         };
         let not_after = not_after(first)?;
@@ -70,21 +70,23 @@ fn not_after(certificate: &[u8]) -> Result<Timestamp, InvalidCertificate> {
     Timestamp::from_second(seconds).map_err(|error| malformed(error.to_string()))
 }
 
-/// Whatever certificate is the right one now. Clones share it.
+/// The certificate that new handshakes use. Clones share it.
 #[derive(Clone)]
-pub(super) struct Served {
+pub(super) struct ServedCertificate {
     certificate: Arc<RwLock<Option<Certificate>>>,
     metrics: WebhookMetrics,
 }
 
-impl fmt::Debug for Served {
+impl fmt::Debug for ServedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let until = self.read().map(|certificate| certificate.not_after);
-        f.debug_struct("Served").field("until", &until).finish()
+        f.debug_struct("ServedCertificate")
+            .field("until", &until)
+            .finish()
     }
 }
 
-impl Served {
+impl ServedCertificate {
     pub(super) fn new(metrics: WebhookMetrics) -> Self {
         Self {
             certificate: Arc::default(),
@@ -92,9 +94,9 @@ impl Served {
         }
     }
 
-    /// From the next handshake on, that one.
+    /// Serves this certificate from the next handshake on.
     pub(super) fn set(&self, certificate: Certificate) {
-        self.metrics.serves_until(certificate.not_after.as_second());
+        self.metrics.set_expiry(certificate.not_after.as_second());
         let served = self.certificate.write();
         *served.unwrap_or_else(PoisonError::into_inner) = Some(certificate);
     }
@@ -109,24 +111,24 @@ impl Served {
     }
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for ServedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.read().map(|certificate| certificate.key)
     }
 }
 
-/// Whether a webhook can be asked.
+/// Readiness of the webhook's certificate. Clones share it.
 #[derive(Clone)]
 pub struct CertificateHealth {
-    pub(super) served: Served,
+    pub(super) served: ServedCertificate,
     pub(super) clock: Arc<dyn Clock>,
-    problem: Arc<RwLock<Option<Problem>>>,
+    problem: Arc<RwLock<Option<CertificateProblem>>>,
 }
 
-/// Why there is no newer certificate.
-struct Problem {
+/// Why the last check failed.
+struct CertificateProblem {
     text: String,
-    /// Whether that counts while the one that is served is good.
+    /// Whether the webhook is not ready even while its certificate is valid.
     fails: bool,
 }
 
@@ -139,7 +141,7 @@ impl fmt::Debug for CertificateHealth {
 }
 
 impl CertificateHealth {
-    pub(super) fn new(served: Served, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(served: ServedCertificate, clock: Arc<dyn Clock>) -> Self {
         Self {
             served,
             clock,
@@ -147,26 +149,26 @@ impl CertificateHealth {
         }
     }
 
-    /// Why there is no newer certificate, if that failed last time.
-    pub(super) fn tell(&self, problem: Option<String>) {
-        self.set(problem.map(|text| Problem { text, fails: false }));
+    /// Records the problem of the last check; `None` if it succeeded.
+    pub(super) fn set_problem(&self, problem: Option<String>) {
+        self.set(problem.map(|text| CertificateProblem { text, fails: false }));
     }
 
-    /// Why somebody has to do something, however long what is served is good for.
-    pub(super) fn fail(&self, text: String) {
-        self.set(Some(Problem { text, fails: true }));
+    /// Records a problem that makes the webhook not ready even while its certificate is valid.
+    pub(super) fn set_failure(&self, text: String) {
+        self.set(Some(CertificateProblem { text, fails: true }));
     }
 
-    fn set(&self, problem: Option<Problem>) {
-        let mut told = self.problem.write().unwrap_or_else(PoisonError::into_inner);
-        *told = problem;
+    fn set(&self, problem: Option<CertificateProblem>) {
+        let mut last_problem = self.problem.write().unwrap_or_else(PoisonError::into_inner);
+        *last_problem = problem;
     }
 
-    /// Whether there is a certificate to serve, it has not ended, and it is kept where other replicas find it.
+    /// Whether a certificate is served, has not expired, and is stored where other replicas find it.
     ///
     /// # Errors
     ///
-    /// What is missing.
+    /// The problem, in words.
     pub fn ready(&self) -> Result<(), String> {
         let problem = self.problem.read().unwrap_or_else(PoisonError::into_inner);
         let because = problem
@@ -174,9 +176,9 @@ impl CertificateHealth {
             .map(|problem| format!(": {}", problem.text));
         let because = because.unwrap_or_default();
         match self.served.read() {
-            None => Err(format!("there is no certificate yet{because}")),
+            None => Err(format!("no certificate yet{because}")),
             Some(served) if served.not_after <= self.clock.now() => Err(format!(
-                "the certificate has ended at {}{because}",
+                "the certificate expired at {}{because}",
                 served.not_after
             )),
             Some(_) => match problem.as_ref().filter(|problem| problem.fails) {
@@ -187,40 +189,40 @@ impl CertificateHealth {
     }
 }
 
-/// How often the files are read: a kubelet takes a minute to bring a Secret's new content into a pod.
-const AGAIN: Duration = Duration::from_secs(10);
+/// Interval between reads of the files. A kubelet takes about a minute to update a mounted Secret.
+const READ_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A certificate with its chain, and its key, both in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Files {
+pub(super) struct CertificateFiles {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
 }
 
-impl Files {
-    /// Serves what stands in the files, for ever. What can't be used is told of, and the last that could
-    /// be goes on.
+impl CertificateFiles {
+    /// Serves the certificate from the files. If they become invalid, the last valid certificate stays. Never
+    /// returns.
     pub(super) async fn keep(self, health: CertificateHealth) {
         let clock = Arc::clone(&health.clock);
-        let (mut last, mut told) = (None, None);
+        let (mut last, mut last_problem) = (None, None);
         loop {
             match self.read().await {
                 Ok(read) if last.as_ref() != Some(&read) => {
                     match Certificate::from_pem(&read.0, &read.1) {
                         Ok(certificate) => {
                             health.served.set(certificate);
-                            health.tell(None);
-                            told = None;
+                            health.set_problem(None);
+                            last_problem = None;
                             last = Some(read);
-                            info!(file = %self.certificate.display(), "the certificate was read");
+                            info!(file = %self.certificate.display(), "certificate loaded");
                         }
-                        Err(invalid) => tell(&health, &mut told, &invalid.into()),
+                        Err(invalid) => report_problem(&health, &mut last_problem, &invalid.into()),
                     }
                 }
                 Ok(_) => {}
-                Err(error) => tell(&health, &mut told, &error),
+                Err(error) => report_problem(&health, &mut last_problem, &error),
             }
-            clock.sleep(AGAIN).await;
+            clock.sleep(READ_INTERVAL).await;
         }
     }
 
@@ -229,14 +231,18 @@ impl Files {
     }
 }
 
-/// Once, not every ten seconds.
-fn tell(health: &CertificateHealth, told: &mut Option<String>, error: &CertificateError) {
+/// Logs a problem once, not at every read.
+fn report_problem(
+    health: &CertificateHealth,
+    last_problem: &mut Option<String>,
+    error: &CertificateError,
+) {
     let text = error.to_string();
-    if told.as_ref() != Some(&text) {
-        warn!(%error, "certificate not read");
+    if last_problem.as_ref() != Some(&text) {
+        warn!(%error, "certificate not loaded");
     }
-    health.tell(Some(text.clone()));
-    *told = Some(text);
+    health.set_problem(Some(text.clone()));
+    *last_problem = Some(text);
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {

@@ -17,20 +17,20 @@ use crate::api::error::problem;
 use crate::webhook::authority::{IssueError, Issued, newest, renewed};
 use crate::webhook::certificate::{Certificate, CertificateHealth, InvalidCertificate};
 
-/// How often it is looked whether everything is as it should be: another replica may have renewed it,
-/// somebody may have applied the configuration anew.
-const AGAIN: Duration = Duration::from_secs(30);
-/// After failures in a row: sooner at first, then less often, as somebody has to do something.
-const AGAIN_FAILED: Schedule = Schedule::seconds(5, 60);
-/// How often another replica may be first.
+/// Interval between checks: another replica may have renewed the certificate, or the configuration may
+/// have been applied again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Intervals after consecutive failures: short at first, then longer, because a person has to act.
+const RETRY_INTERVALS: Schedule = Schedule::seconds(5, 60);
+/// Write conflicts with other replicas that are tolerated in one check.
 const ATTEMPTS: usize = 5;
 
-/// Certificates that the webhook makes for itself.
+/// Certificates that the webhook issues for itself.
 ///
-/// An authority of a year and a server's certificate of 90 days are kept in a Secret that all replicas
-/// share, and renewed when a third of their time is left. The authority's certificate is kept in the
-/// ValidatingWebhookConfiguration, if one is named: the new one together with the one before, and before
-/// anything is served that only the new one vouches for.
+/// A CA certificate valid for one year and a server certificate valid for 90 days are stored in a Secret that
+/// all replicas share. Each is renewed when a third of its validity is left. If a
+/// ValidatingWebhookConfiguration is named, its CA bundle holds the newest CA certificate and the previous
+/// one; the bundle is updated before a certificate is served that only the newest CA signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SelfIssued {
@@ -40,14 +40,14 @@ pub struct SelfIssued {
     pub service: String,
     /// Name of the Secret. Default: the Service's name and `-tls`.
     pub secret: String,
-    /// Name of the ValidatingWebhookConfiguration whose CA bundle is kept. Default: none is touched.
+    /// Name of the ValidatingWebhookConfiguration whose CA bundle is maintained. Default: none.
     pub configuration: Option<String>,
     /// Further DNS names. Default none.
     pub names: Vec<String>,
 }
 
 impl SelfIssued {
-    /// For the webhook behind that Service.
+    /// Certificates for the webhook behind this Service.
     #[must_use]
     pub fn new(namespace: impl Into<String>, service: impl Into<String>) -> Self {
         let service = service.into();
@@ -60,21 +60,21 @@ impl SelfIssued {
         }
     }
 
-    /// Keeps the CA bundle of that ValidatingWebhookConfiguration.
+    /// Maintains the CA bundle of this ValidatingWebhookConfiguration.
     #[must_use]
     pub fn with_configuration(mut self, name: impl Into<String>) -> Self {
         self.configuration = Some(name.into());
         self
     }
 
-    /// In that Secret.
+    /// Stores the certificates in this Secret.
     #[must_use]
     pub fn with_secret(mut self, name: impl Into<String>) -> Self {
         self.secret = name.into();
         self
     }
 
-    /// Also for these DNS names, `localhost` for instance.
+    /// Adds DNS names, for example `localhost`.
     #[must_use]
     pub fn with_names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.names = names.into_iter().map(Into::into).collect();
@@ -93,7 +93,7 @@ impl SelfIssued {
     }
 }
 
-/// Why there is no certificate for now.
+/// Why the certificate could not be read, issued or published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
@@ -106,55 +106,57 @@ pub enum CertificateError {
         namespace: String,
         /// Its name.
         name: String,
-        /// The API server's words.
+        /// The API server's message.
         problem: String,
     },
-    /// There is no Secret, and it can't be made.
+    /// The Secret does not exist and cannot be created.
     #[error(
-        "the Secret {namespace}/{name} is gone and cannot be made again: {problem}; make it, empty, and it is filled"
+        "the Secret {namespace}/{name} does not exist and cannot be created: {problem}; create it empty and the webhook fills it"
     )]
     Gone {
         /// Its namespace.
         namespace: String,
         /// Its name.
         name: String,
-        /// The API server's words.
+        /// The API server's message.
         problem: String,
     },
     /// A request about the configuration failed.
-    #[error("cannot keep the CA bundle of the ValidatingWebhookConfiguration {name}: {problem}")]
+    #[error("cannot update the CA bundle of the ValidatingWebhookConfiguration {name}: {problem}")]
     Configuration {
         /// Its name.
         name: String,
-        /// The API server's words.
+        /// The API server's message.
         problem: String,
     },
-    /// Other replicas were always first.
-    #[error("the Secret {namespace}/{name} changes whenever it is to be written")]
+    /// Every write conflicted with a write by another replica.
+    #[error(
+        "cannot write the Secret {namespace}/{name}: every attempt conflicted with another writer"
+    )]
     Overtaken {
         /// Its namespace.
         namespace: String,
         /// Its name.
         name: String,
     },
-    /// It could not be made.
+    /// The certificate could not be issued.
     #[error(transparent)]
     Issue(#[from] IssueError),
-    /// What was made can't be used.
+    /// The certificate or its key is invalid.
     #[error(transparent)]
     Invalid(#[from] InvalidCertificate),
-    /// A file can't be read.
+    /// A file could not be read.
     #[error("cannot read {path}: {problem}")]
     File {
         /// Which file.
         path: String,
-        /// The system's words.
+        /// The system's message.
         problem: String,
     },
 }
 
 impl SelfIssued {
-    /// Keeps a certificate served, for ever.
+    /// Keeps a valid certificate served. Never returns.
     pub(super) async fn keep(self, client: Client, health: CertificateHealth) {
         let clock = std::sync::Arc::clone(&health.clock);
         let mut last = None;
@@ -163,25 +165,25 @@ impl SelfIssued {
             let again = match self.ensure(&client, &health, &mut last).await {
                 Ok(()) => {
                     failures = 0;
-                    health.tell(None);
-                    AGAIN
+                    health.set_problem(None);
+                    CHECK_INTERVAL
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    warn!(%error, failures, "certificate not kept");
+                    warn!(%error, failures, "certificate check failed");
                     match &error {
-                        // What is served is good until its time is over, but no other replica can have it.
-                        CertificateError::Gone { .. } => health.fail(error.to_string()),
-                        _ => health.tell(Some(error.to_string())),
+                        // The served certificate stays valid, but no other replica can read it.
+                        CertificateError::Gone { .. } => health.set_failure(error.to_string()),
+                        _ => health.set_problem(Some(error.to_string())),
                     }
-                    AGAIN_FAILED.delay(failures)
+                    RETRY_INTERVALS.delay(failures)
                 }
             };
             clock.sleep(again).await;
         }
     }
 
-    /// `last` is what was kept the last time.
+    /// Runs one check. `last` holds the certificates of the last successful one.
     async fn ensure(
         &self,
         client: &Client,
@@ -194,17 +196,17 @@ impl SelfIssued {
         {
             Ok(issued) => last.insert(issued),
             Err(error) => {
-                // Whatever is wrong with the Secret, what is served is to be believed.
+                // The served certificate must stay trusted even if the Secret is unusable.
                 if let Some(last) = last {
-                    self.trusted(client, last, Enough::Contains).await?;
+                    self.trusted(client, last, BundleMatch::Contains).await?;
                 }
                 return Err(error);
             }
         };
         let certificate =
             Certificate::from_pem(issued.certificate.as_bytes(), issued.key.as_bytes())?;
-        let trusted = self.trusted(client, issued, Enough::Equals).await;
-        // What is served is believed until its time is over; with nothing served there is nothing to lose.
+        let trusted = self.trusted(client, issued, BundleMatch::Equals).await;
+        // Keep serving the trusted certificate if the bundle update failed; with none served, serve the new one.
         if trusted.is_ok() || !health.served.is_set() {
             health.served.set(certificate);
         }
@@ -215,26 +217,27 @@ impl SelfIssued {
         &self,
         client: &Client,
         issued: &Issued,
-        enough: Enough,
+        required: BundleMatch,
     ) -> Result<(), CertificateError> {
         let Some(name) = &self.configuration else {
             return Ok(());
         };
-        let ensured = ensure(client, name, &issued.bundle, enough).await;
+        let ensured = ensure_bundle(client, name, &issued.bundle, required).await;
         ensured.map_err(|error| CertificateError::Configuration {
             name: name.clone(),
             problem: problem(&error),
         })
     }
 
-    /// What is kept, renewed if need be; where somebody has taken it out of the Secret, the last that was kept.
+    /// The stored certificates, renewed if due. If they were removed from the Secret, the last known ones are
+    /// written back.
     async fn issued(
         &self,
         client: &Client,
         clock: &dyn Clock,
         last: Option<&Issued>,
     ) -> Result<Issued, CertificateError> {
-        let kept = Kept::new(client.clone(), &self.namespace, &self.secret);
+        let kept = CertSecret::new(client.clone(), &self.namespace, &self.secret);
         let failed = |verb: &'static str| {
             move |error: kube::Error| CertificateError::Secret {
                 verb,
@@ -256,11 +259,11 @@ impl SelfIssued {
             };
             let gone = read.is_missing();
             match kept.write(read, &next).await {
-                Ok(Written::Done) => {
-                    info!(secret = self.secret, "the certificate was written");
+                Ok(SecretWrite::Done) => {
+                    info!(secret = self.secret, "webhook certificate written");
                     return Ok(next);
                 }
-                Ok(Written::Overtaken) => {}
+                Ok(SecretWrite::Conflict) => {}
                 Err(error) if gone => {
                     return Err(CertificateError::Gone {
                         namespace: self.namespace.clone(),
@@ -278,37 +281,36 @@ impl SelfIssued {
     }
 }
 
-/// Name of the webhook as a writer of the configuration and of its Secret.
-pub(super) const FIELD_MANAGER: &str = "fledged-webhook";
+/// Field manager of the webhook's writes to the configuration and the Secret.
+const FIELD_MANAGER: &str = "fledged-webhook";
 
-/// When the bundle that is there will do.
+/// When the current bundle needs no update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Enough {
-    /// Where it is the wanted one.
+enum BundleMatch {
+    /// It is equal to the desired bundle.
     Equals,
-    /// Where the newest authority of the wanted one is in it: there may be newer ones that are not known of.
+    /// It contains the newest CA certificate of the desired bundle; it may hold newer ones as well.
     Contains,
 }
 
-/// Brings the CA bundle into every webhook of the configuration of that name, and of no other; writes
-/// nothing where it is there.
+/// Sets the CA bundle in every webhook of the named configuration. Writes nothing if it is already set.
 ///
-/// The bundle is then nobody's. Whoever applies the configuration server-side with a bundle in it, as helm
-/// does on its way back to kube-fledged's chart, would be refused over a field that the webhook owns; and
-/// what is applied over it is mended here anyway.
-pub(super) async fn ensure(
+/// The webhook then drops its ownership of the field. Otherwise a server-side apply of the configuration with a
+/// bundle in it, such as a helm rollback to kube-fledged's chart, would conflict; an overwritten bundle is
+/// restored by the next check.
+async fn ensure_bundle(
     client: &Client,
     name: &str,
     bundle: &str,
-    enough: Enough,
+    required: BundleMatch,
 ) -> kube::Result<()> {
     let api: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     let mut found = api.get(name).await?;
-    if let Some(operations) = renewal(&found, bundle, enough) {
+    if let Some(operations) = bundle_patch(&found, bundle, required) {
         found = change(&api, name, operations).await?;
-        info!(configuration = name, "the CA bundle was renewed");
+        info!(configuration = name, "webhook CA bundle updated");
     }
-    if let Some(operations) = disowning(&found) {
+    if let Some(operations) = drop_managed_fields(&found) {
         change(&api, name, operations).await?;
     }
     Ok(())
@@ -328,14 +330,14 @@ async fn change(
     api.patch(name, &params, &patch).await
 }
 
-/// Fails where somebody else has changed the configuration meanwhile.
+/// A JSON patch operation that fails if the configuration has changed since it was read.
 fn unchanged(found: &ValidatingWebhookConfiguration) -> Value {
     let version = &found.metadata.resource_version;
     json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version })
 }
 
-/// A JSON patch after which the webhook owns no field.
-fn disowning(found: &ValidatingWebhookConfiguration) -> Option<Value> {
+/// A JSON patch that removes the webhook's entries from `managedFields`.
+fn drop_managed_fields(found: &ValidatingWebhookConfiguration) -> Option<Value> {
     let entries = found.metadata.managed_fields.iter().flatten().enumerate();
     let own = entries.filter(|(_, entry)| entry.manager.as_deref() == Some(FIELD_MANAGER));
     let mut operations: Vec<Value> = own
@@ -344,24 +346,27 @@ fn disowning(found: &ValidatingWebhookConfiguration) -> Option<Value> {
     if operations.is_empty() {
         return None;
     }
-    // From the last on, so that no number means another entry.
+    // Remove from the end, so that the remaining indexes stay valid.
     operations.push(unchanged(found));
     operations.reverse();
     Some(Value::Array(operations))
 }
 
-/// A JSON patch that brings the bundle.
-fn renewal(found: &ValidatingWebhookConfiguration, bundle: &str, enough: Enough) -> Option<Value> {
+/// A JSON patch that sets the bundle where it does not match.
+fn bundle_patch(
+    found: &ValidatingWebhookConfiguration,
+    bundle: &str,
+    required: BundleMatch,
+) -> Option<Value> {
     let wanted = ByteString(bundle.as_bytes().to_vec());
-    let is_enough = |there: Option<&ByteString>| match enough {
-        Enough::Equals => there == Some(&wanted),
-        Enough::Contains => there.zip(newest(bundle)).is_some_and(|(there, newest)| {
+    let matches = |there: Option<&ByteString>| match required {
+        BundleMatch::Equals => there == Some(&wanted),
+        BundleMatch::Contains => there.zip(newest(bundle)).is_some_and(|(there, newest)| {
             String::from_utf8_lossy(&there.0).contains(newest.trim_end())
         }),
     };
     let webhooks = found.webhooks.iter().flatten().enumerate();
-    let stale =
-        webhooks.filter(|(_, webhook)| !is_enough(webhook.client_config.ca_bundle.as_ref()));
+    let stale = webhooks.filter(|(_, webhook)| !matches(webhook.client_config.ca_bundle.as_ref()));
     let mut operations: Vec<Value> = stale
         .map(|(number, _)| {
             let path = format!("/webhooks/{number}/clientConfig/caBundle");
@@ -381,48 +386,48 @@ const AUTHORITY_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
-/// One Secret.
+/// The Secret with the certificates.
 #[derive(Clone)]
-pub(super) struct Kept {
+struct CertSecret {
     api: Api<Secret>,
     name: String,
 }
 
-/// The Secret as it was read, to be written back over that and nothing else.
-pub(super) struct Read {
-    pub(super) issued: Option<Issued>,
+/// The Secret as it was read; a write replaces this version only.
+struct Snapshot {
+    issued: Option<Issued>,
     found: Option<Secret>,
 }
 
-impl Read {
-    /// Whether there is no such Secret.
-    pub(super) fn is_missing(&self) -> bool {
+impl Snapshot {
+    /// Whether the Secret does not exist.
+    fn is_missing(&self) -> bool {
         self.found.is_none()
     }
 }
 
-/// How a write ended.
-pub(super) enum Written {
+/// The result of a write.
+enum SecretWrite {
     Done,
-    /// Another replica was first.
-    Overtaken,
+    /// Another replica changed the Secret first.
+    Conflict,
 }
 
-impl Kept {
-    pub(super) fn new(client: Client, namespace: &str, name: &str) -> Self {
+impl CertSecret {
+    fn new(client: Client, namespace: &str, name: &str) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
         }
     }
 
-    pub(super) async fn read(&self) -> kube::Result<Read> {
+    async fn read(&self) -> kube::Result<Snapshot> {
         let found = self.api.get_opt(&self.name).await?;
         let issued = found.as_ref().and_then(issued);
-        Ok(Read { issued, found })
+        Ok(Snapshot { issued, found })
     }
 
-    pub(super) async fn write(&self, read: Read, issued: &Issued) -> kube::Result<Written> {
+    async fn write(&self, read: Snapshot, issued: &Issued) -> kube::Result<SecretWrite> {
         let params = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
@@ -442,16 +447,16 @@ impl Kept {
                 );
                 self.api.create(&params, &secret).await
             }
-            // With the version that was read: whoever was faster has won.
+            // With the resourceVersion that was read, so that a concurrent write wins.
             Some(found) => {
                 let secret = filled(found, issued);
                 self.api.replace(&self.name, &params, &secret).await
             }
         };
         match written {
-            Ok(_) => Ok(Written::Done),
+            Ok(_) => Ok(SecretWrite::Done),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                Ok(Written::Overtaken)
+                Ok(SecretWrite::Conflict)
             }
             Err(error) => Err(error),
         }
@@ -503,19 +508,19 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_patched_and_only_if_nobody_was_faster() {
+    fn bundle_patch_changes_stale_webhooks_at_read_version() {
         assert_eq!(
-            renewal(
+            bundle_patch(
                 &mk_configuration(&[Some("new"), Some("new")]),
                 "new",
-                Enough::Equals
+                BundleMatch::Equals
             ),
             None
         );
         let stale = mk_configuration(&[Some("new"), Some("old"), None]);
         let value = json!(ByteString(b"new".to_vec()));
         assert_eq!(
-            renewal(&stale, "new", Enough::Equals).unwrap(),
+            bundle_patch(&stale, "new", BundleMatch::Equals).unwrap(),
             json!([
                 { "op": "test", "path": "/metadata/resourceVersion", "value": "7" },
                 { "op": "add", "path": "/webhooks/1/clientConfig/caBundle", "value": value },
@@ -525,30 +530,30 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_with_newer_authorities_is_left_to_whoever_knows_them() {
+    fn contains_accepts_a_bundle_with_newer_authorities() {
         let pem = |name: &str| {
             format!("-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----\n")
         };
         let known = pem("second") + &pem("first");
         let newer = pem("third") + &pem("second");
         let newer = mk_configuration(&[Some(&newer)]);
-        assert_eq!(renewal(&newer, &known, Enough::Contains), None);
-        assert!(renewal(&newer, &known, Enough::Equals).is_some());
+        assert_eq!(bundle_patch(&newer, &known, BundleMatch::Contains), None);
+        assert!(bundle_patch(&newer, &known, BundleMatch::Equals).is_some());
         for other in [Some(pem("other")), Some(String::new()), None] {
             let found = mk_configuration(&[other.as_deref()]);
-            assert!(renewal(&found, &known, Enough::Contains).is_some());
+            assert!(bundle_patch(&found, &known, BundleMatch::Contains).is_some());
         }
     }
 
     #[test]
-    fn only_its_own_entries_are_given_up_and_only_if_nobody_was_faster() {
+    fn managed_fields_patch_removes_own_entries_at_read_version() {
         let mut found = mk_configuration(&[Some("new")]);
-        assert_eq!(disowning(&found), None);
+        assert_eq!(drop_managed_fields(&found), None);
         let managers = ["helm", FIELD_MANAGER, "kubectl", FIELD_MANAGER];
         let entries = managers.map(|manager| json!({ "manager": manager, "operation": "Update" }));
         found.metadata.managed_fields = Some(serde_json::from_value(json!(entries)).unwrap());
         assert_eq!(
-            disowning(&found).unwrap(),
+            drop_managed_fields(&found).unwrap(),
             json!([
                 { "op": "test", "path": "/metadata/resourceVersion", "value": "7" },
                 { "op": "remove", "path": "/metadata/managedFields/3" },

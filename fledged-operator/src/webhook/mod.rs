@@ -1,10 +1,10 @@
-//! The validating webhook for ImageCaches: what the rules in the definition can't say.
+//! The validating webhook for ImageCaches: checks that the rules of the CustomResourceDefinition cannot express.
 //!
-//! It is optional. The definition's own rules refuse what is malformed without it, and the controller says
-//! in the status of an ImageCache what else is wrong with it; with the webhook, whoever applies it is told
-//! at once. It refuses specs that the controller would not act on, and warns of such as will surprise.
-//! What changes no spec passes: annotations, finalizers and statuses must get through whatever stands in
-//! the spec.
+//! It is optional. Without it, the definition's own rules reject malformed objects, and the controller reports
+//! every other problem in the status of the ImageCache. With it, `kubectl apply` shows the problem at once. It
+//! rejects specs that the controller would not act on, and warns about specs with surprising effects. Updates
+//! that do not change the spec always pass: annotations, finalizers and statuses must be writable even if the
+//! spec is invalid.
 //!
 //! ```no_run
 //! # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -42,37 +42,37 @@ use prometheus_client::registry::Registry;
 
 use crate::api::lease::CONTROLLER_NAMESPACE;
 use crate::serve::{BindAddress, register_build_info};
-use certificate::{Files, Served};
-use review::Nodes;
+use certificate::{CertificateFiles, ServedCertificate};
+use review::NodeLabels;
 
-/// Where the API server asks, as it did of kube-fledged's webhook.
+/// Path of the webhook; the same as kube-fledged's.
 pub const PATH: &str = "/validate-image-cache";
 /// The controller's default for `--image-cache-refresh-frequency`.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(900);
 
-/// Where the server's certificate comes from.
+/// Source of the server certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CertificateSource {
-    /// The webhook makes, shares and renews it.
+    /// The webhook issues, shares and renews its certificate.
     SelfIssued(SelfIssued),
-    /// Somebody else keeps it in files, both in PEM; they are read again every ten seconds.
+    /// PEM files that something else maintains, for example cert-manager. They are read every ten seconds.
     Files {
-        /// The certificate, its chain after it.
+        /// The certificate, followed by its chain.
         certificate: PathBuf,
         /// Its private key.
         key: PathBuf,
     },
 }
 
-/// A webhook.
+/// The webhook. [`bind`](Self::bind) starts to listen.
 pub struct Webhook {
     client: Client,
     source: CertificateSource,
     refresh_interval: Duration,
     metrics: WebhookMetrics,
     health: CertificateHealth,
-    nodes: Nodes,
+    nodes: NodeLabels,
 }
 
 impl fmt::Debug for Webhook {
@@ -84,7 +84,7 @@ impl fmt::Debug for Webhook {
 }
 
 impl Webhook {
-    /// A webhook of the cluster that this client speaks to.
+    /// Builds a webhook for the cluster of this client.
     #[must_use]
     pub fn builder(client: Client) -> WebhookBuilder {
         WebhookBuilder {
@@ -96,17 +96,17 @@ impl Webhook {
         }
     }
 
-    /// What probes ask, also while it runs.
+    /// The readiness of its certificate, for probes; valid while the server runs.
     #[must_use]
     pub fn health(&self) -> CertificateHealth {
         self.health.clone()
     }
 
-    /// Starts to listen on that port, of both IP families where the machine has both; 0 takes a free one.
+    /// Listens on this port, for IPv6 and IPv4 if the machine has both; 0 takes a free port.
     ///
     /// # Errors
     ///
-    /// [`WebhookError::Bind`], with the port and the system's words.
+    /// [`WebhookError::Bind`], with the port and the system's message.
     pub async fn bind(self, port: u16) -> Result<WebhookServer, WebhookError> {
         let address = BindAddress {
             host: String::new(),
@@ -122,13 +122,13 @@ impl Webhook {
                 issued.keep(self.client.clone(), health).await;
             }
             CertificateSource::Files { certificate, key } => {
-                Files { certificate, key }.keep(health).await;
+                CertificateFiles { certificate, key }.keep(health).await;
             }
         }
     }
 }
 
-/// Puts a [`Webhook`] together.
+/// Builds a [`Webhook`].
 pub struct WebhookBuilder {
     client: Client,
     source: Option<CertificateSource>,
@@ -147,7 +147,7 @@ impl fmt::Debug for WebhookBuilder {
 }
 
 impl WebhookBuilder {
-    /// Where the certificate comes from. Default: self-issued for the Service
+    /// The source of the certificate. Default: self-issued for the Service
     /// `kubefledged-webhook-server` in the namespace `kube-fledged`.
     #[must_use]
     pub fn certificate(mut self, source: CertificateSource) -> Self {
@@ -155,21 +155,22 @@ impl WebhookBuilder {
         self
     }
 
-    /// How often the controller pulls again what moves, for the warnings; zero: never. Default 15 minutes.
+    /// The interval at which the controller refreshes mutable tags, for the warnings; zero means never. Default
+    /// 15 minutes.
     #[must_use]
     pub fn refresh_interval(mut self, interval: Duration) -> Self {
         self.refresh_interval = interval;
         self
     }
 
-    /// With another clock than tokio's.
+    /// The clock. Default [`TokioClock`].
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Adds the webhook's metrics and `fledged_build_info` to a registry. Without, nothing shows them.
+    /// Registers the webhook's metrics and `fledged_build_info`.
     #[must_use]
     pub fn metrics(mut self, registry: &mut Registry) -> Self {
         self.metrics = WebhookMetrics::register(registry);
@@ -177,11 +178,11 @@ impl WebhookBuilder {
         self
     }
 
-    /// The webhook.
+    /// Builds the webhook.
     #[must_use]
     pub fn build(self) -> Webhook {
         let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
-        let served = Served::new(self.metrics.clone());
+        let served = ServedCertificate::new(self.metrics.clone());
         let source = self.source.unwrap_or_else(|| {
             let issued = SelfIssued::new(CONTROLLER_NAMESPACE, "kubefledged-webhook-server");
             CertificateSource::SelfIssued(issued)
@@ -192,7 +193,7 @@ impl WebhookBuilder {
             refresh_interval: self.refresh_interval,
             health: CertificateHealth::new(served, clock),
             metrics: self.metrics,
-            nodes: Nodes::default(),
+            nodes: NodeLabels::default(),
         }
     }
 }

@@ -19,27 +19,27 @@ use tracing::debug;
 
 use crate::crd::ReadCache;
 
-/// HTTP status of a refusal, which the API server hands on: the object can't be processed.
+/// HTTP status of a rejection (Unprocessable Content), which the API server passes on.
 const UNPROCESSABLE: u16 = 422;
 
-/// What comes of it.
+/// The result of a review.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It may be stored; whoever applies it is shown these sentences.
+    /// The object may be stored; the client shows these warnings.
     Allowed {
         /// At most ten.
         warnings: Vec<String>,
     },
-    /// It is refused: the controller would not act on it.
+    /// The object is rejected: the controller would not act on it.
     Denied(InvalidSpec),
 }
 
-/// Judges a new state of an ImageCache against the one before, on a cluster with these nodes (`None` while
-/// they are not known) whose controller pulls what moves again every `refresh_interval` (zero: never).
+/// Reviews a new version of an ImageCache against the previous one, on a cluster with these nodes (`None` while
+/// they are unknown) whose controller refreshes mutable tags every `refresh_interval` (zero means never).
 ///
-/// Only an edit of the spec is judged: what was stored before the webhook came can still be annotated,
-/// finalised and deleted.
+/// Only changes of the spec are reviewed, so that objects stored before the webhook was installed can still be
+/// annotated, finalised and deleted.
 #[must_use]
 pub fn judge(
     object: ReadCache,
@@ -62,7 +62,7 @@ pub fn judge(
     }
 }
 
-/// The answer to a request, and the verdict that it carries.
+/// The response to a request, and its verdict.
 pub(super) fn answer(
     mut request: AdmissionRequest<ReadCache>,
     nodes: Option<&[NodeFacts]>,
@@ -71,7 +71,7 @@ pub(super) fn answer(
     let mut response = AdmissionResponse::from(&request);
     let verdict = match request.object.take() {
         Some(object) => judge(object, request.old_object.as_ref(), nodes, refresh_interval),
-        // A deletion, which nobody asks us about.
+        // A deletion, for which the webhook is not registered.
         None => Verdict::Allowed {
             warnings: Vec::new(),
         },
@@ -88,13 +88,12 @@ pub(super) fn answer(
     (response, verdict)
 }
 
-/// Sentences that somebody reads: more would be skipped, and the API server cuts long lists off.
+/// Largest number of warnings. The API server truncates long lists, and people skip them.
 const WARNINGS_MAX: usize = 10;
-/// A tag that moves is pulled again at least that often, or it is worth a word: four times the
-/// controller's default.
-const LONG: Duration = Duration::from_secs(3_600);
+/// A refresh interval of mutable tags above which a warning is shown: four times the controller's default.
+const STALE_AFTER: Duration = Duration::from_secs(3_600);
 
-/// In the order of the spec.
+/// The warnings about a valid spec, in the order of its fields.
 pub(super) fn warnings(
     cache: &ImageCache,
     nodes: Option<&[NodeFacts]>,
@@ -103,11 +102,11 @@ pub(super) fn warnings(
     let mut warnings = Vec::new();
     for (number, group) in cache.groups.iter().enumerate() {
         let field = format!("spec.cacheSpec[{number}]");
-        if let Some(nodes) = nodes.filter(|nodes| is_for_nobody(group, nodes)) {
-            warnings.push(for_nobody(&field, group, nodes));
+        if let Some(nodes) = nodes.filter(|nodes| matches_no_node(group, nodes)) {
+            warnings.push(no_node_warning(&field, group, nodes));
         }
         for image in group.images.iter().filter(|image| image.is_mutable()) {
-            warnings.extend(stale(&field, image, refresh_interval));
+            warnings.extend(staleness_warning(&field, image, refresh_interval));
         }
     }
     if let Some(more) = warnings.len().checked_sub(WARNINGS_MAX)
@@ -119,11 +118,11 @@ pub(super) fn warnings(
     warnings
 }
 
-fn is_for_nobody(group: &ImageGroup, nodes: &[NodeFacts]) -> bool {
+fn matches_no_node(group: &ImageGroup, nodes: &[NodeFacts]) -> bool {
     !nodes.iter().any(|node| group.selects(node))
 }
 
-fn for_nobody(field: &str, group: &ImageGroup, nodes: &[NodeFacts]) -> String {
+fn no_node_warning(field: &str, group: &ImageGroup, nodes: &[NodeFacts]) -> String {
     let labels: Vec<String> = group
         .node_selector
         .iter()
@@ -134,24 +133,24 @@ fn for_nobody(field: &str, group: &ImageGroup, nodes: &[NodeFacts]) -> String {
         false => format!("nodeSelector {}", labels.join(",")),
     };
     match nodes.len() {
-        0 => format!("{field}: the cluster has no node now"),
+        0 => format!("{field}: the cluster has no nodes now"),
         1 => format!("{field}: the cluster's only node does not match {selector} now"),
         count => format!("{field}: none of the {count} nodes matches {selector} now"),
     }
 }
 
-/// An image that moves and is seldom looked for.
-fn stale(field: &str, image: &ImageRef, refresh_interval: Duration) -> Option<String> {
+/// A warning about a mutable tag that is refreshed seldom or never.
+fn staleness_warning(field: &str, image: &ImageRef, refresh_interval: Duration) -> Option<String> {
     let name = image.original();
     if refresh_interval.is_zero() {
         return Some(format!(
-            "{field}: {name} moves, and nodes that have it never pull it again by themselves: \
-             --image-cache-refresh-frequency is 0s; name a version or a digest"
+            "{field}: {name} is a mutable tag and is never refreshed, because \
+             --image-cache-refresh-frequency is 0s; use a version tag or a digest"
         ));
     }
-    (refresh_interval > LONG).then(|| {
+    (refresh_interval > STALE_AFTER).then(|| {
         format!(
-            "{field}: {name} moves, and nodes pull it again every {} only; name a version or a digest",
+            "{field}: {name} is a mutable tag and is refreshed only every {}; use a version tag or a digest",
             GoDuration(refresh_interval)
         )
     })
@@ -161,24 +160,24 @@ fn stale(field: &str, image: &ImageRef, refresh_interval: Duration) -> Option<St
 const PAGE: u32 = 100;
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownLabels {
     nodes: BTreeMap<String, BTreeMap<String, String>>,
     listing: BTreeMap<String, BTreeMap<String, String>>,
     listed: bool,
 }
 
-/// Labels of nodes, kept up to date by a watch of their metadata. Clones share them.
+/// Labels of all nodes, updated by a watch of their metadata. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Nodes(Arc<RwLock<Known>>);
+pub(super) struct NodeLabels(Arc<RwLock<KnownLabels>>);
 
-impl fmt::Debug for Nodes {
+impl fmt::Debug for NodeLabels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nodes").finish_non_exhaustive()
+        f.debug_struct("NodeLabels").finish_non_exhaustive()
     }
 }
 
-impl Nodes {
-    /// All of them; `None` until they were listed once.
+impl NodeLabels {
+    /// All nodes; `None` before the first complete list.
     pub(super) fn all(&self) -> Option<Vec<NodeFacts>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let nodes = known.nodes.iter().filter_map(|(name, labels)| {
@@ -209,7 +208,7 @@ impl Nodes {
         }
     }
 
-    /// Watches for ever. While that fails, what was known last is what is known.
+    /// Watches the nodes. While the watch fails, the last known labels are used. Never returns.
     pub(super) async fn watch(self, client: Client) {
         let api: Api<PartialObjectMeta<Node>> = Api::all(client);
         let config = watcher::Config::default().page_size(PAGE);
@@ -218,7 +217,7 @@ impl Nodes {
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.read(event),
-                Err(error) => debug!(%error, "nodes are not watched for now"),
+                Err(error) => debug!(%error, "node watch failed"),
             }
         }
     }
@@ -243,7 +242,7 @@ mod review_tests {
     }
 
     #[test]
-    fn every_invalid_field_is_named() {
+    fn denial_names_every_invalid_field() {
         let cache = mk_cache(json!({ "cacheSpec": [
             { "images": ["app:1", "Not an image", "app:1"] },
             { "images": [], "nodeSelector": { "a b": "c" } },
@@ -262,7 +261,7 @@ mod review_tests {
     }
 
     #[test]
-    fn what_is_stored_can_be_annotated_finalised_and_deleted_whatever_it_says() {
+    fn an_invalid_stored_cache_can_be_annotated_and_deleted() {
         let bad = mk_spec(&["Not an image"]);
         let allowed = Verdict::Allowed {
             warnings: Vec::new(),
@@ -285,7 +284,7 @@ mod review_tests {
     }
 
     #[test]
-    fn an_answer_is_as_the_api_server_wants_it() {
+    fn response_is_a_valid_admission_review() {
         let mk_review = |spec: Value| {
             let object = json!({ "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",
                 "metadata": { "namespace": "shop", "name": "web" }, "spec": spec });
@@ -341,7 +340,7 @@ mod warning_tests {
     }
 
     #[test]
-    fn a_selector_that_matches_no_node_is_told() {
+    fn warns_about_a_selector_that_matches_no_node() {
         let cache = mk_spec(json!([
             { "images": ["app:1"], "nodeSelector": { "tier": "web" } },
             { "images": ["db:1"], "nodeSelector": { "tier": "db" } },
@@ -360,18 +359,20 @@ mod warning_tests {
     }
 
     #[test]
-    fn a_tag_that_moves_is_told_of_where_it_is_seldom_pulled() {
+    fn warns_about_mutable_tags_that_are_seldom_refreshed() {
         let cache = mk_spec(json!([{ "images": ["nginx", "app:latest", "app:1"] }]));
         assert!(warnings(&cache, None, QUARTER).is_empty());
         let day = warnings(&cache, None, Duration::from_secs(86_400));
         assert_eq!(day.len(), 2);
-        assert!(day[0].contains("spec.cacheSpec[0]: nginx moves") && day[0].contains("24h"));
+        assert!(
+            day[0].contains("spec.cacheSpec[0]: nginx is a mutable tag") && day[0].contains("24h")
+        );
         let never = warnings(&cache, None, Duration::ZERO);
-        assert!(never[1].contains("app:latest moves, and nodes that have it never"));
+        assert!(never[1].contains("app:latest is a mutable tag and is never refreshed"));
     }
 
     #[test]
-    fn a_long_list_is_cut_and_says_so() {
+    fn long_list_of_warnings_is_truncated() {
         let images: Vec<String> = (0..25).map(|n| format!("app{n}")).collect();
         let cache = mk_spec(json!([{ "images": images }]));
         let warnings = warnings(&cache, None, Duration::ZERO);
@@ -391,7 +392,7 @@ mod nodes_tests {
         serde_json::from_value(json!({ "metadata": metadata })).unwrap()
     }
 
-    fn tiers(nodes: &Nodes) -> Option<Vec<String>> {
+    fn tiers(nodes: &NodeLabels) -> Option<Vec<String>> {
         let all = nodes.all()?.into_iter();
         Some(
             all.map(|node| format!("{} {}", node.name, node.labels["tier"]))
@@ -400,8 +401,8 @@ mod nodes_tests {
     }
 
     #[test]
-    fn nodes_are_known_once_all_were_listed_and_followed_from_then_on() {
-        let nodes = Nodes::default();
+    fn nodes_are_known_after_the_first_complete_list() {
+        let nodes = NodeLabels::default();
         nodes.read(Event::Init);
         nodes.read(Event::InitApply(mk_node("a", "web")));
         assert_eq!(tiers(&nodes), None);

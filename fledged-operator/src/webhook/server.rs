@@ -1,6 +1,5 @@
 //! The HTTPS server of the webhook and its metrics.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,50 +24,48 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::crd::ReadCache;
-use crate::serve::{BindAddress, listen};
+use crate::serve::{BindAddress, accept, listen};
 use crate::webhook::review::{Verdict, answer};
 use crate::webhook::{PATH, Webhook};
 
-/// How long a client may take to shake hands, or to say what it wants.
+/// Limit of a TLS handshake and of the first request header.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
-/// How long a request's body may take: the API server waits 10 s for an answer by default, 30 s at most.
+/// Limit for receiving a request body. The API server waits 10 s for an answer by default, 30 s at most.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes of a review: the object and the one before it, of which etcd takes 1.5 MiB each, and some room.
+/// Largest review in bytes: the object and its previous version, at most 1.5 MiB each in etcd, and a margin.
 const REVIEW_BYTES: usize = 8 * 1024 * 1024;
 /// Connections at once; with one more, the oldest has to go. An API server keeps a handful.
 const CONNECTIONS: usize = 128;
-/// Pause after a connection could not be accepted, for want of file descriptors for instance.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why a webhook can't serve.
+/// Why the webhook stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebhookError {
-    /// The port can't be had.
+    /// The port cannot be bound.
     #[error("cannot listen at {address} for the API server: {source}")]
     Bind {
-        /// Where.
+        /// The address.
         address: BindAddress,
-        /// The system's words.
+        /// The system's message.
         source: io::Error,
     },
-    /// TLS can't be set up.
+    /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// A task without which it is none has ended.
-    #[error("the webhook cannot go on: its {task} has ended")]
+    /// A required task ended unexpectedly.
+    #[error("the webhook stopped: its {task} ended unexpectedly")]
     Ended {
         /// Which task.
         task: &'static str,
     },
 }
 
-/// A webhook that listens.
+/// A [`Webhook`] that listens.
 pub struct WebhookServer {
     webhook: Arc<Webhook>,
     listener: TcpListener,
@@ -100,7 +97,7 @@ impl WebhookServer {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(webhook.health.served.clone()));
-        info!(address = %bound, "the webhook listens");
+        info!(address = %bound, "webhook listening");
         Ok(Self {
             webhook: Arc::new(webhook),
             listener,
@@ -109,18 +106,18 @@ impl WebhookServer {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens at.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until `shutdown` resolves; keeps its certificate and knows the nodes meanwhile. Reviews
-    /// under way are answered before it ends, for at most ten seconds.
+    /// Serves until `shutdown` resolves, renews its certificate and watches the nodes. Reviews in progress are
+    /// answered first, for at most ten seconds.
     ///
     /// # Errors
     ///
-    /// [`WebhookError::Ended`] when a part of it ends by itself, which none ever does.
+    /// [`WebhookError::Ended`] if one of its tasks ends unexpectedly.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), WebhookError> {
         let Self {
             webhook,
@@ -131,58 +128,29 @@ impl WebhookServer {
         let certificate = Arc::clone(&webhook).keep_certificate();
         let nodes = webhook.nodes.clone().watch(webhook.client.clone());
         let mut connections = JoinSet::new();
+        let serve = |stream| serve(stream, tls.clone(), Arc::clone(&webhook));
         let result = tokio::select! {
             () = shutdown => Ok(()),
-            () = certificate => Err(WebhookError::Ended { task: "keeper of the certificate" }),
-            () = nodes => Err(WebhookError::Ended { task: "watch of the nodes" }),
-            () = accept(&listener, &tls, &webhook, &mut connections) => {
+            () = certificate => Err(WebhookError::Ended { task: "certificate task" }),
+            () = nodes => Err(WebhookError::Ended { task: "node watch" }),
+            () = accept(&listener, CONNECTIONS, &mut connections, serve) => {
                 Err(WebhookError::Ended { task: "listener" })
             }
         };
         drop(listener);
         let drained = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(BODY_LIMIT, drained).await.is_err() {
-            debug!("the webhook ended with connections open");
+            debug!("webhook stopped with open connections");
         }
         result
-    }
-}
-
-/// Accepts for ever.
-async fn accept(
-    listener: &TcpListener,
-    tls: &TlsAcceptor,
-    webhook: &Arc<Webhook>,
-    connections: &mut JoinSet<()>,
-) {
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        let accepted = listener.accept().await;
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            Ok((stream, _)) => {
-                oldest_first.retain(|handle| !handle.is_finished());
-                while oldest_first.len() >= CONNECTIONS {
-                    if let Some(oldest) = oldest_first.pop_front() {
-                        oldest.abort();
-                    }
-                }
-                let serving = serve(stream, tls.clone(), Arc::clone(webhook));
-                oldest_first.push_back(connections.spawn(serving));
-            }
-            Err(error) => {
-                warn!(%error, "connection not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
     }
 }
 
 async fn serve(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>) {
     let stream = match tokio::time::timeout(HEADER_LIMIT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%error, "no TLS"),
-        Err(_) => return debug!("a handshake took too long"),
+        Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
+        Err(_) => return debug!("TLS handshake timed out"),
     };
     let service = service_fn(move |request: Request<Incoming>| {
         let webhook = Arc::clone(&webhook);
@@ -193,22 +161,28 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>) {
         .header_read_timeout(Some(HEADER_LIMIT * 12))
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
-        debug!(%error, "connection broke off");
+        debug!(%error, "connection failed");
     }
 }
 
 async fn respond(webhook: &Webhook, request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
-        return plain(StatusCode::NOT_FOUND, format!("only {PATH} is here\n"));
+        return plain(
+            StatusCode::NOT_FOUND,
+            format!("not found; the webhook is at {PATH}\n"),
+        );
     }
     if request.method() != Method::POST {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "only POST\n".to_owned());
+        return plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only POST is allowed\n".to_owned(),
+        );
     }
     let body = Limited::new(request.into_body(), REVIEW_BYTES).collect();
     let body = match tokio::time::timeout(BODY_LIMIT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) => return malformed(webhook, &error.to_string()),
-        Err(_) => return malformed(webhook, "it did not arrive in time"),
+        Err(_) => return malformed(webhook, "the body did not arrive in time"),
     };
     match review(webhook, &body) {
         Ok(answer) => {
@@ -235,24 +209,24 @@ fn review(webhook: &Webhook, body: &[u8]) -> Result<Vec<u8>, String> {
     let nodes = webhook.nodes.all();
     let (response, verdict) = answer(request, nodes.as_deref(), webhook.refresh_interval);
     let outcome = match &verdict {
-        Verdict::Allowed { warnings } if warnings.is_empty() => Outcome::allowed,
-        Verdict::Allowed { .. } => Outcome::warned,
+        Verdict::Allowed { warnings } if warnings.is_empty() => ReviewOutcome::allowed,
+        Verdict::Allowed { .. } => ReviewOutcome::warned,
         Verdict::Denied(invalid) => {
-            info!(image_cache = id, problem = %invalid, "denied");
-            Outcome::denied
+            info!(image_cache = id, problem = %invalid, "image cache rejected");
+            ReviewOutcome::denied
         }
     };
     let answer = serde_json::to_vec(&response.into_review()).map_err(|error| error.to_string())?;
-    webhook.metrics.reviewed(outcome);
+    webhook.metrics.count_review(outcome);
     Ok(answer)
 }
 
 fn malformed(webhook: &Webhook, problem: &str) -> Response<Full<Bytes>> {
-    webhook.metrics.reviewed(Outcome::malformed);
-    debug!(problem, "a review is malformed");
+    webhook.metrics.count_review(ReviewOutcome::malformed);
+    debug!(problem, "admission review malformed");
     plain(
         StatusCode::BAD_REQUEST,
-        format!("the AdmissionReview can't be read: {problem}\n"),
+        format!("cannot parse the AdmissionReview: {problem}\n"),
     )
 }
 
@@ -266,7 +240,7 @@ fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "the label's values as they are shown")]
-pub(super) enum Outcome {
+pub(super) enum ReviewOutcome {
     allowed,
     warned,
     denied,
@@ -274,41 +248,41 @@ pub(super) enum Outcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    result: Outcome,
+struct ReviewLabels {
+    result: ReviewOutcome,
 }
 
 /// Metrics of a [`Webhook`](super::Webhook).
 #[derive(Debug, Clone, Default)]
 pub struct WebhookMetrics {
-    reviews: Family<Labels, Counter>,
+    reviews: Family<ReviewLabels, Counter>,
     expiry: Gauge<i64, AtomicI64>,
 }
 
 impl WebhookMetrics {
-    /// Metrics that a registry shows.
+    /// Creates the metrics and registers them.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(
             "fledged_webhook_reviews",
-            "Reviews of ImageCaches by what came of them",
+            "Admission reviews of ImageCaches by result",
             metrics.reviews.clone(),
         );
         registry.register_with_unit(
             "fledged_webhook_certificate_expiry_timestamp",
-            "When the certificate that is served ends, since 1970",
+            "Expiry of the served certificate as a Unix timestamp",
             Unit::Seconds,
             metrics.expiry.clone(),
         );
         metrics
     }
 
-    pub(super) fn reviewed(&self, result: Outcome) {
-        self.reviews.get_or_create(&Labels { result }).inc();
+    pub(super) fn count_review(&self, result: ReviewOutcome) {
+        self.reviews.get_or_create(&ReviewLabels { result }).inc();
     }
 
-    pub(super) fn serves_until(&self, seconds: i64) {
+    pub(super) fn set_expiry(&self, seconds: i64) {
         self.expiry.set(seconds);
     }
 }

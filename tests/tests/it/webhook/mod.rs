@@ -172,7 +172,7 @@ async fn webhook_without_its_secret_is_unready_and_keeps_serving() {
         let asked = clock.1.lock().unwrap().clone();
         let pauses: Vec<u64> = asked.into_iter().skip_while(|pause| *pause != 5).collect();
         let said = (webhook.ready)().err().unwrap_or_default();
-        let told = said.contains("webhook-tls is gone and cannot be made again");
+        let told = said.contains("webhook-tls does not exist and cannot be created");
         match pauses.starts_with(&[5, 10, 20, 40, 60, 60]) {
             true if told => Ok(()),
             _ => Err(format!("{said:?} {pauses:?}")),
