@@ -26,8 +26,8 @@ use crate::report::{Refusal, request};
 /// Registry credentials from the pull secrets that an image's caches name, then from those of their
 /// ServiceAccounts, merged and matched as the kubelet does for a pod.
 ///
-/// Each object is read by name when a pull needs it, never listed, watched or kept: what is rotated
-/// counts from the next pull on, and `get` is all the permission that it takes.
+/// Each object is read by name when a pull needs it, never listed, watched or cached. Rotated credentials apply
+/// from the next pull on, and `get` is the only permission needed.
 pub struct KubeCredentials {
     secrets: Objects<Secret>,
     accounts: Objects<ServiceAccount>,
@@ -39,21 +39,21 @@ impl fmt::Debug for KubeCredentials {
     }
 }
 
-/// A source that gave nothing, and why.
-struct Problem {
+/// A Secret or ServiceAccount that could not be used.
+struct CredentialsProblem {
     kind: &'static str,
     name: ObjectName,
     error: ReadError,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for CredentialsProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.kind, self.name, self.error)
     }
 }
 
 impl KubeCredentials {
-    /// Credentials that are read by this client.
+    /// Reads credentials with this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self {
@@ -62,8 +62,11 @@ impl KubeCredentials {
         }
     }
 
-    /// The secrets that a request names, itself and by its ServiceAccounts, each once.
-    async fn names(&self, request: &CredentialsRequest) -> (Vec<ObjectName>, Vec<Problem>) {
+    /// The Secrets of a request, its own and those of its ServiceAccounts, each once.
+    async fn names(
+        &self,
+        request: &CredentialsRequest,
+    ) -> (Vec<ObjectName>, Vec<CredentialsProblem>) {
         let mut names = request.pull_secrets.clone();
         let mut problems = Vec::new();
         let accounts = request.service_accounts.iter();
@@ -76,7 +79,7 @@ impl KubeCredentials {
                         ObjectName::new(name.namespace.clone(), secret.name.clone())
                     }));
                 }
-                Err(error) => problems.push(Problem {
+                Err(error) => problems.push(CredentialsProblem {
                     kind: "service account",
                     name: name.clone(),
                     error,
@@ -107,7 +110,7 @@ impl Credentials for KubeCredentials {
             if let Some(found) = found {
                 keyring.extend(found);
             }
-            problems.extend(error.map(|error| Problem {
+            problems.extend(error.map(|error| CredentialsProblem {
                 kind: "pull secret",
                 name,
                 error,
@@ -121,7 +124,7 @@ impl Credentials for KubeCredentials {
                 name = %problem.name,
                 problem = %problem.error,
                 matched = auths.len(),
-                "credentials left out"
+                "registry credentials ignored"
             );
         }
         match auths.is_empty() && !problems.is_empty() {
@@ -131,7 +134,7 @@ impl Credentials for KubeCredentials {
     }
 }
 
-/// The entries of a secret, and what is wrong with one that is meant for the image.
+/// The entries of a Secret, and the problem of a malformed entry that matches the image.
 fn keyring_of(
     secret: &Secret,
     image: &ImageRef,
@@ -156,8 +159,8 @@ fn keyring_of(
     Ok((keyring, entry))
 }
 
-/// Nothing matched, and that may be the fault of these.
-fn failure(problems: &[Problem]) -> Failure {
+/// The failure if no credentials match and some sources could not be read.
+fn failure(problems: &[CredentialsProblem]) -> Failure {
     let passing: Vec<Option<Duration>> = problems
         .iter()
         .filter_map(|problem| match &problem.error {
@@ -184,13 +187,13 @@ pub(crate) enum ReadError {
     #[error("not found")]
     Missing,
     /// The agent may not read it.
-    #[error("may not be read: {0}")]
+    #[error("forbidden: {0}")]
     Forbidden(String),
     /// It is not what it should be.
     #[error("{0}")]
     Malformed(String),
     /// The API server gave no usable answer, this time.
-    #[error("cannot be read for now: {problem}")]
+    #[error("cannot be read: {problem}")]
     Unavailable {
         problem: String,
         retry_after: Option<Duration>,

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 
 use crate::report::after;
 
-/// How often the loop shows that it lives.
+/// Interval of the heartbeat.
 pub(super) const BEAT: Duration = Duration::from_secs(10);
-/// Silence of the loop that is taken for its end: six beats, so that a node short of CPU does not
-/// have its agent restarted on top.
+/// Time without a heartbeat after which the loop counts as dead: six beats, so that an agent on a node without
+/// free CPU is not restarted.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// How an agent is doing; clones tell of the same agent. For the probes of its pod.
+/// Liveness and readiness of an agent, for the probes of its pod. Clones share the state.
 #[derive(Clone)]
 pub struct AgentHealth(Arc<State>);
 
@@ -27,7 +27,7 @@ struct State {
 }
 
 struct Facts {
-    /// How the last reading of the inventory went; `None` before the first.
+    /// Result of the last inventory read; `None` before the first.
     inventory: Option<Result<(), String>>,
     beat: Timestamp,
 }
@@ -54,47 +54,48 @@ impl AgentHealth {
         }))
     }
 
-    /// Whether the agent's loop goes on.
+    /// Whether the agent's loop is running.
     ///
     /// # Errors
     ///
-    /// What is wrong, in words.
+    /// The problem, in words.
     pub fn live(&self) -> Result<(), String> {
         let beat = self.with(|facts| facts.beat);
         match self.0.clock.now() > after(beat, SILENCE) {
-            true => Err(format!("the loop has stood still since {beat}")),
+            true => Err(format!("no heartbeat of the loop since {beat}")),
             false => Ok(()),
         }
     }
 
-    /// Whether the agent knows what its node is to hold, and its runtime answered when it was last
-    /// asked what it holds.
+    /// Whether the agent has received its assignment, and its last inventory read succeeded.
     ///
     /// # Errors
     ///
-    /// What is wrong, in words.
+    /// The problem, in words.
     pub fn ready(&self) -> Result<(), String> {
         if !self.0.synced.load(Ordering::Relaxed) {
-            return Err("the API server has not said yet what the node is to hold".to_owned());
+            return Err("waiting for the assignment from the API server".to_owned());
         }
         match self.with(|facts| facts.inventory.clone()) {
-            None => Err("the runtime has not been asked yet what it holds".to_owned()),
-            Some(Err(problem)) => Err(format!("the runtime can't be read: {problem}")),
+            None => Err("waiting for the first inventory of the runtime".to_owned()),
+            Some(Err(problem)) => Err(format!(
+                "the inventory of the runtime cannot be read: {problem}"
+            )),
             Some(Ok(())) => Ok(()),
         }
     }
 
-    /// The watch has told everything once.
+    /// The first list is complete.
     pub(super) fn synced(&self) {
         self.0.synced.store(true, Ordering::Relaxed);
     }
 
-    /// How a reading of the inventory went.
+    /// Records the result of an inventory read.
     pub(super) fn inventory(&self, result: Result<(), String>) {
         self.with(|facts| facts.inventory = Some(result));
     }
 
-    /// The loop is alive.
+    /// Records a heartbeat.
     pub(super) fn beat(&self) {
         let now = self.0.clock.now();
         self.with(|facts| facts.beat = now);
@@ -112,11 +113,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_is_ready_once_it_knows_both_sides() {
+    fn ready_after_assignment_and_inventory() {
         let health = AgentHealth::new(Arc::new(SimClock::new()));
         assert!(health.ready().unwrap_err().contains("API server"));
         health.synced();
-        assert!(health.ready().unwrap_err().contains("not been asked"));
+        assert!(health.ready().unwrap_err().contains("first inventory"));
         health.inventory(Err("socket gone".to_owned()));
         assert!(health.ready().unwrap_err().contains("socket gone"));
         health.inventory(Ok(()));
@@ -124,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_stands_still_is_dead_until_it_goes_on() {
+    fn not_live_without_heartbeat() {
         let clock = SimClock::new();
         let health = AgentHealth::new(Arc::new(clock.clone()));
         let pass = |time| clock.block_on(clock.sleep(time)).unwrap();
         pass(SILENCE);
         assert_eq!(health.live(), Ok(()));
         pass(Duration::from_secs(1));
-        assert!(health.live().unwrap_err().contains("stood still"));
+        assert!(health.live().unwrap_err().contains("no heartbeat"));
         health.beat();
         assert_eq!(health.live(), Ok(()));
     }

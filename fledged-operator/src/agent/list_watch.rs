@@ -1,7 +1,7 @@
 //! The requests that list and watch one object.
 //!
-//! kube's watcher begins a watch again at once when its connection ends, and tells nobody: a thousand
-//! agents would come back in the moment that a load balancer drops them. Here every end is told.
+//! kube's watcher restarts a watch at once when its connection closes and does not report it. A thousand agents
+//! would reconnect at the moment when a load balancer drops them. Here, every end of a watch is reported.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,47 +19,47 @@ use kube::client::Body;
 use kube::core::request::Request;
 use kube::{Client, Resource};
 
-use super::rejoin::Over;
+use super::watch_backoff::WatchEnd;
 use crate::api::error::with_causes;
 use crate::crd::ReadNodeCache;
 use crate::report::{Refusal, after, open, request, retry_after};
 
-/// Longest that a list, or the beginning of a watch, may take: an API server's own limit.
+/// Limit for a list and for the start of a watch, the same as the API server's.
 const LIMIT: Duration = Duration::from_secs(60);
-/// More than any object may have: what is longer is no event.
+/// Longest line of a watch in bytes, more than any object has.
 const LINE_MAX: usize = 16 * 1024 * 1024;
-/// How far off a server's timer may be that ends a watch.
+/// Tolerance for the server's timer that ends a watch.
 const TOLERANCE: Duration = Duration::from_secs(1);
-/// How long after its time a watch counts as dead that the server has not ended.
+/// How long after its deadline a watch that the server did not end counts as dead.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What ended a list or a watch.
+/// How a list or a watch ended.
 #[derive(Debug)]
-pub(super) struct End {
-    pub(super) over: Over,
+pub(super) struct Interruption {
+    pub(super) end: WatchEnd,
     /// How long the watch lasted.
     pub(super) lasted: Duration,
-    /// In words, where it did not end as it should.
+    /// The problem, unless the watch ended at its deadline.
     pub(super) problem: Option<String>,
 }
 
-impl End {
+impl Interruption {
     fn failed(problem: String) -> Self {
         Self {
-            over: Over::Failed(None),
+            end: WatchEnd::Failed(None),
             lasted: Duration::ZERO,
             problem: Some(problem),
         }
     }
 }
 
-impl From<Refusal> for End {
+impl From<Refusal> for Interruption {
     fn from(refusal: Refusal) -> Self {
         let expired = refusal.status.is_some_and(|status| status.code == 410);
         Self {
-            over: match expired {
-                true => Over::Expired,
-                false => Over::Failed(refusal.retry_after),
+            end: match expired {
+                true => WatchEnd::Expired,
+                false => WatchEnd::Failed(refusal.retry_after),
             },
             lasted: Duration::ZERO,
             problem: Some(refusal.problem),
@@ -71,7 +71,7 @@ impl From<Refusal> for End {
 pub(super) struct ListWatch {
     pub(super) client: Client,
     pub(super) node: NodeName,
-    /// How long one watch lasts, in seconds.
+    /// Duration of one watch in seconds.
     pub(super) seconds: u32,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -82,31 +82,33 @@ impl ListWatch {
         (requests, format!("metadata.name={}", self.node))
     }
 
-    /// The object if it is there, and the version of the list.
+    /// The object, if it exists, and the resourceVersion of the list.
     ///
-    /// It is the newest there is. A server's cache (`resourceVersion=0`) may hold one that has been
-    /// replaced, by which images were removed that are wanted again. With this selector the server
-    /// reads a single key, so that a thousand of these are no burden.
-    pub(super) async fn list(&self) -> Result<(Vec<ReadNodeCache>, String), End> {
+    /// This is a quorum read. The watch cache (`resourceVersion=0`) may hold an older assignment, by which images
+    /// would be removed that are desired again. With this selector the server reads a single key, so a thousand
+    /// agents are no load.
+    pub(super) async fn list(&self) -> Result<(Vec<ReadNodeCache>, String), Interruption> {
         let (requests, selector) = self.requests();
         let list = requests.list(&ListParams::default().fields(&selector));
-        let list = list.map_err(|error| End::failed(with_causes(&error)))?;
+        let list = list.map_err(|error| Interruption::failed(with_causes(&error)))?;
         let answer = request(&self.client, list, LIMIT).await?;
         let list: ObjectList<ReadNodeCache> = serde_json::from_slice(&answer)
-            .map_err(|error| End::failed(format!("the list can't be read: {error}")))?;
+            .map_err(|error| Interruption::failed(format!("cannot parse the list: {error}")))?;
         match list.metadata.resource_version.filter(|v| !v.is_empty()) {
             Some(version) => Ok((list.items, version)),
-            None => Err(End::failed("the list has no resourceVersion".to_owned())),
+            None => Err(Interruption::failed(
+                "the list has no resourceVersion".to_owned(),
+            )),
         }
     }
 
-    /// What happens after that version.
-    pub(super) async fn watch(&self, version: &str) -> Result<Events, End> {
+    /// The events after this version.
+    pub(super) async fn watch(&self, version: &str) -> Result<Events, Interruption> {
         let (requests, selector) = self.requests();
         let parameters = WatchParams::default().fields(&selector);
         let watch = requests.watch(&parameters.timeout(self.seconds), version);
-        let mut watch = watch.map_err(|error| End::failed(with_causes(&error)))?;
-        // Each event has to be readable when it comes.
+        let mut watch = watch.map_err(|error| Interruption::failed(with_causes(&error)))?;
+        // Compression would delay events until a block is full.
         let identity = HeaderValue::from_static("identity");
         watch.headers_mut().insert(ACCEPT_ENCODING, identity);
         let length = Duration::from_secs(self.seconds.into());
@@ -128,9 +130,9 @@ impl ListWatch {
 /// The events of one watch.
 pub(super) struct Events {
     body: Body,
-    /// What came, and is not a whole line yet or not taken.
+    /// Received bytes that are not parsed yet.
     unread: Vec<u8>,
-    /// How far into that there is no end of a line.
+    /// Length of the prefix of `unread` that holds no line feed.
     searched: usize,
     clock: Arc<dyn Clock>,
     began: Timestamp,
@@ -139,8 +141,8 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// The next event, or how the watch ended.
-    pub(super) async fn next(&mut self) -> Result<WatchEvent<ReadNodeCache>, End> {
+    /// The next event, or the end of the watch.
+    pub(super) async fn next(&mut self) -> Result<WatchEvent<ReadNodeCache>, Interruption> {
         loop {
             if let Some(line) = self.line() {
                 return self.read(&line);
@@ -151,21 +153,23 @@ impl Events {
             };
             match frame {
                 Some(Ok(frame)) => {
-                    // Trailers are of no interest.
+                    // Trailers are ignored.
                     let data = frame.into_data().unwrap_or_default();
                     self.unread.extend_from_slice(&data);
                     if self.unread.len() > LINE_MAX {
                         let problem = format!("an event of more than {LINE_MAX} bytes");
-                        return Err(self.ended(Over::Unreadable, Some(problem)));
+                        return Err(self.ended(WatchEnd::Unreadable, Some(problem)));
                     }
                 }
-                Some(Err(error)) => return Err(self.ended(Over::Lost, Some(with_causes(&error)))),
-                None => return Err(self.ended(Over::Lost, None)),
+                Some(Err(error)) => {
+                    return Err(self.ended(WatchEnd::Lost, Some(with_causes(&error))));
+                }
+                None => return Err(self.ended(WatchEnd::Lost, None)),
             }
         }
     }
 
-    /// Takes a line, if a whole one has come.
+    /// Takes the next complete line.
     fn line(&mut self) -> Option<Vec<u8>> {
         let mut bytes = self.unread.iter().skip(self.searched);
         let Some(length) = bytes.position(|byte| *byte == b'\n') else {
@@ -177,37 +181,37 @@ impl Events {
         Some(std::mem::replace(&mut self.unread, rest))
     }
 
-    fn read(&self, line: &[u8]) -> Result<WatchEvent<ReadNodeCache>, End> {
+    fn read(&self, line: &[u8]) -> Result<WatchEvent<ReadNodeCache>, Interruption> {
         match serde_json::from_slice(line) {
             Ok(WatchEvent::Error(status)) => Err(match status.code {
-                410 => self.ended(Over::Expired, Some(status.message.clone())),
+                410 => self.ended(WatchEnd::Expired, Some(status.message.clone())),
                 _ => {
-                    let over = Over::Failed(retry_after(&status));
-                    self.ended(over, Some(status.message.clone()))
+                    let end = WatchEnd::Failed(retry_after(&status));
+                    self.ended(end, Some(status.message.clone()))
                 }
             }),
             Ok(event) => Ok(event),
-            // It would come again and again: what it told is in a new list.
+            // Watching from the same version would repeat it; a new list holds the same state.
             Err(error) => {
-                let problem = format!("an event can't be read: {error}");
-                Err(self.ended(Over::Unreadable, Some(problem)))
+                let problem = format!("cannot parse an event: {error}");
+                Err(self.ended(WatchEnd::Unreadable, Some(problem)))
             }
         }
     }
 
-    fn ended(&self, over: Over, problem: Option<String>) -> End {
+    fn ended(&self, end: WatchEnd, problem: Option<String>) -> Interruption {
         let now = self.clock.now();
         let lasted = now.duration_since(self.began);
-        let (over, problem) = match over {
-            Over::Lost if now >= self.due => (Over::Due, None),
-            Over::Lost => {
-                let problem = problem.unwrap_or_else(|| "it ended before its time".to_owned());
-                (Over::Lost, Some(problem))
+        let (end, problem) = match end {
+            WatchEnd::Lost if now >= self.due => (WatchEnd::Due, None),
+            WatchEnd::Lost => {
+                let problem = problem.unwrap_or_else(|| "the connection closed early".to_owned());
+                (WatchEnd::Lost, Some(problem))
             }
-            over => (over, problem),
+            end => (end, problem),
         };
-        End {
-            over,
+        Interruption {
+            end,
             lasted: Duration::try_from(lasted).unwrap_or_default(),
             problem,
         }

@@ -1,4 +1,4 @@
-//! How watches end, as a server has it, on a virtual clock.
+//! How lists and watches end, on paused time.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::convert::Infallible;
@@ -16,8 +16,8 @@ use kube::Client;
 use kube::api::WatchEvent;
 use kube::client::Body;
 
-use super::list_watch::{End, Events, ListWatch};
-use super::rejoin::Over;
+use super::list_watch::{Events, Interruption, ListWatch};
+use super::watch_backoff::WatchEnd;
 
 const SECONDS: u32 = 200;
 
@@ -47,7 +47,7 @@ fn mk_list_watch(
     }
 }
 
-async fn end_of(events: &mut Events) -> End {
+async fn end_of(events: &mut Events) -> Interruption {
     loop {
         if let Err(end) = events.next().await {
             return end;
@@ -56,7 +56,7 @@ async fn end_of(events: &mut Events) -> End {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_is_told_when_its_line_is_whole() {
+async fn events_are_split_by_lines_across_frames() {
     let requests = mk_list_watch(|query| {
         assert!(query.contains("fieldSelector=metadata.name%3Da"), "{query}");
         assert!(query.contains("timeoutSeconds=200"), "{query}");
@@ -75,37 +75,37 @@ async fn an_event_is_told_when_its_line_is_whole() {
     };
     assert_eq!(object.metadata.resource_version.as_deref(), Some("7"));
     assert!(matches!(events.next().await, Ok(WatchEvent::Deleted(_))));
-    // Half an event is none.
+    // A partial line is no event.
     let end = events.next().await.unwrap_err();
-    assert_eq!((end.over, end.lasted.as_secs()), (Over::Lost, 3));
+    assert_eq!((end.end, end.lasted.as_secs()), (WatchEnd::Lost, 3));
     assert!(end.problem.is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_ends_at_its_time_has_not_failed() {
+async fn a_watch_that_ends_at_its_deadline_is_due() {
     let requests = mk_list_watch(|_| parts(&[(200, "")]));
     let end = end_of(&mut requests.watch("5").await.unwrap()).await;
-    assert_eq!((end.over, end.problem), (Over::Due, None));
-    // One that nobody ends is left soon after.
+    assert_eq!((end.end, end.problem), (WatchEnd::Due, None));
+    // A watch that the server does not end is dropped soon after its deadline.
     let requests = mk_list_watch(|_| parts(&[(86_400, "")]));
     let end = end_of(&mut requests.watch("5").await.unwrap()).await;
-    assert_eq!((end.over, end.lasted.as_secs()), (Over::Due, 205));
+    assert_eq!((end.end, end.lasted.as_secs()), (WatchEnd::Due, 205));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_says_at_the_end_is_kept() {
-    let event = |over| {
-        let requests = mk_list_watch(move |_| match over {
+async fn errors_and_retry_after_of_the_server_are_reported() {
+    let event = |end| {
+        let requests = mk_list_watch(move |_| match end {
             410 => parts(&[(
                 5,
                 "{\"type\":\"ERROR\",\"object\":{\"code\":410,\"message\":\"too old\"}}\n",
             )]),
             _ => parts(&[(5, "{\"type\":\"ERROR\",\"object\":{\"code\":500}}\n")]),
         });
-        async move { end_of(&mut requests.watch("5").await.unwrap()).await.over }
+        async move { end_of(&mut requests.watch("5").await.unwrap()).await.end }
     };
-    assert_eq!(event(410).await, Over::Expired);
-    assert_eq!(event(500).await, Over::Failed(None));
+    assert_eq!(event(410).await, WatchEnd::Expired);
+    assert_eq!(event(500).await, WatchEnd::Failed(None));
     let requests = mk_list_watch(|query| {
         let mut response = parts(&[(0, "Too many requests, please try again later.\n")]);
         let watch = query.contains("watch=true");
@@ -115,15 +115,15 @@ async fn what_a_server_says_at_the_end_is_kept() {
         response
     });
     let end = requests.watch("5").await.err().unwrap();
-    assert_eq!(end.over, Over::Failed(Some(Duration::from_secs(7))));
-    assert_eq!(requests.list().await.err().unwrap().over, Over::Expired);
+    assert_eq!(end.end, WatchEnd::Failed(Some(Duration::from_secs(7))));
+    assert_eq!(requests.list().await.err().unwrap().end, WatchEnd::Expired);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_without_a_version_is_none() {
+async fn a_list_without_resource_version_fails() {
     let requests = mk_list_watch(|_| parts(&[(0, r#"{"items":[],"metadata":{}}"#)]));
     let end = requests.list().await.err().unwrap();
-    assert_eq!(end.over, Over::Failed(None));
+    assert_eq!(end.end, WatchEnd::Failed(None));
     let requests = mk_list_watch(|query| {
         assert!(!query.contains("resourceVersion"), "{query}");
         parts(&[(

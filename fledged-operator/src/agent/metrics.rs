@@ -1,4 +1,4 @@
-//! Metrics of the agent, and where they are taken: at the runtime and at the loop.
+//! AgentMetricsInner of the agent, and where they are taken: at the runtime and at the loop.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,14 +24,13 @@ use tokio::sync::mpsc;
 use crate::agent::health::AgentHealth;
 use crate::report::{Heard, Taken};
 
-/// Seconds: from an image whose layers are all there to the default deadline of five minutes, and one
-/// bucket beyond for those with a longer one. Each step is about twice the one before, as what is
-/// looked for is the order of magnitude.
+/// Buckets in seconds: from an image whose layers are all present to the default deadline of five minutes, and
+/// one bucket beyond it. Each step is about twice the previous one.
 const PULL_SECONDS: [f64; 12] = [
     0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0,
 ];
-/// Bytes: from a static binary (a few MB) to images with the weights of a model (tens of GB), each
-/// step four times the one before.
+/// Buckets in bytes: from a static binary (a few MB) to images with model weights (tens of GB). Each step is
+/// four times the previous one.
 const IMAGE_BYTES: [f64; 9] = [
     1048576.0,
     4194304.0,
@@ -43,7 +42,7 @@ const IMAGE_BYTES: [f64; 9] = [
     17179869184.0,
     68719476736.0,
 ];
-/// Every phase, so that one without images is told as zero.
+/// All phases, so that a phase without images is exported as zero.
 const PHASES: [ImagePhase; 8] = [
     ImagePhase::Pending,
     ImagePhase::Pulling,
@@ -60,18 +59,18 @@ struct PhaseLabel {
     phase: &'static str,
 }
 
-/// How something ended: `Succeeded`, or one of a fixed set of reasons.
+/// `Succeeded`, or one of a fixed set of reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
 }
 
-/// An agent's metrics; clones count together. No label has more values than there are phases,
+/// An agent's metrics. Clones share them. No label has more values than there are phases,
 /// [reasons](fledged_core::error::Reason) or kinds of answers: nothing is counted by image.
 #[derive(Clone)]
-pub(super) struct AgentMetrics(Arc<Metrics>);
+pub(super) struct AgentMetrics(Arc<AgentMetricsInner>);
 
-struct Metrics {
+struct AgentMetricsInner {
     images: Family<PhaseLabel, Gauge>,
     backing_off: Gauge,
     pulls: Family<ResultLabel, Counter>,
@@ -91,7 +90,7 @@ impl fmt::Debug for AgentMetrics {
 
 impl AgentMetrics {
     pub(super) fn new() -> Self {
-        let metrics = Self(Arc::new(Metrics {
+        let metrics = Self(Arc::new(AgentMetricsInner {
             images: Family::default(),
             backing_off: Gauge::default(),
             pulls: Family::default(),
@@ -116,39 +115,39 @@ impl AgentMetrics {
         );
         registry.register(
             "images_in_backoff",
-            "Images that failed and wait for another attempt",
+            "Images that wait for the next attempt after a failure",
             metrics.backing_off.clone(),
         );
         registry.register(
             "pulls",
-            "Pulls that ended, by result: Succeeded, Cancelled or the reason of the failure",
+            "Finished pulls by result: Succeeded, Cancelled or the reason of the failure",
             metrics.pulls.clone(),
         );
         registry.register_with_unit(
             "pull_duration",
-            "Time of pulls that succeeded",
+            "Duration of successful pulls",
             Unit::Seconds,
             metrics.pull_seconds.clone(),
         );
         registry.register_with_unit(
             "pulled_image",
-            "Size of pulled images, as the runtime counts it",
+            "Size of pulled images as reported by the runtime",
             Unit::Bytes,
             metrics.image_bytes.clone(),
         );
         registry.register(
             "status_writes",
-            "Writes of the node's status, by result",
+            "Writes of the status of the NodeImageCache by result",
             metrics.status_writes.clone(),
         );
         registry.register(
             "inventory_failures",
-            "Readings of the runtime's inventory that failed",
+            "Failed reads of the inventory of the runtime",
             metrics.inventory_failures.clone(),
         );
     }
 
-    /// Everything that is assigned.
+    /// Replaces the gauges with a complete set of images.
     pub(super) fn images(&self, reports: &[ImageReport]) {
         let mut known = self.known();
         known.clear();
@@ -161,12 +160,12 @@ impl AgentMetrics {
         }
     }
 
-    /// One image changed.
+    /// Updates the gauges with one image.
     pub(super) fn image(&self, report: &ImageReport) {
         self.count(&mut self.known(), report);
     }
 
-    /// A pull ended so, after so long; with the image's size where it succeeded.
+    /// Counts a finished pull, with the size of the image if it succeeded.
     pub(super) fn pulled(&self, result: &'static str, time: Duration, size: Option<ByteSize>) {
         let label = ResultLabel { result };
         self.0.pulls.get_or_create(&label).inc();
@@ -208,8 +207,8 @@ impl AgentMetrics {
     }
 }
 
-/// Passes everything on, and takes note of how it went.
-pub(super) struct Measured {
+/// Forwards every call to a runtime and records its result.
+pub(super) struct MeasuredRuntime {
     pub(super) runtime: Arc<dyn ImageRuntime>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: AgentMetrics,
@@ -217,13 +216,13 @@ pub(super) struct Measured {
 }
 
 /// A pull under way; one that is dropped was cancelled.
-struct Pull<'a> {
-    measured: &'a Measured,
+struct MeasuredPull<'a> {
+    measured: &'a MeasuredRuntime,
     began: Timestamp,
     ended: bool,
 }
 
-impl Pull<'_> {
+impl MeasuredPull<'_> {
     fn time(&self) -> Duration {
         let time = self.measured.clock.now().duration_since(self.began);
         Duration::try_from(time).unwrap_or_default()
@@ -239,7 +238,7 @@ impl Pull<'_> {
     }
 }
 
-impl Drop for Pull<'_> {
+impl Drop for MeasuredPull<'_> {
     fn drop(&mut self) {
         if !self.ended {
             let time = self.time();
@@ -249,7 +248,7 @@ impl Drop for Pull<'_> {
 }
 
 #[async_trait]
-impl ImageRuntime for Measured {
+impl ImageRuntime for MeasuredRuntime {
     async fn info(&self) -> Result<RuntimeInfo, Failure> {
         self.runtime.info().await
     }
@@ -271,7 +270,7 @@ impl ImageRuntime for Measured {
     }
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
-        let pull = Pull {
+        let pull = MeasuredPull {
             measured: self,
             began: self.clock.now(),
             ended: false,

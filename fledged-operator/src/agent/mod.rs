@@ -1,5 +1,5 @@
-//! The agent of one node: brings the node's images to what its
-//! [`NodeImageCache`](crate::crd::NodeImageCache) asks for, and says there how far it has got.
+//! The agent of one node: reconciles the node's images with its
+//! [`NodeImageCache`](crate::crd::NodeImageCache) and reports progress in its status.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,8 +21,8 @@ mod list_watch;
 #[cfg(test)]
 mod list_watch_tests;
 mod metrics;
-mod rejoin;
 mod watch;
+mod watch_backoff;
 
 pub use credentials::KubeCredentials;
 pub use health::AgentHealth;
@@ -49,10 +49,10 @@ use tracing::{debug, info, warn};
 
 use crate::report::{Delays, Reporter, StatusApi, Taken, Writer};
 use crate::serve::register_build_info;
-use metrics::{AgentMetrics, Measured, Observer};
+use metrics::{AgentMetrics, MeasuredRuntime, Observer};
 use watch::{Inputs, Watch};
 
-/// Field manager of everything that agents write.
+/// Field manager of the agents.
 pub const FIELD_MANAGER: &str = "fledged-agent";
 
 /// The parts of an [`Agent`]; what is not set has the default that its setter names.
@@ -167,51 +167,50 @@ impl AgentBuilder {
     }
 }
 
-/// Every agent's process has the same number in its container; their nodes differ.
+/// All agents have the same process id in their containers, so the node name is part of the seed.
 fn seed(node: &NodeName, process: u32) -> u64 {
     let mut hasher = DefaultHasher::new();
     (node.as_str(), process).hash(&mut hasher);
     hasher.finish()
 }
 
-/// How long tasks are waited for at the end: the last state has 5 s of it.
+/// Limit for the tasks to end at shutdown; the final status write has 5 s of it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
-/// Assignments that wait for the loop, which takes each at once.
+/// Capacity of the input queue of the loop.
 const INPUTS: usize = 4;
-/// Between attempts to write a status: after a second at first, and at least twice a minute however
-/// long the API server stays away.
+/// Delays between attempts to write a status: 1 s at first, 30 s at most.
 const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
 
-/// Why an agent ended although nobody asked it to.
+/// Why an agent stopped without a shutdown request.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// A task without which the agent is none has ended.
-    #[error("the agent of node {node} cannot go on: its {task} has ended")]
+    /// A required task ended.
+    #[error("the agent of node {node} stopped: its {task} ended unexpectedly")]
     Ended {
-        /// Whose agent.
+        /// The node.
         node: NodeName,
-        /// Which task.
+        /// The task.
         task: &'static str,
     },
-    /// A task without which the agent is none broke off.
-    #[error("the agent of node {node} cannot go on: its {task} broke off: {source}")]
+    /// A required task panicked or was aborted.
+    #[error("the agent of node {node} stopped: its {task} panicked or was aborted: {source}")]
     Broken {
-        /// Whose agent.
+        /// The node.
         node: NodeName,
-        /// Which task.
+        /// The task.
         task: &'static str,
-        /// What stopped it.
+        /// The cause.
         source: JoinError,
     },
 }
 
 /// The agent of one node.
 ///
-/// It watches the node's own [`NodeImageCache`](crate::crd::NodeImageCache) and nothing else, brings
-/// the node to what its spec asks for, and writes its status: promptly when an assignment is answered,
-/// done or failing, seldom while it merely gets on, and not at all when nothing changed. Without an API
-/// server it goes on with what it knows, and reports when the server is back.
+/// It watches only the [`NodeImageCache`](crate::crd::NodeImageCache) of its node, pulls and removes images
+/// accordingly, and writes the status: at once when an assignment is acknowledged, completed or failing, seldom
+/// during progress, and never without a change. While the API server is unreachable it continues with the last
+/// assignment, and reports when the server is back.
 pub struct Agent {
     client: Client,
     node: NodeName,
@@ -266,20 +265,19 @@ impl Agent {
         AgentBuilder::new(client, node, runtime)
     }
 
-    /// How it is doing, also while it runs.
+    /// Liveness and readiness, also while the agent runs.
     #[must_use]
     pub fn health(&self) -> AgentHealth {
         self.health.clone()
     }
 
-    /// Runs until `shutdown` resolves: then nothing new is begun, pulls under way are abandoned, and
-    /// the last state is written if that takes no more than a few seconds. Dropping the future stops
-    /// everything at once.
+    /// Runs until `shutdown` resolves. Then it starts nothing new, cancels pulls in progress, and writes the
+    /// final state if that takes no more than a few seconds. Dropping the future stops everything at once.
     ///
     /// # Errors
     ///
-    /// [`AgentError`] when one of its tasks ends by itself. Neither an API server nor a runtime that
-    /// fails is a reason to.
+    /// [`AgentError`] if one of its tasks ends unexpectedly. Failures of the API server or the runtime do not stop
+    /// the agent.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         info!(node = %self.node, "agent started");
         let node = self.node.clone();
@@ -298,20 +296,20 @@ impl Agent {
         let drained = async {
             while let Some((task, result)) = tasks.ended().await {
                 match result {
-                    Ok(()) => debug!(task, "ended"),
-                    Err(error) => warn!(task, %error, "broke off"),
+                    Ok(()) => debug!(task, "agent task ended"),
+                    Err(error) => warn!(task, %error, "agent task failed"),
                 }
             }
         };
         tokio::select! {
-            () = drained => info!(%node, "agent ended"),
-            () = clock.sleep(DRAIN_LIMIT) => warn!(%node, "agent ended with tasks under way"),
+            () = drained => info!(%node, "agent stopped"),
+            () = clock.sleep(DRAIN_LIMIT) => warn!(%node, "agent stopped before all tasks ended"),
         }
         result
     }
 
-    /// Starts the three tasks. The loop ends when it is told to, and with it whoever tells the writer
-    /// anything: the writer then has its last word.
+    /// Starts the three tasks. The loop ends on `stop` and closes the channel of the status writer, which then
+    /// writes the final state and ends.
     fn start(self, stop: &CancellationToken) -> Tasks {
         let (heard, hears) = mpsc::unbounded_channel();
         let (inputs, receiver) = mpsc::channel(INPUTS);
@@ -322,7 +320,7 @@ impl Agent {
             metrics: self.metrics.clone(),
             health: self.health.clone(),
         };
-        let runtime = Measured {
+        let runtime = MeasuredRuntime {
             runtime: self.runtime,
             clock: Arc::clone(&self.clock),
             metrics: self.metrics.clone(),
@@ -377,7 +375,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seeds_differ_between_nodes_whose_agents_have_the_same_process_id() {
+    fn seeds_differ_between_nodes_and_processes() {
         let seeds: BTreeSet<u64> = (0..1_000)
             .map(|number| seed(&NodeName::new(format!("node-{number}")).unwrap(), 1))
             .collect();

@@ -18,62 +18,62 @@ use tracing::{debug, info, warn};
 
 use crate::agent::FIELD_MANAGER;
 use crate::agent::health::{AgentHealth, BEAT};
-use crate::agent::list_watch::{End, ListWatch};
-use crate::agent::rejoin::{CALM, Over, Rejoin};
+use crate::agent::list_watch::{Interruption, ListWatch};
+use crate::agent::watch_backoff::{HEALTHY_AFTER, WatchBackoff, WatchEnd};
 use crate::crd::ReadNodeCache;
 use crate::report::{Heard, Source, Taken};
 
-/// Seconds that one watch lasts, at least and at most. Below the five minutes after which API servers
-/// and load balancers end it themselves, and spread: agents that were started together do not come
-/// back together for ever.
+/// Shortest and longest duration of one watch, in seconds. It is below the five minutes after which API servers
+/// and load balancers close a watch, and differs between agents, so that agents that start together do not
+/// reconnect together.
 const WATCH_SECONDS: (u32, u32) = (200, 290);
-/// Invalid entries of one object that are logged one by one.
+/// Largest number of invalid entries of one object that are logged.
 const INVALID_MAX: usize = 10;
 
-/// What the loop was last told to hold.
+/// The assignment that was last sent to the loop.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Gone,
+enum LastAssigned {
+    Unknown,
+    Deleted,
     Object { uid: String, generation: u64 },
 }
 
-/// Watches the one object of this node.
+/// Watches the NodeImageCache of this node.
 pub(super) struct Watch {
     node: NodeName,
     inputs: mpsc::Sender<Input>,
     heard: mpsc::UnboundedSender<Heard>,
     health: AgentHealth,
     clock: Arc<dyn Clock>,
-    rejoin: Rejoin,
-    /// From which version on to watch; without, there has to be a list first.
+    backoff: WatchBackoff,
+    /// The resourceVersion to watch from; without one, the next step is a list.
     version: Option<String>,
-    told: Told,
+    last: LastAssigned,
     resumed: bool,
 }
 
-/// Whether somebody else has written to the status.
-fn is_tampered_with(object: &ReadNodeCache) -> bool {
+/// Whether another field manager has written to the status.
+fn has_foreign_status_manager(object: &ReadNodeCache) -> bool {
     let fields = object.metadata.managed_fields.iter().flatten();
     let mut status = fields.filter(|entry| entry.subresource.as_deref() == Some("status"));
     status.any(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER))
 }
 
-/// Why there is nothing more to hear for now.
+/// Why the list or watch stopped.
 enum Pause {
-    /// The loop takes nothing any more.
+    /// The loop has ended.
     LoopEnded,
     /// The list or the watch has ended.
-    End(End),
+    Interrupted(Interruption),
 }
 
-impl From<End> for Pause {
-    fn from(end: End) -> Self {
-        Self::End(end)
+impl From<Interruption> for Pause {
+    fn from(interruption: Interruption) -> Self {
+        Self::Interrupted(interruption)
     }
 }
 
-/// The loop takes nothing any more.
+/// The loop has ended.
 #[derive(Debug)]
 struct LoopEnded;
 
@@ -98,14 +98,14 @@ impl Watch {
             heard,
             health,
             clock,
-            rejoin: Rejoin::new(seed),
+            backoff: WatchBackoff::new(seed),
             version: None,
-            told: Told::Nothing,
+            last: LastAssigned::Unknown,
             resumed: false,
         }
     }
 
-    /// Watches until it is told to stop, or the loop has ended.
+    /// Watches until `stop` is cancelled or the loop has ended.
     pub(super) async fn run(mut self, client: Client, seed: u64, stop: CancellationToken) {
         let (least, most) = WATCH_SECONDS;
         let requests = ListWatch {
@@ -118,7 +118,7 @@ impl Watch {
             loop {
                 match self.follow(&requests).await {
                     Pause::LoopEnded => break,
-                    Pause::End(end) => self.rest(end).await,
+                    Pause::Interrupted(interruption) => self.pause(interruption).await,
                 }
             }
         };
@@ -128,7 +128,7 @@ impl Watch {
         }
     }
 
-    /// Tells what is there and what happens to it, until the watch ends.
+    /// Lists the object if necessary and forwards its changes until the watch ends.
     async fn follow(&mut self, requests: &ListWatch) -> Pause {
         let ended: Result<Infallible, Pause> = async {
             let version = match self.version.take() {
@@ -142,7 +142,7 @@ impl Watch {
             let version = self.version.insert(version).clone();
             let mut events = requests.watch(&version).await?;
             loop {
-                self.happened(events.next().await?).await?;
+                self.apply(events.next().await?).await?;
             }
         }
         .await;
@@ -152,20 +152,20 @@ impl Watch {
         }
     }
 
-    /// Waits until it is this agent's turn to watch again.
-    async fn rest(&mut self, end: End) {
-        if matches!(end.over, Over::Expired | Over::Unreadable) {
+    /// Waits for the back-off before the next watch.
+    async fn pause(&mut self, interruption: Interruption) {
+        if matches!(interruption.end, WatchEnd::Expired | WatchEnd::Unreadable) {
             self.version = None;
         }
-        let delay = self.rejoin.delay(end.over, end.lasted);
+        let delay = self.backoff.delay(interruption.end, interruption.lasted);
         let delay_seconds = delay.as_secs_f64();
-        if let Some(problem) = end.problem {
-            // Some proxies end every watch after a minute.
-            let usual = end.over == Over::Lost && end.lasted >= CALM;
+        if let Some(problem) = interruption.problem {
+            // Some proxies close every watch after a minute.
+            let usual = interruption.end == WatchEnd::Lost && interruption.lasted >= HEALTHY_AFTER;
             if usual {
-                debug!(node = %self.node, error = problem, delay_seconds, "watch ended");
+                debug!(node = %self.node, error = problem, delay_seconds, "assignment watch ended");
             } else {
-                warn!(node = %self.node, error = problem, delay_seconds, "watch failed");
+                warn!(node = %self.node, error = problem, delay_seconds, "assignment watch failed");
             }
         }
         if !delay.is_zero() {
@@ -176,13 +176,13 @@ impl Watch {
     async fn listed(&mut self, objects: Vec<ReadNodeCache>) -> Result<(), LoopEnded> {
         match objects.iter().find(|object| self.is_ours(object)) {
             Some(object) => self.read(object, true).await?,
-            None => self.gone().await?,
+            None => self.unassign().await?,
         }
         self.health.synced();
         Ok(())
     }
 
-    async fn happened(&mut self, event: WatchEvent<ReadNodeCache>) -> Result<(), LoopEnded> {
+    async fn apply(&mut self, event: WatchEvent<ReadNodeCache>) -> Result<(), LoopEnded> {
         let version = match &event {
             WatchEvent::Added(object)
             | WatchEvent::Modified(object)
@@ -194,7 +194,7 @@ impl Watch {
             WatchEvent::Added(object) | WatchEvent::Modified(object) if self.is_ours(&object) => {
                 self.read(&object, false).await?;
             }
-            WatchEvent::Deleted(object) if self.is_ours(&object) => self.gone().await?,
+            WatchEvent::Deleted(object) if self.is_ours(&object) => self.unassign().await?,
             _ => {}
         }
         if let Some(version) = version.filter(|version| !version.is_empty()) {
@@ -203,7 +203,7 @@ impl Watch {
         Ok(())
     }
 
-    /// A server that does not know field selectors on names sends every node's.
+    /// A server without field selectors on names sends the objects of every node.
     fn is_ours(&self, object: &ReadNodeCache) -> bool {
         object.metadata.name.as_deref() == Some(self.node.as_str())
     }
@@ -215,10 +215,10 @@ impl Watch {
             found: object.report(),
         };
         let generation = object.generation();
-        let told = Told::Object { uid, generation };
-        if self.told == told {
-            // What the agent itself wrote comes by here too, and may be older than what it knows.
-            if listed || is_tampered_with(object) {
+        let current = LastAssigned::Object { uid, generation };
+        if self.last == current {
+            // This may be an echo of a write by the agent itself, older than its current state.
+            if listed || has_foreign_status_manager(object) {
                 let _ = self.heard.send(Heard::Read(source));
             }
             return Ok(());
@@ -231,7 +231,7 @@ impl Watch {
                 field = entry.field,
                 value = entry.value,
                 problem = entry.problem,
-                "entry left out"
+                "invalid assignment entry ignored"
             );
         }
         info!(
@@ -239,44 +239,43 @@ impl Watch {
             generation,
             images = assignment.images.len(),
             invalid = invalid.len(),
-            "assignment"
+            "assignment received"
         );
         if !std::mem::replace(&mut self.resumed, true)
             && let Some(found) = &source.found
         {
-            self.tell(None, NodeInput::Resume(found.images.clone()))
+            self.send(None, NodeInput::Resume(found.images.clone()))
                 .await?;
         }
-        self.told = told;
-        self.tell(Some(source), NodeInput::Assign(assignment)).await
+        self.last = current;
+        self.send(Some(source), NodeInput::Assign(assignment)).await
     }
 
-    /// Nothing is assigned any more; images stay where they are.
-    async fn gone(&mut self) -> Result<(), LoopEnded> {
-        if self.told == Told::Gone {
+    /// The assignment was deleted. Images stay on the node.
+    async fn unassign(&mut self) -> Result<(), LoopEnded> {
+        if self.last == LastAssigned::Deleted {
             return Ok(());
         }
-        info!(node = %self.node, "no assignment");
-        self.told = Told::Gone;
-        self.tell(None, NodeInput::Assign(Assignment::default()))
+        info!(node = %self.node, "assignment deleted");
+        self.last = LastAssigned::Deleted;
+        self.send(None, NodeInput::Assign(Assignment::default()))
             .await
     }
 
-    async fn tell(&self, source: Option<Source>, input: NodeInput) -> Result<(), LoopEnded> {
+    async fn send(&self, source: Option<Source>, input: NodeInput) -> Result<(), LoopEnded> {
         let input = Input { source, input };
         self.inputs.send(input).await.map_err(|_| LoopEnded)
     }
 }
 
-/// One input, and for an assignment the object that it came from.
+/// One input of the loop; for an assignment, with the object that it came from.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) source: Option<Source>,
     pub(super) input: NodeInput,
 }
 
-/// The inputs of a loop. Being asked for more is the loop's sign of life, so it is woken for that
-/// now and then.
+/// The inputs of the loop. Each poll counts as a heartbeat, so a timer wakes the loop regularly.
 pub(super) struct Inputs {
     receiver: mpsc::Receiver<Input>,
     taken: Taken,

@@ -1,4 +1,4 @@
-//! When a watch that is over is begun again.
+//! When a watch that is end is begun again.
 
 use std::time::Duration;
 
@@ -6,42 +6,43 @@ use fledged_core::warmer::Schedule;
 
 use crate::report::Delays;
 
-/// Where the first attempts lie after a connection was lost: a server that restarts, or a load
-/// balancer in front of it, loses everybody's at once.
+/// Range of the first delay after a lost connection. A server or load balancer that restarts drops all
+/// connections at once.
 const SPREAD: Duration = Duration::from_secs(5);
-/// After that, wide from the start: whenever the server is back, few are about to ask.
+/// The following delays. They are wide from the start, so that whenever the server comes back, few agents
+/// reconnect in the same second.
 const SCHEDULE: Schedule = Schedule::seconds(8, LONGEST);
-/// Well below the time after which a controller takes an agent that does not answer for gone.
+/// Longest delay in seconds, well below the time after which the controller counts an agent as unresponsive.
 const LONGEST: u64 = 20;
-/// How long a watch has to go well before a new failure counts as the first: longer than the longest
-/// delay, and no longer than proxies that end every watch after a minute let it last.
-pub(super) const CALM: Duration = Duration::from_secs(30);
+/// Duration of a watch after which the back-off is reset: longer than the longest delay, and shorter than the
+/// minute after which some proxies close every watch.
+pub(super) const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
-/// How a watch, or an attempt to begin one, ended.
+/// How a watch, or an attempt to start one, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
-    /// When it was to.
+pub(super) enum WatchEnd {
+    /// At its deadline.
     Due,
-    /// Before, without a word.
+    /// The connection closed before the deadline.
     Lost,
-    /// What it was to go on from is not remembered: everything has to be listed anew.
+    /// The resourceVersion has expired (410): a new list is needed.
     Expired,
-    /// It told something that can't be read: everything has to be listed anew.
+    /// An event could not be parsed: a new list is needed.
     Unreadable,
-    /// It was refused, or there was no answer; with the delay that was asked for.
+    /// The request failed; with the Retry-After of the response.
     Failed(Option<Duration>),
 }
 
-/// Spreads the attempts of many agents.
+/// The delays between watches, spread over many agents.
 #[derive(Debug)]
-pub(super) struct Rejoin {
+pub(super) struct WatchBackoff {
     rng: fastrand::Rng,
     delays: Delays,
     failing: bool,
     expired: bool,
 }
 
-impl Rejoin {
+impl WatchBackoff {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
@@ -52,23 +53,23 @@ impl Rejoin {
         }
     }
 
-    /// What to wait for before the next attempt, after a watch that lasted that long.
-    pub(super) fn delay(&mut self, over: Over, lasted: Duration) -> Duration {
-        let calm = lasted >= CALM;
-        if calm {
+    /// The delay before the next attempt, after a watch that lasted this long.
+    pub(super) fn delay(&mut self, end: WatchEnd, lasted: Duration) -> Duration {
+        let healthy = lasted >= HEALTHY_AFTER;
+        if healthy {
             self.delays.reset();
             self.failing = false;
             self.expired = false;
         }
-        let asked = match over {
-            // Watches do not end together: each agent has another duration.
-            Over::Due => return Duration::ZERO,
-            // The answer to somebody who has come at a moment of their own, and is there now.
-            Over::Expired if !calm && !std::mem::replace(&mut self.expired, true) => {
+        let asked = match end {
+            // No delay: each agent has a different watch duration, so deadlines are spread.
+            WatchEnd::Due => return Duration::ZERO,
+            // The agent has just waited for its turn, so its list need not wait again.
+            WatchEnd::Expired if !healthy && !std::mem::replace(&mut self.expired, true) => {
                 return Duration::ZERO;
             }
-            Over::Lost | Over::Expired | Over::Unreadable => None,
-            Over::Failed(asked) => asked,
+            WatchEnd::Lost | WatchEnd::Expired | WatchEnd::Unreadable => None,
+            WatchEnd::Failed(asked) => asked,
         };
         let first = !std::mem::replace(&mut self.failing, true);
         match asked {
@@ -86,14 +87,14 @@ mod tests {
     const WATCH: Duration = Duration::from_secs(200);
     const NONE: Duration = Duration::ZERO;
 
-    /// When each of many agents is back, after all lost a server that is away for that long.
-    fn returns(outage: Duration, refusal: Over) -> Vec<Duration> {
+    /// Times at which agents are connected again after an outage of this length that all start with.
+    fn returns(outage: Duration, refusal: WatchEnd) -> Vec<Duration> {
         let mut returns: Vec<Duration> = (0..AGENTS)
             .map(|seed| {
-                let mut rejoin = Rejoin::new(seed);
-                let mut now = rejoin.delay(Over::Lost, WATCH);
+                let mut backoff = WatchBackoff::new(seed);
+                let mut now = backoff.delay(WatchEnd::Lost, WATCH);
                 while now < outage {
-                    now += rejoin.delay(refusal, NONE);
+                    now += backoff.delay(refusal, NONE);
                 }
                 now
             })
@@ -113,12 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn few_agents_come_back_in_the_same_second_however_long_the_server_was_away() {
+    fn reconnects_are_spread_after_any_outage() {
         for outage in [
             0, 500, 1_000, 2_000, 3_000, 5_000, 8_000, 20_000, 60_000, 600_000,
         ] {
             let outage = Duration::from_millis(outage);
-            let returns = returns(outage, Over::Failed(None));
+            let returns = returns(outage, WatchEnd::Failed(None));
             let share = share_of_the_busiest_second(&returns);
             assert!(share <= 0.27, "{outage:?}: {share}");
             let last = *returns.last().unwrap() - outage;
@@ -127,51 +128,55 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_waits_longer_than_agents_need_to_come_back() {
+    fn answer_grace_is_longer_than_the_longest_delay() {
         let grace = fledged_core::planner::PlannerConfig::default().answer_grace;
         assert!(grace >= Duration::from_secs(LONGEST + 10), "{grace:?}");
     }
 
     #[test]
-    fn a_busy_server_sees_them_spread_and_no_sooner_than_it_asked() {
+    fn retry_after_is_a_lower_bound_and_spread() {
         for asked in [1, 5, 60].map(Duration::from_secs) {
-            let returns = returns(Duration::from_secs(6), Over::Failed(Some(asked)));
+            let returns = returns(Duration::from_secs(6), WatchEnd::Failed(Some(asked)));
             let share = share_of_the_busiest_second(&returns);
             assert!(share <= 0.27, "{asked:?}: {share}");
-            let mut rejoin = Rejoin::new(1);
+            let mut backoff = WatchBackoff::new(1);
             for _ in 0..20 {
-                assert!(rejoin.delay(Over::Failed(Some(asked)), NONE) >= asked);
+                assert!(backoff.delay(WatchEnd::Failed(Some(asked)), NONE) >= asked);
             }
         }
     }
 
     #[test]
-    fn nothing_is_waited_for_while_all_is_well() {
+    fn no_delay_after_watches_that_end_at_their_deadline() {
         for seed in 0..AGENTS {
-            let mut rejoin = Rejoin::new(seed);
+            let mut backoff = WatchBackoff::new(seed);
             for _ in 0..3 {
-                assert_eq!(rejoin.delay(Over::Due, WATCH), NONE);
+                assert_eq!(backoff.delay(WatchEnd::Due, WATCH), NONE);
             }
             // One that has its turn is not sent away because it has to list.
-            assert_eq!(rejoin.delay(Over::Expired, NONE), NONE);
-            assert_ne!(rejoin.delay(Over::Expired, NONE), NONE);
+            assert_eq!(backoff.delay(WatchEnd::Expired, NONE), NONE);
+            assert_ne!(backoff.delay(WatchEnd::Expired, NONE), NONE);
         }
     }
 
     #[test]
-    fn versions_that_everybody_loses_at_once_are_no_reason_to_list_at_once() {
+    fn relists_after_410_are_spread() {
         let mut delays: Vec<Duration> = (0..AGENTS)
-            .map(|seed| Rejoin::new(seed).delay(Over::Expired, WATCH))
+            .map(|seed| WatchBackoff::new(seed).delay(WatchEnd::Expired, WATCH))
             .collect();
         delays.sort_unstable();
         assert!(share_of_the_busiest_second(&delays) <= 0.27);
     }
 
     #[test]
-    fn a_server_that_ends_every_watch_at_once_is_asked_less_and_less() {
-        let mut rejoin = Rejoin::new(1);
+    fn short_watches_back_off() {
+        let mut backoff = WatchBackoff::new(1);
         let delays: Vec<u64> = (0..6)
-            .map(|_| rejoin.delay(Over::Lost, Duration::from_secs(1)).as_secs())
+            .map(|_| {
+                backoff
+                    .delay(WatchEnd::Lost, Duration::from_secs(1))
+                    .as_secs()
+            })
             .collect();
         for (delay, range) in delays
             .iter()
@@ -179,7 +184,10 @@ mod tests {
         {
             assert!(range.contains(delay), "{delays:?}");
         }
-        let again = rejoin.delay(Over::Lost, WATCH);
-        assert!(again <= SPREAD, "it went well in between: {again:?}");
+        let again = backoff.delay(WatchEnd::Lost, WATCH);
+        assert!(
+            again <= SPREAD,
+            "a healthy watch resets the back-off: {again:?}"
+        );
     }
 }
