@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::clock::Clock;
 use crate::error::qualified;
-use crate::faults::{Failure, RequestFilter};
-use crate::stats::RequestKey;
+use crate::failures::{Failure, RequestFilter};
+use crate::request_counts::RequestKey;
 use crate::store::Key;
+use crate::timestamps::Clock;
 
 /// The controls of an API server, the same for [`Server`](crate::Server) and [`Service`](crate::Service),
 /// which dereference to it. Clones control the same API server.

@@ -1,4 +1,4 @@
-//! A Node that no kubelet stands behind.
+//! A Node without a kubelet.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-/// How often a kubelet reports a status that has not changed (`nodeStatusReportFrequency`).
+/// The interval at which a kubelet reports an unchanged status (`nodeStatusReportFrequency`).
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Labels that a kubelet sets by itself.
+/// The labels that a kubelet sets.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const OS: &str = "kubernetes.io/os";
 const ARCHITECTURE: &str = "kubernetes.io/arch";
 
-/// Operating system of every hollow node, in Go's name.
+/// The operating system of every hollow node, by its Go name.
 const LINUX: &str = "linux";
 
-/// Taint of a node that is not Ready; an API server sets it on every new one (`TaintNodesByCondition`).
+/// The taint of a NotReady node. An API server sets it on every new node (`TaintNodesByCondition`).
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
-/// A Linux Node that no kubelet stands behind: somebody else says whether it is Ready, and keeps saying so.
+/// A Linux Node without a kubelet. The caller sets whether it is Ready, and sends its heartbeats.
 ///
-/// It is written as a kubelet writes its own; clones write the same Node.
+/// Clones write the same Node.
 #[derive(Debug, Clone)]
 pub struct HollowNode {
     nodes: Api<Node>,
@@ -33,7 +33,7 @@ pub struct HollowNode {
 }
 
 impl HollowNode {
-    /// The labels of a Node of that name: these, and those that a kubelet sets by itself.
+    /// The labels of a Node of that name: `labels` and those that a kubelet sets.
     #[must_use]
     pub fn labels(name: &str, mut labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
         let own = [
@@ -45,11 +45,11 @@ impl HollowNode {
         labels
     }
 
-    /// Creates a Node that is not Ready, with these [labels](Self::labels) and those that a kubelet sets.
+    /// Creates a NotReady Node with these [labels](Self::labels) and those that a kubelet sets.
     ///
     /// # Errors
     ///
-    /// The API server's, for example when a Node of that name exists.
+    /// Errors of the API server, for example if a Node of that name exists.
     pub async fn register(
         client: Client,
         name: &str,
@@ -69,11 +69,11 @@ impl HollowNode {
         Ok(node)
     }
 
-    /// Turns it Ready, or NotReady, with the taint that a cluster's node controller would set and take away.
+    /// Sets the Ready condition, and the taint that the node controller sets on NotReady nodes.
     ///
     /// # Errors
     ///
-    /// The API server's.
+    /// Errors of the API server.
     pub async fn set_ready(&self, ready: bool) -> kube::Result<()> {
         let now = now();
         let (status, reason) = match ready {
@@ -114,18 +114,18 @@ impl HollowNode {
         self.nodes.patch(name, &params, &patch).await.map(drop)
     }
 
-    /// Says that it is as it was.
+    /// Sends one heartbeat: the Ready condition with a new time.
     ///
     /// # Errors
     ///
-    /// The API server's.
+    /// Errors of the API server.
     pub async fn heartbeat(&self) -> kube::Result<()> {
         let condition = json!({ "type": "Ready", "lastHeartbeatTime": now() });
         self.patch(json!({ "conditions": [condition] })).await
     }
 
-    /// Says so as often as a kubelet does, every five minutes, until it is dropped. A heartbeat that fails
-    /// is left out.
+    /// Sends a heartbeat every five minutes, as a kubelet does, until the future is dropped. A heartbeat that fails
+    /// is skipped.
     pub async fn beat(&self) {
         loop {
             tokio::time::sleep(REPORT_INTERVAL).await;
@@ -136,7 +136,7 @@ impl HollowNode {
     }
 
     async fn patch(&self, status: Value) -> kube::Result<()> {
-        // Strategic: of conditions, only those that are named change.
+        // A strategic patch changes only the conditions that it names.
         let patch = Patch::Strategic(json!({ "status": status }));
         let (name, params) = (self.name.as_str(), PatchParams::default());
         let patched = self.nodes.patch_status(name, &params, &patch).await;
@@ -144,7 +144,7 @@ impl HollowNode {
     }
 }
 
-/// As Kubernetes writes moments, in whole seconds.
+/// The current time in whole seconds, as Kubernetes writes it.
 fn now() -> String {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second())
@@ -152,7 +152,7 @@ fn now() -> String {
         .to_string()
 }
 
-/// The architecture of this machine, in Go's name.
+/// The architecture of this machine, by its Go name.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,22 +1,148 @@
-//! The API server on a TCP socket.
+//! Options of an API server, and the server on a TCP socket.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::builder::Builder;
+use crate::api::{Api, FieldValidation, Target, Warnings, WriteOptions, check_type, insert, shape};
 use crate::control::Control;
-use crate::error::StartError;
+use crate::error::{ApiError, ApiResult, StartError};
+use crate::json::text;
 use crate::service::Service;
+use crate::store::Store;
+use crate::timestamps::Clock;
+
+/// The default length of the history, in writes to one resource. With a thousand nodes that each write once, a
+/// watcher can miss four rounds and resume.
+const HISTORY: usize = 4096;
+
+/// Options of a server.
+#[derive(Debug)]
+pub struct Builder {
+    address: SocketAddr,
+    history: usize,
+    seed: Vec<Value>,
+    clock: Clock,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            history: HISTORY,
+            seed: Vec::new(),
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl Builder {
+    /// The address to listen on; by default a free port of 127.0.0.1.
+    #[must_use]
+    pub fn address(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// The length of the history of each resource, in writes (4096 by default). A watch from an earlier version
+    /// gets 410.
+    #[must_use]
+    pub fn history(mut self, writes: usize) -> Self {
+        self.history = writes;
+        self
+    }
+
+    /// Objects of built-in kinds to create at the start, in this order, validated like those of a client.
+    #[must_use]
+    pub fn seed(mut self, objects: impl IntoIterator<Item = Value>) -> Self {
+        self.seed.extend(objects);
+        self
+    }
+
+    /// The clock behind the timestamps of objects; by default the system clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Starts an API server without a socket, on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a seed object is invalid, or outside of a tokio runtime.
+    pub fn service(self) -> Result<Service, StartError> {
+        let (sender, follow_ups) = mpsc::unbounded_channel();
+        let api = Api::new(Store::new(self.history, sender), self.clock);
+        let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
+        let namespaces = namespaces.map(
+            |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+        );
+        for object in namespaces.into_iter().chain(self.seed) {
+            seed(&api, &object).map_err(|error| StartError::Seed {
+                object: named(&object),
+                message: error.message,
+            })?;
+        }
+        Service::start(api, follow_ups)
+    }
+
+    /// Starts an API server that listens, on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the address can't be listened on, or a seed object is invalid.
+    pub async fn start(self) -> Result<Server, StartError> {
+        let address = self.address;
+        Server::listen(self.service()?, address).await
+    }
+}
+
+fn named(object: &Value) -> String {
+    let name = text(object, &["metadata", "name"]);
+    format!("{} {name:?}", text(object, &["kind"]))
+}
+
+fn seed(api: &Api, object: &Value) -> ApiResult<()> {
+    let (version, kind) = (text(object, &["apiVersion"]), text(object, &["kind"]));
+    let resource = api.catalogue.find_kind(version, kind);
+    let resource = resource
+        .ok_or_else(|| ApiError::bad_request(format!("no kind {kind:?} in {version:?}")))?;
+    let metadata = |field: &str| text(object, &["metadata", field]);
+    let target = Target {
+        namespace: match (resource.namespaced, metadata("namespace")) {
+            (true, "") => "default".to_owned(),
+            (true, namespace) => namespace.to_owned(),
+            (false, _) => String::new(),
+        },
+        name: metadata("name").to_owned(),
+        subresource: String::new(),
+        resource: Arc::clone(&resource),
+    };
+    let options = WriteOptions {
+        dry_run: false,
+        validation: FieldValidation::Strict,
+        manager: String::new(),
+    };
+    let value = shape(
+        check_type(object.clone(), &resource)?,
+        &resource,
+        options.validation,
+        &Warnings::default(),
+    )?;
+    insert(api, &target, value, None, &options).map(|_| ())
+}
 
 /// The pause after a connection that could not be accepted, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -26,14 +152,14 @@ pub struct Server {
     service: Service,
     address: SocketAddr,
     tasks: TaskTracker,
-    /// Ends everything.
+    /// Stops the server.
     end: CancellationToken,
-    /// Ends the socket and its connections, while the server is up.
+    /// Closes the socket and its connections.
     socket: Mutex<CancellationToken>,
 }
 
 impl Server {
-    /// The options of a server to be started.
+    /// The options of a new API server.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -78,7 +204,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// None that could happen with an address that was bound.
+    /// Fails if the address is not a valid URL.
     pub fn client_config(&self) -> Result<kube::Config, StartError> {
         let url = self.url().parse::<http::Uri>();
         let url = url.map_err(|error| StartError::Client(error.into()))?;
@@ -89,7 +215,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// A client that can't be built.
+    /// Fails if the client can't be built.
     pub fn client(&self) -> Result<kube::Client, StartError> {
         let config = self.client_config()?;
         kube::Client::try_from(config).map_err(|error| StartError::Client(error.into()))
@@ -108,7 +234,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An address that is in use by now.
+    /// Fails if the address is in use.
     pub async fn up(&self) -> Result<(), StartError> {
         if !self.socket().is_cancelled() {
             return Ok(());
@@ -145,7 +271,7 @@ impl Server {
         });
     }
 
-    /// Ends the server, and waits until it has ended.
+    /// Stops the server and waits until its connections are closed.
     pub async fn shutdown(self) {
         self.end.cancel();
         self.tasks.close();

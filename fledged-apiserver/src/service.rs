@@ -17,10 +17,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::{Api, Request, refusal, serve};
-use crate::collect::collect;
 use crate::control::Control;
 use crate::error::{ApiError, StartError};
-use crate::store::Aftermath;
+use crate::garbage_collector::collect;
+use crate::store::FollowUp;
 
 /// The largest body of a request, in bytes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -32,8 +32,8 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A Kubernetes API server as a [`tower::Service`], without a socket.
 ///
-/// [`kube::Client::new`] takes it. Nothing in it waits for anything but tokio timers, so that it works on
-/// paused time (`#[tokio::test(start_paused = true)]`): an hour passes at once when every task waits.
+/// [`kube::Client::new`] takes it. The service waits for nothing but tokio timers, so it works on
+/// paused time (`#[tokio::test(start_paused = true)]`): when every task waits, time advances at once.
 ///
 /// Clones serve the same objects. The garbage collector ends when the last clone is dropped.
 #[derive(Clone)]
@@ -47,14 +47,14 @@ impl Service {
     /// Serves an API, and starts its garbage collector.
     pub(crate) fn start(
         api: Arc<Api>,
-        aftermath: mpsc::UnboundedReceiver<Aftermath>,
+        follow_ups: mpsc::UnboundedReceiver<FollowUp>,
     ) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let end = CancellationToken::new();
         let (collecting, ending) = (Arc::clone(&api), end.clone());
         runtime.spawn(async move {
             ending
-                .run_until_cancelled(collect(collecting, aftermath))
+                .run_until_cancelled(collect(collecting, follow_ups))
                 .await;
         });
         Ok(Self {
@@ -69,7 +69,7 @@ impl Service {
         kube::Client::new(self.clone(), "default")
     }
 
-    /// Makes the service unreachable: watches end, and requests fail as if no server listened. Objects stay.
+    /// Makes the service unreachable: watches end, and requests fail with "connection refused". Objects stay.
     pub fn down(&self) {
         self.reachable.store(false, Ordering::SeqCst);
         self.cut_watches();

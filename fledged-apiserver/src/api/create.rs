@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::address::give_address;
-use super::body::{self, Response};
 use super::encode::{self, Form};
-use super::options::{FieldValidation, WriteOptions};
 use super::prepare::{check, read, shape};
-use super::{Api, Request, Target};
+use super::request::{FieldValidation, Request, Target, WriteOptions};
+use super::response::{self, Response};
+use super::state::Api;
+use super::strategy::{has_generation, prepare_new, settle_namespace};
 use crate::apply::{Writer, record_update};
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Builtin, Resource, convert};
-use crate::store::{Key, Object};
-use crate::validate::metadata::metadata_warnings;
+use crate::store::{CRDS, Key, Object};
+use crate::validate::metadata_warnings;
 
-/// As long as the given part of a generated name may be.
+/// The longest prefix of a generated name.
 const GENERATED_FROM: usize = 58;
 
-/// What came of a write.
+/// The result of a write.
 pub(crate) enum Outcome {
     Written(Arc<Object>),
-    /// What would have been written.
+    /// The object that a dry run did not write.
     DryRun(Value),
 }
 
@@ -32,11 +32,11 @@ impl Outcome {
             Self::Written(object) => encode::object(&object, resource, form),
             Self::DryRun(value) => encode::unwritten(value, resource, form),
         };
-        body::json(code, bytes)
+        response::json(code, bytes)
     }
 }
 
-/// Answers a POST.
+/// Handles a POST.
 pub(crate) fn create(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let options = WriteOptions::of(request, "CreateOptions")?;
     let form = Form::of(api, request)?;
@@ -62,53 +62,11 @@ pub(crate) fn create(api: &Api, request: &Request, target: &Target) -> ApiResult
     Ok(outcome.respond(201, &target.resource, &form))
 }
 
-/// Whether objects of a resource count the changes of their spec.
-pub(crate) fn has_generation(resource: &Resource) -> bool {
-    match resource.builtin {
-        None => true,
-        Some(kind) => matches!(
-            kind,
-            Builtin::Deployment
-                | Builtin::DaemonSet
-                | Builtin::Job
-                | Builtin::Pod
-                | Builtin::CustomResourceDefinition
-                | Builtin::PodDisruptionBudget
-                | Builtin::NetworkPolicy
-                | Builtin::PriorityClass
-                | Builtin::ValidatingAdmissionPolicy
-                | Builtin::ValidatingAdmissionPolicyBinding
-                | Builtin::ValidatingWebhookConfiguration
-        ),
-    }
-}
-
-/// Makes the namespace of an object that of the request.
-pub(crate) fn settle_namespace(
-    metadata: &mut Map<String, Value>,
-    namespace: &str,
-) -> ApiResult<()> {
-    let given = metadata
-        .get("namespace")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if !given.is_empty() && !namespace.is_empty() && given != namespace {
-        let message =
-            "the namespace of the provided object does not match the namespace sent on the request";
-        return Err(ApiError::bad_request(message));
-    }
-    match namespace {
-        "" => metadata.remove("namespace"),
-        namespace => metadata.insert("namespace".into(), namespace.into()),
-    };
-    Ok(())
-}
-
-/// Stores a new object, its fields owned by `writer` unless they are already somebody's.
+/// Stores a new object. `writer` is recorded as the owner of its fields, unless it is none.
 ///
 /// # Errors
 ///
-/// Everything that keeps it from being stored.
+/// Everything that prevents the write.
 pub(crate) fn insert(
     api: &Api,
     target: &Target,
@@ -192,94 +150,7 @@ pub(crate) fn insert(
     }
 }
 
-/// What a new object may not have, and what it must have.
-fn prepare_new(value: &mut Value, resource: &Resource) {
-    let Some(fields) = value.as_object_mut() else {
-        return;
-    };
-    match resource.builtin {
-        // Kubelets register nodes with their status, and the API server lets nothing be scheduled yet.
-        Some(Builtin::Node) => add_taint(fields),
-        Some(Builtin::Namespace) => {
-            fields.insert("status".into(), json!({"phase": "Active"}));
-            fields.insert("spec".into(), json!({"finalizers": ["kubernetes"]}));
-        }
-        Some(Builtin::Pod) => {
-            fields.insert(
-                "status".into(),
-                json!({"phase": "Pending", "qosClass": "BestEffort"}),
-            );
-        }
-        Some(Builtin::DaemonSet) => {
-            let counts = [
-                "currentNumberScheduled",
-                "desiredNumberScheduled",
-                "numberMisscheduled",
-                "numberReady",
-            ];
-            let counts: Map<String, Value> = counts
-                .into_iter()
-                .map(|name| (name.to_owned(), 0.into()))
-                .collect();
-            fields.insert("status".into(), counts.into());
-        }
-        Some(Builtin::Deployment | Builtin::Job) => {
-            fields.insert("status".into(), json!({}));
-        }
-        Some(Builtin::Service) => {
-            give_address(fields);
-            fields.insert("status".into(), json!({"loadBalancer": {}}));
-        }
-        Some(Builtin::PodDisruptionBudget) => {
-            let counts = [
-                "currentHealthy",
-                "desiredHealthy",
-                "disruptionsAllowed",
-                "expectedPods",
-            ];
-            let counts = counts.map(|name| (name.to_owned(), Value::from(0)));
-            fields.insert("status".into(), Map::from_iter(counts).into());
-        }
-        Some(Builtin::ValidatingAdmissionPolicy) => {
-            fields.insert("status".into(), json!({}));
-        }
-        Some(Builtin::CustomResourceDefinition) => {
-            let versions = fields
-                .get("spec")
-                .and_then(|spec| spec.get("versions"))
-                .and_then(Value::as_array);
-            let stored = versions
-                .into_iter()
-                .flatten()
-                .filter(|v| v.get("storage") == Some(&Value::Bool(true)));
-            let stored: Vec<&Value> = stored.filter_map(|version| version.get("name")).collect();
-            let status =
-                json!({"acceptedNames": {"kind": "", "plural": ""}, "storedVersions": stored});
-            fields.insert("status".into(), status);
-        }
-        _ if resource.status => {
-            fields.remove("status");
-        }
-        _ => {}
-    }
-}
-
-fn add_taint(node: &mut Map<String, Value>) {
-    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
-    let spec = node.entry("spec").or_insert_with(|| json!({}));
-    let Some(spec) = spec.as_object_mut() else {
-        return;
-    };
-    let taints = spec.entry("taints").or_insert_with(|| json!([]));
-    if let Some(taints) = taints
-        .as_array_mut()
-        .filter(|taints| !taints.contains(&taint))
-    {
-        taints.push(taint);
-    }
-}
-
-/// Checks that there is a namespace to create in.
+/// Checks that the namespace exists and is not terminating.
 fn check_namespace(api: &Api, target: &Target, name: &str) -> ApiResult<()> {
     if !target.resource.namespaced {
         return Ok(());
@@ -300,15 +171,12 @@ fn check_namespace(api: &Api, target: &Target, name: &str) -> ApiResult<()> {
     }
 }
 
-/// Checks that the resource isn't on its way out.
+/// Checks that the CRD of the resource is not being deleted.
 fn check_served(api: &Api, resource: &Resource, name: &str) -> ApiResult<()> {
     if !resource.is_custom() {
         return Ok(());
     }
-    let crd = api.store.get(
-        "customresourcedefinitions.apiextensions.k8s.io",
-        &Key::new("", &resource.table),
-    );
+    let crd = api.store.get(CRDS, &Key::new("", &resource.table));
     match crd.is_some_and(|crd| crd.is_deleting()) {
         true => {
             let why = "create not allowed while custom resource definition is terminating";
@@ -323,7 +191,7 @@ fn check_served(api: &Api, resource: &Resource, name: &str) -> ApiResult<()> {
     }
 }
 
-/// Every namespace has an account for pods that name none.
+/// Creates the default service account of a namespace.
 fn add_account(api: &Api, namespace: &str) {
     let Some(resource) = api.catalogue.find("", "v1", "serviceaccounts") else {
         return;
@@ -341,6 +209,6 @@ fn add_account(api: &Api, namespace: &str) {
         validation: FieldValidation::Strict,
         manager: String::new(),
     };
-    // It can only fail to be made if it is there.
+    // It can only fail if the account exists.
     let _ = insert(api, &target, account, None, &options);
 }

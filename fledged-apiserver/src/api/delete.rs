@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::body::{self, Response};
 use super::encode::{self, Form};
-use super::options::{ListOptions, WriteOptions};
 use super::prepare::parse;
-use super::update::is_done;
-use super::{Api, Request, Target};
-use crate::error::{ApiError, ApiResult};
+use super::request::{ListOptions, Request, Target, WriteOptions};
+use super::response::{self, Response};
+use super::state::Api;
+use super::strategy::is_done;
+use crate::error::{ApiError, ApiResult, FieldError};
 use crate::kinds::{Builtin, Resource};
-use crate::select::Selection;
-use crate::store::{Interest as _, Object, ObjectRef, Snapshot};
+use crate::selectors::Selection;
+use crate::store::{Interest as _, Key, Object, ObjectRef, Snapshot};
 
-/// How something is to be deleted.
+/// Options of a deletion.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deletion {
     pub(crate) grace_seconds: Option<i64>,
@@ -26,18 +26,18 @@ pub(crate) struct Deletion {
     pub(crate) dry_run: bool,
 }
 
-/// What came of a deletion.
+/// The result of a deletion.
 pub(crate) enum Deleted {
     Gone(Arc<Object>),
-    /// It stays until what holds it back is done.
+    /// The object stays until its finalizers are removed.
     Marked(Arc<Object>),
 }
 
-/// The finalizers that tell what happens to dependents.
+/// The finalizers that select what happens to dependents.
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 pub(crate) const ORPHAN: &str = "orphan";
 
-/// The finalizer that keeps a CRD until its objects are gone.
+/// The finalizer that keeps a CRD until its objects are removed.
 pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 impl Deletion {
@@ -84,11 +84,7 @@ impl Deletion {
             None | Some("Foreground" | "Background" | "Orphan") => Ok(deletion),
             Some(other) => {
                 let known = ["Foreground", "Background", "Orphan", "nil"].map(str::to_owned);
-                let fault = crate::error::FieldError::not_supported(
-                    "propagationPolicy",
-                    &other.into(),
-                    &known,
-                );
+                let fault = FieldError::not_supported("propagationPolicy", &other.into(), &known);
                 Err(ApiError::invalid(
                     "meta.k8s.io",
                     "DeleteOptions",
@@ -100,7 +96,7 @@ impl Deletion {
     }
 }
 
-/// Answers a DELETE of one object.
+/// Handles a DELETE of one object.
 pub(crate) fn delete_one(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let deletion = Deletion::of(request)?;
     let form = Form::of(api, request)?;
@@ -127,15 +123,16 @@ pub(crate) fn delete_one(api: &Api, request: &Request, target: &Target) -> ApiRe
                 "status": "Success",
                 "details": details,
             });
-            Ok(body::json(200, status.to_string()))
+            Ok(response::json(200, status.to_string()))
         }
-        Deleted::Gone(object) | Deleted::Marked(object) => {
-            Ok(body::json(200, encode::object(&object, resource, &form)))
-        }
+        Deleted::Gone(object) | Deleted::Marked(object) => Ok(response::json(
+            200,
+            encode::object(&object, resource, &form),
+        )),
     }
 }
 
-/// Answers a DELETE of a collection.
+/// Handles a DELETE of a collection.
 pub(crate) fn delete_all(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let deletion = Deletion::of(request)?;
     let form = Form::of(api, request)?;
@@ -163,7 +160,7 @@ pub(crate) fn delete_selected(
         .into_iter()
         .filter(|object| selection.selects(object))
     {
-        let key = crate::store::Key::new(
+        let key = Key::new(
             object.metadata_str("namespace"),
             object.metadata_str("name"),
         );
@@ -173,7 +170,7 @@ pub(crate) fn delete_selected(
         };
         match delete(api, resource, &at, deletion) {
             Ok(Deleted::Gone(object) | Deleted::Marked(object)) => deleted.push(object),
-            // Somebody else was faster.
+            // Another client deleted it first.
             Err(error) if error.code == 404 => {}
             Err(error) => return Err(error),
         }
@@ -181,11 +178,11 @@ pub(crate) fn delete_selected(
     Ok(deleted)
 }
 
-/// Deletes an object, or marks it for deletion if something holds it back.
+/// Deletes an object, or marks it for deletion if it has finalizers or a grace period.
 ///
 /// # Errors
 ///
-/// An object that isn't there, or not the one meant.
+/// An object that does not exist or does not meet the preconditions.
 pub(crate) fn delete(
     api: &Api,
     resource: &Arc<Resource>,
@@ -240,7 +237,7 @@ pub(crate) fn delete(
         if deletion.dry_run {
             return Ok(Deleted::Gone(live));
         }
-        // A deleted object is told as it was, but for what deletion itself adds while it is held back.
+        // The last state of an object that is removed at once is its live state.
         let written = match unheld {
             true if live.is_deleting() || resource.builtin == Some(Builtin::Pod) => {
                 api.store.remove(at, &live, value)
@@ -257,7 +254,7 @@ pub(crate) fn delete(
     }
 }
 
-/// Marks an object for deletion; whether nothing holds it back.
+/// Marks an object for deletion. Returns whether it can be removed at once.
 fn mark(
     api: &Api,
     value: &mut Value,
@@ -275,7 +272,7 @@ fn mark(
         .get("spec")
         .and_then(|spec| spec.get("nodeName"))
         .is_some_and(|name| name != "");
-    // Only pods on a node are given time to end.
+    // Only running pods have a grace period.
     let grace = match resource.builtin {
         Some(Builtin::Pod) if is_bound && !is_finished => {
             let wanted = value
@@ -316,7 +313,7 @@ fn mark(
     let before = metadata
         .get("deletionGracePeriodSeconds")
         .and_then(Value::as_i64);
-    // Namespaces and CRDs have an end of their own, that knows no grace.
+    // Namespaces and CRDs have no grace period.
     let is_plain = !matches!(
         resource.builtin,
         Some(Builtin::Namespace | Builtin::CustomResourceDefinition)

@@ -1,4 +1,4 @@
-//! What there is to ask for.
+//! Discovery: groups, versions and resources.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 
-use super::body::{self, Response};
-use super::{Api, Request};
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Api;
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Resource, version_rank};
 
@@ -23,13 +24,13 @@ const VERBS: [&str; 8] = [
 ];
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 
-/// The oldest version of Kubernetes that behaves as this server does.
+/// The oldest minor version of Kubernetes that behaves like this server.
 const MINOR: &str = "33";
 
-/// The type of discovery in one document.
+/// The content type of aggregated discovery.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// The answer to `/version`.
+/// The response to `/version`.
 pub(super) fn version() -> Value {
     json!({
         "major": "1",
@@ -99,7 +100,7 @@ fn aggregated(groups: &Groups) -> Response {
         "metadata": {},
         "items": items,
     });
-    let mut response = body::json(200, list.to_string());
+    let mut response = response::json(200, list.to_string());
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
@@ -125,7 +126,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
     entry
 }
 
-/// The answer to `/api`.
+/// The response to `/api`.
 pub(super) fn core(api: &Api, request: &Request) -> Response {
     if wants_aggregated(request) {
         let mut groups = all(api);
@@ -137,7 +138,7 @@ pub(super) fn core(api: &Api, request: &Request) -> Response {
         "versions": ["v1"],
         "serverAddressByClientCIDRs": [],
     });
-    body::json(200, versions.to_string())
+    response::json(200, versions.to_string())
 }
 
 fn api_group(group: &str, versions: &BTreeMap<String, Vec<Arc<Resource>>>) -> Value {
@@ -148,7 +149,7 @@ fn api_group(group: &str, versions: &BTreeMap<String, Vec<Arc<Resource>>>) -> Va
     json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
 }
 
-/// The answer to `/apis`.
+/// The response to `/apis`.
 pub(super) fn groups(api: &Api, request: &Request) -> Response {
     let mut groups = all(api);
     groups.retain(|group, _| !group.is_empty());
@@ -160,10 +161,10 @@ pub(super) fn groups(api: &Api, request: &Request) -> Response {
         .map(|(group, versions)| api_group(group, versions))
         .collect();
     let list = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups});
-    body::json(200, list.to_string())
+    response::json(200, list.to_string())
 }
 
-/// The answer to `/apis/GROUP`.
+/// The response to `/apis/GROUP`.
 pub(super) fn group(api: &Api, group: &str) -> ApiResult<Response> {
     let groups = all(api);
     let versions = groups
@@ -175,10 +176,10 @@ pub(super) fn group(api: &Api, group: &str) -> ApiResult<Response> {
         found.insert("kind".into(), "APIGroup".into());
         found.insert("apiVersion".into(), "v1".into());
     }
-    Ok(body::json(200, found.to_string()))
+    Ok(response::json(200, found.to_string()))
 }
 
-/// The answer to `/api/VERSION` and `/apis/GROUP/VERSION`.
+/// The response to `/api/VERSION` and `/apis/GROUP/VERSION`.
 pub(super) fn resources(api: &Api, group: &str, version: &str) -> ApiResult<Response> {
     let groups = all(api);
     let found = groups
@@ -224,5 +225,5 @@ pub(super) fn resources(api: &Api, group: &str, version: &str) -> ApiResult<Resp
         "groupVersion": group_version,
         "resources": resources,
     });
-    Ok(body::json(200, list.to_string()))
+    Ok(response::json(200, list.to_string()))
 }

@@ -1,15 +1,17 @@
-//! Objects in the form that a client asks for.
+//! Objects and lists in the form that a client accepts: whole, metadata only, or a table.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::table::{self, TableOptions};
-use super::{Api, Request, body};
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Api;
+use super::table::{TableOptions, table};
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Resource, convert};
 use crate::store::Object;
 
-/// The form of objects in an answer.
+/// The form of objects in a response.
 #[derive(Debug, Clone)]
 pub(crate) enum Form {
     Whole,
@@ -20,11 +22,11 @@ pub(crate) enum Form {
 const SUPPORTED: &[&str] = &["application/json"];
 
 impl Form {
-    /// The first form in `Accept` that there is.
+    /// The first supported form in `Accept`.
     ///
     /// # Errors
     ///
-    /// A request that accepts nothing that there is.
+    /// No form in `Accept` is supported.
     pub(crate) fn of(api: &Api, request: &Request) -> ApiResult<Self> {
         let accept = request.accept();
         if accept.trim().is_empty() {
@@ -78,7 +80,7 @@ pub(crate) fn object(object: &Object, resource: &Resource, form: &Form) -> Bytes
         Form::Table(options) => {
             let version = object.revision.to_string();
             Bytes::from(
-                table::of(
+                table(
                     &[object],
                     resource,
                     options,
@@ -109,13 +111,11 @@ pub(crate) fn list(
     resource: &Resource,
     form: &Form,
     metadata: Map<String, Value>,
-) -> body::Response {
+) -> Response {
     let bytes = match form {
-        Form::Table(options) => {
-            table::of(objects, resource, options, Value::Object(metadata), true)
-                .to_string()
-                .into_bytes()
-        }
+        Form::Table(options) => table(objects, resource, options, Value::Object(metadata), true)
+            .to_string()
+            .into_bytes(),
         Form::Metadata => {
             let items: Vec<Value> = objects
                 .iter()
@@ -144,7 +144,7 @@ pub(crate) fn list(
             bytes
         }
     };
-    body::json(200, bytes)
+    response::json(200, bytes)
 }
 
 fn item(object: &Object, resource: &Resource) -> Bytes {
@@ -169,7 +169,7 @@ pub(crate) fn watched(object: &Object, resource: &Resource, form: &Form, first: 
         Form::Table(options) => {
             let version = object.revision.to_string();
             let metadata = json!({"resourceVersion": version});
-            Bytes::from(table::of(&[object], resource, options, metadata, first).to_string())
+            Bytes::from(table(&[object], resource, options, metadata, first).to_string())
         }
         _ => self::object(object, resource, form),
     }

@@ -1,18 +1,18 @@
-//! Schemas for clients, as OpenAPI v3.
+//! OpenAPI v3 documents.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::Api;
-use super::body::{self, Response};
+use super::response::{self, Response};
+use super::state::Api;
 use crate::error::{ApiError, ApiResult};
-use crate::kinds::Resource;
-use crate::schema::builtin_document;
-use crate::store::Key;
+use crate::kinds::{Resource, builtin_document};
+use crate::schema::object_meta_document;
+use crate::store::{CRDS, Key};
 
-/// The documents there are. Their addresses change when they may have changed, so that clients may keep them.
+/// The index of documents. Their URLs change with every write, so that clients may cache them.
 pub(super) fn index(api: &Api) -> Value {
     let versions: BTreeSet<(String, String)> = api
         .catalogue
@@ -62,7 +62,7 @@ pub(super) fn document(api: &Api, group: &str, version: &str) -> ApiResult<Respo
         "paths": paths,
         "components": {"schemas": schemas},
     });
-    Ok(body::json(200, document.to_string()))
+    Ok(response::json(200, document.to_string()))
 }
 
 fn kind(resource: &Resource) -> Value {
@@ -89,16 +89,12 @@ fn schema_name(resource: &Resource) -> String {
 }
 
 fn schema_of(api: &Api, resource: &Resource) -> Value {
-    if let Some(kind) = resource.builtin {
-        return builtin_document(kind, !resource.group.is_empty())
-            .cloned()
-            .unwrap_or_default();
+    if let Some(document) = builtin_document(resource) {
+        return document.clone();
     }
-    // A table of custom resources has the name of the CRD.
+    // The table of custom resources has the name of the CRD.
     let key = Key::new("", &resource.table);
-    let crd = api
-        .store
-        .get("customresourcedefinitions.apiextensions.k8s.io", &key);
+    let crd = api.store.get(CRDS, &key);
     let versions = crd
         .as_ref()
         .and_then(|crd| crd.value.get("spec")?.get("versions")?.as_array());
@@ -112,7 +108,7 @@ fn schema_of(api: &Api, resource: &Resource) -> Value {
         .unwrap_or_default()
 }
 
-/// What every object has, where a CRD doesn't say it.
+/// Adds the fields that every object has and a CRD does not list.
 fn complete(schema: &mut Map<String, Value>, resource: &Resource) {
     if !resource.is_custom() {
         return;
@@ -135,9 +131,7 @@ fn complete(schema: &mut Map<String, Value>, resource: &Resource) {
             .entry(field)
             .or_insert_with(|| json!({"type": "string", "description": description}));
     }
-    let namespace = builtin_document(crate::kinds::Builtin::Namespace, false);
-    let metadata = namespace.and_then(|schema| schema.get("properties")?.get("metadata"));
-    properties.insert("metadata".into(), metadata.cloned().unwrap_or_default());
+    properties.insert("metadata".into(), object_meta_document().clone());
 }
 
 fn add_paths(paths: &mut Map<String, Value>, resource: &Resource) {

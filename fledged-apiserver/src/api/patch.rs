@@ -1,29 +1,31 @@
-//! Patching objects.
+//! Patching objects: JSON patches, merge patches, strategic merge patches, server-side apply.
 
 use serde_json::Value;
 
-use super::body::Response;
 use super::create::insert;
 use super::encode::Form;
-use super::options::WriteOptions;
 use super::prepare::{check_type, parse, reshape, shape};
+use super::request::{Request, Target, WriteOptions};
+use super::response::Response;
+use super::state::Api;
+use super::strategic_merge::strategic;
+use super::strategy::settle_namespace;
 use super::update::{NotChanged, change, check_name, check_unconditional, check_version, writer};
-use super::{Api, Request, Target};
 use crate::apply::{apply, check_configuration};
 use crate::error::{ApiError, ApiResult, FieldError};
 use crate::kinds::convert;
-use crate::merge::{Patch, PatchKind};
+use crate::schema::Schema;
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 
-/// The kind of a patch, by the type of its body.
+/// The kind of a patch, by its content type.
 ///
 /// # Errors
 ///
-/// A type that is no patch, or none of the resource.
+/// A content type that is not a patch of the resource.
 pub(crate) fn kind_of(request: &Request, target: &Target) -> ApiResult<PatchKind> {
     match request.content_type() {
         JSON => Ok(PatchKind::Json),
@@ -39,7 +41,7 @@ pub(crate) fn kind_of(request: &Request, target: &Target) -> ApiResult<PatchKind
     }
 }
 
-/// Answers a PATCH.
+/// Handles a PATCH.
 pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let kind = kind_of(request, target)?;
     let mut options = WriteOptions::of(request, "PatchOptions")?;
@@ -85,7 +87,7 @@ pub(crate) fn patch(api: &Api, request: &Request, target: &Target) -> ApiResult<
             .get("metadata")
             .and_then(|m| m.get("resourceVersion"));
         match version.and_then(Value::as_str).unwrap_or_default() {
-            // A patch that takes the version away asks for the object to be replaced whatever it is by now.
+            // A patch that removes the version is an unconditional update.
             "" | "0" => check_unconditional(resource, &target.name)?,
             version if version == live.revision.to_string() => {}
             _ => return Err(resource.modified(&target.name)),
@@ -149,7 +151,7 @@ fn server_side_apply(
             let value = reshape(applied, resource, warnings)?;
             match insert(api, target, value, None, options) {
                 Ok(outcome) => return Ok(outcome.respond(201, resource, &form)),
-                // Somebody else made it first.
+                // Another client created it first.
                 Err(error) if error.reason == "AlreadyExists" => continue,
                 Err(error) => return Err(error),
             }
@@ -169,7 +171,7 @@ fn server_side_apply(
     }
 }
 
-/// Gives a configuration the name and namespace of the request.
+/// Sets the name and namespace of the request in a configuration.
 fn settle(configuration: &mut Value, target: &Target) -> ApiResult<()> {
     let fields = configuration
         .as_object_mut()
@@ -186,14 +188,14 @@ fn settle(configuration: &mut Value, target: &Target) -> ApiResult<()> {
     {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    super::create::settle_namespace(metadata, &target.namespace)?;
+    settle_namespace(metadata, &target.namespace)?;
     metadata
         .entry("name")
         .or_insert_with(|| target.name.clone().into());
     check_name(configuration, target)
 }
 
-/// Checks that a configuration doesn't ask for an object that is gone.
+/// Checks that a configuration for an absent object has no UID.
 fn check_absent(configuration: &Value, target: &Target) -> ApiResult<()> {
     let resource = &target.resource;
     let metadata = configuration.get("metadata");
@@ -216,5 +218,84 @@ fn check_absent(configuration: &Value, target: &Target) -> ApiResult<()> {
         uid => conflict(&format!(
             "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
         )),
+    }
+}
+
+/// The largest number of operations in one JSON patch.
+const MOST_OPERATIONS: usize = 10_000;
+
+/// The kind of a patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PatchKind {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+/// A patch other than server-side apply.
+#[derive(Debug)]
+pub(crate) enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Reads a patch.
+    ///
+    /// # Errors
+    ///
+    /// A malformed body.
+    pub(crate) fn read(kind: PatchKind, body: &[u8]) -> ApiResult<Self> {
+        let unreadable = |error: serde_json::Error| {
+            ApiError::bad_request(format!("error decoding patch: {error}"))
+        };
+        match kind {
+            PatchKind::Json => {
+                let patch: json_patch::Patch = serde_json::from_slice(body).map_err(unreadable)?;
+                if patch.0.len() > MOST_OPERATIONS {
+                    let message = format!(
+                        "The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {}",
+                        patch.0.len()
+                    );
+                    return Err(ApiError::new(413, "RequestEntityTooLarge", message));
+                }
+                Ok(Self::Json(patch))
+            }
+            _ => {
+                let value: Value = serde_json::from_slice(body).map_err(unreadable)?;
+                if !value.is_object() {
+                    return Err(ApiError::bad_request(
+                        "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
+                    ));
+                }
+                match kind {
+                    PatchKind::Strategic => Ok(Self::Strategic(value)),
+                    _ => Ok(Self::Merge(value)),
+                }
+            }
+        }
+    }
+
+    /// Applies the patch to an object.
+    ///
+    /// # Errors
+    ///
+    /// A patch that does not apply to the object.
+    pub(crate) fn apply_to(&self, object: &Value, schema: &Schema) -> ApiResult<Value> {
+        match self {
+            Self::Json(patch) => {
+                let mut patched = object.clone();
+                json_patch::patch(&mut patched, patch).map_err(|_| ApiError::rejected())?;
+                Ok(patched)
+            }
+            Self::Merge(patch) => {
+                let mut patched = object.clone();
+                json_patch::merge(&mut patched, patch);
+                Ok(patched)
+            }
+            Self::Strategic(patch) => strategic(object, patch, schema),
+        }
     }
 }

@@ -1,27 +1,26 @@
-//! From a body to an object that may be stored.
+//! Decoding a body into an object, and checking it before it is stored.
 
 use serde_json::{Map, Value};
 
-use super::Request;
-use super::options::FieldValidation;
-use super::request::Warnings;
+use super::request::{FieldValidation, Request, Warnings};
 use crate::error::{ApiError, ApiResult, Fault, FieldError};
 use crate::kinds::{Builtin, Resource, convert};
 use crate::protobuf;
 use crate::schema::{
     RuleInput, Schema, Shape, apply_defaults, check_rules, has_format, object_meta, prune, validate,
 };
-use crate::validate::builtin::{check_object, default_object};
-use crate::validate::metadata::{check_metadata, check_metadata_change, normalize};
+use crate::validate::{
+    check_metadata, check_metadata_change, check_object, default_object, normalize,
+};
 
-/// As much as the storage of a real server takes at once.
+/// The largest object, in bytes: the limit of etcd for a request.
 const OBJECT_LIMIT: usize = 1536 * 1024;
 
 /// Reads a body into an object of the resource.
 ///
 /// # Errors
 ///
-/// A body in no known format, or of another kind.
+/// A body in an unsupported format, or of another kind.
 pub(crate) fn read(request: &Request, resource: &Resource) -> ApiResult<Value> {
     let value = parse(request)?;
     check_type(value, resource)
@@ -39,7 +38,7 @@ pub(crate) fn parse(request: &Request) -> ApiResult<Value> {
             serde_json::from_slice(&request.body).map_err(|error| unreadable(error.to_string()))
         }
         "application/yaml" | "application/apply-patch+yaml" => {
-            // JSON is YAML, and read much faster as what it is.
+            // JSON is valid YAML, but the JSON parser is much faster.
             serde_json::from_slice(&request.body).or_else(|_| {
                 serde_saphyr::from_slice(&request.body)
                     .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
@@ -120,11 +119,11 @@ fn cannot_be_handled(resource: &Resource, why: &str) -> ApiError {
     ))
 }
 
-/// Makes an object what its types let it be: fields of the right types, none unknown, with what is missing.
+/// Decodes an object by its schema: checks types, prunes unknown fields, fills in defaults.
 ///
 /// # Errors
 ///
-/// Fields of wrong types; unknown fields, if they are to be refused.
+/// Fields of wrong types; unknown fields under strict validation.
 pub(crate) fn shape(
     mut value: Value,
     resource: &Resource,
@@ -188,7 +187,7 @@ pub(crate) fn shape(
     Ok(value)
 }
 
-/// The same for what came of applying a configuration, in which unknown fields are refused and nulls are kept.
+/// Decodes the result of server-side apply, which refuses unknown fields and keeps nulls.
 pub(crate) fn reshape(
     mut value: Value,
     resource: &Resource,
@@ -204,13 +203,13 @@ pub(crate) fn reshape(
     Ok(value)
 }
 
-/// Nulls that may not be are as good as nothing.
+/// Removes nulls of fields that are not nullable.
 fn drop_impossible_nulls(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(fields) => {
             fields.retain(|name, value| {
                 let property = schema.properties.get(name);
-                // Those become the default.
+                // These become the default.
                 let has_default = property.is_some_and(|property| property.default.is_some());
                 let known = property.or(schema.additional.as_ref());
                 !value.is_null()
@@ -234,7 +233,7 @@ fn drop_impossible_nulls(value: &mut Value, schema: &Schema) {
     }
 }
 
-/// Fills in defaults.
+/// Sets defaults.
 pub(crate) fn complete(value: &mut Value, resource: &Resource) {
     apply_defaults(value, &resource.schema);
     if let Some(kind) = resource.builtin {
@@ -242,7 +241,7 @@ pub(crate) fn complete(value: &mut Value, resource: &Resource) {
     }
 }
 
-/// Nulls are nothing to the types of the API server.
+/// Removes nulls and empty lists and maps, which the Go types of the API server omit.
 fn drop_nulls(value: &mut Value, schema: &Schema) {
     if schema.shape == Shape::Any {
         return;
@@ -251,7 +250,7 @@ fn drop_nulls(value: &mut Value, schema: &Schema) {
         Value::Object(fields) => {
             fields.retain(|name, value| match value {
                 Value::Null => false,
-                // An empty list or map is one that isn't there, where it is optional.
+                // An empty optional list or map is omitted.
                 Value::Array(items) => {
                     !items.is_empty() || schema.limits.required.iter().any(|r| r == name)
                 }
@@ -277,7 +276,7 @@ fn drop_nulls(value: &mut Value, schema: &Schema) {
     }
 }
 
-/// The first value of a type that can't be read.
+/// The decoding error of the first value of a wrong type.
 fn type_fault(value: &Value, schema: &Schema, path: &str) -> Option<String> {
     let (found, wanted) = match (schema.shape, value) {
         (_, Value::Null) | (Shape::Any, _) => return None,
@@ -332,11 +331,11 @@ fn type_fault(value: &Value, schema: &Schema, path: &str) -> Option<String> {
     ))
 }
 
-/// Checks an object that would be stored.
+/// Checks an object before it is stored.
 ///
 /// # Errors
 ///
-/// Everything that makes it invalid.
+/// All faults of the object.
 pub(crate) fn check(new: &Value, old: Option<&Value>, resource: &Resource) -> ApiResult<()> {
     let none = Value::Null;
     let metadata = new.get("metadata").unwrap_or(&none);

@@ -1,29 +1,26 @@
-//! Which request is answered how.
+//! Routing of requests to their handlers.
 
 use std::sync::Arc;
 
 use http::Method;
 
-use super::body::{self, Response};
 use super::create::create;
 use super::delete::{delete_all, delete_one};
-use super::discovery;
-use super::list::{get, list};
-use super::metrics::metrics;
-use super::openapi;
-use super::patch::{kind_of, patch};
+use super::patch::{PatchKind, kind_of, patch};
+use super::read::{get, list, watch};
+use super::request::{Request, Target};
+use super::response::{self, Response};
+use super::state::Api;
 use super::update::replace;
-use super::watch::watch;
-use super::{Api, Request, Target};
+use super::{discovery, openapi};
 use crate::error::{ApiError, ApiResult};
-use crate::merge::PatchKind;
-use crate::stats::{AnswerKey, RequestKey};
+use crate::request_counts::{AnswerKey, RequestKey, metrics};
 
-/// Answers a request, and counts it.
+/// Handles a request and counts it.
 pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
     let (key, response) = answer(api, request);
     let selector = request.parameter("fieldSelector").unwrap_or_default();
-    // A list of one name is counted as a get, as a real server does.
+    // A real server counts a list of one name as a get.
     let verb = match key.verb.as_str() {
         "list" if selector.starts_with("metadata.name=") => "get".to_owned(),
         _ => key.verb,
@@ -50,7 +47,7 @@ fn answer(api: &Arc<Api>, request: &Request) -> (RequestKey, Response) {
         Err(error) => {
             let key = key(request, None);
             api.requests.count(key.clone());
-            return (key, body::refusal(&error));
+            return (key, response::refusal(&error));
         }
     };
     let key = key(request, target.as_ref());
@@ -63,13 +60,13 @@ fn answer(api: &Arc<Api>, request: &Request) -> (RequestKey, Response) {
         (None, Some(target)) => resource(api, request, target),
         (None, None) => other(api, request, &segments),
     };
-    let mut response = answer.unwrap_or_else(|error| body::refusal(&error));
+    let mut response = answer.unwrap_or_else(|error| response::refusal(&error));
     let deprecation = target.and_then(|target| target.resource.deprecation.clone());
     let warnings: Vec<String> = deprecation
         .into_iter()
         .chain(request.warnings.take())
         .collect();
-    body::warn(&mut response, &warnings);
+    response::warn(&mut response, &warnings);
     (key, response)
 }
 
@@ -105,7 +102,7 @@ fn key(request: &Request, target: Option<&Target>) -> RequestKey {
     }
 }
 
-/// What a path names among the resources; none for other paths.
+/// The target of a resource path; none for other paths.
 fn find(api: &Api, segments: &[&str]) -> ApiResult<Option<Target>> {
     let (group, version, rest) = match segments {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
@@ -132,7 +129,7 @@ fn find(api: &Api, segments: &[&str]) -> ApiResult<Option<Target>> {
         [_, _] => return Err(ApiError::no_such_part(&resource.group, &resource.plural)),
         _ => return Err(ApiError::no_such_path()),
     };
-    // Objects of a namespace are found in it, and others nowhere else than at the root.
+    // Namespaced objects are only found in a namespace, others only at the root.
     if (!resource.namespaced && !namespace.is_empty())
         || (resource.namespaced && namespace.is_empty() && !name.is_empty())
     {
@@ -178,15 +175,15 @@ fn other(api: &Api, request: &Request, segments: &[&str]) -> ApiResult<Response>
         };
     }
     match segments {
-        ["healthz" | "livez" | "readyz"] => Ok(body::text(200, "ok")),
-        ["metrics"] => Ok(body::text(200, metrics(api))),
-        ["version"] => Ok(body::json(200, discovery::version().to_string())),
+        ["healthz" | "livez" | "readyz"] => Ok(response::text(200, "ok")),
+        ["metrics"] => Ok(response::text(200, metrics(&api.requests.answers()))),
+        ["version"] => Ok(response::json(200, discovery::version().to_string())),
         ["api"] => Ok(discovery::core(api, request)),
         ["apis"] => Ok(discovery::groups(api, request)),
         ["api", version] => discovery::resources(api, "", version),
         ["apis", group] => discovery::group(api, group),
         ["apis", group, version] => discovery::resources(api, group, version),
-        ["openapi", "v3"] => Ok(body::json(200, openapi::index(api).to_string())),
+        ["openapi", "v3"] => Ok(response::json(200, openapi::index(api).to_string())),
         ["openapi", "v3", "api", version] => openapi::document(api, "", version),
         ["openapi", "v3", "apis", group, version] => openapi::document(api, group, version),
         _ => Err(ApiError::no_such_path()),

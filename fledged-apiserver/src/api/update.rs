@@ -2,25 +2,26 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::address::keep_address;
-use super::body::Response;
-use super::create::{Outcome, has_generation, insert, settle_namespace};
+use super::create::{Outcome, insert};
 use super::encode::Form;
-use super::options::WriteOptions;
 use super::prepare::{check, read, shape};
-use super::request::Warnings;
-use super::{Api, Request, Target};
+use super::request::{Request, Target, Warnings, WriteOptions};
+use super::response::Response;
+use super::state::Api;
+use super::strategy::{
+    content_differs, has_generation, is_done, keep_metadata, restrict, settle_namespace,
+};
 use crate::apply::{Writer, record_update};
 use crate::error::{ApiError, ApiResult, FieldError};
 use crate::kinds::{Builtin, Resource, convert};
 use crate::store::Object;
-use crate::validate::metadata::metadata_warnings;
+use crate::validate::metadata_warnings;
 
-/// Why a change was not made.
+/// Why an update was not written.
 pub(crate) enum NotChanged {
-    /// Somebody else was faster; a change that doesn't depend on what was there may be tried again.
+    /// The object changed meanwhile. An update that does not depend on the old state can be retried.
     Raced,
     Refused(ApiError),
 }
@@ -39,7 +40,7 @@ fn text<'v>(value: &'v Value, field: &str) -> &'v str {
         .unwrap_or_default()
 }
 
-/// Answers a PUT.
+/// Handles a PUT.
 pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {
     let options = WriteOptions::of(request, "UpdateOptions")?;
     let form = Form::of(api, request)?;
@@ -52,7 +53,7 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
         warnings,
     )?;
     check_name(&value, target)?;
-    // Zero is no version.
+    // `0` means no version.
     let version = Some(text(&value, "resourceVersion")).filter(|version| *version != "0");
     let version = version.unwrap_or_default().to_owned();
     loop {
@@ -82,7 +83,7 @@ pub(crate) fn replace(api: &Api, request: &Request, target: &Target) -> ApiResul
     }
 }
 
-/// Checks that objects may be replaced without saying which state of them.
+/// Checks that the resource allows an update without a version.
 pub(crate) fn check_unconditional(resource: &Resource, name: &str) -> ApiResult<()> {
     if !matches!(
         resource.builtin,
@@ -126,7 +127,7 @@ pub(crate) fn check_name(value: &Value, target: &Target) -> ApiResult<()> {
     Ok(())
 }
 
-/// Checks the state that an object says it was made from.
+/// Checks the UID and the version in an object against the live object.
 fn check_preconditions(value: &Value, live: &Object, resource: &Resource) -> ApiResult<()> {
     let (name, uid) = (text(value, "name"), text(value, "uid"));
     if !uid.is_empty() && uid != live.uid() {
@@ -135,7 +136,7 @@ fn check_preconditions(value: &Value, live: &Object, resource: &Resource) -> Api
     check_version(value, live, resource)
 }
 
-/// Checks the version that an object says it was made from.
+/// Checks the version in an object against the live object.
 pub(crate) fn check_version(value: &Value, live: &Object, resource: &Resource) -> ApiResult<()> {
     let (name, version) = (text(value, "name"), text(value, "resourceVersion"));
     match version {
@@ -150,18 +151,18 @@ pub(crate) fn check_version(value: &Value, live: &Object, resource: &Resource) -
     }
 }
 
-/// The object of that name is another one.
+/// The live object has another UID.
 fn wrong_uid(resource: &Resource, name: &str, asked: &str, found: &str) -> ApiError {
     let why =
         format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {found}");
     ApiError::conflict(&resource.group, &resource.plural, name, &why)
 }
 
-/// Puts an object, in the version of the request, in place of a live one.
+/// Writes a new state, in the version of the request, over a live object.
 ///
 /// # Errors
 ///
-/// Everything that keeps it from being stored.
+/// Everything that prevents the write.
 pub(crate) fn change(
     api: &Api,
     target: &Target,
@@ -218,109 +219,7 @@ pub(crate) fn change(
     written.map(Outcome::Written).map_err(|_| NotChanged::Raced)
 }
 
-/// Leaves what that endpoint doesn't write as it was.
-fn restrict(new: &mut Value, old: &Value, target: &Target) {
-    let resource = &target.resource;
-    let keep = |new: &mut Map<String, Value>, field: &str| match old.get(field) {
-        Some(value) => new.insert(field.to_owned(), value.clone()),
-        None => new.remove(field),
-    };
-    match (target.subresource.as_str(), resource.builtin) {
-        ("status", None) => {
-            let mut restricted = old.clone();
-            let managed = new
-                .get("metadata")
-                .and_then(|m| m.get("managedFields"))
-                .cloned();
-            if let Some(fields) = restricted.as_object_mut() {
-                match new.get_mut("status") {
-                    Some(status) => fields.insert("status".into(), status.take()),
-                    None => fields.remove("status"),
-                };
-                if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
-                    match managed {
-                        Some(managed) => metadata.insert("managedFields".into(), managed),
-                        None => metadata.remove("managedFields"),
-                    };
-                }
-            }
-            *new = restricted;
-        }
-        ("status", Some(kind)) => {
-            if let Some(fields) = new.as_object_mut() {
-                keep(fields, "spec");
-                let old_metadata = old.get("metadata").unwrap_or(&Value::Null);
-                let kept: &[&str] = match kind {
-                    Builtin::Deployment => &["labels"],
-                    Builtin::Pod => &["ownerReferences"],
-                    Builtin::CustomResourceDefinition => {
-                        &["labels", "annotations", "finalizers", "ownerReferences"]
-                    }
-                    _ => &[],
-                };
-                if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
-                    for field in kept {
-                        match old_metadata.get(*field) {
-                            Some(value) => metadata.insert((*field).to_owned(), value.clone()),
-                            None => metadata.remove(*field),
-                        };
-                    }
-                }
-            }
-        }
-        (_, kind) => {
-            if let Some(fields) = new.as_object_mut() {
-                if resource.status {
-                    keep(fields, "status");
-                }
-                if kind == Some(Builtin::Namespace) {
-                    keep(fields, "spec");
-                }
-                if kind == Some(Builtin::Service) {
-                    keep_address(fields, old);
-                }
-            }
-        }
-    }
-}
-
-/// Metadata that clients don't write.
-fn keep_metadata(metadata: &mut Map<String, Value>, old: &Value) {
-    let old = old.get("metadata").unwrap_or(&Value::Null);
-    if metadata.get("uid").is_none() {
-        metadata.extend(old.get("uid").map(|uid| ("uid".to_owned(), uid.clone())));
-    }
-    metadata.remove("selfLink");
-    for field in ["creationTimestamp", "generation", "resourceVersion"] {
-        match old.get(field) {
-            Some(value) => metadata.insert(field.to_owned(), value.clone()),
-            None => metadata.remove(field),
-        };
-    }
-    // These may be left out, but not be made up.
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
-        metadata.extend(
-            old.get(field)
-                .map(|value| (field.to_owned(), value.clone())),
-        );
-    }
-}
-
-/// Whether what counts for the generation has changed.
-fn content_differs(new: &Value, old: &Value, resource: &Resource) -> bool {
-    if resource.builtin.is_some() {
-        return new.get("spec") != old.get("spec");
-    }
-    let differs = |one: &Value, other: &Value| {
-        one.as_object().into_iter().flatten().any(|(name, value)| {
-            let counts = name != "metadata" && !(name == "status" && resource.status);
-            counts && other.get(name) != Some(value)
-        })
-    };
-    differs(new, old) || differs(old, new)
-}
-
-/// Whether nothing changed but the times of owners.
+/// Whether nothing changed but the times of managed fields.
 fn same(new: &Value, old: &Value) -> bool {
     let timeless = |value: &Value| {
         let mut value = value.clone();
@@ -335,28 +234,4 @@ fn same(new: &Value, old: &Value) -> bool {
         value
     };
     new == old || timeless(new) == timeless(old)
-}
-
-/// Whether an object is marked for deletion, and nothing holds it back any more.
-pub(crate) fn is_done(value: &Value, resource: &Resource) -> bool {
-    let list = |holder: &str| {
-        let list = value
-            .get(holder)
-            .and_then(|holder| holder.get("finalizers"))
-            .and_then(Value::as_array);
-        list.map_or(0, Vec::len)
-    };
-    let metadata = value.get("metadata");
-    let deleting = metadata.is_some_and(|metadata| metadata.get("deletionTimestamp").is_some());
-    let grace = metadata
-        .and_then(|m| m.get("deletionGracePeriodSeconds"))
-        .and_then(Value::as_i64)
-        .unwrap_or(0);
-    let held = list("metadata")
-        + if resource.builtin == Some(Builtin::Namespace) {
-            list("spec")
-        } else {
-            0
-        };
-    deleting && held == 0 && grace == 0
 }

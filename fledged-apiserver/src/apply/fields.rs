@@ -1,4 +1,4 @@
-//! Sets of fields, as `fieldsV1` has them.
+//! Sets of fields as `fieldsV1` has them: their operations, what differs between two states, removal from an object.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +9,11 @@ use crate::schema::{ListType, Schema};
 /// A step into an object, as `fieldsV1` writes it: `f:name`, `k:{"key":"value"}`, `v:"value"` or `i:0`.
 pub(super) type Element = String;
 
-/// A set of fields. A field and what is below it are apart: either can be in the set without the other.
+/// A set of fields. A field and its children are separate members.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct FieldSet {
-    pub(super) members: BTreeSet<Element>,
-    pub(super) children: BTreeMap<Element, FieldSet>,
+    members: BTreeSet<Element>,
+    children: BTreeMap<Element, FieldSet>,
 }
 
 /// The element of a field.
@@ -21,7 +21,7 @@ pub(super) fn field(name: &str) -> Element {
     format!("f:{name}")
 }
 
-/// The element of an item of a list; none if the item lacks a key, or can't be in such a list.
+/// The element of an item of a list; none if the item lacks all keys, or the list is atomic.
 pub(super) fn item(value: &Value, schema: &Schema) -> Option<Element> {
     match &schema.list {
         ListType::Atomic => None,
@@ -109,6 +109,17 @@ impl FieldSet {
         Self::with_children(members, children)
     }
 
+    /// The same set with the elements of the root renamed.
+    pub(super) fn renamed(&self, rename: impl Fn(&Element) -> Element) -> Self {
+        let children = self.children.iter();
+        Self {
+            members: self.members.iter().map(&rename).collect(),
+            children: children
+                .map(|(element, set)| (rename(element), set.clone()))
+                .collect(),
+        }
+    }
+
     /// Without the fields of a set and everything below them.
     pub(crate) fn without(&self, other: &Self) -> Self {
         let members = self.members.difference(&other.members).cloned().collect();
@@ -126,7 +137,7 @@ impl FieldSet {
         Self::with_children(members, children)
     }
 
-    /// With every named field in it that has something of the set below it.
+    /// The set with every named field that has a member below it.
     pub(super) fn with_named_fields(&self, schema: &Schema) -> Self {
         let mut set = Self {
             members: self.members.clone(),
@@ -228,7 +239,7 @@ impl FieldSet {
         Value::Object(fields)
     }
 
-    /// The fields, as messages show them: `.spec.rules[key="a"].value`.
+    /// The fields as messages write them: `.spec.rules[key="a"].value`.
     pub(crate) fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();
         self.collect("", &mut paths);
@@ -247,7 +258,7 @@ impl FieldSet {
     }
 }
 
-/// The same element, written as it is here.
+/// The element with its JSON in normal form.
 fn normal(element: &str) -> Element {
     match element.split_once(':') {
         Some((kind @ ("k" | "v"), json)) => match serde_json::from_str::<Value>(json) {
@@ -272,5 +283,135 @@ pub(super) fn step(element: &str) -> String {
         Some(("v", json)) => format!("[={json}]"),
         Some((_, index)) => format!("[{index}]"),
         None => element.to_owned(),
+    }
+}
+
+/// The fields that differ.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    pub(super) added: FieldSet,
+    pub(super) modified: FieldSet,
+    pub(super) removed: FieldSet,
+}
+
+impl Change {
+    pub(super) fn between(old: &Value, new: &Value, schema: &Schema) -> Self {
+        let mut change = Self::default();
+        let mut path = Vec::new();
+        change.walk(Some(old), Some(new), schema, &mut path);
+        change
+    }
+
+    /// The change without some fields and what is below them.
+    pub(super) fn without(&self, fields: &FieldSet) -> Self {
+        Self {
+            added: self.added.without(fields),
+            modified: self.modified.without(fields),
+            removed: self.removed.without(fields),
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
+    fn walk(
+        &mut self,
+        old: Option<&Value>,
+        new: Option<&Value>,
+        schema: &Schema,
+        path: &mut Vec<Element>,
+    ) {
+        let is_empty = |value: Option<&Value>| match value {
+            None | Some(Value::Null) => true,
+            Some(Value::Object(fields)) => fields.is_empty(),
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(_) => false,
+        };
+        let leaf = |value: Option<&Value>| value.is_none_or(|value| schema.is_leaf(value));
+        if (leaf(old) && leaf(new)) || (is_empty(old) && is_empty(new)) {
+            match (old, new) {
+                (None, Some(_)) => self.added.insert(path),
+                (Some(_), None) => self.removed.insert(path),
+                (Some(old), Some(new)) if old != new => self.modified.insert(path),
+                _ => {}
+            }
+            return;
+        }
+        if leaf(old) != leaf(new) && old.is_some() && new.is_some() {
+            self.modified.insert(path);
+        }
+        let (old_fields, new_fields) = (fields_of(old), fields_of(new));
+        let names: BTreeSet<&String> = [old_fields, new_fields]
+            .into_iter()
+            .flatten()
+            .flat_map(Map::keys)
+            .collect();
+        for name in names {
+            path.push(field(name));
+            let old = old_fields.and_then(|fields| fields.get(name));
+            let new = new_fields.and_then(|fields| fields.get(name));
+            self.walk(old, new, schema.merged_field(name), path);
+            path.pop();
+        }
+        let (old_items, new_items) = (items_of(old, schema), items_of(new, schema));
+        let elements: BTreeSet<&Element> = old_items.keys().chain(new_items.keys()).collect();
+        for element in elements {
+            path.push(element.clone());
+            let (old, new) = (old_items.get(element), new_items.get(element));
+            self.walk(old.copied(), new.copied(), schema.items_or_any(), path);
+            path.pop();
+        }
+        match (old, new) {
+            (None, Some(_)) => self.added.insert(path),
+            (Some(_), None) => self.removed.insert(path),
+            _ => {}
+        }
+    }
+}
+
+fn fields_of(value: Option<&Value>) -> Option<&Map<String, Value>> {
+    value.and_then(Value::as_object)
+}
+
+fn items_of<'v>(value: Option<&'v Value>, schema: &Schema) -> BTreeMap<Element, &'v Value> {
+    let items = value.and_then(Value::as_array);
+    let items = items.into_iter().flatten();
+    items
+        .filter_map(|value| Some((item(value, schema)?, value)))
+        .collect()
+}
+
+/// Removes the fields of a set. A field that becomes empty stays, unless it is in the set itself.
+pub(super) fn remove(value: &Value, set: &FieldSet, schema: &Schema) -> Value {
+    match value {
+        Value::Object(fields) if !schema.atomic_map => {
+            let left = fields.iter().filter_map(|(name, value)| {
+                let element = field(name);
+                if set.contains(&element) {
+                    return None;
+                }
+                let value = match set.below(&element) {
+                    Some(below) => remove(value, below, schema.merged_field(name)),
+                    None => value.clone(),
+                };
+                Some((name.clone(), value))
+            });
+            Value::Object(left.collect())
+        }
+        Value::Array(items) if !schema.is_leaf(value) => {
+            let left = items.iter().filter_map(|value| {
+                let element = item(value, schema).unwrap_or_default();
+                if set.contains(&element) {
+                    return None;
+                }
+                Some(match set.below(&element) {
+                    Some(below) => remove(value, below, schema.items_or_any()),
+                    None => value.clone(),
+                })
+            });
+            Value::Array(left.collect())
+        }
+        other => other.clone(),
     }
 }

@@ -1,4 +1,4 @@
-//! Merging what is applied into what there is.
+//! Merging an applied configuration into the live object.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -8,7 +8,7 @@ use super::fields::{Element, item};
 use crate::kinds::{Builtin, Resource};
 use crate::schema::{Schema, Shape};
 
-/// The live object with everything in it that is applied.
+/// The live object with the applied fields.
 pub(super) fn merge(live: &Value, applied: &Value, schema: &Schema) -> Value {
     match (live, applied) {
         (Value::Object(live), Value::Object(applied)) if !schema.atomic_map => {
@@ -31,7 +31,7 @@ pub(super) fn merge(live: &Value, applied: &Value, schema: &Schema) -> Value {
     }
 }
 
-/// Items in the order in which they are applied, those that are not at the place they had among the others.
+/// Applied items in their order; other items keep their place among them.
 fn merge_items(live: &[Value], applied: &[Value], schema: &Schema) -> Vec<Value> {
     let elements = |items: &[Value]| -> Vec<Element> {
         items
@@ -105,8 +105,8 @@ fn merge_items(live: &[Value], applied: &[Value], schema: &Schema) -> Vec<Value>
     }
 }
 
-/// What keeps an object from being applied: fields that its schema doesn't know, values of other types, items that
-/// are twice in a list.
+/// Collects what the schema does not allow in a configuration: unknown fields, values of other types, duplicate
+/// items.
 pub(super) fn check_typed(value: &Value, schema: &Schema, path: &str, faults: &mut Vec<String>) {
     if let Some(expected) = mismatch(value, schema.shape) {
         faults.push(format!("{path}: expected {expected}, got {value}"));
@@ -173,7 +173,7 @@ fn check_items(items: &[Value], schema: &Schema, path: &str, faults: &mut Vec<St
     }
 }
 
-/// An object without anything in it. The types of the built-in kinds have some parts even so.
+/// The empty object that a new object is compared with. Generated types of built-in kinds have some empty parts.
 pub(super) fn nothing_of(value: &Value, resource: &Resource) -> Value {
     let fields = ["apiVersion", "kind"].into_iter();
     let fields = fields.filter_map(|name| Some((name.to_owned(), value.get(name)?.clone())));

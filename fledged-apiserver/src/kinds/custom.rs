@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::builtin::table_name;
-use super::{Column, Resource, version_rank};
+use super::printer_column::Column;
+use super::resource::{Resource, table_name};
+use super::versions::version_rank;
 use crate::error::FieldError;
 use crate::schema::{Schema, parse_root};
 
@@ -42,8 +43,8 @@ fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
 ///
 /// # Errors
 ///
-/// Everything that is wrong with them.
-pub(super) fn schemas(spec: &Value) -> Result<Vec<CustomSchema>, Vec<FieldError>> {
+/// All faults of the schemas.
+pub(crate) fn schemas(spec: &Value) -> Result<Vec<CustomSchema>, Vec<FieldError>> {
     let versions = list(spec, "versions");
     let schema_of = |version: &Value| {
         version
@@ -55,7 +56,7 @@ pub(super) fn schemas(spec: &Value) -> Result<Vec<CustomSchema>, Vec<FieldError>
     let all_same = versions.iter().all(|version| schema_of(version) == first);
     let (mut schemas, mut faults) = (Vec::new(), Vec::new());
     for (index, version) in versions.iter().enumerate() {
-        // The API server says so of schemas that all versions share.
+        // The API server reports a schema that all versions share at this path.
         let path = match all_same {
             true => "spec.validation.openAPIV3Schema".to_owned(),
             false => format!("spec.versions[{index}].schema.openAPIV3Schema"),
@@ -78,7 +79,7 @@ pub(super) fn schemas(spec: &Value) -> Result<Vec<CustomSchema>, Vec<FieldError>
     }
 }
 
-/// The resources that a valid CRD defines, one a served version.
+/// The resources of a valid CRD, one for each served version.
 pub(crate) fn served_by(crd: &Value) -> Vec<Arc<Resource>> {
     let Some(spec) = crd.get("spec") else {
         return Vec::new();
@@ -140,7 +141,7 @@ pub(crate) fn served_by(crd: &Value) -> Vec<Arc<Resource>> {
     resources.map(Arc::new).collect()
 }
 
-/// What users of a deprecated version are told, with the version to use instead if there is a later one.
+/// The warning for users of a deprecated version, with the version to use instead if there is a later one.
 fn deprecation(group: &str, name: &str, kind: &str, versions: &[Value]) -> String {
     let is = |version: &Value, field: &str| version.get(field) == Some(&Value::Bool(true));
     let better = versions
@@ -191,4 +192,51 @@ fn columns(version: &Value) -> Vec<Column> {
         path: text(column, "jsonPath"),
     }));
     columns
+}
+
+/// The status of a CRD whose names are accepted.
+pub(crate) fn accepted_status(crd: &Value, now: &str) -> Value {
+    let spec = crd.get("spec").cloned().unwrap_or_default();
+    let old = crd.get("status").cloned().unwrap_or_default();
+    let condition = |kind: &str, reason: &str, message: &str| {
+        let before = list(&old, "conditions")
+            .iter()
+            .find(|c| text(c, "type") == kind);
+        match before.filter(|condition| text(condition, "status") == "True") {
+            Some(before) => before.clone(),
+            None => {
+                json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now})
+            }
+        }
+    };
+    let mut conditions = vec![
+        condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+        condition(
+            "Established",
+            "InitialNamesAccepted",
+            "the initial names have been accepted",
+        ),
+    ];
+    let kept = list(&old, "conditions")
+        .iter()
+        .filter(|c| !matches!(text(c, "type").as_str(), "NamesAccepted" | "Established"));
+    conditions.extend(kept.cloned());
+    let mut stored: Vec<Value> = list(&old, "storedVersions").to_vec();
+    for version in list(&spec, "versions")
+        .iter()
+        .filter(|v| v.get("storage") == Some(&Value::Bool(true)))
+    {
+        let name = version.get("name").cloned().unwrap_or_default();
+        if !stored.contains(&name) {
+            stored.push(name);
+        }
+    }
+    let mut status = Map::new();
+    status.insert(
+        "acceptedNames".into(),
+        spec.get("names").cloned().unwrap_or_default(),
+    );
+    status.insert("conditions".into(), conditions.into());
+    status.insert("storedVersions".into(), stored.into());
+    Value::Object(status)
 }

@@ -1,21 +1,37 @@
-//! A resource in one of its versions.
+//! Resources in one of their versions.
 
 use std::sync::Arc;
 
-use super::Builtin;
+use super::printer_column::Column;
 use crate::error::ApiError;
 use crate::schema::Schema;
 
-/// A column of a table.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Column {
-    pub(crate) name: String,
-    /// `string`, `integer`, `number`, `boolean` or `date`.
-    pub(crate) kind: String,
-    pub(crate) format: String,
-    pub(crate) description: String,
-    pub(crate) priority: i64,
-    pub(crate) path: String,
+/// A built-in kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Builtin {
+    Namespace,
+    Node,
+    Secret,
+    ServiceAccount,
+    ConfigMap,
+    Event,
+    Pod,
+    Lease,
+    Deployment,
+    DaemonSet,
+    Job,
+    CustomResourceDefinition,
+    Service,
+    Role,
+    RoleBinding,
+    ClusterRole,
+    ClusterRoleBinding,
+    PodDisruptionBudget,
+    NetworkPolicy,
+    PriorityClass,
+    ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding,
+    ValidatingWebhookConfiguration,
 }
 
 /// A resource as it is served in one version.
@@ -32,17 +48,17 @@ pub(crate) struct Resource {
     pub(crate) categories: Vec<String>,
     /// Whether there is a `/status`.
     pub(crate) status: bool,
-    /// Where its objects lie: `resource.group`.
+    /// The table of its objects: `resource.group`.
     pub(crate) table: Arc<str>,
-    /// The version its objects are stored in, as `apiVersion` has it.
+    /// The `apiVersion` that its objects are stored in.
     pub(crate) stored_as: String,
     /// None for custom resources.
     pub(crate) builtin: Option<Builtin>,
     pub(crate) schema: Arc<Schema>,
     pub(crate) columns: Vec<Column>,
-    /// Fields to select by, beyond name and namespace.
+    /// The selectable fields of a CRD, beyond name and namespace.
     pub(crate) selectable: Vec<String>,
-    /// What to warn every user of the version of.
+    /// The warning that every request of this version gets.
     pub(crate) deprecation: Option<String>,
 }
 
@@ -65,5 +81,13 @@ impl Resource {
 
     pub(crate) fn modified(&self, name: &str) -> ApiError {
         ApiError::modified(&self.group, &self.plural, name)
+    }
+}
+
+/// The table of a resource.
+pub(crate) fn table_name(group: &str, plural: &str) -> Arc<str> {
+    match group {
+        "" => plural.into(),
+        group => format!("{plural}.{group}").into(),
     }
 }

@@ -1,12 +1,13 @@
-//! What is known of a value at some place of an object.
+//! Structural schemas: what is known of a value at some place of an object.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
+use cel::Program;
 use regex::Regex;
 use serde_json::Value;
 
-use super::Rule;
+use crate::error::Fault;
 
 /// The JSON type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,7 +53,7 @@ pub(crate) enum ListType {
 pub(crate) struct Schema {
     pub(crate) shape: Shape,
     pub(crate) nullable: bool,
-    /// Whether fields beyond `properties` stay.
+    /// Whether unknown fields are kept.
     pub(crate) preserve: bool,
     /// Whether it is an object with `apiVersion`, `kind` and `metadata` of its own.
     pub(crate) embedded: bool,
@@ -67,7 +68,7 @@ pub(crate) struct Schema {
     pub(crate) patch: PatchStrategy,
 }
 
-/// How strategic merge patches treat a field; only built-in kinds have any of it.
+/// How strategic merge patches merge a field of a built-in kind.
 #[derive(Debug, Default)]
 pub(crate) struct PatchStrategy {
     /// Lists are merged, not replaced.
@@ -76,7 +77,7 @@ pub(crate) struct PatchStrategy {
     pub(crate) key: Option<String>,
 }
 
-/// The limits of a value: everything of a schema that says what is valid, and nothing of what there is.
+/// The validations of a schema.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) shape: Shape,
@@ -111,7 +112,7 @@ static ANY: LazyLock<Schema> = LazyLock::new(|| Schema {
 });
 
 impl Schema {
-    /// A schema that knows nothing: maps merge field by field, lists as a whole.
+    /// The schema of an unknown field: maps merge field by field, lists as a whole.
     pub(crate) fn any() -> &'static Self {
         &ANY
     }
@@ -134,10 +135,8 @@ impl Schema {
     pub(crate) fn items_or_any(&self) -> &Schema {
         self.items.as_deref().unwrap_or(Self::any())
     }
-}
 
-impl Schema {
-    /// Whether it names a field, so that the field is there even when nothing is in it.
+    /// Whether the schema names a field, so that the field exists even if it is empty.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.properties.contains_key(name) || self.implies(name)
     }
@@ -146,15 +145,15 @@ impl Schema {
         self.embedded && matches!(name, "apiVersion" | "kind" | "metadata")
     }
 
-    /// The schema that a field is merged by: metadata has that of all objects, whatever a CRD says of it.
+    /// The schema that a field is merged by: metadata always has that of `ObjectMeta`.
     pub(crate) fn merged_field(&self, name: &str) -> &Schema {
         match name {
-            "metadata" if self.embedded => super::builtin::object_meta(),
+            "metadata" if self.embedded => super::generated::object_meta(),
             name => self.field_or_any(name),
         }
     }
 
-    /// Whether a value is one field, for all that is in it.
+    /// Whether a value is owned as a whole.
     pub(crate) fn is_leaf(&self, value: &Value) -> bool {
         match value {
             Value::Object(_) => self.atomic_map,
@@ -162,9 +161,7 @@ impl Schema {
             _ => true,
         }
     }
-}
 
-impl Schema {
     /// Whether there are rules, at any depth.
     pub(crate) fn has_rules(&self) -> bool {
         let inner = self
@@ -174,4 +171,17 @@ impl Schema {
             .chain(&self.items);
         !self.rules.is_empty() || inner.into_iter().any(|schema| schema.has_rules())
     }
+}
+
+/// A compiled rule in the Common Expression Language (`x-kubernetes-validations`).
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) program: Program,
+    pub(crate) source: String,
+    pub(crate) message: Option<String>,
+    pub(crate) message_expression: Option<Program>,
+    pub(crate) fault: Fault,
+    pub(crate) field_path: String,
+    /// Whether it compares with the old state. Such a rule is not evaluated for new objects.
+    pub(crate) is_transition: bool,
 }

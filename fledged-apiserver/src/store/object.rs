@@ -1,11 +1,11 @@
-//! One stored state of an object.
+//! States of objects, and the events between them.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
 
-/// Where an object lies within its resource: namespace (empty for cluster-scoped objects) and name, in the
+/// The key of an object within its resource: namespace (empty for cluster-scoped objects) and name, in the
 /// order of lists.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
@@ -22,7 +22,7 @@ impl Key {
     }
 }
 
-/// An object among all resources.
+/// The key of an object among all resources.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ObjectRef {
     /// Table: `resource.group`.
@@ -30,7 +30,7 @@ pub(crate) struct ObjectRef {
     pub(crate) key: Key,
 }
 
-/// A state of an object; never changed, so that lists, watches and history can share it.
+/// An immutable state of an object, shared by lists, watches and the history.
 #[derive(Debug)]
 pub(crate) struct Object {
     pub(crate) value: Value,
@@ -40,7 +40,7 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// The state that `value` becomes at `revision`.
+    /// The state of `value` written at `revision`.
     pub(crate) fn new(mut value: Value, revision: u64) -> Self {
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("resourceVersion".into(), revision.to_string().into());
@@ -59,7 +59,7 @@ impl Object {
             .get_or_init(|| Bytes::from(self.value.to_string()))
     }
 
-    /// The same without `apiVersion` and `kind`, as items of lists are.
+    /// The object in JSON without `apiVersion` and `kind`, as in lists of built-in kinds; encoded once.
     pub(crate) fn untyped_json(&self) -> &Bytes {
         self.untyped_json.get_or_init(|| {
             let fields = self.value.as_object().into_iter().flatten();
@@ -96,4 +96,85 @@ impl Object {
         let listed = self.metadata("ownerReferences").and_then(Value::as_array);
         listed.map(Vec::as_slice).unwrap_or_default()
     }
+}
+
+/// The type of a watch event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl Change {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One write.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// The change of the object itself.
+    pub(crate) change: Change,
+    /// The state after the write. For a deletion: the last state, at the revision of the deletion.
+    pub(crate) object: Arc<Object>,
+    /// The state before the write.
+    pub(crate) previous: Option<Arc<Object>>,
+    left: OnceLock<Arc<Object>>,
+    lines: [OnceLock<Bytes>; 3],
+}
+
+impl Event {
+    pub(crate) fn new(change: Change, object: Arc<Object>, previous: Option<Arc<Object>>) -> Self {
+        Self {
+            change,
+            object,
+            previous,
+            left: OnceLock::new(),
+            lines: Default::default(),
+        }
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.object.revision
+    }
+
+    /// The object in the event for a watcher. An object that left the selection is sent as it was last selected,
+    /// at the revision at which it left.
+    pub(crate) fn shown(&self, change: Change) -> &Arc<Object> {
+        match (change, self.change, &self.previous) {
+            (Change::Deleted, Change::Modified, Some(previous)) => self.left.get_or_init(|| {
+                Arc::new(Object::new(previous.value.clone(), self.object.revision))
+            }),
+            _ => &self.object,
+        }
+    }
+
+    /// The line of a watch in the stored version; encoded once for all watchers.
+    pub(crate) fn line(&self, change: Change) -> Bytes {
+        let [added, modified, deleted] = &self.lines;
+        let line = match change {
+            Change::Added => added,
+            Change::Modified => modified,
+            Change::Deleted => deleted,
+        };
+        line.get_or_init(|| watch_line(change.as_str(), self.shown(change).json()))
+            .clone()
+    }
+}
+
+/// A line of a watch.
+pub(crate) fn watch_line(kind: &str, object: &[u8]) -> Bytes {
+    let mut line = Vec::with_capacity(object.len() + 32);
+    line.extend_from_slice(b"{\"type\":\"");
+    line.extend_from_slice(kind.as_bytes());
+    line.extend_from_slice(b"\",\"object\":");
+    line.extend_from_slice(object);
+    line.extend_from_slice(b"}\n");
+    Bytes::from(line)
 }

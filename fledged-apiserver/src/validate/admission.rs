@@ -1,20 +1,18 @@
-//! Rules of what would let requests in or not. Policies and webhooks are kept and checked, never asked: nothing of what
-//! they refuse is refused here.
+//! Rules of admission policies and webhooks. They are stored and checked, never called.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::builtin::{at, items, text};
 use super::names::{dns_subdomain_faults, qualified_name_faults};
-use super::workload::default;
 use crate::error::FieldError;
+use crate::json::{at, items, set_default, text};
 use crate::kinds::Builtin;
 
-/// As many conditions as one webhook or policy may have.
+/// The largest number of match conditions of a webhook or policy.
 const CONDITIONS_LIMIT: usize = 64;
 
-/// Fills in what a policy, its binding or a webhook may leave out.
+/// Sets the defaults of a policy, a binding or a webhook.
 pub(super) fn default_admission(kind: Builtin, value: &mut Value) {
     match kind {
         Builtin::ValidatingWebhookConfiguration => {
@@ -23,14 +21,14 @@ pub(super) fn default_admission(kind: Builtin, value: &mut Value) {
                 let Some(webhook) = webhook.as_object_mut() else {
                     continue;
                 };
-                default(webhook, "failurePolicy", "Fail");
-                default(webhook, "timeoutSeconds", 10);
+                set_default(webhook, "failurePolicy", "Fail");
+                set_default(webhook, "timeoutSeconds", 10);
                 default_match(webhook);
                 default_scopes(webhook.get_mut("rules"));
                 let service = webhook.get_mut("clientConfig");
                 let service = service.and_then(|config| config.get_mut("service"));
                 if let Some(service) = service.and_then(Value::as_object_mut) {
-                    default(service, "port", 443);
+                    set_default(service, "port", 443);
                 }
             }
         }
@@ -38,7 +36,7 @@ pub(super) fn default_admission(kind: Builtin, value: &mut Value) {
             let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) else {
                 return;
             };
-            default(spec, "failurePolicy", "Fail");
+            set_default(spec, "failurePolicy", "Fail");
             default_resources(spec.get_mut("matchConstraints"));
         }
         _ => default_resources(value.pointer_mut("/spec/matchResources")),
@@ -53,15 +51,15 @@ fn default_resources(matched: Option<&mut Value>) {
 }
 
 fn default_match(fields: &mut Map<String, Value>) {
-    default(fields, "matchPolicy", "Equivalent");
-    default(fields, "namespaceSelector", json!({}));
-    default(fields, "objectSelector", json!({}));
+    set_default(fields, "matchPolicy", "Equivalent");
+    set_default(fields, "namespaceSelector", json!({}));
+    set_default(fields, "objectSelector", json!({}));
 }
 
 fn default_scopes(rules: Option<&mut Value>) {
     for rule in rules.and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(rule) = rule.as_object_mut() {
-            default(rule, "scope", "*");
+            set_default(rule, "scope", "*");
         }
     }
 }
@@ -112,7 +110,7 @@ fn check_webhook(webhook: &Value, path: &str, faults: &mut Vec<FieldError>) {
         &["Exact", "Equivalent"],
         faults,
     );
-    // What admission.k8s.io/v1 allows; the others are of v1beta1.
+    // The values of admission.k8s.io/v1.
     one_of(
         webhook,
         "sideEffects",

@@ -9,7 +9,7 @@ use super::names::{
 use crate::error::{Fault, FieldError};
 use crate::kinds::{Builtin, Resource};
 
-/// As many bytes as all annotations of an object may have together.
+/// The largest total size of the annotations of an object, in bytes.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {
@@ -32,7 +32,7 @@ fn items<'v>(metadata: &'v Value, field: &str) -> &'v [Value] {
         .unwrap_or_default()
 }
 
-/// What keeps a name from being the name of such an object.
+/// The faults of a name of an object of a resource.
 pub(crate) fn name_faults(name: &str, resource: &Resource) -> Vec<String> {
     match resource.builtin {
         Some(Builtin::Namespace) => dns_label_faults(name),
@@ -47,12 +47,12 @@ pub(crate) fn name_faults(name: &str, resource: &Resource) -> Vec<String> {
     }
 }
 
-/// What is wrong with the metadata of a new object, or of a changed one.
+/// The faults of metadata.
 pub(crate) fn check_metadata(metadata: &Value, resource: &Resource) -> Vec<FieldError> {
     let mut faults = Vec::new();
     let generate = text(metadata, "generateName");
     if !generate.is_empty() {
-        // What comes after a dash is made up, and valid.
+        // The generated part after a dash is valid.
         let sample = match generate.strip_suffix('-') {
             Some(start) => format!("{start}a"),
             None => generate.to_owned(),
@@ -96,7 +96,7 @@ pub(crate) fn check_metadata(metadata: &Value, resource: &Resource) -> Vec<Field
     faults
 }
 
-/// What is wrong with labels.
+/// The faults of labels.
 pub(crate) fn label_faults(holder: &Value, field: &str, path: &str) -> Vec<FieldError> {
     let mut faults = Vec::new();
     for (key, value) in entries(holder, field) {
@@ -111,7 +111,7 @@ pub(crate) fn label_faults(holder: &Value, field: &str, path: &str) -> Vec<Field
 fn annotation_faults(metadata: &Value, path: &str) -> Vec<FieldError> {
     let (mut faults, mut size) = (Vec::new(), 0);
     for (key, value) in entries(metadata, "annotations") {
-        // Annotations may have capitals in the prefix.
+        // The prefix of an annotation may have capitals.
         let found = qualified_name_faults(&key.to_lowercase()).into_iter();
         faults.extend(found.map(|fault| FieldError::invalid(path, &key.as_str().into(), fault)));
         size += key.len() + value.as_str().unwrap_or_default().len();
@@ -126,7 +126,7 @@ fn annotation_faults(metadata: &Value, path: &str) -> Vec<FieldError> {
 fn owner_faults(metadata: &Value) -> Vec<FieldError> {
     let (mut faults, mut controller): (Vec<FieldError>, Option<&str>) = (Vec::new(), None);
     for owner in items(metadata, "ownerReferences") {
-        // The API server doesn't say which one it is.
+        // The API server does not report the index.
         let path = "metadata.ownerReferences";
         let version = text(owner, "apiVersion");
         if version.is_empty() || version.matches('/').count() > 1 {
@@ -170,7 +170,7 @@ fn owner_faults(metadata: &Value) -> Vec<FieldError> {
     faults
 }
 
-/// What of the metadata of a changed object may not change.
+/// The faults of a change of metadata.
 pub(crate) fn check_metadata_change(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut faults = Vec::new();
     for field in [
@@ -209,7 +209,7 @@ pub(crate) fn check_metadata_change(new: &Value, old: &Value) -> Vec<FieldError>
     faults
 }
 
-/// Warnings about metadata that is valid, but not wise.
+/// Warnings about valid metadata.
 pub(crate) fn metadata_warnings(metadata: &Value, old: Option<&Value>) -> Vec<String> {
     let before = old.map(|old| items(old, "finalizers")).unwrap_or_default();
     let added = items(metadata, "finalizers")
@@ -230,7 +230,7 @@ pub(crate) fn metadata_warnings(metadata: &Value, old: Option<&Value>) -> Vec<St
         .collect()
 }
 
-/// Drops what is empty, as the types of the API server do.
+/// Removes empty fields, which the Go types of the API server omit.
 pub(crate) fn normalize(metadata: &mut Map<String, Value>) {
     metadata.retain(|name, value| match value {
         Value::Null => false,

@@ -1,4 +1,4 @@
-//! Names, labels and their like, with the wording of the API machinery.
+//! Syntax of names and labels, with the messages of the API machinery.
 
 const DNS_1123_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const DNS_1123_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -21,7 +21,7 @@ fn is_dns_label(text: &str) -> bool {
     enclosed(text, |c| c == '-') && !text.contains(|c: char| c.is_ascii_uppercase())
 }
 
-/// What keeps a text from being a DNS-1123 label.
+/// The faults of a DNS-1123 label.
 pub(crate) fn dns_label_faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if text.len() > 63 {
@@ -33,7 +33,7 @@ pub(crate) fn dns_label_faults(text: &str) -> Vec<String> {
     faults
 }
 
-/// What keeps a text from being a DNS-1123 subdomain.
+/// The faults of a DNS-1123 subdomain.
 pub(crate) fn dns_subdomain_faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if text.len() > 253 {
@@ -45,7 +45,7 @@ pub(crate) fn dns_subdomain_faults(text: &str) -> Vec<String> {
     faults
 }
 
-/// What keeps a text from being a DNS-1035 label.
+/// The faults of a DNS-1035 label.
 pub(crate) fn dns_1035_label_faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if text.len() > 63 {
@@ -57,7 +57,7 @@ pub(crate) fn dns_1035_label_faults(text: &str) -> Vec<String> {
     faults
 }
 
-/// What keeps a text from being a part of a path, as names of roles are: `system:node`.
+/// The faults of a path segment, such as the name of a role: `system:node`.
 pub(crate) fn path_segment_faults(text: &str) -> Vec<String> {
     if matches!(text, "." | "..") {
         return vec![format!("may not be '{text}'")];
@@ -68,7 +68,7 @@ pub(crate) fn path_segment_faults(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What keeps a text from being a qualified name, as keys of labels are: `example.com/name` or `name`.
+/// The faults of a qualified name, such as the key of a label: `example.com/name` or `name`.
 pub(crate) fn qualified_name_faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let mut parts = text.split('/');
@@ -100,7 +100,7 @@ pub(crate) fn qualified_name_faults(text: &str) -> Vec<String> {
     faults
 }
 
-/// What keeps a text from being the value of a label.
+/// The faults of the value of a label.
 pub(crate) fn label_value_faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if text.len() > 63 {
@@ -112,7 +112,7 @@ pub(crate) fn label_value_faults(text: &str) -> Vec<String> {
     faults
 }
 
-/// What keeps a text from being a key in a Secret or ConfigMap.
+/// The faults of a key of a Secret or ConfigMap.
 pub(crate) fn config_key_faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if text.len() > 253 {

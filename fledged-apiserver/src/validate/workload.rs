@@ -1,34 +1,27 @@
-//! Rules of what runs containers.
+//! Rules of pods and what runs them.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::builtin::{at, items, object, text};
 use super::metadata::label_faults;
 use super::names::dns_label_faults;
-use crate::error::FieldError;
+use crate::error::{Fault, FieldError};
+use crate::json::{at, items, object, set_default, text};
 use crate::kinds::Builtin;
 
-pub(super) fn default(fields: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
-    let missing = fields.get(field).is_none_or(Value::is_null);
-    if missing {
-        fields.insert(field.to_owned(), value.into());
-    }
-}
-
-/// Fills in what the spec of a pod may leave out.
+/// Sets the defaults of the spec of a pod.
 pub(super) fn default_template(spec: &mut Value) {
     let Some(fields) = spec.as_object_mut() else {
         return;
     };
-    default(fields, "restartPolicy", "Always");
-    default(fields, "terminationGracePeriodSeconds", 30);
-    default(fields, "dnsPolicy", "ClusterFirst");
-    default(fields, "schedulerName", "default-scheduler");
-    default(fields, "securityContext", json!({}));
+    set_default(fields, "restartPolicy", "Always");
+    set_default(fields, "terminationGracePeriodSeconds", 30);
+    set_default(fields, "dnsPolicy", "ClusterFirst");
+    set_default(fields, "schedulerName", "default-scheduler");
+    set_default(fields, "securityContext", json!({}));
     if let Some(account) = fields.get("serviceAccountName").cloned() {
-        default(fields, "serviceAccount", account);
+        set_default(fields, "serviceAccount", account);
     }
     for list in ["containers", "initContainers"] {
         for container in fields
@@ -46,45 +39,45 @@ pub(super) fn default_template(spec: &mut Value) {
                 .unwrap_or_default();
             let name = image.rsplit('/').next().unwrap_or_default();
             let floats = !image.contains('@') && (!name.contains(':') || name.ends_with(":latest"));
-            default(
+            set_default(
                 container,
                 "imagePullPolicy",
                 if floats { "Always" } else { "IfNotPresent" },
             );
-            default(container, "terminationMessagePath", "/dev/termination-log");
-            default(container, "terminationMessagePolicy", "File");
-            default(container, "resources", json!({}));
+            set_default(container, "terminationMessagePath", "/dev/termination-log");
+            set_default(container, "terminationMessagePolicy", "File");
+            set_default(container, "resources", json!({}));
         }
     }
 }
 
-/// Fills in what a workload may leave out.
+/// Sets the defaults of a workload.
 pub(super) fn default_workload(kind: Builtin, value: &mut Value) {
     let Some(spec) = object(value, "spec") else {
         return;
     };
     match kind {
         Builtin::Deployment => {
-            default(spec, "replicas", 1);
-            default(spec, "revisionHistoryLimit", 10);
-            default(spec, "progressDeadlineSeconds", 600);
-            default(spec, "strategy", json!({"type": "RollingUpdate"}));
+            set_default(spec, "replicas", 1);
+            set_default(spec, "revisionHistoryLimit", 10);
+            set_default(spec, "progressDeadlineSeconds", 600);
+            set_default(spec, "strategy", json!({"type": "RollingUpdate"}));
             rolling(spec, "strategy", "25%", "25%");
         }
         Builtin::DaemonSet => {
-            default(spec, "revisionHistoryLimit", 10);
-            default(spec, "updateStrategy", json!({"type": "RollingUpdate"}));
+            set_default(spec, "revisionHistoryLimit", 10);
+            set_default(spec, "updateStrategy", json!({"type": "RollingUpdate"}));
             rolling(spec, "updateStrategy", 0, 1);
         }
         Builtin::Job => {
-            default(spec, "backoffLimit", 6);
-            default(spec, "completionMode", "NonIndexed");
-            default(spec, "suspend", false);
-            default(spec, "podReplacementPolicy", "TerminatingOrFailed");
+            set_default(spec, "backoffLimit", 6);
+            set_default(spec, "completionMode", "NonIndexed");
+            set_default(spec, "suspend", false);
+            set_default(spec, "podReplacementPolicy", "TerminatingOrFailed");
             if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
-                default(spec, "completions", 1);
+                set_default(spec, "completions", 1);
             }
-            default(spec, "parallelism", 1);
+            set_default(spec, "parallelism", 1);
         }
         _ => {}
     }
@@ -105,15 +98,15 @@ fn rolling(
     let Some(strategy) = spec.get_mut(field).and_then(Value::as_object_mut) else {
         return;
     };
-    default(strategy, "type", "RollingUpdate");
+    set_default(strategy, "type", "RollingUpdate");
     if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
-        default(strategy, "rollingUpdate", json!({}));
+        set_default(strategy, "rollingUpdate", json!({}));
         if let Some(rolling) = strategy
             .get_mut("rollingUpdate")
             .and_then(Value::as_object_mut)
         {
-            default(rolling, "maxSurge", surge);
-            default(rolling, "maxUnavailable", unavailable);
+            set_default(rolling, "maxSurge", surge);
+            set_default(rolling, "maxUnavailable", unavailable);
         }
     }
 }
@@ -244,8 +237,8 @@ fn check_pod_spec(spec: &Value, path: &str, kind: Builtin, faults: &mut Vec<Fiel
     }
 }
 
-pub(super) fn not_found(path: &str, name: &str) -> FieldError {
-    FieldError::new(crate::error::Fault::NotFound, path, &name.into(), "")
+fn not_found(path: &str, name: &str) -> FieldError {
+    FieldError::new(Fault::NotFound, path, &name.into(), "")
 }
 
 fn check_container(container: &Value, path: &str, faults: &mut Vec<FieldError>) {
@@ -280,7 +273,7 @@ fn check_container(container: &Value, path: &str, faults: &mut Vec<FieldError>) 
     }
 }
 
-/// Nothing of a running pod may change but its images, its deadline and additional tolerations.
+/// Checks that an update of a pod changes nothing but images, the deadline and tolerations.
 fn check_pod_change(new: &Value, old: &Value, faults: &mut Vec<FieldError>) {
     let fixed = |pod: &Value| {
         let mut spec = at(pod, &["spec"]).clone();

@@ -3,16 +3,16 @@ use crate::support::{APPLY, Cluster, MERGE};
 use serde_json::{Value, json};
 
 behaviours![
-    what_is_applied_is_owned,
-    others_fields_are_conflicts,
-    what_is_no_longer_applied_goes,
-    applying_the_same_is_no_write,
-    lists_merge_by_their_type,
-    status_has_owners_of_its_own,
-    updates_own_what_they_change,
-    what_cannot_be_applied,
-    an_object_must_be_the_one_meant,
-    built_in_kinds_merge_too,
+    applied_fields_are_owned,
+    fields_of_other_managers_conflict,
+    fields_not_applied_again_are_removed,
+    applying_again_is_not_written,
+    lists_merge_by_list_type,
+    status_fields_have_separate_owners,
+    updates_own_changed_fields,
+    invalid_configurations_are_not_applied,
+    applied_uid_and_version_are_preconditions,
+    built_in_lists_merge_by_key,
 ];
 
 struct Widgets<'c> {
@@ -82,7 +82,7 @@ fn owned(object: &Value, manager: &str) -> Value {
         .unwrap_or_default()
 }
 
-async fn what_is_applied_is_owned(cluster: &Cluster) {
+async fn applied_fields_are_owned(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "owned").await;
     let applied = widgets
         .apply("m", json!({"metadata": {"labels": {"a": "b"}}, "spec": {"size": 1, "free": {"x": {"y": 1}, "l": [1]}}}))
@@ -102,7 +102,7 @@ async fn what_is_applied_is_owned(cluster: &Cluster) {
     assert_eq!(applied["spec"]["policy"], "Always", "defaults are nobody's");
 }
 
-async fn others_fields_are_conflicts(cluster: &Cluster) {
+async fn fields_of_other_managers_conflict(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "conflict").await;
     widgets
         .apply("m", json!({"spec": {"size": 1, "labels": {"a": "1"}}}))
@@ -133,7 +133,7 @@ async fn others_fields_are_conflicts(cluster: &Cluster) {
     );
 }
 
-async fn what_is_no_longer_applied_goes(cluster: &Cluster) {
+async fn fields_not_applied_again_are_removed(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "gone").await;
     let all = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"size": 1, "most": 9, "labels": {"a": "1", "b": "2"}, "images": ["x", "y"]}});
     widgets.apply("m", all).await.ok();
@@ -163,7 +163,7 @@ async fn what_is_no_longer_applied_goes(cluster: &Cluster) {
     assert_eq!(left["spec"]["labels"], json!({"c": "3"}));
 }
 
-async fn applying_the_same_is_no_write(cluster: &Cluster) {
+async fn applying_again_is_not_written(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "same").await;
     let spec = json!({"spec": {"size": 1, "rules": [{"key": "a"}]}});
     let first = widgets.apply("m", spec.clone()).await.ok();
@@ -179,7 +179,7 @@ async fn applying_the_same_is_no_write(cluster: &Cluster) {
     assert_eq!(widgets.apply("n", spec).await.ok(), shared);
 }
 
-async fn lists_merge_by_their_type(cluster: &Cluster) {
+async fn lists_merge_by_list_type(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "lists").await;
     widgets.apply("m", json!({"spec": {"size": 1, "images": ["a", "b"], "rules": [{"key": "x", "value": "1"}, {"key": "y"}]}})).await.ok();
     let merged = widgets
@@ -229,7 +229,7 @@ async fn lists_merge_by_their_type(cluster: &Cluster) {
     );
 }
 
-async fn status_has_owners_of_its_own(cluster: &Cluster) {
+async fn status_fields_have_separate_owners(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "ownstatus").await;
     widgets.apply("m", json!({"spec": {"size": 1}})).await.ok();
     let status = format!("{}/status", widgets.path);
@@ -272,7 +272,7 @@ async fn status_has_owners_of_its_own(cluster: &Cluster) {
     );
 }
 
-async fn updates_own_what_they_change(cluster: &Cluster) {
+async fn updates_own_changed_fields(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "updates").await;
     let collection = widgets.path.trim_end_matches("/w");
     let widget = widgets.widget(json!({"spec": {"size": 1, "labels": {"a": "1"}}}));
@@ -315,7 +315,7 @@ async fn updates_own_what_they_change(cluster: &Cluster) {
     );
 }
 
-async fn what_cannot_be_applied(cluster: &Cluster) {
+async fn invalid_configurations_are_not_applied(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "cannot").await;
     let widget = widgets.widget(json!({"spec": {"size": 1}}));
     let unnamed = cluster
@@ -373,7 +373,7 @@ async fn what_cannot_be_applied(cluster: &Cluster) {
     assert_eq!(applied["spec"]["size"], 7);
 }
 
-async fn an_object_must_be_the_one_meant(cluster: &Cluster) {
+async fn applied_uid_and_version_are_preconditions(cluster: &Cluster) {
     let widgets = Widgets::new(cluster, "meant").await;
     let with_uid = json!({"metadata": {"uid": "1"}, "spec": {"size": 1}});
     widgets
@@ -394,7 +394,7 @@ async fn an_object_must_be_the_one_meant(cluster: &Cluster) {
         .ok();
 }
 
-async fn built_in_kinds_merge_too(cluster: &Cluster) {
+async fn built_in_lists_merge_by_key(cluster: &Cluster) {
     let namespace = cluster.namespace("builtin").await;
     let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/d");
     let daemon_set = |image: &str, env: &str| {

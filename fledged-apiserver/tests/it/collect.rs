@@ -19,7 +19,7 @@ async fn start(name: &str) -> (Cluster, String) {
 }
 
 #[tokio::test]
-async fn dependents_go_with_their_owner() {
+async fn dependents_are_deleted_with_their_owner() {
     let (cluster, path) = start("background").await;
     let owner = cluster
         .post(&path, json!({"metadata": {"name": "owner"}}))
@@ -39,7 +39,7 @@ async fn dependents_go_with_their_owner() {
 }
 
 #[tokio::test]
-async fn orphans_stay() {
+async fn orphaned_dependents_are_kept() {
     let (cluster, path) = start("orphans").await;
     let owner = cluster
         .post(&path, json!({"metadata": {"name": "owner"}}))
@@ -66,7 +66,7 @@ async fn orphans_stay() {
 }
 
 #[tokio::test]
-async fn in_the_foreground_the_owner_goes_last() {
+async fn foreground_deletion_removes_the_owner_last() {
     let (cluster, path) = start("foreground").await;
     let owner = cluster
         .post(&path, json!({"metadata": {"name": "owner"}}))
@@ -104,7 +104,7 @@ async fn in_the_foreground_the_owner_goes_last() {
 }
 
 #[tokio::test]
-async fn an_owner_that_never_was_is_gone() {
+async fn an_absent_owner_counts_as_deleted() {
     let (cluster, path) = start("never").await;
     let owner =
         json!({"metadata": {"name": "owner", "uid": "11111111-1111-4111-8111-111111111111"}});
@@ -134,7 +134,7 @@ async fn an_owner_that_never_was_is_gone() {
 }
 
 #[tokio::test]
-async fn a_namespace_takes_its_objects_along() {
+async fn deleting_a_namespace_deletes_its_objects() {
     let (cluster, path) = start("ending").await;
     let namespace = path.split('/').nth(4).unwrap().to_owned();
     let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
@@ -181,7 +181,7 @@ async fn a_namespace_takes_its_objects_along() {
 }
 
 #[tokio::test]
-async fn a_definition_takes_its_objects_along() {
+async fn deleting_a_crd_deletes_its_objects() {
     let cluster = Cluster::embedded().await;
     let root = cluster.widgets("ending.example.com").await;
     let path = format!("{root}/namespaces/default/widgets");
@@ -228,7 +228,7 @@ async fn a_definition_takes_its_objects_along() {
 }
 
 #[tokio::test]
-async fn pods_on_nodes_are_given_time() {
+async fn bound_pods_get_a_grace_period() {
     let (cluster, path) = start("pods").await;
     let path = path.replace("/configmaps", "/pods");
     let pod = |name: &str, node: &str| {

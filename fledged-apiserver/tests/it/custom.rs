@@ -3,15 +3,16 @@ use crate::support::{Cluster, MERGE, widget_crd};
 use serde_json::{Value, json};
 
 behaviours![
-    definitions_are_checked,
-    costly_rules_are_refused,
-    schemas_are_kept,
-    rules_are_kept,
+    invalid_crds_are_refused,
+    schemas_are_enforced,
+    cel_rules_are_enforced,
     unknown_fields_are_pruned,
-    tables_have_the_columns_asked_for,
-    metadata_alone_may_be_asked_for,
-    versions_are_views_of_one_object,
-    discovery_tells_what_is_served,
+    tables_have_printer_columns,
+    partial_object_metadata_is_served,
+    every_version_serves_the_same_object,
+    discovery_lists_custom_resources,
+    transition_rules_need_an_old_state;
+    on a real server: costly_rules_are_refused,
 ];
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -23,7 +24,7 @@ fn pairs(causes: &[(String, String)]) -> Vec<(&str, &str)> {
         .collect()
 }
 
-async fn definitions_are_checked(cluster: &Cluster) {
+async fn invalid_crds_are_refused(cluster: &Cluster) {
     let path = format!("{CRDS}?dryRun=All");
     let crd = widget_crd("checked.example.com");
     let with = |edit: &dyn Fn(&mut Value)| {
@@ -98,17 +99,21 @@ async fn costly_rules_are_refused(cluster: &Cluster) {
     post(bounded, nested).await.ok();
     let once = "!has(self.list) || self.list.all(a, a.startsWith('x'))";
     post(list(json!({"type": "string"})), once).await.ok();
-    let compared =
-        json!({"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
-    let refused = post(list(compared), once).await.causes();
-    let told = |part: &str| refused.iter().any(|(_, message)| message.contains(part));
-    assert!(
-        told("oldSelf cannot be used on the uncorrelatable portion"),
-        "{refused:?}"
-    );
 }
 
-async fn schemas_are_kept(cluster: &Cluster) {
+async fn transition_rules_need_an_old_state(cluster: &Cluster) {
+    let path = format!("{CRDS}?dryRun=All");
+    let mut crd = widget_crd("transition.example.com");
+    let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let rule = json!([{"rule": "self == oldSelf"}]);
+    let item = json!({"type": "string", "maxLength": 9, "x-kubernetes-validations": rule});
+    spec["properties"]["list"] = json!({"type": "array", "maxItems": 9, "items": item});
+    let refused = cluster.post(&path, crd).await.causes();
+    let part = "oldSelf cannot be used on the uncorrelatable portion";
+    let told = refused.iter().any(|(_, message)| message.contains(part));
+    assert!(told, "{refused:?}");
+}
+async fn schemas_are_enforced(cluster: &Cluster) {
     let root = cluster.widgets("schemas.example.com").await;
     let namespace = cluster.namespace("schemas").await;
     let path = format!("{root}/namespaces/{namespace}/widgets");
@@ -218,7 +223,7 @@ async fn schemas_are_kept(cluster: &Cluster) {
     );
 }
 
-async fn rules_are_kept(cluster: &Cluster) {
+async fn cel_rules_are_enforced(cluster: &Cluster) {
     let root = cluster.widgets("rules.example.com").await;
     let namespace = cluster.namespace("rules").await;
     let path = format!("{root}/namespaces/{namespace}/widgets");
@@ -309,7 +314,7 @@ async fn unknown_fields_are_pruned(cluster: &Cluster) {
         .refused(422, "Invalid");
 }
 
-async fn tables_have_the_columns_asked_for(cluster: &Cluster) {
+async fn tables_have_printer_columns(cluster: &Cluster) {
     let root = cluster.widgets("tables.example.com").await;
     let namespace = cluster.namespace("tables").await;
     let path = format!("{root}/namespaces/{namespace}/widgets");
@@ -362,7 +367,7 @@ async fn tables_have_the_columns_asked_for(cluster: &Cluster) {
     );
 }
 
-async fn metadata_alone_may_be_asked_for(cluster: &Cluster) {
+async fn partial_object_metadata_is_served(cluster: &Cluster) {
     let namespace = cluster.namespace("partial").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     cluster
@@ -401,7 +406,7 @@ async fn metadata_alone_may_be_asked_for(cluster: &Cluster) {
     );
 }
 
-async fn versions_are_views_of_one_object(cluster: &Cluster) {
+async fn every_version_serves_the_same_object(cluster: &Cluster) {
     let group = "versions.example.com";
     let mut crd = widget_crd(group);
     let mut old = crd["spec"]["versions"][0].clone();
@@ -441,7 +446,7 @@ async fn versions_are_views_of_one_object(cluster: &Cluster) {
         .refused(409, "Conflict");
 }
 
-async fn discovery_tells_what_is_served(cluster: &Cluster) {
+async fn discovery_lists_custom_resources(cluster: &Cluster) {
     let group = "discovery.example.com";
     cluster.widgets(group).await;
     let listed = cluster.get(&format!("/apis/{group}/v1")).await.ok();

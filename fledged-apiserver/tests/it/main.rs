@@ -1,4 +1,4 @@
-//! The API server in the process, held against a real one where `KUBEBUILDER_ASSETS` names it.
+//! Tests of the API server in the process, also on a real one if `KUBEBUILDER_ASSETS` names it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -3,22 +3,22 @@ use crate::support::{Cluster, JSON_PATCH, MERGE, STRATEGIC};
 use serde_json::{Value, json};
 
 behaviours![
-    a_new_object_has_what_a_server_gives_it,
-    names_and_namespaces_are_checked,
-    replacing_needs_the_latest_version,
-    a_change_of_nothing_is_no_write,
-    generations_count_specs_alone,
-    status_is_written_apart,
-    finalizers_hold_objects_back,
-    preconditions_guard_deletion,
-    selectors_select,
-    pages_are_consistent,
-    patches_of_each_kind,
-    secrets_are_checked,
-    nodes_are_checked,
-    leases_and_events_are_checked,
-    events_are_the_same_in_both_groups,
-    what_is_unknown_is_refused,
+    a_new_object_gets_server_set_metadata,
+    invalid_names_and_namespaces_are_refused,
+    an_update_needs_the_latest_version,
+    an_update_without_a_change_is_not_written,
+    generation_counts_spec_changes_only,
+    status_is_a_separate_subresource,
+    finalizers_delay_deletion,
+    deletion_checks_preconditions,
+    label_and_field_selectors_match,
+    pages_are_of_one_version,
+    every_kind_of_patch_is_applied,
+    invalid_secrets_are_refused,
+    invalid_nodes_are_refused,
+    invalid_leases_and_events_are_refused,
+    both_event_groups_serve_the_same_events,
+    unknown_paths_and_kinds_are_refused,
 ];
 
 fn config_map(name: &str) -> Value {
@@ -32,7 +32,7 @@ fn version(object: &Value) -> String {
         .to_owned()
 }
 
-async fn a_new_object_has_what_a_server_gives_it(cluster: &Cluster) {
+async fn a_new_object_gets_server_set_metadata(cluster: &Cluster) {
     let namespace = cluster.namespace("new").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let made = cluster.post(&path, config_map("one")).await;
@@ -68,7 +68,7 @@ async fn a_new_object_has_what_a_server_gives_it(cluster: &Cluster) {
     assert_eq!(cluster.get(&format!("{path}/dry")).await.code, 404);
 }
 
-async fn names_and_namespaces_are_checked(cluster: &Cluster) {
+async fn invalid_names_and_namespaces_are_refused(cluster: &Cluster) {
     let namespace = cluster.namespace("names").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     for name in ["Capital", "under_score", "-a", &"x".repeat(254)] {
@@ -129,7 +129,7 @@ async fn names_and_namespaces_are_checked(cluster: &Cluster) {
         .refused(400, "BadRequest");
 }
 
-async fn replacing_needs_the_latest_version(cluster: &Cluster) {
+async fn an_update_needs_the_latest_version(cluster: &Cluster) {
     let namespace = cluster.namespace("replace").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let first = cluster.post(&path, config_map("one")).await.ok();
@@ -177,7 +177,7 @@ async fn replacing_needs_the_latest_version(cluster: &Cluster) {
     );
 }
 
-async fn a_change_of_nothing_is_no_write(cluster: &Cluster) {
+async fn an_update_without_a_change_is_not_written(cluster: &Cluster) {
     let namespace = cluster.namespace("noop").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let made = cluster.post(&path, config_map("one")).await.ok();
@@ -198,7 +198,7 @@ async fn a_change_of_nothing_is_no_write(cluster: &Cluster) {
     );
 }
 
-async fn generations_count_specs_alone(cluster: &Cluster) {
+async fn generation_counts_spec_changes_only(cluster: &Cluster) {
     let namespace = cluster.namespace("generation").await;
     let root = cluster.widgets("generation.example.com").await;
     let path = format!("{root}/namespaces/{namespace}/widgets");
@@ -229,7 +229,7 @@ async fn generations_count_specs_alone(cluster: &Cluster) {
     );
 }
 
-async fn status_is_written_apart(cluster: &Cluster) {
+async fn status_is_a_separate_subresource(cluster: &Cluster) {
     let namespace = cluster.namespace("status").await;
     let root = cluster.widgets("status.example.com").await;
     let path = format!("{root}/namespaces/{namespace}/widgets");
@@ -273,7 +273,7 @@ async fn status_is_written_apart(cluster: &Cluster) {
     assert_eq!(cluster.patch(&configured, MERGE, json!({})).await.code, 404);
 }
 
-async fn finalizers_hold_objects_back(cluster: &Cluster) {
+async fn finalizers_delay_deletion(cluster: &Cluster) {
     let namespace = cluster.namespace("finalizers").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let mut held = config_map("held");
@@ -308,7 +308,7 @@ async fn finalizers_hold_objects_back(cluster: &Cluster) {
         .refused(404, "NotFound");
 }
 
-async fn preconditions_guard_deletion(cluster: &Cluster) {
+async fn deletion_checks_preconditions(cluster: &Cluster) {
     let namespace = cluster.namespace("preconditions").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let made = cluster.post(&path, config_map("one")).await.ok();
@@ -330,7 +330,7 @@ async fn preconditions_guard_deletion(cluster: &Cluster) {
         .ok();
 }
 
-async fn selectors_select(cluster: &Cluster) {
+async fn label_and_field_selectors_match(cluster: &Cluster) {
     let namespace = cluster.namespace("selectors").await;
     let path = format!("/api/v1/namespaces/{namespace}/secrets");
     for (name, tier) in [("one", "front"), ("two", "back"), ("three", "back")] {
@@ -376,7 +376,7 @@ async fn selectors_select(cluster: &Cluster) {
     assert_eq!(names("").await, ["one"]);
 }
 
-async fn pages_are_consistent(cluster: &Cluster) {
+async fn pages_are_of_one_version(cluster: &Cluster) {
     let namespace = cluster.namespace("pages").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     for name in ["p1", "p2", "p3", "p4", "p5"] {
@@ -425,7 +425,7 @@ async fn pages_are_consistent(cluster: &Cluster) {
         .refused(422, "Invalid");
 }
 
-async fn patches_of_each_kind(cluster: &Cluster) {
+async fn every_kind_of_patch_is_applied(cluster: &Cluster) {
     let namespace = cluster.namespace("patches").await;
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments");
     let deployment = json!({
@@ -519,7 +519,7 @@ async fn patches_of_each_kind(cluster: &Cluster) {
     );
 }
 
-async fn secrets_are_checked(cluster: &Cluster) {
+async fn invalid_secrets_are_refused(cluster: &Cluster) {
     let namespace = cluster.namespace("secrets").await;
     let path = format!("/api/v1/namespaces/{namespace}/secrets");
     let secret = |name: &str, kind: &str, data: Value| json!({"metadata": {"name": name}, "type": kind, "data": data});
@@ -579,7 +579,7 @@ async fn secrets_are_checked(cluster: &Cluster) {
     assert_eq!(causes[0].0, "type");
 }
 
-async fn nodes_are_checked(cluster: &Cluster) {
+async fn invalid_nodes_are_refused(cluster: &Cluster) {
     let path = "/api/v1/nodes";
     let node = json!({"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}});
     let made = cluster.post(path, node).await.ok();
@@ -626,7 +626,7 @@ async fn nodes_are_checked(cluster: &Cluster) {
     cluster.delete(one).await.ok();
 }
 
-async fn leases_and_events_are_checked(cluster: &Cluster) {
+async fn invalid_leases_and_events_are_refused(cluster: &Cluster) {
     let namespace = cluster.namespace("checked").await;
     let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
     let lease = |spec: Value| json!({"metadata": {"name": "l"}, "spec": spec});
@@ -651,7 +651,7 @@ async fn leases_and_events_are_checked(cluster: &Cluster) {
     cluster.post(&events, about(&namespace)).await.ok();
 }
 
-async fn events_are_the_same_in_both_groups(cluster: &Cluster) {
+async fn both_event_groups_serve_the_same_events(cluster: &Cluster) {
     let namespace = cluster.namespace("events").await;
     let core = format!("/api/v1/namespaces/{namespace}/events");
     let grouped = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
@@ -698,7 +698,7 @@ async fn events_are_the_same_in_both_groups(cluster: &Cluster) {
     );
 }
 
-async fn what_is_unknown_is_refused(cluster: &Cluster) {
+async fn unknown_paths_and_kinds_are_refused(cluster: &Cluster) {
     let namespace = cluster.namespace("unknown").await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     assert_eq!(cluster.get("/apis/example.org/v1/wombats").await.code, 404);

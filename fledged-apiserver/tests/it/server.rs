@@ -1,4 +1,4 @@
-//! What tests may do to the embedded server.
+//! Controls of the server, and its behaviour over a socket.
 use crate::support::Cluster;
 use fledged_apiserver::{Failure, RequestFilter, Server, StartError};
 use futures_util::{StreamExt, TryStreamExt};
@@ -12,7 +12,7 @@ fn config_map(name: &str) -> ConfigMap {
 }
 
 #[tokio::test]
-async fn a_client_of_kube_is_at_home() {
+async fn kube_client_creates_applies_lists_and_watches() {
     let server = Server::builder().start().await.unwrap();
     let maps: Api<ConfigMap> = Api::default_namespaced(server.client().unwrap());
     let made = maps
@@ -72,7 +72,7 @@ async fn requests_are_counted() {
 }
 
 #[tokio::test]
-async fn metrics_have_the_names_of_a_real_server() {
+async fn metrics_use_the_names_of_kube_apiserver() {
     let server = Server::builder().start().await.unwrap();
     let client = server.client().unwrap();
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
@@ -157,7 +157,7 @@ async fn requests_fail_on_demand() {
 }
 
 #[tokio::test]
-async fn a_forgotten_history_ends_watches_from_before() {
+async fn compaction_expires_earlier_versions() {
     let cluster = Cluster::embedded().await;
     let path = "/api/v1/namespaces/default/configmaps";
     let made = cluster
@@ -215,7 +215,7 @@ async fn a_forgotten_history_ends_watches_from_before() {
 }
 
 #[tokio::test]
-async fn a_short_history_is_bounded() {
+async fn history_length_is_bounded() {
     let cluster = Cluster::of(Server::builder().history(2).start().await.unwrap());
     let path = "/api/v1/namespaces/default/configmaps";
     let mut versions = Vec::new();
@@ -242,7 +242,7 @@ async fn a_short_history_is_bounded() {
 }
 
 #[tokio::test]
-async fn watches_can_be_cut() {
+async fn cut_watches_ends_open_watches() {
     let cluster = Cluster::embedded().await;
     let mut watch = cluster.watch("/api/v1/namespaces").await;
     for _ in 0..4 {
@@ -253,7 +253,7 @@ async fn watches_can_be_cut() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_down_has_its_data_still() {
+async fn a_server_that_is_down_keeps_its_objects() {
     let cluster = Cluster::embedded().await;
     let server = cluster.server();
     let path = "/api/v1/namespaces/default/configmaps";
@@ -287,7 +287,7 @@ async fn a_server_that_was_down_has_its_data_still() {
 }
 
 #[tokio::test]
-async fn it_may_start_with_objects() {
+async fn seed_objects_are_created_and_validated() {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"tier": "x"}}});
     let server = Server::builder().seed([node]).start().await.unwrap();
     let nodes: Api<Node> = Api::all(server.client().unwrap());

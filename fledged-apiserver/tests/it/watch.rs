@@ -3,13 +3,13 @@ use crate::support::{Cluster, MERGE};
 use serde_json::{Value, json};
 
 behaviours![
-    a_watch_goes_on_from_a_version,
-    a_watch_of_now_begins_with_what_is_there,
-    leaving_a_selection_is_deletion,
-    one_object_may_be_watched,
-    lists_may_be_streamed,
-    bookmarks_tell_how_far_it_is,
-    versions_go_up_with_every_write,
+    a_watch_resumes_from_a_version,
+    a_watch_without_a_version_lists_first,
+    leaving_the_selection_is_a_deletion,
+    a_watch_selects_one_object_by_name,
+    a_watch_streams_the_initial_list,
+    bookmarks_carry_the_latest_version,
+    every_write_increases_the_version,
 ];
 
 async fn config_maps(cluster: &Cluster, name: &str) -> String {
@@ -32,7 +32,7 @@ fn event(kind: &str, name: &str) -> (String, String) {
     (kind.to_owned(), name.to_owned())
 }
 
-async fn a_watch_goes_on_from_a_version(cluster: &Cluster) {
+async fn a_watch_resumes_from_a_version(cluster: &Cluster) {
     let path = config_maps(cluster, "resume").await;
     let first = put(cluster, &path, "a", json!({})).await;
     put(cluster, &path, "b", json!({})).await;
@@ -55,7 +55,7 @@ async fn a_watch_goes_on_from_a_version(cluster: &Cluster) {
     assert!(later > version(&first).parse().unwrap());
 }
 
-async fn a_watch_of_now_begins_with_what_is_there(cluster: &Cluster) {
+async fn a_watch_without_a_version_lists_first(cluster: &Cluster) {
     let path = config_maps(cluster, "now").await;
     put(cluster, &path, "a", json!({})).await;
     for query in ["", "?resourceVersion=0"] {
@@ -64,7 +64,7 @@ async fn a_watch_of_now_begins_with_what_is_there(cluster: &Cluster) {
     }
 }
 
-async fn leaving_a_selection_is_deletion(cluster: &Cluster) {
+async fn leaving_the_selection_is_a_deletion(cluster: &Cluster) {
     let path = config_maps(cluster, "leaving").await;
     let start = put(cluster, &path, "a", json!({"in": "yes"})).await;
     let query = format!("labelSelector=in%3Dyes&resourceVersion={}", version(&start));
@@ -97,7 +97,7 @@ async fn leaving_a_selection_is_deletion(cluster: &Cluster) {
     assert_eq!(watch.event().await, event("MODIFIED", "a"));
 }
 
-async fn one_object_may_be_watched(cluster: &Cluster) {
+async fn a_watch_selects_one_object_by_name(cluster: &Cluster) {
     let path = config_maps(cluster, "one").await;
     put(cluster, &path, "a", json!({})).await;
     put(cluster, &path, "b", json!({})).await;
@@ -116,7 +116,7 @@ async fn one_object_may_be_watched(cluster: &Cluster) {
     assert_eq!(watch.event().await, event("MODIFIED", "b"));
 }
 
-async fn lists_may_be_streamed(cluster: &Cluster) {
+async fn a_watch_streams_the_initial_list(cluster: &Cluster) {
     let path = config_maps(cluster, "streamed").await;
     put(cluster, &path, "a", json!({})).await;
     let last = put(cluster, &path, "b", json!({})).await;
@@ -139,7 +139,7 @@ async fn lists_may_be_streamed(cluster: &Cluster) {
     refused.refused(422, "Invalid");
 }
 
-async fn bookmarks_tell_how_far_it_is(cluster: &Cluster) {
+async fn bookmarks_carry_the_latest_version(cluster: &Cluster) {
     let path = config_maps(cluster, "bookmarks").await;
     let last = put(cluster, &path, "a", json!({})).await;
     let query = format!(
@@ -162,7 +162,7 @@ async fn bookmarks_tell_how_far_it_is(cluster: &Cluster) {
     assert!(bookmarks > 0 || cluster.is_real(), "it ended without one");
 }
 
-async fn versions_go_up_with_every_write(cluster: &Cluster) {
+async fn every_write_increases_the_version(cluster: &Cluster) {
     let path = config_maps(cluster, "versions").await;
     let mut last = 0;
     for name in ["a", "b", "c"] {

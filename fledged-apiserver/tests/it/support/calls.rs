@@ -1,4 +1,4 @@
-//! Requests, as plain as they are.
+//! Plain HTTP requests.
 
 use std::pin::Pin;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Cluster;
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
@@ -67,7 +67,7 @@ impl Lines {
     pub async fn next(&mut self) -> Option<Value> {
         tokio::time::timeout(super::SOON, self.0.next())
             .await
-            .expect("a watch is silent")
+            .expect("no event within the deadline")
     }
 
     /// The type and the name of the next line.

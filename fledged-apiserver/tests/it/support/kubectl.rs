@@ -5,22 +5,22 @@ use std::process::{Command, Output, Stdio};
 
 use super::Cluster;
 
-/// What `kubectl` said.
+/// The result of a `kubectl` command.
 #[derive(Debug)]
-pub struct Said {
+pub struct KubectlOutput {
     pub ok: bool,
     pub out: String,
     pub err: String,
 }
 
-impl Said {
-    /// What it printed, if it succeeded.
+impl KubectlOutput {
+    /// The standard output of a success.
     pub fn ok(self) -> String {
         assert!(self.ok, "{self:?}");
         self.out
     }
 
-    /// What it complained of, if it failed.
+    /// The standard error of a failure.
     pub fn refused(self) -> String {
         assert!(!self.ok, "{self:?}");
         self.err
@@ -47,7 +47,7 @@ pub fn has_kubectl() -> bool {
 
 impl Cluster {
     /// Runs `kubectl` with some input.
-    pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Said {
+    pub async fn kubectl(&self, arguments: &[&str], input: &str) -> KubectlOutput {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, self.kubeconfig()).unwrap();
@@ -74,7 +74,7 @@ impl Cluster {
         };
         let output = tokio::task::spawn_blocking(run).await.unwrap();
         drop(folder);
-        Said {
+        KubectlOutput {
             ok: output.status.success(),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),

@@ -1,4 +1,4 @@
-//! An API server to test against: the embedded one, or a real one.
+//! The API server under test: one in the process, or a real one.
 //!
 //! The same behaviours are checked on both. The real one is started if `KUBEBUILDER_ASSETS` names a folder with
 //! `etcd` and `kube-apiserver`, as for any other tests with them.
@@ -25,7 +25,7 @@ pub use calls::{Answer, Lines};
 pub use kubectl::has_kubectl;
 pub use real::RealServer;
 
-/// As long as anything may take, on a machine that does other things besides.
+/// The deadline of conditions that are waited for.
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// The pause between two requests of a condition that is waited for.
@@ -45,7 +45,7 @@ enum Backend {
     Real(RealServer),
 }
 
-/// A cluster that is nothing but an API server.
+/// A cluster that consists of an API server.
 pub struct Cluster {
     backend: Backend,
     pub client: kube::Client,
@@ -58,7 +58,7 @@ impl Cluster {
 
     pub fn of(server: Server) -> Self {
         let mut config = server.client_config().unwrap();
-        // What is refused is to be seen, not tried again.
+        // Tests check refusals; a client must not retry them.
         config.default_retry = false;
         let client = kube::Client::try_from(config).unwrap();
         Self {
@@ -85,7 +85,7 @@ impl Cluster {
         })
     }
 
-    /// The embedded server, where only that can do something.
+    /// The server in the process, for its controls.
     pub fn server(&self) -> &Server {
         match &self.backend {
             Backend::Socket(server) => server,
@@ -105,14 +105,14 @@ impl Cluster {
         }
     }
 
-    /// Makes a namespace, for one test alone.
+    /// Creates a namespace for one test.
     pub async fn namespace(&self, name: &str) -> String {
         let namespace = json!({"metadata": {"generateName": format!("{name}-")}});
         let made = self.post("/api/v1/namespaces", namespace).await.ok();
         made["metadata"]["name"].as_str().unwrap().to_owned()
     }
 
-    /// Defines widgets, in a group for one test alone, and waits until they are served.
+    /// Creates the CRD of widgets in a group for one test, and waits until it is served.
     pub async fn widgets(&self, group: &str) -> String {
         let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
         self.post(crds, widget_crd(group)).await.ok();
@@ -129,7 +129,7 @@ impl Cluster {
         .await;
         let root = format!("/apis/{group}/v1");
         let deadline = tokio::time::Instant::now() + SOON;
-        // A real server serves them a little later than it says so.
+        // A real server serves them shortly after it reports them as established.
         while self.get(&format!("{root}/widgets")).await.code != 200 {
             assert!(
                 tokio::time::Instant::now() < deadline,
@@ -140,7 +140,7 @@ impl Cluster {
         root
     }
 
-    /// Waits until an object is as it should be.
+    /// Waits until an object meets a condition.
     pub async fn until(&self, path: &str, test: impl Fn(&Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
@@ -157,7 +157,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until there is nothing at a path.
+    /// Waits until a path is not found.
     pub async fn until_gone(&self, path: &str) {
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
@@ -175,7 +175,7 @@ impl Cluster {
     }
 }
 
-/// A CRD with a bit of everything, in YAML.
+/// A CRD that uses most features of schemas, in YAML.
 pub fn widget_yaml(group: &str) -> String {
     include_str!("widgets.yaml").replace("GROUP", group)
 }
@@ -185,10 +185,11 @@ pub fn widget_crd(group: &str) -> Value {
     serde_saphyr::from_str(&widget_yaml(group)).unwrap()
 }
 
-/// Checks behaviours on a server in the process, each in a test of its own: behind a socket, and as a service on
-/// paused time (unless they are listed after `on sockets:`). A real API server is checked too, if there is one.
+/// Checks behaviours on a server in the process, each in a test of its own: on a socket, and as a service on paused
+/// time (unless they are listed after `on sockets:`). All of them, and those after `on a real server:`, are checked
+/// on a real API server, if there is one.
 macro_rules! behaviours {
-    (on sockets: $($name:ident),+ $(,)?) => {
+    (on sockets: $($name:ident),+ $(,)? $(; on a real server: $($real:ident),+ $(,)?)?) => {
         mod on_a_socket {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,9 +206,13 @@ macro_rules! behaviours {
                 eprintln!("{}", stringify!($name));
                 $name(&cluster).await;
             )+
+            $($(
+                eprintln!("{}", stringify!($real));
+                $real(&cluster).await;
+            )+)?
         }
     };
-    ($($name:ident),+ $(,)?) => {
+    ($($name:ident),+ $(,)? $(; on a real server: $($real:ident),+ $(,)?)?) => {
         mod as_a_service {
             $(
                 #[tokio::test(start_paused = true)]
@@ -217,6 +222,6 @@ macro_rules! behaviours {
             )+
         }
 
-        behaviours![on sockets: $($name),+];
+        behaviours![on sockets: $($name),+ $(; on a real server: $($real),+)?];
     };
 }

@@ -1,4 +1,4 @@
-//! A real API server with a store of its own.
+//! A real API server with its etcd.
 
 use std::io::Write as _;
 use std::net::TcpListener;

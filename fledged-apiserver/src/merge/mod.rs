@@ -1,6 +1,0 @@
-//! Patches, apart from server-side apply.
-
-mod patch;
-mod strategic;
-
-pub(crate) use patch::{Patch, PatchKind};
