@@ -15,7 +15,7 @@ use crate::schema::{Schema, document, parse_trusted};
 
 /// Every built-in resource.
 pub(super) fn resources() -> Vec<Resource> {
-    ALL.iter().map(|known| resource(known)).collect()
+    ALL.iter().map(resource).collect()
 }
 
 fn resource(known: &Known) -> Resource {
