@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::api::Api;
 use crate::error::qualified;
 use crate::failures::{Failure, RequestFilter};
+use crate::object_store::Key;
 use crate::request_counts::RequestKey;
-use crate::store::Key;
 use crate::timestamps::Clock;
 
 /// The controls of an API server, the same for [`Server`](crate::Server) and [`Service`](crate::Service),

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::api::{Api, CLEANUP, Deletion, FOREGROUND, ORPHAN, delete, delete_selected, is_done};
 use crate::kinds::{accepted_status, served_by};
+use crate::object_store::{CRDS, FollowUp, Key, Object, ObjectRef, Snapshot};
 use crate::selectors::Selection;
-use crate::store::{CRDS, FollowUp, Key, Object, ObjectRef, Snapshot};
 
 /// Runs until the store is dropped.
 pub(crate) async fn collect(api: Arc<Api>, mut follow_ups: mpsc::UnboundedReceiver<FollowUp>) {

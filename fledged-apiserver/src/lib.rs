@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 mod api;
-mod apply;
 mod control;
 mod error;
 mod failures;
@@ -9,13 +8,14 @@ mod garbage_collector;
 mod hollow_node;
 mod json;
 mod kinds;
+mod object_store;
 mod protobuf;
 mod request_counts;
 mod schema;
 mod selectors;
 mod server;
+mod server_side_apply;
 mod service;
-mod store;
 mod timestamps;
 mod validate;
 

@@ -19,8 +19,8 @@ use crate::api::{Api, FieldValidation, Target, Warnings, WriteOptions, check_typ
 use crate::control::Control;
 use crate::error::{ApiError, ApiResult, StartError};
 use crate::json::text;
+use crate::object_store::Store;
 use crate::service::Service;
-use crate::store::Store;
 use crate::timestamps::Clock;
 
 /// The default length of the history, in writes to one resource. With a thousand nodes that each write once, a

@@ -20,7 +20,7 @@ use crate::api::{Api, Request, refusal, serve};
 use crate::control::Control;
 use crate::error::{ApiError, StartError};
 use crate::garbage_collector::collect;
-use crate::store::FollowUp;
+use crate::object_store::FollowUp;
 
 /// The largest body of a request, in bytes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;

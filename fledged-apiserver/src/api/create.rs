@@ -5,15 +5,15 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::encode::{self, Form};
+use super::http_request::{FieldValidation, Request, Target, WriteOptions};
 use super::prepare::{check, read, shape};
-use super::request::{FieldValidation, Request, Target, WriteOptions};
 use super::response::{self, Response};
-use super::state::Api;
+use super::shared_state::Api;
 use super::strategy::{has_generation, prepare_new, settle_namespace};
-use crate::apply::{Writer, record_update};
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Builtin, Resource, convert};
-use crate::store::{CRDS, Key, Object};
+use crate::object_store::{CRDS, Key, Object};
+use crate::server_side_apply::{Writer, record_update};
 use crate::validate::metadata_warnings;
 
 /// The longest prefix of a generated name.

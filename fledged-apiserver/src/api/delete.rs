@@ -5,15 +5,15 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::encode::{self, Form};
+use super::http_request::{ListOptions, Request, Target, WriteOptions};
 use super::prepare::parse;
-use super::request::{ListOptions, Request, Target, WriteOptions};
 use super::response::{self, Response};
-use super::state::Api;
+use super::shared_state::Api;
 use super::strategy::is_done;
 use crate::error::{ApiError, ApiResult, FieldError};
 use crate::kinds::{Builtin, Resource};
+use crate::object_store::{Interest as _, Key, Object, ObjectRef, Snapshot};
 use crate::selectors::Selection;
-use crate::store::{Interest as _, Key, Object, ObjectRef, Snapshot};
 
 /// Options of a deletion.
 #[derive(Debug, Clone, Default)]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 
-use super::request::Request;
+use super::http_request::Request;
 use super::response::{self, Response};
-use super::state::Api;
+use super::shared_state::Api;
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Resource, version_rank};
 

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::request::Request;
+use super::http_request::Request;
+use super::printing::{TableOptions, table};
 use super::response::{self, Response};
-use super::state::Api;
-use super::table::{TableOptions, table};
+use super::shared_state::Api;
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Resource, convert};
-use crate::store::Object;
+use crate::object_store::Object;
 
 /// The form of objects in a response.
 #[derive(Debug, Clone)]

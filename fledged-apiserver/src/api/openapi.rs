@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::response::{self, Response};
-use super::state::Api;
+use super::shared_state::Api;
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Resource, builtin_document};
+use crate::object_store::{CRDS, Key};
 use crate::schema::object_meta_document;
-use crate::store::{CRDS, Key};
 
 /// The index of documents. Their URLs change with every write, so that clients may cache them.
 pub(super) fn index(api: &Api) -> Value {

@@ -4,17 +4,17 @@ use serde_json::Value;
 
 use super::create::insert;
 use super::encode::Form;
+use super::http_request::{Request, Target, WriteOptions};
 use super::prepare::{check_type, parse, reshape, shape};
-use super::request::{Request, Target, WriteOptions};
 use super::response::Response;
-use super::state::Api;
+use super::shared_state::Api;
 use super::strategic_merge::strategic;
 use super::strategy::settle_namespace;
 use super::update::{NotChanged, change, check_name, check_unconditional, check_version, writer};
-use crate::apply::{apply, check_configuration};
 use crate::error::{ApiError, ApiResult, FieldError};
 use crate::kinds::convert;
 use crate::schema::Schema;
+use crate::server_side_apply::{apply, check_configuration};
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::request::{FieldValidation, Request, Warnings};
+use super::http_request::{FieldValidation, Request, Warnings};
 use crate::error::{ApiError, ApiResult, Fault, FieldError};
 use crate::kinds::{Builtin, Resource, convert};
 use crate::protobuf;

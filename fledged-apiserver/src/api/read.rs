@@ -13,12 +13,14 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::encode::{self, Form};
-use super::request::{ListOptions, Request, Target, VersionMatch, version};
+use super::http_request::{ListOptions, Request, Target, VersionMatch, version};
 use super::response::{self, Response};
-use super::state::Api;
+use super::shared_state::Api;
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::Resource;
-use crate::store::{Change, Delivery, Interest, Key, Object, OpenWatch, Snapshot, watch_line};
+use crate::object_store::{
+    Change, Delivery, Interest, Key, Object, OpenWatch, Snapshot, watch_line,
+};
 
 /// Handles a GET of one object.
 pub(crate) fn get(api: &Api, request: &Request, target: &Target) -> ApiResult<Response> {

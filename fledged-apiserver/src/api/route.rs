@@ -6,11 +6,11 @@ use http::Method;
 
 use super::create::create;
 use super::delete::{delete_all, delete_one};
+use super::http_request::{Request, Target};
 use super::patch::{PatchKind, kind_of, patch};
 use super::read::{get, list, watch};
-use super::request::{Request, Target};
 use super::response::{self, Response};
-use super::state::Api;
+use super::shared_state::Api;
 use super::update::replace;
 use super::{discovery, openapi};
 use crate::error::{ApiError, ApiResult};

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ApiResult};
-use crate::schema::Schema;
+use crate::schema::{Schema, merged_field};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -67,7 +67,7 @@ fn merge_fields(
         {
             continue;
         }
-        let schema = schema.merged_field(name);
+        let schema = merged_field(schema, name);
         let value = match (merged.get(name), value) {
             (_, Value::Null) => {
                 merged.remove(name);
@@ -96,7 +96,7 @@ fn merge_fields(
                 .and_then(Value::as_array)
                 .map(Vec::as_slice)
                 .unwrap_or_default();
-            let key = schema.merged_field(field).patch.key.as_deref();
+            let key = merged_field(schema, field).patch.key.as_deref();
             let ordered = ordered(items, order, before, key);
             merged.insert(field.to_owned(), ordered.into());
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::request::Target;
+use super::http_request::Target;
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Builtin, Resource};
 

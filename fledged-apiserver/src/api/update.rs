@@ -6,17 +6,17 @@ use serde_json::Value;
 
 use super::create::{Outcome, insert};
 use super::encode::Form;
+use super::http_request::{Request, Target, Warnings, WriteOptions};
 use super::prepare::{check, read, shape};
-use super::request::{Request, Target, Warnings, WriteOptions};
 use super::response::Response;
-use super::state::Api;
+use super::shared_state::Api;
 use super::strategy::{
     content_differs, has_generation, is_done, keep_metadata, restrict, settle_namespace,
 };
-use crate::apply::{Writer, record_update};
 use crate::error::{ApiError, ApiResult, FieldError};
 use crate::kinds::{Builtin, Resource, convert};
-use crate::store::Object;
+use crate::object_store::Object;
+use crate::server_side_apply::{Writer, record_update};
 use crate::validate::metadata_warnings;
 
 /// Why an update was not written.

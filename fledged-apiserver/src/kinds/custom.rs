@@ -8,7 +8,7 @@ use super::printer_column::Column;
 use super::resource::{Resource, table_name};
 use super::versions::version_rank;
 use crate::error::FieldError;
-use crate::schema::{Schema, parse_root};
+use crate::schema::{Schema, default_faults, parse_root};
 
 /// The schema of a version of a CRD.
 pub(crate) type CustomSchema = Arc<Schema>;
@@ -66,11 +66,15 @@ pub(crate) fn schemas(spec: &Value) -> Result<Vec<CustomSchema>, Vec<FieldError>
                 let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
                 faults.push(FieldError::required(&path, ""));
             }
-            Some(schema) => match parse_root(&schema, &path) {
-                Ok(schema) => schemas.push(Arc::new(schema)),
-                Err(_) if all_same && index > 0 => {}
-                Err(found) => faults.extend(found),
-            },
+            Some(schema) => {
+                let (schema, mut found) = parse_root(&schema, &path);
+                found.extend(default_faults(&schema, &path));
+                match found.is_empty() {
+                    true => schemas.push(Arc::new(schema)),
+                    false if all_same && index > 0 => {}
+                    false => faults.extend(found),
+                }
+            }
         }
     }
     match faults.is_empty() {

@@ -7,8 +7,8 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::model::Schema;
 use super::parse::parse_trusted;
+use super::structural::Schema;
 
 /// The lists of the built-in kinds that merge item by item: the type and the field of a list, and
 /// its keys.
@@ -262,4 +262,12 @@ pub(crate) fn object_meta_document() -> &'static Value {
 /// The schema of metadata.
 pub(crate) fn object_meta() -> &'static Schema {
     &OBJECT_META
+}
+
+/// The schema that a field is merged by: metadata always has that of `ObjectMeta`.
+pub(crate) fn merged_field<'s>(schema: &'s Schema, name: &str) -> &'s Schema {
+    match name {
+        "metadata" if schema.embedded => object_meta(),
+        name => schema.field_or_any(name),
+    }
 }

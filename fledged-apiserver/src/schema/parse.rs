@@ -7,16 +7,12 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::cel::{compile, misplaced_transitions};
-use super::model::{Limits, ListType, PatchStrategy, Rule, Schema, Shape};
-use super::values::validate;
+use super::structural::{Limits, ListType, PatchStrategy, Rule, Schema, Shape};
 use crate::error::FieldError;
 
-/// Reads the root schema of a version of a CRD.
-///
-/// # Errors
-///
-/// All places at which it is not structural, with paths below `path`.
-pub(crate) fn parse_root(value: &Value, path: &str) -> Result<Schema, Vec<FieldError>> {
+/// Reads the root schema of a version of a CRD. Returns it with all places at which it is not structural, with paths
+/// below `path`.
+pub(crate) fn parse_root(value: &Value, path: &str) -> (Schema, Vec<FieldError>) {
     let mut reader = Reader {
         faults: Vec::new(),
         strict: true,
@@ -33,10 +29,7 @@ pub(crate) fn parse_root(value: &Value, path: &str) -> Result<Schema, Vec<FieldE
     // The fields that every object has need not be listed.
     schema.embedded = true;
     reader.faults.extend(misplaced_transitions(&schema, path));
-    match reader.faults.is_empty() {
-        true => Ok(schema),
-        false => Err(reader.faults),
-    }
+    (schema, reader.faults)
 }
 
 /// Reads a schema that needs no checking.
@@ -197,20 +190,6 @@ impl Reader {
             ));
         }
         schema.rules = self.rules(value, path, &schema);
-        if let (Some(default), true) = (&schema.default, self.strict) {
-            self.faults
-                .extend(
-                    validate(default, &schema, "")
-                        .into_iter()
-                        .map(|fault| FieldError {
-                            path: match fault.path.as_str() {
-                                "" => format!("{path}.default"),
-                                inner => format!("{path}.default.{inner}"),
-                            },
-                            ..fault
-                        }),
-                );
-        }
         schema
     }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::generated::object_meta;
-use super::model::{Limits, ListType, Schema, Shape};
+use super::structural::{Limits, ListType, Schema, Shape};
 use crate::error::{Fault, FieldError};
 
 /// All faults of a value, apart from CEL rules.
@@ -362,6 +362,35 @@ fn same_items(value: &Value, schema: &Schema, path: &str, faults: &mut Vec<Field
             }
         }
         _ => {}
+    }
+}
+
+/// The faults of the defaults in a schema, at every depth.
+pub(crate) fn default_faults(schema: &Schema, path: &str) -> Vec<FieldError> {
+    let mut faults = Vec::new();
+    check_defaults(schema, path, &mut faults);
+    faults
+}
+
+fn check_defaults(schema: &Schema, path: &str, faults: &mut Vec<FieldError>) {
+    if let Some(default) = &schema.default {
+        let found = validate(default, schema, "").into_iter();
+        faults.extend(found.map(|fault| FieldError {
+            path: match fault.path.as_str() {
+                "" => format!("{path}.default"),
+                inner => format!("{path}.default.{inner}"),
+            },
+            ..fault
+        }));
+    }
+    for (name, property) in &schema.properties {
+        check_defaults(property, &format!("{path}.properties[{name}]"), faults);
+    }
+    if let Some(additional) = &schema.additional {
+        check_defaults(additional, &format!("{path}.additionalProperties"), faults);
+    }
+    if let Some(items) = &schema.items {
+        check_defaults(items, &format!("{path}.items"), faults);
     }
 }
 

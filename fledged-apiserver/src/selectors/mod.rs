@@ -3,7 +3,7 @@
 mod field_selector;
 mod label_selector;
 
-use crate::store::{Interest, Object};
+use crate::object_store::{Interest, Object};
 
 pub(crate) use field_selector::FieldSelector;
 pub(crate) use label_selector::LabelSelector;

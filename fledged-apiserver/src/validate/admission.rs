@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::names::{dns_subdomain_faults, qualified_name_faults};
+use super::name_syntax::{dns_subdomain_faults, qualified_name_faults};
 use crate::error::FieldError;
 use crate::json::{at, items, set_default, text};
 use crate::kinds::Builtin;

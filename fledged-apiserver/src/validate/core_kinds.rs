@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::names::{
+use super::name_syntax::{
     config_key_faults, dns_subdomain_faults, label_value_faults, qualified_name_faults,
 };
 use crate::error::{Fault, FieldError};

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::names::{
+use super::name_syntax::{
     dns_1035_label_faults, dns_label_faults, dns_subdomain_faults, label_value_faults,
     path_segment_faults, qualified_name_faults,
 };

@@ -2,9 +2,9 @@
 
 mod admission;
 mod core_kinds;
-mod crd;
+mod crd_rules;
 mod metadata;
-mod names;
+mod name_syntax;
 mod policy_kinds;
 mod workload;
 
@@ -14,7 +14,7 @@ use admission::{check_admission, default_admission};
 use core_kinds::{
     check_config_map, check_event, check_lease, check_node, check_secret, encode_string_data,
 };
-use crd::{check_crd, default_crd};
+use crd_rules::{check_crd, default_crd};
 use policy_kinds::{check_access, check_policy_kind, default_binding, default_policy};
 use workload::{check_template, default_template, default_workload};
 
@@ -23,7 +23,7 @@ use crate::json::{object, text};
 use crate::kinds::Builtin;
 
 pub(crate) use metadata::{check_metadata, check_metadata_change, metadata_warnings, normalize};
-pub(crate) use names::{label_value_faults, qualified_name_faults};
+pub(crate) use name_syntax::{label_value_faults, qualified_name_faults};
 
 /// Sets the defaults of an object.
 pub(crate) fn default_object(kind: Builtin, value: &mut Value) {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::metadata::label_faults;
-use super::names::dns_label_faults;
+use super::name_syntax::dns_label_faults;
 use crate::error::FieldError;
 use crate::json::{at, items, set_default, text};
 use crate::kinds::Builtin;

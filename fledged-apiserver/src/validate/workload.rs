@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::metadata::label_faults;
-use super::names::dns_label_faults;
+use super::name_syntax::dns_label_faults;
 use crate::error::{Fault, FieldError};
 use crate::json::{at, items, object, set_default, text};
 use crate::kinds::Builtin;

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use cel::{Context, Env, Program, Value as Cel};
 use serde_json::Value;
 
-use super::model::{ListType, Rule, Schema};
+use super::structural::{ListType, Rule, Schema};
 use crate::error::{Fault, FieldError};
 use types::{Scope, Type};
 use variables::from_json;

@@ -9,7 +9,7 @@ use cel::IdedExpr;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue};
 
 use super::variables::escaped;
-use crate::schema::model::{Schema, Shape};
+use crate::schema::structural::{Schema, Shape};
 
 /// A type; `Any` where it is unknown and everything is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use cel::Value as Cel;
 use cel::objects::{Key, Map};
 use serde_json::Value;
 
-use crate::schema::model::{Schema, Shape};
+use crate::schema::structural::{Schema, Shape};
 
 const RESERVED: &[&str] = &[
     "true",
