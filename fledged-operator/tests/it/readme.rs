@@ -1,4 +1,4 @@
-//! The crate page names every flag and metric.
+//! The reference page lists every flag and every metric.
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use kube::{Client, Config};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-const PAGE: &str = include_str!("../../README.md");
+const PAGE: &str = include_str!("../../../docs/reference.md");
 
-/// Every word of a text that begins like this and goes on with these characters.
-fn words(text: &str, start: &str, goes_on: impl Fn(char) -> bool) -> BTreeSet<String> {
+/// Every word of a text that begins with `start` and continues with these characters.
+fn words(text: &str, start: &str, continues: impl Fn(char) -> bool) -> BTreeSet<String> {
     let found = text.match_indices(start).map(|(at, _)| {
         let rest = &text[at + start.len()..];
-        let end = rest.find(|c| !goes_on(c)).unwrap_or(rest.len());
+        let end = rest.find(|c| !continues(c)).unwrap_or(rest.len());
         format!("{start}{}", &rest[..end])
     });
     found.filter(|word| word != start).collect()
 }
 
 #[test]
-fn every_flag_is_there() {
+fn every_flag_is_listed() {
     let flags = |text: &str| words(text, "--", |c| c.is_ascii_lowercase() || c == '-');
     let mut known = BTreeSet::new();
     for part in ["controller", "agent", "webhook"] {
@@ -36,14 +36,14 @@ fn every_flag_is_there() {
     }
     known.remove("--help");
     assert!(known.len() > 15, "{known:?}");
-    // Dashes alone are lines of a table or of a picture.
-    let mut told = flags(PAGE);
-    told.retain(|flag| !flag.trim_matches('-').is_empty());
-    assert_eq!(told, known);
+    // Dashes alone are the lines of a table.
+    let mut listed = flags(PAGE);
+    listed.retain(|flag| !flag.trim_matches('-').is_empty());
+    assert_eq!(listed, known);
 }
 
 #[tokio::test]
-async fn every_metric_is_there() {
+async fn every_metric_is_listed() {
     fledged_cri::registry::ensure_tls_provider();
     let nowhere = Config::new("http://127.0.0.1:1".parse().unwrap());
     let client = Client::try_from(nowhere).unwrap();
@@ -84,13 +84,12 @@ async fn every_metric_is_there() {
     drop(Agent::builder(client, node, runtime).metrics(&mut registry));
     add(&registry);
     let name = |c: char| c.is_ascii_lowercase() || c == '_';
-    // A name in the table of metrics, and not the path of a crate.
-    let told: BTreeSet<String> = words(PAGE, "| `fledged_", name)
+    let listed: BTreeSet<String> = words(PAGE, "| `fledged_", name)
         .iter()
         .map(|word| word.trim_start_matches("| `").to_owned())
         .collect();
-    // One with labels shows itself once something is counted; the page has these too.
+    // A metric with labels appears once it is counted; the page lists more than are known here.
     assert!(known.len() >= 10, "{known:?}");
-    let missing: Vec<&String> = known.difference(&told).collect();
+    let missing: Vec<&String> = known.difference(&listed).collect();
     assert!(missing.is_empty(), "not on the page: {missing:?}");
 }

@@ -1,4 +1,4 @@
-//! The dashboard shows what there is.
+//! The dashboard shows every metric of the reference page, and no other.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::rendered::text;
 
-const PAGE: &str = include_str!("../../../../fledged-operator/README.md");
+const PAGE: &str = include_str!("../../../../docs/reference.md");
 
-/// What a histogram or a counter is called by those who read it, beyond its own name.
+/// Suffixes of the series of a histogram.
 const SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
 
-/// Names and labels of the metrics, as their table has them.
+/// Names and labels of the metrics, from the table of the reference page.
 fn metrics() -> Vec<(String, String)> {
     let rows = PAGE.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `fledged_")?.split(" | ");

@@ -175,7 +175,7 @@ fn table(rows: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
         .collect()
 }
 
-/// As fledged-operator/README.md says it.
+/// The table of docs/security.md.
 #[test]
 fn each_part_has_the_rights_of_its_table_and_no_other() {
     if !require(&["helm"]) {
