@@ -28,11 +28,10 @@ async fn with_their_webhook() -> Option<(TestCluster, Kubectl)> {
     Some((cluster, kubectl))
 }
 
-/// The commands of "From kube-fledged" that begin like this.
+/// The commands of docs/migration.md that begin like this.
 fn documented(start: &str) -> Vec<String> {
-    let readme = text("README.md");
-    let section = readme.split("## From kube-fledged").nth(1).unwrap();
-    let lines = section.lines().filter(|line| line.starts_with(start));
+    let page = text("../docs/migration.md");
+    let lines = page.lines().filter(|line| line.starts_with(start));
     lines.map(str::to_owned).collect()
 }
 
