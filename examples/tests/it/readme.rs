@@ -1,7 +1,7 @@
-//! The README names every program and every manifest, and how to try it.
+//! The README lists every program and every manifest, with the command that runs it.
 use std::path::Path;
 
-/// Names of a folder's entries without their endings.
+/// Names of a directory's entries, without extensions.
 fn names(folder: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let entries = std::fs::read_dir(folder).unwrap();
@@ -17,16 +17,32 @@ fn every_example_has_a_row() {
     let programs = names("src/bin");
     assert_eq!(programs.len(), 4, "{programs:?}");
     for program in programs {
-        let row = readme
-            .lines()
-            .find(|line| line.starts_with(&format!("| [`{program}`]")));
-        let row = row.unwrap_or_else(|| panic!("{program} has no row"));
-        let command = format!("`cargo run -p fledged-examples --bin {program} -- ");
-        assert!(row.contains(&command), "{program}: how is it tried?");
+        let has = |start: &str| readme.lines().any(|line| line.starts_with(start));
+        assert!(has(&format!("| [`{program}`]")), "{program} has no row");
+        let command = format!("cargo run -p fledged-examples --bin {program} -- ");
+        assert!(has(&command), "{program} has no command");
     }
     for manifest in names("manifests") {
         let row = format!("| [`{manifest}.yaml`](manifests/{manifest}.yaml) |");
         assert!(readme.contains(&row), "{manifest} has no row");
+    }
+}
+
+#[test]
+fn code_on_other_pages_is_from_warm_node() {
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let program = read("src/bin/warm-node.rs");
+    for page in ["../README.md", "../docs/library.md"] {
+        let text = read(page);
+        let code = text.split("```rust\n").nth(1).unwrap();
+        let code = code.split("```").next().unwrap();
+        let mut lines = program.lines().map(str::trim);
+        for line in code.lines().map(str::trim) {
+            assert!(lines.any(|other| other == line), "{page}: {line}");
+        }
     }
 }
 
