@@ -1,4 +1,4 @@
-{{/* What the schema can't say of the values, or not so that anybody understands it. */}}
+{{/* Checks that the schema cannot express, or not with a clear message. */}}
 {{- define "fledged.checks" -}}
 {{- include "fledged.checkSeconds" (list "args.controllerImagePullDeadlineDuration" .Values.args.controllerImagePullDeadlineDuration) -}}
 {{- include "fledged.checkSeconds" (list "agent.inventoryInterval" .Values.agent.inventoryInterval) -}}
@@ -8,21 +8,21 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A duration of a second or more, or none: one of its parts has to be as long by itself. */}}
+{{/* An empty duration, or one of at least a second, where a single part of it has to reach a second. */}}
 {{- define "fledged.checkSeconds" -}}
 {{- $any := "[0-9]+(\\.[0-9]+)?(ns|us|µs|ms|s|m|h)" -}}
 {{- $second := "([0-9]*[1-9][0-9]*(\\.[0-9]+)?(s|m|h)|0+\\.[1-9][0-9]*(m|h)|[1-9][0-9]{3,}(\\.[0-9]+)?ms)" -}}
 {{- if and (last .) (not (regexMatch (printf "^(%s)*%s(%s)*$" $any $second $any) (last .))) -}}
-{{- fail (printf "%s: %q: it must be at least 1s" (first .) (last .)) -}}
+{{- fail (printf "%s: %q: must be at least 1s" (first .) (last .)) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* A label that the chart sets itself would be another than its selectors want, which nobody can change. */}}
+{{/* A label that the chart sets itself would differ from its selectors, which are immutable. */}}
 {{- define "fledged.checkLabels" -}}
 {{- $own := fromYaml (printf "%s\n%s" (include "fledged.labels" (list (dict "Chart" .Chart "Release" .Release "Values" (omit .Values "commonLabels")) "controller")) (include "fledged.selector" (list . "controller"))) -}}
 {{- range $key, $value := .Values.commonLabels -}}
 {{- if hasKey $own $key -}}
-{{- fail (printf "commonLabels: %q: %q: the chart sets this label itself; leave it out" $key $value) -}}
+{{- fail (printf "commonLabels: %q: %q: the chart sets this label itself; remove it" $key $value) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -32,27 +32,27 @@
 {{- $args := .Values.args -}}
 {{- $port := int $args.webhookServerPort -}}
 {{- if has $port (list 8084 8085) -}}
-{{- fail (printf "args.webhookServerPort: %d: the webhook server has its metrics at 8084 and its probes at 8085; name another port" $port) -}}
+{{- fail (printf "args.webhookServerPort: %d: the webhook server uses 8084 for metrics and 8085 for probes; choose another port" $port) -}}
 {{- end -}}
 {{- if $part.ownCertificate -}}
 {{- if $part.certManager.enable -}}
-{{- fail "webhookServer.ownCertificate: true: webhookServer.certManager.enable is true as well; only one of them can keep the certificate" -}}
+{{- fail "webhookServer.ownCertificate: true: webhookServer.certManager.enable is true as well; enable only one of them" -}}
 {{- end -}}
 {{- if not .Values.secret.name -}}
-{{- fail (printf "secret.name: %q: with webhookServer.ownCertificate it must name the Secret that holds the certificate" (default "" .Values.secret.name)) -}}
+{{- fail (printf "secret.name: %q: must name the Secret with the certificate if webhookServer.ownCertificate is true" (default "" .Values.secret.name)) -}}
 {{- end -}}
 {{- $bundle := default "" .Values.validatingWebhookCABundle -}}
 {{- if not (and (regexMatch "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$" $bundle) (contains "-----BEGIN CERTIFICATE-----" (b64dec $bundle))) -}}
-{{- fail (printf "validatingWebhookCABundle: %q: with webhookServer.ownCertificate it must be the CA's certificate, PEM in base64" (trunc 60 $bundle)) -}}
+{{- fail (printf "validatingWebhookCABundle: %q: must be the CA's certificate, PEM in base64, if webhookServer.ownCertificate is true" (trunc 60 $bundle)) -}}
 {{- end -}}
 {{- end -}}
 {{- if or $part.ownCertificate $part.certManager.enable -}}
 {{- $folder := dir $args.webhookServerCertFile -}}
 {{- if ne $folder (dir $args.webhookServerKeyFile) -}}
-{{- fail (printf "args.webhookServerKeyFile: %q: it must be in the folder of args.webhookServerCertFile, %q, where the Secret is mounted" $args.webhookServerKeyFile $folder) -}}
+{{- fail (printf "args.webhookServerKeyFile: %q: must be in the directory of args.webhookServerCertFile, %q, where the Secret is mounted" $args.webhookServerKeyFile $folder) -}}
 {{- end -}}
 {{- if has $folder (list "/" "/usr/local/bin") -}}
-{{- fail (printf "args.webhookServerCertFile: %q: it must be in a folder of its own, as the Secret is mounted there" $args.webhookServerCertFile) -}}
+{{- fail (printf "args.webhookServerCertFile: %q: must be in a directory of its own, because the Secret is mounted there" $args.webhookServerCertFile) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

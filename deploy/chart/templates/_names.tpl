@@ -1,4 +1,4 @@
-{{/* Names, as in kube-fledged's chart, so that a release of that one can be upgraded to this one. */}}
+{{/* Names as in kube-fledged's chart, so that its release can be upgraded to this chart. */}}
 {{- define "fledged.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -14,12 +14,12 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Of one part: (list . "controller"). */}}
+{{/* Name of one component: (list . "controller"). */}}
 {{- define "fledged.partname" -}}
 {{- printf "%s-%s" (include "fledged.fullname" (first .)) (last .) -}}
 {{- end -}}
 
-{{/* Each part has its own, also where the chart does not make them: what an agent may write is decided by its name. */}}
+{{/* Each component has its own ServiceAccount, even if the chart does not create it: the admission policy matches the agent's by name. */}}
 {{- define "fledged.serviceAccountName" -}}
 {{- $root := first . -}}
 {{- printf "%s-%s" (default (include "fledged.fullname" $root) $root.Values.serviceAccount.name) (last .) -}}
@@ -55,7 +55,7 @@
 {{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Labels of every object of a part: (list . "controller"). */}}
+{{/* Labels of every object of a component: (list . "controller"). */}}
 {{- define "fledged.labels" -}}
 {{- $root := first . -}}
 {{- if $root.Values.plainLabels -}}
@@ -75,7 +75,7 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 {{- end }}
 {{- end -}}
 
-{{/* What selects the pods of a part; kube-fledged's, as a selector can't be changed by an upgrade. */}}
+{{/* Selector of a component's pods; kube-fledged's, because an upgrade cannot change a selector. */}}
 {{- define "fledged.selector" -}}
 {{- $root := first . -}}
 {{- if $root.Values.plainLabels -}}
@@ -87,7 +87,7 @@ app.kubernetes.io/part-of: {{ $root.Release.Name }}-{{ last . }}
 {{- end -}}
 {{- end -}}
 
-{{/* What selects the pods of all parts. */}}
+{{/* Selector of all components' pods. */}}
 {{- define "fledged.selectorOfAll" -}}
 {{- if .Values.plainLabels -}}
 app: kubefledged
@@ -111,7 +111,7 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* metadata of an object: (list . "controller" NAME NAMESPACE); without a namespace where that is empty. */}}
+{{/* metadata of an object: (list . "controller" NAME NAMESPACE); an empty NAMESPACE is left out. */}}
 {{- define "fledged.metadata" -}}
 {{- $root := first . -}}
 name: {{ index . 2 }}

@@ -1,5 +1,5 @@
-{{/* The image of a part: (list . REPOSITORY), REPOSITORY being kube-fledged's value for it. Its own published images
-     hold another program: a values file that names them means "the default". */}}
+{{/* The image of a component: (list . REPOSITORY), with kube-fledged's value for it as REPOSITORY. kube-fledged's published
+     images hold another program; a values file that names them gets the default. */}}
 {{- define "fledged.image" -}}
 {{- $root := first . -}}
 {{- $image := $root.Values.image -}}
@@ -8,7 +8,7 @@
 {{- $repository = last . -}}
 {{- end -}}
 {{- if not $repository -}}
-{{- fail "image.repository is empty: set it to the repository that the image of fledged-operator was pushed to" -}}
+{{- fail "image.repository is empty: set it to the repository of the fledged-operator image" -}}
 {{- end -}}
 {{- printf "%s:%s" $repository (default $root.Chart.AppVersion $image.tag) -}}
 {{- with $image.digest -}}@{{ . }}{{- end -}}
@@ -18,7 +18,7 @@
 {{- if regexMatch "(^|/)senthilrch/kubefledged-[a-z-]+$" . -}}true{{- end -}}
 {{- end -}}
 
-{{/* securityContext of pod and container at Pod Security's level `restricted`. */}}
+{{/* securityContext of pod and container for Pod Security's level `restricted`. */}}
 {{- define "fledged.podSecurityContext" -}}
 {{- $own := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "seccompProfile" (dict "type" "RuntimeDefault") -}}
 {{- toYaml (mergeOverwrite $own (deepCopy .)) -}}
@@ -29,7 +29,7 @@
 {{- toYaml (mergeOverwrite $own (deepCopy .)) -}}
 {{- end -}}
 
-{{/* Where pods of a Deployment may run: (list . .Values.controller "controller"). */}}
+{{/* Scheduling of a Deployment's pods: (list . .Values.controller "controller"). */}}
 {{- define "fledged.placement" -}}
 {{- $root := first . -}}
 {{- $part := index . 1 -}}
@@ -89,7 +89,7 @@ limits:
   memory: 512Mi
 {{- end -}}
 
-{{/* The socket on the node: the one that is named, or that of the runtime; "" where the agent is to look. */}}
+{{/* Path of the socket on the node: the configured one, or the runtime's; "" if the agent is to detect it. */}}
 {{- define "fledged.socket" -}}
 {{- $known := dict "containerd" "/run/containerd/containerd.sock" "crio" "/var/run/crio/crio.sock" "k3s" "/run/k3s/containerd/containerd.sock" "cri-dockerd" "/run/cri-dockerd.sock" "docker" "/var/run/docker.sock" "auto" "" -}}
 {{- $given := default .Values.args.controllerCRISocketPath .Values.agent.runtimeSocket -}}
@@ -100,7 +100,7 @@ limits:
 {{- end -}}
 {{- end -}}
 
-{{/* Namespaces whose pull secrets agents may read, one a line. */}}
+{{/* Namespaces whose pull secrets agents may read, one per line. */}}
 {{- define "fledged.secretNamespaces" -}}
 {{- $all := prepend .Values.agent.secretNamespaces .Release.Namespace -}}
 {{- with .Values.watchNamespace -}}
@@ -109,7 +109,7 @@ limits:
 {{- join "\n" (uniq $all) -}}
 {{- end -}}
 
-{{/* Namespaces with a ServiceAccount for Jobs, one a line. */}}
+{{/* Namespaces with a ServiceAccount for Jobs, one per line. */}}
 {{- define "fledged.jobNamespaces" -}}
 {{- if and (eq .Values.nodeDriver "job") (not .Values.args.controllerServiceAccountName) -}}
 {{- $all := .Values.jobs.namespaces -}}

@@ -49,7 +49,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "args.controllerImagePullDeadlineDuration=0s",
-        "args.controllerImagePullDeadlineDuration: \"0s\": it must be at least 1s",
+        "args.controllerImagePullDeadlineDuration: \"0s\": must be at least 1s",
     ),
     (
         "args.controllerImagePullDeadlineDuration=0h999ms",
@@ -57,7 +57,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "agent.inventoryInterval=0s",
-        "agent.inventoryInterval: \"0s\": it must be at least 1s",
+        "agent.inventoryInterval: \"0s\": must be at least 1s",
     ),
     (
         "controller.maxConcurrentNodes=0",

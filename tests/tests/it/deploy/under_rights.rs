@@ -193,7 +193,7 @@ async fn an_agent_writes_the_record_of_its_own_node_alone() {
             .unwrap_err()
             .to_string();
         refusal
-            .contains("the status of a NodeImageCache alone")
+            .contains("may write only the status of a NodeImageCache")
             .then_some(())
             .ok_or(refusal)
     })

@@ -232,7 +232,7 @@ fn its_published_images_are_passed_over() {
         ];
         let notes = String::from_utf8(helm(&install).stdout).unwrap();
         assert!(
-            notes.contains("Passed over")
+            notes.contains("Ignored, because")
                 && notes.contains("image.kubefledgedControllerRepository"),
             "{notes}"
         );
