@@ -19,6 +19,8 @@ use crate::model::{
 pub struct Explanation {
     /// [`Cause::Cached`], or the first thing that prevents it. Checked in the order of the variants.
     pub cause: Cause,
+    /// Whether the assignment of the node contains the image, to be present or to be absent.
+    pub assigned: Option<DesiredState>,
     /// Other caches that the image is assigned to the node for.
     pub other_caches: Vec<CacheId>,
     /// Whether the node holds the image as far as known, for this cache or for others.
@@ -183,14 +185,15 @@ pub(super) fn explain(
     slots: &Slots,
 ) -> Explanation {
     let node = node.filter(|node| node.facts.is_some());
-    let assigned = node.and_then(|node| node.pair(image));
-    let assigned = assigned.filter(|pair| pair.entry.state == DesiredState::Present);
-    let wanted_by = assigned.iter().flat_map(|pair| &pair.entry.wanted_by);
-    let present = node.zip(assigned).is_some_and(|(node, pair)| {
-        node.image_state(pair) == ImageState::Cached
-            || node.is_verifying(pair, &pair.entry, pair.entry.revision)
+    let pair = node.and_then(|node| node.pair(image));
+    let wanted_by = pair.iter().flat_map(|pair| &pair.entry.wanted_by);
+    let present = node.zip(pair).is_some_and(|(node, pair)| {
+        pair.entry.state == DesiredState::Present
+            && (node.image_state(pair) == ImageState::Cached
+                || node.is_verifying(pair, &pair.entry, pair.entry.revision))
     });
     Explanation {
+        assigned: pair.map(|pair| pair.entry.state),
         cause: cause(id, node, image, caches, slots),
         other_caches: wanted_by.filter(|other| *other != id).cloned().collect(),
         present,

@@ -49,11 +49,11 @@ pub struct QueueDepth {
     /// Not started, or waiting for a retry.
     pub waiting: usize,
     /// In progress.
-    pub under_way: usize,
+    pub in_progress: usize,
 }
 
 /// A write that ended.
-struct Written {
+struct FinishedWrite {
     target: Target,
     command: ClusterCommand,
     /// The generation, where an assignment was written.
@@ -71,8 +71,8 @@ pub struct ClusterLoop {
     cluster: Arc<dyn Cluster>,
     clock: Arc<dyn Clock>,
     writes: WriteQueue,
-    at_once: NonZeroUsize,
-    under_way: FuturesUnordered<BoxFuture<'static, Written>>,
+    max_writes: NonZeroUsize,
+    in_progress: FuturesUnordered<BoxFuture<'static, FinishedWrite>>,
     observer: Option<Arc<dyn ClusterObserver>>,
     /// Time of the first event since the last poll of the planner.
     first_event_at: Option<Timestamp>,
@@ -82,7 +82,7 @@ impl fmt::Debug for ClusterLoop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterLoop")
             .field("writes", &self.writes)
-            .field("under_way", &self.under_way.len())
+            .field("in_progress", &self.in_progress.len())
             .finish_non_exhaustive()
     }
 }
@@ -102,8 +102,8 @@ impl ClusterLoop {
             clock,
             writes: WriteQueue::new(seed),
             // Enough to hide latency. The API server's priority and fairness does the rest.
-            at_once: NonZeroUsize::MIN.saturating_add(31),
-            under_way: FuturesUnordered::new(),
+            max_writes: NonZeroUsize::MIN.saturating_add(31),
+            in_progress: FuturesUnordered::new(),
             observer: None,
             first_event_at: None,
         }
@@ -118,8 +118,8 @@ impl ClusterLoop {
 
     /// Sets the number of concurrent writes. Default 32.
     #[must_use]
-    pub fn with_writes_at_once(mut self, writes: NonZeroUsize) -> Self {
-        self.at_once = writes;
+    pub fn with_max_writes(mut self, writes: NonZeroUsize) -> Self {
+        self.max_writes = writes;
         self
     }
 
@@ -163,14 +163,14 @@ impl ClusterLoop {
         for command in self.planner.poll(now) {
             self.writes.push(command);
         }
-        while self.under_way.len() < self.at_once.get() {
+        while self.in_progress.len() < self.max_writes.get() {
             let Some((target, command)) = self.writes.start_next(now) else {
                 break;
             };
             let (cluster, clock) = (Arc::clone(&self.cluster), Arc::clone(&self.clock));
-            self.under_way.push(Box::pin(async move {
+            self.in_progress.push(Box::pin(async move {
                 let result = write(cluster.as_ref(), clock.as_ref(), &command).await;
-                Written {
+                FinishedWrite {
                     target,
                     command,
                     result,
@@ -180,9 +180,15 @@ impl ClusterLoop {
         if let Some(observer) = &self.observer {
             let first_event_at = self.first_event_at.take();
             let took = first_event_at.map_or(Duration::ZERO, |at| between(at, self.clock.now()));
-            let under_way = self.under_way.len();
-            let waiting = self.writes.len().saturating_sub(under_way);
-            observer.planned(took, QueueDepth { waiting, under_way });
+            let in_progress = self.in_progress.len();
+            let waiting = self.writes.len().saturating_sub(in_progress);
+            observer.planned(
+                took,
+                QueueDepth {
+                    waiting,
+                    in_progress,
+                },
+            );
         }
         let wakeups = [self.planner.next_wakeup(), self.writes.next_retry()];
         let wakeup = wakeups.into_iter().flatten().min()?;
@@ -191,18 +197,18 @@ impl ClusterLoop {
 
     /// Waits for a write to end, or for the pause to end.
     async fn step(&mut self, pause: Option<Duration>) {
-        let written = first_of(&mut self.under_way, self.clock.as_ref(), pause).await;
-        if let Some(written) = written {
-            self.finish(written);
+        let finished = first_of(&mut self.in_progress, self.clock.as_ref(), pause).await;
+        if let Some(finished) = finished {
+            self.finish(finished);
         }
     }
 
-    fn finish(&mut self, written: Written) {
-        let Written {
+    fn finish(&mut self, finished: FinishedWrite) {
+        let FinishedWrite {
             target,
             command,
             result,
-        } = written;
+        } = finished;
         let now = self.clock.now();
         match result {
             Ok(generation) => {
@@ -221,22 +227,22 @@ impl ClusterLoop {
     /// Waits a limited time for writes in progress.
     async fn drain(&mut self) {
         debug!(
-            writes = self.under_way.len(),
+            writes = self.in_progress.len(),
             "waiting for writes in progress"
         );
         let clock = Arc::clone(&self.clock);
         let timer = clock.sleep(DRAIN_TIMEOUT).fuse();
         futures_util::pin_mut!(timer);
-        while !self.under_way.is_empty() {
-            let written = futures_util::select_biased! {
-                written = self.under_way.next() => written,
+        while !self.in_progress.is_empty() {
+            let finished = futures_util::select_biased! {
+                finished = self.in_progress.next() => finished,
                 () = timer => break,
             };
-            if let Some(written) = written {
-                self.finish(written);
+            if let Some(finished) = finished {
+                self.finish(finished);
             }
         }
-        self.under_way = FuturesUnordered::new();
+        self.in_progress = FuturesUnordered::new();
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fledged_core::error::Reason;
 use fledged_core::model::{
-    AssignedImage, Assignment, ImageCacheSpec, ImagePhase, ImagePullPolicy, ImageReport, NodeFacts,
-    NodeReport, Taint,
+    AssignedImage, Assignment, DesiredState, ImageCacheSpec, ImagePhase, ImagePullPolicy,
+    ImageReport, NodeFacts, NodeReport, Taint,
 };
 use fledged_core::planner::{
     ActionReason, ActionStatus, CacheFacts, CacheStatus, Cause, ClusterEvent, Explanation,
@@ -99,6 +99,7 @@ fn a_cached_image_is_present() {
     let explanation = when(|_| ());
     assert_eq!(explanation.cause, Cause::Cached { verifying: false });
     assert!(explanation.present);
+    assert_eq!(explanation.assigned, Some(DesiredState::Present));
     assert_eq!(explanation.other_caches, []);
     assert_eq!(explanation.last_phase, Some(ImagePhase::Cached));
     assert_eq!(explanation.cause.to_string(), "the node holds the image");
@@ -175,7 +176,11 @@ fn a_purged_image_is_gone_or_in_use() {
         *scene.entry() = AssignedImage::absent(mk_ref(APP));
         scene.report(ImagePhase::InUse);
     };
-    assert_eq!(cause(in_use), Cause::KeptInUse);
+    let in_use = when(in_use);
+    assert_eq!(in_use.cause, Cause::KeptInUse);
+    assert_eq!(in_use.assigned, Some(DesiredState::Absent));
+    assert_eq!(in_use.last_phase, Some(ImagePhase::InUse));
+    assert!(!in_use.present);
     // Another cache still wants it.
     let shared = when(|scene| {
         purged(scene);

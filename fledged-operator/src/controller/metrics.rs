@@ -83,7 +83,7 @@ impl ClusterObserver for ControllerMetrics {
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.waiting.set(count(queue.waiting));
-        self.under_way.set(count(queue.under_way));
+        self.under_way.set(count(queue.in_progress));
     }
 }
 

@@ -120,7 +120,7 @@ async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
         let clock = || Arc::new(TokioClock::new());
         // One write at a time, so that the number says which it is.
         let one = std::num::NonZeroUsize::MIN;
-        let mut first = ClusterLoop::new(planner(), mortal, clock(), 1).with_writes_at_once(one);
+        let mut first = ClusterLoop::new(planner(), mortal, clock(), 1).with_max_writes(one);
         tokio::select! {
             biased;
             _ = driver.run(CancellationToken::new()) => panic!("the driver ended"),
