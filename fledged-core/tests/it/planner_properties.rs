@@ -1,4 +1,4 @@
-//! Whatever happens in a cluster, in whatever order: it converges, and nothing wanted is removed.
+//! After any history a cluster converges, and no desired image is ever removed.
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -7,7 +7,9 @@ use fledged_core::error::Reason;
 use fledged_core::model::{
     CountOrPercent, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, NodeFacts, Rollout,
 };
-use fledged_core::planner::{ActionStatus, ClusterEvent, PlannerConfig};
+use fledged_core::planner::{
+    ActionStatus, Cause, ClusterEvent, NodeRecord, Planner, PlannerConfig,
+};
 use proptest::prelude::*;
 
 const IMAGES: [&str; 5] = ["app:1", "app:2", "db:1", "tool", "cron:1"];
@@ -24,7 +26,7 @@ enum Step {
     Node(NodeFacts),
     Gone(usize),
     Act(usize),
-    Silent(usize),
+    Unresponsive(usize),
     Fails(usize, usize, bool),
     Use(usize, usize),
     Pass(u64),
@@ -80,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => node().prop_map(Step::Node),
         1 => nodes.clone().prop_map(Step::Gone),
         6 => nodes.clone().prop_map(Step::Act),
-        1 => nodes.clone().prop_map(Step::Silent),
+        1 => nodes.clone().prop_map(Step::Unresponsive),
         1 => (nodes.clone(), images.clone(), any::<bool>()).prop_map(|(n, i, f)| Step::Fails(n, i, f)),
         1 => (nodes, images).prop_map(|(n, i)| Step::Use(n, i)),
         2 => (1..1_000u64).prop_map(Step::Pass),
@@ -109,7 +111,7 @@ fn take(world: &mut World, step: &Step) {
                 world.act(NODES[*node]);
             }
         }
-        Step::Silent(node) => world.unresponsive(NODES[*node]),
+        Step::Unresponsive(node) => world.unresponsive(NODES[*node]),
         Step::Fails(node, image, fails) => {
             if let Some(agent) = world.agents.get_mut(&mk_name(NODES[*node])) {
                 let image = mk_ref(IMAGES[*image]);
@@ -187,6 +189,39 @@ fn check(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Explanations agree with the counts of the statuses, and are the same for a reader of the records.
+fn check_explanations(world: &World) -> Result<(), TestCaseError> {
+    let records = world.records.iter().map(|(node, assignment)| {
+        let mut record = NodeRecord::new(node.clone(), assignment.clone());
+        let agent = world.agents.get(node);
+        record.report = agent.and_then(|agent| agent.reported.clone());
+        record
+    });
+    let (config, now) = (world.config.clone(), world.now);
+    let (caches, nodes) = (
+        world.caches.values().cloned(),
+        world.nodes.values().cloned(),
+    );
+    let reader = Planner::from_records(config, caches, nodes, records, now);
+    for (id, facts) in &world.caches {
+        let groups = facts.spec.iter().flat_map(|spec| &spec.groups);
+        let images: BTreeSet<_> = groups.flat_map(|group| &group.images).collect();
+        let mut cached = 0;
+        for (image, node) in images
+            .iter()
+            .flat_map(|i| world.nodes.keys().map(move |n| (i, n)))
+        {
+            let live = world.planner.explain(id, node, image);
+            cached += u64::from(matches!(live.cause, Cause::Cached { .. }));
+            let read = reader.explain(id, node, image);
+            prop_assert_eq!(read.cause, live.cause, "{} of {} on {}", image, id, node);
+        }
+        let status = facts.status.as_ref().expect("a status was written");
+        prop_assert_eq!(cached, status.counts.cached, "{}", id);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
@@ -197,6 +232,7 @@ proptest! {
         let mut world = play(limit, &steps);
         calm(&mut world);
         check(&world)?;
+        check_explanations(&world)?;
         // A new planner finds nothing to do.
         let writes = (world.writes, world.status_writes);
         world.restart();
