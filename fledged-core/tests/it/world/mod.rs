@@ -1,9 +1,8 @@
 //! A planner in a cluster without I/O: writes are recorded at once, and agents act on request. The
 //! invariants of every poll are checked here.
 mod agent;
-mod budget;
+mod invariants;
 mod mk;
-mod requests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,7 +38,7 @@ pub(crate) struct World {
     reported_at: BTreeMap<NodeName, Timestamp>,
     /// Counts actions of agents, because the clock does not advance with them.
     step: u64,
-    requests: BTreeMap<CacheId, requests::Asked>,
+    requests: BTreeMap<CacheId, invariants::PendingRefresh>,
 }
 
 impl World {
