@@ -129,8 +129,30 @@ impl Planner {
     /// [`explain`](Self::explain), not to write: requests by annotation are ignored, because only the
     /// controller acts on them.
     ///
+    /// Pass all objects of the cluster: whether a rollout limit is reached depends on all nodes.
+    ///
     /// Nodes count as unresponsive by the times in their records. A record without times belongs to a
     /// node that is not unresponsive.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use fledged_core::model::{Assignment, CacheId, CacheSpecImages, ImageCacheSpec, NodeFacts};
+    /// use fledged_core::planner::{CacheFacts, Cause, NodeRecord, Planner, PlannerConfig};
+    ///
+    /// let now = "2026-01-01T00:10:00Z".parse()?;
+    /// let (id, node, app) = (CacheId::new("shop", "web", "uid-1"), "node-1".parse()?, "app:1".parse()?);
+    /// let cache = CacheFacts::of_spec(id.clone(), 1, &ImageCacheSpec::new([CacheSpecImages::new(["app:1"])]));
+    /// let mut record = NodeRecord::new("node-1".parse()?, Assignment::present(["app:1".parse()?]));
+    /// record.written_at = Some("2026-01-01T00:00:00Z".parse()?);
+    ///
+    /// let nodes = [NodeFacts::new("node-1".parse()?)];
+    /// let planner = Planner::from_records(PlannerConfig::default(), [cache], nodes, [record], now);
+    /// let explanation = planner.explain(&id, &node, &app);
+    /// assert!(matches!(explanation.cause, Cause::AgentUnresponsive { .. }));
+    /// assert_eq!(explanation.cause.to_string(), "the agent of the node does not respond");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn from_records(
         config: PlannerConfig,
