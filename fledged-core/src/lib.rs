@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+pub mod backoff;
 pub mod error;
 pub mod model;
 pub mod planner;
 pub mod port;
+pub mod reporter;
 pub mod runner;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod time;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 pub mod warmer;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::model::ImageRef;
-use fledged_core::runner::NodeInput;
+use fledged_core::warmer::NodeEvent;
 use fledged_core::warmer::WarmerConfig;
 use futures_util::stream;
 use tokio::sync::mpsc;
@@ -71,7 +71,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     // Aborted when dropped.
     let mut tasks = JoinSet::new();
     tasks.spawn(follow::follow(sources, texts, edits));
-    tasks.spawn(feeder.feed(NodeInput::Assign(first), edited, removals));
+    tasks.spawn(feeder.feed(NodeEvent::Assigned(first), edited, removals));
     tasks.spawn(refresh(args.image_cache_refresh_frequency, inputs));
     announce(
         terminal,
@@ -115,7 +115,7 @@ fn announce(terminal: &Terminal, text: &str, state: &sd_notify::NotifyState<'_>)
 /// Turns edits and removals into assignments.
 struct Feeder {
     desired: Desired,
-    inputs: mpsc::Sender<NodeInput>,
+    inputs: mpsc::Sender<NodeEvent>,
     terminal: Terminal,
     has_credentials: bool,
 }
@@ -123,7 +123,7 @@ struct Feeder {
 impl Feeder {
     async fn feed(
         mut self,
-        first: NodeInput,
+        first: NodeEvent,
         mut edits: mpsc::Receiver<Edit>,
         mut removals: mpsc::UnboundedReceiver<ImageRef>,
     ) {
@@ -145,7 +145,7 @@ impl Feeder {
                         while let Ok(more) = removals.try_recv() {
                             images.push(more);
                         }
-                        next = self.desired.removed(images).map(NodeInput::Assign);
+                        next = self.desired.removed(images).map(NodeEvent::Assigned);
                     }
                     None => return,
                 },
@@ -153,7 +153,7 @@ impl Feeder {
         }
     }
 
-    fn edited(&mut self, edit: Edit) -> Option<NodeInput> {
+    fn edited(&mut self, edit: Edit) -> Option<NodeEvent> {
         match edit {
             Ok(manifests) => {
                 input::warn_unread(&manifests, &self.terminal);
@@ -163,7 +163,7 @@ impl Feeder {
                     "the manifests changed, {} for this node",
                     crate::output::pluralised(self.desired.present(), "image")
                 ));
-                Some(NodeInput::Assign(assignment))
+                Some(NodeEvent::Assigned(assignment))
             }
             Err(error) => {
                 self.terminal.error(format_args!(
@@ -179,13 +179,13 @@ impl Feeder {
 ///
 /// Up to a tenth earlier or later each time, so that nodes that were started together do not ask
 /// their registry together for ever.
-async fn refresh(frequency: Duration, inputs: mpsc::Sender<NodeInput>) {
+async fn refresh(frequency: Duration, inputs: mpsc::Sender<NodeEvent>) {
     if frequency.is_zero() {
         return std::future::pending().await;
     }
     loop {
         tokio::time::sleep(frequency.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
-        if inputs.send(NodeInput::Refresh).await.is_err() {
+        if inputs.send(NodeEvent::RefreshRequested).await.is_err() {
             return;
         }
     }

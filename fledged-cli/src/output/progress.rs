@@ -73,7 +73,7 @@ impl LiveProgress {
 }
 
 impl NodeObserver for LiveProgress {
-    fn report(&self, report: &ImageReport) {
+    fn image_changed(&self, report: &ImageReport) {
         let mut state = self.state();
         let before = state.phases.insert(report.image.clone(), report.phase);
         if before == Some(report.phase) {

@@ -24,8 +24,8 @@ impl RemovalWatch {
 }
 
 impl NodeObserver for RemovalWatch {
-    fn report(&self, report: &ImageReport) {
-        self.progress.report(report);
+    fn image_changed(&self, report: &ImageReport) {
+        self.progress.image_changed(report);
         if report.phase == ImagePhase::Removed {
             // Nobody listens any more only when the process is about to end.
             let _ = self.removed.send(report.image.clone());

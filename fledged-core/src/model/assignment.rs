@@ -11,7 +11,11 @@ use super::{CacheId, ImageCache, ImagePullPolicy, ImageRef, NodeFacts, ObjectNam
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Assignment {
-    /// Grows with every change; told back in [`NodeReport::observed_generation`](super::NodeReport).
+    /// Identifies the record that the assignment was read from, such as the UID of an object;
+    /// repeated in [`NodeReport::record`](super::NodeReport). `None` where nothing is recorded.
+    pub record: Option<String>,
+    /// Grows with every change of the record; repeated in
+    /// [`NodeReport::observed_generation`](super::NodeReport).
     pub generation: u64,
     /// The images, each once.
     pub images: Vec<AssignedImage>,
@@ -180,18 +184,23 @@ impl Assignment {
     /// These images, at that generation.
     pub fn new(generation: u64, images: impl IntoIterator<Item = AssignedImage>) -> Self {
         Self {
+            record: None,
             generation,
             images: images.into_iter().collect(),
         }
     }
 
+    /// Read from that record.
+    #[must_use]
+    pub fn with_record(mut self, record: impl Into<Option<String>>) -> Self {
+        self.record = record.into();
+        self
+    }
+
     /// These images, all to be present, as [`AssignedImage::present`] has them.
     #[must_use]
     pub fn present(images: impl IntoIterator<Item = ImageRef>) -> Self {
-        Self {
-            generation: 0,
-            images: images.into_iter().map(AssignedImage::present).collect(),
-        }
+        Self::new(0, images.into_iter().map(AssignedImage::present))
     }
 
     /// Folds caches into what one node should hold.
@@ -223,10 +232,7 @@ impl Assignment {
                 }
             }
         }
-        Self {
-            generation: 0,
-            images,
-        }
+        Self::new(0, images)
     }
 
     /// The same images, all to be absent.

@@ -174,10 +174,12 @@ impl ImageReport {
     }
 }
 
-/// All images of one node, in the order of the assignment.
+/// The state of all images of one node, in the order of the assignment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeReport {
+    /// The record that the assignment was read from; see [`Assignment::record`](super::Assignment).
+    pub record: Option<String>,
     /// Generation of the assignment that this answers.
     pub observed_generation: u64,
     /// When the runtime's inventory was last read; `None` before the first time, and where that is not
@@ -191,10 +193,18 @@ impl NodeReport {
     /// An answer to the assignment of that generation. When the inventory was read is not known.
     pub fn new(observed_generation: u64, images: impl IntoIterator<Item = ImageReport>) -> Self {
         Self {
+            record: None,
             observed_generation,
             inventory_at: None,
             images: images.into_iter().collect(),
         }
+    }
+
+    /// For that record.
+    #[must_use]
+    pub fn with_record(mut self, record: impl Into<Option<String>>) -> Self {
+        self.record = record.into();
+        self
     }
 
     /// With the time at which the runtime's inventory was last read.

@@ -425,11 +425,7 @@ mod tests {
         let images = names
             .iter()
             .map(|name| ImageReport::new(name.parse().unwrap(), ImagePhase::Cached));
-        NodeReport {
-            observed_generation: 1,
-            inventory_at: None,
-            images: images.collect(),
-        }
+        NodeReport::new(1, images)
     }
 
     fn cached(node: &NodeState) -> Vec<&str> {

@@ -20,15 +20,17 @@ use crate::port::{
 };
 use crate::warmer::{NodeCommand, NodeEvent, PullId, Warmer};
 
-/// Watches what happens to a node's images. Called from the loop: must not block.
+/// Observes a node's images. Called from the loop: must not block.
 pub trait NodeObserver: Send + Sync {
-    /// An image's state changed.
-    fn report(&self, report: &ImageReport);
+    /// The state of one image changed. Followed by [`report`](Self::report).
+    fn image_changed(&self, report: &ImageReport) {
+        let _ = report;
+    }
 
-    /// The node was assigned something, also when nothing changed with it; this is where every image
-    /// stands before anything is done about it. Every change from here on is told by
-    /// [`report`](Self::report).
-    fn assigned(&self, report: NodeReport) {
+    /// The state of at least one image changed, or the node has a new assignment: the state of all
+    /// images. Called for every assignment before anything is done about it, also when no image
+    /// changed.
+    fn report(&self, report: NodeReport) {
         let _ = report;
     }
 
@@ -37,45 +39,18 @@ pub trait NodeObserver: Send + Sync {
         let _ = (image, progress);
     }
 
-    /// The runtime itself failed at something that is no single image's; it is tried again. The operation
+    /// An operation of the runtime failed that concerns no single image; it is retried. The operation
     /// is `inventory`: reading what the runtime holds.
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
         let _ = (operation, failure);
     }
 }
 
-/// An observer that looks away.
+/// The observer of a loop that has none.
 #[derive(Debug, Clone, Copy, Default)]
-struct Silent;
+struct NoObserver;
 
-impl NodeObserver for Silent {
-    fn report(&self, _report: &ImageReport) {}
-}
-
-/// What somebody outside wants of a running loop.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NodeInput {
-    /// The node is to hold this from now on.
-    Assign(Assignment),
-    /// Verify presence now, and pull again what moves or is to be pulled always.
-    Refresh,
-    /// Somebody knows that what the runtime holds has changed, or may have: look at it now.
-    Look,
-    /// What was reported before a restart; to come before the first assignment.
-    Resume(Vec<ImageReport>),
-}
-
-impl From<NodeInput> for NodeEvent {
-    fn from(input: NodeInput) -> Self {
-        match input {
-            NodeInput::Assign(assignment) => Self::Assigned(assignment),
-            NodeInput::Refresh => Self::RefreshRequested,
-            NodeInput::Look => Self::RuntimeChanged,
-            NodeInput::Resume(reports) => Self::Resumed(reports),
-        }
-    }
-}
+impl NodeObserver for NoObserver {}
 
 /// An operation that ended.
 enum Done {
@@ -112,7 +87,7 @@ impl fmt::Debug for NodeLoop {
 }
 
 impl NodeLoop {
-    /// A loop over these ports, which pulls anonymously and tells nobody.
+    /// A loop over these ports that pulls anonymously and has no observer.
     #[must_use]
     pub fn new(warmer: Warmer, runtime: Arc<dyn ImageRuntime>, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -120,7 +95,7 @@ impl NodeLoop {
             runtime,
             credentials: Arc::new(Anonymous),
             clock,
-            observer: Arc::new(Silent),
+            observer: Arc::new(NoObserver),
             operations: FuturesUnordered::new(),
             pulls: BTreeMap::new(),
             removal: None,
@@ -128,21 +103,21 @@ impl NodeLoop {
         }
     }
 
-    /// With credentials from there.
+    /// With credentials from that source.
     #[must_use]
     pub fn with_credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
         self.credentials = credentials;
         self
     }
 
-    /// With somebody who watches.
+    /// With an observer.
     #[must_use]
     pub fn with_observer(mut self, observer: Arc<dyn NodeObserver>) -> Self {
         self.observer = observer;
         self
     }
 
-    /// Where every image stands now.
+    /// The state of every image now.
     #[must_use]
     pub fn report(&self) -> NodeReport {
         self.warmer.report()
@@ -153,7 +128,7 @@ impl NodeLoop {
     /// nothing is believed that the runtime does not hold by then.
     pub async fn settle(&mut self, assignment: Assignment) -> NodeReport {
         self.begin();
-        self.tell(NodeEvent::Assigned(assignment));
+        self.apply(NodeEvent::Assigned(assignment));
         loop {
             let pause = self.advance();
             if self.warmer.is_settled() {
@@ -170,9 +145,13 @@ impl NodeLoop {
 
     /// Keeps the node at what `inputs` last assigned, until `shutdown` resolves. The end of
     /// `inputs` changes nothing. What is under way at shutdown is abandoned.
+    ///
+    /// Inputs are [`Assigned`](NodeEvent::Assigned), [`RefreshRequested`](NodeEvent::RefreshRequested),
+    /// [`ResyncRequested`](NodeEvent::ResyncRequested) and [`Resumed`](NodeEvent::Resumed); the loop
+    /// itself applies the other events, and ignores them among the inputs.
     pub async fn run<S, F>(&mut self, inputs: S, shutdown: F) -> NodeReport
     where
-        S: Stream<Item = NodeInput>,
+        S: Stream<Item = NodeEvent>,
         F: Future<Output = ()>,
     {
         self.begin();
@@ -194,7 +173,7 @@ impl NodeLoop {
                 // Before the inputs: many of them must not keep what is under way from going on.
                 () = self.step(pause).fuse() => {}
                 input = input.fuse() => match input {
-                    Some(input) => self.take(input),
+                    Some(input) => self.take_input(input),
                     None => open = false,
                 },
             }
@@ -203,15 +182,23 @@ impl NodeLoop {
         self.report()
     }
 
-    fn take(&mut self, input: NodeInput) {
-        let assigned = matches!(input, NodeInput::Assign(_));
-        self.tell(input.into());
-        if assigned {
-            self.observer.assigned(self.warmer.report());
+    fn take_input(&mut self, input: NodeEvent) {
+        match input {
+            NodeEvent::Assigned(_) => {
+                self.apply(input);
+                self.observer.report(self.warmer.report());
+            }
+            NodeEvent::RefreshRequested | NodeEvent::ResyncRequested | NodeEvent::Resumed(_) => {
+                self.apply(input);
+            }
+            NodeEvent::Interrupted
+            | NodeEvent::InventoryRead { .. }
+            | NodeEvent::PullEnded { .. }
+            | NodeEvent::RemovalEnded { .. } => debug!("input ignored: only the loop applies it"),
         }
     }
 
-    fn tell(&mut self, event: NodeEvent) {
+    fn apply(&mut self, event: NodeEvent) {
         if let NodeEvent::InventoryRead {
             result: Err(failure),
             ..
@@ -226,8 +213,13 @@ impl NodeLoop {
     /// Starts everything that is due; returns how long until more is.
     fn advance(&mut self) -> Option<Duration> {
         let now = self.clock.now();
+        let mut changed = false;
         for command in self.warmer.poll(now) {
+            changed |= matches!(command, NodeCommand::Report(_));
             self.start(command);
+        }
+        if changed {
+            self.observer.report(self.warmer.report());
         }
         let wakeup = self.warmer.next_wakeup()?;
         debug_assert!(
@@ -246,7 +238,7 @@ impl NodeLoop {
                 self.pulls.remove(&pull);
             }
             self.removal = removal.or(self.removal);
-            self.tell(event);
+            self.apply(event);
         }
     }
 
@@ -259,9 +251,9 @@ impl NodeLoop {
                     attempts = report.attempts,
                     reason = report.reason.map(|r| r.as_str()),
                     message = report.message.as_deref(),
-                    "image"
+                    "image phase changed"
                 );
-                self.observer.report(&report);
+                self.observer.image_changed(&report);
             }
             NodeCommand::ReadInventory { id, with_usage } => {
                 let runtime = Arc::clone(&self.runtime);
@@ -314,7 +306,7 @@ impl NodeLoop {
     fn begin(&mut self) {
         if std::mem::replace(&mut self.started, true) {
             self.abandon();
-            self.tell(NodeEvent::Interrupted);
+            self.apply(NodeEvent::Interrupted);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The agents of a simulated cluster: the real node loop, fed from the node's record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,57 +9,35 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::{Deadlock, SimCluster, SimRuntime};
-use crate::model::{Assignment, ImageRef, ImageReport, NodeName, NodeReport};
+use crate::model::{Assignment, NodeName, NodeReport};
 use crate::planner::{ClusterEvent, Planner};
 use crate::port::{Clock, Cluster};
-use crate::runner::{ClusterLoop, NodeInput, NodeLoop, NodeObserver};
-use crate::warmer::{Warmer, WarmerConfig};
+use crate::runner::{ClusterLoop, NodeLoop, NodeObserver};
+use crate::warmer::{NodeEvent, Warmer, WarmerConfig};
 
-/// How often an agent says what has changed: as often as a real one writes at most.
+/// Between reports of one agent: as often as a real one writes at most.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Of the delays between attempts of a write; any does.
+/// Seed of the delays between attempts of a write; any does.
 const CONTROLLER_SEED: u64 = 7;
 
-/// What an agent knows and has not said yet.
-#[derive(Debug, Default)]
-struct Said {
-    assignment: Assignment,
-    images: BTreeMap<ImageRef, ImageReport>,
-}
-
+/// The last report of an agent's loop.
 #[derive(Debug, Clone, Default)]
-struct Notes(Arc<Mutex<Said>>);
+struct LastReport(Arc<Mutex<NodeReport>>);
 
-impl Notes {
-    fn with<T>(&self, f: impl FnOnce(&mut Said) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn assigned(&self, assignment: &Assignment) {
-        let images: BTreeSet<_> = assignment.images.iter().map(|i| i.image.clone()).collect();
-        self.with(|said| {
-            said.images.retain(|image, _| images.contains(image));
-            said.assignment = assignment.clone();
-        });
-    }
-
-    fn report(&self) -> NodeReport {
-        self.with(|said| {
-            let images = said.assignment.images.iter();
-            let images = images.filter_map(|i| said.images.get(&i.image).cloned());
-            NodeReport {
-                observed_generation: said.assignment.generation,
-                inventory_at: None,
-                images: images.collect(),
-            }
-        })
+impl LastReport {
+    fn get(&self) -> NodeReport {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
-impl NodeObserver for Notes {
-    fn report(&self, report: &ImageReport) {
-        self.with(|said| said.images.insert(report.image.clone(), report.clone()));
+impl NodeObserver for LastReport {
+    fn report(&self, report: NodeReport) {
+        let report = report.with_inventory_at(None);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 }
 
@@ -124,8 +102,8 @@ impl SimCluster {
         config: WarmerConfig,
         seed: u64,
     ) -> NodeName {
-        let notes = Notes::default();
-        let (name, noted) = (node.clone(), notes.clone());
+        let last_report = LastReport::default();
+        let name = node.clone();
         let inputs = self.events().filter_map(move |event| {
             let assignment = match event {
                 ClusterEvent::AssignmentRecorded { node, assignment } if node == name => {
@@ -134,26 +112,22 @@ impl SimCluster {
                 ClusterEvent::AssignmentGone(node) if node == name => Some(Assignment::default()),
                 _ => None,
             };
-            let input = assignment.map(|assignment| {
-                noted.assigned(&assignment);
-                NodeInput::Assign(assignment)
-            });
-            std::future::ready(input)
+            std::future::ready(assignment.map(NodeEvent::Assigned))
         });
         let mut node_loop = NodeLoop::new(
             Warmer::new(config, seed),
             Arc::new(runtime),
             Arc::new(self.clock.clone()),
         )
-        .with_observer(Arc::new(notes.clone()));
+        .with_observer(Arc::new(last_report.clone()));
         node_loop
-            .run(inputs, self.speak(&node, joined, &notes))
+            .run(inputs, self.send_reports(&node, joined, &last_report))
             .await;
         node
     }
 
-    /// Says what has changed every now and then, until the node is gone.
-    async fn speak(&self, node: &NodeName, joined: u64, notes: &Notes) {
+    /// Records the agent's report once a period, until the node is gone.
+    async fn send_reports(&self, node: &NodeName, joined: u64, last_report: &LastReport) {
         let mut ticks = stream::repeat(())
             .then(|()| self.clock.sleep(PERIOD))
             .boxed();
@@ -162,7 +136,7 @@ impl SimCluster {
                 Some(node) if node.joined == joined => node.facts.ready,
                 _ => return,
             };
-            let report = notes.report();
+            let report = last_report.get();
             if ready && report.observed_generation > 0 {
                 self.report(node, report);
             }

@@ -233,12 +233,9 @@ impl Cluster for SimCluster {
             if let Some(known) = known.filter(|known| known.images == images) {
                 return Ok(known.generation);
             }
-            let assignment = Assignment {
-                generation: known.map_or(1, |known| known.generation + 1),
-                images: images.to_vec(),
-            };
+            let generation = known.map_or(1, |known| known.generation + 1);
+            let assignment = Assignment::new(generation, images.to_vec());
             objects.records.insert(node.clone(), assignment.clone());
-            let generation = assignment.generation;
             let node = node.clone();
             objects.publish(&ClusterEvent::AssignmentRecorded { node, assignment });
             Ok(generation)

@@ -7,8 +7,8 @@ use std::ops::Bound::{Excluded, Included};
 use jiff::Timestamp;
 
 use super::entry::{Entry, Rank};
-use super::time::after;
 use crate::model::ImagePhase;
+use crate::time::after;
 
 /// What an entry adds to the agenda.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::config::SHORTEST;
 use super::entry::Entry;
 use super::event::PullId;
-use super::time::SHORTEST;
 use super::warmer::Warmer;
 use crate::model::{
     AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy, ImageReport,
@@ -14,6 +14,7 @@ use crate::model::{
 
 impl Warmer {
     pub(super) fn assign(&mut self, assignment: Assignment, now: Timestamp) {
+        self.record = assignment.record;
         self.generation = assignment.generation;
         self.assigned = true;
         let mut previous = self.entries.take();

@@ -3,7 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::Backoff;
+use crate::backoff::Backoff;
+
+/// Shortest interval and deadline that are honoured: with none at all the loop would spin.
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Limits and intervals of a [`Warmer`](super::Warmer).
 #[derive(Debug, Clone, PartialEq)]

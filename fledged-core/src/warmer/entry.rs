@@ -4,13 +4,13 @@ use std::cmp::Reverse;
 
 use jiff::Timestamp;
 
-use super::backoff::Backoff;
 use super::event::{InventoryId, PullId};
 use super::hold::Hold;
-use super::time::{after, between};
+use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
 use crate::model::{AssignedImage, DesiredState, ImagePhase, ImagePullPolicy, ImageReport};
 use crate::port::RuntimeImage;
+use crate::time::{after, between};
 
 /// Place in the queue of those that are due; see [`Entry::rank`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -27,8 +27,8 @@ pub enum NodeEvent {
     /// Verify presence now, pull again what moves or is to be pulled always, and try again now what
     /// has failed.
     RefreshRequested,
-    /// What the runtime holds may have changed: it is read again at once.
-    RuntimeChanged,
+    /// What the runtime holds may have changed: its inventory is read now.
+    ResyncRequested,
     /// Whatever was under way was given up, and none of it will be answered. Everything is held
     /// against a new reading before it is believed again.
     Interrupted,

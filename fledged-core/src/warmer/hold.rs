@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::Backoff;
-use super::time::after;
 use crate::error::{ErrorClass, Failure, Reason};
 use crate::model::ImageRef;
+use crate::time::after;
 
 /// Holds that are in force.
 #[derive(Debug, Default)]

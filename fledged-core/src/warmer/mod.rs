@@ -6,7 +6,6 @@
 
 mod agenda;
 mod assign;
-mod backoff;
 mod config;
 mod entries;
 mod entry;
@@ -17,10 +16,10 @@ mod obstacle;
 mod pulling;
 mod reading;
 mod removing;
-pub(crate) mod time;
 mod warmer;
 
-pub use backoff::{Backoff, Schedule};
+pub use crate::backoff::{Backoff, Schedule};
+pub(crate) use crate::time;
 pub use config::WarmerConfig;
 pub use event::{InventoryId, NodeCommand, NodeEvent, PullId};
 pub use inventory::Inventory;

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 
 use super::event::{NodeCommand, PullId};
-use super::time::after;
 use super::warmer::Warmer;
 use crate::error::{Failure, Reason};
 use crate::model::ImagePhase;
 use crate::port::{CredentialsRequest, RuntimeImage};
+use crate::time::after;
 
 impl Warmer {
     pub(super) fn free_slots(&self) -> usize {

@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 
+use super::config::SHORTEST;
 use super::event::{InventoryId, NodeCommand};
 use super::inventory::Inventory;
-use super::time::{SHORTEST, after};
 use super::warmer::Warmer;
 use crate::error::{Failure, Reason};
 use crate::model::ImagePhase;
+use crate::time::after;
 
 /// A reading may come by one part in so many of the interval before its time.
 const EARLIER: u32 = 10;

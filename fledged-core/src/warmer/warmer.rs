@@ -21,6 +21,7 @@ use crate::model::{ImageRef, ImageReport, NodeReport};
 pub struct Warmer {
     pub(super) config: WarmerConfig,
     pub(super) rng: fastrand::Rng,
+    pub(super) record: Option<String>,
     pub(super) generation: u64,
     pub(super) assigned: bool,
     pub(super) entries: Entries,
@@ -57,6 +58,7 @@ impl Warmer {
         Self {
             config,
             rng: fastrand::Rng::with_seed(seed),
+            record: None,
             generation: 0,
             assigned: false,
             entries: Entries::default(),
@@ -88,7 +90,7 @@ impl Warmer {
             }
             NodeEvent::Assigned(assignment) => self.assign(assignment, now),
             NodeEvent::RefreshRequested => self.refresh(now),
-            NodeEvent::RuntimeChanged => self.read_soon(now),
+            NodeEvent::ResyncRequested => self.read_soon(now),
             NodeEvent::Interrupted => self.interrupted(now),
             NodeEvent::InventoryRead { id, result } => self.inventory_read(id, result, now),
             NodeEvent::PullEnded { id, result } => self.pull_ended(id, result, now),
@@ -157,6 +159,7 @@ impl Warmer {
     #[must_use]
     pub fn report(&self) -> NodeReport {
         NodeReport {
+            record: self.record.clone(),
             observed_generation: self.generation,
             inventory_at: self.inventory_at,
             images: self.entries.in_order().map(Entry::snapshot).collect(),

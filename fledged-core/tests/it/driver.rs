@@ -8,9 +8,9 @@ use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport,
 };
 use fledged_core::port::{Clock, PullProgress};
-use fledged_core::runner::{NodeInput, NodeLoop, NodeObserver};
+use fledged_core::runner::{NodeLoop, NodeObserver};
 use fledged_core::sim::{Fault, Faults, SimClock, SimImage, SimRegistry, SimRuntime, TraceEvent};
-use fledged_core::warmer::{Warmer, WarmerConfig};
+use fledged_core::warmer::{NodeEvent, Warmer, WarmerConfig};
 use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 
@@ -54,7 +54,7 @@ struct Recorder {
 }
 
 impl NodeObserver for Recorder {
-    fn report(&self, report: &ImageReport) {
+    fn image_changed(&self, report: &ImageReport) {
         let mut phases = self.phases.lock().unwrap();
         phases.push((report.image.to_string(), report.phase));
     }
@@ -106,13 +106,13 @@ impl Node {
         self.clock.block_on(settled).unwrap()
     }
 
-    fn run<S: Stream<Item = NodeInput>>(&mut self, inputs: S, seconds: u64) -> NodeReport {
+    fn run<S: Stream<Item = NodeEvent>>(&mut self, inputs: S, seconds: u64) -> NodeReport {
         let end = self.clock.sleep(Duration::from_secs(seconds));
         self.clock.block_on(self.node.run(inputs, end)).unwrap()
     }
 
     /// Inputs at their seconds, counted from now.
-    fn inputs(&self, inputs: Vec<(u64, NodeInput)>) -> impl Stream<Item = NodeInput> + use<> {
+    fn inputs(&self, inputs: Vec<(u64, NodeEvent)>) -> impl Stream<Item = NodeEvent> + use<> {
         let clock = self.clock.clone();
         let start = clock.elapsed();
         stream::iter(inputs).then(move |(at, input)| {
@@ -234,8 +234,8 @@ fn a_pull_that_hangs_is_dropped_at_its_deadline() {
 fn running_follows_edits_and_drops_pulls_that_nobody_wants() {
     let mut node = mk_node();
     let edits = vec![
-        (1, NodeInput::Assign(mk_assignment(&[mk_present("big")]))),
-        (11, NodeInput::Assign(mk_assignment(&[mk_present("a")]))),
+        (1, NodeEvent::Assigned(mk_assignment(&[mk_present("big")]))),
+        (11, NodeEvent::Assigned(mk_assignment(&[mk_present("a")]))),
     ];
     let inputs = node.inputs(edits);
     let report = node.run(inputs, 60);
@@ -254,8 +254,8 @@ fn running_follows_edits_and_drops_pulls_that_nobody_wants() {
 fn running_repairs_drift_and_refreshes() {
     let mut node = mk_node();
     let inputs = vec![
-        (0, NodeInput::Assign(mk_assignment(&[mk_present("a")]))),
-        (500, NodeInput::Refresh),
+        (0, NodeEvent::Assigned(mk_assignment(&[mk_present("a")]))),
+        (500, NodeEvent::RefreshRequested),
     ];
     let (clock, runtime) = (node.clock.clone(), node.runtime.clone());
     let evicted = async move {
@@ -286,7 +286,7 @@ fn running_repairs_drift_and_refreshes() {
 #[test]
 fn shutting_down_abandons_pulls_at_once() {
     let mut node = mk_node();
-    let inputs = vec![(0, NodeInput::Assign(mk_assignment(&[mk_present("big")])))];
+    let inputs = vec![(0, NodeEvent::Assigned(mk_assignment(&[mk_present("big")])))];
     let inputs = node.inputs(inputs);
     let report = node.run(inputs, 10);
     assert_eq!(phases(&report), [ImagePhase::Pulling]);
@@ -335,10 +335,10 @@ fn what_was_reported_before_a_restart_is_resumed() {
             .with_pull_policy(fledged_core::model::ImagePullPolicy::Always)
     };
     let inputs = vec![
-        (0, NodeInput::Resume(vec![satisfied])),
+        (0, NodeEvent::Resumed(vec![satisfied])),
         (
             0,
-            NodeInput::Assign(mk_assignment(&[always("a"), always("b")])),
+            NodeEvent::Assigned(mk_assignment(&[always("a"), always("b")])),
         ),
     ];
     let inputs = node.inputs(inputs);

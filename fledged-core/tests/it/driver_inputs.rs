@@ -5,9 +5,9 @@ use std::task::Poll;
 
 use fledged_core::model::{Assignment, ByteSize, ImagePhase, ImageRef, ImageReport};
 use fledged_core::port::{MockImageRuntime, RemovalScope, RuntimeImage, RuntimeInfo};
-use fledged_core::runner::{NodeInput, NodeLoop, NodeObserver};
+use fledged_core::runner::{NodeLoop, NodeObserver};
 use fledged_core::sim::SimClock;
-use fledged_core::warmer::{Warmer, WarmerConfig};
+use fledged_core::warmer::{NodeEvent, Warmer, WarmerConfig};
 use futures_util::future::poll_fn;
 use futures_util::stream::{self, StreamExt};
 
@@ -21,7 +21,7 @@ struct Watch {
 }
 
 impl NodeObserver for Watch {
-    fn report(&self, report: &ImageReport) {
+    fn image_changed(&self, report: &ImageReport) {
         if report.phase == ImagePhase::Cached {
             let taken = self.taken.load(Ordering::SeqCst);
             self.cached_after.lock().unwrap().get_or_insert(taken);
@@ -58,7 +58,7 @@ fn inputs_without_end_do_not_keep_a_pull_from_going_on() {
     let assignment = Assignment::present([image]);
     let inputs = stream::iter(0..INPUTS).map(|n| {
         taken.store(n + 1, Ordering::SeqCst);
-        NodeInput::Assign(assignment.clone())
+        NodeEvent::Assigned(assignment.clone())
     });
     let shutdown = poll_fn(|_| match done.load(Ordering::SeqCst) {
         true => Poll::Ready(()),

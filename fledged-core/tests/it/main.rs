@@ -20,6 +20,7 @@ mod planner_nodes;
 mod planner_properties;
 mod planner_refresh;
 mod properties;
+mod reporter;
 mod rig;
 mod selector;
 mod sim;

@@ -9,11 +9,11 @@ use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImagePullPolicy, ImageRef, NodeReport,
 };
 use fledged_core::port::{Clock, RemovalScope};
-use fledged_core::runner::{NodeInput, NodeLoop};
+use fledged_core::runner::NodeLoop;
 use fledged_core::sim::{
     Fault, Faults, SimClock, SimImage, SimRegistry, SimRuntime, TraceEntry, TraceEvent,
 };
-use fledged_core::warmer::{Warmer, WarmerConfig};
+use fledged_core::warmer::{NodeEvent, Warmer, WarmerConfig};
 use futures_util::stream::{self, StreamExt};
 use proptest::prelude::*;
 
@@ -247,11 +247,11 @@ fn play(scenario: &Scenario) -> Outcome {
                 .sleep(Duration::from_secs(at).saturating_sub(clock.elapsed()))
                 .await;
             match step {
-                Step::Assign(wishes) => Some(NodeInput::Assign(assignment(
+                Step::Assign(wishes) => Some(NodeEvent::Assigned(assignment(
                     u64::try_from(n).unwrap(),
                     &wishes,
                 ))),
-                Step::Refresh => Some(NodeInput::Refresh),
+                Step::Refresh => Some(NodeEvent::RefreshRequested),
                 Step::Evict(name) => {
                     runtime.evict(&reference(name));
                     None

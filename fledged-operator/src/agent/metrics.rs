@@ -1,8 +1,7 @@
 //! AgentMetricsInner of the agent, and where they are taken: at the runtime and at the loop.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +10,7 @@ use fledged_core::model::{ByteSize, ImagePhase, ImageRef, ImageReport, NodeRepor
 use fledged_core::port::{
     Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
 };
+use fledged_core::reporter::ReporterEvent;
 use fledged_core::runner::NodeObserver;
 use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -22,7 +22,6 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::mpsc;
 
 use crate::agent::health::AgentHealth;
-use crate::report::{Heard, Taken};
 
 /// Buckets in seconds: from an image whose layers are all present to the default deadline of five minutes, and
 /// one bucket beyond it. Each step is about twice the previous one.
@@ -78,8 +77,6 @@ struct AgentMetricsInner {
     image_bytes: Histogram,
     status_writes: Family<ResultLabel, Counter>,
     inventory_failures: Counter,
-    /// Phase of every image, and whether it waits for another attempt.
-    known: Mutex<BTreeMap<ImageRef, (ImagePhase, bool)>>,
 }
 
 impl fmt::Debug for AgentMetrics {
@@ -98,7 +95,6 @@ impl AgentMetrics {
             image_bytes: Histogram::new(IMAGE_BYTES),
             status_writes: Family::default(),
             inventory_failures: Counter::default(),
-            known: Mutex::default(),
         }));
         metrics.images(&[]);
         metrics
@@ -147,22 +143,16 @@ impl AgentMetrics {
         );
     }
 
-    /// Replaces the gauges with a complete set of images.
+    /// Sets the gauges from the state of all images.
     pub(super) fn images(&self, reports: &[ImageReport]) {
-        let mut known = self.known();
-        known.clear();
         for phase in PHASES {
-            self.gauge(phase, |gauge| gauge.set(0));
+            let images = reports.iter().filter(|report| report.phase == phase);
+            let phase = phase.as_str();
+            let gauge = self.0.images.get_or_create(&PhaseLabel { phase });
+            gauge.set(count(images));
         }
-        self.0.backing_off.set(0);
-        for report in reports {
-            self.count(&mut known, report);
-        }
-    }
-
-    /// Updates the gauges with one image.
-    pub(super) fn image(&self, report: &ImageReport) {
-        self.count(&mut self.known(), report);
+        let backing_off = reports.iter().filter(|r| r.next_attempt_at.is_some());
+        self.0.backing_off.set(count(backing_off));
     }
 
     /// Counts a finished pull, with the size of the image if it succeeded.
@@ -184,27 +174,10 @@ impl AgentMetrics {
     pub(super) fn inventory_failed(&self) {
         self.0.inventory_failures.inc();
     }
+}
 
-    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<ImageRef, (ImagePhase, bool)>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count(&self, known: &mut BTreeMap<ImageRef, (ImagePhase, bool)>, report: &ImageReport) {
-        let now = (report.phase, report.next_attempt_at.is_some());
-        if let Some((phase, waits)) = known.insert(report.image.clone(), now) {
-            self.gauge(phase, |gauge| gauge.dec());
-            self.0.backing_off.dec_by(waits.into());
-        }
-        self.gauge(now.0, |gauge| gauge.inc());
-        self.0.backing_off.inc_by(now.1.into());
-    }
-
-    fn gauge(&self, phase: ImagePhase, change: impl FnOnce(&Gauge) -> i64) {
-        let label = PhaseLabel {
-            phase: phase.as_str(),
-        };
-        change(&self.0.images.get_or_create(&label));
-    }
+fn count<'a>(reports: impl Iterator<Item = &'a ImageReport>) -> i64 {
+    i64::try_from(reports.count()).unwrap_or(i64::MAX)
 }
 
 /// Forwards every call to a runtime and records its result.
@@ -289,32 +262,20 @@ impl ImageRuntime for MeasuredRuntime {
     }
 }
 
-/// Watches the loop.
+/// Passes what the node loop reports to the status writer, the metrics and the probes.
 #[derive(Debug)]
 pub(super) struct Observer {
-    pub(super) taken: Taken,
-    /// Without a bound: the writer takes what comes also while it waits for the API.
-    pub(super) heard: mpsc::UnboundedSender<Heard>,
+    /// Unbounded: the writer receives also while it waits for the API server.
+    pub(super) reports: mpsc::UnboundedSender<ReporterEvent>,
     pub(super) metrics: AgentMetrics,
     pub(super) health: AgentHealth,
 }
 
-impl Observer {
-    fn tell(&self, heard: Heard) {
-        // Without a writer the agent ends anyway.
-        let _ = self.heard.send(heard);
-    }
-}
-
 impl NodeObserver for Observer {
-    fn report(&self, report: &ImageReport) {
-        self.metrics.image(report);
-        self.tell(Heard::Changed(report.clone()));
-    }
-
-    fn assigned(&self, report: NodeReport) {
+    fn report(&self, report: NodeReport) {
         self.metrics.images(&report.images);
-        self.tell(Heard::Assigned(self.taken.take(), report));
+        // Without a writer the agent ends anyway.
+        let _ = self.reports.send(ReporterEvent::Observed(report));
     }
 
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
@@ -351,7 +312,7 @@ mod tests {
         ]);
         let mut failed = mk_report("app:1", ImagePhase::Failed);
         failed.next_attempt_at = Some(jiff::Timestamp::UNIX_EPOCH);
-        metrics.image(&failed);
+        metrics.images(&[failed, mk_report("app:2", ImagePhase::Pending)]);
         metrics.pulled(Reason::Unauthorized.as_str(), Duration::from_secs(1), None);
         metrics.pulled(
             "Succeeded",

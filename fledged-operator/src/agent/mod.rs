@@ -35,11 +35,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fledged_core::backoff::{Backoff, Schedule};
 use fledged_core::model::NodeName;
 use fledged_core::port::{Clock, Credentials, ImageRuntime};
 use fledged_core::runner::NodeLoop;
 use fledged_core::tokio::TokioClock;
-use fledged_core::warmer::{Backoff, Schedule, Warmer, WarmerConfig};
+use fledged_core::warmer::{Warmer, WarmerConfig};
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -47,7 +48,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::report::{Delays, Reporter, StatusApi, Taken, Writer};
+use crate::report::{RetryDelays, StatusApi, Writer};
 use crate::serve::register_build_info;
 use metrics::{AgentMetrics, MeasuredRuntime, Observer};
 use watch::{Inputs, Watch};
@@ -93,7 +94,7 @@ impl AgentBuilder {
     /// Pulls under way at once. Default 3.
     #[must_use]
     pub fn max_parallel_pulls(mut self, pulls: NonZeroUsize) -> Self {
-        self.config = self.config.with_max_parallel_pulls(pulls);
+        self.config.max_parallel_pulls = pulls;
         self
     }
 
@@ -101,14 +102,14 @@ impl AgentBuilder {
     /// Default 60 s.
     #[must_use]
     pub fn inventory_interval(mut self, interval: Duration) -> Self {
-        self.config = self.config.with_inventory_interval(interval);
+        self.config.inventory_interval = interval;
         self
     }
 
     /// Delays after failures. Default [`Backoff::default`].
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.config = self.config.with_backoff(backoff);
+        self.config.backoff = backoff;
         self
     }
 
@@ -311,12 +312,10 @@ impl Agent {
     /// Starts the three tasks. The loop ends on `stop` and closes the channel of the status writer, which then
     /// writes the final state and ends.
     fn start(self, stop: &CancellationToken) -> Tasks {
-        let (heard, hears) = mpsc::unbounded_channel();
+        let (reports, reporter_events) = mpsc::unbounded_channel();
         let (inputs, receiver) = mpsc::channel(INPUTS);
-        let taken = Taken::default();
         let observer = Observer {
-            taken: taken.clone(),
-            heard: heard.clone(),
+            reports: reports.clone(),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
         };
@@ -334,24 +333,19 @@ impl Agent {
         )
         .with_credentials(self.credentials)
         .with_observer(Arc::new(observer));
-        let inputs_of_loop = Inputs::new(
-            receiver,
-            taken,
-            self.health.clone(),
-            Arc::clone(&self.clock),
-        );
+        let inputs_of_loop = Inputs::new(receiver, self.health.clone(), Arc::clone(&self.clock));
         let metrics = self.metrics;
-        let writer = Writer {
-            api: StatusApi::new(self.client.clone(), self.node.clone(), FIELD_MANAGER),
-            reporter: Reporter::new(seeds.u64(..)),
-            delays: Delays::new(seeds.u64(..), WRITE_AGAIN),
-            clock: Arc::clone(&self.clock),
-            count: Box::new(move |result| metrics.status_written(result)),
-        };
+        let writer = Writer::new(
+            StatusApi::new(self.client.clone(), self.node.clone(), FIELD_MANAGER),
+            seeds.u64(..),
+            RetryDelays::new(WRITE_AGAIN, seeds.u64(..)),
+            Arc::clone(&self.clock),
+            move |result| metrics.status_written(result),
+        );
         let watch = Watch::new(
             self.node,
             inputs,
-            heard,
+            reports,
             self.health,
             self.clock,
             seeds.u64(..),
@@ -361,7 +355,7 @@ impl Agent {
         tasks.spawn("image loop", async move {
             node_loop.run(inputs_of_loop, stopped.cancelled()).await;
         });
-        tasks.spawn("status writer", writer.run(hears));
+        tasks.spawn("status writer", writer.run(reporter_events));
         let client = self.client;
         tasks.spawn("watch", watch.run(client, seeds.u64(..), stop.clone()));
         tasks

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use fledged_core::model::{Assignment, NodeName};
 use fledged_core::port::Clock;
-use fledged_core::runner::NodeInput;
+use fledged_core::reporter::ReporterEvent;
+use fledged_core::warmer::NodeEvent;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
 use kube::Client;
@@ -21,7 +22,6 @@ use crate::agent::health::{AgentHealth, BEAT};
 use crate::agent::list_watch::{Interruption, ListWatch};
 use crate::agent::watch_backoff::{HEALTHY_AFTER, WatchBackoff, WatchEnd};
 use crate::crd::ReadNodeCache;
-use crate::report::{Heard, Source, Taken};
 
 /// Shortest and longest duration of one watch, in seconds. It is below the five minutes after which API servers
 /// and load balancers close a watch, and differs between agents, so that agents that start together do not
@@ -41,8 +41,8 @@ enum LastAssigned {
 /// Watches the NodeImageCache of this node.
 pub(super) struct Watch {
     node: NodeName,
-    inputs: mpsc::Sender<Input>,
-    heard: mpsc::UnboundedSender<Heard>,
+    inputs: mpsc::Sender<NodeEvent>,
+    reports: mpsc::UnboundedSender<ReporterEvent>,
     health: AgentHealth,
     clock: Arc<dyn Clock>,
     backoff: WatchBackoff,
@@ -86,8 +86,8 @@ impl From<LoopEnded> for Pause {
 impl Watch {
     pub(super) fn new(
         node: NodeName,
-        inputs: mpsc::Sender<Input>,
-        heard: mpsc::UnboundedSender<Heard>,
+        inputs: mpsc::Sender<NodeEvent>,
+        reports: mpsc::UnboundedSender<ReporterEvent>,
         health: AgentHealth,
         clock: Arc<dyn Clock>,
         seed: u64,
@@ -95,7 +95,7 @@ impl Watch {
         Self {
             node,
             inputs,
-            heard,
+            reports,
             health,
             clock,
             backoff: WatchBackoff::new(seed),
@@ -210,17 +210,23 @@ impl Watch {
 
     async fn read(&mut self, object: &ReadNodeCache, listed: bool) -> Result<(), LoopEnded> {
         let uid = object.metadata.uid.clone().unwrap_or_default();
-        let source = Source {
-            uid: uid.clone(),
-            found: object.report(),
-        };
         let generation = object.generation();
-        let current = LastAssigned::Object { uid, generation };
-        if self.last == current {
-            // This may be an echo of a write by the agent itself, older than its current state.
-            if listed || has_foreign_status_manager(object) {
-                let _ = self.heard.send(Heard::Read(source));
-            }
+        let found = object.report();
+        let same_object =
+            matches!(&self.last, LastAssigned::Object { uid: last, .. } if *last == uid);
+        let current = LastAssigned::Object {
+            uid: uid.clone(),
+            generation,
+        };
+        let known = self.last == current;
+        // An object that is known may be an echo of a write by the agent, older than its current state.
+        if !same_object || (known && (listed || has_foreign_status_manager(object))) {
+            let _ = self.reports.send(ReporterEvent::RecordRead {
+                record: uid.clone(),
+                found: found.clone(),
+            });
+        }
+        if known {
             return Ok(());
         }
         let (assignment, invalid) = object.assignment();
@@ -242,13 +248,13 @@ impl Watch {
             "assignment received"
         );
         if !std::mem::replace(&mut self.resumed, true)
-            && let Some(found) = &source.found
+            && let Some(found) = found
         {
-            self.send(None, NodeInput::Resume(found.images.clone()))
-                .await?;
+            self.send(NodeEvent::Resumed(found.images)).await?;
         }
         self.last = current;
-        self.send(Some(source), NodeInput::Assign(assignment)).await
+        self.send(NodeEvent::Assigned(assignment.with_record(uid)))
+            .await
     }
 
     /// The assignment was deleted. Images stay on the node.
@@ -258,27 +264,17 @@ impl Watch {
         }
         info!(node = %self.node, "assignment deleted");
         self.last = LastAssigned::Deleted;
-        self.send(None, NodeInput::Assign(Assignment::default()))
-            .await
+        self.send(NodeEvent::Assigned(Assignment::default())).await
     }
 
-    async fn send(&self, source: Option<Source>, input: NodeInput) -> Result<(), LoopEnded> {
-        let input = Input { source, input };
+    async fn send(&self, input: NodeEvent) -> Result<(), LoopEnded> {
         self.inputs.send(input).await.map_err(|_| LoopEnded)
     }
 }
 
-/// One input of the loop; for an assignment, with the object that it came from.
-#[derive(Debug)]
-pub(super) struct Input {
-    pub(super) source: Option<Source>,
-    pub(super) input: NodeInput,
-}
-
 /// The inputs of the loop. Each poll counts as a heartbeat, so a timer wakes the loop regularly.
 pub(super) struct Inputs {
-    receiver: mpsc::Receiver<Input>,
-    taken: Taken,
+    receiver: mpsc::Receiver<NodeEvent>,
     health: AgentHealth,
     clock: Arc<dyn Clock>,
     beat: BoxFuture<'static, ()>,
@@ -286,14 +282,12 @@ pub(super) struct Inputs {
 
 impl Inputs {
     pub(super) fn new(
-        receiver: mpsc::Receiver<Input>,
-        taken: Taken,
+        receiver: mpsc::Receiver<NodeEvent>,
         health: AgentHealth,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             receiver,
-            taken,
             health,
             beat: beat(&clock),
             clock,
@@ -307,19 +301,13 @@ fn beat(clock: &Arc<dyn Clock>) -> BoxFuture<'static, ()> {
 }
 
 impl Stream for Inputs {
-    type Item = NodeInput;
+    type Item = NodeEvent;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeInput>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeEvent>> {
         self.health.beat();
         while self.beat.poll_unpin(context).is_ready() {
             self.beat = beat(&self.clock);
         }
-        self.receiver.poll_recv(context).map(|input| {
-            let Input { source, input } = input?;
-            if matches!(input, NodeInput::Assign(_)) {
-                self.taken.put(source);
-            }
-            Some(input)
-        })
+        self.receiver.poll_recv(context)
     }
 }

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_core::warmer::Schedule;
-
-use crate::report::Delays;
+use fledged_core::backoff::{RetryDelays, Schedule};
 
 /// Range of the first delay after a lost connection. A server or load balancer that restarts drops all
 /// connections at once.
@@ -37,7 +35,7 @@ pub(super) enum WatchEnd {
 #[derive(Debug)]
 pub(super) struct WatchBackoff {
     rng: fastrand::Rng,
-    delays: Delays,
+    delays: RetryDelays,
     failing: bool,
     expired: bool,
 }
@@ -46,7 +44,7 @@ impl WatchBackoff {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
-            delays: Delays::new(rng.u64(..), SCHEDULE),
+            delays: RetryDelays::new(SCHEDULE, rng.u64(..)),
             rng,
             failing: false,
             expired: false,

@@ -326,6 +326,30 @@ impl NodeImageStatus {
     }
 }
 
+/// The report as it is read back from the status that is written for it: times in whole seconds, long
+/// messages shortened. Reports are compared in this form, so that what is read back differs from what
+/// was written only where the record was changed by others.
+pub(crate) fn as_recorded(mut report: NodeReport) -> NodeReport {
+    for image in &mut report.images {
+        let times = [
+            &mut image.started_at,
+            &mut image.finished_at,
+            &mut image.next_attempt_at,
+        ];
+        for time in times.into_iter().flatten() {
+            *time = whole_seconds(*time).0;
+        }
+        image.size = image.size.filter(|size| size.bytes() > 0);
+        if cached(image) {
+            image.revision = image.revision.or(Some(0));
+        }
+        if let Some(message) = &mut image.message {
+            *message = shortened(message);
+        }
+    }
+    report
+}
+
 /// Attempts that need not be written: one where a round began, else none.
 fn first(report: &ImageReport) -> u32 {
     report.started_at.is_some().into()
@@ -417,4 +441,40 @@ impl ReadNodeCache {
 fn entries<'a>(part: &'a Value, list: &str) -> impl Iterator<Item = (usize, &'a Value)> {
     let list = part.get(list).and_then(Value::as_array);
     list.into_iter().flatten().enumerate()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_recorded_equals_what_is_read_back() {
+        use ImagePhase::{BackingOff, Cached, Failed, Pulling};
+        let image: ImageRef = "app:1".parse().unwrap();
+        let at = jiff::Timestamp::from_millisecond(1_234_567).unwrap();
+        let mut images = Vec::new();
+        for phase in [Cached, Pulling, BackingOff, Failed] {
+            let report = ImageReport::new(image.clone(), phase);
+            for revision in [None, Some(0), Some(3)] {
+                images.push(report.clone().with_revision(revision));
+            }
+            for attempts in [0, 1, 2] {
+                let report = report.clone().with_attempts(attempts);
+                images.push(report.clone());
+                images.push(report.with_started_at(at).with_finished_at(at));
+            }
+            for size in [0, 7] {
+                images.push(report.clone().with_size(ByteSize::new(size)));
+            }
+            let message = "é".repeat(MESSAGE_MAX + 9);
+            let failed = report.with_reason(Reason::RegistryError);
+            images.push(failed.with_message(message).with_next_attempt_at(at));
+        }
+        let recorded = as_recorded(NodeReport::new(1, images));
+        for report in &recorded.images {
+            let status = NodeImageStatus::from(report);
+            assert_eq!(status.to_report().as_ref(), Some(report));
+        }
+        assert_eq!(as_recorded(recorded.clone()), recorded);
+    }
 }

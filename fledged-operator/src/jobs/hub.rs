@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fledged_core::model::NodeName;
+use fledged_core::model::{NodeName, NodeReport};
+use fledged_core::reporter::ReporterEvent;
 use futures_util::stream::{Stream, StreamExt};
 use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
@@ -24,7 +25,6 @@ use super::scope::Scope;
 use super::told::Told;
 use crate::api::watch::Inventory;
 use crate::crd::ReadNodeCache;
-use crate::report::{Heard, Source};
 
 /// Invalid entries of one object that are logged one by one.
 const INVALID_MAX: usize = 10;
@@ -264,10 +264,6 @@ impl Hub {
         let uid = record.metadata.uid.clone().unwrap_or_default();
         let generation = record.generation();
         let found = record.report();
-        let source = Source {
-            uid: uid.clone(),
-            found,
-        };
         if self.served.get(&node).is_some_and(|s| s.uid != uid) {
             self.record_gone(&node);
         }
@@ -276,7 +272,8 @@ impl Hub {
         {
             // What was written from here comes by here too, and may be older than what is known.
             if self.listing || is_tampered_with(record) {
-                let _ = served.handle.heard.send(Heard::Read(source));
+                let record_read = ReporterEvent::RecordRead { record: uid, found };
+                let _ = served.handle.reports.send(record_read);
             }
             return;
         }
@@ -288,32 +285,37 @@ impl Hub {
         let images = assignment.images.len();
         info!(%node, generation, images, invalid = invalid.len(), "assignment");
         if !self.served.contains_key(&node) {
-            let handle = self.begin(node.clone(), &source);
+            let handle = self.begin(node.clone(), found.as_ref());
+            let record = uid.clone();
+            let record_read = ReporterEvent::RecordRead { record, found };
+            let _ = handle.reports.send(record_read);
             let served = Served {
                 handle,
-                uid,
+                uid: uid.clone(),
                 generation,
             };
             self.served.insert(node.clone(), served);
         }
         if let Some(served) = self.served.get_mut(&node) {
             served.generation = generation;
-            let _ = served.handle.told.send(Told::Assigned(source, assignment));
+            let _ = served
+                .handle
+                .told
+                .send(Told::Assigned(assignment.with_record(uid)));
         }
     }
 
     /// Starts the task of a node.
-    fn begin(&mut self, node: NodeName, source: &Source) -> Handle {
+    fn begin(&mut self, node: NodeName, found: Option<&NodeReport>) -> Handle {
         let jobs = self.scopes.iter().flat_map(|scope| {
             let jobs = scope.jobs.known.values();
             let jobs = jobs.filter(|job| node_of(&job.metadata).as_ref() == Some(&node));
             jobs.map(|job| (Arc::clone(job), scope.pod_of(job)))
         });
-        let reports = source.found.iter();
         let beginning = Beginning {
             jobs: jobs.collect(),
             view: self.views.get(&node).cloned().unwrap_or_default(),
-            reports: reports.flat_map(|report| report.images.clone()).collect(),
+            reports: found.map_or_else(Vec::new, |report| report.images.clone()),
             seed: self.rng.u64(..),
             node,
         };

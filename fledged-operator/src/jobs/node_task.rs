@@ -5,8 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use fledged_core::model::{ImageReport, NodeName, NodeReport};
-use fledged_core::runner::{NodeInput, NodeLoop, NodeObserver};
-use fledged_core::warmer::{Schedule, Warmer, WarmerConfig};
+use fledged_core::reporter::ReporterEvent;
+use fledged_core::runner::{NodeLoop, NodeObserver};
+use fledged_core::warmer::{NodeEvent, Schedule, Warmer, WarmerConfig};
 use futures_util::stream;
 use kube::Client;
 use tokio::sync::mpsc;
@@ -22,8 +23,8 @@ use super::removals::Removals;
 use super::requests::Requests;
 use super::runtime::{JobRuntime, Shared};
 use super::told::Told;
-use super::worker::{LoopInput, State, Worker};
-use crate::report::{Delays, Heard, Reporter, StatusApi, Taken, Writer, after};
+use super::worker::{State, Worker};
+use crate::report::{RetryDelays, StatusApi, Writer, after};
 
 /// Between attempts to write a status.
 const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
@@ -31,7 +32,7 @@ const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
 /// Where a node's task is told things.
 pub(super) struct Handle {
     pub(super) told: mpsc::UnboundedSender<Told>,
-    pub(super) heard: mpsc::UnboundedSender<Heard>,
+    pub(super) reports: mpsc::UnboundedSender<ReporterEvent>,
     pub(super) stop: CancellationToken,
 }
 
@@ -46,20 +47,13 @@ pub(super) struct Beginning {
     pub(super) seed: u64,
 }
 
-/// Tells the reporter what the loop says.
-struct Observer {
-    taken: Taken,
-    heard: mpsc::UnboundedSender<Heard>,
-}
+/// Passes the loop's reports to the status writer.
+struct Observer(mpsc::UnboundedSender<ReporterEvent>);
 
 impl NodeObserver for Observer {
-    fn report(&self, report: &ImageReport) {
+    fn report(&self, report: NodeReport) {
         // Without a writer the task ends anyway.
-        let _ = self.heard.send(Heard::Changed(report.clone()));
-    }
-
-    fn assigned(&self, report: NodeReport) {
-        let _ = self.heard.send(Heard::Assigned(self.taken.take(), report));
+        let _ = self.0.send(ReporterEvent::Observed(report));
     }
 }
 
@@ -100,16 +94,12 @@ pub(super) fn node_task(
     jobs.ready(view.ready);
 
     let (told, hears) = mpsc::unbounded_channel();
-    let (heard, writes) = mpsc::unbounded_channel();
-    let (inputs, loop_inputs) = mpsc::unbounded_channel::<LoopInput>();
+    let (reports_sender, reporter_events) = mpsc::unbounded_channel();
+    let (inputs, mut loop_inputs) = mpsc::unbounded_channel();
     if !reports.is_empty() {
-        let _ = inputs.send((None, NodeInput::Resume(reports)));
+        let _ = inputs.send(NodeEvent::Resumed(reports));
     }
-    let taken = Taken::default();
-    let observer = Observer {
-        taken: taken.clone(),
-        heard: heard.clone(),
-    };
+    let observer = Observer(reports_sender.clone());
     let runtime = JobRuntime {
         shared: Arc::clone(&shared),
         told: told.clone(),
@@ -117,21 +107,21 @@ pub(super) fn node_task(
         namespace: options.namespace.clone(),
     };
     // A Job takes everything that is missing: whatever waits in line is missing from it.
-    let config = WarmerConfig::default()
-        .with_max_parallel_pulls(NonZeroUsize::MAX)
-        .with_inventory_interval(options.inventory_interval);
+    let mut config = WarmerConfig::default();
+    config.max_parallel_pulls = NonZeroUsize::MAX;
+    config.inventory_interval = options.inventory_interval;
     let warmer = Warmer::new(config, seeds.u64(..));
     // Without credentials: the kubelet has them from the pod.
     let mut node_loop = NodeLoop::new(warmer, Arc::new(runtime), Arc::clone(&clock))
         .with_observer(Arc::new(observer));
     let metrics = requests.metrics.clone();
-    let writer = Writer {
-        api: StatusApi::new(client, node.clone(), FIELD_MANAGER),
-        reporter: Reporter::new(seeds.u64(..)),
-        delays: Delays::new(seeds.u64(..), WRITE_AGAIN),
+    let writer = Writer::new(
+        StatusApi::new(client, node.clone(), FIELD_MANAGER),
+        seeds.u64(..),
+        RetryDelays::new(WRITE_AGAIN, seeds.u64(..)),
         clock,
-        count: Box::new(move |result| metrics.status_written(result)),
-    };
+        move |result| metrics.status_written(result),
+    );
     let stop = CancellationToken::new();
     let loop_stop = stop.child_token();
     let worker = Worker {
@@ -150,17 +140,11 @@ pub(super) fn node_task(
     };
     let handle = Handle {
         told,
-        heard,
+        reports: reports_sender,
         stop: stop.clone(),
     };
     let task = async move {
-        let inputs = stream::unfold((loop_inputs, taken), async |(mut inputs, taken)| {
-            let (source, input) = inputs.recv().await?;
-            if matches!(input, NodeInput::Assign(_)) {
-                taken.put(source);
-            }
-            Some((input, (inputs, taken)))
-        });
+        let inputs = stream::poll_fn(move |context| loop_inputs.poll_recv(context));
         // The writer has its last word once nobody is left to tell it anything.
         let looping = async move {
             node_loop.run(inputs, loop_stop.cancelled()).await;
@@ -173,7 +157,7 @@ pub(super) fn node_task(
                 () = worker.run(hears) => {}
             }
         };
-        tokio::join!(looping, writer.run(writes), working);
+        tokio::join!(looping, writer.run(reporter_events), working);
     };
     (handle, task)
 }

@@ -22,7 +22,7 @@ use super::options::{JobOptions, PullMethod};
 use super::pace::Pace;
 use super::spec::{Method, PullPlan, RemovalPlan, pull_job, removal_job};
 use crate::agent::credentials::{Objects, ServiceAccount};
-use crate::report::{Delays, Refusal, request};
+use crate::report::{Refusal, RetryDelays, request};
 
 /// Longest that one request may take: an API server's own limit.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -107,7 +107,7 @@ impl Requests {
         seed: u64,
         trouble: impl Fn(Failure),
     ) -> Result<Vec<String>, Failure> {
-        let mut delays = Delays::new(seed, AGAIN);
+        let mut delays = RetryDelays::new(AGAIN, seed);
         let mut missing = Vec::new();
         if let Plan::Pull(plan, accounts) = &mut plan {
             accounts.extend(unnamed_account(&self.options, plan, accounts));
@@ -197,7 +197,7 @@ impl Requests {
 
     /// Deletes a Job and its pods, however long that takes; whether it was there.
     pub(super) async fn delete(&self, namespace: &str, name: &str, seed: u64) -> bool {
-        let mut delays = Delays::new(seed, AGAIN);
+        let mut delays = RetryDelays::new(AGAIN, seed);
         loop {
             let delete = Request::new(Job::url_path(&(), Some(namespace)));
             let delete = delete.delete(name, &DeleteParams::background());

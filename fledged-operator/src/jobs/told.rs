@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 use super::job::ReadJob;
 use super::node::NodeView;
 use super::pod::ReadPod;
-use crate::report::Source;
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
@@ -33,8 +32,8 @@ pub(super) enum Told {
     },
     /// Nobody waits for that call any more.
     Dropped(u64),
-    /// The node is to hold this from now on, as that object says.
-    Assigned(Source, Assignment),
+    /// The node is to hold this from now on.
+    Assigned(Assignment),
     /// What is known of the node.
     Node(Arc<NodeView>),
     /// A pod of one of its Jobs.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fledged_core::error::Failure;
 use fledged_core::model::{Assignment, Digest, ImageRef, NodeName};
-use fledged_core::runner::NodeInput;
+use fledged_core::warmer::NodeEvent;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
@@ -24,16 +24,13 @@ use super::requests::Requests;
 use super::runtime::Shared;
 use super::told::Told;
 use super::wanted::{Command, Want};
-use crate::report::{Source, after};
+use crate::report::after;
 
 /// How long a caller waits for a removal: less than the loop of the node does, so that it hears why.
 const REMOVAL: Duration = Duration::from_secs(110);
 /// How much sooner than the loop of the node a pull is given up, for the same reason: less than the
 /// shortest wait after which the loop would try again.
 const SOONER: Duration = Duration::from_millis(500);
-
-/// What the loop of a node is told, and the object that it came from.
-pub(super) type LoopInput = (Option<Source>, NodeInput);
 
 enum Done {
     /// A Job was created, or refused; with what its pods lack.
@@ -57,7 +54,7 @@ pub(super) struct Worker {
     pub(super) removals: Removals,
     pub(super) view: Arc<NodeView>,
     /// To the loop of the node.
-    pub(super) inputs: mpsc::UnboundedSender<LoopInput>,
+    pub(super) inputs: mpsc::UnboundedSender<NodeEvent>,
     /// To itself.
     pub(super) told: mpsc::UnboundedSender<Told>,
     /// Ends the loop of the node.
@@ -73,7 +70,7 @@ pub(super) struct Worker {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) answers: BTreeMap<u64, Answer>,
-    assignment: Option<(Source, Assignment)>,
+    assignment: Option<Assignment>,
     /// Deadlines that an image has, where it shares those of others.
     pub(super) stretched: BTreeMap<ImageRef, u32>,
     /// When the round of an image ends.
@@ -174,13 +171,13 @@ impl Worker {
                 self.removals.drop_call(id);
                 self.jobs.drop_want(id, now);
             }
-            Told::Assigned(source, assignment) => self.assigned(source, assignment),
+            Told::Assigned(assignment) => self.assigned(assignment),
             Told::Node(view) => {
                 self.jobs.ready(view.ready);
                 self.shared.presence().node(Arc::clone(&view));
                 let before = std::mem::replace(&mut self.view, view);
                 if before.told_at != self.view.told_at {
-                    let _ = self.inputs.send((None, NodeInput::Look));
+                    let _ = self.inputs.send(NodeEvent::ResyncRequested);
                 }
             }
             Told::Pod(pod) => self.jobs.pod(pod, now),
@@ -200,7 +197,7 @@ impl Worker {
         }
     }
 
-    fn assigned(&mut self, source: Source, assignment: Assignment) {
+    fn assigned(&mut self, assignment: Assignment) {
         self.shared.assign(&assignment.images);
         let adopted = std::mem::take(&mut self.adopted);
         self.doubt(&adopted, self.now());
@@ -210,13 +207,13 @@ impl Worker {
         self.state.rounds.retain(|i, _| assigned.contains_key(i));
         self.state.asked.retain(|i, _| assigned.contains_key(i));
         self.state.unclaimed.retain(|i, _| assigned.contains_key(i));
-        self.state.assignment = Some((source, assignment));
+        self.state.assignment = Some(assignment);
         self.tell_loop();
     }
 
     /// Tells the loop what it is to hold, with the deadlines that images really have.
     fn tell_loop(&self) {
-        let Some((source, assignment)) = &self.state.assignment else {
+        let Some(assignment) = &self.state.assignment else {
             return;
         };
         let mut assignment = assignment.clone();
@@ -224,8 +221,7 @@ impl Worker {
             let times = self.times(&entry.image);
             entry.deadline = entry.deadline.saturating_mul(times);
         }
-        let input = NodeInput::Assign(assignment);
-        let _ = self.inputs.send((Some(source.clone()), input));
+        let _ = self.inputs.send(NodeEvent::Assigned(assignment));
     }
 
     /// The revision that is asked for.

@@ -77,14 +77,17 @@ mod tests {
         image.started_at = Some(jiff::Timestamp::UNIX_EPOCH);
         let status = NodeImageCacheStatus::from_report(&NodeReport::new(4, vec![image]));
         let mut step = Shrink::Nothing;
-        let mut sizes = Vec::new();
+        let (mut sizes, mut lengths) = (Vec::new(), Vec::new());
         for _ in 0..4 {
             let mut less = status.clone();
             step.apply(&mut less);
             sizes.push(serde_json::to_string(&less).unwrap().len());
+            let message = less.images[0].message.as_ref();
+            lengths.push(message.map(|text| text.chars().count()));
             step = step.further();
         }
         assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+        assert_eq!(lengths, [Some(200), Some(81), None, None]);
         let mut least = status;
         Shrink::All.apply(&mut least);
         assert_eq!(

@@ -9,9 +9,8 @@ use kube::core::request::Request;
 use kube::{Client, Resource};
 use serde_json::json;
 
-use super::reporter::StatusWrite;
 use super::request::{Refusal, request};
-use crate::crd::NodeImageCache;
+use crate::crd::{NodeImageCache, NodeImageCacheStatus};
 
 /// Longest that one write may take: an API server's own limit on a request.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
@@ -67,8 +66,12 @@ impl StatusApi {
         }
     }
 
-    /// Writes by server-side apply; returns how many bytes that were.
-    pub(super) async fn write(&self, write: StatusWrite) -> Result<usize, WriteError> {
+    /// Writes the status of the object with that UID by server-side apply; returns its size in bytes.
+    pub(super) async fn write(
+        &self,
+        uid: Option<String>,
+        status: NodeImageCacheStatus,
+    ) -> Result<usize, WriteError> {
         let failed = |problem: String| WriteError::Failed {
             node: self.node.clone(),
             problem,
@@ -78,8 +81,8 @@ impl StatusApi {
         let patch = Patch::Apply(json!({
             "apiVersion": NodeImageCache::api_version(&()),
             "kind": NodeImageCache::kind(&()),
-            "metadata": { "name": node, "uid": write.uid },
-            "status": write.status,
+            "metadata": { "name": node, "uid": uid },
+            "status": status,
         }));
         let parameters = PatchParams::apply(self.manager).force();
         let patch = Request::new(NodeImageCache::url_path(&(), None))
@@ -92,13 +95,13 @@ impl StatusApi {
             serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()))?;
         // API servers do not compare the UID of a status that is applied. The watch tells of the new
         // object, and it is answered for itself.
-        match object.metadata.uid.is_some_and(|uid| uid != write.uid) {
-            true => Err(WriteError::Gone {
+        if object.metadata.uid.is_some() && object.metadata.uid != uid {
+            return Err(WriteError::Gone {
                 node: self.node.clone(),
                 problem: "another object has its name".to_owned(),
-            }),
-            false => Ok(bytes),
+            });
         }
+        Ok(bytes)
     }
 
     fn refused(&self, refusal: Refusal, bytes: usize) -> WriteError {

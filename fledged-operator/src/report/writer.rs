@@ -3,47 +3,71 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fledged_core::backoff::RetryDelays;
+use fledged_core::model::NodeReport;
 use fledged_core::port::Clock;
+use fledged_core::reporter::{Reporter, ReporterEvent};
+use fledged_core::time::after;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, OptionFuture};
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::delays::Delays;
-use super::pace::after;
-use super::reporter::{Heard, Reporter, StatusWrite};
+use super::shrink::Shrink;
 use super::status::{StatusApi, WriteError};
+use crate::crd::{NodeImageCacheStatus, as_recorded};
 
-/// How long the last state is tried to be written; a pod has 30 s to end.
-const LAST_WORD: Duration = Duration::from_secs(5);
+/// Limit on the final write; a pod has 30 s to end.
+const FINAL_FLUSH: Duration = Duration::from_secs(5);
 
-/// Carries out what the [`Reporter`] decides.
+/// Writes what the [`Reporter`] decides.
 pub(crate) struct Writer {
-    pub(crate) api: StatusApi,
-    pub(crate) reporter: Reporter,
-    pub(crate) delays: Delays,
-    pub(crate) clock: Arc<dyn Clock>,
-    /// Counts how writes went, by a word.
-    pub(crate) count: Box<dyn Fn(&'static str) + Send>,
+    api: StatusApi,
+    reporter: Reporter,
+    delays: RetryDelays,
+    clock: Arc<dyn Clock>,
+    /// Counts writes by result.
+    count: Box<dyn Fn(&'static str) + Send>,
+    shrink: Shrink,
+    /// The record and the generation that `shrink` applies to.
+    shrink_for: Option<(Option<String>, u64)>,
 }
 
 type Writing = Option<BoxFuture<'static, Result<usize, WriteError>>>;
 
 impl Writer {
-    /// Writes what it hears until nobody is left to tell anything, and then the last state.
-    pub(crate) async fn run(mut self, mut heard: mpsc::UnboundedReceiver<Heard>) {
+    /// A writer with its own [`Reporter`]. `delays` are those between attempts.
+    pub(crate) fn new(
+        api: StatusApi,
+        seed: u64,
+        delays: RetryDelays,
+        clock: Arc<dyn Clock>,
+        count: impl Fn(&'static str) + Send + 'static,
+    ) -> Self {
+        Self {
+            api,
+            reporter: Reporter::new(seed),
+            delays,
+            clock,
+            count: Box::new(count),
+            shrink: Shrink::default(),
+            shrink_for: None,
+        }
+    }
+
+    /// Writes what the events ask for until their senders are gone, and then the last state.
+    pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<ReporterEvent>) {
         let mut writing: Writing = None;
         loop {
-            if let Some(write) = self.reporter.poll(self.clock.now()) {
-                writing = Some(self.write(write));
+            if let Some(report) = self.reporter.poll(self.clock.now()) {
+                writing = Some(self.write(&report));
             }
             let pause = self.pause();
             let clock = Arc::clone(&self.clock);
             let timer: OptionFuture<_> = pause.map(|pause| clock.sleep(pause)).into();
             tokio::select! {
-                event = heard.recv() => match event {
-                    Some(event) => self.reporter.apply(event, self.clock.now()),
+                event = events.recv() => match event {
+                    Some(event) => self.apply(event),
                     None => break,
                 },
                 Some(result) = OptionFuture::from(writing.as_mut()) => {
@@ -55,13 +79,13 @@ impl Writer {
         }
         let clock = Arc::clone(&self.clock);
         tokio::select! {
-            () = self.last_word(writing) => {}
-            () = clock.sleep(LAST_WORD) => warn!("the last state could not be written in time"),
+            () = self.final_flush(writing) => {}
+            () = clock.sleep(FINAL_FLUSH) => warn!("final status not written in time"),
         }
     }
 
-    /// Ends what is under way, and writes what is left, until it is written.
-    async fn last_word(&mut self, mut writing: Writing) {
+    /// Waits for the write under way, and writes what is left until it succeeds.
+    async fn final_flush(&mut self, mut writing: Writing) {
         loop {
             if let Some(result) = OptionFuture::from(writing.take()).await {
                 self.ended(result);
@@ -71,48 +95,74 @@ impl Writer {
             {
                 self.clock.sleep(pause).await;
             }
-            match self.reporter.rest() {
-                Some(write) => writing = Some(self.write(write)),
+            match self.reporter.final_flush() {
+                Some(report) => writing = Some(self.write(&report)),
                 None => break,
             }
         }
     }
 
-    fn write(&self, write: StatusWrite) -> BoxFuture<'static, Result<usize, WriteError>> {
+    fn apply(&mut self, event: ReporterEvent) {
+        let event = match event {
+            ReporterEvent::Observed(report) => ReporterEvent::Observed(as_recorded(report)),
+            // A status that was shortened differs from the report anyway.
+            ReporterEvent::RecordRead { record, .. } if self.is_shortened(&record) => return,
+            event => event,
+        };
+        self.reporter.apply(event, self.clock.now());
+    }
+
+    fn is_shortened(&self, record: &str) -> bool {
+        let written = self.shrink_for.as_ref();
+        let written = written.and_then(|(record, _)| record.as_deref());
+        self.shrink != Shrink::default() && written == Some(record)
+    }
+
+    fn write(&mut self, report: &NodeReport) -> BoxFuture<'static, Result<usize, WriteError>> {
+        let assignment = (report.record.clone(), report.observed_generation);
+        if self.shrink_for.as_ref() != Some(&assignment) {
+            self.shrink = Shrink::default();
+            self.shrink_for = Some(assignment);
+        }
+        let mut status = NodeImageCacheStatus::from_report(report);
+        self.shrink.apply(&mut status);
         debug!(
-            generation = write.status.observed_generation,
-            cached = write.status.cached,
-            failed = write.status.failed,
+            generation = status.observed_generation,
+            cached = status.cached,
+            failed = status.failed,
             "writing status"
         );
-        let api = self.api.clone();
-        async move { api.write(write).await }.boxed()
+        let (api, uid) = (self.api.clone(), report.record.clone());
+        async move { api.write(uid, status).await }.boxed()
     }
 
     fn ended(&mut self, result: Result<usize, WriteError>) {
-        let now = self.clock.now();
-        let heard = match result {
+        let event = match result {
             Ok(bytes) => {
                 self.delays.reset();
                 (self.count)("Succeeded");
-                Heard::Written(bytes)
+                ReporterEvent::Written { bytes }
             }
             Err(error) => {
                 (self.count)(error.result());
-                self.refused(&error, now)
+                warn!(%error, "status not written");
+                self.failed(&error)
             }
         };
-        self.reporter.apply(heard, now);
+        self.reporter.apply(event, self.clock.now());
     }
 
-    fn refused(&mut self, error: &WriteError, now: Timestamp) -> Heard {
-        warn!(%error, "status not written");
-        match error {
-            WriteError::Gone { .. } => Heard::Gone,
-            WriteError::TooLarge { .. } => Heard::TooLarge(after(now, self.delays.next(None))),
-            WriteError::Failed { retry_after, .. } => {
-                Heard::Failed(after(now, self.delays.next(*retry_after)))
+    fn failed(&mut self, error: &WriteError) -> ReporterEvent {
+        let retry_after = match error {
+            WriteError::Gone { .. } => return ReporterEvent::RecordGone,
+            WriteError::TooLarge { .. } => {
+                self.shrink = self.shrink.further();
+                None
             }
+            WriteError::Failed { retry_after, .. } => *retry_after,
+        };
+        ReporterEvent::Failed {
+            retry_at: after(self.clock.now(), self.delays.next(retry_after)),
         }
     }
 

@@ -254,7 +254,7 @@ impl Rig {
 
     /// Says that what the runtime holds may have changed.
     pub(crate) fn look(&mut self) -> Asked {
-        self.tell(NodeEvent::RuntimeChanged)
+        self.tell(NodeEvent::ResyncRequested)
     }
 
     /// Lets time pass without looking in between.

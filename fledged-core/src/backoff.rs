@@ -1,11 +1,11 @@
-//! How long to wait after a failure, by its class.
+//! Delays after failures: schedules, jitter, and which schedule a class of failure has.
 
 use std::time::Duration;
 
 use crate::error::{ErrorClass, Failure};
 
-/// Longest delay that is believed of a registry: the windows of the limits in use are minutes to
-/// hours (Docker Hub: six), and a wrong header must not stop a node for ever.
+/// Longest `Retry-After` that is honoured: rate-limit windows last minutes to hours (Docker Hub:
+/// six), and a wrong header must not stop a node for ever.
 const ASKED_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A delay that doubles from `base` up to `cap`.
@@ -27,7 +27,7 @@ impl Schedule {
         }
     }
 
-    /// The delay after that many failures in a row, without jitter.
+    /// The delay after `failures` failures in a row, without jitter.
     #[must_use]
     pub fn delay(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
@@ -35,19 +35,65 @@ impl Schedule {
     }
 }
 
-/// The schedules of a warmer.
+/// `delay` with jitter: from `share` less to `share` more. A delay too long for that stays as it is.
+pub(crate) fn jittered(delay: Duration, share: f64, rng: &mut fastrand::Rng) -> Duration {
+    let share = share.clamp(0.0, 1.0);
+    let factor = 1.0 - share + 2.0 * share * rng.f64();
+    Duration::try_from_secs_f64(delay.as_secs_f64() * factor).unwrap_or(delay)
+}
+
+/// The delays between attempts of one operation against a server that many processes share: they
+/// double up to the schedule's cap and are spread, so that a thousand agents do not come back at the
+/// same moment.
+#[derive(Debug)]
+pub struct RetryDelays {
+    schedule: Schedule,
+    failures: u32,
+    rng: fastrand::Rng,
+}
+
+impl RetryDelays {
+    /// Delays of that schedule. The seed is that of the jitter.
+    #[must_use]
+    pub fn new(schedule: Schedule, seed: u64) -> Self {
+        Self {
+            schedule,
+            failures: 0,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// The delay after one more failure: half of the schedule's delay to all of it, and never
+    /// shorter than `retry_after`, the delay the server asked for.
+    pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let delay = self.schedule.delay(self.failures);
+        match retry_after {
+            None => delay.mul_f64(0.5 + self.rng.f64() / 2.0),
+            // All clients are asked for the same delay; only coming later spreads them.
+            Some(asked) => asked + delay.max(asked / 2).mul_f64(self.rng.f64()),
+        }
+    }
+
+    /// The operation succeeded: the next failure counts as the first.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// The schedules of a [`Warmer`](crate::warmer::Warmer), by class of failure.
 ///
-/// A round is a row of attempts within one image's deadline. Within it, only transient failures are
-/// repeated; whatever else fails ends it, and the next round starts after a longer delay.
+/// A round is a series of attempts within one image's deadline. Only transient failures are repeated
+/// within a round; any other failure ends it, and the next round starts after a longer delay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Backoff {
-    /// Between attempts of a round after a passing failure. Default 1 s to 30 s.
+    /// Between attempts of a round after a transient failure. Default 1 s to 30 s.
     pub transient: Schedule,
     /// Between attempts while the registry throttles without naming a delay. Default 5 s to 5 min.
     pub throttled: Schedule,
-    /// Between rounds that ended with a passing failure or the deadline. Default 30 s to 5 min, the
-    /// kubelet's longest image backoff.
+    /// Between rounds that ended with a transient failure or at the deadline. Default 30 s to 5 min,
+    /// the kubelet's longest image back-off.
     pub round: Schedule,
     /// Between rounds after refused credentials or a missing image. Default 1 min to 15 min.
     pub refused: Schedule,
@@ -81,69 +127,6 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// With other delays between attempts of a round after a passing failure.
-    #[must_use]
-    pub fn with_transient(mut self, schedule: Schedule) -> Self {
-        self.transient = schedule;
-        self
-    }
-
-    /// With other delays between attempts while the registry throttles.
-    #[must_use]
-    pub fn with_throttled(mut self, schedule: Schedule) -> Self {
-        self.throttled = schedule;
-        self
-    }
-
-    /// With other delays between rounds that ended with a passing failure or the deadline.
-    #[must_use]
-    pub fn with_round(mut self, schedule: Schedule) -> Self {
-        self.round = schedule;
-        self
-    }
-
-    /// With other delays between rounds after refused credentials or a missing image.
-    #[must_use]
-    pub fn with_refused(mut self, schedule: Schedule) -> Self {
-        self.refused = schedule;
-        self
-    }
-
-    /// With other delays between rounds after a malformed image or with an unsupported runtime.
-    #[must_use]
-    pub fn with_invalid(mut self, schedule: Schedule) -> Self {
-        self.invalid = schedule;
-        self
-    }
-
-    /// With other delays while the disk is full.
-    #[must_use]
-    pub fn with_disk_full(mut self, schedule: Schedule) -> Self {
-        self.disk_full = schedule;
-        self
-    }
-
-    /// With other delays before an image is pulled again that vanishes repeatedly.
-    #[must_use]
-    pub fn with_evicted(mut self, schedule: Schedule) -> Self {
-        self.evicted = schedule;
-        self
-    }
-
-    /// With other delays between attempts to read the inventory.
-    #[must_use]
-    pub fn with_inventory(mut self, schedule: Schedule) -> Self {
-        self.inventory = schedule;
-        self
-    }
-
-    /// With another share by which a delay is spread, 0 to 1.
-    #[must_use]
-    pub fn with_jitter(mut self, share: f64) -> Self {
-        self.jitter = share;
-        self
-    }
-
     /// The delay before the next attempt of the same round, after `attempts` that failed.
     pub(crate) fn within_round(
         &self,
@@ -185,18 +168,16 @@ impl Backoff {
         }
     }
 
-    /// The delay that the other side asked for, at most a day, and up to a tenth more: later than
-    /// asked, never sooner, so that many nodes do not come back as one.
-    pub(super) fn asked(asked: Duration, rng: &mut fastrand::Rng) -> Duration {
+    /// The delay that the registry asked for, at most a day, and up to a tenth more: never sooner than
+    /// asked, and spread so that nodes do not all come back at once.
+    pub(crate) fn asked(asked: Duration, rng: &mut fastrand::Rng) -> Duration {
         let asked = asked.min(ASKED_MAX);
         asked.saturating_add(asked.mul_f64(0.1 * rng.f64()))
     }
 
-    /// The delay, spread by the jitter. A delay too long to be spread stays as it is.
+    /// The delay with this configuration's jitter.
     pub(crate) fn spread(&self, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
-        let share = self.jitter.clamp(0.0, 1.0);
-        let factor = 1.0 - share + 2.0 * share * rng.f64();
-        Duration::try_from_secs_f64(delay.as_secs_f64() * factor).unwrap_or(delay)
+        jittered(delay, self.jitter, rng)
     }
 }
 
@@ -319,5 +300,35 @@ mod tests {
         assert_eq!(first(Reason::DiskFull).1, 60);
         assert_eq!(first(Reason::InvalidImage).1, 300);
         assert_eq!(first(Reason::RuntimeUnsupported).1, 300);
+    }
+
+    #[test]
+    fn retry_delays_double_to_the_cap_and_differ_by_seed() {
+        let schedule = Schedule::seconds(1, 30);
+        let row = |seed| {
+            let mut delays = RetryDelays::new(schedule, seed);
+            let row: Vec<f64> = (0..8).map(|_| delays.next(None).as_secs_f64()).collect();
+            row
+        };
+        for (delay, longest) in row(1).iter().zip([1, 2, 4, 8, 16, 30, 30, 30]) {
+            let longest = f64::from(longest);
+            assert!((longest / 2.0..=longest).contains(delay), "{delay}");
+        }
+        assert_ne!(row(1), row(2));
+        let mut delays = RetryDelays::new(schedule, 1);
+        let _ = delays.next(None);
+        delays.reset();
+        assert!(delays.next(None) <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn retry_delays_are_never_shorter_than_retry_after() {
+        let mut delays = RetryDelays::new(Schedule::seconds(1, 30), 1);
+        let asked = Duration::from_secs(40);
+        for _ in 0..20 {
+            let delay = delays.next(Some(asked));
+            let latest = asked + Duration::from_secs(30);
+            assert!((asked..=latest).contains(&delay), "{delay:?}");
+        }
     }
 }

@@ -1,19 +1,18 @@
-//! Arithmetic on timestamps that never fails.
+//! Arithmetic on timestamps that saturates at the ends of the range.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Shortest interval and deadline that are taken seriously: with none at all the loop would spin.
-pub(super) const SHORTEST: Duration = Duration::from_secs(1);
-
-/// The moment that long after `now`; the end of time where there is none.
-pub(crate) fn after(now: Timestamp, duration: Duration) -> Timestamp {
+/// The moment `duration` after `now`; [`Timestamp::MAX`] where there is none.
+#[must_use]
+pub fn after(now: Timestamp, duration: Duration) -> Timestamp {
     now.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
-/// How long it is from `from` to `to`; zero where `to` comes first.
-pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
+/// The time from `from` to `to`; zero where `to` is earlier.
+#[must_use]
+pub fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
@@ -22,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arithmetic_stops_at_the_ends_of_time() {
+    fn arithmetic_saturates_at_the_ends_of_the_range() {
         let now = Timestamp::UNIX_EPOCH;
         let second = Duration::from_secs(1);
         assert_eq!(between(now, after(now, second)), second);

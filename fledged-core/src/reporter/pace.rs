@@ -1,44 +1,46 @@
-//! How often a node's state is written: numbers, and nothing else.
+//! How often a node's report is written: intervals, byte rate, jitter.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Wait for what changes together with a change that ends a rollout or tells a failure; half of it on
-/// some nodes, so that a hundred that are done together do not write together.
+use crate::backoff::{Schedule, jittered};
+use crate::time::after;
+
+/// Between a change that ends a rollout or is a failure, and its write, so that changes that come
+/// together are written together; down to half of it on some nodes, so that a hundred nodes that
+/// finish together do not write together.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// From an assignment to its first answer, while there is work to do: what is there already is known
-/// by then, and the answer says so.
+/// From an assignment to its first answer, while there is work to do: by then the inventory is known
+/// and the answer includes it.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
-/// From a change on a node that was settled to the first word of it: most repairs take less, and
-/// are then told once.
+/// From a change on a settled node to its write: most repairs take less and are then written once.
 const REPAIR: Duration = Duration::from_secs(3);
 /// Between any two writes.
 const LEAST: Duration = Duration::from_secs(1);
-/// Between writes that tell of mere progress: 20 images that take 14 s are told of at 1 s, at 11 s
-/// and when they are there.
+/// Between writes of mere progress: a rollout of 20 images that takes 14 s is written at 1 s, at 11 s
+/// and at its end.
 const PROGRESS: [Duration; 3] = [
     Duration::from_secs(10),
     Duration::from_secs(20),
     Duration::from_secs(30),
 ];
-/// Between writes that tell what nobody waits for: attempts and delays of an image that goes on
-/// failing, a digest that was learnt later.
+/// Between writes of details.
 const DETAIL: Duration = Duration::from_secs(30);
-/// Longest between writes that tell of new failures; doubles up to it.
-const FAILURE_MAX: Duration = Duration::from_secs(30);
-/// Failures this long apart have nothing to do with each other.
+/// Between writes of new failures.
+const FAILURE: Schedule = Schedule::seconds(1, 30);
+/// Failures this far apart are not in a row.
 const FAILURE_MEMORY: Duration = Duration::from_secs(300);
-/// Bytes a second that one node may write; 1,000 nodes at once are then 100 MB/s at the very worst.
+/// Bytes a second that one node may write; 1,000 nodes at once are then 100 MB/s at worst.
 const BYTES_PER_SECOND: f64 = 100_000.0;
 /// Share by which delays are spread, so that nodes that were assigned together do not write together.
 const JITTER: f64 = 0.2;
 
-/// When which kind of news may be written next.
+/// When which kind of change may be written next.
 #[derive(Debug)]
 pub(super) struct Pace {
     rng: fastrand::Rng,
-    /// This node's own of [`DEBOUNCE`], [`REPAIR`] and [`DETAIL`].
+    /// This node's own [`DEBOUNCE`], [`REPAIR`] and [`DETAIL`].
     debounce: Duration,
     repair: Duration,
     details: Duration,
@@ -47,7 +49,7 @@ pub(super) struct Pace {
     /// Failure writes in a row.
     failures: u32,
     failed_at: Option<Timestamp>,
-    /// Nothing at all before this.
+    /// Nothing is written before this.
     any_from: Timestamp,
     progress_from: Timestamp,
     failure_from: Timestamp,
@@ -59,8 +61,8 @@ impl Pace {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
             debounce: DEBOUNCE.mul_f64(0.5 + rng.f64() / 2.0),
-            repair: spread(REPAIR, &mut rng),
-            details: spread(DETAIL, &mut rng),
+            repair: jittered(REPAIR, JITTER, &mut rng),
+            details: jittered(DETAIL, JITTER, &mut rng),
             rng,
             progress: 0,
             failures: 0,
@@ -72,7 +74,7 @@ impl Pace {
         }
     }
 
-    /// A new assignment: its news have the full pace again.
+    /// A new assignment: its progress and failures start at the shortest intervals again.
     pub(super) fn assigned(&mut self) {
         self.progress = 0;
         self.failures = 0;
@@ -80,7 +82,8 @@ impl Pace {
         self.failure_from = Timestamp::MIN;
     }
 
-    /// That much was written.
+    /// A report of `bytes` was written. `settled` when no image had work left; `failure` when it
+    /// reported a new failure.
     pub(super) fn written(&mut self, bytes: usize, settled: bool, failure: bool, now: Timestamp) {
         #[expect(
             clippy::cast_precision_loss,
@@ -90,14 +93,13 @@ impl Pace {
         self.any_from = after(now, transfer.max(LEAST));
         let step = PROGRESS.get(self.progress).or(PROGRESS.last());
         let step = step.copied().unwrap_or(LEAST);
-        self.progress_from = match settled {
-            true => Timestamp::MIN,
-            false => after(now, self.spread(step)),
-        };
-        self.progress = match settled {
-            true => 0,
-            false => self.progress.saturating_add(1),
-        };
+        if settled {
+            self.progress = 0;
+            self.progress_from = Timestamp::MIN;
+        } else {
+            self.progress = self.progress.saturating_add(1);
+            self.progress_from = after(now, self.spread(step));
+        }
         self.detail_from = after(now, self.spread(DETAIL));
         if failure {
             let recent = self
@@ -109,18 +111,17 @@ impl Pace {
                 1
             };
             self.failed_at = Some(now);
-            let gap = LEAST.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
-            let gap = self.spread(gap.min(FAILURE_MAX));
+            let gap = self.spread(FAILURE.delay(self.failures));
             self.failure_from = after(now, gap);
         }
     }
 
-    /// Nothing is written sooner.
+    /// The earliest write at or after `at`.
     pub(super) fn any(&self, at: Timestamp) -> Timestamp {
         at.max(self.any_from)
     }
 
-    /// When progress since then is to be told.
+    /// When progress that is pending since `since` is written.
     pub(super) fn progress(&self, since: Timestamp) -> Timestamp {
         let first = match self.progress {
             0 => after(since, self.repair),
@@ -129,71 +130,62 @@ impl Pace {
         first.max(self.progress_from)
     }
 
-    /// When something that happened then, and that nothing else is waited for, is to be told.
+    /// When a change at `since` that needs no further wait is written.
     pub(super) fn debounced(&self, since: Timestamp) -> Timestamp {
         after(since, self.debounce)
     }
 
-    /// When a failure since then is to be told.
+    /// When a failure that is pending since `since` is written.
     pub(super) fn failure(&self, since: Timestamp) -> Timestamp {
         self.debounced(since).max(self.failure_from)
     }
 
-    /// When a detail known since then is to be told.
+    /// When a detail that is pending since `since` is written.
     pub(super) fn detail(&self, since: Timestamp) -> Timestamp {
         after(since, self.details).max(self.detail_from)
     }
 
     /// A delay with jitter.
     pub(super) fn spread(&mut self, delay: Duration) -> Duration {
-        spread(delay, &mut self.rng)
+        jittered(delay, JITTER, &mut self.rng)
     }
-}
-
-fn spread(delay: Duration, rng: &mut fastrand::Rng) -> Duration {
-    delay.mul_f64(1.0 - JITTER + 2.0 * JITTER * rng.f64())
-}
-
-/// The moment that much later.
-pub(crate) fn after(at: Timestamp, delay: Duration) -> Timestamp {
-    at.checked_add(delay).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// When each of a thousand nodes tells of something that happened on all of them at once.
-    fn told(when: impl Fn(&Pace) -> Timestamp) -> Vec<Duration> {
-        let mut told: Vec<Duration> = (0..1_000)
+    /// When each of a thousand nodes writes a change that happened on all of them at once.
+    fn write_times(when: impl Fn(&Pace) -> Timestamp) -> Vec<Duration> {
+        let mut times: Vec<Duration> = (0..1_000)
             .map(|seed| when(&Pace::new(seed)).duration_since(Timestamp::UNIX_EPOCH))
             .map(|delay| delay.try_into().unwrap())
             .collect();
-        told.sort_unstable();
-        told
+        times.sort_unstable();
+        times
     }
 
-    /// The largest share that lies within that time.
+    /// The most writes within any period of that length.
     fn busiest(sorted: &[Duration], within: Duration) -> usize {
-        let shares = sorted.iter().enumerate();
-        let shares =
-            shares.map(|(from, first)| sorted.partition_point(|at| *at < *first + within) - from);
-        shares.max().unwrap()
+        let writes = sorted.iter().enumerate();
+        let writes =
+            writes.map(|(from, first)| sorted.partition_point(|at| *at < *first + within) - from);
+        writes.max().unwrap()
     }
 
     #[test]
-    fn nodes_that_are_done_together_write_one_after_another_and_soon() {
+    fn nodes_that_finish_together_write_within_100_ms_spread() {
         let now = Timestamp::UNIX_EPOCH;
-        let done = told(|pace| pace.debounced(now));
+        let done = write_times(|pace| pace.debounced(now));
         assert!(busiest(&done, Duration::from_millis(10)) <= 250, "{done:?}");
         assert!(*done.last().unwrap() <= Duration::from_millis(100));
     }
 
     #[test]
-    fn what_nobody_waits_for_is_spread_over_seconds() {
+    fn details_and_repairs_are_spread_over_seconds() {
         let now = Timestamp::UNIX_EPOCH;
         let second = Duration::from_secs(1);
-        assert!(busiest(&told(|pace| pace.detail(now)), second) <= 150);
-        assert!(busiest(&told(|pace| pace.progress(now)), second / 10) <= 150);
+        assert!(busiest(&write_times(|pace| pace.detail(now)), second) <= 150);
+        assert!(busiest(&write_times(|pace| pace.progress(now)), second / 10) <= 150);
     }
 }

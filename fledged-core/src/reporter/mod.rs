@@ -1,0 +1,330 @@
+//! When a node's report is worth a write.
+//!
+//! [`Reporter`] is a pure state machine: [`Reporter::apply`] takes what happened, [`Reporter::poll`]
+//! returns the report to write now, [`Reporter::next_wakeup`] the time to ask again. It compares
+//! [`NodeReport`]s and knows nothing of where they are written. A rollout of 20 images that takes
+//! 14 s costs three writes: the answer to the assignment, one of progress, and the end.
+
+mod pace;
+mod urgency;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use self::pace::{ANSWER, Pace};
+use self::urgency::{PendingChanges, Urgency, failure_reason, urgency};
+use crate::error::Reason;
+use crate::model::{ImageRef, ImageReport, NodeReport};
+use crate::time::after;
+
+/// Something that happened to a node, to its record, or to a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReporterEvent {
+    /// The state of the node's images now, whole. [`NodeReport::record`] identifies the record to
+    /// write to; without one, nothing is written.
+    Observed(NodeReport),
+    /// The record was read, or read again: what it says differs from what was written if the record
+    /// was restored from a backup or changed by others. To come before the first report for a new
+    /// record, which is else assumed to be empty.
+    RecordRead {
+        /// Identifies the record, as in [`NodeReport::record`].
+        record: String,
+        /// The report that it holds.
+        found: Option<NodeReport>,
+    },
+    /// The write under way succeeded.
+    Written {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The write under way failed.
+    Failed {
+        /// Nothing is written before.
+        retry_at: Timestamp,
+    },
+    /// The write under way failed because the record no longer exists.
+    RecordGone,
+}
+
+/// What the record is known to hold.
+#[derive(Debug, Default, PartialEq)]
+struct Written {
+    generation: Option<u64>,
+    images: BTreeMap<ImageRef, ImageReport>,
+}
+
+impl From<&NodeReport> for Written {
+    fn from(report: &NodeReport) -> Self {
+        let images = report.images.iter();
+        Self {
+            generation: Some(report.observed_generation),
+            images: images.map(|r| (r.image.clone(), r.clone())).collect(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct WriteUnderWay {
+    report: NodeReport,
+    failure: bool,
+    settled: bool,
+}
+
+/// Decides which report of a node is written, and when.
+///
+/// Pure: after every [`apply`](Self::apply) and at every [`next_wakeup`](Self::next_wakeup), call
+/// [`poll`](Self::poll), write what it returns, and apply the result. At most one write is under way.
+///
+/// A failure, the end of a rollout and the answer to an assignment are written within about a second;
+/// progress at growing intervals; retries of what is known to fail twice a minute at most; and nothing
+/// when nothing changed.
+#[derive(Debug)]
+pub struct Reporter {
+    pace: Pace,
+    /// The last report.
+    observed: NodeReport,
+    /// Since when every image is settled.
+    settled_since: Option<Timestamp>,
+    /// When the assignment is to be answered at the latest, until it is.
+    answer_due: Option<Timestamp>,
+    written: Written,
+    /// Why images fail, as last written.
+    written_failures: BTreeMap<ImageRef, Reason>,
+    /// How the observed report differs from the written one.
+    pending: PendingChanges,
+    /// A record that was read before its assignment was observed.
+    read_ahead: Option<(String, Option<NodeReport>)>,
+    /// The record did not exist when it was last written to.
+    record_gone: bool,
+    under_way: Option<WriteUnderWay>,
+    retry_at: Option<Timestamp>,
+}
+
+impl Reporter {
+    /// A reporter that has no record to write to yet. The seed is that of the jitter.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            pace: Pace::new(seed),
+            observed: NodeReport::default(),
+            settled_since: None,
+            answer_due: None,
+            written: Written::default(),
+            written_failures: BTreeMap::new(),
+            pending: PendingChanges::default(),
+            read_ahead: None,
+            record_gone: false,
+            under_way: None,
+            retry_at: None,
+        }
+    }
+
+    /// Takes note of something that happened at `now`.
+    pub fn apply(&mut self, event: ReporterEvent, now: Timestamp) {
+        match event {
+            ReporterEvent::Observed(report) => self.observe(report, now),
+            ReporterEvent::RecordRead { record, found } => self.record_read(record, found, now),
+            ReporterEvent::Written { bytes } => self.write_succeeded(bytes, now),
+            ReporterEvent::Failed { retry_at } => {
+                self.under_way = None;
+                self.retry_at = Some(retry_at);
+            }
+            ReporterEvent::RecordGone => {
+                let written = self.under_way.take().map(|write| write.report.record);
+                self.record_gone |= written.as_ref() == Some(&self.observed.record);
+            }
+        }
+    }
+
+    /// Takes the state of the node's images at `now`; the same as [`ReporterEvent::Observed`].
+    pub fn observe(&mut self, report: NodeReport, now: Timestamp) {
+        let before = std::mem::replace(&mut self.observed, report);
+        let report = &self.observed;
+        if before.record != report.record
+            || before.observed_generation != report.observed_generation
+        {
+            self.assignment_taken(&before, now);
+            return;
+        }
+        let images = before.images.iter().zip(&report.images);
+        let same_images = before.images.len() == report.images.len()
+            && images.clone().all(|(old, new)| old.image == new.image);
+        if !same_images {
+            self.compare(now);
+            return;
+        }
+        let changed: Vec<_> = images
+            .filter(|(old, new)| old != new)
+            .map(|(_, new)| (new.image.clone(), self.urgency(new)))
+            .collect();
+        self.note_settled(now);
+        for (image, urgency) in changed {
+            self.pending.set(&image, urgency, now);
+        }
+    }
+
+    /// The report to write now, if one is due. Its write is under way until
+    /// [`ReporterEvent::Written`], [`Failed`](ReporterEvent::Failed) or
+    /// [`RecordGone`](ReporterEvent::RecordGone) is applied.
+    pub fn poll(&mut self, now: Timestamp) -> Option<NodeReport> {
+        self.next_wakeup().filter(|due| *due <= now)?;
+        Some(self.begin_write())
+    }
+
+    /// The report to write before the process ends, due or not; `None` when the record is up to date
+    /// or a write is under way.
+    pub fn final_flush(&mut self) -> Option<NodeReport> {
+        let outstanding = self.answer_due.is_some() || !self.pending.is_empty();
+        (outstanding && self.can_write()).then(|| self.begin_write())
+    }
+
+    /// Whether the last write failed.
+    #[must_use]
+    pub fn is_waiting_to_retry(&self) -> bool {
+        self.retry_at.is_some()
+    }
+
+    /// When [`poll`](Self::poll) is to be called next if nothing happens before.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        if !self.can_write() {
+            return None;
+        }
+        let settled = self.settled_since.map(|at| self.pace.debounced(at));
+        let answer = self.answer_due.map(|at| settled.unwrap_or(at));
+        let progress = self.pending.since(Urgency::Progress);
+        let progress = progress.map(|at| settled.unwrap_or_else(|| self.pace.progress(at)));
+        let failure = self.pending.since(Urgency::Failure);
+        let detail = self.pending.since(Urgency::Detail);
+        let due = [
+            answer,
+            progress,
+            failure.map(|at| self.pace.failure(at)),
+            detail.map(|at| self.pace.detail(at)),
+        ];
+        let due = self.pace.any(due.into_iter().flatten().min()?);
+        Some(self.retry_at.map_or(due, |retry| due.max(retry)))
+    }
+
+    /// Whether there is a record to write to and no write is under way.
+    fn can_write(&self) -> bool {
+        self.observed.record.is_some() && !self.record_gone && self.under_way.is_none()
+    }
+
+    /// The observed report belongs to another assignment than the one before.
+    fn assignment_taken(&mut self, before: &NodeReport, now: Timestamp) {
+        self.pace.assigned();
+        self.retry_at = None;
+        self.record_gone = false;
+        self.answer_due = None;
+        if before.record != self.observed.record {
+            let read = self.read_ahead.take();
+            let found = read.filter(|(record, _)| Some(record) == self.observed.record.as_ref());
+            self.assume_written(found.and_then(|(_, found)| found).as_ref());
+        }
+        // A failure is news again unless the image still fails for the written reason.
+        let failures: BTreeMap<_, _> = self
+            .observed
+            .images
+            .iter()
+            .filter_map(|report| Some((&report.image, failure_reason(report)?)))
+            .collect();
+        self.written_failures
+            .retain(|image, reason| failures.get(image) == Some(reason));
+        self.compare(now);
+    }
+
+    fn record_read(&mut self, record: String, found: Option<NodeReport>, now: Timestamp) {
+        if self.observed.record.as_ref() != Some(&record) {
+            self.read_ahead = Some((record, found));
+            return;
+        }
+        if self.under_way.is_some() {
+            return;
+        }
+        self.record_gone = false;
+        if found.as_ref().map(Written::from).unwrap_or_default() != self.written {
+            self.assume_written(found.as_ref());
+            self.compare(now);
+        }
+    }
+
+    fn write_succeeded(&mut self, bytes: usize, now: Timestamp) {
+        let Some(write) = self.under_way.take() else {
+            return;
+        };
+        self.retry_at = None;
+        self.pace.written(bytes, write.settled, write.failure, now);
+        if self.observed.record == write.report.record {
+            self.remember(&write.report);
+            self.compare(now);
+        }
+    }
+
+    fn begin_write(&mut self) -> NodeReport {
+        let report = self.observed.clone();
+        self.under_way = Some(WriteUnderWay {
+            report: report.clone(),
+            failure: self.pending.since(Urgency::Failure).is_some(),
+            settled: self.is_settled(),
+        });
+        report
+    }
+
+    /// Takes what a record says for what was written to it.
+    fn assume_written(&mut self, found: Option<&NodeReport>) {
+        self.written = Written::default();
+        self.written_failures.clear();
+        if let Some(found) = found {
+            self.remember(found);
+        }
+    }
+
+    fn remember(&mut self, report: &NodeReport) {
+        for image in &report.images {
+            if let Some(reason) = failure_reason(image) {
+                self.written_failures.insert(image.image.clone(), reason);
+            } else if image.phase.is_settled() {
+                self.written_failures.remove(&image.image);
+            }
+        }
+        self.written = report.into();
+    }
+
+    /// Compares every image with what is written.
+    fn compare(&mut self, now: Timestamp) {
+        self.note_settled(now);
+        let images = &self.observed.images;
+        let answered = self.written.generation == Some(self.observed.observed_generation)
+            && self.written.images.len() == images.len()
+            && images
+                .iter()
+                .all(|report| self.written.images.contains_key(&report.image));
+        self.answer_due = match (answered, self.answer_due) {
+            (true, _) => None,
+            (false, Some(due)) => Some(due),
+            (false, None) => Some(after(now, self.pace.spread(ANSWER))),
+        };
+        let mut pending = PendingChanges::default();
+        for report in images {
+            pending.set(&report.image, self.urgency(report), now);
+        }
+        self.pending = pending;
+    }
+
+    fn is_settled(&self) -> bool {
+        self.observed.images.iter().all(|r| r.phase.is_settled())
+    }
+
+    fn note_settled(&mut self, now: Timestamp) {
+        self.settled_since = self.is_settled().then(|| self.settled_since.unwrap_or(now));
+    }
+
+    /// How urgent it is to write this state; `None` where it is written.
+    fn urgency(&self, report: &ImageReport) -> Option<Urgency> {
+        let failure = self.written_failures.get(&report.image).copied();
+        urgency(self.written.images.get(&report.image), failure, report)
+    }
+}
