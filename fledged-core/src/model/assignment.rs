@@ -1,4 +1,4 @@
-//! What one node should hold: the contract from the planner to the warmer.
+//! The assignment of one node: the contract from the planner to the warmer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl AssignedImage {
         }
     }
 
-    /// The same image, to be absent, and so wanted by nobody.
+    /// The same image, to be absent, and without caches that want it.
     #[must_use]
     pub fn into_absent(mut self) -> Self {
         self.state = DesiredState::Absent;
@@ -144,7 +144,7 @@ impl AssignedImage {
     }
 }
 
-/// What an assignment takes where a cache says nothing.
+/// Values for what a cache does not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AssignmentDefaults {

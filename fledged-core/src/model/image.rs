@@ -1,6 +1,6 @@
-//! Image references.
+//! Image references and digests, and the grammar of both.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
@@ -8,10 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Digest;
-use super::digest::is_lower_hex;
-use super::grammar;
-use super::shown::shown;
+use super::value::shown;
 
 /// Longest `registry/repository`, in bytes (the limit of the reference grammar in
 /// `distribution/reference`).
@@ -112,7 +109,7 @@ impl ImageRef {
                 format!("it contains {what} ({bad:?})"),
             ));
         }
-        let parts = grammar::split(value).map_err(|e| ParseImageRefError::new(value, e))?;
+        let parts = split(value).map_err(|e| ParseImageRefError::new(value, e))?;
         // A bare 64-digit hexadecimal name is an image ID to every runtime, never a repository.
         if is_lower_hex(value, 64) {
             return fail("it is an image ID; name the repository");
@@ -274,4 +271,228 @@ impl<'de> Deserialize<'de> for ImageRef {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
     }
+}
+
+/// Whether it is that many lower-case hexadecimal digits.
+fn is_lower_hex(text: &str, len: usize) -> bool {
+    text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Why a string is not a digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid digest \"{}\": {problem}", shown(.value))]
+pub struct ParseDigestError {
+    value: String,
+    problem: &'static str,
+}
+
+impl ParseDigestError {
+    /// What is wrong with it, without the text itself.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        self.problem
+    }
+}
+
+/// A content digest, `sha256:`, `sha384:` or `sha512:` with lower-case hexadecimal digits (OCI image
+/// specification, descriptor digests).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Digest(String);
+
+impl Digest {
+    /// Parses `algorithm:hex`.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseDigestError`] for an unregistered algorithm, a wrong length, or digits that are not
+    /// lower-case hexadecimal.
+    pub fn parse(value: &str) -> Result<Self, ParseDigestError> {
+        let fail = |problem| {
+            Err(ParseDigestError {
+                value: value.to_owned(),
+                problem,
+            })
+        };
+        let Some((algorithm, hex)) = value.split_once(':') else {
+            return fail("must be algorithm:hex");
+        };
+        let digits = match algorithm {
+            "sha256" => 64,
+            "sha384" => 96,
+            "sha512" => 128,
+            _ => return fail("must use sha256, sha384 or sha512"),
+        };
+        if hex.len() != digits {
+            return fail("has the wrong number of digits for its algorithm");
+        }
+        if !is_lower_hex(hex, digits) {
+            return fail("must be lower-case hexadecimal");
+        }
+        Ok(Self(value.to_owned()))
+    }
+
+    /// `algorithm:hex`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The algorithm, `sha256` for instance.
+    #[must_use]
+    pub fn algorithm(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
+
+    /// The digits without the algorithm.
+    #[must_use]
+    pub fn hex(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, hex)| hex)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        Self::parse(value)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+// The grammar (`distribution/reference`) is parsed by hand: the regular expression that other parsers
+// compile for it costs 18 MB and 20 ms in every process, which an agent on every node cannot afford.
+// The tests compare it with such a parser.
+
+/// The registry where none is written, and what it stands for there.
+const DEFAULT_REGISTRY: &str = "docker.io";
+const DEFAULT_REGISTRY_OLD: &str = "index.docker.io";
+/// The first part of one-word repositories of the default registry.
+const OFFICIAL: &str = "library";
+/// Longest tag, in bytes.
+const TAG_MAX: usize = 128;
+
+/// The parts of a reference as written, with the registry's defaults filled in.
+#[derive(Debug, PartialEq, Eq)]
+struct Split<'a> {
+    registry: &'a str,
+    repository: Cow<'a, str>,
+    tag: Option<&'a str>,
+    /// Not looked at yet.
+    digest: Option<&'a str>,
+}
+
+/// Takes a reference apart.
+///
+/// # Errors
+///
+/// What is wrong with it, without the text itself.
+fn split(value: &str) -> Result<Split<'_>, Cow<'static, str>> {
+    const FORM: &str = "it does not follow [registry[:port]/]repository[:tag][@digest]";
+    if value.contains("://") {
+        return Err("it has a scheme; write the registry without one".into());
+    }
+    let (rest, digest) = match value.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (value, None),
+    };
+    let last = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match rest.get(last..).and_then(|part| part.split_once(':')) {
+        Some((part, tag)) => (rest.get(..last + part.len()).unwrap_or(rest), Some(tag)),
+        None => (rest, None),
+    };
+    match tag {
+        Some("") => return Err("the tag after \":\" is empty".into()),
+        Some(tag) if tag.len() > TAG_MAX => {
+            let problem = format!(
+                "its tag is {} bytes long, the limit is {TAG_MAX}",
+                tag.len()
+            );
+            return Err(problem.into());
+        }
+        Some(tag) if !is_tag(tag) => return Err(FORM.into()),
+        _ => {}
+    }
+    let (registry, repository) = match name.split_once('/') {
+        Some((first, path)) if names_registry(first) => (first, path),
+        _ => (DEFAULT_REGISTRY, name),
+    };
+    if repository.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err("the repository name must be lower case".into());
+    }
+    if !repository.split('/').all(is_component) {
+        return Err(FORM.into());
+    }
+    let (host, port) = match registry.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (registry, None),
+    };
+    if !host.split('.').all(is_host_label) {
+        return Err(FORM.into());
+    }
+    if port.is_some_and(|port| !is_port(port)) {
+        return Err("the registry's port must be between 1 and 65535".into());
+    }
+    let registry = match registry {
+        DEFAULT_REGISTRY_OLD => DEFAULT_REGISTRY,
+        other => other,
+    };
+    let repository = match registry == DEFAULT_REGISTRY && !repository.contains('/') {
+        true => Cow::Owned(format!("{OFFICIAL}/{repository}")),
+        false => Cow::Borrowed(repository),
+    };
+    Ok(Split {
+        registry,
+        repository,
+        tag,
+        digest,
+    })
+}
+
+/// Whether the first part of a name is a registry: what has a dot or a port, and `localhost`.
+fn names_registry(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
+}
+
+/// `[A-Za-z0-9_][A-Za-z0-9_.-]*`
+fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.bytes().next().is_some_and(word)
+        && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+}
+
+/// `[a-z0-9]+` joined by `.`, `_`, `__` or any number of `-`.
+fn is_component(text: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let ends = [text.bytes().next(), text.bytes().next_back()];
+    ends.into_iter().all(|end| end.is_some_and(alphanumeric))
+        && text
+            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            .all(|between| {
+                matches!(between, "" | "." | "_" | "__") || between.bytes().all(|b| b == b'-')
+            })
+}
+
+/// Letters, digits and, inside, dashes.
+fn is_host_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
 }

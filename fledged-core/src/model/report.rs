@@ -1,4 +1,4 @@
-//! What one node says of its images: the contract from the warmer to the planner.
+//! The report of one node: the contract from the warmer to the planner.
 
 use std::fmt;
 
@@ -92,7 +92,7 @@ pub struct ImageReport {
 }
 
 impl ImageReport {
-    /// A report that says nothing but the phase.
+    /// A report with only the phase.
     #[must_use]
     pub fn new(image: ImageRef, phase: ImagePhase) -> Self {
         Self {

@@ -88,7 +88,7 @@ pub trait Credentials: Send + Sync {
     async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure>;
 }
 
-/// Credentials for nobody: every pull is anonymous.
+/// No credentials: every pull is anonymous.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Anonymous;
 

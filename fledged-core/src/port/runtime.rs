@@ -1,20 +1,23 @@
-//! The port to a runtime.
+//! The port to an image runtime.
+
+use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{ImageId, PullRequest, RuntimeImage, RuntimeInfo};
+use super::RegistryAuth;
 use crate::error::Failure;
-use crate::model::{ByteSize, ImageRef};
+use crate::model::{ByteSize, Digest, ImageRef};
 
-/// Whatever holds images on a node: containerd, CRI-O, Docker Engine, a folder.
+/// An image store of a node: containerd, CRI-O, Docker Engine, an OCI layout.
 ///
 /// Every method may be called concurrently. Dropping the future of a call abandons it; a `pull`
-/// that is dropped must leave the store valid. Whoever calls sets the limit on time: a pull is
-/// dropped at its deadline, anything else by [`NodeLoop`](crate::runner::NodeLoop) after 2 minutes.
+/// that is dropped must leave the store valid. The caller limits the time:
+/// [`NodeLoop`](crate::runner::NodeLoop) drops a pull at its deadline and other calls after 2 minutes.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait ImageRuntime: Send + Sync {
-    /// Name, version and what the runtime is able to do.
+    /// Name, version and capabilities of the runtime.
     ///
     /// # Errors
     ///
@@ -29,8 +32,8 @@ pub trait ImageRuntime: Send + Sync {
     /// The runtime cannot be reached or refuses the call.
     async fn list(&self) -> Result<Vec<RuntimeImage>, Failure>;
 
-    /// One image by reference; `None` when it is not (completely) present. Looks through
-    /// [`list`](Self::list) unless the runtime has a shorter way.
+    /// One image by reference; `None` when it is not (completely) present. Searches
+    /// [`list`](Self::list) unless the backend overrides it.
     ///
     /// # Errors
     ///
@@ -51,7 +54,7 @@ pub trait ImageRuntime: Send + Sync {
 
     /// Pulls one image, with one set of credentials or anonymously, also when it is present.
     ///
-    /// Progress is reported where the runtime tells any.
+    /// Reports progress where the runtime provides it.
     ///
     /// # Errors
     ///
@@ -60,15 +63,15 @@ pub trait ImageRuntime: Send + Sync {
 
     /// Removes one image by reference, unless a container uses it.
     ///
-    /// What is removed is told by [`RuntimeInfo::removal`].
+    /// [`RuntimeInfo::removal`] defines what a removal removes.
     ///
     /// # Errors
     ///
     /// The runtime cannot be reached or refuses to remove the image, for instance because it is pinned.
     async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure>;
 
-    /// How full the file systems that hold images are; for people, nothing is decided by it. None
-    /// unless the runtime tells.
+    /// Usage of the file systems that hold images, for display only. Empty unless the runtime
+    /// provides it.
     ///
     /// # Errors
     ///
@@ -86,7 +89,7 @@ pub enum Removal {
     Removed,
     /// It was not there.
     Absent,
-    /// A container uses it; nothing was removed. Says which, where known.
+    /// A container uses it; nothing was removed. Names the container where known.
     InUse(String),
 }
 
@@ -98,7 +101,7 @@ pub struct FilesystemUsage {
     pub path: String,
     /// Bytes taken by images.
     pub used: ByteSize,
-    /// Bytes that can still be written, where the runtime tells it.
+    /// Bytes that can still be written, where the runtime provides it.
     pub available: Option<ByteSize>,
 }
 
@@ -117,5 +120,243 @@ impl FilesystemUsage {
     pub fn with_available(mut self, available: impl Into<Option<ByteSize>>) -> Self {
         self.available = available.into();
         self
+    }
+}
+
+/// A runtime's own identifier of an image (for containerd and Docker the digest of its
+/// configuration). Opaque; equal identifiers mean the same image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageId(pub String);
+
+impl From<&str> for ImageId {
+    fn from(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+}
+
+impl From<String> for ImageId {
+    fn from(id: String) -> Self {
+        Self(id)
+    }
+}
+
+/// For a runtime that has no identifiers of its own: the normalised reference.
+impl From<&ImageRef> for ImageId {
+    fn from(image: &ImageRef) -> Self {
+        Self(image.as_str().to_owned())
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What a runtime is and can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuntimeInfo {
+    /// `containerd`, `cri-o`, `docker`, `oci-layout`.
+    pub name: String,
+    /// The runtime's own version.
+    pub version: String,
+    /// The version of the interface spoken with it (`v1` for CRI, `1.41` for Docker); empty where there
+    /// is none but the runtime's own.
+    pub api_version: String,
+    /// What [`ImageRuntime::remove`](super::ImageRuntime::remove) takes away.
+    pub removal: RemovalScope,
+}
+
+impl RuntimeInfo {
+    /// A runtime of that name and version, from which a removal takes that much.
+    pub fn new(name: impl Into<String>, version: impl Into<String>, removal: RemovalScope) -> Self {
+        Self {
+            name: name.into(),
+            version: version.into(),
+            api_version: String::new(),
+            removal,
+        }
+    }
+
+    /// With the version of the interface spoken with it.
+    #[must_use]
+    pub fn with_api_version(mut self, version: impl Into<String>) -> Self {
+        self.api_version = version.into();
+        self
+    }
+}
+
+/// What a removal by reference takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemovalScope {
+    /// Only that name; the content stays while another name holds it.
+    Reference,
+    /// That name, and with the last tag of a repository the repository's digest references to the
+    /// image too (Docker Engine).
+    ReferenceAndDigests,
+    /// The image with every name it has (CRI's `RemoveImage`).
+    Image,
+}
+
+impl RemovalScope {
+    /// The other names of `image` that go when `target` is removed from it.
+    pub fn takes_along<'a>(
+        self,
+        target: &'a ImageRef,
+        image: &'a RuntimeImage,
+    ) -> impl Iterator<Item = &'a ImageRef> {
+        let others = move || image.references.iter().filter(move |name| *name != target);
+        let neighbours = move || others().filter(move |name| name.name() == target.name());
+        let last_tag =
+            target.digest().is_none() && neighbours().all(|name| name.digest().is_some());
+        others().filter(move |name| match self {
+            Self::Reference => false,
+            Self::ReferenceAndDigests => last_tag && name.name() == target.name(),
+            Self::Image => true,
+        })
+    }
+}
+
+/// One image that a runtime holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuntimeImage {
+    /// The runtime's own identifier.
+    pub id: ImageId,
+    /// Every reference it can be started by: tags and digests.
+    pub references: Vec<ImageRef>,
+    /// Digest of the manifest or index, where the runtime tells it.
+    pub digest: Option<Digest>,
+    /// Size on disk as the runtime counts it (unpacked for Docker, compressed for containerd).
+    pub size: ByteSize,
+    /// Whether the runtime keeps it from garbage collection.
+    pub pinned: bool,
+}
+
+impl RuntimeImage {
+    /// An image by all its references; of unknown digest and size zero, not pinned.
+    pub fn new(id: impl Into<ImageId>, references: impl IntoIterator<Item = ImageRef>) -> Self {
+        Self {
+            id: id.into(),
+            references: references.into_iter().collect(),
+            digest: None,
+            size: ByteSize::ZERO,
+            pinned: false,
+        }
+    }
+
+    /// With the digest of its manifest or index.
+    #[must_use]
+    pub fn with_digest(mut self, digest: impl Into<Option<Digest>>) -> Self {
+        self.digest = digest.into();
+        self
+    }
+
+    /// With its size on disk.
+    #[must_use]
+    pub fn with_size(mut self, size: ByteSize) -> Self {
+        self.size = size;
+        self
+    }
+
+    /// Kept from garbage collection by the runtime, or not.
+    #[must_use]
+    pub fn with_pinned(mut self, pinned: bool) -> Self {
+        self.pinned = pinned;
+        self
+    }
+}
+
+/// One pull.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PullRequest {
+    /// What to pull.
+    pub image: ImageRef,
+    /// Credentials to use; anonymous without.
+    pub auth: Option<RegistryAuth>,
+    /// Where progress goes.
+    pub progress: ProgressSink,
+}
+
+impl PullRequest {
+    /// An anonymous pull without progress.
+    #[must_use]
+    pub fn new(image: ImageRef) -> Self {
+        Self {
+            image,
+            auth: None,
+            progress: ProgressSink::none(),
+        }
+    }
+
+    /// With these credentials.
+    #[must_use]
+    pub fn with_auth(mut self, auth: impl Into<Option<RegistryAuth>>) -> Self {
+        self.auth = auth.into();
+        self
+    }
+
+    /// With a receiver of progress.
+    #[must_use]
+    pub fn with_progress(mut self, progress: ProgressSink) -> Self {
+        self.progress = progress;
+        self
+    }
+}
+
+/// How far a pull has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PullProgress {
+    /// Bytes fetched, of layers that were not there before.
+    pub done: ByteSize,
+    /// Bytes to fetch, once known; may grow while manifests are read.
+    pub total: Option<ByteSize>,
+}
+
+impl PullProgress {
+    /// So many bytes, of so many where that is known.
+    pub fn new(done: ByteSize, total: impl Into<Option<ByteSize>>) -> Self {
+        Self {
+            done,
+            total: total.into(),
+        }
+    }
+}
+
+/// Receives [`PullProgress`]; cheap to clone, called often, must not block.
+#[derive(Clone)]
+pub struct ProgressSink(Option<Arc<dyn Fn(PullProgress) + Send + Sync>>);
+
+impl ProgressSink {
+    /// A sink that calls `f`.
+    pub fn new(f: impl Fn(PullProgress) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(f)))
+    }
+
+    /// A sink that drops everything.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Tells the receiver.
+    pub fn report(&self, progress: PullProgress) {
+        if let Some(f) = &self.0 {
+            f(progress);
+        }
+    }
+}
+
+impl fmt::Debug for ProgressSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "ProgressSink"
+        } else {
+            "ProgressSink(none)"
+        })
     }
 }

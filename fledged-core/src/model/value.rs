@@ -1,8 +1,204 @@
-//! Durations as Go writes them, the syntax of kube-fledged's flags.
+//! Small values: sizes, counts, durations.
 
 use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
 use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A number of bytes. Displays in binary units (`1.5 MiB`); serialises as the plain number.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct ByteSize(u64);
+
+impl ByteSize {
+    /// No bytes.
+    pub const ZERO: Self = Self(0);
+
+    /// That many bytes.
+    #[must_use]
+    pub const fn new(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// The difference, zero where `other` is larger.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl From<u64> for ByteSize {
+    fn from(bytes: u64) -> Self {
+        Self(bytes)
+    }
+}
+
+impl Add for ByteSize {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl AddAssign for ByteSize {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for ByteSize {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::ZERO, Add::add)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+        if self.0 < 1024 {
+            return f.pad(&format!("{} B", self.0));
+        }
+        // Precision beyond 2^53 bytes is of no use in a display.
+        #[allow(clippy::cast_precision_loss)]
+        let mut value = self.0 as f64 / 1024.0;
+        let mut unit = UNITS.iter();
+        let mut name = unit.next().copied().unwrap_or_default();
+        while value >= 1023.95 {
+            let Some(next) = unit.next() else { break };
+            value /= 1024.0;
+            name = next;
+        }
+        f.pad(&format!("{value:.1} {name}"))
+    }
+}
+
+/// Why a string is neither a number nor a percentage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid number or percentage \"{}\": it {PROBLEM}", shown(.value))]
+pub struct ParseCountError {
+    value: String,
+}
+
+/// What is wrong with whatever is not valid.
+const PROBLEM: &str = "must be a number from 1 up, or a percentage from 1% to 100%";
+
+impl ParseCountError {
+    /// What is wrong with it, without the text itself.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        PROBLEM
+    }
+}
+
+/// A number, or a percentage such as `"25%"` (`intstr.IntOrString`).
+///
+/// One that was parsed is valid; one that was read with serde, or put together, may not be:
+/// [`CountOrPercent::check`] says so.
+///
+/// ```
+/// use fledged_core::model::CountOrPercent;
+///
+/// let quarter: CountOrPercent = "25%".parse()?;
+/// assert_eq!(quarter.of(1000), Some(250));
+/// assert!("0".parse::<CountOrPercent>().is_err());
+/// # Ok::<(), fledged_core::model::ParseCountError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum CountOrPercent {
+    /// That many.
+    Count(u32),
+    /// That share of the whole, written `N%`.
+    Percent(String),
+}
+
+impl FromStr for CountOrPercent {
+    type Err = ParseCountError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let parsed = match value.parse() {
+            Ok(count) => Self::Count(count),
+            Err(_) => Self::Percent(value.to_owned()),
+        };
+        parsed.check()?;
+        Ok(parsed)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for CountOrPercent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CountOrPercent".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "x-kubernetes-int-or-string": true,
+        })
+    }
+}
+
+impl fmt::Display for CountOrPercent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(text) => f.write_str(text),
+        }
+    }
+}
+
+impl CountOrPercent {
+    /// Checks that it is a number from 1 up, or a percentage from 1% to 100%.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseCountError`] with the value.
+    pub fn check(&self) -> Result<(), ParseCountError> {
+        match self.of(100) {
+            Some(_) => Ok(()),
+            None => Err(ParseCountError {
+                value: self.to_string(),
+            }),
+        }
+    }
+
+    /// The number it comes to among `whole`, rounded up; at least one. `None` when it is malformed.
+    #[must_use]
+    pub fn of(&self, whole: usize) -> Option<usize> {
+        let count = match self {
+            Self::Count(0) => return None,
+            Self::Count(n) => usize::try_from(*n).ok()?,
+            Self::Percent(text) => {
+                let digits = text.strip_suffix('%')?;
+                if !digits.bytes().all(|b| b.is_ascii_digit()) {
+                    return None;
+                }
+                let share: usize = digits.parse().ok()?;
+                if !(1..=100).contains(&share) {
+                    return None;
+                }
+                whole.saturating_mul(share).div_ceil(100)
+            }
+        };
+        Some(count.max(1))
+    }
+}
 
 /// Why a string is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,9 +320,63 @@ impl fmt::Display for GoDuration {
     }
 }
 
+/// How much of an invalid input an error repeats, in characters.
+const SHOWN_MAX: usize = 120;
+
+/// The value as an error shows it: what does not print or changes how the rest prints is escaped,
+/// and it is cut to a readable length.
+pub(super) fn shown(value: &str) -> String {
+    let mut out: String = value
+        .chars()
+        .take(SHOWN_MAX)
+        .flat_map(|c| {
+            let plain = (c == '\'').then_some(c);
+            let escaped = plain.is_none().then(|| c.escape_debug());
+            plain.into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect();
+    if value.chars().count() > SHOWN_MAX {
+        out.push('…');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_binary_units() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1, "1 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            // Never "1024.0": what rounds up to it is the next unit's one.
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (512 * 1024 * 1024, "512.0 MiB"),
+            (1 << 30, "1.0 GiB"),
+            (1 << 40, "1.0 TiB"),
+            (1 << 50, "1.0 PiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(ByteSize::new(bytes).to_string(), shown);
+        }
+        assert_eq!(format!("{:>9}|", ByteSize::new(1024)), "  1.0 KiB|");
+    }
+
+    #[test]
+    fn sizes_are_added_without_overflow() {
+        let most = ByteSize::new(u64::MAX);
+        assert_eq!(most + ByteSize::new(1), most);
+        assert_eq!(
+            [1, 2, 3].map(ByteSize::new).into_iter().sum::<ByteSize>(),
+            ByteSize::new(6)
+        );
+        assert_eq!(ByteSize::new(1).saturating_sub(most), ByteSize::ZERO);
+        assert_eq!(serde_json::to_string(&ByteSize::new(7)).unwrap(), "7");
+    }
 
     fn nanos(text: &str) -> u128 {
         text.parse::<GoDuration>().unwrap().0.as_nanos()
