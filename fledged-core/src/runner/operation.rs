@@ -1,4 +1,4 @@
-//! What one command comes to, through the ports.
+//! The operations of a node loop, through the ports.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::warmer::Inventory;
 /// A pull has its image's own deadline.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
 
-/// The answer of a call, or a failure when it takes too long.
+/// The result of a call, or a failure when it takes longer than [`CALL_LIMIT`].
 pub(super) async fn answered<T>(
     clock: &dyn Clock,
     call: impl Future<Output = Result<T, Failure>>,
@@ -33,7 +33,7 @@ pub(super) async fn answered<T>(
     }
 }
 
-/// Reads what a runtime holds. What a removal takes away is asked once and then known.
+/// Reads what a runtime holds. `removal` is its removal scope, if known: it never changes.
 pub(super) async fn read_inventory(
     runtime: &dyn ImageRuntime,
     with_usage: bool,
@@ -45,9 +45,10 @@ pub(super) async fn read_inventory(
     };
     // Users first: an image that a container starts to use in between is then missing from the
     // list of users but not yet removed; the runtime itself asks again before it removes.
-    let in_use = match with_usage {
-        true => runtime.in_use().await?,
-        false => Vec::new(),
+    let in_use = if with_usage {
+        runtime.in_use().await?
+    } else {
+        Vec::new()
     };
     let images = runtime.list().await?;
     Ok(Inventory::new(images, in_use, removal))
@@ -55,8 +56,8 @@ pub(super) async fn read_inventory(
 
 /// Pulls with each set of credentials in turn until one is accepted, as the kubelet does.
 ///
-/// Where credentials were named but could not be read, an anonymous pull is tried all the same: the
-/// image may be public. If that is refused too, the failure says both.
+/// Where credentials were named but could not be read, an anonymous pull is attempted: the image may
+/// be public.
 pub(super) async fn pull(
     runtime: &dyn ImageRuntime,
     credentials: &dyn Credentials,
@@ -72,7 +73,7 @@ pub(super) async fn pull(
     if attempts.is_empty() {
         attempts.push(None);
     }
-    let mut refused = Failure::new(Reason::Unknown, "no attempt was made");
+    let mut last = Failure::new(Reason::Unknown, "no attempt was made");
     for auth in attempts {
         let pull = PullRequest {
             image: request.image.clone(),
@@ -81,29 +82,99 @@ pub(super) async fn pull(
         };
         match runtime.pull(pull).await {
             Ok(image) => return Ok(image),
-            Err(failure) => {
-                refused = failure;
-                // Some registries say "not found" to whoever may not look.
-                if !matches!(
-                    refused.class(),
-                    ErrorClass::Unauthorized | ErrorClass::NotFound
-                ) {
-                    return Err(refused);
-                }
-            }
+            Err(failure) if depends_on_credentials(&failure) => last = failure,
+            Err(failure) => return Err(failure),
         }
     }
+    Err(refusal(last, known, unavailable))
+}
+
+/// Whether a pull may succeed with other credentials. Some registries answer "not found" to clients
+/// without access.
+fn depends_on_credentials(failure: &Failure) -> bool {
+    matches!(
+        failure.class(),
+        ErrorClass::Unauthorized | ErrorClass::NotFound
+    )
+}
+
+/// The failure of a pull that was refused with `known` sets of credentials, or anonymously because
+/// the named credentials were `unavailable`.
+fn refusal(last: Failure, known: usize, unavailable: Option<Failure>) -> Failure {
     if let Some(unavailable) = unavailable {
-        let message = format!("{unavailable}; without credentials: {refused}");
-        // What passes by itself is not held against the credentials.
-        let reason = match unavailable.class().is_transient() {
-            true => unavailable.reason,
-            false => Reason::CredentialsUnavailable,
+        // A transient failure to read them is retried soon; any other needs an operator.
+        let reason = if unavailable.class().is_transient() {
+            unavailable.reason
+        } else {
+            Reason::CredentialsUnavailable
         };
-        return Err(Failure::new(reason, message).with_retry_after(unavailable.retry_after));
+        let message = format!("{unavailable}; without credentials: {last}");
+        return Failure::new(reason, message).with_retry_after(unavailable.retry_after);
     }
-    if known > 1 && refused.class() == ErrorClass::Unauthorized {
-        refused.message = format!("none of {known} sets of credentials was accepted: {refused}");
+    if known > 1 && last.class() == ErrorClass::Unauthorized {
+        let message = format!("none of {known} sets of credentials was accepted: {last}");
+        return Failure { message, ..last };
     }
-    Err(refused)
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_refusals_are_tried_with_other_credentials() {
+        for (reason, expected) in [
+            (Reason::Unauthorized, true),
+            (Reason::CredentialsUnavailable, true),
+            (Reason::ImageNotFound, true),
+            (Reason::PlatformNotFound, true),
+            (Reason::TooManyRequests, false),
+            (Reason::RegistryError, false),
+            (Reason::ConnectionFailed, false),
+            (Reason::DiskFull, false),
+            (Reason::InvalidImage, false),
+            (Reason::RuntimeUnavailable, false),
+            (Reason::Unknown, false),
+        ] {
+            let failure = Failure::new(reason, "");
+            assert_eq!(depends_on_credentials(&failure), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_reason_and_credentials() {
+        use Reason::{ConnectionFailed, CredentialsUnavailable, ImageNotFound, Unauthorized};
+        for (last, known, unavailable, reason, message) in [
+            (Unauthorized, 0, None, Unauthorized, "denied"),
+            (Unauthorized, 1, None, Unauthorized, "denied"),
+            (
+                Unauthorized,
+                3,
+                None,
+                Unauthorized,
+                "none of 3 sets of credentials was accepted: denied",
+            ),
+            (ImageNotFound, 3, None, ImageNotFound, "denied"),
+            (
+                Unauthorized,
+                0,
+                Some(Unauthorized),
+                CredentialsUnavailable,
+                "no secret; without credentials: denied",
+            ),
+            (
+                ImageNotFound,
+                0,
+                Some(ConnectionFailed),
+                ConnectionFailed,
+                "no secret; without credentials: denied",
+            ),
+        ] {
+            let last = Failure::new(last, "denied");
+            let unavailable = unavailable.map(|reason| Failure::new(reason, "no secret"));
+            let found = refusal(last, known, unavailable);
+            assert_eq!((found.reason, found.message.as_str()), (reason, message));
+        }
+    }
 }
