@@ -14,7 +14,7 @@ use crate::model::{
     CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidSpec, NodeFacts,
     NodeName,
 };
-use crate::warmer::time::{after, between};
+use crate::time::{after, between};
 
 /// How long after a write a watch may still show the state before it: longer than watches lag, shorter
 /// than people repeat a request.

@@ -17,7 +17,7 @@ use crate::model::{
     Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, ImageRef, NodeFacts,
     NodeName,
 };
-use crate::warmer::time::{after, between};
+use crate::time::{after, between};
 
 /// Limits and intervals of a [`Planner`].
 #[derive(Debug, Clone, PartialEq)]

@@ -12,7 +12,7 @@ use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
 use crate::model::{AssignedImage, CacheId, DesiredState, NodeName};
-use crate::warmer::time::after;
+use crate::time::after;
 
 /// Longest text of an invalid spec in a status, in characters: thousands of fields may be invalid.
 const MESSAGE_MAX: usize = 1_000;

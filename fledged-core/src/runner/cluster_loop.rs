@@ -15,7 +15,7 @@ use super::select::first_of;
 use super::write_queue::{Target, WriteQueue};
 use crate::planner::{ClusterCommand, ClusterEvent, Planner};
 use crate::port::{Clock, Cluster, WriteFailure};
-use crate::warmer::time::between;
+use crate::time::between;
 
 /// Longest time for one write, after which it is dropped and retried. API servers limit requests to one
 /// minute, too.

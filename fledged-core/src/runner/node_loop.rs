@@ -58,11 +58,11 @@ enum Done {
     Cancelled,
 }
 
-/// Drives one node: asks its [`Warmer`] what to do, does it through the ports, tells it what came
-/// of it.
+/// Drives one node: polls its [`Warmer`], carries out the commands through the ports, and applies the
+/// results.
 ///
 /// Everything runs in the one task that polls [`settle`](Self::settle) or [`run`](Self::run). What
-/// is under way stands still when that future is dropped; it is abandoned when the loop itself is
+/// is under way pauses when that future is dropped; it is abandoned when the loop itself is
 /// dropped or one of the two is called again, which starts from what the runtime holds then.
 pub struct NodeLoop {
     warmer: Warmer,
@@ -123,9 +123,9 @@ impl NodeLoop {
         self.warmer.report()
     }
 
-    /// Brings the node to the assignment as far as this round can, and returns where every image
-    /// then stands. Ends by itself: each image has its deadline. May be called again and again;
-    /// nothing is believed that the runtime does not hold by then.
+    /// Runs one round of the assignment and returns the state of every image at its end. Always ends:
+    /// each image has its deadline. May be called repeatedly; each call starts from what the runtime
+    /// holds then.
     pub async fn settle(&mut self, assignment: Assignment) -> NodeReport {
         self.begin();
         self.apply(NodeEvent::Assigned(assignment));
@@ -161,7 +161,7 @@ impl NodeLoop {
         let mut open = true;
         loop {
             let pause = self.advance();
-            // Made anew each time around: nothing is lost with it but a timer.
+            // Dropping it loses nothing but a timer.
             let input = async {
                 match open {
                     true => inputs.next().await,
@@ -302,7 +302,7 @@ impl NodeLoop {
             .push(Box::pin(work.map(|done| done.unwrap_or(Done::Cancelled))));
     }
 
-    /// Starts over where it was started before: what was under way then is not answered any more.
+    /// Abandons the operations of an earlier call.
     fn begin(&mut self) {
         if std::mem::replace(&mut self.started, true) {
             self.abandon();

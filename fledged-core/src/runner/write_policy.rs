@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::backoff::{Backoff, Schedule};
 use crate::port::WriteFailure;
-use crate::warmer::time::after;
-use crate::warmer::{Backoff, Schedule};
+use crate::time::after;
 
 /// Delays between attempts of one write. They stay short, because one controller that limits its writes
 /// is no burden for an API server that is back.

@@ -193,7 +193,7 @@ impl WriteQueue {
 mod tests {
     use super::*;
     use crate::planner::{ActionReason, CacheEvent};
-    use crate::warmer::time::after;
+    use crate::time::after;
 
     fn mk_finalizer(present: bool) -> ClusterCommand {
         ClusterCommand::SetFinalizer {

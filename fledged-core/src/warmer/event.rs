@@ -1,4 +1,4 @@
-//! What a warmer is told, and what it asks for.
+//! The events and commands of a warmer.
 
 use jiff::Timestamp;
 
@@ -19,20 +19,19 @@ pub struct InventoryId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeEvent {
-    /// What was reported before a restart. To come before the first assignment; it tells which
+    /// The reports from before a restart, to come before the first assignment: they tell which
     /// revisions are satisfied already. Optional.
     Resumed(Vec<ImageReport>),
     /// The node is to hold this from now on; replaces what was assigned before.
     Assigned(Assignment),
-    /// Verify presence now, pull again what moves or is to be pulled always, and try again now what
-    /// has failed.
+    /// Verify presence, pull images with policy `Always` again, and retry failed images, all now.
     RefreshRequested,
     /// What the runtime holds may have changed: its inventory is read now.
     ResyncRequested,
-    /// Whatever was under way was given up, and none of it will be answered. Everything is held
-    /// against a new reading before it is believed again.
+    /// The operations under way were abandoned and will not be answered. Every image is checked
+    /// against a new inventory.
     Interrupted,
-    /// An inventory that was asked for was read, or could not be.
+    /// The reading of an inventory ended.
     InventoryRead {
         /// Which reading.
         id: InventoryId,
@@ -43,7 +42,7 @@ pub enum NodeEvent {
     PullEnded {
         /// Which pull.
         id: PullId,
-        /// What is there now.
+        /// The image that is present now.
         result: Result<RuntimeImage, Failure>,
     },
     /// A removal ended.
@@ -57,23 +56,23 @@ pub enum NodeEvent {
 
 /// Something to do.
 ///
-/// Exhaustive on purpose: a loop that passed over a command it does not know would never come to rest.
+/// Exhaustive on purpose: a loop has to carry out every command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeCommand {
     /// Read what the runtime holds and answer with [`NodeEvent::InventoryRead`].
     ReadInventory {
-        /// Number to answer with.
+        /// Repeated in the answer.
         id: InventoryId,
-        /// Whether images in use are wanted too; without, the list of users may stay empty.
+        /// Whether the images in use are needed; otherwise their list may be empty.
         with_usage: bool,
     },
     /// Pull and answer with [`NodeEvent::PullEnded`].
     Pull {
-        /// Number to answer with.
+        /// Repeated in the answer.
         id: PullId,
-        /// Which image, and where its credentials may be.
+        /// Which image, and where to look for its credentials.
         credentials: CredentialsRequest,
-        /// The warmer cancels the pull then; given so that a runtime can be told too.
+        /// The warmer cancels the pull at this time; a runtime may use it, too.
         deadline: Timestamp,
     },
     /// Abandon a pull. No answer is expected.
@@ -86,6 +85,6 @@ pub enum NodeCommand {
         /// Which image.
         image: ImageRef,
     },
-    /// An image's state changed; tell whoever wants to know.
+    /// The state of an image changed.
     Report(ImageReport),
 }

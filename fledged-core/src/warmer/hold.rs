@@ -1,4 +1,4 @@
-//! What keeps pulls from starting at all: a full disk, a registry that throttles.
+//! Holds on all pulls, or on those of one registry: a full disk, a throttling registry.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::error::{ErrorClass, Failure, Reason};
 use crate::model::ImageRef;
 use crate::time::after;
 
-/// Holds that are in force.
+/// The holds in force.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     disk: Option<Hold>,
-    /// Times in a row that the disk was found full; zero once a pull succeeds.
+    /// Pulls in a row that found the disk full; zero once a pull succeeds.
     disk_strikes: u32,
     registries: BTreeMap<String, Hold>,
 }
@@ -48,11 +48,11 @@ impl Holds {
                 });
             }
             ErrorClass::Throttled => {
-                // Without a delay from the registry the image's own backoff is enough.
+                // Without a delay from the registry the image's own back-off applies.
                 if let Some(asked) = failure.retry_after {
                     let until = after(now, Backoff::asked(asked, rng));
                     let registry = image.registry();
-                    // Several pulls may be told several delays; the longest is kept.
+                    // The longest delay of several pulls applies.
                     if self
                         .registries
                         .get(registry)
@@ -75,18 +75,18 @@ impl Holds {
         }
     }
 
-    /// Takes note of a pull that succeeded: there is room.
+    /// Takes note of a pull that succeeded: the disk has space.
     pub(super) fn succeeded(&mut self) {
         self.disk = None;
         self.disk_strikes = 0;
     }
 
-    /// Takes note of space that was freed: worth another try, one at a time. Whether a hold ended.
+    /// Takes note of freed space: pulls may start again, one at a time. Returns whether a hold ended.
     pub(super) fn freed(&mut self) -> bool {
         self.disk.take().is_some()
     }
 
-    /// Somebody asked to try again now, and may have made room. A registry's own delay stays.
+    /// A refresh was requested: lifts the hold of a full disk. The delays of registries stay.
     pub(super) fn lift(&mut self) {
         self.disk = None;
         self.disk_strikes = 0;

@@ -10,7 +10,7 @@ use crate::port::{ImageId, RemovalScope, RuntimeImage};
 pub struct Inventory {
     images: Vec<RuntimeImage>,
     places: BTreeMap<ImageRef, usize>,
-    /// Further images of names that several have; a runtime that is in order has none.
+    /// Further images with a name that another image has; a consistent runtime has none.
     doubles: BTreeMap<ImageRef, Vec<usize>>,
     in_use: BTreeSet<ImageId>,
     removal: RemovalScope,
@@ -49,17 +49,11 @@ impl Inventory {
         self.images.get(*self.places.get(image)?)
     }
 
-    /// Every image that this reference may mean: one, unless the runtime contradicts itself.
+    /// Every image with this reference: one, unless the runtime is inconsistent.
     pub(super) fn find_all(&self, image: &ImageRef) -> impl Iterator<Item = &RuntimeImage> {
         let more = self.doubles.get(image).into_iter().flatten();
         let places = self.places.get(image).into_iter().chain(more);
         places.filter_map(|place| self.images.get(*place))
-    }
-
-    /// Every image.
-    #[must_use]
-    pub fn images(&self) -> &[RuntimeImage] {
-        &self.images
     }
 
     /// Whether a container uses that image.
@@ -91,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_found_by_every_name_in_any_words() {
+    fn images_are_found_by_every_spelling_of_their_names() {
         let images = vec![
             mk_image("1", &["nginx", "nginx:1"]),
             mk_image("2", &["redis:7"]),
@@ -106,7 +100,7 @@ mod tests {
         assert_eq!(id("redis:7"), Some("2"));
         assert_eq!(id("redis"), None);
         let used: Vec<_> = inventory
-            .images()
+            .images
             .iter()
             .map(|i| inventory.is_in_use(i))
             .collect();

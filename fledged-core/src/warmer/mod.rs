@@ -1,26 +1,612 @@
 //! The node side: what one machine should hold against what its runtime really holds.
 //!
-//! [`Warmer`] is a pure state machine: [`Warmer::apply`] takes what happened, [`Warmer::poll`] says
-//! what to do now, [`Warmer::next_wakeup`] when to ask again. [`crate::runner`] is the loop around
-//! it.
+//! [`Warmer`] is a pure state machine: [`Warmer::apply`] takes what happened, [`Warmer::poll`] returns
+//! what to do now, [`Warmer::next_wakeup`] when to ask again. [`crate::runner`] is the loop around it.
 
-mod agenda;
-mod assign;
-mod config;
-mod entries;
 mod entry;
 mod event;
 mod hold;
 mod inventory;
-mod obstacle;
-mod pulling;
-mod reading;
-mod removing;
-mod warmer;
+mod remove;
 
-pub use crate::backoff::{Backoff, Schedule};
-pub(crate) use crate::time;
-pub use config::WarmerConfig;
-pub use event::{InventoryId, NodeCommand, NodeEvent, PullId};
-pub use inventory::Inventory;
-pub use warmer::Warmer;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use self::entry::{Entries, Entry};
+pub use self::event::{InventoryId, NodeCommand, NodeEvent, PullId};
+use self::hold::Holds;
+pub use self::inventory::Inventory;
+use crate::backoff::Backoff;
+use crate::error::{Failure, Reason};
+use crate::model::{
+    AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy, ImageRef, ImageReport,
+    NodeReport,
+};
+use crate::port::{CredentialsRequest, RuntimeImage};
+use crate::time::after;
+
+/// Shortest interval and deadline that are honoured: with none at all the loop would spin.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Limits and intervals of a [`Warmer`](super::Warmer).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct WarmerConfig {
+    /// Pulls under way at once. Default 3: enough to hide latencies, few enough to leave a starting
+    /// pod its share (the kubelet itself pulls one at a time by default).
+    pub max_parallel_pulls: NonZeroUsize,
+    /// How often the runtime's inventory is read without any other cause, at most once a second. Up to
+    /// a tenth of it sooner, so that nodes do not keep the same time. Default 60 s, so that an image
+    /// that the kubelet collected is back within about a minute.
+    pub inventory_interval: Duration,
+    /// An image that vanishes sooner than this after it was cached counts towards
+    /// [`Backoff::evicted`]. Default 30 min: the kubelet's garbage collection runs every 5 min, and
+    /// pulling at once what it keeps collecting would only wear the disk.
+    pub eviction_window: Duration,
+    /// When failed attempts are repeated.
+    pub backoff: Backoff,
+}
+
+impl Default for WarmerConfig {
+    fn default() -> Self {
+        Self {
+            max_parallel_pulls: NonZeroUsize::MIN.saturating_add(2),
+            inventory_interval: Duration::from_secs(60),
+            eviction_window: Duration::from_secs(30 * 60),
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+/// The share of the interval by which a reading may come early, as its divisor.
+const EARLIER: u32 = 10;
+
+/// Brings one node's images to its assignment and keeps them there.
+///
+/// Pure: no clock, no I/O, no randomness but the seed's. After every [`apply`](Self::apply) and at
+/// every [`next_wakeup`](Self::next_wakeup), call [`poll`](Self::poll) and carry out its commands.
+#[derive(Debug)]
+pub struct Warmer {
+    config: WarmerConfig,
+    rng: fastrand::Rng,
+    record: Option<String>,
+    generation: u64,
+    assigned: bool,
+    entries: Entries,
+    history: BTreeMap<ImageRef, ImageReport>,
+    pulls: BTreeMap<PullId, ImageRef>,
+    last_pull: u64,
+    /// The removal under way, also when the image is to be present again.
+    removal: Option<ImageRef>,
+    inventory: Option<Inventory>,
+    inventory_at: Option<Timestamp>,
+    /// The last reading that was asked for.
+    last_inventory: InventoryId,
+    reading: bool,
+    /// When to read it next; `None` while that depends on a reading under way.
+    read_due: Option<Timestamp>,
+    read_failures: u32,
+    read_failure: Option<Failure>,
+    /// Whether images were pulled that the last reading does not know of.
+    inventory_outdated: bool,
+    /// Whether pulls are or were under way while the reading is: it may have missed them.
+    reading_overlaps: bool,
+    holds: Holds,
+    polled_at: Option<Timestamp>,
+    /// Pulls to be cancelled by the loop.
+    cancelled: Vec<PullId>,
+    /// Images whose report may have changed.
+    touched: BTreeSet<ImageRef>,
+}
+
+impl Warmer {
+    /// A warmer without an assignment. The same seed and the same events give the same commands.
+    #[must_use]
+    pub fn new(config: WarmerConfig, seed: u64) -> Self {
+        Self {
+            config,
+            rng: fastrand::Rng::with_seed(seed),
+            record: None,
+            generation: 0,
+            assigned: false,
+            entries: Entries::default(),
+            history: BTreeMap::new(),
+            pulls: BTreeMap::new(),
+            last_pull: 0,
+            removal: None,
+            inventory: None,
+            inventory_at: None,
+            last_inventory: InventoryId(0),
+            reading: false,
+            read_due: None,
+            read_failures: 0,
+            read_failure: None,
+            inventory_outdated: false,
+            reading_overlaps: false,
+            holds: Holds::default(),
+            polled_at: None,
+            cancelled: Vec::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Takes note of something that happened at `now`.
+    pub fn apply(&mut self, event: NodeEvent, now: Timestamp) {
+        match event {
+            NodeEvent::Resumed(reports) => {
+                self.history = reports.into_iter().map(|r| (r.image.clone(), r)).collect();
+            }
+            NodeEvent::Assigned(assignment) => self.assign(assignment, now),
+            NodeEvent::RefreshRequested => self.refresh(now),
+            NodeEvent::ResyncRequested => self.read_soon(now),
+            NodeEvent::Interrupted => self.interrupted(now),
+            NodeEvent::InventoryRead { id, result } => self.inventory_read(id, result, now),
+            NodeEvent::PullEnded { id, result } => self.pull_ended(id, result, now),
+            NodeEvent::RemovalEnded { image, result } => self.removal_ended(&image, result, now),
+        }
+    }
+
+    /// What to do now. Calling it again without a change in between returns nothing.
+    pub fn poll(&mut self, now: Timestamp) -> Vec<NodeCommand> {
+        self.polled_at = Some(now);
+        self.holds.expire(now);
+        self.expire_rounds(now);
+        self.expire_waits(now);
+        let mut acts = Vec::new();
+        for id in std::mem::take(&mut self.cancelled) {
+            acts.push(NodeCommand::CancelPull { id });
+        }
+        self.start_reading(now, &mut acts);
+        self.start_removals(now, &mut acts);
+        self.start_pulls(now, &mut acts);
+        if self.unverified() && !self.reading {
+            self.read_soon(now);
+            self.start_reading(now, &mut acts);
+        }
+        // Reports first: `Pulling` is reported before the pull begins.
+        let mut commands = self.take_reports();
+        commands.append(&mut acts);
+        commands
+    }
+
+    /// When [`poll`](Self::poll) is next to be called if nothing happens before. Right after a
+    /// poll it lies in the future: what waits for an event has no time of its own.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        if !self.assigned {
+            return None;
+        }
+        let reading = self.read_due.filter(|_| !self.reading);
+        let full = self.free_slots() == 0;
+        let removing = self.removal.is_some();
+        let exclusive = self.removes_more_than_names();
+        let removals_first = exclusive && self.polled_at.is_some_and(|at| self.removal_due(at));
+        let pull = match full || removals_first {
+            true => None,
+            false => self.entries.next_pull_due(self.removal.as_ref()),
+        };
+        let unclear = !self.pulls.is_empty() || self.inventory_outdated;
+        let removal = match removing || (exclusive && unclear) {
+            true => None,
+            false => self.entries.next_removal_due(),
+        };
+        let times = [reading, self.entries.next_end(), pull, removal];
+        times.into_iter().flatten().min()
+    }
+
+    /// Whether every assigned image is present, removed, kept for a reason or failed for this round,
+    /// and pulled images were found in the runtime's inventory afterwards. False before the first
+    /// assignment.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.assigned && self.entries.are_settled() && !self.unverified()
+    }
+
+    /// The state of every image, in the order of the assignment.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        NodeReport {
+            record: self.record.clone(),
+            observed_generation: self.generation,
+            inventory_at: self.inventory_at,
+            images: self
+                .entries
+                .in_order()
+                .into_iter()
+                .map(Entry::snapshot)
+                .collect(),
+        }
+    }
+
+    /// How many pulls are under way.
+    #[must_use]
+    pub fn pulls_under_way(&self) -> usize {
+        self.pulls.len()
+    }
+
+    /// Reports of the images whose state changed since their last report.
+    fn take_reports(&mut self) -> Vec<NodeCommand> {
+        let mut reports = Vec::new();
+        for image in std::mem::take(&mut self.touched) {
+            let Some(entry) = self.entries.get_mut(&image) else {
+                continue;
+            };
+            let report = entry.snapshot();
+            if entry.last_report.as_ref() != Some(&report) {
+                entry.last_report = Some(report.clone());
+                reports.push(NodeCommand::Report(report));
+            }
+        }
+        reports
+    }
+
+    fn assign(&mut self, assignment: Assignment, now: Timestamp) {
+        self.record = assignment.record;
+        self.generation = assignment.generation;
+        self.assigned = true;
+        let mut previous = self.entries.take();
+        let mut unknown = self.inventory_at.is_none();
+        for mut spec in each_once(assignment.images) {
+            spec.deadline = spec.deadline.max(SHORTEST);
+            let image = spec.image.clone();
+            let entry = match previous.remove(&image) {
+                Some(mut entry) if entry.spec.state == spec.state => {
+                    if entry.update(spec, now) {
+                        // A reading under way may lack what the new revision needs to know.
+                        entry.stale = self.last_inventory;
+                        unknown = true;
+                    }
+                    entry
+                }
+                other => {
+                    if let Some(pull) = other.and_then(|entry| entry.pull) {
+                        self.cancel(pull);
+                    }
+                    unknown = true;
+                    let past = self.history.remove(&image);
+                    Entry::new(spec, self.last_inventory, now).resumed(past)
+                }
+            };
+            self.touched.insert(image);
+            self.entries.push(entry);
+        }
+        for entry in previous.into_values() {
+            if let Some(pull) = entry.pull {
+                self.cancel(pull);
+            }
+        }
+        self.history.clear();
+        if unknown {
+            self.read_soon(now);
+        }
+    }
+
+    fn refresh(&mut self, now: Timestamp) {
+        self.holds.lift();
+        for entry in self.entries.values_mut() {
+            if entry.pull.is_some() {
+                continue;
+            }
+            if entry.wants_present() && entry.spec.pull_policy == ImagePullPolicy::Always {
+                entry.report.revision = None;
+                entry.reconsider(now);
+            } else {
+                match entry.report.phase {
+                    ImagePhase::Failed | ImagePhase::BackingOff => entry.retry(now),
+                    ImagePhase::Pending if entry.known => entry.due = Some(now),
+                    _ => {}
+                }
+            }
+            self.touched.insert(entry.spec.image.clone());
+        }
+        self.read_soon(now);
+    }
+
+    /// Operations under way are not answered any more and their effect is unknown: every image but
+    /// those already removed is checked against a new inventory.
+    fn interrupted(&mut self, now: Timestamp) {
+        self.pulls.clear();
+        self.cancelled.clear();
+        self.removal = None;
+        self.reading = false;
+        for entry in self.entries.values_mut() {
+            entry.pull = None;
+            entry.removing = false;
+            entry.stale = self.last_inventory;
+            match entry.report.phase {
+                ImagePhase::Removed => {}
+                ImagePhase::Cached | ImagePhase::InUse => {
+                    entry.known = false;
+                    entry.waiting_since = now;
+                }
+                _ => entry.reconsider(now),
+            }
+            self.touched.insert(entry.spec.image.clone());
+        }
+        self.read_soon(now);
+    }
+
+    fn cancel(&mut self, pull: PullId) {
+        self.pulls.remove(&pull);
+        self.cancelled.push(pull);
+    }
+
+    /// Makes a reading of the inventory due now, also while one is under way.
+    fn read_soon(&mut self, now: Timestamp) {
+        self.read_due = Some(now);
+        self.read_failures = 0;
+    }
+
+    /// Whether pulls have ended that no reading has confirmed, and nothing else is left to do.
+    fn unverified(&self) -> bool {
+        self.inventory_outdated
+            && self.read_failure.is_none()
+            && self.pulls.is_empty()
+            && self.entries.are_settled()
+    }
+
+    fn start_reading(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
+        if self.reading || !self.assigned || self.read_due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.last_inventory.0 += 1;
+        self.reading = true;
+        if self.read_failure.is_none() {
+            // The wait for the runtime begins now.
+            for entry in self.entries.values_mut().filter(|entry| !entry.known) {
+                entry.waiting_since = now;
+            }
+        }
+        self.reading_overlaps = !self.pulls.is_empty();
+        self.read_due = None;
+        acts.push(NodeCommand::ReadInventory {
+            id: self.last_inventory,
+            with_usage: self
+                .entries
+                .values()
+                .any(|e| !e.wants_present() && e.report.phase != ImagePhase::Removed),
+        });
+    }
+
+    fn inventory_read(
+        &mut self,
+        id: InventoryId,
+        result: Result<Inventory, Failure>,
+        now: Timestamp,
+    ) {
+        if id != self.last_inventory {
+            return;
+        }
+        self.reading = false;
+        let again = self.read_due;
+        match result {
+            Ok(inventory) => {
+                self.read_failures = 0;
+                self.read_failure = None;
+                self.inventory_at = Some(now);
+                self.inventory = Some(inventory);
+                self.inventory_outdated = self.reading_overlaps;
+                // Spreads the readings of nodes that were assigned together: they may share a host.
+                let interval = self.config.inventory_interval;
+                let earlier = (interval / EARLIER).mul_f64(self.rng.f64());
+                let interval = interval.saturating_sub(earlier);
+                self.read_due = Some(after(now, interval.max(SHORTEST)));
+                self.evaluate(id, now);
+            }
+            Err(failure) => {
+                self.read_failures = self.read_failures.saturating_add(1);
+                let schedule = self.config.backoff.inventory.delay(self.read_failures);
+                let delay = self.config.backoff.spread(schedule, &mut self.rng);
+                self.read_due = Some(after(now, delay));
+                if !failure.class().is_transient() {
+                    self.give_up_waiting(&failure, Timestamp::MAX, now);
+                }
+                self.read_failure = Some(failure);
+            }
+        }
+        // Another reading was asked for while this one was under way.
+        if let Some(again) = again {
+            self.read_due = self.read_due.map(|due| due.min(again));
+        }
+    }
+
+    /// Compares every image with a new inventory.
+    fn evaluate(&mut self, id: InventoryId, now: Timestamp) {
+        let Some(inventory) = &self.inventory else {
+            return;
+        };
+        let mut verdicts = Vec::new();
+        for entry in self.entries.values_mut() {
+            if entry.stale >= id || entry.pull.is_some() || entry.removing {
+                continue;
+            }
+            let image = entry.spec.image.clone();
+            self.touched.insert(image.clone());
+            match (entry.wants_present(), inventory.find(&image)) {
+                (true, Some(found)) => entry.found(found, now),
+                (true, None) => entry.missing(
+                    now,
+                    self.config.eviction_window,
+                    &self.config.backoff,
+                    &mut self.rng,
+                ),
+                (false, found) => verdicts.push((image, found.cloned())),
+            }
+        }
+        for (image, found) in verdicts {
+            self.judge_removal(&image, found.as_ref(), now);
+        }
+    }
+
+    /// Fails images that have waited their whole deadline for an inventory.
+    fn expire_waits(&mut self, now: Timestamp) {
+        let Some(failure) = self.read_failure.clone().or_else(|| {
+            self.reading
+                .then(|| Failure::new(Reason::RuntimeUnavailable, "the runtime does not answer"))
+        }) else {
+            return;
+        };
+        self.give_up_waiting(&failure, now, now);
+    }
+
+    /// Fails images whose wait for an inventory has to be over by `until`.
+    fn give_up_waiting(&mut self, failure: &Failure, until: Timestamp, now: Timestamp) {
+        for entry in self.entries.expired_waits(until) {
+            entry.report.phase = ImagePhase::Failed;
+            entry.ended_unattempted(now);
+            entry.explain(failure.reason, failure.message.clone());
+            self.touched.insert(entry.spec.image.clone());
+        }
+    }
+
+    fn free_slots(&self) -> usize {
+        let limit = if self.holds.probing() {
+            1
+        } else {
+            self.config.max_parallel_pulls.get()
+        };
+        limit.saturating_sub(self.pulls.len())
+    }
+
+    fn start_pulls(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
+        self.block_held(now);
+        if self.removes_more_than_names() && self.removal_due(now) {
+            return;
+        }
+        for _ in 0..self.free_slots() {
+            let Some(entry) = self.entries.next_pull(self.removal.as_ref(), now) else {
+                return;
+            };
+            self.last_pull += 1;
+            let id = PullId(self.last_pull);
+            entry.begin(ImagePhase::Pulling, now);
+            entry.pull = Some(id);
+            entry.pull_revision = entry.spec.revision;
+            let image = entry.spec.image.clone();
+            self.pulls.insert(id, image.clone());
+            self.touched.insert(image.clone());
+            acts.push(NodeCommand::Pull {
+                id,
+                credentials: CredentialsRequest {
+                    image,
+                    pull_secrets: entry.spec.pull_secrets.clone(),
+                    service_accounts: entry.spec.service_accounts.clone(),
+                },
+                deadline: entry.round_ends().unwrap_or(now),
+            });
+        }
+    }
+
+    /// Applies holds to the pulls that are due: a pull waits where the hold ends within its deadline,
+    /// and else fails with the hold's reason.
+    fn block_held(&mut self, now: Timestamp) {
+        if self.holds.is_empty() {
+            return;
+        }
+        for entry in self.entries.due_pulls(now) {
+            let Some(hold) = self.holds.on(&entry.spec.image, now) else {
+                continue;
+            };
+            // Time spent waiting for a free slot does not count.
+            let since = *entry.held_since.get_or_insert(now);
+            let patience = entry
+                .round_ends()
+                .unwrap_or_else(|| after(since, entry.spec.deadline));
+            if hold.reason == Reason::DiskFull || hold.until >= patience {
+                entry.blocked(hold, now);
+            } else {
+                entry.due = Some(hold.until);
+                // The registry's answer for this image is more specific than the hold.
+                if entry.report.reason != Some(hold.reason) {
+                    entry.explain(hold.reason, hold.message.clone());
+                }
+            }
+            self.touched.insert(entry.spec.image.clone());
+        }
+    }
+
+    fn pull_ended(&mut self, id: PullId, result: Result<RuntimeImage, Failure>, now: Timestamp) {
+        let Some(image) = self.pulls.remove(&id) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&image) else {
+            return;
+        };
+        entry.pull = None;
+        entry.stale = self.last_inventory;
+        self.touched.insert(image.clone());
+        match result {
+            Ok(pulled) => {
+                self.holds.succeeded();
+                entry.present = true;
+                entry.describe(&pulled);
+                entry.pulled(now);
+                self.inventory_outdated = true;
+                self.reading_overlaps = true;
+            }
+            Err(failure) => {
+                entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
+                if entry.recredentialed && entry.report.phase == ImagePhase::Failed {
+                    entry.due = Some(now);
+                }
+                self.holds
+                    .failed(&image, &failure, now, &self.config.backoff, &mut self.rng);
+                // The inventory is read once the runtime is back.
+                if failure.reason == Reason::RuntimeUnavailable && self.read_failure.is_none() {
+                    self.read_soon(now);
+                }
+            }
+        }
+    }
+
+    /// Ends rounds whose deadline has passed: pulls under way are cancelled; an image that waits for
+    /// its next attempt or a free slot keeps its last failure.
+    fn expire_rounds(&mut self, now: Timestamp) {
+        let mut cancelled = Vec::new();
+        for entry in self.entries.expired_rounds(now) {
+            let failure = match entry.pull.take() {
+                Some(pull) => {
+                    cancelled.push(pull);
+                    entry.stale = self.last_inventory;
+                    let failure = Failure::new(
+                        Reason::DeadlineExceeded,
+                        format!(
+                            "not complete within its deadline of {:?}, at attempt {}",
+                            entry.spec.deadline, entry.report.attempts
+                        ),
+                    );
+                    let message = entry.message_for(&failure);
+                    entry.explain(failure.reason, message);
+                    failure
+                }
+                None => Failure::new(entry.report.reason.unwrap_or(Reason::Unknown), ""),
+            };
+            entry.end_round(&failure, now, &self.config.backoff, &mut self.rng);
+            self.touched.insert(entry.spec.image.clone());
+        }
+        for pull in cancelled {
+            self.cancel(pull);
+        }
+    }
+}
+
+/// Each image once: present wins over absent.
+fn each_once(images: Vec<AssignedImage>) -> Vec<AssignedImage> {
+    let mut unique: Vec<AssignedImage> = Vec::with_capacity(images.len());
+    let mut places = BTreeMap::new();
+    for spec in images {
+        let place = *places.entry(spec.image.clone()).or_insert(unique.len());
+        match unique.get_mut(place) {
+            None => unique.push(spec),
+            Some(first) => {
+                if first.state == DesiredState::Absent && spec.state == DesiredState::Present {
+                    *first = spec;
+                }
+            }
+        }
+    }
+    unique
+}

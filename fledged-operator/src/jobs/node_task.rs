@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use fledged_core::backoff::Schedule;
 use fledged_core::model::{ImageReport, NodeName, NodeReport};
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::runner::{NodeLoop, NodeObserver};
-use fledged_core::warmer::{NodeEvent, Schedule, Warmer, WarmerConfig};
+use fledged_core::warmer::{NodeEvent, Warmer, WarmerConfig};
 use futures_util::stream;
 use kube::Client;
 use tokio::sync::mpsc;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fledged_core::backoff::Schedule;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ObjectName;
 use fledged_core::port::Clock;
-use fledged_core::warmer::Schedule;
 use futures_util::future::join_all;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Event;

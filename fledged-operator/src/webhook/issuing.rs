@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use fledged_core::backoff::Schedule;
 use fledged_core::port::Clock;
-use fledged_core::warmer::Schedule;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;

@@ -1,0 +1,360 @@
+//! Removals: whether an image may be removed, when the removal starts, how it ends.
+
+use jiff::Timestamp;
+
+use super::Warmer;
+use super::entry::Entry;
+use super::event::NodeCommand;
+use super::inventory::Inventory;
+use crate::error::{Failure, Reason};
+use crate::model::{ImagePhase, ImageRef};
+use crate::port::{Removal, RemovalScope, RuntimeImage};
+
+impl Warmer {
+    /// Decides whether an image that is to be absent can be removed.
+    pub(super) fn judge_removal(
+        &mut self,
+        image: &ImageRef,
+        found: Option<&RuntimeImage>,
+        now: Timestamp,
+    ) {
+        let Some(inventory) = &self.inventory else {
+            return;
+        };
+        let wanted = |r: &ImageRef| self.entries.get(r).is_some_and(Entry::wants_present);
+        let doomed = |r: &ImageRef| self.entries.get(r).is_some_and(|e| !e.wants_present());
+        let obstacle = inventory
+            .find_all(image)
+            .find_map(|found| obstacle(inventory, image, found, wanted, doomed));
+        let Some(entry) = self.entries.get_mut(image) else {
+            return;
+        };
+        entry.known = true;
+        entry.present = found.is_some();
+        if entry.report.phase == ImagePhase::Removed {
+            return;
+        }
+        // A removal that the runtime refused because of a container is retried once that is gone.
+        let refused =
+            entry.report.phase == ImagePhase::InUse && entry.report.reason == Some(Reason::InUse);
+        match (found, obstacle) {
+            (None, _) => entry.removed(now),
+            (Some(found), Some((reason, message))) => {
+                entry.describe(found);
+                entry.report.phase = ImagePhase::InUse;
+                entry.explain(reason, message);
+                entry.due = None;
+                entry.round = None;
+            }
+            (Some(found), None) if refused && inventory.is_in_use(found) => entry.describe(found),
+            (Some(found), None) => {
+                entry.describe(found);
+                if entry.due.is_none() {
+                    entry.due = Some(now);
+                    entry.report.phase = ImagePhase::Removing;
+                    entry.report.reason = None;
+                    entry.report.message = None;
+                }
+            }
+        }
+    }
+
+    /// Starts the next removal.
+    ///
+    /// Removals run one at a time: they are quick, and each changes what the next may remove. A runtime
+    /// that removes other names as well could remove one that a pull has just added. There, removals
+    /// wait for pulls under way and for an inventory read after them.
+    pub(super) fn start_removals(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
+        if self.removal.is_some() || !self.removal_due(now) {
+            return;
+        }
+        if self.removes_more_than_names() {
+            if !self.pulls.is_empty() {
+                return;
+            }
+            if self.inventory_outdated {
+                if self.read_failure.is_some() {
+                    self.postpone_removals(now);
+                } else if !self.reading {
+                    self.read_soon(now);
+                    self.start_reading(now, acts);
+                }
+                return;
+            }
+        }
+        while let Some(image) = self.entries.next_removal(now) {
+            // The assignment may have changed since the image was last judged.
+            let found = self
+                .inventory
+                .as_ref()
+                .and_then(|i| i.find(&image))
+                .cloned();
+            self.judge_removal(&image, found.as_ref(), now);
+            self.touched.insert(image.clone());
+            let Some(entry) = self.entries.get_mut(&image) else {
+                continue;
+            };
+            if !entry.removable(now) {
+                continue;
+            }
+            entry.begin(ImagePhase::Removing, now);
+            entry.removing = true;
+            self.removal = Some(image.clone());
+            acts.push(NodeCommand::Remove { image });
+            return;
+        }
+    }
+
+    /// The inventory that removals need cannot be read for now: the images wait for it like new ones,
+    /// and pulls do not wait for the removals.
+    fn postpone_removals(&mut self, now: Timestamp) {
+        for entry in self.entries.values_mut().filter(|e| e.removable(now)) {
+            entry.reconsider(now);
+            self.touched.insert(entry.spec.image.clone());
+        }
+    }
+
+    /// Whether the runtime may take other names of an image away with the one to be removed.
+    pub(super) fn removes_more_than_names(&self) -> bool {
+        self.inventory
+            .as_ref()
+            .is_some_and(|i| i.removal() != RemovalScope::Reference)
+    }
+
+    /// Whether a removal is under way or could be started now.
+    pub(super) fn removal_due(&self, now: Timestamp) -> bool {
+        self.removal.is_some()
+            || self
+                .entries
+                .next_removal_due()
+                .is_some_and(|due| due <= now)
+    }
+
+    pub(super) fn removal_ended(
+        &mut self,
+        image: &ImageRef,
+        result: Result<Removal, Failure>,
+        now: Timestamp,
+    ) {
+        if self.removal.as_ref() == Some(image) {
+            self.removal = None;
+        }
+        if matches!(result, Ok(Removal::Removed)) {
+            self.reconsider_namesakes(image, now);
+        }
+        let Some(entry) = self.entries.get_mut(image) else {
+            return;
+        };
+        entry.stale = self.last_inventory;
+        if !std::mem::take(&mut entry.removing) {
+            // The assignment has changed meanwhile, and the removal may have undone a pull.
+            entry.present = false;
+            entry.reconsider(now);
+            self.touched.insert(image.clone());
+            self.read_soon(now);
+            return;
+        }
+        self.touched.insert(image.clone());
+        match result {
+            Ok(Removal::Removed | Removal::Absent) => {
+                entry.removed(now);
+                if self.holds.freed() {
+                    self.retry_blocked(now);
+                }
+            }
+            Ok(Removal::InUse(by)) => {
+                entry.report.phase = ImagePhase::InUse;
+                entry.explain(Reason::InUse, by);
+                entry.round = None;
+            }
+            Err(failure) => entry.failed(&failure, now, &self.config.backoff, &mut self.rng),
+        }
+    }
+
+    /// Checks names that may have been removed along with the image: one of them may have been assigned
+    /// during the removal and found present.
+    fn reconsider_namesakes(&mut self, image: &ImageRef, now: Timestamp) {
+        let Some(inventory) = &self.inventory else {
+            return;
+        };
+        let Some(found) = inventory.find(image) else {
+            return;
+        };
+        let mut unknown = false;
+        for name in inventory.removal().takes_along(image, found) {
+            if let Some(entry) = self.entries.get_mut(name)
+                && entry.wants_present()
+            {
+                entry.stale = self.last_inventory;
+                entry.present = false;
+                entry.reconsider(now);
+                self.touched.insert(name.clone());
+                unknown = true;
+            }
+        }
+        if unknown {
+            self.read_soon(now);
+        }
+    }
+
+    /// Space was freed: retries images that failed because the disk was full.
+    pub(super) fn retry_blocked(&mut self, now: Timestamp) {
+        for entry in self.entries.values_mut() {
+            if entry.report.phase == ImagePhase::Failed
+                && entry.report.reason == Some(Reason::DiskFull)
+            {
+                entry.report.phase = ImagePhase::Pending;
+                entry.report.reason = None;
+                entry.report.message = None;
+                entry.due = Some(now);
+                self.touched.insert(entry.spec.image.clone());
+            }
+        }
+    }
+}
+
+/// Why `target` may not be removed from `image` now, if so: the image is in use or pinned, or the
+/// runtime would remove another name with it that is to be present or is not assigned at all.
+///
+/// `is_doomed` returns whether a reference is to be absent.
+pub(super) fn obstacle(
+    inventory: &Inventory,
+    target: &ImageRef,
+    image: &RuntimeImage,
+    is_desired: impl Fn(&ImageRef) -> bool,
+    is_doomed: impl Fn(&ImageRef) -> bool,
+) -> Option<(Reason, String)> {
+    let scope = inventory.removal();
+    if image.pinned {
+        return Some((Reason::Pinned, "the runtime has it pinned".to_owned()));
+    }
+    let shared = |how: &str, name: &ImageRef| {
+        let message =
+            format!("the same image is {how} {name}, which the runtime would remove with it");
+        Some((Reason::SharedImage, message))
+    };
+    if let Some(wanted) = scope
+        .takes_along(target, image)
+        .find(|name| is_desired(name))
+    {
+        return shared("wanted as", wanted);
+    }
+    // The digest form of a doomed name was added with its tag.
+    let came_along = |name: &ImageRef| {
+        let doomed = |other: &&ImageRef| is_doomed(other) && other.name() == name.name();
+        name.digest().is_some() && image.references.iter().any(|other| doomed(&other))
+    };
+    let mut taken = scope.takes_along(target, image);
+    if let Some(stranger) = taken.find(|name| !is_doomed(name) && !came_along(name)) {
+        return shared("also named", stranger);
+    }
+    // Where a removal takes one name only, the runtime knows whether it is the last.
+    if scope == RemovalScope::Image && inventory.is_in_use(image) {
+        return Some((Reason::InUse, "a container uses it".to_owned()));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ByteSize;
+    use crate::port::ImageId;
+
+    fn mk_image(names: &[&str]) -> RuntimeImage {
+        RuntimeImage {
+            id: ImageId("id".to_owned()),
+            references: names.iter().map(|n| ImageRef::parse(n).unwrap()).collect(),
+            digest: None,
+            size: ByteSize::ZERO,
+            pinned: false,
+        }
+    }
+
+    /// What keeps that image where `app:1` is to be absent and `wanted` present.
+    fn found(
+        image: &RuntimeImage,
+        used: bool,
+        scope: RemovalScope,
+        wanted: &[&str],
+    ) -> Option<Reason> {
+        let used = used.then(|| image.id.clone());
+        let target = ImageRef::parse("app:1").unwrap();
+        let inventory = Inventory::new(vec![image.clone()], used, scope);
+        let is = |names: &[&str], r: &ImageRef| names.iter().any(|n| r.original() == *n);
+        let obstacle = obstacle(
+            &inventory,
+            &target,
+            image,
+            |r| is(wanted, r),
+            |r| is(&["app:1"], r),
+        );
+        obstacle.map(|(reason, _)| reason)
+    }
+
+    #[test]
+    fn an_unused_image_with_one_name_is_removable() {
+        for scope in [RemovalScope::Image, RemovalScope::Reference] {
+            assert_eq!(found(&mk_image(&["app:1"]), false, scope, &[]), None);
+        }
+    }
+
+    #[test]
+    fn other_names_and_users_keep_whole_images_only() {
+        use RemovalScope::{Image, Reference};
+        let two = mk_image(&["app:1", "app:2"]);
+        assert_eq!(found(&two, false, Image, &[]), Some(Reason::SharedImage));
+        assert_eq!(
+            found(&two, false, Image, &["app:2"]),
+            Some(Reason::SharedImage)
+        );
+        assert_eq!(found(&two, false, Reference, &["app:2"]), None);
+        let one = mk_image(&["app:1"]);
+        assert_eq!(found(&one, true, Image, &[]), Some(Reason::InUse));
+        assert_eq!(found(&one, true, Reference, &[]), None);
+    }
+
+    #[test]
+    fn a_pin_keeps_the_image_for_every_scope() {
+        for scope in [RemovalScope::Image, RemovalScope::Reference] {
+            let pinned = RuntimeImage {
+                pinned: true,
+                ..mk_image(&["app:1"])
+            };
+            assert_eq!(found(&pinned, true, scope, &[]), Some(Reason::Pinned));
+        }
+    }
+
+    #[test]
+    fn the_last_tag_takes_its_digests_along() {
+        let scope = RemovalScope::ReferenceAndDigests;
+        let digest = format!("app@sha256:{}", "0".repeat(64));
+        let foreign = format!("mirror.example/{digest}");
+        let wanted = [digest.as_str(), foreign.as_str()];
+        let last = mk_image(&["app:1", &digest, &foreign]);
+        assert_eq!(found(&last, true, scope, &[]), None);
+        assert_eq!(
+            found(&last, false, scope, &wanted),
+            Some(Reason::SharedImage)
+        );
+        assert_eq!(found(&last, false, scope, &wanted[1..]), None);
+        let not_the_last = mk_image(&["app:1", "app:2", &digest]);
+        assert_eq!(found(&not_the_last, false, scope, &wanted), None);
+    }
+
+    #[test]
+    fn a_digest_belongs_to_its_repository_only() {
+        let hex = "0".repeat(64);
+        let own = format!("app@sha256:{hex}");
+        let other = format!("mirror.example/app@sha256:{hex}");
+        let image = mk_image(&["app:1", &own]);
+        assert_eq!(found(&image, false, RemovalScope::Image, &[]), None);
+        // The digest itself is to be present.
+        let wanted = [own.as_str()];
+        let kept = found(&image, false, RemovalScope::Image, &wanted);
+        assert_eq!(kept, Some(Reason::SharedImage));
+        let image = mk_image(&["app:1", &other]);
+        let kept = found(&image, false, RemovalScope::Image, &[]);
+        assert_eq!(kept, Some(Reason::SharedImage));
+    }
+}
