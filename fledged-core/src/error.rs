@@ -5,28 +5,28 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How a failure is to be treated. Drives backoff; see [`crate::warmer::Backoff`].
+/// How a failure is treated. Selects the back-off; see [`Backoff`](crate::backoff::Backoff).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
-    /// Passing: try again soon (connection resets, 5xx, the runtime restarting).
+    /// Transient: retry soon (connection resets, 5xx, the runtime restarting).
     Retryable,
-    /// The registry asks for fewer requests; honour the delay it names.
+    /// The registry throttles; honour the delay it names.
     Throttled,
-    /// Credentials are missing or refused; only somebody's action mends it.
+    /// Credentials are missing or refused; an operator has to act.
     Unauthorized,
     /// The registry has no such image, or none for this platform.
     NotFound,
-    /// No room: no new pull can succeed until there is.
+    /// The disk is full: no pull can succeed until space is freed.
     DiskFull,
     /// The request or the image itself is malformed.
     Invalid,
-    /// Nothing on this node can work until its software or its set-up changes.
+    /// No operation on this node can succeed until its software or configuration changes.
     Fatal,
 }
 
 impl ErrorClass {
-    /// Whether trying again within the same round can help without anybody acting.
+    /// Whether a retry within the same round may succeed without action by an operator.
     #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Retryable | Self::Throttled)
@@ -106,7 +106,7 @@ impl Reason {
         }
     }
 
-    /// The word itself.
+    /// The reason as a word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -149,12 +149,12 @@ pub struct Failure {
     pub reason: Reason,
     /// The runtime's or registry's own text. Never holds credentials.
     pub message: String,
-    /// How long the other side asked to be left alone (`Retry-After`), if it said.
+    /// The delay before the next request that the other side asked for (`Retry-After`), if any.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// A failure for that reason with that text.
+    /// A failure with that reason and text.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -163,7 +163,7 @@ impl Failure {
         }
     }
 
-    /// The same failure with the delay the other side asked for.
+    /// With the delay that the other side asked for.
     #[must_use]
     pub fn with_retry_after(mut self, delay: Option<Duration>) -> Self {
         self.retry_after = delay;
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_the_same_word_everywhere() {
+    fn reasons_serialize_as_their_word() {
         for reason in [
             Reason::Unauthorized,
             Reason::CredentialsUnavailable,
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passes_by_itself_is_transient() {
+    fn only_retryable_and_throttled_are_transient() {
         assert!(Reason::ConnectionFailed.class().is_transient());
         assert!(Reason::TooManyRequests.class().is_transient());
         for reason in [

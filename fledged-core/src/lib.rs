@@ -19,10 +19,15 @@ pub use planner::{
     CacheEvent, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, Planner, PlannerConfig,
 };
 #[doc(inline)]
-pub use port::{Cluster, WriteFailure};
-#[doc(inline)]
-pub use runner::ClusterLoop;
+pub use {
+    error::{Failure, Reason},
+    model::{AssignedImage, Assignment, ImagePhase, ImageRef, ImageReport, NodeReport},
+    port::{Cluster, ImageRuntime, WriteFailure},
+    reporter::{Reporter, ReporterEvent},
+    runner::{ClusterLoop, NodeLoop, NodeObserver},
+    warmer::{NodeCommand, NodeEvent, Warmer, WarmerConfig},
+};
 
-// What an implementor of the ports needs, in the versions that the ports speak.
+// Crates whose types are part of the ports.
 #[doc(no_inline)]
 pub use {async_trait::async_trait, futures_util, jiff, secrecy};

@@ -85,7 +85,7 @@ impl SimClock {
         }
     }
 
-    /// Advances to the next timer and wakes whoever set it.
+    /// Advances to the next timer and wakes its task.
     fn jump(&self) -> Result<(), Deadlock> {
         let waker = {
             let mut state = self.state();
@@ -108,7 +108,7 @@ impl Wake for Flag {
     }
 }
 
-/// A timer; forgets itself when dropped, so that time never jumps to what nobody waits for.
+/// A timer; unregisters when dropped, so that time never advances to an abandoned timer.
 struct Sleep {
     clock: SimClock,
     at: Timestamp,

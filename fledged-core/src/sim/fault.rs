@@ -12,7 +12,7 @@ pub enum Fault {
     Fail(Failure),
     /// It fails after half of its bytes.
     FailMidway(Failure),
-    /// It never answers; only whoever asked ends it.
+    /// The call never returns; the caller has to drop it.
     Hang,
     /// It takes that much longer.
     Slow(Duration),

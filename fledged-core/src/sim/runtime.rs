@@ -15,12 +15,12 @@ use crate::port::{
     RemovalScope, RuntimeImage, RuntimeInfo,
 };
 
-/// In how many steps a layer is fetched; the bandwidth is shared anew at each.
+/// Steps in which a layer is fetched; each takes its share of the bandwidth at that time.
 const STEPS: u64 = 8;
 
 /// An [`ImageRuntime`] in memory, on a [`SimClock`]. Clones share their state.
 ///
-/// It removes whole images, as CRI does, unless told otherwise.
+/// It removes whole images, as CRI does, unless configured otherwise.
 #[derive(Debug, Clone)]
 pub struct SimRuntime {
     clock: SimClock,
@@ -70,7 +70,7 @@ impl SimRuntime {
         self
     }
 
-    /// Lets things go wrong.
+    /// With injected faults.
     #[must_use]
     pub fn with_faults(self, faults: Faults) -> Self {
         self.state().faults = faults;
@@ -88,7 +88,7 @@ impl SimRuntime {
         });
     }
 
-    /// Puts an image there without a pull, as if it had been there all along.
+    /// Stores an image without a pull.
     pub fn preload(&self, image: &ImageRef) {
         let mut state = self.state();
         if let Some(found) = state.registry.get(image).cloned() {
@@ -96,7 +96,7 @@ impl SimRuntime {
         }
     }
 
-    /// Takes an image away behind everybody's back, as the kubelet's garbage collection does.
+    /// Removes an image as the kubelet's garbage collection does.
     pub fn evict(&self, image: &ImageRef) {
         let mut state = self.state();
         if !state.unname(image, RemovalScope::Image).is_empty() {
@@ -104,7 +104,7 @@ impl SimRuntime {
         }
     }
 
-    /// Lets a container use an image that is there, or no longer.
+    /// Sets whether a container uses an image that is stored.
     pub fn set_in_use(&self, image: &ImageRef, used: bool) {
         let mut state = self.state();
         if let Some(id) = state.find(image).map(|(id, _)| id.clone()) {
@@ -116,7 +116,7 @@ impl SimRuntime {
         }
     }
 
-    /// Pins an image that is there.
+    /// Pins an image that is stored.
     pub fn pin(&self, image: &ImageRef) {
         let mut state = self.state();
         if let Some(id) = state.find(image).map(|(id, _)| id.clone())
@@ -223,7 +223,7 @@ impl SimRuntime {
         ))
     }
 
-    /// Lets the time pass that so many bytes take.
+    /// Waits for the time that fetching `size` takes.
     async fn fetch(&self, size: ByteSize) -> Result<ByteSize, Failure> {
         for _ in 0..STEPS {
             let pause = {
@@ -243,7 +243,7 @@ impl SimRuntime {
     }
 }
 
-/// Puts a complete image there.
+/// Stores a complete image.
 fn store(
     state: &mut State,
     reference: &ImageRef,

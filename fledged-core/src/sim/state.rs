@@ -32,7 +32,7 @@ pub enum TraceEvent {
     RemovalBegan(ImageRef),
     /// A name was removed, and these references with it.
     Removed(ImageRef, Vec<ImageRef>),
-    /// An image vanished by somebody else's doing.
+    /// An image was removed from outside.
     Evicted(ImageRef),
     /// The inventory was read.
     Listed,
@@ -93,7 +93,7 @@ impl State {
         }
     }
 
-    /// Takes a name away from whatever has it; returns every name that went with it.
+    /// Removes a name; returns every name that was removed with it.
     pub(super) fn unname(&mut self, image: &ImageRef, scope: RemovalScope) -> Vec<ImageRef> {
         let Some(id) = self.find(image).map(|(id, _)| id.clone()) else {
             return Vec::new();

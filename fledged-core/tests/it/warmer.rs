@@ -1,7 +1,7 @@
 //! What a warmer does with an assignment on a node where all goes well, and what it says of it.
 use std::time::Duration;
 
-use crate::rig::{Rig, mk_absent, mk_image, mk_inventory, mk_present, mk_secret};
+use crate::warmer_node::{TestNode, mk_absent, mk_image, mk_inventory, mk_present, mk_secret};
 use fledged_core::error::Reason;
 use fledged_core::model::{AssignedImage, ByteSize, ImagePhase};
 use fledged_core::warmer::{NodeCommand, NodeEvent};
@@ -16,41 +16,41 @@ fn mk_hasty(name: &str, seconds: u64) -> AssignedImage {
 
 #[test]
 fn without_an_assignment_nothing_happens() {
-    let mut rig = Rig::new(3);
-    assert_eq!(rig.poll().0, []);
-    assert_eq!(rig.warmer.next_wakeup(), None);
-    assert!(!rig.is_settled());
-    assert_eq!(rig.refresh().0, []);
+    let mut node = TestNode::new(3);
+    assert_eq!(node.poll().0, []);
+    assert_eq!(node.warmer.next_wakeup(), None);
+    assert!(!node.is_settled());
+    assert_eq!(node.refresh().0, []);
 }
 
 #[test]
 fn an_empty_assignment_is_settled() {
-    let mut rig = Rig::new(3);
-    rig.assign(vec![]);
-    assert!(rig.is_settled());
-    assert_eq!(rig.warmer.report().observed_generation, 1);
+    let mut node = TestNode::new(3);
+    node.assign(vec![]);
+    assert!(node.is_settled());
+    assert_eq!(node.warmer.report().observed_generation, 1);
 }
 
 #[test]
 fn the_inventory_is_asked_before_anything_is_pulled() {
-    let mut rig = Rig::new(3);
-    let asked = rig.assign(vec![mk_present("a"), mk_present("b")]);
+    let mut node = TestNode::new(3);
+    let asked = node.assign(vec![mk_present("a"), mk_present("b")]);
     assert!(asked.reads());
     assert_eq!(asked.pulls(), [""; 0]);
     let pending = |name: &str| (name.to_owned(), ImagePhase::Pending);
     assert_eq!(asked.phases(), [pending("a"), pending("b")]);
 
-    let asked = rig.read(mk_inventory(&["a"]));
+    let asked = node.read(mk_inventory(&["a"]));
     assert_eq!(asked.pulls(), ["b"]);
-    assert_eq!(rig.phase("a"), ImagePhase::Cached);
-    assert_eq!(rig.phase("b"), ImagePhase::Pulling);
-    assert!(!rig.is_settled());
+    assert_eq!(node.phase("a"), ImagePhase::Cached);
+    assert_eq!(node.phase("b"), ImagePhase::Pulling);
+    assert!(!node.is_settled());
 }
 
 #[test]
 fn usage_is_only_asked_for_where_something_is_to_be_removed() {
     let with_usage = |images| {
-        let asked = Rig::new(3).assign(images);
+        let asked = TestNode::new(3).assign(images);
         asked.0.iter().find_map(|command| match command {
             NodeCommand::ReadInventory { with_usage, .. } => Some(*with_usage),
             _ => None,
@@ -65,20 +65,20 @@ fn usage_is_only_asked_for_where_something_is_to_be_removed() {
 
 #[test]
 fn what_is_found_present_counts_no_attempt_and_no_time() {
-    let (rig, _) = Rig::warmed(3, vec![mk_present("a")], &["a"]);
-    let report = rig.report("a");
+    let (node, _) = TestNode::warmed(3, vec![mk_present("a")], &["a"]);
+    let report = node.report("a");
     assert_eq!(report.phase, ImagePhase::Cached);
     assert_eq!(report.attempts, 0);
     assert_eq!((report.started_at, report.finished_at), (None, None));
     assert_eq!((report.reason, report.message), (None, None));
     assert_eq!(report.size, Some(ByteSize::new(1_000)));
     assert_eq!(report.revision, Some(0));
-    assert!(rig.is_settled());
+    assert!(node.is_settled());
 }
 
 #[test]
 fn a_pull_is_told_before_it_begins_and_when_it_ends() {
-    let (mut rig, asked) = Rig::warmed(3, vec![mk_present("a")], &[]);
+    let (mut node, asked) = TestNode::warmed(3, vec![mk_present("a")], &[]);
     let kinds: Vec<_> = asked.0.iter().map(std::mem::discriminant).collect();
     let report = asked
         .0
@@ -90,19 +90,19 @@ fn a_pull_is_told_before_it_begins_and_when_it_ends() {
         .position(|c| matches!(c, NodeCommand::Pull { .. }));
     assert!(report.is_some() && report < pull, "{kinds:?}");
 
-    let started = rig.now;
-    rig.pass(40);
-    let asked = rig.pulled("a");
+    let started = node.now;
+    node.pass(40);
+    let asked = node.pulled("a");
     assert_eq!(asked.phases(), [("a".to_owned(), ImagePhase::Cached)]);
-    let report = rig.report("a");
+    let report = node.report("a");
     assert_eq!(report.attempts, 1);
     assert_eq!(report.started_at, Some(started));
-    assert_eq!(report.finished_at, Some(rig.now));
+    assert_eq!(report.finished_at, Some(node.now));
     assert_eq!(report.next_attempt_at, None);
     // Not believed because it succeeded: the inventory has to say so.
-    assert!(asked.reads() && !rig.is_settled());
-    rig.answer(Ok(mk_inventory(&["a"])));
-    assert!(rig.is_settled());
+    assert!(asked.reads() && !node.is_settled());
+    node.answer(Ok(mk_inventory(&["a"])));
+    assert!(node.is_settled());
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_pull_names_its_credentials_and_deadline() {
     let image = mk_hasty("a", 70)
         .with_pull_secrets(vec![mk_secret("first"), mk_secret("second")])
         .with_service_accounts(vec![mk_secret("builder")]);
-    let (rig, asked) = Rig::warmed(3, vec![image.clone()], &[]);
+    let (node, asked) = TestNode::warmed(3, vec![image.clone()], &[]);
     let pull = asked.0.iter().find_map(|command| match command {
         NodeCommand::Pull {
             credentials,
@@ -122,24 +122,24 @@ fn a_pull_names_its_credentials_and_deadline() {
     let (credentials, deadline) = pull.unwrap();
     assert_eq!(credentials.pull_secrets, image.pull_secrets);
     assert_eq!(credentials.service_accounts, image.service_accounts);
-    assert_eq!(deadline, rig.now + Duration::from_secs(70));
+    assert_eq!(deadline, node.now + Duration::from_secs(70));
 }
 
 #[test]
 fn no_more_pulls_than_allowed_run_at_once() {
     let names = ["a", "b", "c", "d", "e"];
     let images = names.iter().map(|name| mk_present(name)).collect();
-    let (mut rig, asked) = Rig::warmed(2, images, &[]);
+    let (mut node, asked) = TestNode::warmed(2, images, &[]);
     assert_eq!(asked.pulls(), ["a", "b"]);
-    assert_eq!(rig.warmer.pulls_under_way(), 2);
-    assert_eq!(rig.pulled("b").pulls(), ["c"]);
-    assert_eq!(rig.failed("c", Reason::ImageNotFound).pulls(), ["d"]);
-    assert_eq!(rig.pulled("a").pulls(), ["e"]);
-    assert_eq!(rig.pulled("d").pulls(), [""; 0]);
-    rig.pulled("e");
-    assert_eq!(rig.warmer.pulls_under_way(), 0);
-    rig.answer(Ok(mk_inventory(&["a", "b", "d", "e"])));
-    assert!(rig.is_settled());
+    assert_eq!(node.warmer.pulls_under_way(), 2);
+    assert_eq!(node.pulled("b").pulls(), ["c"]);
+    assert_eq!(node.failed("c", Reason::ImageNotFound).pulls(), ["d"]);
+    assert_eq!(node.pulled("a").pulls(), ["e"]);
+    assert_eq!(node.pulled("d").pulls(), [""; 0]);
+    node.pulled("e");
+    assert_eq!(node.warmer.pulls_under_way(), 0);
+    node.answer(Ok(mk_inventory(&["a", "b", "d", "e"])));
+    assert!(node.is_settled());
 }
 
 #[test]
@@ -150,83 +150,83 @@ fn higher_priority_goes_first_and_the_order_breaks_ties() {
         mk_prioritised("high", 5),
         mk_prioritised("second", 0),
     ];
-    let (mut rig, asked) = Rig::warmed(1, images, &[]);
+    let (mut node, asked) = TestNode::warmed(1, images, &[]);
     assert_eq!(asked.pulls(), ["high"]);
-    assert_eq!(rig.pulled("high").pulls(), ["first"]);
-    assert_eq!(rig.pulled("first").pulls(), ["second"]);
-    assert_eq!(rig.pulled("second").pulls(), ["low"]);
+    assert_eq!(node.pulled("high").pulls(), ["first"]);
+    assert_eq!(node.pulled("first").pulls(), ["second"]);
+    assert_eq!(node.pulled("second").pulls(), ["low"]);
 }
 
 #[test]
 fn the_deadline_counts_from_the_start_of_the_pull() {
-    let (mut rig, _) = Rig::warmed(1, vec![mk_hasty("a", 100), mk_hasty("b", 100)], &[]);
-    rig.pass(99);
-    assert_eq!(rig.phase("a"), ImagePhase::Pulling);
+    let (mut node, _) = TestNode::warmed(1, vec![mk_hasty("a", 100), mk_hasty("b", 100)], &[]);
+    node.pass(99);
+    assert_eq!(node.phase("a"), ImagePhase::Pulling);
     // `b` has waited for 99 s by now; it still has its 100.
-    assert_eq!(rig.pulled("a").pulls(), ["b"]);
-    rig.pass(99);
-    assert_eq!(rig.phase("b"), ImagePhase::Pulling);
-    let asked = rig.pass(1);
+    assert_eq!(node.pulled("a").pulls(), ["b"]);
+    node.pass(99);
+    assert_eq!(node.phase("b"), ImagePhase::Pulling);
+    let asked = node.pass(1);
     assert_eq!(asked.cancels(), 1);
-    let report = rig.report("b");
+    let report = node.report("b");
     assert_eq!(report.phase, ImagePhase::Failed);
     assert_eq!(report.reason, Some(Reason::DeadlineExceeded));
     assert!(report.message.unwrap().contains("100s"));
-    assert_eq!(report.finished_at, Some(rig.now));
+    assert_eq!(report.finished_at, Some(node.now));
     // A reading that began while `b` was under way may have missed what came of it.
-    rig.answer(Ok(mk_inventory(&["a"])));
-    rig.answer(Ok(mk_inventory(&["a"])));
-    assert!(rig.is_settled());
+    node.answer(Ok(mk_inventory(&["a"])));
+    node.answer(Ok(mk_inventory(&["a"])));
+    assert!(node.is_settled());
 }
 
 #[test]
 fn waiting_in_the_queue_costs_no_deadline() {
-    let (mut rig, _) = Rig::warmed(1, vec![mk_present("a"), mk_hasty("b", 10)], &[]);
-    rig.pass(250);
-    assert_eq!(rig.phase("b"), ImagePhase::Pending);
-    assert_eq!(rig.pulled("a").pulls(), ["b"]);
-    rig.pass(9);
-    assert_eq!(rig.phase("b"), ImagePhase::Pulling);
+    let (mut node, _) = TestNode::warmed(1, vec![mk_present("a"), mk_hasty("b", 10)], &[]);
+    node.pass(250);
+    assert_eq!(node.phase("b"), ImagePhase::Pending);
+    assert_eq!(node.pulled("a").pulls(), ["b"]);
+    node.pass(9);
+    assert_eq!(node.phase("b"), ImagePhase::Pulling);
 }
 
 #[test]
 fn a_deadline_of_nothing_is_taken_as_a_second() {
-    let (mut rig, asked) = Rig::warmed(1, vec![mk_hasty("a", 0)], &[]);
+    let (mut node, asked) = TestNode::warmed(1, vec![mk_hasty("a", 0)], &[]);
     assert_eq!(asked.pulls(), ["a"]);
-    rig.pass(1);
-    assert_eq!(rig.phase("a"), ImagePhase::Failed);
+    node.pass(1);
+    assert_eq!(node.phase("a"), ImagePhase::Failed);
 }
 
 #[test]
 fn an_interval_of_nothing_is_taken_as_a_second() {
-    let mut config = crate::rig::mk_config(1);
+    let mut config = crate::warmer_node::mk_config(1);
     config.inventory_interval = Duration::ZERO;
-    let mut rig = Rig::with(config);
-    rig.assign(vec![mk_present("a")]);
-    assert!(!rig.read(mk_inventory(&["a"])).reads());
-    assert!(rig.pass(1).reads());
+    let mut node = TestNode::with(config);
+    node.assign(vec![mk_present("a")]);
+    assert!(!node.read(mk_inventory(&["a"])).reads());
+    assert!(node.pass(1).reads());
 }
 
 #[test]
 fn a_retry_goes_before_images_that_were_not_tried_yet() {
     let names = ["a", "b", "c", "d"];
     let images = names.iter().map(|name| mk_present(name)).collect();
-    let (mut rig, _) = Rig::warmed(1, images, &[]);
-    assert_eq!(rig.failed("a", Reason::RegistryError).pulls(), ["b"]);
-    rig.pass(30);
+    let (mut node, _) = TestNode::warmed(1, images, &[]);
+    assert_eq!(node.failed("a", Reason::RegistryError).pulls(), ["b"]);
+    node.pass(30);
     // The deadline of `a` is running; in the queue behind `c` and `d` it could only pass.
-    assert_eq!(rig.pulled("b").pulls(), ["a"]);
-    assert_eq!(rig.report("a").attempts, 2);
+    assert_eq!(node.pulled("b").pulls(), ["a"]);
+    assert_eq!(node.report("a").attempts, 2);
 }
 
 #[test]
 fn reports_stand_in_the_order_of_the_assignment() {
     let images = vec![mk_present("z"), mk_present("a"), mk_absent("m")];
-    let (rig, _) = Rig::warmed(3, images, &[]);
-    let report = rig.warmer.report();
+    let (node, _) = TestNode::warmed(3, images, &[]);
+    let report = node.warmer.report();
     let names: Vec<_> = report.images.iter().map(|r| r.image.to_string()).collect();
     assert_eq!(names, ["z", "a", "m"]);
-    assert_eq!(report.inventory_at, Some(rig.now));
+    assert_eq!(report.inventory_at, Some(node.now));
 }
 
 #[test]
@@ -236,49 +236,49 @@ fn an_image_assigned_twice_is_one_and_present_wins() {
         mk_present("nginx:latest"),
         mk_absent("nginx"),
     ];
-    let (rig, asked) = Rig::warmed(3, images, &["nginx"]);
+    let (node, asked) = TestNode::warmed(3, images, &["nginx"]);
     assert_eq!(asked.removals(), [""; 0]);
-    assert_eq!(rig.warmer.report().images.len(), 1);
-    assert_eq!(rig.phase("nginx"), ImagePhase::Cached);
+    assert_eq!(node.warmer.report().images.len(), 1);
+    assert_eq!(node.phase("nginx"), ImagePhase::Cached);
 }
 
 #[test]
 fn a_report_uses_the_words_of_the_last_assignment() {
-    let (mut rig, _) = Rig::warmed(3, vec![mk_present("nginx")], &["nginx"]);
-    rig.assign(vec![mk_present("docker.io/library/nginx:latest")]);
-    let report = rig.report("nginx");
+    let (mut node, _) = TestNode::warmed(3, vec![mk_present("nginx")], &["nginx"]);
+    node.assign(vec![mk_present("docker.io/library/nginx:latest")]);
+    let report = node.report("nginx");
     assert_eq!(report.image.original(), "docker.io/library/nginx:latest");
 }
 
 #[test]
 fn the_same_assignment_again_changes_nothing() {
     let images = vec![mk_present("a"), mk_present("b"), mk_absent("c")];
-    let (mut rig, _) = Rig::warmed(1, images.clone(), &["b"]);
-    let before = rig.warmer.report().images;
-    assert_eq!(rig.assign(images).0, []);
-    assert_eq!(rig.warmer.report().images, before);
-    assert_eq!(rig.warmer.report().observed_generation, 2);
+    let (mut node, _) = TestNode::warmed(1, images.clone(), &["b"]);
+    let before = node.warmer.report().images;
+    assert_eq!(node.assign(images).0, []);
+    assert_eq!(node.warmer.report().images, before);
+    assert_eq!(node.warmer.report().observed_generation, 2);
 }
 
 #[test]
 fn answers_to_unknown_questions_are_ignored() {
-    let (mut rig, _) = Rig::warmed(1, vec![mk_present("a")], &["a"]);
-    let nothing = rig.tell(NodeEvent::PullEnded {
+    let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
+    let nothing = node.tell(NodeEvent::PullEnded {
         id: fledged_core::warmer::PullId(99),
         result: Ok(mk_image(&["a"])),
     });
     assert_eq!(nothing.0, []);
-    let nothing = rig.tell(NodeEvent::InventoryRead {
+    let nothing = node.tell(NodeEvent::InventoryRead {
         id: fledged_core::warmer::InventoryId(99),
         result: Ok(mk_inventory(&[])),
     });
     assert_eq!(nothing.0, []);
     assert_eq!(
-        rig.removal("unknown", Ok(fledged_core::port::Removal::Removed))
+        node.removal("unknown", Ok(fledged_core::port::Removal::Removed))
             .0,
         []
     );
-    assert_eq!(rig.phase("a"), ImagePhase::Cached);
+    assert_eq!(node.phase("a"), ImagePhase::Cached);
 }
 
 #[test]
@@ -287,11 +287,11 @@ fn of_two_thousand_images_an_event_concerns_its_own_and_the_next_alone() {
         .map(|n| format!("registry.example/app{n}:1"))
         .collect();
     let images = names.iter().map(|name| mk_present(name)).collect();
-    let (mut rig, first) = Rig::warmed(10, images, &[]);
+    let (mut node, first) = TestNode::warmed(10, images, &[]);
     let mut queue = first.pulls();
     let mut begun = queue.len();
     while let Some(name) = queue.pop() {
-        let asked = rig.pulled(&name);
+        let asked = node.pulled(&name);
         let next = names.get(begun);
         let mut told = vec![(name, ImagePhase::Cached)];
         told.extend(next.map(|next| (next.clone(), ImagePhase::Pulling)));
@@ -303,6 +303,6 @@ fn of_two_thousand_images_an_event_concerns_its_own_and_the_next_alone() {
     }
     assert_eq!(begun, names.len());
     let held: Vec<&str> = names.iter().map(String::as_str).collect();
-    rig.answer(Ok(mk_inventory(&held)));
-    assert!(rig.is_settled());
+    node.answer(Ok(mk_inventory(&held)));
+    assert!(node.is_settled());
 }

@@ -1,5 +1,5 @@
 //! What a warmer removes, what it leaves, and in which order.
-use crate::rig::{Rig, mk_absent, mk_failure, mk_image, mk_inventory, mk_present};
+use crate::warmer_node::{TestNode, mk_absent, mk_failure, mk_image, mk_inventory, mk_present};
 use fledged_core::error::Reason;
 use fledged_core::model::{AssignedImage, ImagePhase};
 use fledged_core::port::{ImageId, Removal, RemovalScope, RuntimeImage};
@@ -23,28 +23,31 @@ fn mk_by_name(images: &[&[&str]], used: &[&str]) -> Inventory {
     mk_used(images, used, RemovalScope::Reference)
 }
 
-fn rig_with(images: Vec<AssignedImage>, inventory: Inventory) -> (Rig, crate::rig::Asked) {
-    let mut rig = Rig::new(3);
-    rig.assign(images);
-    let asked = rig.read(inventory);
-    (rig, asked)
+fn rig_with(
+    images: Vec<AssignedImage>,
+    inventory: Inventory,
+) -> (TestNode, crate::warmer_node::Asked) {
+    let mut node = TestNode::new(3);
+    node.assign(images);
+    let asked = node.read(inventory);
+    (node, asked)
 }
 
 #[test]
 fn what_is_to_be_absent_is_removed_one_after_another() {
     let images = vec![mk_absent("a"), mk_absent("b"), mk_absent("c")];
-    let (mut rig, asked) = rig_with(images, mk_inventory(&["a", "b", "other"]));
+    let (mut node, asked) = rig_with(images, mk_inventory(&["a", "b", "other"]));
     assert_eq!(asked.removals(), ["a"]);
-    assert_eq!(rig.phase("c"), ImagePhase::Removed);
-    assert_eq!(rig.phase("b"), ImagePhase::Removing);
-    assert!(!rig.is_settled());
-    assert_eq!(rig.removal("a", Ok(Removal::Removed)).removals(), ["b"]);
-    assert_eq!(rig.removal("b", Ok(Removal::Absent)).removals(), NONE);
-    assert!(rig.is_settled());
-    let report = rig.report("a");
+    assert_eq!(node.phase("c"), ImagePhase::Removed);
+    assert_eq!(node.phase("b"), ImagePhase::Removing);
+    assert!(!node.is_settled());
+    assert_eq!(node.removal("a", Ok(Removal::Removed)).removals(), ["b"]);
+    assert_eq!(node.removal("b", Ok(Removal::Absent)).removals(), NONE);
+    assert!(node.is_settled());
+    let report = node.report("a");
     assert_eq!(report.phase, ImagePhase::Removed);
     assert_eq!(report.attempts, 1);
-    assert_eq!(report.finished_at, Some(rig.now));
+    assert_eq!(report.finished_at, Some(node.now));
     assert_eq!((report.size, report.reason), (None, None));
 }
 
@@ -52,29 +55,29 @@ fn what_is_to_be_absent_is_removed_one_after_another() {
 fn an_image_in_use_is_kept_until_it_no_longer_is() {
     for scope in [RemovalScope::Image, RemovalScope::Reference] {
         let used = |used: &[&str]| mk_used(vec![mk_image(&["a"])], used, scope);
-        let (mut rig, asked) = rig_with(vec![mk_absent("a")], used(&["a"]));
+        let (mut node, asked) = rig_with(vec![mk_absent("a")], used(&["a"]));
         if scope == RemovalScope::Reference {
             // Only the runtime knows whether the name is the last.
             assert_eq!(asked.removals(), ["a"]);
-            rig.removal("a", Ok(Removal::InUse("pod web-1".to_owned())));
-            let message = rig.report("a").message.unwrap();
+            node.removal("a", Ok(Removal::InUse("pod web-1".to_owned())));
+            let message = node.report("a").message.unwrap();
             assert_eq!(message, "pod web-1");
         } else {
             assert_eq!(asked.removals(), NONE);
         }
-        let report = rig.report("a");
+        let report = node.report("a");
         assert_eq!(report.phase, ImagePhase::InUse);
         assert_eq!(report.reason, Some(Reason::InUse));
-        assert!(rig.is_settled());
+        assert!(node.is_settled());
         for _ in 0..3 {
             // Nothing changed: nothing is asked and nothing is told.
-            assert_eq!(rig.read_next(used(&["a"])).0, []);
+            assert_eq!(node.read_next(used(&["a"])).0, []);
         }
-        assert_eq!(rig.read_next(used(&[])).removals(), ["a"]);
-        assert_eq!(rig.phase("a"), ImagePhase::Removing);
-        assert_eq!(rig.report("a").reason, None);
-        rig.removal("a", Ok(Removal::Removed));
-        assert_eq!(rig.phase("a"), ImagePhase::Removed);
+        assert_eq!(node.read_next(used(&[])).removals(), ["a"]);
+        assert_eq!(node.phase("a"), ImagePhase::Removing);
+        assert_eq!(node.report("a").reason, None);
+        node.removal("a", Ok(Removal::Removed));
+        assert_eq!(node.phase("a"), ImagePhase::Removed);
     }
 }
 
@@ -83,10 +86,10 @@ fn a_pinned_image_is_kept() {
     for scope in [RemovalScope::Image, RemovalScope::Reference] {
         let image = mk_image(&["a"]).with_pinned(true);
         let inventory = mk_used(vec![image], &[], scope);
-        let (rig, asked) = rig_with(vec![mk_absent("a")], inventory);
+        let (node, asked) = rig_with(vec![mk_absent("a")], inventory);
         assert_eq!(asked.removals(), NONE);
-        assert_eq!(rig.report("a").reason, Some(Reason::Pinned));
-        assert_eq!(rig.phase("a"), ImagePhase::InUse);
+        assert_eq!(node.report("a").reason, Some(Reason::Pinned));
+        assert_eq!(node.phase("a"), ImagePhase::InUse);
     }
 }
 
@@ -94,9 +97,9 @@ fn a_pinned_image_is_kept() {
 fn an_image_that_is_wanted_by_another_name_is_kept_where_all_names_would_go() {
     let images = vec![mk_absent("app:1"), mk_present("app:stable")];
     let names: &[&[&str]] = &[&["app:1", "app:stable"]];
-    let (rig, asked) = rig_with(images.clone(), mk_whole(names));
+    let (node, asked) = rig_with(images.clone(), mk_whole(names));
     assert_eq!(asked.removals(), NONE);
-    let report = rig.report("app:1");
+    let report = node.report("app:1");
     assert_eq!(report.reason, Some(Reason::SharedImage));
     assert!(report.message.unwrap().contains("app:stable"));
 
@@ -107,17 +110,17 @@ fn an_image_that_is_wanted_by_another_name_is_kept_where_all_names_would_go() {
 #[test]
 fn a_name_that_nobody_gave_up_is_kept_where_all_names_would_go() {
     let names: &[&[&str]] = &[&["app:1", "mirror.example/app:1"]];
-    let (rig, asked) = rig_with(vec![mk_absent("app:1")], mk_whole(names));
+    let (node, asked) = rig_with(vec![mk_absent("app:1")], mk_whole(names));
     assert_eq!(asked.removals(), NONE);
-    assert_eq!(rig.report("app:1").reason, Some(Reason::SharedImage));
+    assert_eq!(node.report("app:1").reason, Some(Reason::SharedImage));
 
     let both = vec![mk_absent("app:1"), mk_absent("mirror.example/app:1")];
-    let (mut rig, asked) = rig_with(both, mk_whole(names));
+    let (mut node, asked) = rig_with(both, mk_whole(names));
     assert_eq!(asked.removals(), ["app:1"]);
-    let asked = rig.removal("app:1", Ok(Removal::Removed));
+    let asked = node.removal("app:1", Ok(Removal::Removed));
     assert_eq!(asked.removals(), ["mirror.example/app:1"]);
-    rig.removal("mirror.example/app:1", Ok(Removal::Absent));
-    assert!(rig.is_settled());
+    node.removal("mirror.example/app:1", Ok(Removal::Absent));
+    assert!(node.is_settled());
 }
 
 #[test]
@@ -134,10 +137,10 @@ fn the_digest_that_came_with_a_tag_goes_with_it() {
 #[test]
 fn removals_come_before_pulls_where_a_removal_takes_all_names() {
     let images = vec![mk_present("new"), mk_absent("old")];
-    let (mut rig, asked) = rig_with(images.clone(), mk_inventory(&["old"]));
+    let (mut node, asked) = rig_with(images.clone(), mk_inventory(&["old"]));
     assert_eq!(asked.removals(), ["old"]);
     assert_eq!(asked.pulls(), NONE);
-    assert_eq!(rig.removal("old", Ok(Removal::Removed)).pulls(), ["new"]);
+    assert_eq!(node.removal("old", Ok(Removal::Removed)).pulls(), ["new"]);
 
     let (_, asked) = rig_with(images, mk_by_name(&[&["old"]], &[]));
     assert_eq!((asked.removals().len(), asked.pulls().len()), (1, 1));
@@ -145,63 +148,63 @@ fn removals_come_before_pulls_where_a_removal_takes_all_names() {
 
 #[test]
 fn a_removal_of_whole_images_waits_for_pulls_and_a_reading_that_knows_them() {
-    let (mut rig, _) = rig_with(
+    let (mut node, _) = rig_with(
         vec![mk_present("a"), mk_present("b")],
         mk_inventory(&["old"]),
     );
-    rig.pulled("b");
-    rig.assign(vec![
+    node.pulled("b");
+    node.assign(vec![
         mk_present("a"),
         mk_present("b"),
         mk_present("c"),
         mk_absent("old"),
     ]);
-    let asked = rig.read(mk_inventory(&["old", "b"]));
+    let asked = node.read(mk_inventory(&["old", "b"]));
     // `a` is still being pulled: no removal yet, and no new pull either.
     assert_eq!((asked.removals(), asked.pulls()), (vec![], vec![]));
-    let asked = rig.pulled("a");
+    let asked = node.pulled("a");
     assert!(asked.reads());
     assert_eq!((asked.removals(), asked.pulls()), (vec![], vec![]));
     // It turns out that `a` is another name of the old image.
-    let asked = rig.read(mk_whole(&[&["old", "a"], &["b"]]));
+    let asked = node.read(mk_whole(&[&["old", "a"], &["b"]]));
     assert_eq!(asked.removals(), NONE);
-    assert_eq!(rig.report("old").reason, Some(Reason::SharedImage));
+    assert_eq!(node.report("old").reason, Some(Reason::SharedImage));
     assert_eq!(asked.pulls(), ["c"]);
 }
 
 #[test]
 fn pulls_and_removals_do_not_wait_for_a_reading_that_never_comes() {
-    let (mut rig, _) = rig_with(
+    let (mut node, _) = rig_with(
         vec![mk_present("a"), mk_present("b")],
         mk_inventory(&["old"]),
     );
-    rig.pulled("b");
-    rig.assign(vec![
+    node.pulled("b");
+    node.assign(vec![
         mk_present("a"),
         mk_present("b"),
         mk_present("c"),
         mk_absent("old"),
     ]);
-    rig.read(mk_inventory(&["old", "b"]));
-    rig.pulled("a");
-    let asked = rig.answer(Err(mk_failure(Reason::RuntimeUnavailable)));
+    node.read(mk_inventory(&["old", "b"]));
+    node.pulled("a");
+    let asked = node.answer(Err(mk_failure(Reason::RuntimeUnavailable)));
     assert_eq!(asked.pulls(), ["c"]);
-    rig.pulled("c");
+    node.pulled("c");
     for _ in 0..1_000 {
-        if rig.is_settled() {
+        if node.is_settled() {
             break;
         }
-        match rig.is_reading() {
-            true => rig.answer(Err(mk_failure(Reason::RuntimeUnavailable))),
-            false => rig.wake(),
+        match node.is_reading() {
+            true => node.answer(Err(mk_failure(Reason::RuntimeUnavailable))),
+            false => node.wake(),
         };
     }
-    assert!(rig.is_settled(), "{:?}", rig.report("old"));
-    assert_eq!(rig.phase("old"), ImagePhase::Failed);
-    assert!(rig.seconds() < 400.0);
+    assert!(node.is_settled(), "{:?}", node.report("old"));
+    assert_eq!(node.phase("old"), ImagePhase::Failed);
+    assert!(node.seconds() < 400.0);
     // Once it can be read, the rest is done.
     assert_eq!(
-        rig.read_next(mk_inventory(&["old", "a", "b", "c"]))
+        node.read_next(mk_inventory(&["old", "a", "b", "c"]))
             .removals(),
         ["old"]
     );
@@ -211,31 +214,31 @@ fn pulls_and_removals_do_not_wait_for_a_reading_that_never_comes() {
 fn a_removal_that_was_due_is_judged_by_the_newest_assignment() {
     let names: &[&[&str]] = &[&["a"], &["app:1", "app:stable"]];
     let images = vec![mk_absent("a"), mk_absent("app:1"), mk_absent("app:stable")];
-    let (mut rig, asked) = rig_with(images, mk_whole(names));
+    let (mut node, asked) = rig_with(images, mk_whole(names));
     assert_eq!(asked.removals(), ["a"]);
     // `app:1` would be next, but now the same image is wanted by its other name.
-    rig.assign(vec![mk_absent("app:1"), mk_present("app:stable")]);
-    assert_eq!(rig.removal("a", Ok(Removal::Removed)).removals(), NONE);
-    assert_eq!(rig.report("app:1").reason, Some(Reason::SharedImage));
-    assert_eq!(rig.read(mk_whole(names)).removals(), NONE);
-    assert_eq!(rig.phase("app:stable"), ImagePhase::Cached);
+    node.assign(vec![mk_absent("app:1"), mk_present("app:stable")]);
+    assert_eq!(node.removal("a", Ok(Removal::Removed)).removals(), NONE);
+    assert_eq!(node.report("app:1").reason, Some(Reason::SharedImage));
+    assert_eq!(node.read(mk_whole(names)).removals(), NONE);
+    assert_eq!(node.phase("app:stable"), ImagePhase::Cached);
 }
 
 #[test]
 fn a_name_that_was_assigned_during_a_removal_is_looked_at_again() {
     let names: &[&[&str]] = &[&["app:1", "app:stable"]];
     let both = vec![mk_absent("app:1"), mk_absent("app:stable")];
-    let (mut rig, asked) = rig_with(both, mk_whole(names));
+    let (mut node, asked) = rig_with(both, mk_whole(names));
     assert_eq!(asked.removals(), ["app:1"]);
-    rig.assign(vec![mk_absent("app:1"), mk_present("app:stable")]);
+    node.assign(vec![mk_absent("app:1"), mk_present("app:stable")]);
     // Read while the removal had not happened yet.
-    rig.read(mk_whole(names));
-    assert_eq!(rig.phase("app:stable"), ImagePhase::Cached);
-    let asked = rig.removal("app:1", Ok(Removal::Removed));
+    node.read(mk_whole(names));
+    assert_eq!(node.phase("app:stable"), ImagePhase::Cached);
+    let asked = node.removal("app:1", Ok(Removal::Removed));
     assert!(asked.reads());
-    assert!(!rig.is_settled());
-    assert_eq!(rig.read(mk_whole(&[])).pulls(), ["app:stable"]);
-    assert_eq!(rig.report("app:stable").reason, None, "it was us");
+    assert!(!node.is_settled());
+    assert_eq!(node.read(mk_whole(&[])).pulls(), ["app:stable"]);
+    assert_eq!(node.report("app:stable").reason, None, "it was us");
 }
 
 #[test]
@@ -245,71 +248,71 @@ fn what_is_wanted_again_during_its_removal_is_pulled_after_it() {
             true => mk_by_name(held, &[]),
             false => mk_whole(held),
         };
-        let (mut rig, asked) = rig_with(vec![mk_absent("a")], inventory(&[&["a"]]));
+        let (mut node, asked) = rig_with(vec![mk_absent("a")], inventory(&[&["a"]]));
         assert_eq!(asked.removals(), ["a"]);
-        rig.assign(vec![mk_present("a")]);
-        let asked = rig.read(inventory(&[]));
+        node.assign(vec![mk_present("a")]);
+        let asked = node.read(inventory(&[]));
         assert_eq!(asked.pulls(), NONE, "the removal is still under way");
-        assert!(rig.removal("a", Ok(Removal::Removed)).reads());
-        assert_eq!(rig.read(inventory(&[])).pulls(), ["a"]);
+        assert!(node.removal("a", Ok(Removal::Removed)).reads());
+        assert_eq!(node.read(inventory(&[])).pulls(), ["a"]);
     }
 }
 
 #[test]
 fn a_removal_that_nobody_wants_any_more_is_still_the_only_one() {
-    let (mut rig, asked) = rig_with(vec![mk_absent("a")], mk_inventory(&["a", "b"]));
+    let (mut node, asked) = rig_with(vec![mk_absent("a")], mk_inventory(&["a", "b"]));
     assert_eq!(asked.removals(), ["a"]);
-    rig.assign(vec![mk_absent("b")]);
-    assert_eq!(rig.read(mk_inventory(&["b"])).removals(), NONE);
-    assert_eq!(rig.removal("a", Ok(Removal::Removed)).removals(), ["b"]);
+    node.assign(vec![mk_absent("b")]);
+    assert_eq!(node.read(mk_inventory(&["b"])).removals(), NONE);
+    assert_eq!(node.removal("a", Ok(Removal::Removed)).removals(), ["b"]);
 }
 
 #[test]
 fn a_removal_that_fails_is_repeated_and_then_given_up_for_now() {
-    let (mut rig, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
-    rig.removal("a", Err(mk_failure(Reason::RuntimeUnavailable)));
-    let report = rig.report("a");
+    let (mut node, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
+    node.removal("a", Err(mk_failure(Reason::RuntimeUnavailable)));
+    let report = node.report("a");
     assert_eq!(report.phase, ImagePhase::BackingOff);
     assert_eq!(report.reason, Some(Reason::RuntimeUnavailable));
-    assert_eq!(rig.wake().removals(), ["a"]);
-    rig.removal("a", Err(mk_failure(Reason::InvalidReference)));
-    assert_eq!(rig.phase("a"), ImagePhase::Failed);
-    assert!(rig.is_settled());
+    assert_eq!(node.wake().removals(), ["a"]);
+    node.removal("a", Err(mk_failure(Reason::InvalidReference)));
+    assert_eq!(node.phase("a"), ImagePhase::Failed);
+    assert!(node.is_settled());
 }
 
 #[test]
 fn while_a_removal_backs_off_pulls_go_on() {
     let images = vec![mk_absent("old"), mk_present("new")];
-    let (mut rig, _) = rig_with(images, mk_inventory(&["old"]));
-    let asked = rig.removal("old", Err(mk_failure(Reason::RuntimeUnavailable)));
+    let (mut node, _) = rig_with(images, mk_inventory(&["old"]));
+    let asked = node.removal("old", Err(mk_failure(Reason::RuntimeUnavailable)));
     assert_eq!(asked.pulls(), ["new"]);
 }
 
 #[test]
 fn what_was_removed_is_not_removed_again_without_a_new_revision() {
-    let (mut rig, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
-    rig.removal("a", Ok(Removal::Removed));
-    assert_eq!(rig.read_next(mk_inventory(&["a"])).removals(), NONE);
-    assert_eq!(rig.phase("a"), ImagePhase::Removed);
+    let (mut node, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
+    node.removal("a", Ok(Removal::Removed));
+    assert_eq!(node.read_next(mk_inventory(&["a"])).removals(), NONE);
+    assert_eq!(node.phase("a"), ImagePhase::Removed);
     let again = mk_absent("a").with_revision(1);
-    rig.assign(vec![again]);
-    assert_eq!(rig.read(mk_inventory(&["a"])).removals(), ["a"]);
+    node.assign(vec![again]);
+    assert_eq!(node.read(mk_inventory(&["a"])).removals(), ["a"]);
 }
 
 #[test]
 fn a_new_revision_does_not_trust_a_reading_that_was_not_asked_for_users() {
-    let (mut rig, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
-    rig.removal("a", Ok(Removal::Removed));
-    while !rig.is_reading() {
-        rig.wake();
+    let (mut node, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
+    node.removal("a", Ok(Removal::Removed));
+    while !node.is_reading() {
+        node.wake();
     }
     // This reading was begun when nothing was left to remove: it does not list users.
     let again = mk_absent("a").with_revision(1);
-    rig.assign(vec![again]);
-    assert_eq!(rig.read(mk_inventory(&["a"])).removals(), NONE);
+    node.assign(vec![again]);
+    assert_eq!(node.read(mk_inventory(&["a"])).removals(), NONE);
     let used = mk_used(vec![mk_image(&["a"])], &["a"], RemovalScope::Image);
-    assert_eq!(rig.read(used).removals(), NONE);
-    assert_eq!(rig.phase("a"), ImagePhase::InUse);
+    assert_eq!(node.read(used).removals(), NONE);
+    assert_eq!(node.phase("a"), ImagePhase::InUse);
 }
 
 #[test]
@@ -328,9 +331,9 @@ fn the_last_tag_is_kept_where_its_wanted_digest_would_go_with_it() {
             RemovalScope::ReferenceAndDigests,
         )
     };
-    let (rig, asked) = rig_with(images.clone(), docker(&names));
+    let (node, asked) = rig_with(images.clone(), docker(&names));
     assert_eq!(asked.removals(), NONE);
-    assert_eq!(rig.report(names[0]).reason, Some(Reason::SharedImage));
+    assert_eq!(node.report(names[0]).reason, Some(Reason::SharedImage));
 
     // With another tag of the repository left, the digest stays.
     let (_, asked) = rig_with(
@@ -349,8 +352,8 @@ fn a_name_that_two_images_have_is_judged_by_both() {
         contradiction.into_iter().rev().collect(),
     ] {
         let inventory = mk_used(images_of_runtime, &[], RemovalScope::Image);
-        let (rig, asked) = rig_with(images.clone(), inventory);
+        let (node, asked) = rig_with(images.clone(), inventory);
         assert_eq!(asked.removals(), NONE);
-        assert_eq!(rig.report("old").reason, Some(Reason::SharedImage));
+        assert_eq!(node.report("old").reason, Some(Reason::SharedImage));
     }
 }

@@ -99,7 +99,7 @@ impl Asked {
     }
 }
 
-pub(crate) struct Rig {
+pub(crate) struct TestNode {
     pub warmer: Warmer,
     pub now: Timestamp,
     start: Timestamp,
@@ -108,7 +108,7 @@ pub(crate) struct Rig {
     reading: Option<InventoryId>,
 }
 
-impl Rig {
+impl TestNode {
     pub(crate) fn new(parallel: usize) -> Self {
         Self::with(mk_config(parallel))
     }
@@ -125,16 +125,16 @@ impl Rig {
         }
     }
 
-    /// A rig that was assigned these and told that the runtime holds those.
+    /// A node that was assigned these and told that the runtime holds those.
     pub(crate) fn warmed(
         parallel: usize,
         images: Vec<AssignedImage>,
         held: &[&str],
     ) -> (Self, Asked) {
-        let mut rig = Self::new(parallel);
-        rig.assign(images);
-        let asked = rig.read(mk_inventory(held));
-        (rig, asked)
+        let mut node = Self::new(parallel);
+        node.assign(images);
+        let asked = node.read(mk_inventory(held));
+        (node, asked)
     }
 
     pub(crate) fn seconds(&self) -> f64 {
