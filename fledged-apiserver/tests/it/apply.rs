@@ -99,7 +99,10 @@ async fn applied_fields_are_owned(cluster: &Cluster) {
         (&entry["operation"], &entry["fieldsType"]),
         (&json!("Apply"), &json!("FieldsV1"))
     );
-    assert_eq!(applied["spec"]["policy"], "Always", "defaults are nobody's");
+    assert_eq!(
+        applied["spec"]["policy"], "Always",
+        "defaults have no owner"
+    );
 }
 
 async fn fields_of_other_managers_conflict(cluster: &Cluster) {
