@@ -1,5 +1,5 @@
 //! Registry credentials from Secrets and ServiceAccounts.
-use crate::agent_support::{Fault, Line, Server, image, unique};
+use crate::agent_support::{Fault, Line, Server, image};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ObjectName;
 use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
@@ -28,7 +28,6 @@ fn entry(user: &str) -> Value {
 impl Store {
     async fn new(namespace: &str) -> Self {
         let server = Server::start().await;
-        let namespace = &unique(namespace);
         let namespaces: Api<Namespace> = Api::all(server.client.clone());
         let object = json!({"apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": namespace}});
@@ -106,8 +105,8 @@ where
         .unwrap();
 }
 
-#[tokio::test]
-async fn every_entry_that_matches_counts_the_most_specific_first() {
+#[tokio::test(start_paused = true)]
+async fn all_matching_entries_are_used_most_specific_first() {
     let store = Store::new("creds-order").await;
     store
         .put_auths(
@@ -147,8 +146,8 @@ async fn every_entry_that_matches_counts_the_most_specific_first() {
     assert_eq!(users, [""; 0]);
 }
 
-#[tokio::test]
-async fn what_is_missing_counts_only_where_nothing_else_matches_until_it_is_there() {
+#[tokio::test(start_paused = true)]
+async fn missing_secrets_fail_only_if_nothing_else_matches() {
     let store = Store::new("creds-missing").await;
     store
         .put_auths("there", json!({"r.example": entry("u")}))
@@ -178,8 +177,8 @@ async fn what_is_missing_counts_only_where_nothing_else_matches_until_it_is_ther
     assert_eq!(users, ["later"]);
 }
 
-#[tokio::test]
-async fn what_is_malformed_is_named_without_a_word_of_it() {
+#[tokio::test(start_paused = true)]
+async fn malformed_secrets_are_named_without_their_content() {
     let store = Store::new("creds-malformed").await;
     let bad_entry =
         json!({"auths": {"r.example": {"auth": "s3cret!"}, "good.example": entry("g")}});
@@ -213,8 +212,8 @@ async fn what_is_malformed_is_named_without_a_word_of_it() {
     assert_eq!(users, [""; 0]);
 }
 
-#[tokio::test]
-async fn what_is_no_name_is_not_asked_for() {
+#[tokio::test(start_paused = true)]
+async fn invalid_names_are_not_requested() {
     let store = Store::new("creds-names").await;
     for name in ["../configmaps/x", "a/b", "key?watch=true", "", "Key", ".."] {
         let failure = store.users("r.example/app:1", &[name], &[]).await;
@@ -227,8 +226,8 @@ async fn what_is_no_name_is_not_asked_for() {
     assert_eq!(store.line.count(&Method::GET, ""), 0);
 }
 
-#[tokio::test]
-async fn what_an_api_server_lets_through_but_nobody_can_read_is_not_shown() {
+#[tokio::test(start_paused = true)]
+async fn malformed_secrets_are_not_shown() {
     let store = Store::new("creds-odd").await;
     for (object, words) in [
         (json!({"type": CONFIG.0}), "it has no \".dockerconfigjson\""),
@@ -260,8 +259,8 @@ async fn what_an_api_server_lets_through_but_nobody_can_read_is_not_shown() {
     }
 }
 
-#[tokio::test]
-async fn what_may_not_be_read_is_said_and_what_cannot_be_read_for_now_is_tried_again() {
+#[tokio::test(start_paused = true)]
+async fn forbidden_is_reported_and_unavailable_is_retried() {
     let store = Store::new("creds-forbidden").await;
     store
         .put_auths("key", json!({"r.example": entry("u")}))
@@ -314,8 +313,8 @@ async fn what_may_not_be_read_is_said_and_what_cannot_be_read_for_now_is_tried_a
     assert_eq!(users, ["u"]);
 }
 
-#[tokio::test]
-async fn who_asks_at_the_same_time_shares_an_answer_and_nothing_is_kept() {
+#[tokio::test(start_paused = true)]
+async fn concurrent_reads_share_a_request_without_caching() {
     let store = Store::new("creds-shared").await;
     store
         .put_auths("key", json!({"r.example": entry("old")}))

@@ -13,8 +13,8 @@ fn is_write(method: &Method, path: &str) -> bool {
     *method == Method::PATCH && path.ends_with("/status")
 }
 
-#[tokio::test]
-async fn the_loop_goes_on_without_an_api_server_and_the_last_state_is_told() {
+#[tokio::test(start_paused = true)]
+async fn pulls_continue_during_an_outage_and_are_reported() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "api-lost");
     node.runtime.set_pull_time(Duration::from_secs(20));
@@ -36,8 +36,8 @@ async fn the_loop_goes_on_without_an_api_server_and_the_last_state_is_told() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn an_agent_that_starts_before_its_api_server_waits_for_it() {
+#[tokio::test(start_paused = true)]
+async fn an_agent_waits_for_its_api_server_at_start() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "early");
     node.assign(images(&["r.example/app:1"])).await;
@@ -54,8 +54,8 @@ async fn an_agent_that_starts_before_its_api_server_waits_for_it() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_busy_api_server_is_left_alone_as_long_as_it_asks() {
+#[tokio::test(start_paused = true)]
+async fn retry_after_of_the_api_server_is_honoured() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "busy");
     node.start();
@@ -73,8 +73,8 @@ async fn a_busy_api_server_is_left_alone_as_long_as_it_asks() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_status_that_is_too_large_is_written_in_fewer_words() {
+#[tokio::test(start_paused = true)]
+async fn a_status_that_is_too_large_is_shortened() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "too-large");
     let bad = image("r.example/bad:1");
@@ -95,8 +95,8 @@ async fn a_status_that_is_too_large_is_written_in_fewer_words() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn an_object_that_is_not_found_is_given_up_and_a_definition_waited_for() {
+#[tokio::test(start_paused = true)]
+async fn missing_object_is_dropped_missing_definition_is_retried() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "not-found");
     node.start();
@@ -125,8 +125,8 @@ async fn an_object_that_is_not_found_is_given_up_and_a_definition_waited_for() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn an_answer_from_another_object_ends_the_writing_until_that_one_is_seen() {
+#[tokio::test(start_paused = true)]
+async fn no_writes_to_a_replaced_object_until_it_is_seen() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "other-uid");
     node.start();
@@ -145,8 +145,8 @@ async fn an_answer_from_another_object_ends_the_writing_until_that_one_is_seen()
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn the_last_state_is_written_at_the_end() {
+#[tokio::test(start_paused = true)]
+async fn the_final_state_is_written_at_shutdown() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "last-word");
     node.runtime.set_pull_time(Duration::from_secs(10_000));
@@ -162,8 +162,8 @@ async fn the_last_state_is_written_at_the_end() {
     assert_eq!(status.images[0].phase, ImagePhase::Pulling);
 }
 
-#[tokio::test]
-async fn an_agent_without_an_api_server_ends_within_seconds() {
+#[tokio::test(start_paused = true)]
+async fn an_agent_without_api_server_stops_within_seconds() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "no-last-word");
     node.assign(images(&["r.example/app:1"])).await;
@@ -177,7 +177,7 @@ async fn an_agent_without_an_api_server_ends_within_seconds() {
     assert!(took.as_secs() <= 8, "{took}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_runtime_that_cannot_be_read_makes_the_agent_unready() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "unready");
@@ -206,8 +206,8 @@ async fn a_runtime_that_cannot_be_read_makes_the_agent_unready() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn an_agent_whose_task_breaks_off_says_which() {
+#[tokio::test(start_paused = true)]
+async fn a_panicked_task_is_named_in_the_error() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "broken");
     node.runtime.panic();

@@ -6,18 +6,15 @@ use http::Method;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-#[tokio::test]
-async fn what_happened_while_the_server_was_away_is_told_and_heard_when_it_is_back() {
+#[tokio::test(start_paused = true)]
+async fn changes_during_an_outage_are_exchanged_after_it() {
     let server = Server::start().await;
-    let Some(embedded) = server.embedded() else {
-        return;
-    };
     let mut node = Node::new(&server, "away");
     node.runtime.set_pull_time(Duration::from_secs(10));
     let health = node.start();
     node.assign(images(&["r.example/app:1"])).await;
     node.status_when("an answer", |_| true).await;
-    embedded.down();
+    server.down();
     let app = image("r.example/app:1");
     eventually("the pull ends", || async {
         node.runtime.holds(&app).then_some(())
@@ -26,7 +23,7 @@ async fn what_happened_while_the_server_was_away_is_told_and_heard_when_it_is_ba
     node.pass(Duration::from_secs(60)).await;
     assert_eq!(health.live(), Ok(()));
     assert_eq!(health.ready(), Ok(()), "it knows what to do");
-    embedded.up().await.unwrap();
+    server.up();
     assert_eq!(node.settled().await.cached, Some(1));
     let both = images(&["r.example/app:1", "r.example/app:2"]);
     node.assign(both).await;
@@ -34,12 +31,9 @@ async fn what_happened_while_the_server_was_away_is_told_and_heard_when_it_is_ba
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn an_object_that_is_listed_again_is_no_new_assignment() {
+#[tokio::test(start_paused = true)]
+async fn a_relist_is_no_new_assignment() {
     let server = Server::start().await;
-    let Some(embedded) = server.embedded() else {
-        return;
-    };
     let mut node = Node::new(&server, "listed");
     node.start();
     node.assign(images(&["r.example/app:1"])).await;
@@ -47,8 +41,8 @@ async fn an_object_that_is_listed_again_is_no_new_assignment() {
     let writes = node.writes();
     let lists = || node.line.count(&Method::GET, "/nodeimagecaches");
     let before = lists();
-    embedded.compact();
-    embedded.cut_watches();
+    server.compact();
+    server.cut_watches();
     eventually("a list and a watch", || async {
         (lists() >= before + 2).then_some(())
     })
@@ -59,12 +53,9 @@ async fn an_object_that_is_listed_again_is_no_new_assignment() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_status_that_got_lost_is_written_again() {
+#[tokio::test(start_paused = true)]
+async fn a_removed_status_is_written_again() {
     let server = Server::start().await;
-    let Some(embedded) = server.embedded() else {
-        return;
-    };
     let mut node = Node::new(&server, "set-back");
     node.start();
     node.assign(images(&["r.example/app:1"])).await;
@@ -73,8 +64,8 @@ async fn a_status_that_got_lost_is_written_again() {
     let (parameters, patch) = (PatchParams::default(), Patch::Merge(&nothing));
     let object = node.api.patch_status(&node.name, &parameters, &patch).await;
     assert_eq!(object.unwrap().status, None);
-    embedded.compact();
-    embedded.cut_watches();
+    server.compact();
+    server.cut_watches();
     assert_eq!(node.settled().await, status);
     node.stop().await.unwrap();
 }

@@ -50,7 +50,7 @@ async fn metrics_are_openmetrics() {
 }
 
 #[tokio::test]
-async fn probes_say_what_is_wrong() {
+async fn failing_probes_show_the_problem() {
     let synced = Arc::new(AtomicBool::new(false));
     let state = Arc::clone(&synced);
     let routes = Routes::new()
@@ -75,7 +75,7 @@ async fn probes_say_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn only_questions_are_answered_and_bodies_left_unread() {
+async fn only_get_and_head_are_served_and_bodies_ignored() {
     let (address, _server) = start(Routes::new().with_probes()).await;
     let head = send(address, "HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(
@@ -97,7 +97,7 @@ async fn only_questions_are_answered_and_bodies_left_unread() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_keeps_nobody_from_an_answer() {
+async fn idle_connections_do_not_block_requests() {
     let (address, _server) = start(Routes::new().with_probes()).await;
     let mut silent = Vec::new();
     for _ in 0..200 {
@@ -115,7 +115,7 @@ async fn who_says_nothing_keeps_nobody_from_an_answer() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_named() {
+async fn a_bind_error_names_the_address() {
     let (taken, _server) = start(Routes::new()).await;
     let address = BindAddress::parse(&taken.to_string()).unwrap().unwrap();
     let error = Server::bind(&address, Routes::new()).await.unwrap_err();
@@ -130,7 +130,7 @@ async fn an_address_that_is_taken_is_named() {
 }
 
 #[tokio::test]
-async fn a_server_ends_when_asked() {
+async fn a_server_stops_on_shutdown() {
     let address = BindAddress::parse("127.0.0.1:0").unwrap().unwrap();
     let server = Server::bind(&address, Routes::new().with_probes())
         .await

@@ -12,8 +12,8 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-#[tokio::test]
-async fn a_rollout_of_20_images_takes_three_writes_and_an_idle_node_none() {
+#[tokio::test(start_paused = true)]
+async fn a_rollout_of_20_images_takes_three_status_writes() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "rollout");
     // Twenty images, three at a time: 7 s, and time to spare for a machine that is busy.
@@ -45,7 +45,7 @@ async fn a_rollout_of_20_images_takes_three_writes_and_an_idle_node_none() {
     assert_eq!(node.writes(), writes);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_the_status_is_the_agents() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "owner");
@@ -70,8 +70,8 @@ async fn only_the_status_is_the_agents() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn every_assignment_is_answered_and_taken_once() {
+#[tokio::test(start_paused = true)]
+async fn every_assignment_is_acknowledged_and_applied_once() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "answers");
     node.start();
@@ -96,8 +96,8 @@ async fn every_assignment_is_answered_and_taken_once() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn images_leave_when_asked_and_stay_when_the_object_goes() {
+#[tokio::test(start_paused = true)]
+async fn images_are_removed_on_request_but_stay_on_deletion() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "leaving");
     let (one, two) = (image("r.example/app:1"), image("r.example/app:2"));
@@ -131,8 +131,8 @@ async fn images_leave_when_asked_and_stay_when_the_object_goes() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn what_cannot_be_read_is_left_out_and_the_rest_acted_upon() {
+#[tokio::test(start_paused = true)]
+async fn invalid_entries_are_skipped_and_the_rest_is_pulled() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "malformed");
     node.start();
@@ -153,8 +153,8 @@ async fn what_cannot_be_read_is_left_out_and_the_rest_acted_upon() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn private_images_are_pulled_with_the_credentials_of_their_caches() {
+#[tokio::test(start_paused = true)]
+async fn private_images_use_the_credentials_of_their_caches() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "private");
     let secret: Secret = serde_json::from_value(json!({
@@ -182,7 +182,7 @@ async fn private_images_are_pulled_with_the_credentials_of_their_caches() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_the_nodes_own_object_is_watched() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "own");
@@ -201,8 +201,8 @@ async fn only_the_nodes_own_object_is_watched() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_restarted_agent_knows_what_was_done() {
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_resumes_from_its_status() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "restart");
     let entry = NodeImage {
@@ -230,8 +230,8 @@ async fn a_restarted_agent_knows_what_was_done() {
     node.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn failures_and_repairs_are_told() {
+#[tokio::test(start_paused = true)]
+async fn failures_and_recoveries_are_reported() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "failing");
     let (good, bad) = (image("r.example/good:1"), image("r.example/bad:1"));

@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 const CACHES: &str = "imagecaches.kubefledged.io";
 
 #[tokio::test]
-async fn they_are_served_once_they_are_installed_and_do_not_change_again() {
+async fn install_is_idempotent_and_waits_until_served() {
     let server = Server::builder().start().await.unwrap();
     let client = server.client().unwrap();
     // A user has applied one of them, and lost a field of it.

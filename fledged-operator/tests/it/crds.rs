@@ -25,7 +25,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 #[test]
-fn the_shipped_definitions_are_those_of_the_types() {
+fn shipped_definitions_match_the_types() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubefledged-crd.yaml");
     let shipped = std::fs::read_to_string(path).unwrap();
     assert!(
@@ -87,7 +87,7 @@ fn manifests_of_kube_fledged_are_read() {
 }
 
 #[test]
-fn a_cache_that_kube_fledged_purged_stays_purged() {
+fn a_cache_purged_by_kube_fledged_stays_purged() {
     let purged = THEIRS.replace("ImageCacheCreate", "ImageCachePurge");
     let cache: ImageCache = serde_saphyr::from_str(&purged).unwrap();
     let recorded = cache.status.unwrap().to_recorded(7).unwrap();
@@ -238,7 +238,7 @@ proptest! {
 }
 
 #[test]
-fn a_part_of_a_second_is_given_and_not_taken() {
+fn deadlines_are_rounded_up_to_seconds() {
     let mut entry = AssignedImage::present(ImageRef::parse("nginx").unwrap());
     entry.deadline = Duration::from_millis(1_001);
     let spec = NodeImageCacheSpec::from_images(&[entry]);
@@ -246,7 +246,7 @@ fn a_part_of_a_second_is_given_and_not_taken() {
 }
 
 #[test]
-fn entries_that_cannot_be_read_are_left_out_and_named() {
+fn invalid_entries_are_skipped_and_named() {
     let record = read(&json!({
         "caches": [
             { "namespace": "a", "name": "web", "uid": "u-1" },

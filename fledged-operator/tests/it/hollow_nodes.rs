@@ -7,7 +7,7 @@ use fledged_operator::controller::ReadNode;
 use kube::Api;
 
 #[tokio::test]
-async fn a_hollow_node_is_what_its_facts_say() {
+async fn a_hollow_node_matches_its_facts() {
     let server = Server::builder().start().await.unwrap();
     let client = server.client().unwrap();
     let labels = BTreeMap::from([("tier".to_owned(), "backend".to_owned())]);

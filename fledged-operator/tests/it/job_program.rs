@@ -21,7 +21,7 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn a_copy_of_the_program_does_nothing_anywhere() {
+fn the_copied_program_runs() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("fledged-operator");
     let copied = run(program(), &["job", "copy", copy.to_str().unwrap()]);
@@ -32,7 +32,7 @@ fn a_copy_of_the_program_does_nothing_anywhere() {
 }
 
 #[test]
-fn a_copy_that_has_no_room_says_so() {
+fn a_failed_copy_is_reported() {
     let nowhere = "/nowhere/at/all/fledged-operator";
     let copied = run(program(), &["job", "copy", nowhere]);
     assert!(!copied.status.success());
@@ -59,7 +59,7 @@ fn remove(runtime: &str, images: &[&str]) -> RemovalOutcomes {
 }
 
 #[test]
-fn what_becomes_of_each_image_is_in_the_termination_message() {
+fn the_termination_message_has_the_result_of_each_image() {
     let folder = tempfile::tempdir().unwrap();
     let layout = format!("oci:{}", folder.path().display());
     let outcomes = remove(&layout, &["registry.test/app:1", "registry.test/db:1"]);
@@ -68,7 +68,7 @@ fn what_becomes_of_each_image_is_in_the_termination_message() {
 }
 
 #[test]
-fn a_runtime_that_does_not_answer_is_told_and_no_image_is_a_flag() {
+fn unreachable_runtime_is_reported_and_images_are_no_flags() {
     let outcomes = remove("unix:///nowhere.sock", &["registry.test/app:1"]);
     let failure = outcomes.get(0).unwrap().unwrap_err();
     assert_eq!(failure.reason, Reason::RuntimeUnavailable, "{failure}");
@@ -81,7 +81,7 @@ fn a_runtime_that_does_not_answer_is_told_and_no_image_is_a_flag() {
 }
 
 #[test]
-fn jobs_need_an_image_and_say_how_to_name_it() {
+fn the_job_driver_requires_an_image() {
     let refused = run(program(), &["controller", "--node-driver=job"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused).contains("--job-image"), "{}", text(&refused));

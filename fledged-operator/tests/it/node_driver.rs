@@ -101,19 +101,19 @@ async fn after_a_restart(keeps_record: bool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_a_driver_has_on_record_is_not_written_anew() {
+async fn recorded_assignments_are_not_written_again() {
     let since = after_a_restart(true).await;
     assert_eq!(since, ["run", "run ended"]);
 }
 
 #[tokio::test]
-async fn what_a_driver_has_no_record_of_is_written_anew() {
+async fn assignments_without_record_are_written_again() {
     let since = after_a_restart(false).await;
     assert_eq!(since, ["run".to_owned(), assign(), "run ended".to_owned()]);
 }
 
 #[tokio::test]
-async fn a_record_that_is_gone_is_written_anew() {
+async fn a_deleted_record_is_written_again() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(true);
     let running = Running::start(&client, &driver);
@@ -125,7 +125,7 @@ async fn a_record_that_is_gone_is_written_anew() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_said_to_be_silent_is_unreachable_until_it_reports() {
+async fn an_unresponsive_node_is_unreachable_until_it_reports() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(true);
     let running = Running::start(&client, &driver);
@@ -145,7 +145,7 @@ async fn a_node_that_is_said_to_be_silent_is_unreachable_until_it_reports() {
 }
 
 #[tokio::test]
-async fn what_fails_is_tried_again() {
+async fn failed_pulls_are_retried() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(false);
     driver.fail(vec![
@@ -163,7 +163,7 @@ async fn what_fails_is_tried_again() {
 }
 
 #[tokio::test]
-async fn its_own_work_outlives_its_last_call() {
+async fn background_work_outlives_the_last_call() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(false);
     driver.hold(true);
@@ -181,7 +181,7 @@ async fn its_own_work_outlives_its_last_call() {
 }
 
 #[tokio::test]
-async fn its_own_work_is_dropped_when_somebody_else_leads() {
+async fn background_work_is_dropped_when_the_lease_is_lost() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(false);
     let running = Running::start(&client, &driver);
@@ -203,7 +203,7 @@ async fn its_own_work_is_dropped_when_somebody_else_leads() {
 }
 
 #[tokio::test]
-async fn a_driver_that_ends_ends_the_controller_and_says_why() {
+async fn the_end_of_the_driver_ends_the_controller_with_its_error() {
     let failed = DriverError::new("cannot create job x: no");
     type End = fn(&Recording);
     let ends: [(End, ControllerError); 3] = [

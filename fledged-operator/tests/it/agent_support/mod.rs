@@ -1,13 +1,11 @@
-//! What the tests of the agent stand on: an API server, a line to it that counts and fails as asked,
-//! a runtime in memory, a clock that runs faster.
-mod clock;
+//! Support for the tests of the agent: an API server inside the process, a client that counts requests and
+//! injects faults, and a runtime in memory. The tests run on paused tokio time.
 mod line;
 mod node;
 mod runtime;
 mod server;
 
-pub(crate) use clock::FastClock;
 pub(crate) use line::{Fault, Line};
 pub(crate) use node::{Node, image, images};
 pub(crate) use runtime::FakeRuntime;
-pub(crate) use server::{Server, eventually, unique};
+pub(crate) use server::{Server, eventually};

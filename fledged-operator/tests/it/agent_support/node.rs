@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fledged_core::model::{ImagePhase, ImageRef, NodeName};
 use fledged_core::port::Clock;
+use fledged_core::tokio::TokioClock;
 use fledged_operator::agent::{Agent, AgentBuilder, AgentError, AgentHealth};
 use fledged_operator::crd::{NodeImage, NodeImageCache, NodeImageCacheSpec, NodeImageCacheStatus};
 use http::Method;
@@ -13,10 +14,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{FakeRuntime, FastClock, Line, Server, eventually, unique};
-
-/// How much faster than real the tests' time passes.
-const SPEED: u32 = 20;
+use super::{FakeRuntime, Line, Server, eventually};
 
 pub(crate) fn image(name: &str) -> ImageRef {
     ImageRef::parse(name).unwrap()
@@ -46,9 +44,9 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(server: &Server, name: &str) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(FastClock::new(SPEED));
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
         Self {
-            name: unique(name),
+            name: name.to_owned(),
             api: Api::all(server.client.clone()),
             line: Line::new(server.client.clone()),
             runtime: FakeRuntime::new(Arc::clone(&clock)),
@@ -145,7 +143,7 @@ impl Node {
         self.line.count(&Method::PATCH, "/status")
     }
 
-    /// Waits for that long by the node's clock: for what must not happen.
+    /// Lets this much time pass, to show what does not happen meanwhile.
     pub(crate) async fn pass(&self, time: Duration) {
         self.clock.sleep(time).await;
     }
