@@ -102,9 +102,10 @@ impl BindAddress {
 
 impl fmt::Display for BindAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
         }
     }
 }
@@ -166,10 +167,7 @@ impl Checks {
                 }
             }
         }
-        match passed {
-            true => Ok(text),
-            false => Err(text),
-        }
+        if passed { Ok(text) } else { Err(text) }
     }
 }
 

@@ -127,9 +127,10 @@ impl Credentials for KubeCredentials {
                 "registry credentials ignored"
             );
         }
-        match auths.is_empty() && !problems.is_empty() {
-            true => Err(failure(&problems)),
-            false => Ok(auths),
+        if auths.is_empty() && !problems.is_empty() {
+            Err(failure(&problems))
+        } else {
+            Ok(auths)
         }
     }
 }
@@ -169,9 +170,10 @@ fn failure(problems: &[CredentialsProblem]) -> Failure {
         })
         .collect();
     let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    let reason = match passing.is_empty() {
-        true => Reason::CredentialsUnavailable,
-        false => Reason::ConnectionFailed,
+    let reason = if passing.is_empty() {
+        Reason::CredentialsUnavailable
+    } else {
+        Reason::ConnectionFailed
     };
     Failure::new(reason, texts.join("; ")).with_retry_after(passing.into_iter().flatten().max())
 }

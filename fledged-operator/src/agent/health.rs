@@ -61,9 +61,10 @@ impl AgentHealth {
     /// The problem, in words.
     pub fn live(&self) -> Result<(), String> {
         let beat = self.with(|facts| facts.beat);
-        match self.0.clock.now() > after(beat, SILENCE) {
-            true => Err(format!("no heartbeat of the loop since {beat}")),
-            false => Ok(()),
+        if self.0.clock.now() > after(beat, SILENCE) {
+            Err(format!("no heartbeat of the loop since {beat}"))
+        } else {
+            Ok(())
         }
     }
 

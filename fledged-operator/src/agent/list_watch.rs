@@ -57,9 +57,10 @@ impl From<Refusal> for Interruption {
     fn from(refusal: Refusal) -> Self {
         let expired = refusal.status.is_some_and(|status| status.code == 410);
         Self {
-            end: match expired {
-                true => WatchEnd::Expired,
-                false => WatchEnd::Failed(refusal.retry_after),
+            end: if expired {
+                WatchEnd::Expired
+            } else {
+                WatchEnd::Failed(refusal.retry_after)
             },
             lasted: Duration::ZERO,
             problem: Some(refusal.problem),

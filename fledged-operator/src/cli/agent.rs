@@ -32,7 +32,7 @@ pub(super) async fn run(args: AgentArgs, mut shutdown: ShutdownSignal) -> Result
         .with_liveness("loop", move || live.live())
         .with_readiness("agent", move || ready.ready());
     let served = listen(&args.common, registry, routes).await?;
-    info!(version = env!("CARGO_PKG_VERSION"), node = %args.node_name, runtime = %uri, "starting the agent");
+    info!(version = env!("CARGO_PKG_VERSION"), node = %args.node_name, runtime = %uri, "agent starting");
     let stop = async move {
         shutdown.recv().await;
     };

@@ -1,4 +1,4 @@
-//! The command line. Flags of the controller have kube-fledged's names, defaults and meanings.
+//! The command line. Flags of the controller have the names, defaults and meanings of kube-fledged's.
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -16,7 +16,7 @@ use http::Uri;
 use super::job_args::{JobArgs, JobCommand};
 use fledged_operator::serve::BindAddress;
 
-/// Keeps container images on the nodes of a Kubernetes cluster.
+/// Pre-pulls container images onto the nodes of a Kubernetes cluster and keeps them there.
 #[derive(Debug, Parser)]
 #[command(name = "fledged-operator", version, about, max_term_width = 100)]
 pub(super) struct Cli {
@@ -25,7 +25,7 @@ pub(super) struct Cli {
 }
 
 impl Cli {
-    /// Reads a command line; ends the process where it is not valid.
+    /// Parses a command line; exits the process if it is invalid.
     pub(super) fn read(args: impl IntoIterator<Item = OsString>) -> Self {
         let mut command = Self::whole();
         let matches = command.try_get_matches_from_mut(with_two_dashes(args));
@@ -33,7 +33,7 @@ impl Cli {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
     }
 
-    /// The command line. Both programs may run on one machine, so they serve at ports of their own.
+    /// The command line. The programs have different default ports, because they may run on one machine.
     fn whole() -> clap::Command {
         let command = Self::command().mut_subcommand("webhook", |webhook| {
             webhook
@@ -54,42 +54,42 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Decides which node holds which images; one leads, others stand by.
+    /// Runs the controller, which assigns images to nodes; one leads, others stand by.
     Controller(Box<ControllerArgs>),
-    /// Brings the images of one node to what the controller says; one runs on every node.
+    /// Runs the agent of one node, which pulls and removes images as assigned; one per node.
     Agent(Box<AgentArgs>),
-    /// Refuses ImageCaches that the controller would not act on, and warns of such as will surprise.
+    /// Runs the validating webhook, which rejects invalid ImageCaches and warns about surprising ones.
     Webhook(Box<WebhookArgs>),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds,
-    /// What Jobs of the job driver run.
+    /// Commands that the Jobs of the job driver run.
     #[command(subcommand, hide = true)]
     Job(JobCommand),
 }
 
-/// Where something is served, if anywhere.
+/// A bind address; `None` disables the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bind(pub(super) Option<BindAddress>);
 
-/// How to reach the API server, and where to answer probes.
+/// The API server, metrics, probes and logs.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CommonArgs {
-    /// Path of a kubeconfig file; only needed outside of a cluster.
+    /// Path of a kubeconfig file; only needed outside a cluster.
     #[arg(long, value_name = "FILE")]
     pub(super) kubeconfig: Option<String>,
-    /// URL of the API server, in place of the kubeconfig's; only needed outside of a cluster.
+    /// URL of the API server; overrides the kubeconfig; only needed outside a cluster.
     #[arg(long, value_name = "URL", value_parser = server_url)]
     pub(super) master: Option<Uri>,
-    /// Where /metrics is served; "0" serves none.
+    /// Bind address of /metrics; "0" disables it.
     #[arg(long, value_name = "ADDRESS", default_value = ":8080", value_parser = bind)]
     pub(super) metrics_bind_address: Bind,
-    /// Where /livez, /readyz and /healthz are served; "0" serves none.
+    /// Bind address of /livez, /readyz and /healthz; "0" disables them.
     #[arg(long, value_name = "ADDRESS", default_value = ":8081", value_parser = bind)]
     pub(super) health_probe_bind_address: Bind,
-    /// Log level: what is less severe is not logged.
+    /// Lowest severity that is logged.
     #[arg(long, value_name = "LEVEL", default_value = "INFO", ignore_case = true)]
     pub(super) stderrthreshold: Level,
-    /// How log lines are written.
+    /// Format of log lines.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
 }
@@ -99,22 +99,22 @@ pub(super) struct CommonArgs {
 pub(super) struct ControllerArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
-    /// How often images that move are pulled again; 0s: never.
+    /// Interval at which mutable tags are pulled again; 0s disables it.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
     pub(super) image_cache_refresh_frequency: Duration,
-    /// Longest a pull may take, counted for each image from the start of its own.
+    /// Deadline of a pull, per image, from the start of its first attempt.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
     pub(super) image_pull_deadline_duration: Duration,
-    /// When an image that is present is pulled again, where a cache does not say it.
+    /// Pull policy of images whose ImageCache sets none.
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy())]
     pub(super) image_pull_policy: ImagePullPolicy,
-    /// Nodes that pull at once in the whole cluster, a number or a percentage.
+    /// Largest number of nodes that pull at the same time, or a percentage of all nodes.
     #[arg(long, value_name = "N|N%", default_value = "100")]
     pub(super) max_concurrent_nodes: CountOrPercent,
-    /// Serves ImageCaches of that namespace alone; one controller a cluster all the same.
+    /// Serves only the ImageCaches of this namespace; still at most one controller per cluster.
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) watch_namespace: Option<String>,
-    /// How an assignment reaches a node: by an agent on it, or by Kubernetes Jobs.
+    /// How assignments reach nodes: by an agent on each node, or by Kubernetes Jobs.
     #[arg(long, value_name = "DRIVER", default_value = "agent")]
     pub(super) node_driver: NodeDriver,
     #[command(flatten)]
@@ -123,24 +123,23 @@ pub(super) struct ControllerArgs {
     pub(super) jobs: JobArgs,
 }
 
-/// Who leads.
+/// Leader election.
 #[derive(Debug, Args)]
 pub(super) struct ElectionArgs {
-    /// Whether to act only while holding the lease kubefledged-controller; with more than one
-    /// replica it is needed.
+    /// Acts only while holding the lease kubefledged-controller; required with more than one replica.
     #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
     pub(super) leader_elect: bool,
-    /// How long others wait after a leader's last renewal.
+    /// How long other candidates wait after the last renewal of the leader.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = a_second_or_more)]
     pub(super) leader_elect_lease_duration: Duration,
-    /// How long a leader tries to renew before it gives up; less than the lease.
+    /// How long a leader retries a renewal before it stops; less than the lease duration.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = a_second_or_more)]
     pub(super) leader_elect_renew_deadline: Duration,
-    /// Time between attempts to acquire or renew.
+    /// Interval between attempts to acquire or renew the lease.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = positive)]
     pub(super) leader_elect_retry_period: Duration,
-    /// Namespace of the operator, where the lease is.
+    /// Namespace of the operator and of the lease.
     #[arg(
         long,
         value_name = "NAMESPACE",
@@ -148,7 +147,7 @@ pub(super) struct ElectionArgs {
         default_value = "kube-fledged"
     )]
     pub(super) namespace: String,
-    /// Name of this candidate, which no other may have.
+    /// Identity of this candidate; must be unique.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pub(super) identity: Option<String>,
 }
@@ -158,17 +157,17 @@ pub(super) struct ElectionArgs {
 pub(super) struct AgentArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
-    /// The node it runs on.
+    /// Name of the node that the agent runs on.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(super) node_name: NodeName,
-    /// The runtime: unix:///run/containerd/containerd.sock, docker:///var/run/docker.sock,
-    /// oci:FOLDER; the first live socket where none is given.
+    /// Image runtime: unix:///run/containerd/containerd.sock, docker:///var/run/docker.sock or
+    /// oci:FOLDER; by default the first socket that responds.
     #[arg(long, value_name = "URI")]
     pub(super) runtime: Option<RuntimeUri>,
-    /// Pulls at once.
+    /// Largest number of parallel pulls.
     #[arg(long, value_name = "N", default_value = "3")]
     pub(super) max_parallel_pulls: NonZeroUsize,
-    /// How often the runtime's inventory is read without any other cause.
+    /// Interval at which the inventory of the runtime is read.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = a_second_or_more)]
     pub(super) inventory_interval: Duration,
 }
@@ -178,24 +177,24 @@ pub(super) struct AgentArgs {
 pub(super) struct WebhookArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
-    /// File with the server's certificate in PEM, its chain after it; read again when it changes. Without
-    /// it, the webhook makes and renews certificates of its own.
+    /// PEM file with the server certificate, followed by its chain; reloaded when it changes. Without
+    /// it, the webhook issues and renews its own certificate.
     #[arg(long, value_name = "FILE", requires = "key_file")]
     pub(super) cert_file: Option<PathBuf>,
-    /// File with the private key of --cert-file.
+    /// PEM file with the private key of --cert-file.
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     pub(super) key_file: Option<PathBuf>,
-    /// Port that the API server asks at.
+    /// Port of the webhook.
     #[arg(long, value_name = "PORT", default_value = "443")]
     pub(super) port: u16,
-    /// Name of the Service in front of it, for which certificates of its own are made.
+    /// Name of the Service of the webhook, for self-issued certificates.
     #[arg(
         long,
         value_name = "NAME",
         default_value = "kubefledged-webhook-server"
     )]
     pub(super) service_name: String,
-    /// Namespace of that Service, and of the Secret in which certificates of its own are kept.
+    /// Namespace of the Service and of the Secret with self-issued certificates.
     #[arg(
         long,
         value_name = "NAMESPACE",
@@ -203,13 +202,13 @@ pub(super) struct WebhookArgs {
         default_value = "kube-fledged"
     )]
     pub(super) service_namespace: String,
-    /// Name of that Secret; the Service's name and -tls where none is given.
+    /// Name of the Secret with self-issued certificates; by default the Service's name and -tls.
     #[arg(long, value_name = "NAME")]
     pub(super) secret_name: Option<String>,
-    /// The ValidatingWebhookConfiguration whose CA bundle is kept; none is touched where none is given.
+    /// Name of the ValidatingWebhookConfiguration whose CA bundle is maintained; by default none.
     #[arg(long, value_name = "NAME")]
     pub(super) webhook_configuration: Option<String>,
-    /// How often the controller pulls images that move again, for the warnings; 0s: never.
+    /// The controller's interval for mutable tags, for warnings; 0s means never.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
     pub(super) image_cache_refresh_frequency: Duration,
 }
@@ -226,7 +225,7 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// glog's words, and those of `tracing`.
+/// The severities of glog, and the levels of `tracing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "UPPER")]
 pub(super) enum Level {
@@ -239,18 +238,18 @@ pub(super) enum Level {
     Error,
 }
 
-/// The policies, and what each means.
+/// The policies with their help texts.
 fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
     let help = |policy| match policy {
-        ImagePullPolicy::Always => "Pull also what is there",
-        _ => "Pull what is absent, and again what moves",
+        ImagePullPolicy::Always => "Pull at each refresh, also images that are present",
+        _ => "Pull absent images, and mutable tags at each refresh",
     };
     let value = |policy: ImagePullPolicy| PossibleValue::new(policy.as_str()).help(help(policy));
     let values = PossibleValuesParser::new(ImagePullPolicy::ALL.map(value));
     values.try_map(|text| text.parse::<ImagePullPolicy>())
 }
 
-/// The arguments as clap wants them: Go's flags may have one dash, `-stderrthreshold=INFO`.
+/// Converts flags with one dash, which Go accepts (`-stderrthreshold=INFO`), to two dashes for clap.
 fn with_two_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let long = |arg: &OsString| {
         let text = arg.to_str()?;
@@ -270,7 +269,7 @@ fn any_duration(text: &str) -> Result<Duration, String> {
 
 fn positive(text: &str) -> Result<Duration, String> {
     match any_duration(text)? {
-        Duration::ZERO => Err("it must be longer than nothing, 2s for instance".to_owned()),
+        Duration::ZERO => Err("must be greater than zero, for example 2s".to_owned()),
         duration => Ok(duration),
     }
 }
@@ -282,15 +281,12 @@ pub(super) fn a_second_or_more(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What fits into a field of 32 bits, in seconds.
+/// A duration that fits into a 32-bit field in seconds.
 pub(super) fn seconds_of_a_job(text: &str) -> Result<Duration, String> {
     let duration = a_second_or_more(text)?;
     match i32::try_from(duration.as_secs()) {
         Ok(_) => Ok(duration),
-        Err(_) => Err(format!(
-            "it must be at most {} seconds (68 years)",
-            i32::MAX
-        )),
+        Err(_) => Err(format!("must be at most {} seconds (68 years)", i32::MAX)),
     }
 }
 
@@ -305,7 +301,7 @@ fn server_url(text: &str) -> Result<Uri, String> {
         .map_err(|error: http::uri::InvalidUri| error.to_string())?;
     match (uri.scheme_str(), uri.host()) {
         (Some("http" | "https"), Some(_)) => Ok(uri),
-        _ => Err("write it as https://HOST:PORT".to_owned()),
+        _ => Err("must be a URL such as https://HOST:PORT".to_owned()),
     }
 }
 
@@ -327,12 +323,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn clap_accepts_the_command_line() {
         Cli::whole().debug_assert();
     }
 
     #[test]
-    fn the_defaults_are_those_of_kube_fledged() {
+    fn defaults_match_kube_fledged() {
         let args = controller(&[]).unwrap();
         assert_eq!(args.image_cache_refresh_frequency, Duration::from_secs(900));
         assert_eq!(args.image_pull_deadline_duration, Duration::from_secs(300));
@@ -344,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_read_as_go_reads_them() {
+    fn flags_are_parsed_like_go_flags() {
         let args = controller(&[
             "-stderrthreshold=WARNING",
             "--image-cache-refresh-frequency=1h30m",
@@ -380,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_means_nothing_is_refused_with_flag_and_value() {
+    fn invalid_values_are_rejected_with_flag_and_value() {
         for (flag, value) in [
             ("--job-retention-policy", "keep"),
             ("--image-pull-policy", "Never"),

@@ -8,32 +8,32 @@ use kube::{Client, Config};
 
 use super::args::CommonArgs;
 
-/// Longest silence of an answer: longer than a watch lasts, which may have nothing to say.
+/// Read timeout of a response. It is longer than a watch, which may be idle.
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
-/// Longest that a request may take to be sent.
+/// Limit for sending a request.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why there is no client.
+/// Why no client could be created.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    /// The file can't be read, or says nothing that can be used.
+    /// The kubeconfig cannot be read or is invalid.
     #[error("--kubeconfig: {path:?}: {source}")]
     Kubeconfig {
         path: String,
         source: Box<kube::config::KubeconfigError>,
     },
-    /// Neither in a cluster nor told where one is.
-    #[error("no cluster: give --kubeconfig, or run in one: {0}")]
+    /// No cluster is configured.
+    #[error("no cluster: pass --kubeconfig or run in a cluster: {0}")]
     Infer(Box<kube::config::InferConfigError>),
-    /// The client can't be set up.
-    #[error("cannot set up a client for {url}: {source}")]
+    /// The client cannot be created.
+    #[error("cannot create a client for {url}: {source}")]
     Client {
         url: String,
         source: Box<kube::Error>,
     },
 }
 
-/// A client for the cluster that the flags name, the one it runs in, or the default kubeconfig's.
+/// A client for the cluster of the flags, else of the pod, else of the default kubeconfig.
 pub(super) async fn connect(args: &CommonArgs) -> Result<Client, ConnectError> {
     let mut config = match (&args.kubeconfig, &args.master) {
         (Some(path), _) if !path.is_empty() => {
@@ -55,13 +55,13 @@ pub(super) async fn connect(args: &CommonArgs) -> Result<Client, ConnectError> {
     if let Some(url) = &args.master {
         config.cluster_url = url.clone();
     }
-    // Whatever is to be tried again is, with delays of our own: a request that repeats itself
-    // unseen would hold its place among the writes under way.
+    // The program retries by itself, with its own delays. A request that kube retries would hold its slot among the
+    // concurrent writes.
     config.default_retry = false;
-    // Whose requests these are, in an audit log and wherever a write does not say it by itself.
+    // Identifies the program in audit logs and as the default field manager.
     let program = HeaderValue::from_static(concat!("fledged-operator/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, program));
-    // A server that dies without a word must not be listened to for ever.
+    // A dead connection must not block a watch for ever.
     config.read_timeout = Some(READ_TIMEOUT);
     config.write_timeout = Some(WRITE_TIMEOUT);
     let url = config.cluster_url.to_string();

@@ -48,10 +48,7 @@ pub(super) async fn run(
         _ => builder,
     };
     let controller = elected(builder, &args.election, times).build();
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        "starting the controller"
-    );
+    info!(version = env!("CARGO_PKG_VERSION"), "controller starting");
     let health = controller.health();
     let (live, ready) = (health.clone(), health);
     let routes = Routes::new()
@@ -69,7 +66,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// What the job driver is told, where it is the one that is asked for.
+/// The options of the job driver; `None` with agents.
 fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError> {
     let jobs = &args.jobs;
     let image = jobs.job_image.as_deref().filter(|image| !image.is_empty());
@@ -129,7 +126,7 @@ fn lease_times(args: &ElectionArgs) -> Result<LeaseTimes, ProgramError> {
     times.renew_deadline = args.leader_elect_renew_deadline;
     times.retry_period = args.leader_elect_retry_period;
     let refuse = |flag: &str, value, problem: &str| {
-        let text = format!("{flag}: {value:?}: it must be {problem}");
+        let text = format!("{flag}: {value:?}: must be {problem}");
         Err(ProgramError::Usage(text))
     };
     if times.lease_duration <= times.renew_deadline {

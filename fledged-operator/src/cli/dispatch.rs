@@ -19,7 +19,7 @@ use fledged_operator::webhook::WebhookError;
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProgramError {
-    /// A flag's value can't be used.
+    /// The value of a flag is invalid.
     #[error("{0}")]
     Usage(String),
     #[error("cannot catch signals: {0}")]
@@ -34,7 +34,7 @@ pub(super) enum ProgramError {
     Controller(#[from] ControllerError),
     #[error(transparent)]
     Agent(#[from] AgentError),
-    #[error("no --runtime is given, and none was found: {0}")]
+    #[error("no --runtime is given and none was found: {0}")]
     NoRuntime(#[from] NoRuntimeFound),
     #[error("--runtime: {0}")]
     OpenRuntime(#[from] OpenError),
@@ -42,7 +42,7 @@ pub(super) enum ProgramError {
     Webhook(#[from] WebhookError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("a server of metrics or probes ended")]
+    #[error("the server of metrics or probes ended unexpectedly")]
     ServerEnded,
     #[error(transparent)]
     Job(#[from] JobError),
@@ -57,7 +57,7 @@ impl ProgramError {
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program and returns its exit code.
 #[must_use]
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
@@ -83,7 +83,7 @@ fn run(command: Command) -> Result<ExitCode, ProgramError> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Controller(args) => {
-            // Writes are answered while the planner plans.
+            // Several threads, so that writes continue while the planner plans.
             let runtime = tokio::runtime::Builder::new_multi_thread();
             let common = args.common.clone();
             start(runtime, &common, |shutdown| {
@@ -96,7 +96,7 @@ fn run(command: Command) -> Result<ExitCode, ProgramError> {
             start(runtime, &common, |shutdown| webhook::run(*args, shutdown))
         }
         Command::Agent(args) => {
-            // One thread is enough for one node, and takes less memory on every one.
+            // One thread is enough for one node and needs less memory.
             let runtime = tokio::runtime::Builder::new_current_thread();
             let common = args.common.clone();
             start(runtime, &common, |shutdown| agent::run(*args, shutdown))
@@ -125,9 +125,9 @@ where
     match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ ProgramError::Usage(_)) => Err(error),
-        // By now there is a log, in whatever form it was asked for.
+        // The log is initialized, so report the error there.
         Err(error) => {
-            error!(%error, "ended");
+            error!(%error, "fledged-operator failed");
             Ok(error.exit())
         }
     }

@@ -1,4 +1,4 @@
-//! `fledged-operator job`: what Jobs of the job driver run.
+//! `fledged-operator job`: the commands of the Jobs of the job driver.
 
 use std::fs;
 use std::io;
@@ -11,10 +11,10 @@ use fledged_cri::oci::{OciLayoutOptions, OpenError};
 use super::job_args::{JobCommand, RemoveArgs};
 use fledged_operator::jobs::remove_images;
 
-/// Why a Job's container failed.
+/// Why the container of a Job failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JobError {
-    #[error("cannot find this program's own file: {0}")]
+    #[error("cannot locate the executable: {0}")]
     Program(#[source] io::Error),
     #[error("cannot copy {from} to {to}: {source}", from = .from.display(), to = .to.display())]
     Copy {
@@ -38,7 +38,7 @@ pub(super) fn run(command: JobCommand) -> Result<(), JobError> {
     }
 }
 
-/// Copies the program, with its permissions, to where other containers run it.
+/// Copies the executable with its permissions, so that other containers can run it.
 fn copy(to: &Path) -> Result<(), JobError> {
     let from = std::env::current_exe().map_err(JobError::Program)?;
     let copied = fs::copy(&from, to);

@@ -1,4 +1,4 @@
-//! Metrics and probes, each where its flag says.
+//! The servers of metrics and probes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::args::CommonArgs;
 use super::dispatch::ProgramError;
 use fledged_operator::serve::{Routes, Server};
 
-/// Listens for both; one server answers everything where both have the same address.
+/// Starts both servers; one server serves both if they have the same address.
 pub(super) async fn listen(
     args: &CommonArgs,
     registry: Registry,
@@ -45,7 +45,7 @@ pub(super) async fn listen(
     Ok(servers)
 }
 
-/// Works while the servers serve; that one of them ends is an end of everything.
+/// Runs `work` while the servers run. The end of a server is an error.
 pub(super) async fn serving<T>(
     mut servers: JoinSet<()>,
     work: impl Future<Output = T>,

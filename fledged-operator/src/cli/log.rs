@@ -10,7 +10,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use super::args::{Level, LogFormat};
 
-/// Turns the log on. Other crates log their warnings only.
+/// Initializes the log. Other crates log only warnings.
 pub(super) fn init(level: Level, format: LogFormat) {
     let level = match level {
         Level::Trace => LevelFilter::TRACE,
@@ -22,7 +22,7 @@ pub(super) fn init(level: Level, format: LogFormat) {
     let targets = Targets::new().with_default(level.min(LevelFilter::WARN));
     let ours = ["fledged_core", "fledged_cri", "fledged_operator"];
     let targets = targets.with_targets(ours.map(|name| (name, level)));
-    // It logs each failed attempt as an error; what failed is said by whoever asked for it.
+    // kube logs each failed attempt as an error. The callers log the failures that matter.
     let theirs = match level {
         LevelFilter::TRACE | LevelFilter::DEBUG => LevelFilter::WARN,
         _ => LevelFilter::OFF,
@@ -37,6 +37,6 @@ pub(super) fn init(level: Level, format: LogFormat) {
             .with_filter(targets)
             .boxed(),
     };
-    // One that is there already, in a program around this one, is left alone.
+    // Keep the subscriber of an embedding program.
     let _ = tracing_subscriber::registry().with(layer).try_init();
 }

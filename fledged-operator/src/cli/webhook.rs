@@ -27,7 +27,7 @@ pub(super) async fn run(
     let routes = Routes::new().with_readiness("certificate", move || health.ready());
     let served = listen(&args.common, registry, routes).await?;
     let server = webhook.bind(args.port).await?;
-    info!(version = env!("CARGO_PKG_VERSION"), "starting the webhook");
+    info!(version = env!("CARGO_PKG_VERSION"), "webhook starting");
     let stop = async move {
         shutdown.recv().await;
     };

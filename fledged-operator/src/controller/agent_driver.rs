@@ -20,11 +20,11 @@ use crate::controller::FIELD_MANAGER;
 use crate::controller::node_driver::{NodeDriver, NodeTarget};
 use crate::crd::{GROUP, NodeImageCacheSpec, ReadNodeCache, VERSION};
 
-/// Assignments are recorded as the specs of NodeImageCaches, which the [`agent`](crate::agent) of each
-/// node watches and answers in their status.
+/// Stores assignments as the specs of NodeImageCaches. The [`agent`](crate::agent) of each node watches its own and
+/// reports in its status.
 ///
-/// Specs are written by server-side apply under [`FIELD_MANAGER`]. A NodeImageCache is owned by its
-/// Node, so that it goes with it. Of each, what was last told is held in memory, as a number.
+/// Specs are written by server-side apply under [`FIELD_MANAGER`]. A NodeImageCache is owned by its Node, so that it
+/// is deleted with it. In memory, the driver holds the version of each object that was last sent to the planner.
 #[derive(Clone)]
 pub struct AgentDriver {
     client: Client,
@@ -37,17 +37,17 @@ impl fmt::Debug for AgentDriver {
 }
 
 impl AgentDriver {
-    /// The agents of the cluster that this client speaks to.
+    /// The agents of the cluster of this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// What a watch of the records tells a controller.
-    pub(crate) fn told(
+    /// Converts a watch of NodeImageCaches to events of the planner.
+    pub(crate) fn driver_events(
         watch: impl Stream<Item = Event<ReadNodeCache>> + Send + 'static,
     ) -> impl Stream<Item = ClusterEvent> + Send + 'static {
-        let mut records = Records::new();
+        let mut records = RecordReader::new();
         watch.flat_map(move |event| stream::iter(records.read(event)))
     }
 
@@ -59,7 +59,7 @@ impl AgentDriver {
 #[async_trait]
 impl NodeDriver for AgentDriver {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-        Self::told(watch(self.records())).boxed()
+        Self::driver_events(watch(self.records())).boxed()
     }
 
     async fn assign(
@@ -83,7 +83,7 @@ impl NodeDriver for AgentDriver {
     }
 }
 
-/// An assignment, owned by its node.
+/// The body of an assignment, owned by its Node.
 fn body(node: &NodeTarget, images: &[AssignedImage]) -> Value {
     json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
@@ -101,63 +101,63 @@ fn body(node: &NodeTarget, images: &[AssignedImage]) -> Value {
     })
 }
 
-/// What was last told of a node's record.
+/// The version of a NodeImageCache that was last sent.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct RecordVersion {
     uid: String,
     generation: u64,
     status: u64,
 }
 
-/// What was told of all of them.
+/// Finds the changes in a watch of NodeImageCaches.
 #[derive(Debug)]
-pub(super) struct Records {
-    seen: Inventory<NodeName, Seen>,
+pub(super) struct RecordReader {
+    known: Inventory<NodeName, RecordVersion>,
 }
 
-impl Records {
+impl RecordReader {
     pub(super) fn new() -> Self {
         Self {
-            seen: Inventory::new(),
+            known: Inventory::new(),
         }
     }
 
     pub(super) fn read(&mut self, event: Event<ReadNodeCache>) -> Vec<ClusterEvent> {
         match event {
             Event::Init => {
-                self.seen.begin();
+                self.known.begin();
                 Vec::new()
             }
             Event::InitApply(record) | Event::Apply(record) => self.recorded(&record),
             Event::Delete(record) => match NodeName::new(record.name_any()) {
                 Err(_) => Vec::new(),
                 Ok(name) => {
-                    self.seen.remove(&name);
+                    self.known.remove(&name);
                     vec![ClusterEvent::AssignmentGone(name)]
                 }
             },
             Event::InitDone => {
-                let gone = self.seen.end().into_iter();
+                let gone = self.known.end().into_iter();
                 let gone = gone.map(ClusterEvent::AssignmentGone);
                 gone.chain([ClusterEvent::Synced]).collect()
             }
         }
     }
 
-    /// Only what is new is told: an echo of our own write is not a word of the agent's.
+    /// The events of a changed object. A spec change is not a report, and the echo of a write causes none.
     fn recorded(&mut self, record: &ReadNodeCache) -> Vec<ClusterEvent> {
         let Ok(node) = NodeName::new(record.name_any()) else {
             return Vec::new();
         };
         let mut hasher = DefaultHasher::new();
         record.status.hash(&mut hasher);
-        let seen = Seen {
+        let seen = RecordVersion {
             uid: record.uid().unwrap_or_default(),
             generation: record.generation(),
             status: hasher.finish(),
         };
         let (uid, generation, status) = (seen.uid.clone(), seen.generation, seen.status);
-        let before = self.seen.put(node.clone(), seen);
+        let before = self.known.put(node.clone(), seen);
         let before = before.as_ref();
         let mut events = Vec::new();
         if before.is_some_and(|before| before.uid != uid) {
@@ -167,8 +167,8 @@ impl Records {
         if before.is_none_or(|before| before.generation != generation) {
             let (assignment, invalid) = record.assignment();
             for problem in invalid {
-                // It differs from what is wanted, and is written anew.
-                debug!(%node, %problem, "an entry of a node image cache can't be read");
+                // The assignment then differs from the desired one and is written again.
+                debug!(%node, %problem, "invalid assignment entry ignored");
             }
             events.push(ClusterEvent::AssignmentRecorded {
                 node: node.clone(),

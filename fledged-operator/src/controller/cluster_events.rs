@@ -12,11 +12,11 @@ use kube::{Api, Client, ResourceExt};
 use tracing::warn;
 
 use crate::api::watch::{Inventory, watch};
-use crate::controller::kube_cluster::SeenCaches;
+use crate::controller::kube_cluster::KnownCaches;
 use crate::controller::kube_node::ReadNode;
 use crate::crd::ReadCache;
 
-/// UIDs of the nodes that exist, for the owner references of their records.
+/// UIDs of the existing Nodes, for the owner references of their NodeImageCaches. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct NodeUids(Arc<Mutex<BTreeMap<NodeName, String>>>);
 
@@ -26,7 +26,7 @@ impl NodeUids {
         uids.get(node).cloned()
     }
 
-    /// Returns the one that was known before.
+    /// Sets the UID; returns the previous one.
     fn set(&self, node: &NodeName, uid: String) -> Option<String> {
         let mut uids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         uids.insert(node.clone(), uid)
@@ -38,76 +38,84 @@ impl NodeUids {
     }
 }
 
-/// Something that one of the watches told, or the driver.
-pub(super) enum Told {
+/// An event of one of the watches or of the driver.
+pub(super) enum SourceEvent {
     Cache(Event<ReadCache>),
     Node(Event<ReadNode>),
     Driver(ClusterEvent),
 }
 
-/// Everything that happens to caches, nodes and what they were assigned; [`ClusterEvent::Synced`] once
-/// all three were listed. Ends with the driver's events.
+/// The events of caches, nodes and assignments; [`ClusterEvent::Synced`] once all three lists are complete. Ends when
+/// the events of the driver end.
 pub(super) fn events(
     client: &Client,
     namespace: Option<&str>,
     driver: BoxStream<'static, ClusterEvent>,
     uids: NodeUids,
-    seen: SeenCaches,
+    known: KnownCaches,
 ) -> BoxStream<'static, ClusterEvent> {
     let caches = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let caches = watch(caches).map(Told::Cache).boxed();
-    let nodes = watch(Api::all(client.clone())).map(Told::Node).boxed();
-    composed([caches, nodes], driver, uids, seen)
+    let caches = watch(caches).map(SourceEvent::Cache).boxed();
+    let nodes = watch(Api::all(client.clone()))
+        .map(SourceEvent::Node)
+        .boxed();
+    merge_sources([caches, nodes], driver, uids, known)
 }
 
-/// What both watches and the driver tell, in one row.
-pub(super) fn composed(
-    watches: [BoxStream<'static, Told>; 2],
+/// Merges the two watches and the events of the driver.
+pub(super) fn merge_sources(
+    watches: [BoxStream<'static, SourceEvent>; 2],
     driver: BoxStream<'static, ClusterEvent>,
     uids: NodeUids,
-    seen: SeenCaches,
+    known: KnownCaches,
 ) -> BoxStream<'static, ClusterEvent> {
-    // Watches never end. Without its driver a controller would go on deaf, so its end is everybody's.
-    let driver = driver.map(|event| Some(Told::Driver(event)));
-    let driver = driver.chain(stream::iter([None])).boxed();
+    // The watches never end. A controller without driver events must end, so the end of the driver ends the stream.
+    let driver = driver
+        .map(|event| Some(SourceEvent::Driver(event)))
+        .chain(stream::iter([None]))
+        .boxed();
     let watches = watches.map(|watch| watch.map(Some).boxed());
-    let told = stream::select_all(watches.into_iter().chain([driver]));
-    let told = told.take_while(|told| future::ready(told.is_some()));
-    let mut reader = Reader::new(uids, seen);
-    told.flat_map(move |told| stream::iter(told.map(|told| reader.read(told)).unwrap_or_default()))
+    let mut reader = EventReader::new(uids, known);
+    stream::select_all(watches.into_iter().chain([driver]))
+        .take_while(|event| future::ready(event.is_some()))
+        .flat_map(move |event| {
+            let events = event.map(|event| reader.read(event));
+            stream::iter(events.unwrap_or_default())
+        })
         .boxed()
 }
 
-struct Reader {
+/// Converts events of the sources to events of the planner.
+struct EventReader {
     caches: Inventory<CacheId, ()>,
     nodes: Inventory<NodeName, ()>,
     uids: NodeUids,
-    seen: SeenCaches,
-    /// Whether caches, nodes and what they were assigned were listed.
+    known: KnownCaches,
+    /// Whether the lists of caches, nodes and assignments are complete.
     listed: [bool; 3],
     synced: bool,
 }
 
-impl Reader {
-    fn new(uids: NodeUids, seen: SeenCaches) -> Self {
+impl EventReader {
+    fn new(uids: NodeUids, known: KnownCaches) -> Self {
         Self {
             caches: Inventory::new(),
             nodes: Inventory::new(),
             uids,
-            seen,
+            known,
             listed: [false; 3],
             synced: false,
         }
     }
 
-    fn read(&mut self, told: Told) -> Vec<ClusterEvent> {
-        let mut events = match told {
-            Told::Cache(event) => self.read_cache(event),
-            Told::Node(event) => self.read_node(event),
-            Told::Driver(event) => self.read_driver(event),
+    fn read(&mut self, event: SourceEvent) -> Vec<ClusterEvent> {
+        let mut events = match event {
+            SourceEvent::Cache(event) => self.read_cache(event),
+            SourceEvent::Node(event) => self.read_node(event),
+            SourceEvent::Driver(event) => self.read_driver(event),
         };
         if !self.synced && self.listed == [true; 3] {
             self.synced = true;
@@ -124,18 +132,18 @@ impl Reader {
             }
             Event::InitApply(cache) | Event::Apply(cache) => {
                 self.caches.put(cache.id(), ());
-                self.seen.note(&cache);
+                self.known.insert(&cache);
                 vec![ClusterEvent::CacheApplied(Box::new(cache.into_facts()))]
             }
             Event::Delete(cache) => {
                 self.caches.remove(&cache.id());
-                self.seen.forget(&cache.id());
+                self.known.remove(&cache.id());
                 vec![ClusterEvent::CacheGone(cache.id())]
             }
             Event::InitDone => {
                 self.listed[0] = true;
                 let gone = self.caches.end();
-                gone.iter().for_each(|id| self.seen.forget(id));
+                gone.iter().for_each(|id| self.known.remove(id));
                 gone.into_iter().map(ClusterEvent::CacheGone).collect()
             }
         }
@@ -154,8 +162,8 @@ impl Reader {
                 self.nodes.put(name.clone(), ());
                 let uid = node.uid().unwrap_or_default();
                 let before = self.uids.set(&name, uid.clone());
-                let another = before.is_some_and(|before| before != uid);
-                let gone = another.then(|| ClusterEvent::NodeGone(name.clone()));
+                let replaced = before.is_some_and(|before| before != uid);
+                let gone = replaced.then(|| ClusterEvent::NodeGone(name.clone()));
                 let applied = ClusterEvent::NodeApplied(node.into_facts(name));
                 gone.into_iter().chain([applied]).collect()
             }
@@ -176,7 +184,7 @@ impl Reader {
         }
     }
 
-    /// A driver reports only assignments and node reports; other events are not its to make.
+    /// Passes on assignments and reports. Other events of a driver are ignored.
     fn read_driver(&mut self, event: ClusterEvent) -> Vec<ClusterEvent> {
         match event {
             ClusterEvent::Synced => {

@@ -1,4 +1,4 @@
-//! Two watches and a driver make one row of events.
+//! The events of two watches and a driver, merged.
 
 use fledged_core::model::{Assignment, NodeName, NodeReport};
 use fledged_core::planner::ClusterEvent;
@@ -8,15 +8,15 @@ use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::cluster_events::{NodeUids, Told, composed};
-use super::kube_cluster::SeenCaches;
+use super::cluster_events::{NodeUids, SourceEvent, merge_sources};
+use super::kube_cluster::KnownCaches;
 use super::kube_node::ReadNode;
 use crate::crd::ReadCache;
 
 /// The three sources, and what becomes of them.
 struct Sources {
-    caches: UnboundedSender<Told>,
-    nodes: UnboundedSender<Told>,
+    caches: UnboundedSender<SourceEvent>,
+    nodes: UnboundedSender<SourceEvent>,
     driver: Option<UnboundedSender<ClusterEvent>>,
     events: BoxStream<'static, ClusterEvent>,
     uids: NodeUids,
@@ -29,15 +29,15 @@ fn source<T: Send + 'static>() -> (UnboundedSender<T>, BoxStream<'static, T>) {
 }
 
 fn mk_sources() -> Sources {
-    let (caches, told_caches) = source();
-    let (nodes, told_nodes) = source();
-    let (driver, told_driver) = source();
+    let (caches, caches_events) = source();
+    let (nodes, nodes_events) = source();
+    let (driver, driver_events) = source();
     let uids = NodeUids::default();
-    let events = composed(
-        [told_caches, told_nodes],
-        told_driver,
+    let events = merge_sources(
+        [caches_events, nodes_events],
+        driver_events,
         uids.clone(),
-        SeenCaches::default(),
+        KnownCaches::default(),
     );
     Sources {
         caches,
@@ -50,26 +50,26 @@ fn mk_sources() -> Sources {
 
 impl Sources {
     fn cache(&self, event: Event<ReadCache>) {
-        self.caches.send(Told::Cache(event)).unwrap();
+        self.caches.send(SourceEvent::Cache(event)).unwrap();
     }
 
     fn node(&self, event: Event<ReadNode>) {
-        self.nodes.send(Told::Node(event)).unwrap();
+        self.nodes.send(SourceEvent::Node(event)).unwrap();
     }
 
     fn driver(&self, event: ClusterEvent) {
         self.driver.as_ref().unwrap().send(event).unwrap();
     }
 
-    /// Everything that is told now, by name; `None` at the end.
-    fn told(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+    /// The events that are ready, as text; `end` at the end of the stream.
+    fn received(&mut self) -> Vec<String> {
+        let mut received = Vec::new();
         while let Some(event) = self.events.next().now_or_never() {
             let Some(event) = event else {
-                told.push("end".to_owned());
+                received.push("end".to_owned());
                 break;
             };
-            told.push(match event {
+            received.push(match event {
                 ClusterEvent::Synced => "synced".to_owned(),
                 ClusterEvent::CacheApplied(cache) => format!("cache {}", cache.id.name),
                 ClusterEvent::CacheGone(cache) => format!("cache {} gone", cache.name),
@@ -86,7 +86,7 @@ impl Sources {
                 other => panic!("{other:?}"),
             });
         }
-        told
+        received
     }
 }
 
@@ -119,8 +119,8 @@ fn mk_report(node: &str, generation: u64) -> ClusterEvent {
 }
 
 #[test]
-fn all_is_told_once_caches_nodes_and_the_driver_are_listed() {
-    // Whoever is last, it is told then, and once.
+fn synced_is_sent_once_after_the_last_of_three_lists() {
+    // In any order of the three lists.
     for last in 0..3 {
         let mut sources = mk_sources();
         sources.cache(Event::Init);
@@ -129,9 +129,12 @@ fn all_is_told_once_caches_nodes_and_the_driver_are_listed() {
         sources.node(Event::InitApply(mk_node("a", "1")));
         sources.driver(mk_record("a", 3));
         sources.driver(mk_report("a", 2));
-        let mut told = sources.told();
-        told.sort();
-        assert_eq!(told, ["cache web", "node a", "record a 3", "report a 2"]);
+        let mut received = sources.received();
+        received.sort();
+        assert_eq!(
+            received,
+            ["cache web", "node a", "record a 3", "report a 2"]
+        );
         let list = |sources: &Sources, number| match number {
             0 => sources.cache(Event::InitDone),
             1 => sources.node(Event::InitDone),
@@ -139,19 +142,19 @@ fn all_is_told_once_caches_nodes_and_the_driver_are_listed() {
         };
         for number in (0..3).filter(|number| *number != last) {
             list(&sources, number);
-            assert!(sources.told().is_empty(), "{last} is not listed yet");
+            assert!(sources.received().is_empty(), "{last} is not listed yet");
         }
         list(&sources, last);
-        assert_eq!(sources.told(), ["synced"]);
+        assert_eq!(sources.received(), ["synced"]);
         for number in 0..3 {
             list(&sources, number);
         }
-        assert!(sources.told().is_empty(), "it is told once");
+        assert!(sources.received().is_empty(), "synced is sent once");
     }
 }
 
 #[test]
-fn what_a_driver_says_is_told_in_its_order() {
+fn driver_events_keep_their_order() {
     let mut sources = mk_sources();
     for event in [
         mk_record("a", 1),
@@ -169,30 +172,30 @@ fn what_a_driver_says_is_told_in_its_order() {
         "record a gone",
         "record a 1",
     ];
-    assert_eq!(sources.told(), order);
+    assert_eq!(sources.received(), order);
 }
 
 #[test]
-fn a_new_list_tells_what_is_gone_and_who_is_another() {
+fn a_new_list_finds_removed_and_replaced_objects() {
     let mut sources = mk_sources();
     sources.node(Event::Init);
     for node in [mk_node("a", "1"), mk_node("b", "1")] {
         sources.node(Event::InitApply(node));
     }
     sources.node(Event::InitDone);
-    sources.told();
+    sources.received();
     sources.node(Event::Init);
     sources.node(Event::InitApply(mk_node("b", "2")));
     sources.node(Event::InitDone);
-    assert_eq!(sources.told(), ["node b gone", "node b", "node a gone"]);
+    assert_eq!(sources.received(), ["node b gone", "node b", "node a gone"]);
     assert_eq!(sources.uids.get(&name("b")).as_deref(), Some("2"));
     assert_eq!(sources.uids.get(&name("a")), None);
 }
 
 #[test]
-fn without_its_driver_nothing_is_told_any_more() {
+fn events_end_with_the_driver() {
     let mut sources = mk_sources();
     sources.driver(mk_report("a", 1));
     sources.driver = None;
-    assert_eq!(sources.told(), ["report a 1", "end"]);
+    assert_eq!(sources.received(), ["report a 1", "end"]);
 }

@@ -1,4 +1,4 @@
-//! What probes are told.
+//! Liveness and readiness of a controller.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,25 +7,24 @@ use std::time::Duration;
 use fledged_core::port::Clock;
 use jiff::Timestamp;
 
-/// How often the loop shows that it goes on.
+/// Interval of the heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A loop that was not seen for that long hangs: a plan of the largest cluster takes well under a
-/// second.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Age of the last heartbeat above which the loop is stuck. Planning the largest cluster takes well under a second.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It was not run yet, or has ended.
+    /// Not started, or ended.
     Idle,
-    /// Somebody else leads.
+    /// Another controller leads.
     Standby,
-    /// It leads, and has not heard of everything yet.
+    /// Leading; the first lists are not complete.
     Syncing,
-    /// It acts.
+    /// Leading and reconciling.
     Leading,
 }
 
-/// How a [`Controller`](super::Controller) fares.
+/// Liveness and readiness of a [`Controller`](super::Controller), for probes. Clones share the state.
 #[derive(Clone)]
 pub struct ControllerHealth {
     clock: Arc<dyn Clock>,
@@ -63,30 +62,30 @@ impl ControllerHealth {
         state.1 = self.clock.now();
     }
 
-    /// Whether it goes on.
+    /// Whether the loop is running.
     ///
     /// # Errors
     ///
-    /// Since when it hangs.
+    /// The age of the last heartbeat.
     pub fn live(&self) -> Result<(), String> {
         let (stage, at) = self.read();
-        let silent = self.clock.now().duration_since(at);
-        let silent = Duration::try_from(silent).unwrap_or_default();
-        if stage != Stage::Idle && silent > SILENCE_MAX {
-            return Err(format!("the loop hangs since {} s", silent.as_secs()));
+        let age = self.clock.now().duration_since(at);
+        let age = Duration::try_from(age).unwrap_or_default();
+        if stage != Stage::Idle && age > HEARTBEAT_LIMIT {
+            return Err(format!("no heartbeat of the loop for {} s", age.as_secs()));
         }
         Ok(())
     }
 
-    /// Whether it does what it is there for: acting, or standing by.
+    /// Whether the controller reconciles or stands by.
     ///
     /// # Errors
     ///
-    /// What it waits for.
+    /// The problem, in words.
     pub fn ready(&self) -> Result<(), String> {
         match self.read().0 {
-            Stage::Idle => Err("the controller does not run".to_owned()),
-            Stage::Syncing => Err("waiting for the lists of caches and nodes".to_owned()),
+            Stage::Idle => Err("the controller is not running".to_owned()),
+            Stage::Syncing => Err("waiting for the first lists of caches and nodes".to_owned()),
             Stage::Standby | Stage::Leading => self.live(),
         }
     }

@@ -29,18 +29,18 @@ use crate::crd::{
     FINALIZER, GROUP, ImageCacheStatus, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache, VERSION,
 };
 
-/// A Kubernetes cluster as the planner's loop sees it.
+/// The port [`Cluster`] on Kubernetes.
 ///
-/// ImageCaches and Nodes are watched; ImageCache statuses are written by server-side apply under one
-/// field manager, [`FIELD_MANAGER`]. What nodes are assigned and what they report goes through a
-/// [`NodeDriver`]. Nothing is held in memory but the UIDs of nodes and which caches there are.
+/// It watches ImageCaches and Nodes, and writes ImageCache statuses by server-side apply under the field manager
+/// [`FIELD_MANAGER`]. Assignments and reports go through a [`NodeDriver`]. In memory it holds only the UIDs of nodes
+/// and the identities of caches.
 #[derive(Clone)]
 pub struct KubeCluster {
     client: Client,
     driver: Arc<dyn NodeDriver>,
     namespace: Option<String>,
     uids: NodeUids,
-    seen: SeenCaches,
+    known: KnownCaches,
     metrics: ClusterMetrics,
     synced: Arc<AtomicBool>,
 }
@@ -54,7 +54,7 @@ impl fmt::Debug for KubeCluster {
 }
 
 impl KubeCluster {
-    /// The cluster that this client speaks to, with agents on its nodes ([`AgentDriver`]).
+    /// The cluster of this client, with agents on its nodes ([`AgentDriver`]).
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self {
@@ -62,13 +62,13 @@ impl KubeCluster {
             client,
             namespace: None,
             uids: NodeUids::default(),
-            seen: SeenCaches::default(),
+            known: KnownCaches::default(),
             metrics: ClusterMetrics::default(),
             synced: Arc::default(),
         }
     }
 
-    /// Its nodes are reached by that driver. [`NodeDriver::run`] is the caller's to call, as a
+    /// Uses this driver. The caller has to run [`NodeDriver::run`], as a
     /// [`Controller`](crate::controller::Controller) does.
     #[must_use]
     pub fn with_driver(mut self, driver: Arc<dyn NodeDriver>) -> Self {
@@ -76,21 +76,21 @@ impl KubeCluster {
         self
     }
 
-    /// Only ImageCaches in that namespace are served; nodes have none.
+    /// Serves only the ImageCaches of this namespace.
     #[must_use]
     pub fn with_namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Counts its writes there.
+    /// Counts writes in these metrics.
     #[must_use]
     pub fn with_metrics(mut self, metrics: ClusterMetrics) -> Self {
         self.metrics = metrics;
         self
     }
 
-    /// Whether everything there is has been told once.
+    /// Whether all lists are complete.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.synced.load(Ordering::Relaxed)
@@ -104,14 +104,14 @@ impl KubeCluster {
         Api::namespaced(self.client.clone(), &cache.namespace)
     }
 
-    /// Makes one request, counts it, and sorts its failure.
+    /// Sends a request, counts it and classifies its failure.
     async fn counted<T>(
         &self,
         what: &'static str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, WriteFailure> {
         let result = request.await.map_err(write_failure);
-        self.metrics.written(what, result.as_ref().err());
+        self.metrics.count_write(what, result.as_ref().err());
         result
     }
 
@@ -128,15 +128,15 @@ impl KubeCluster {
         self.counted(what, request).await.map(drop)
     }
 
-    /// The API server takes a status for whatever object has that name: unlike elsewhere, the UID in
-    /// the body is not compared. So it is done here, before and after.
+    /// Writes a status. The API server does not compare the UID in the body of a status apply, so it is checked here,
+    /// before and after the write.
     async fn put_status(&self, cache: &CacheId, status: &CacheStatus) -> Result<(), WriteFailure> {
         let gone = || WriteFailure::Gone("another image cache may have its name".to_owned());
-        match self.seen.presence(cache) {
-            Presence::Gone => return Err(gone()),
-            // What is applied leaves alone what others wrote and we do not.
-            Presence::Foreign => self.clear_status(cache).await?,
-            Presence::Known => {}
+        match self.known.status_target(cache) {
+            StatusTarget::Gone => return Err(gone()),
+            // A server-side apply keeps the fields of other managers.
+            StatusTarget::Foreign => self.clear_status(cache).await?,
+            StatusTarget::Ours => {}
         }
         let caches = self.caches(cache);
         let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -164,7 +164,7 @@ impl KubeCluster {
         let found = caches.get_metadata(&cache.name).await;
         let metadata = found.map_err(write_failure)?.metadata;
         if metadata.uid.as_deref() != Some(cache.uid.as_str()) {
-            let problem = "another image cache of that name was made since";
+            let problem = "it was replaced by another image cache of that name";
             return Err(WriteFailure::Gone(problem.to_owned()));
         }
         let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
@@ -172,9 +172,10 @@ impl KubeCluster {
         if there == present {
             return Ok(());
         }
-        match present {
-            true => finalizers.push(FINALIZER.to_owned()),
-            false => finalizers.retain(|name| name != FINALIZER),
+        if present {
+            finalizers.push(FINALIZER.to_owned())
+        } else {
+            finalizers.retain(|name| name != FINALIZER)
         }
         let patch = finalizers_patch(&metadata, &finalizers);
         self.merge("finalizer", cache, patch).await
@@ -191,18 +192,18 @@ fn merge_params() -> PatchParams {
 #[async_trait]
 impl Cluster for KubeCluster {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-        let (uids, seen) = (self.uids.clone(), self.seen.clone());
+        let (uids, known) = (self.uids.clone(), self.known.clone());
         let driver = self.driver.events();
         let events =
-            cluster_events::events(&self.client, self.namespace.as_deref(), driver, uids, seen);
+            cluster_events::events(&self.client, self.namespace.as_deref(), driver, uids, known);
         let (metrics, synced) = (self.metrics.clone(), Arc::clone(&self.synced));
-        let told = events.inspect(move |event| {
-            metrics.heard(event);
+        let events = events.inspect(move |event| {
+            metrics.observe(event);
             if matches!(event, ClusterEvent::Synced) {
                 synced.store(true, Ordering::Relaxed);
             }
         });
-        told.boxed()
+        events.boxed()
     }
 
     async fn write_assignment(
@@ -211,19 +212,23 @@ impl Cluster for KubeCluster {
         images: &[AssignedImage],
     ) -> Result<u64, WriteFailure> {
         let Some(uid) = self.uids.get(node) else {
-            return Err(WriteFailure::Gone("the node is gone".to_owned()));
+            return Err(WriteFailure::Gone(
+                "the node does not exist any more".to_owned(),
+            ));
         };
-        debug!(%node, images = images.len(), "writing an assignment");
+        debug!(%node, images = images.len(), "writing assignment");
         let target = NodeTarget::new(node.clone(), uid);
         let result = self.driver.assign(&target, images).await;
-        self.metrics.written("assignment", result.as_ref().err());
+        self.metrics
+            .count_write("assignment", result.as_ref().err());
         result
     }
 
     async fn delete_assignment(&self, node: &NodeName) -> Result<(), WriteFailure> {
-        debug!(%node, "deleting an assignment");
+        debug!(%node, "deleting assignment");
         let result = self.driver.release(node).await;
-        self.metrics.written("assignment", result.as_ref().err());
+        self.metrics
+            .count_write("assignment", result.as_ref().err());
         match result {
             Err(WriteFailure::Gone(_)) => Ok(()),
             result => result,
@@ -235,7 +240,7 @@ impl Cluster for KubeCluster {
         cache: &CacheId,
         status: &CacheStatus,
     ) -> Result<(), WriteFailure> {
-        debug!(%cache, reason = %status.reason, status = %status.status, message = status.message, "writing a status");
+        debug!(%cache, reason = %status.reason, status = %status.status, message = status.message, "writing image cache status");
         self.put_status(cache, status).await
     }
 
@@ -253,7 +258,7 @@ impl Cluster for KubeCluster {
     }
 
     async fn record_event(&self, cache: &CacheId, event: &CacheEvent) -> Result<(), WriteFailure> {
-        info!(%cache, reason = %event.reason, warning = event.warning, message = event.message, "image cache");
+        info!(%cache, reason = %event.reason, warning = event.warning, message = event.message, "image cache event");
         let events: Api<Event> = Api::namespaced(self.client.clone(), &cache.namespace);
         let event = kube_event(cache, event, Timestamp::now());
         let params = PostParams {
@@ -265,10 +270,10 @@ impl Cluster for KubeCluster {
     }
 }
 
-/// Longest message of an event, in bytes: the API server refuses more.
+/// Longest message of an event in bytes. The API server rejects longer ones.
 const EVENT_MESSAGE_MAX: usize = 1_024;
 
-/// A cache's status.
+/// The body of a status apply.
 fn status_body(cache: &CacheId, status: impl serde::Serialize) -> Value {
     json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
@@ -278,12 +283,12 @@ fn status_body(cache: &CacheId, status: impl serde::Serialize) -> Value {
     })
 }
 
-/// A merge patch that takes a status away.
+/// A merge patch that removes the status.
 fn no_status() -> Value {
     json!({ "status": null })
 }
 
-/// A merge patch that takes an annotation away, unless another cache has the name by now.
+/// A merge patch that removes an annotation, if the UID still matches.
 fn without_annotation(cache: &CacheId, annotation: Annotation) -> Value {
     let name = match annotation {
         Annotation::Refresh => REFRESH_ANNOTATION,
@@ -292,7 +297,7 @@ fn without_annotation(cache: &CacheId, annotation: Annotation) -> Value {
     json!({ "metadata": { "uid": cache.uid, "annotations": { name: null } } })
 }
 
-/// A merge patch that sets the finalizers, unless the object was changed since.
+/// A merge patch that sets the finalizers, if the object has not changed.
 fn finalizers_patch(metadata: &ObjectMeta, finalizers: &[String]) -> Value {
     json!({
         "metadata": {
@@ -303,7 +308,7 @@ fn finalizers_patch(metadata: &ObjectMeta, finalizers: &[String]) -> Value {
     })
 }
 
-/// An event about a cache.
+/// A Kubernetes event about a cache.
 fn kube_event(cache: &CacheId, event: &CacheEvent, now: Timestamp) -> Event {
     let mut end = event.message.len().min(EVENT_MESSAGE_MAX);
     while !event.message.is_char_boundary(end) {
@@ -311,7 +316,7 @@ fn kube_event(cache: &CacheId, event: &CacheEvent, now: Timestamp) -> Event {
     }
     Event {
         metadata: ObjectMeta {
-            // As client-go names them: unique without asking.
+            // The naming scheme of client-go: unique without generateName.
             name: Some(event_name(cache, now)),
             namespace: Some(cache.namespace.clone()),
             ..ObjectMeta::default()
@@ -345,43 +350,43 @@ fn event_name(cache: &CacheId, now: Timestamp) -> String {
     format!("{name}.{:x}", now.as_nanosecond())
 }
 
-/// What is remembered of the cache of that name.
+/// The cache that currently has a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
+struct KnownCache {
     uid: String,
-    /// Whether somebody else has written its status, kube-fledged for instance: what of it is not
-    /// written over would stand there for ever.
+    /// Whether another operator, for example kube-fledged, wrote its status. Fields that the controller does not
+    /// write would otherwise stay for ever.
     foreign: bool,
 }
 
-/// How a cache stands that a status is to be written of.
+/// Whether a status can be written to a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
-    /// It is gone; another may have its name.
+enum StatusTarget {
+    /// It does not exist; another cache may have its name.
     Gone,
-    /// It is there.
-    Known,
-    /// It is there, with a status that is not ours.
+    /// It exists, without a status of another operator.
+    Ours,
+    /// It exists, with a status of another operator that must be cleared first.
     Foreign,
 }
 
-/// Caches by namespace and name. Clones share them.
+/// The existing caches by namespace and name. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SeenCaches(Arc<Mutex<BTreeMap<(String, String), Seen>>>);
+pub(super) struct KnownCaches(Arc<Mutex<BTreeMap<(String, String), KnownCache>>>);
 
-impl SeenCaches {
-    /// A cache is there.
-    pub(super) fn note(&self, cache: &ReadCache) {
+impl KnownCaches {
+    /// Adds or updates a cache.
+    pub(super) fn insert(&self, cache: &ReadCache) {
         let id = cache.id();
-        let seen = Seen {
+        let seen = KnownCache {
             uid: cache.uid().unwrap_or_default(),
             foreign: cache.has_foreign_status(),
         };
         self.lock().insert((id.namespace, id.name), seen);
     }
 
-    /// A cache is gone. Another of its name stays.
-    pub(super) fn forget(&self, cache: &CacheId) {
+    /// Removes a cache. A later cache of the same name stays.
+    pub(super) fn remove(&self, cache: &CacheId) {
         let key = (cache.namespace.clone(), cache.name.clone());
         let mut seen = self.lock();
         if seen.get(&key).is_some_and(|seen| seen.uid == cache.uid) {
@@ -389,17 +394,17 @@ impl SeenCaches {
         }
     }
 
-    fn presence(&self, cache: &CacheId) -> Presence {
+    fn status_target(&self, cache: &CacheId) -> StatusTarget {
         let key = (cache.namespace.clone(), cache.name.clone());
         match self.lock().get(&key) {
-            Some(seen) if seen.uid != cache.uid => Presence::Gone,
-            Some(seen) if seen.foreign => Presence::Foreign,
-            Some(_) => Presence::Known,
-            None => Presence::Gone,
+            Some(seen) if seen.uid != cache.uid => StatusTarget::Gone,
+            Some(seen) if seen.foreign => StatusTarget::Foreign,
+            Some(_) => StatusTarget::Ours,
+            None => StatusTarget::Gone,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Seen>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), KnownCache>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -415,33 +420,36 @@ mod tests {
     }
 
     #[test]
-    fn a_later_cache_of_the_same_name_is_another() {
-        let caches = SeenCaches::default();
+    fn a_later_cache_of_the_same_name_is_distinct() {
+        let caches = KnownCaches::default();
         let (old, new) = (mk_cache("1", ().into()), mk_cache("2", ().into()));
-        caches.note(&old);
-        assert_eq!(caches.presence(&old.id()), Presence::Known);
-        caches.note(&new);
-        assert_eq!(caches.presence(&old.id()), Presence::Gone);
-        caches.forget(&old.id());
-        assert_eq!(caches.presence(&new.id()), Presence::Known);
-        caches.forget(&new.id());
-        assert_eq!(caches.presence(&new.id()), Presence::Gone);
+        caches.insert(&old);
+        assert_eq!(caches.status_target(&old.id()), StatusTarget::Ours);
+        caches.insert(&new);
+        assert_eq!(caches.status_target(&old.id()), StatusTarget::Gone);
+        caches.remove(&old.id());
+        assert_eq!(caches.status_target(&new.id()), StatusTarget::Ours);
+        caches.remove(&new.id());
+        assert_eq!(caches.status_target(&new.id()), StatusTarget::Gone);
     }
 
     #[test]
-    fn a_status_without_a_generation_is_somebody_elses() {
-        let caches = SeenCaches::default();
+    fn a_status_without_generation_is_foreign() {
+        let caches = KnownCaches::default();
         for (status, presence) in [
-            (serde_json::json!({ "status": "Failed" }), Presence::Foreign),
+            (
+                serde_json::json!({ "status": "Failed" }),
+                StatusTarget::Foreign,
+            ),
             (
                 serde_json::json!({ "observedGeneration": 1 }),
-                Presence::Known,
+                StatusTarget::Ours,
             ),
-            (serde_json::json!({}), Presence::Known),
+            (serde_json::json!({}), StatusTarget::Ours),
         ] {
             let cache = mk_cache("1", status);
-            caches.note(&cache);
-            assert_eq!(caches.presence(&cache.id()), presence);
+            caches.insert(&cache);
+            assert_eq!(caches.status_target(&cache.id()), presence);
         }
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 
-/// Taints of nodes that are about to be deleted: what is pulled there is pulled in vain.
+/// Taints of nodes that an autoscaler is about to delete. Pulls to them are wasted.
 const LEAVING: [&str; 3] = [
     // Cluster Autoscaler, `utils/taints`.
     "ToBeDeletedByClusterAutoscaler",
@@ -15,7 +15,7 @@ const LEAVING: [&str; 3] = [
     "karpenter.sh/disruption",
 ];
 
-/// A Node without what is never asked for: images, addresses, capacities, volumes.
+/// The parts of a Node that are used. Images, addresses, capacities and volumes are skipped.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
 #[resource(inherit = Node)]
 pub struct ReadNode {
@@ -50,9 +50,9 @@ pub struct NodeCondition {
     kind: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// Why, in one word.
+    /// The reason, one word.
     pub reason: String,
-    /// Since when the status is what it is.
+    /// Time of the last change of the status.
     pub last_transition_time: Option<Time>,
 }
 
@@ -64,32 +64,32 @@ struct ReadInfo {
 }
 
 impl ReadNode {
-    /// Its name, unless it is none.
+    /// The name; `None` if it is not a valid node name.
     #[must_use]
     pub fn name(&self) -> Option<NodeName> {
         NodeName::new(self.name_any()).ok()
     }
 
-    /// What its kubelet says of its being Ready, once it has said anything.
+    /// The condition `Ready`, once the kubelet has set it.
     #[must_use]
     pub fn ready(&self) -> Option<&NodeCondition> {
         self.status.conditions.iter().find(|c| c.kind == "Ready")
     }
 
-    /// The taint of a node that is about to be deleted.
+    /// The taint of an autoscaler that is about to delete the node.
     #[must_use]
     pub fn leaving(&self) -> Option<&Taint> {
         let mut taints = self.spec.taints.iter();
         taints.find(|taint| LEAVING.contains(&taint.key.as_str()))
     }
 
-    /// What a planner is told of it.
+    /// The facts for the planner. A node that is being deleted counts as not ready.
     #[must_use]
     pub fn into_facts(self, name: NodeName) -> NodeFacts {
         let ready = self.ready().is_some_and(|c| c.status == "True");
         let leaving = self.metadata.deletion_timestamp.is_some() || self.leaving().is_some();
         let labels = self.metadata.labels.unwrap_or_default();
-        // A node that has not reported itself yet may have been labelled by whoever made it.
+        // Before the first report of the kubelet, the labels may be set already.
         let or_label = |reported: String, label: &str, otherwise: &str| {
             let labelled = || labels.get(label).cloned();
             let reported = Some(reported).filter(|text| !text.is_empty());
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_ready_when_it_says_so_and_stays() {
+    fn ready_needs_the_condition_and_no_deletion_taint() {
         let facts = |status: &str, taint: &str| {
             mk_facts(serde_json::json!({
                 "metadata": { "name": "a", "labels": { "tier": "backend" } },
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_said_nothing_yet_is_not_ready() {
+    fn a_node_without_conditions_is_not_ready() {
         let facts = mk_facts(serde_json::json!({
             "metadata": { "name": "a", "labels": { "kubernetes.io/os": "windows" } },
         }));

@@ -16,8 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// From a tenth of a millisecond, what one node's change costs, to 10 s: the aim for a full plan of
-/// 5,000 nodes is 0.3 s.
+/// Buckets in seconds, from 0.1 ms, the cost of a change of one node, to 10 s. The target for a full plan of 5,000
+/// nodes is 0.3 s.
 const LATENCIES: [f64; 11] = [
     0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
 ];
@@ -43,24 +43,24 @@ impl Default for ControllerMetrics {
 }
 
 impl ControllerMetrics {
-    /// Metrics that a registry shows.
+    /// Creates the metrics and registers them.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register_with_unit(
             "fledged_reconcile_latency",
-            "Time from an event to the decision what to write",
+            "Time from an event to the resulting plan",
             Unit::Seconds,
             metrics.latency.clone(),
         );
         registry.register(
             "fledged_queue_depth",
-            "Writes that wait to be begun or tried again",
+            "Writes that wait for their first attempt or a retry",
             metrics.waiting.clone(),
         );
         registry.register(
             "fledged_writes_under_way",
-            "Writes that are not answered yet",
+            "Writes in progress",
             metrics.under_way.clone(),
         );
         registry.register(
@@ -105,29 +105,29 @@ struct StateLabels {
     state: &'static str,
 }
 
-/// What one cache adds to the gauges; the counts in the order of [`STATES`].
+/// The share of one cache in the gauges; the counts are in the order of [`STATES`].
 type Share = (ActionStatus, [u64; 5]);
 
-/// Metrics of a [`KubeCluster`](super::KubeCluster); no label has a cache's, node's or image's name.
+/// Metrics of a [`KubeCluster`](super::KubeCluster). No label holds the name of a cache, node or image.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterMetrics {
     writes: Family<WriteLabels, Counter>,
     caches: Family<StatusLabels, Gauge<i64, AtomicI64>>,
     images: Family<StateLabels, Gauge<i64, AtomicI64>>,
-    /// What was last told of each cache, to take it away again.
-    told: Arc<Mutex<BTreeMap<CacheId, Share>>>,
+    /// The current share of each cache, to subtract it when it changes.
+    shares: Arc<Mutex<BTreeMap<CacheId, Share>>>,
 }
 
 const STATES: [&str; 5] = ["desired", "cached", "pulling", "failed", "unreachable"];
 
 impl ClusterMetrics {
-    /// Metrics that a registry shows.
+    /// Creates the metrics and registers them.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(
             "fledged_api_writes",
-            "Writes to the API server, by what was written and how it ended",
+            "Writes to the API server by object and result",
             metrics.writes.clone(),
         );
         registry.register(
@@ -137,13 +137,13 @@ impl ClusterMetrics {
         );
         registry.register(
             "fledged_images",
-            "Images times nodes of all ImageCaches, by where they stand",
+            "Pairs of image and node of all ImageCaches by state",
             metrics.images.clone(),
         );
         metrics
     }
 
-    pub(super) fn written(&self, object: &'static str, failure: Option<&WriteFailure>) {
+    pub(super) fn count_write(&self, object: &'static str, failure: Option<&WriteFailure>) {
         let result = match failure {
             None => "ok",
             Some(WriteFailure::Conflict(_)) => "conflict",
@@ -154,7 +154,7 @@ impl ClusterMetrics {
         self.writes.get_or_create(&labels).inc();
     }
 
-    pub(super) fn cache_told(&self, cache: &CacheId, status: &CacheStatus) {
+    pub(super) fn set_cache(&self, cache: &CacheId, status: &CacheStatus) {
         let counts = status.counts;
         let now = (
             status.status,
@@ -166,24 +166,24 @@ impl ClusterMetrics {
                 counts.unreachable,
             ],
         );
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = told.insert(cache.clone(), now) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = shares.insert(cache.clone(), now) {
             self.add(before, -1);
         }
         self.add(now, 1);
     }
 
-    /// Takes note of caches that were there before, and of those that are gone.
-    pub(super) fn heard(&self, event: &ClusterEvent) {
+    /// Counts caches with a status from before a restart, and removes deleted caches.
+    pub(super) fn observe(&self, event: &ClusterEvent) {
         match event {
             ClusterEvent::CacheApplied(facts) => {
                 if let Some(status) = &facts.status {
-                    self.cache_told(&facts.id, status);
+                    self.set_cache(&facts.id, status);
                 }
             }
             ClusterEvent::CacheGone(id) => {
-                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(before) = told.remove(id) {
+                let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(before) = shares.remove(id) {
                     self.add(before, -1);
                 }
             }

@@ -40,8 +40,8 @@ use health::{HEARTBEAT, Stage};
 /// Field manager of everything that the controller writes.
 pub const FIELD_MANAGER: &str = CONTROLLER_FIELD_MANAGER;
 
-/// The controller of a cluster's ImageCaches. Of any cluster at most one may run at a time: let them
-/// be elected, or see to it otherwise.
+/// The controller of the ImageCaches of a cluster. At most one may run in a cluster at a time: use the election, or
+/// ensure it in another way.
 ///
 /// ```no_run
 /// # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -72,8 +72,7 @@ impl fmt::Debug for Controller {
 }
 
 impl Controller {
-    /// A controller on the cluster that this client speaks to. It shares the client with whoever
-    /// else has it.
+    /// Builds a controller for the cluster of this client.
     #[must_use]
     pub fn builder(client: Client) -> ControllerBuilder {
         ControllerBuilder {
@@ -89,14 +88,14 @@ impl Controller {
         }
     }
 
-    /// What probes ask; goes on telling after the controller has begun to run.
+    /// Liveness and readiness, for probes; valid while the controller runs.
     #[must_use]
     pub fn health(&self) -> ControllerHealth {
         self.health.clone()
     }
 }
 
-/// Puts a [`Controller`] together.
+/// Builds a [`Controller`].
 pub struct ControllerBuilder {
     client: Client,
     driver: Option<Arc<dyn NodeDriver>>,
@@ -120,8 +119,8 @@ impl fmt::Debug for ControllerBuilder {
 }
 
 impl ControllerBuilder {
-    /// With other limits and intervals. The deadline of a pull is rounded up to whole seconds, in
-    /// which it is recorded.
+    /// Sets the limits and intervals. The pull deadline is rounded up to whole seconds, the unit in which it is
+    /// stored.
     #[must_use]
     pub fn config(mut self, config: PlannerConfig) -> Self {
         self.config = config;
@@ -132,24 +131,24 @@ impl ControllerBuilder {
         self
     }
 
-    /// Reaches nodes by that driver, whose [own work](NodeDriver::run) is done while the controller
-    /// leads. By default, agents run on them ([`AgentDriver`](AgentDriver)).
+    /// Sets the node driver, whose [background work](NodeDriver::run) runs while the controller leads. Default
+    /// [`AgentDriver`].
     #[must_use]
     pub fn driver(mut self, driver: Arc<dyn NodeDriver>) -> Self {
         self.driver = Some(driver);
         self
     }
 
-    /// Serves the ImageCaches of that namespace alone. What NodeImageCaches hold for others is given
-    /// up: still only one controller may run in a cluster.
+    /// Serves only the ImageCaches of this namespace. Images that NodeImageCaches hold for other namespaces are
+    /// released, so still only one controller may run in a cluster.
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Runs only while it holds that lease, such as [`LeaseName::of_controller`]. No other candidate may
-    /// have the same identity; [`identity`](crate::api::lease::identity) makes one.
+    /// Runs only while it holds this lease, such as [`LeaseName::of_controller`]. The identity must be unique;
+    /// [`identity`](crate::api::lease::identity) generates one.
     #[must_use]
     pub fn election(
         mut self,
@@ -161,22 +160,21 @@ impl ControllerBuilder {
         self
     }
 
-    /// With another clock than tokio's.
+    /// The clock. Default [`TokioClock`].
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// With this seed for delays and jitter; by default a random one.
+    /// The seed of delays and jitter. Default random.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Adds the controller's metrics and `fledged_build_info` to a registry. Without, nothing shows
-    /// them.
+    /// Registers the controller's metrics and `fledged_build_info`.
     #[must_use]
     pub fn metrics(mut self, registry: &mut Registry) -> Self {
         self.cluster_metrics = ClusterMetrics::register(registry);
@@ -185,7 +183,7 @@ impl ControllerBuilder {
         self
     }
 
-    /// The controller.
+    /// Builds the controller.
     #[must_use]
     pub fn build(self) -> Controller {
         let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
@@ -214,42 +212,41 @@ impl ControllerBuilder {
     }
 }
 
-/// A seed from the hash map's own source of randomness.
+/// A seed from the random source of hash maps.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }
 
-/// How long a driver's own work is waited for at shutdown. With 10 s for writes under way and 5 s for the
-/// lease it stays within the 30 s that a pod is given.
+/// Limit for the driver to end at shutdown. With 10 s for writes in progress and 5 s for the lease, the sum stays
+/// below the 30 s in which a pod must terminate.
 const DRIVER_DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why a controller ended although nobody asked it to.
+/// Why a controller stopped without a shutdown request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControllerError {
-    /// Somebody else may lead now: nothing is written any more. Start again to stand by.
+    /// Another controller may lead now, so nothing is written any more. Restart to stand by.
     #[error("no longer the leader: {0}")]
     NotLeading(#[from] LeaseError),
-    /// Nothing is told any more: the events of the node driver have ended, which they never should, or
-    /// the watches, which never do.
+    /// The events of the node driver or the watches ended, which should never happen.
     #[error("the events of image caches, nodes and the node driver ended")]
     WatchesEnded,
-    /// The node driver's own work failed.
-    #[error("the node driver cannot go on: {0}")]
+    /// The background work of the node driver failed.
+    #[error("the node driver failed: {0}")]
     DriverFailed(#[source] DriverError),
-    /// The node driver's own work ended although nobody asked it to.
-    #[error("the node driver ended its work by itself")]
+    /// The background work of the node driver ended before the shutdown.
+    #[error("the node driver ended unexpectedly")]
     DriverEnded,
 }
 
 impl Controller {
-    /// Waits to be elected, then acts until `shutdown` resolves. Writes under way are then waited for
-    /// a while, and the lease is given back.
+    /// Waits for the lease, then reconciles until `shutdown` resolves. It then waits for writes in progress, up to a
+    /// limit, and releases the lease.
     ///
     /// # Errors
     ///
-    /// [`ControllerError`] when it ends without having been asked to.
+    /// [`ControllerError`] if it stops before `shutdown`.
     pub async fn run<F: Future<Output = ()>>(mut self, shutdown: F) -> Result<(), ControllerError> {
         let shutdown = shutdown.fuse();
         futures_util::pin_mut!(shutdown);
@@ -259,10 +256,10 @@ impl Controller {
             let elected = tokio::select! {
                 () = elector.acquire() => true,
                 () = &mut shutdown => false,
-                () = beat(|| health.beat()) => false,
+                () = heartbeat(|| health.beat()) => false,
             };
             if !elected {
-                // It may have been acquired at the last moment.
+                // The lease may have been acquired at the last moment.
                 elector.release().await;
                 return Ok(());
             }
@@ -294,9 +291,12 @@ impl Controller {
         let cluster_loop = ClusterLoop::new(planner, cluster, Arc::clone(&self.clock), self.seed);
         let mut cluster_loop = cluster_loop.with_observer(Arc::new(self.metrics.clone()));
         let working = self.beside_driver(cluster_loop.run(stop.cancelled()));
-        let heart = beat(|| match self.cluster.is_synced() {
-            true => self.health.set(Stage::Leading),
-            false => self.health.beat(),
+        let heart = heartbeat(|| {
+            if self.cluster.is_synced() {
+                self.health.set(Stage::Leading)
+            } else {
+                self.health.beat()
+            }
         });
         let keeping = async {
             match elector {
@@ -306,7 +306,7 @@ impl Controller {
         };
         let stopping = async {
             shutdown.await;
-            info!("shutting down");
+            info!("controller shutting down");
             stop.cancel();
             std::future::pending().await
         };
@@ -319,7 +319,8 @@ impl Controller {
         }
     }
 
-    /// The loop and the driver's own work, which outlives the loop: its last calls may need it.
+    /// Runs the loop and the background work of the driver. The driver outlives the loop, whose last calls may need
+    /// it.
     async fn beside_driver(
         &self,
         working: impl Future<Output = Ended>,
@@ -340,7 +341,7 @@ impl Controller {
             biased;
             ended = own => ended,
             () = self.clock.sleep(DRIVER_DRAIN_LIMIT) => {
-                warn!("the node driver did not end its work in time");
+                warn!("node driver did not stop in time");
                 Ok(())
             }
         };
@@ -351,11 +352,11 @@ impl Controller {
     }
 }
 
-/// Beats for ever.
-async fn beat(tell: impl Fn()) {
+/// Calls `beat` at each heartbeat. Never returns.
+async fn heartbeat(beat: impl Fn()) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     loop {
         ticks.tick().await;
-        tell();
+        beat();
     }
 }

@@ -37,70 +37,62 @@ impl NodeTarget {
     }
 }
 
-/// How an assignment reaches a node, and how it is learnt what the node made of it.
+/// How an assignment reaches a node, and how the controller learns what the node reports.
 ///
-/// The controller decides what every node is to hold, spends the rollout's budget and sums up what the
-/// nodes say; a driver only carries both ways. It is used by the one controller that leads, and by
-/// nothing else while it does.
+/// The controller decides what every node should hold, spends the rollout's budget and sums up the reports. A
+/// driver only transports both. Only the leading controller uses it.
 ///
-/// # One node's way
+/// # The protocol of one node
 ///
-/// 1. [`assign`](Self::assign) names everything that the node is to hold and to be rid of, each image
-///    once. It replaces whatever was assigned before; an image that is not named any more is none of the
-///    node's business, and stays as it is.
-/// 2. The driver answers with a generation, and soon after with a first
-///    [`ClusterEvent::Reported`] whose `observed_generation` is that one, though all images be
-///    `Pending`: it says that the assignment has arrived.
-/// 3. The node pulls and removes. The driver reports when something has changed; the more often, the
-///    more often statuses are written (at most once a second for each cache).
-/// 4. An image is done when a report says so that answers the generation in which it was asked for, or a
-///    later one: `Cached` with a `revision` of at least the assigned one, `Removed`, `InUse` for one that
-///    is to be absent but can't be taken away, or `Failed`. A greater revision asks to pull it again by
-///    the policy `Always`, and else to make sure that it is there. The node gives its slot of the rollout's
-///    budget back once nothing is left to pull.
-/// 5. [`release`](Self::release) comes when there is nothing to say any more: no cache wants anything of
-///    the node and nothing is left to remove, or the Node is gone.
+/// 1. [`assign`](Self::assign) names every image that the node should hold or remove, each once. It replaces the
+///    previous assignment. Images that are no longer named are not managed any more and stay as they are.
+/// 2. The driver returns a generation, and soon after sends a first [`ClusterEvent::Reported`] with this
+///    `observed_generation`, even if all images are `Pending`: it acknowledges the assignment.
+/// 3. The node pulls and removes images. The driver reports changes; more reports mean more status writes (at most
+///    one a second for each cache).
+/// 4. An image is done when a report for the generation that requested it, or a later one, says `Cached` with a
+///    `revision` of at least the assigned one, `Removed`, `InUse` for an image that should be absent but cannot be
+///    removed, or `Failed`. A greater revision requests a new pull if the policy is `Always`, and otherwise a check
+///    that the image is present. The node releases its rollout slot once nothing is left to pull.
+/// 5. [`release`](Self::release) is called when no cache desires anything of the node and nothing is left to
+///    remove, or when the Node is gone.
 ///
-/// Nothing of that is retried or remembered here: pulls that fail are the node's to try again, within the
-/// deadline of each image; calls that fail are the controller's.
+/// The driver neither retries nor remembers anything: the node retries failed pulls within the deadline of each
+/// image, and the controller retries failed calls.
 ///
-/// `fledged_core::runner::NodeLoop` does steps 2 to 4 for whoever has an
-/// [`ImageRuntime`](fledged_core::port::ImageRuntime) for each node; what it reports needs only the
-/// generation.
+/// `fledged_core::runner::NodeLoop` implements steps 2 to 4 for any
+/// [`ImageRuntime`](fledged_core::port::ImageRuntime); only the generation has to be added to its reports.
 ///
 /// # The generation
 ///
-/// It tells answers to what is asked now from answers to what was asked before. For one node it grows
-/// with each change of the assignment and starts at 1 or higher; where nothing was changed it may stay as
-/// it is. It counts on over a restart as long as reports can come from before it: either it is recorded
-/// together with the assignment, or it starts from a number that no earlier process has reached, such as
-/// the seconds since 1970. After [`ClusterEvent::AssignmentGone`] it may begin anew.
+/// The generation matches reports to assignments. It starts at 1 or higher and grows with each change of a node's
+/// assignment; without a change it may stay the same. After a restart it must continue from a higher number as long
+/// as old reports can arrive: either it is stored together with the assignment, or it starts from a number that no
+/// earlier process has reached, such as the Unix time in seconds. After [`ClusterEvent::AssignmentGone`] it may
+/// start again.
 ///
-/// # Silence
+/// # Unresponsive nodes
 ///
-/// A node that has not reported the generation of its assignment within
-/// [`PlannerConfig::answer_grace`](fledged_core::planner::PlannerConfig::answer_grace) (30 s), or has
-/// images to pull and says nothing for the longest deadline of these and
-/// [`report_grace`](fledged_core::planner::PlannerConfig::report_grace) (60 s), counts as silent: its
-/// images are unreachable and its slot goes to another. Nothing is taken back from it. Its next report
-/// ends that. A node that is not Ready is treated alike, whatever it reports.
+/// A node is unresponsive if it has not reported the generation of its assignment within
+/// [`PlannerConfig::answer_grace`](fledged_core::planner::PlannerConfig::answer_grace) (30 s), or has images to pull
+/// and has not reported for the longest of their deadlines plus
+/// [`report_grace`](fledged_core::planner::PlannerConfig::report_grace) (60 s). Its images count as unreachable and
+/// another node gets its slot. Its assignment stays. The next report ends this state. A node that is NotReady is
+/// treated the same way, whatever it reports.
 ///
 /// # Restarts
 ///
-/// A driver that keeps a record of assignments tells it by [`ClusterEvent::AssignmentRecorded`] before the
-/// first [`ClusterEvent::Synced`], with every field of every image, and what the nodes last said by
-/// [`ClusterEvent::Reported`]: a controller that starts, or takes over, then writes nothing that
-/// stands already. A driver that keeps no record sends `Synced` at once. Every assignment is then written
-/// anew, a wave of the rollout's budget at a time, which is harmless where nodes find present what they
-/// hold. What is lost is who wanted what: images that a cache gave up while no controller ran are not
-/// removed.
+/// A driver that stores assignments sends them as [`ClusterEvent::AssignmentRecorded`] before the first
+/// [`ClusterEvent::Synced`], with every field of every image, and the last reports as [`ClusterEvent::Reported`]. A
+/// controller that starts or takes over then writes only what differs. A driver that stores nothing sends `Synced`
+/// at once. The controller then writes every assignment again, one rollout wave at a time, which is harmless for
+/// images that are present. One thing is lost: images that a cache gave up while no controller ran are not removed.
 ///
 /// # Concurrency and cancellation
 ///
-/// Everything may be called from several tasks at once, but `assign` and `release` never twice at once for
-/// the same node. A call that takes a minute is dropped and repeated later, and all are dropped when the
-/// controller ends, or no longer leads: whether it took effect is then unknown, which must do no harm.
-/// Each may be repeated, and then changes nothing. At most 32 are under way.
+/// Calls may come from several tasks at once, but never two at once for the same node. A call that takes a minute is
+/// dropped and repeated later. All calls are dropped when the controller ends or loses the lease, and it is then
+/// unknown whether they took effect. Every call must be idempotent. At most 32 are in progress.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -109,18 +101,18 @@ impl NodeTarget {
 /// use fledged_core::model::{AssignedImage, NodeName};
 /// use fledged_core::planner::ClusterEvent;
 /// use fledged_core::port::WriteFailure;
-/// use fledged_operator::driver::{NodeDriver, NodeTarget};
+/// use fledged_operator::controller::{NodeDriver, NodeTarget};
 /// use futures_util::StreamExt;
 /// use futures_util::stream::{self, BoxStream};
 ///
-/// /// Prints what it would do. No node ever answers, so all of them count as silent after 30 s.
+/// /// Prints what it would do. No node ever reports, so all of them are unresponsive after 30 s.
 /// #[derive(Default)]
 /// struct DryRun(AtomicU64);
 ///
 /// #[async_trait]
 /// impl NodeDriver for DryRun {
 ///     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-///         // Nothing is recorded; and a stream that ended would end the controller.
+///         // Nothing is stored. A stream that ends would end the controller.
 ///         let listed = stream::iter([ClusterEvent::Synced]);
 ///         listed.chain(stream::pending()).boxed()
 ///     }
@@ -131,69 +123,66 @@ impl NodeTarget {
 ///     }
 ///
 ///     async fn release(&self, node: &NodeName) -> Result<(), WriteFailure> {
-///         println!("{node}: nothing any more");
+///         println!("{node}: released");
 ///         Ok(())
 ///     }
 /// }
 /// ```
 #[async_trait]
 pub trait NodeDriver: Send + Sync {
-    /// What happens, from now on: first what is recorded and what was reported, then
-    /// [`ClusterEvent::Synced`], then each change, in the order of each node. Never ends: a driver that
-    /// loses its source finds it again, and tells what has changed meanwhile and `Synced` once more.
+    /// The events: first the stored assignments and last reports, then [`ClusterEvent::Synced`], then each change,
+    /// in order for each node. It never ends: a driver that loses its source reconnects, sends what has changed
+    /// meanwhile, and sends `Synced` again.
     ///
-    /// Called once for each time that a controller comes to lead; every stream begins with everything.
-    /// It is polled by the controller's own loop and must not block. What nobody takes yet has to wait
-    /// somewhere: a newer report of a node may replace an older one that was not taken.
+    /// It is called each time that a controller starts to lead; every stream starts with the complete state. The
+    /// controller's loop polls it, so it must not block. The driver has to buffer events that are not polled yet; a
+    /// newer report of a node may replace an older one.
     ///
     /// A driver sends only [`ClusterEvent::AssignmentRecorded`], [`ClusterEvent::AssignmentGone`],
     /// [`ClusterEvent::Reported`] (all images of the node, not only those that changed),
     /// [`ClusterEvent::AgentUnresponsive`] and [`ClusterEvent::Synced`]. Others are ignored.
     fn events(&self) -> BoxStream<'static, ClusterEvent>;
 
-    /// Asks a node to hold this. Returns once it is recorded or handed over, not once it is done; the
-    /// generation is that of this assignment.
+    /// Assigns images to a node. Returns the generation of the assignment once it is stored or handed over, not once
+    /// the node has acted on it.
     ///
     /// # Errors
     ///
-    /// [`WriteFailure::Unavailable`] is tried again after a while, and not before `retry_after`;
-    /// [`WriteFailure::Conflict`] has it thought over first; [`WriteFailure::Gone`] says that there is no
-    /// such node any more, and nothing is tried until something else is wanted of it.
-    /// [`write_failure`](crate::api::error::write_failure) sorts the errors of a Kubernetes client so.
+    /// [`WriteFailure::Unavailable`] is retried later, not before `retry_after`. [`WriteFailure::Conflict`] is planned
+    /// again first. [`WriteFailure::Gone`] means that the node does not exist any more; nothing is retried until its
+    /// assignment changes. [`write_failure`](crate::api::error::write_failure) classifies the errors of a Kubernetes
+    /// client.
     async fn assign(
         &self,
         node: &NodeTarget,
         images: &[AssignedImage],
     ) -> Result<u64, WriteFailure>;
 
-    /// Forgets a node: what was assigned to it does not count any more. Nothing is removed from it.
-    /// Comes also for nodes that are gone.
+    /// Deletes the assignment of a node. Its images stay on it. It is also called for nodes that do not exist any
+    /// more.
     ///
     /// # Errors
     ///
-    /// As [`assign`](Self::assign); [`WriteFailure::Gone`] is taken for success.
+    /// As [`assign`](Self::assign); [`WriteFailure::Gone`] counts as success.
     async fn release(&self, node: &NodeName) -> Result<(), WriteFailure>;
 
-    /// Work of its own while the controller leads, beside its loop: whatever is not done within the
-    /// calls. By default there is none, and this waits for `shutdown`.
+    /// Background work of the driver while the controller leads. The default waits for `shutdown`.
     ///
-    /// It is begun before the first event is asked for. `shutdown` is cancelled once the loop has ended
-    /// and its last calls are answered; there are 10 s to come to an end then. It is dropped at once
-    /// when the controller no longer leads: somebody else may then be at work, so tasks that it spawned
-    /// have to end with it (`tokio::task::JoinSet` sees to that). It is polled in the controller's own
-    /// task and must not block.
+    /// It starts before the first event is polled. `shutdown` is cancelled once the loop has ended and its last calls
+    /// have returned; the driver then has 10 s to end. It is dropped at once when the controller loses the lease.
+    /// Another controller may then be active, so tasks that it has spawned must end with it (use
+    /// `tokio::task::JoinSet`). It is polled in the controller's task and must not block.
     ///
     /// # Errors
     ///
-    /// [`DriverError`] when it can't go on. That ends the controller, and so does an end without error
-    /// before `shutdown`.
+    /// [`DriverError`] if it cannot continue. This ends the controller, and so does a return before `shutdown`.
     async fn run(&self, shutdown: CancellationToken) -> Result<(), DriverError> {
         shutdown.cancelled().await;
         Ok(())
     }
 }
 
-/// Why the work of a driver can't go on.
+/// Why a driver cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct DriverError {
@@ -201,7 +190,7 @@ pub struct DriverError {
 }
 
 impl DriverError {
-    /// An error that says this: what was done to which object, and what became of it.
+    /// An error with this message. Name the operation, the object and the cause.
     #[must_use]
     pub fn new(problem: impl Into<String>) -> Self {
         Self {

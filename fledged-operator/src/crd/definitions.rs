@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use crate::crd::image_cache::ImageCache;
 use crate::crd::node_image_cache::NodeImageCache;
 
-/// The definitions of [`ImageCache`] and [`NodeImageCache`], in this order, with everything that the
-/// API server checks by itself.
+/// The definitions of [`ImageCache`] and [`NodeImageCache`], in this order, with the validation rules of the API
+/// server.
 #[must_use]
 pub fn definitions() -> [CustomResourceDefinition; 2] {
     let mut caches = ImageCache::crd();
@@ -34,11 +34,11 @@ pub fn definitions() -> [CustomResourceDefinition; 2] {
     [caches, nodes]
 }
 
-/// The same as YAML documents.
+/// [`definitions`] as YAML documents.
 ///
 /// # Errors
 ///
-/// A definition that can't be written as YAML.
+/// A definition cannot be serialized as YAML.
 pub fn definitions_yaml() -> Result<String, serde_saphyr::ser::Error> {
     let mut text = String::new();
     for definition in definitions() {
@@ -48,10 +48,10 @@ pub fn definitions_yaml() -> Result<String, serde_saphyr::ser::Error> {
     Ok(text)
 }
 
-/// Entries of `cacheSpec`. With [`IMAGES_MAX`] images of some 60 bytes each an object reaches etcd's
-/// limit of 1.5 MiB long before this one; it bounds what the CEL rules may cost.
+/// Largest number of entries of `cacheSpec`. It bounds the estimated cost of the CEL rules; an object reaches etcd's
+/// limit of 1.5 MiB first.
 const GROUPS_MAX: i64 = 1_000;
-/// Entries of the small lists: secrets, tolerations, terms of an affinity.
+/// Largest number of entries of the small lists: secrets, tolerations, terms of an affinity.
 const ENTRIES_MAX: i64 = 100;
 /// Longest reference: name (255), tag (128), the longest digest (136), separators.
 const REFERENCE_MAX: i64 = 520;
@@ -73,7 +73,7 @@ const PERCENTAGE: &str = "^([1-9][0-9]?|100)%$";
 /// A DNS subdomain (RFC 1123).
 const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
-/// Adds what the API server checks to the definition of ImageCache.
+/// Adds the validation rules of ImageCache.
 pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
     for_each(definition, "spec", |spec| {
         in_list(spec, "cacheSpec", 1, GROUPS_MAX, |group| {
@@ -105,7 +105,7 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
         in_field(spec, "serviceAccountName", object_name);
         in_field(spec, "rollout", |rollout| {
             in_field(rollout, "maxConcurrentNodes", |limit| {
-                // Each counts for the type it is about.
+                // Each rule applies to one of the two types, integer or string.
                 limit.minimum = Some(1.0);
                 limit.maximum = Some(f64::from(u32::MAX));
                 limit.pattern = Some(PERCENTAGE.to_owned());
@@ -114,7 +114,7 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
     });
 }
 
-/// Adds what the API server checks to the definition of NodeImageCache.
+/// Adds the list types of NodeImageCache.
 pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition) {
     for_each(definition, "spec", |spec| {
         in_field(spec, "images", |images| {
@@ -126,7 +126,7 @@ pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition)
     });
 }
 
-/// Says how lists of the statuses are merged, and what numbers of Rust's have no format.
+/// Sets the merge types of the lists in the statuses.
 pub(super) fn refine_status(definition: &mut CustomResourceDefinition) {
     for_each(definition, "status", |status| {
         in_field(status, "images", |images| {
@@ -164,7 +164,7 @@ fn rule(schema: &mut JSONSchemaProps, rule: &str, message: &str) {
     });
 }
 
-/// Kubernetes knows signed formats only and warns of others; the bound of zero stays.
+/// Replaces unsigned number formats, which Kubernetes does not know. The minimum of 0 stays.
 pub(super) fn refine_numbers(definition: &mut CustomResourceDefinition) {
     for version in &mut definition.spec.versions {
         let schema = version.schema.as_mut();
@@ -227,65 +227,63 @@ fn in_list(
 
 /// Field manager of the definitions.
 pub const INSTALLER: &str = "fledged-installer";
-/// How long a definition may take to be served; an API server needs a second or two.
+/// Limit for a definition to be established; an API server needs a second or two.
 const ESTABLISHED_LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks whether the resources are served: an API server takes some hundred milliseconds.
+/// Interval between checks whether the resources are served; an API server needs some hundred milliseconds.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Why the definitions are not there.
+/// Why the definitions could not be installed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// It was refused.
+    /// The API server rejected it.
     #[error("cannot apply the CustomResourceDefinition {name}: {source}")]
     Apply {
         /// Its name.
         name: String,
-        /// What the API server said.
+        /// The error of the API server.
         source: Box<kube::Error>,
     },
-    /// Whether it is served can't be seen.
+    /// Its status could not be watched.
     #[error("cannot watch the CustomResourceDefinition {name}: {source}")]
     Watch {
         /// Its name.
         name: String,
-        /// What went wrong.
+        /// The cause.
         source: Box<wait::Error>,
     },
-    /// It was applied, but is not served.
+    /// It was applied, but is not established in time.
     #[error("the CustomResourceDefinition {name} is not established within {} s: {problem}", .limit.as_secs())]
     NotEstablished {
         /// Its name.
         name: String,
-        /// How long was waited.
+        /// The limit.
         limit: Duration,
-        /// What its conditions say.
+        /// Its conditions that are not true.
         problem: String,
     },
-    /// It is established, but its objects can't be listed.
-    #[error("{plural} of kubefledged.io can't be listed within {} s: {problem}", .limit.as_secs())]
+    /// It is established, but its objects cannot be listed in time.
+    #[error("{plural} of kubefledged.io cannot be listed within {} s: {problem}", .limit.as_secs())]
     NotServed {
         /// `imagecaches` or `nodeimagecaches`.
         plural: String,
-        /// How long was waited.
+        /// The limit.
         limit: Duration,
-        /// What the API server said last.
+        /// The last error of the API server.
         problem: String,
     },
 }
 
-/// Applies [`definitions`] and waits until the API server serves them; once they are as they should be,
-/// nothing changes. To be called before a [`Controller`](crate::controller::Controller) runs, by
-/// whoever may do it: `customresourcedefinitions` of `apiextensions.k8s.io`, verbs get, list, watch,
-/// create, patch.
+/// Applies [`definitions`] and waits until the API server serves them. It is idempotent. Call it before a
+/// [`Controller`](crate::controller::Controller) runs. It needs the verbs get, list, watch, create and patch for
+/// `customresourcedefinitions` of `apiextensions.k8s.io`.
 ///
-/// Applied on the server's side under the field manager [`INSTALLER`], which takes over what other
-/// managers, such as `kubectl apply` or a chart, have set of the same fields. An older version of this
-/// crate would so take back what a newer one added.
+/// It uses server-side apply under the field manager [`INSTALLER`] and takes over fields of other managers, such as
+/// `kubectl apply` or a chart. An older version of this crate would revert the changes of a newer one.
 ///
 /// # Errors
 ///
-/// [`InstallError`], which names the definition; those before it are applied.
+/// [`InstallError`], which names the definition. Definitions before it have been applied.
 pub async fn install(client: &Client) -> Result<(), InstallError> {
     let api = Api::all(client.clone());
     for definition in definitions() {
@@ -298,14 +296,14 @@ pub async fn install(client: &Client) -> Result<(), InstallError> {
     served::<NodeImageCache>(client).await
 }
 
-/// Established, a definition still has to reach every part of the API server.
+/// Waits until the objects can be listed, which takes a moment after the definition is established.
 async fn served<K>(client: &Client) -> Result<(), InstallError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let api: Api<K> = Api::all(client.clone());
     let one = ListParams::default().limit(1);
-    let mut seen = "nothing was answered".to_owned();
+    let mut seen = "no response".to_owned();
     let listed = async {
         while let Err(error) = api.list_metadata(&one).await {
             seen = error.to_string();
@@ -355,22 +353,23 @@ async fn established(
     }
 }
 
-/// What stands in the way, such as names that another definition has.
+/// The conditions that are not true, for example names that conflict with another definition.
 fn problem(found: Option<&CustomResourceDefinition>) -> String {
     let conditions = found
         .and_then(|definition| definition.status.as_ref()?.conditions.as_ref())
         .into_iter()
         .flatten();
-    let said: Vec<String> = conditions
+    let problems: Vec<String> = conditions
         .filter(|condition| condition.status != "True")
         .map(|condition| {
             let message = condition.message.as_deref().unwrap_or_default();
             format!("{} is {}: {message}", condition.type_, condition.status)
         })
         .collect();
-    match said.is_empty() {
-        true => "it has no condition that says why".to_owned(),
-        false => said.join("; "),
+    if problems.is_empty() {
+        "it has no condition with the cause".to_owned()
+    } else {
+        problems.join("; ")
     }
 }
 
@@ -381,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_said_what_stands_in_the_way() {
+    fn conditions_explain_what_is_not_established() {
         let [mut definition, _] = definitions();
         assert!(problem(None).contains("no condition"));
         definition.status = serde_json::from_value(json!({
@@ -392,10 +391,10 @@ mod tests {
             ],
         }))
         .unwrap();
-        let said = problem(Some(&definition));
+        let text = problem(Some(&definition));
         assert!(
-            said.starts_with("NamesAccepted is False: \"ic\" is already in use; "),
-            "{said}"
+            text.starts_with("NamesAccepted is False: \"ic\" is already in use; "),
+            "{text}"
         );
     }
 }

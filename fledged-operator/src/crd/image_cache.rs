@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
 
-/// What a user wants: images, the nodes they belong on, and how they get there.
+/// Images, the nodes they belong on, and how they are rolled out.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "kubefledged.io",
@@ -34,28 +34,28 @@ use crate::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
     status = "ImageCacheStatus",
     derive = "Default",
     derive = "PartialEq",
-    doc = "Container images that are to be on nodes before the pods that need them.",
-    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.status","description":"How the last action stands"}"#,
-    printcolumn = r#"{"name":"Cached","type":"string","jsonPath":".status.cached","description":"Images that are on their nodes, of all that are to be"}"#,
-    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failuresTotal","description":"Images that failed on a node"}"#,
+    doc = "Pre-pulls container images onto nodes before pods need them.",
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.status","description":"Status of the last action"}"#,
+    printcolumn = r#"{"name":"Cached","type":"string","jsonPath":".status.cached","description":"Cached pairs of image and node, of all desired ones"}"#,
+    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failuresTotal","description":"Pairs of image and node that failed"}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ImageCacheSpec {
-    /// Which images on which nodes.
+    /// Groups of images and the nodes they belong on.
     pub cache_spec: Vec<CacheSpecImages>,
-    /// Secrets with registry credentials, in the ImageCache's own namespace.
+    /// Secrets with registry credentials, in the namespace of the ImageCache.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// ServiceAccount in the same namespace whose `imagePullSecrets` are used as well.
+    /// ServiceAccount in the same namespace whose `imagePullSecrets` are also used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
-    /// What happens to the images when the ImageCache is deleted: `Retain` (the default) leaves them
-    /// on the nodes, `Purge` removes them first.
+    /// What happens to the images when the ImageCache is deleted: `Retain` (the default) leaves them on the nodes,
+    /// `Purge` removes them first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
-    /// How fast the images go out.
+    /// Limits of the rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
 }
@@ -83,50 +83,49 @@ impl From<model::ImageCacheSpec> for ImageCacheSpec {
     }
 }
 
-/// How far an ImageCache has got. The first six fields are kube-fledged's, with its words.
+/// The observed state of an ImageCache. The first six fields and their values are the same as kube-fledged's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageCacheStatus {
-    /// How the last action stands: `Processing`, `Succeeded`, `Failed`, `Unknown`,
-    /// `NoImagesPulledOrDeleted`; `Aborted` only where kube-fledged wrote it.
+    /// Status of the last action: `Processing`, `Succeeded`, `Failed`, `Unknown`,
+    /// `NoImagesPulledOrDeleted`; `Aborted` only if kube-fledged wrote it.
     pub status: String,
     /// The last action: `ImageCacheCreate`, `ImageCacheUpdate`, `ImageCacheRefresh`,
     /// `ImageCachePurge`, `ImageCacheDelete`, `CacheSpecValidationFailed`.
     pub reason: String,
-    /// A sentence with the counts.
+    /// Summary of the last action, with counts.
     pub message: String,
-    /// A sample of what failed, or fails so far: by image, on which node and why.
+    /// A sample of the current failures by image, with node and reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, Vec<NodeReasonMessage>>,
-    /// When the last action began.
+    /// Start of the last action.
     pub start_time: Time,
-    /// When it ended.
+    /// End of the last action.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
-    /// Generation of the spec that this is about.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`, `Progressing`, `Degraded`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    /// Images on their nodes, of all that are to be, `95/100`.
+    /// Cached pairs of image and node, of all desired ones, for example `95/100`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached: Option<String>,
-    /// The numbers behind it, in (image, node) pairs.
+    /// Counts of pairs of image and node by state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<PairCounts>,
-    /// How many failures there are, of which `failures` is a sample.
+    /// Total number of failures, of which `failures` is a sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures_total: Option<u64>,
-    /// Milliseconds since the epoch of the last refresh: the revision asked of the nodes for images
-    /// that move.
+    /// Unix time in milliseconds of the last refresh. Nodes pull mutable tags again if their last revision is older.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_revision: Option<u64>,
-    /// Milliseconds since the epoch of the last refresh on demand: the revision asked of the nodes for
-    /// images that do not move, of which they make sure for it.
+    /// Unix time in milliseconds of the last refresh on demand. Nodes verify that immutable images are present if
+    /// their last revision is older.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_revision: Option<u64>,
-    /// Whether it is purged: it wants nothing until a refresh or an edit.
+    /// Whether the cache is purged. A purged cache desires no images until a refresh or an edit of its spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<bool>,
 }
@@ -134,11 +133,11 @@ pub struct ImageCacheStatus {
 /// Why an image failed on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeReasonMessage {
-    /// The node's name.
+    /// Name of the node.
     pub node: String,
-    /// Why, in one word.
+    /// Reason of the failure, one word.
     pub reason: String,
-    /// The runtime's or registry's own text.
+    /// Message of the runtime or registry.
     pub message: String,
 }
 
@@ -228,26 +227,26 @@ impl ImageCacheStatus {
     }
 }
 
-/// An [`ImageCache`] of which only the metadata has to be well formed.
+/// A tolerant [`ImageCache`]: only the metadata has to be well-formed.
 ///
-/// A CRD that was edited, or an older one, lets objects through that no type of ours can hold; one of
-/// them must not end the watch of all others.
+/// An edited or older CustomResourceDefinition accepts objects that do not match the types. One such object must not
+/// break the watch of all others.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
 #[resource(inherit = ImageCache)]
 pub struct ReadCache {
     /// Name, UID, generation, annotations.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// The spec, unread.
+    /// The raw spec.
     #[serde(default)]
     pub spec: Value,
-    /// The status, unread.
+    /// The raw status.
     #[serde(default)]
     pub status: Value,
 }
 
 impl ReadCache {
-    /// Its identity.
+    /// The identity of the cache.
     #[must_use]
     pub fn id(&self) -> CacheId {
         CacheId::new(
@@ -257,14 +256,14 @@ impl ReadCache {
         )
     }
 
-    /// Whether its status was written by another operator, kube-fledged for instance.
+    /// Whether another operator, for example kube-fledged, wrote the status.
     #[must_use]
     pub fn has_foreign_status(&self) -> bool {
         let written = self.status.as_object().filter(|status| !status.is_empty());
         written.is_some_and(|status| !status.contains_key("observedGeneration"))
     }
 
-    /// What a planner is told of it.
+    /// The facts for the planner.
     #[must_use]
     pub fn into_facts(self) -> CacheFacts {
         let id = self.id();

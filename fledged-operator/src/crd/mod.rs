@@ -1,8 +1,8 @@
-//! The custom resources, and how they become what core decides about.
+//! The custom resources, and their conversion to and from the model of core.
 //!
-//! Group `kubefledged.io`, version `v1alpha2`: [`ImageCache`] is a superset of kube-fledged's, so that
-//! every manifest, annotation and status reader goes on working; [`NodeImageCache`] is how the
-//! controller and the agents speak to each other.
+//! Group `kubefledged.io`, version `v1alpha2`. [`ImageCache`] is a superset of kube-fledged's, so every manifest,
+//! annotation and status reader keeps working. [`NodeImageCache`] is the interface between the controller and the
+//! agents.
 
 mod definitions;
 mod image_cache;
@@ -20,9 +20,9 @@ pub use node_image_cache::{
 pub const GROUP: &str = "kubefledged.io";
 /// Version of the custom resources.
 pub const VERSION: &str = "v1alpha2";
-/// Annotation on an [`ImageCache`] that asks for a refresh; any value, also none.
+/// Annotation on an [`ImageCache`] that requests a refresh. The value is ignored.
 pub const REFRESH_ANNOTATION: &str = "kubefledged.io/refresh-imagecache";
-/// Annotation on an [`ImageCache`] that asks for a purge; any value, also none.
+/// Annotation on an [`ImageCache`] that requests a purge. The value is ignored.
 pub const PURGE_ANNOTATION: &str = "kubefledged.io/purge-imagecache";
-/// Finalizer on an [`ImageCache`] whose images are removed before it goes.
+/// Finalizer on an [`ImageCache`] whose images are removed before it is deleted.
 pub const FINALIZER: &str = "kubefledged.io/purge-images";

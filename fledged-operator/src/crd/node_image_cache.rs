@@ -16,13 +16,12 @@ use serde_json::Value;
 
 use crate::crd::image_cache::{parse, whole_seconds};
 
-/// Seconds of [`NodeImage::pull_deadline_seconds`] where none is written: kube-fledged's
-/// `--image-pull-deadline-duration`.
+/// Default of [`NodeImage::pull_deadline_seconds`], the same as kube-fledged's `--image-pull-deadline-duration`.
 pub(super) const DEADLINE_SECONDS: u32 = 300;
 
 // Lists are atomic and defaults are left out, so that an object of 20 images that were all pulled has
 // some 7 KB, its metadata included.
-/// What the node is to hold. Written by the controller alone.
+/// The images that the node should hold. Only the controller writes it.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "kubefledged.io",
@@ -34,15 +33,15 @@ pub(super) const DEADLINE_SECONDS: u32 = 300;
     status = "NodeImageCacheStatus",
     derive = "Default",
     derive = "PartialEq",
-    doc = "What one node is to hold, folded from all ImageCaches, and what its agent says of it. Named after its Node.",
-    printcolumn = r#"{"name":"Desired","type":"integer","jsonPath":".status.desired","description":"Images that are to be on the node"}"#,
-    printcolumn = r#"{"name":"Cached","type":"integer","jsonPath":".status.cached","description":"Images that are"}"#,
+    doc = "The images that one node should hold, computed from all ImageCaches, and the report of its agent. Named after its Node.",
+    printcolumn = r#"{"name":"Desired","type":"integer","jsonPath":".status.desired","description":"Images that should be on the node"}"#,
+    printcolumn = r#"{"name":"Cached","type":"integer","jsonPath":".status.cached","description":"Images that are on the node"}"#,
     printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failed","description":"Images that failed"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeImageCacheSpec {
-    /// The ImageCaches that want any of the images.
+    /// The ImageCaches that desire any of the images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<CacheReference>,
     /// The images, each once.
@@ -53,70 +52,69 @@ pub struct NodeImageCacheSpec {
 /// One ImageCache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CacheReference {
-    /// Its namespace.
+    /// Namespace of the ImageCache.
     pub namespace: String,
-    /// Its name.
+    /// Name of the ImageCache.
     pub name: String,
-    /// Its UID, which tells it from a later one of the same name.
+    /// UID of the ImageCache, which distinguishes it from a later one of the same name.
     pub uid: String,
 }
 
-/// One image that is to be on the node, or is to leave it.
+/// One image that should be present on the node or absent from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeImage {
     /// The normalised reference.
     pub image: String,
-    /// `Present` where nothing is written.
+    /// `Present` or `Absent`. Default `Present`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub state: DesiredState,
-    /// When to pull although it is present; `IfNotPresent` where nothing is written.
+    /// Whether to pull an image that is present. Default `IfNotPresent`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pull_policy: ImagePullPolicy,
-    /// A greater revision than the one last satisfied asks for a new pull where `pullPolicy` is
-    /// `Always`, and else for a new look at what the runtime holds, and a pull if it is not there.
+    /// A greater revision than the last satisfied one requests a new pull if `pullPolicy` is `Always`, and otherwise
+    /// a check that the image is present, and a pull if it is not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub revision: u64,
-    /// Longest a round of pulling may take, in seconds from the start of its first attempt; 300
-    /// where nothing is written.
+    /// Deadline of a round of pull attempts in seconds, from the start of its first attempt. Default 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_deadline_seconds: Option<u32>,
-    /// Higher comes first; 0 where nothing is written.
+    /// Images with a higher priority are pulled first. Default 0.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
-    /// Secrets with registry credentials, `namespace/name`, in the order to try them.
+    /// Secrets with registry credentials as `namespace/name`, in the order in which they are tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pull_secrets: Vec<String>,
-    /// ServiceAccounts whose `imagePullSecrets` are used as well, `namespace/name`.
+    /// ServiceAccounts whose `imagePullSecrets` are also used, as `namespace/name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_accounts: Vec<String>,
-    /// UIDs of the caches that want it; all of `caches` where nothing is written.
+    /// UIDs of the ImageCaches that desire the image. Default all of `caches`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_by: Option<Vec<String>>,
 }
 
-/// What the node's agent says. Written by the agent alone.
+/// The report of the agent of the node. Only the agent writes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeImageCacheStatus {
-    /// Generation of the spec that this answers.
+    /// Generation of the spec that this report is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Images that are to be on the node.
+    /// Number of images that should be on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<u32>,
-    /// Images that are.
+    /// Number of those that are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached: Option<u32>,
-    /// Images that failed.
+    /// Number of images that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<u32>,
-    /// Where each image stands, in the order of the spec.
+    /// State of each image, in the order of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<NodeImageStatus>,
 }
 
-/// Where one image stands on the node.
+/// State of one image on the node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeImageStatus {
@@ -124,31 +122,31 @@ pub struct NodeImageStatus {
     pub image: String,
     /// `Pending`, `Pulling`, `BackingOff`, `Cached`, `Failed`, `Removing`, `Removed`, `InUse`.
     pub phase: ImagePhase,
-    /// Digest of what is present, where the runtime tells it.
+    /// Digest of the image that is present, if the runtime reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Size of what is present, in bytes, as the runtime counts it.
+    /// Size in bytes of the image that is present, as reported by the runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Attempts of the current or last round of pulling, where there was more than one.
+    /// Attempts of the current or last round of pull attempts, if there was more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// Start of that round's first attempt.
+    /// Start of the first attempt of this round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Time>,
-    /// When the round ended, well or badly.
+    /// End of the round, successful or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Time>,
-    /// When the next attempt is due, while backing off, failed or held back.
+    /// Time of the next attempt, if the image is backing off, failed or held back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<Time>,
-    /// The revision that was last satisfied; 0 where nothing is written of a cached image.
+    /// The last satisfied revision. Default 0 for a cached image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
-    /// Why, in one word.
+    /// Reason of the failure, one word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The runtime's or registry's own text.
+    /// Message of the runtime or registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -157,7 +155,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A part of a NodeImageCache that nobody can act on; the others count.
+/// An invalid entry of a NodeImageCache. It is skipped; the other entries are used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {value}: {problem}")]
 #[non_exhaustive]
@@ -166,12 +164,12 @@ pub struct InvalidAssignment {
     pub field: String,
     /// The value, as JSON.
     pub value: String,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: String,
 }
 
 impl NodeImageCacheSpec {
-    /// The spec that says this.
+    /// Converts an assignment to a spec.
     #[must_use]
     pub fn from_images(images: &[AssignedImage]) -> Self {
         let mut caches: BTreeMap<&str, &CacheId> = BTreeMap::new();
@@ -207,7 +205,7 @@ impl From<&CacheReference> for CacheId {
 }
 
 fn to_wire(entry: &AssignedImage, by_all: bool) -> NodeImage {
-    // A part of a second is given, not taken.
+    // Round up to whole seconds.
     let deadline = entry.deadline.as_secs() + u64::from(entry.deadline.subsec_nanos() > 0);
     let deadline = u32::try_from(deadline).unwrap_or(u32::MAX);
     let names = |names: &[ObjectName]| names.iter().map(ToString::to_string).collect();
@@ -226,7 +224,7 @@ fn to_wire(entry: &AssignedImage, by_all: bool) -> NodeImage {
     }
 }
 
-/// The image that an entry names, or what is wrong with it. `caches` by UID.
+/// Converts an entry; returns the problem if its reference is invalid. `caches` by UID.
 pub(super) fn assigned(
     entry: &NodeImage,
     caches: &BTreeMap<String, CacheId>,
@@ -260,12 +258,12 @@ fn object_name(text: &str) -> Option<ObjectName> {
     Some(ObjectName::new(namespace, name))
 }
 
-/// Longest text of one failure, in characters. A runtime repeats the reference up to four times in
-/// one; 2,000 images that all fail still make an object of less than 1.5 MiB, etcd's limit.
+/// Longest message of one failure, in characters. Runtimes repeat the reference up to four times in a message. With
+/// this limit, an object with 2,000 failed images stays below the 1.5 MiB limit of etcd.
 const MESSAGE_MAX: usize = 400;
 
 impl NodeImageCacheStatus {
-    /// The status that says this.
+    /// Converts a report to a status.
     #[must_use]
     pub fn from_report(report: &NodeReport) -> Self {
         let count = |wanted: fn(ImagePhase) -> bool| {
@@ -291,7 +289,7 @@ impl From<&ImageReport> for NodeImageStatus {
             image: report.image.as_str().to_owned(),
             phase: report.phase,
             digest: report.digest.as_ref().map(ToString::to_string),
-            // None has a size of nothing: whoever pulled it could not tell.
+            // No image is empty: a size of 0 means that the runtime did not report it.
             bytes: report.size.map(|size| size.bytes()).filter(|b| *b > 0),
             attempts: Some(report.attempts).filter(|attempts| *attempts != first(report)),
             started: report.started_at.map(whole_seconds),
@@ -307,7 +305,7 @@ impl From<&ImageReport> for NodeImageStatus {
 }
 
 impl NodeImageStatus {
-    /// The report it holds, unless its reference can't be read.
+    /// Converts the entry to a report; `None` if its reference is invalid.
     pub(super) fn to_report(&self) -> Option<ImageReport> {
         let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
         let mut report = ImageReport::new(ImageRef::parse(&self.image).ok()?, self.phase);
@@ -318,7 +316,7 @@ impl NodeImageStatus {
         report.finished_at = time(&self.finished);
         report.next_attempt_at = time(&self.next_attempt);
         report.revision = self.revision.or(cached(&report).then_some(0));
-        // A word of a later version is a failure all the same.
+        // A reason of a later version is still a failure.
         let reason = |word: &String| parse(word).unwrap_or(Reason::Unknown);
         report.reason = self.reason.as_ref().map(reason);
         report.message.clone_from(&self.message);
@@ -350,7 +348,7 @@ pub(crate) fn as_recorded(mut report: NodeReport) -> NodeReport {
     report
 }
 
-/// Attempts that need not be written: one where a round began, else none.
+/// The implied number of attempts: one if a round has started, else zero.
 fn first(report: &ImageReport) -> u32 {
     report.started_at.is_some().into()
 }
@@ -366,18 +364,18 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// A [`NodeImageCache`] of which only the metadata has to be well formed; of its lists, every entry
-/// that can be read counts.
+/// A tolerant [`NodeImageCache`]: only the metadata has to be well-formed, and invalid entries of its lists are
+/// skipped.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
 #[resource(inherit = NodeImageCache)]
 pub struct ReadNodeCache {
     /// Name, UID, generation.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// The spec, unread.
+    /// The raw spec.
     #[serde(default)]
     pub spec: Value,
-    /// The status, unread.
+    /// The raw status.
     #[serde(default)]
     pub status: Value,
 }
@@ -390,7 +388,7 @@ impl ReadNodeCache {
         u64::try_from(generation).unwrap_or_default()
     }
 
-    /// What the node is to hold, and what of it can't be read.
+    /// The assignment, and the invalid entries that it leaves out.
     #[must_use]
     pub fn assignment(&self) -> (Assignment, Vec<InvalidAssignment>) {
         let mut invalid = Vec::new();
@@ -425,7 +423,7 @@ impl ReadNodeCache {
         (assignment, invalid)
     }
 
-    /// What the agent says; `None` before it said anything.
+    /// The report of the agent; `None` before the first one.
     #[must_use]
     pub fn report(&self) -> Option<NodeReport> {
         let generation = self.status.get("observedGeneration")?.as_u64()?;

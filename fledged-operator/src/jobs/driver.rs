@@ -121,7 +121,7 @@ impl NodeDriver for JobDriver {
                 let _ = tee.send(event.clone());
             }
         });
-        AgentDriver::told(told).boxed()
+        AgentDriver::driver_events(told).boxed()
     }
 
     async fn assign(

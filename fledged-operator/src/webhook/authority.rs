@@ -88,7 +88,7 @@ fn authority_is_good(stored: &Issued, now: Timestamp) -> bool {
 }
 
 fn server_is_good(stored: &Issued, names: &[String], now: Timestamp) -> bool {
-    let said = read(&stored.certificate, |certificate| {
+    let issued = read(&stored.certificate, |certificate| {
         let names = certificate.subject_alternative_name().ok().flatten();
         let names = names.map(|names| {
             let names = names.value.general_names.iter();
@@ -98,7 +98,7 @@ fn server_is_good(stored: &Issued, names: &[String], now: Timestamp) -> bool {
     });
     let authority = newest(&stored.bundle);
     let signer = authority.and_then(|pem| read(&pem, |found| found.subject().to_string()));
-    let fits = said.zip(signer).is_some_and(|((found, issuer), signer)| {
+    let fits = issued.zip(signer).is_some_and(|((found, issuer), signer)| {
         let named = |name: &String| found.contains(&format!("DNSName({name})"));
         issuer == signer && names.iter().all(named)
     });

@@ -1,4 +1,4 @@
-//! The certificate that the webhook serves, and certificates that somebody else keeps in files.
+//! The certificate that the webhook serves, and the source that reads it from files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

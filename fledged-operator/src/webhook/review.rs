@@ -128,9 +128,10 @@ fn no_node_warning(field: &str, group: &ImageGroup, nodes: &[NodeFacts]) -> Stri
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    let selector = match labels.is_empty() {
-        true => "its nodeAffinity".to_owned(),
-        false => format!("nodeSelector {}", labels.join(",")),
+    let selector = if labels.is_empty() {
+        "its nodeAffinity".to_owned()
+    } else {
+        format!("nodeSelector {}", labels.join(","))
     };
     match nodes.len() {
         0 => format!("{field}: the cluster has no nodes now"),
@@ -250,13 +251,13 @@ mod review_tests {
         let Verdict::Denied(invalid) = judge(cache, None, None, DAY) else {
             panic!("it was allowed");
         };
-        let said = invalid.to_string();
+        let message = invalid.to_string();
         for part in [
             "spec.cacheSpec[0].images[1]: \"Not an image\"",
             "spec.cacheSpec[0].images[2]",
             "spec.cacheSpec[1].images",
         ] {
-            assert!(said.contains(part), "{part} is not in {said}");
+            assert!(message.contains(part), "{part} is not in {message}");
         }
     }
 
