@@ -107,7 +107,22 @@ pub struct Taint {
     pub effect: String,
 }
 
+/// Keys of taints of nodes that an autoscaler is about to delete.
+const DELETION_TAINTS: [&str; 3] = [
+    // Cluster Autoscaler, `utils/taints`.
+    "ToBeDeletedByClusterAutoscaler",
+    // Karpenter, since v1 and before.
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+];
+
 impl Taint {
+    /// Whether an autoscaler sets it on a node that it is about to delete. Pulls to such a node are wasted.
+    #[must_use]
+    pub fn marks_deletion(&self) -> bool {
+        DELETION_TAINTS.contains(&self.key.as_str())
+    }
+
     /// Whether it keeps pods away that do not tolerate it.
     #[must_use]
     pub fn repels(&self) -> bool {
@@ -378,5 +393,23 @@ impl NodeSelectorTerm {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taints_of_autoscalers_mark_deletion() {
+        let taint = |key: &str| Taint {
+            key: key.to_owned(),
+            value: String::new(),
+            effect: "NoSchedule".to_owned(),
+        };
+        for key in DELETION_TAINTS {
+            assert!(taint(key).marks_deletion(), "{key}");
+        }
+        assert!(!taint("dedicated").marks_deletion());
     }
 }

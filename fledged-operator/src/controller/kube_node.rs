@@ -6,15 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 
-/// Taints of nodes that an autoscaler is about to delete. Pulls to them are wasted.
-const LEAVING: [&str; 3] = [
-    // Cluster Autoscaler, `utils/taints`.
-    "ToBeDeletedByClusterAutoscaler",
-    // Karpenter since v1, and before.
-    "karpenter.sh/disrupted",
-    "karpenter.sh/disruption",
-];
-
 /// The parts of a Node that are used. Images, addresses, capacities and volumes are skipped.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
 #[resource(inherit = Node)]
@@ -80,7 +71,7 @@ impl ReadNode {
     #[must_use]
     pub fn leaving(&self) -> Option<&Taint> {
         let mut taints = self.spec.taints.iter();
-        taints.find(|taint| LEAVING.contains(&taint.key.as_str()))
+        taints.find(|taint| taint.marks_deletion())
     }
 
     /// The facts for the planner. A node that is being deleted counts as not ready.
