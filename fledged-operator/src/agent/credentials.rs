@@ -178,23 +178,22 @@ fn failure(problems: &[CredentialsProblem]) -> Failure {
     Failure::new(reason, texts.join("; ")).with_retry_after(passing.into_iter().flatten().max())
 }
 
-/// Longest that one object may take: an API server that is well answers within a second, and a pull
-/// waits for it.
+/// Limit for one read. A healthy API server responds within a second, and a pull waits for it.
 const READ_LIMIT: Duration = Duration::from_secs(15);
 
-/// Why an object could not be read. Never holds anything of it.
+/// Why an object could not be read. It never holds content of the object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// It is not there.
+    /// The object does not exist.
     #[error("not found")]
     Missing,
     /// The agent may not read it.
     #[error("forbidden: {0}")]
     Forbidden(String),
-    /// It is not what it should be.
+    /// The object is malformed.
     #[error("{0}")]
     Malformed(String),
-    /// The API server gave no usable answer, this time.
+    /// The API server did not return a usable response.
     #[error("cannot be read: {problem}")]
     Unavailable {
         problem: String,
@@ -228,8 +227,7 @@ pub(crate) struct LocalReference {
 type Answer<T> = Result<Arc<T>, ReadError>;
 type Reading<T> = BoxFuture<'static, Answer<T>>;
 
-/// Reads objects of one kind by name; who asks for the same one at the same time shares an answer.
-/// Nothing is kept once they have it.
+/// Reads objects of one kind by name. Concurrent reads of the same object share a request; nothing is cached.
 pub(crate) struct Objects<T> {
     client: Client,
     plural: &'static str,
@@ -268,22 +266,22 @@ async fn read<T: DeserializeOwned>(
     plural: &'static str,
     name: ObjectName,
 ) -> Answer<T> {
-    // They become a path.
+    // The names become part of the path.
     if !is_name(&name.namespace) || !is_name(&name.name) {
-        return Err(ReadError::Malformed("it is no object's name".to_owned()));
+        return Err(ReadError::Malformed("not a valid object name".to_owned()));
     }
     let path = format!("/api/v1/namespaces/{}/{plural}", name.namespace);
     let get = Request::new(path)
         .get(&name.name, &GetParams::default())
         .map_err(|error| ReadError::Malformed(error.to_string()))?;
     let answer = request(&client, get, READ_LIMIT).await.map_err(refused)?;
-    // The parser's own words may repeat a value.
+    // The message of the parser may repeat a value.
     let object = serde_json::from_slice(&answer);
     let object = object.map_err(|_| ReadError::Malformed("is not a valid object".to_owned()))?;
     Ok(Arc::new(object))
 }
 
-/// Whether a text is made of what names of Kubernetes are made of (RFC 1123).
+/// Whether the text is a valid Kubernetes object name (RFC 1123 subdomain).
 fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     !text.is_empty()

@@ -23,7 +23,7 @@ const SECONDS: u32 = 200;
 
 type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;
 
-/// A watch of which these parts come, each after so many seconds; then the connection ends.
+/// A watch response of these parts, each after a delay in seconds; then the connection closes.
 fn parts(parts: &'static [(u64, &'static str)]) -> Response<Answer> {
     let frames = stream::iter(parts).then(|(delay, text)| async move {
         tokio::time::sleep(Duration::from_secs(*delay)).await;

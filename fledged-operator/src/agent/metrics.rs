@@ -228,8 +228,7 @@ impl ImageRuntime for MeasuredRuntime {
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         let images = self.runtime.list().await?;
-        // The last step of a reading; that one failed is told by the loop, which knows of time limits
-        // too.
+        // The last step of an inventory read. The loop reports failures, because it enforces the time limit.
         self.health.inventory(Ok(()));
         Ok(images)
     }

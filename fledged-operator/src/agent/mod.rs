@@ -56,7 +56,7 @@ use watch::{Inputs, Watch};
 /// Field manager of the agents.
 pub const FIELD_MANAGER: &str = "fledged-agent";
 
-/// The parts of an [`Agent`]; what is not set has the default that its setter names.
+/// Builds an [`Agent`]. Each method names the default of its setting.
 pub struct AgentBuilder {
     client: Client,
     node: NodeName,
@@ -91,15 +91,14 @@ impl AgentBuilder {
         }
     }
 
-    /// Pulls under way at once. Default 3.
+    /// Largest number of parallel pulls. Default 3.
     #[must_use]
     pub fn max_parallel_pulls(mut self, pulls: NonZeroUsize) -> Self {
         self.config.max_parallel_pulls = pulls;
         self
     }
 
-    /// How often the runtime is asked what it holds without any other cause, at most once a second.
-    /// Default 60 s.
+    /// Interval at which the inventory of the runtime is read, at least one second. Default 60 s.
     #[must_use]
     pub fn inventory_interval(mut self, interval: Duration) -> Self {
         self.config.inventory_interval = interval;
@@ -113,7 +112,7 @@ impl AgentBuilder {
         self
     }
 
-    /// Where registry credentials come from. Default [`KubeCredentials`] over the agent's client.
+    /// The source of registry credentials. Default [`KubeCredentials`] over the agent's client.
     #[must_use]
     pub fn credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
         self.credentials = Some(credentials);
@@ -127,16 +126,15 @@ impl AgentBuilder {
         self
     }
 
-    /// The seed of the jitter in every delay. Default the node's name and the process, so that no two
-    /// agents keep the same time.
+    /// The seed of the jitter of all delays. Default a hash of the node name and the process id, so that the delays of
+    /// agents differ.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Adds the agent's metrics (`fledged_agent_*`) and `fledged_build_info` to a registry. Without,
-    /// nothing shows them.
+    /// Registers the agent's metrics (`fledged_agent_*`) and `fledged_build_info`.
     #[must_use]
     pub fn metrics(self, registry: &mut Registry) -> Self {
         self.metrics.register(registry);
@@ -144,7 +142,7 @@ impl AgentBuilder {
         self
     }
 
-    /// The agent.
+    /// Builds the agent.
     #[must_use]
     pub fn build(self) -> Agent {
         let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));

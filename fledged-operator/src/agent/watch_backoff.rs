@@ -1,4 +1,4 @@
-//! When a watch that is end is begun again.
+//! The delays between the watches of an agent, spread so that many agents do not reconnect at once.
 
 use std::time::Duration;
 

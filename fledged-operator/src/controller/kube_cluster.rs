@@ -1,4 +1,4 @@
-//! The port `Cluster` on Kubernetes: what is watched becomes events, what is decided becomes writes.
+//! The port `Cluster` on Kubernetes: watches become events, commands become writes.
 
 use std::collections::BTreeMap;
 use std::fmt;

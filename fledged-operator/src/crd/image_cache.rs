@@ -181,15 +181,14 @@ impl From<&CacheStatus> for ImageCacheStatus {
 }
 
 impl ImageCacheStatus {
-    /// What the next planner goes on from; `None` where it was not written by this operator, unless
-    /// kube-fledged left the cache purged: then it stays so. The generation is the object's own, for
-    /// that case.
+    /// The status from which a new planner continues. It is `None` if another operator wrote it, unless kube-fledged
+    /// purged the cache, which then stays purged. `generation` is that of the object, for this case.
     #[must_use]
     pub fn to_recorded(&self, generation: u64) -> Option<CacheStatus> {
         let reason: ActionReason = parse(&self.reason)?;
         let status: ActionStatus = parse(&self.status)?;
-        let theirs = self.observed_generation.is_none();
-        if theirs && reason != ActionReason::ImageCachePurge {
+        let foreign = self.observed_generation.is_none();
+        if foreign && reason != ActionReason::ImageCachePurge {
             return None;
         }
         let observed = self.observed_generation.map(u64::try_from);
@@ -222,7 +221,7 @@ impl ImageCacheStatus {
         recorded.completion_time = self.completion_time.as_ref().map(|Time(at)| *at);
         recorded.refresh_revision = self.refresh_revision.unwrap_or_default();
         recorded.verify_revision = self.verify_revision.unwrap_or_default();
-        recorded.purged = self.purged.unwrap_or(theirs);
+        recorded.purged = self.purged.unwrap_or(foreign);
         Some(recorded)
     }
 }

@@ -1,4 +1,4 @@
-//! The private certificate authority: what is stored of it and when it is renewed. It reads no clock.
+//! The private certificate authority: pure functions that decide about renewal and issue certificates.
 
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ impl std::fmt::Debug for Issued {
     }
 }
 
-/// What is to be stored from now on, if that is not what is stored: a server's certificate for these DNS names,
-/// the first of which it is named after.
+/// The certificates to store, or `None` if the stored ones are still good. The server certificate is for these DNS
+/// names; its common name is the first of them.
 pub(super) fn renewed(
     stored: Option<&Issued>,
     names: &[String],

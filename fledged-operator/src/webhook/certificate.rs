@@ -40,7 +40,7 @@ pub(super) struct Certificate {
 }
 
 impl Certificate {
-    /// From PEM; what comes after the first certificate is its chain.
+    /// Parses PEM. The certificates after the first one are its chain.
     pub(super) fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, InvalidCertificate> {
         let malformed = |error: rustls::pki_types::pem::Error| error.to_string();
         let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();

@@ -413,7 +413,7 @@ mod nodes_tests {
         assert_eq!(tiers(&nodes).unwrap(), ["a cache", "b db"]);
         nodes.read(Event::Delete(mk_node("a", "cache")));
         assert_eq!(tiers(&nodes).unwrap(), ["b db"]);
-        // A new list tells what is gone; until it is whole, the old one counts.
+        // A new list replaces the old one when it is complete.
         nodes.read(Event::Init);
         assert_eq!(tiers(&nodes).unwrap(), ["b db"]);
         nodes.read(Event::InitDone);

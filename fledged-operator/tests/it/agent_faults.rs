@@ -214,6 +214,6 @@ async fn a_panicked_task_is_named_in_the_error() {
     node.start();
     let error = node.end().await.unwrap_err().to_string();
     assert!(error.contains("agent of node broken"), "{error}");
-    assert!(error.contains("image loop broke off"), "{error}");
+    assert!(error.contains("image loop panicked"), "{error}");
     assert!(error.contains("the fake runtime broke"), "{error}");
 }

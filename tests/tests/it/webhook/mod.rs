@@ -43,7 +43,10 @@ async fn whoever_asks_is_told_what_is_wrong_and_what_will_surprise() {
         assert_eq!(answer["allowed"], true);
         let warnings = answer["warnings"].as_array().unwrap();
         assert!(
-            warnings[0].as_str().unwrap().contains("app moves"),
+            warnings[0]
+                .as_str()
+                .unwrap()
+                .contains("app is a mutable tag"),
             "{warnings:?}"
         );
         match warnings.get(1).and_then(Value::as_str) {
@@ -306,7 +309,7 @@ async fn api_server_calls_the_webhook_for_spec_changes_only() {
     )
     .await;
     assert!(said.success, "{said:?}");
-    let warning = "Warning: spec.cacheSpec[0]: nginx moves";
+    let warning = "Warning: spec.cacheSpec[0]: nginx is a mutable tag";
     assert!(said.stderr.contains(warning), "{said:?}");
 
     // Without the webhook a status can still be written: it is not asked about these.
