@@ -440,6 +440,13 @@ impl Planner {
         explain::explain(cache, node, image, &self.caches, &self.slots)
     }
 
+    /// When an unresponsive node last reported or was last assigned something. `None` if it responds.
+    #[must_use]
+    pub fn unresponsive_since(&self, node: &NodeName) -> Option<Timestamp> {
+        let node = self.nodes.get(node)?;
+        node.unresponsive.then_some(node.last_active_at)
+    }
+
     fn expire_reports(&mut self, now: Timestamp) {
         while let Some((at, _)) = self.report_deadlines.first()
             && *at <= now
