@@ -1,5 +1,7 @@
-//! The command line as clap reads it. What is wrong here ends the process with exit code 2.
+//! The command line as clap parses it. Invalid arguments end the process with exit code 2.
 
+#[cfg(feature = "cluster")]
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,16 +10,21 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+#[cfg(feature = "cluster")]
+use fledged_core::model::ImageRef;
 use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName};
 use fledged_cri::registry::Platform;
 use fledged_cri::target::RuntimeUri;
 
 use crate::help;
-use crate::label::Label;
+use crate::kube_names::Label;
 use crate::manifest::Source;
 
-/// Puts container images where they are needed before they are: on this machine, and on the nodes of a
-/// cluster.
+/// Most nodes that the demo starts with; each has an agent and an image store on disk.
+#[cfg(feature = "demo")]
+const DEMO_NODES_MAX: i64 = 50;
+
+/// Pre-pulls container images onto this machine or onto cluster nodes before pods need them.
 #[derive(Debug, Parser)]
 #[command(
     name = "fledged",
@@ -25,240 +32,259 @@ use crate::manifest::Source;
     arg_required_else_help = true,
     after_help = help::ROOT
 )]
-pub struct Cli {
-    /// Log what is done to stderr; twice for details.
+pub(crate) struct Cli {
+    /// Log to stderr what the program does; repeat for details.
     #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub verbose: u8,
-    /// What to do.
+    pub(crate) verbose: u8,
+    /// The command to run.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// The commands for a cluster.
     #[cfg(feature = "cluster")]
     #[command(flatten)]
-    Cluster(crate::cluster::ClusterCommand),
-    /// Put images on this machine, see them, take them away, keep them there.
+    Cluster(ClusterCommand),
+    /// Pull, list and remove images on this machine, once or continuously.
     #[command(subcommand, arg_required_else_help = true)]
     Node(NodeCommand),
-    /// Ask the registries whether every image can be pulled; touches no node.
+    /// Check that the registries serve every image; pulls nothing.
     #[command(after_help = help::CHECK)]
     Check(CheckArgs),
-    /// Show it at work on a cluster of its own; needs nothing.
+    /// Show fledged at work on a cluster inside this process; needs no cluster and no network.
     #[cfg(feature = "demo")]
     #[command(after_help = help::DEMO)]
-    Demo(crate::demo::DemoArgs),
-    /// Print a shell's completion script.
+    Demo(DemoArgs),
+    /// Print a completion script for a shell.
     #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
-    /// Print the manual page, or write one for each command into a folder.
+    /// Print the manual page, or write one page for each command to a directory.
     #[command(after_help = help::MAN)]
     Man(ManArgs),
 }
 
 /// The commands for this machine.
 #[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// Pull what is missing, then end.
-    #[command(after_help = help::APPLY)]
+pub(crate) enum NodeCommand {
+    /// Pull the missing images and exit.
+    #[command(after_help = help::NODE_APPLY)]
     Apply(ApplyArgs),
-    /// List the images that the runtime holds.
-    #[command(after_help = help::LIST)]
+    /// List the images in the container runtime.
+    #[command(after_help = help::NODE_LIST)]
     List(ListArgs),
-    /// Remove the images that the manifests name, except those in use.
-    #[command(after_help = help::PURGE)]
+    /// Remove the images in the manifests that no container uses.
+    #[command(after_help = help::NODE_PURGE)]
     Purge(PurgeArgs),
-    /// Stay: pull what is missing, follow edits of the manifests, repair what gets lost.
-    #[command(after_help = help::RUN)]
+    /// Keep running: pull missing images, follow edits of the manifests, pull lost images again.
+    #[command(after_help = help::NODE_RUN)]
     Run(RunArgs),
 }
 
 /// `node apply`.
 #[derive(Debug, Args)]
-pub struct ApplyArgs {
-    /// Which images.
+pub(crate) struct ApplyArgs {
+    /// The manifests.
     #[command(flatten)]
-    pub manifests: ManifestArgs,
-    /// Where they go.
+    pub(crate) manifests: ManifestArgs,
+    /// The runtime to pull with.
     #[command(flatten)]
-    pub runtime: RuntimeArgs,
-    /// How the registries are reached.
+    pub(crate) runtime: RuntimeArgs,
+    /// Access to the registries.
     #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// For which node.
+    pub(crate) registry: RegistryArgs,
+    /// This node's name and labels.
     #[command(flatten)]
-    pub node: NodeArgs,
-    /// How they are pulled.
+    pub(crate) node: NodeArgs,
+    /// Limits of the pulls.
     #[command(flatten)]
-    pub pull: PullArgs,
-    /// Only say what would be done; asks the runtime, changes nothing, exits 0.
+    pub(crate) pull: PullArgs,
+    /// Show what would be done and exit with 0; reads the runtime, changes nothing.
     #[arg(long)]
-    pub dry_run: bool,
-    /// How the result is printed.
+    pub(crate) dry_run: bool,
+    /// The format of the result.
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub(crate) output: OutputArgs,
 }
 
 /// `node list`.
 #[derive(Debug, Args)]
-pub struct ListArgs {
-    /// Whose images.
+pub(crate) struct ListArgs {
+    /// The runtime to list.
     #[command(flatten)]
-    pub runtime: RuntimeArgs,
-    /// How the result is printed.
+    pub(crate) runtime: RuntimeArgs,
+    /// The format of the result.
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub(crate) output: OutputArgs,
 }
 
 /// `node purge`.
 #[derive(Debug, Args)]
-pub struct PurgeArgs {
-    /// Which images.
+pub(crate) struct PurgeArgs {
+    /// The manifests.
     #[command(flatten)]
-    pub manifests: ManifestArgs,
-    /// Where they are.
+    pub(crate) manifests: ManifestArgs,
+    /// The runtime to remove from.
     #[command(flatten)]
-    pub runtime: RuntimeArgs,
-    /// How the registries are reached.
+    pub(crate) runtime: RuntimeArgs,
+    /// Access to the registries.
     #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// For which node.
+    pub(crate) registry: RegistryArgs,
+    /// This node's name and labels.
     #[command(flatten)]
-    pub node: NodeArgs,
-    /// Only say what would be removed; asks the runtime, changes nothing, exits 0.
+    pub(crate) node: NodeArgs,
+    /// Show what would be removed and exit with 0; reads the runtime, changes nothing.
     #[arg(long)]
-    pub dry_run: bool,
-    /// How the result is printed.
+    pub(crate) dry_run: bool,
+    /// The format of the result.
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub(crate) output: OutputArgs,
 }
 
 /// `node run`.
 #[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Which images.
+pub(crate) struct RunArgs {
+    /// The manifests.
     #[command(flatten)]
-    pub manifests: ManifestArgs,
-    /// Where they go.
+    pub(crate) manifests: ManifestArgs,
+    /// The runtime to pull with.
     #[command(flatten)]
-    pub runtime: RuntimeArgs,
-    /// How the registries are reached.
+    pub(crate) runtime: RuntimeArgs,
+    /// Access to the registries.
     #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// For which node.
+    pub(crate) registry: RegistryArgs,
+    /// This node's name and labels.
     #[command(flatten)]
-    pub node: NodeArgs,
-    /// How they are pulled.
+    pub(crate) node: NodeArgs,
+    /// Limits of the pulls.
     #[command(flatten)]
-    pub pull: PullArgs,
-    /// How often to look whether an image got lost.
+    pub(crate) pull: PullArgs,
+    /// Interval between checks for lost images.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = a_second_or_more)]
-    pub inventory_interval: Duration,
-    /// How often to pull again what moves: no tag, :latest, imagePullPolicy Always; 0s disables.
+    pub(crate) inventory_interval: Duration,
+    /// Interval between pulls of mutable tags (no tag, :latest, imagePullPolicy Always); 0s disables.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
-    pub image_cache_refresh_frequency: Duration,
+    pub(crate) image_cache_refresh_frequency: Duration,
 }
 
 /// `check`.
 #[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Which images.
+pub(crate) struct CheckArgs {
+    /// The manifests.
     #[command(flatten)]
-    pub manifests: ManifestArgs,
-    /// How the registries are reached.
+    pub(crate) manifests: ManifestArgs,
+    /// Access to the registries.
     #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// Images asked for at the same time.
+    pub(crate) registry: RegistryArgs,
+    /// Number of images to check at the same time.
     #[arg(long, value_name = "N", default_value = "8")]
-    pub max_parallel_checks: NonZeroUsize,
-    /// Longest one image may take.
+    pub(crate) max_parallel_checks: NonZeroUsize,
+    /// Time limit for one image.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive)]
-    pub deadline: Duration,
-    /// How the result is printed.
+    pub(crate) deadline: Duration,
+    /// The format of the result.
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub(crate) output: OutputArgs,
+}
+
+/// `demo`.
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Number of nodes to start with, 1 to 50; one more joins later.
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(1..=DEMO_NODES_MAX))]
+    pub(crate) nodes: u8,
+    /// A file of ImageCache manifests to use instead of the built-in one; - for stdin. Repeatable.
+    #[arg(short = 'f', long = "filename", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<Source>,
+    /// Exit after the last step, even at a terminal.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Keep the cluster up after the last step until SIGINT or SIGTERM, even without a terminal.
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(crate) keep: bool,
 }
 
 /// `completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
-    /// For which shell.
-    pub shell: Shell,
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: Shell,
 }
 
 /// `man`.
 #[derive(Debug, Args)]
-pub struct ManArgs {
-    /// Write every command's page there, fledged.1 and so on; the folder is made where it is missing.
+pub(crate) struct ManArgs {
+    /// Write a page for every command (fledged.1, fledged-check.1, ...) to this directory; it is created
+    /// if missing.
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
 }
 
-/// Which images.
+/// The manifests to read.
 #[derive(Debug, Args)]
-pub struct ManifestArgs {
-    /// A file of ImageCache manifests, YAML or JSON; - for stdin. Can be given again.
+pub(crate) struct ManifestArgs {
+    /// A file of ImageCache manifests, YAML or JSON; - for stdin. Repeatable.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
-    pub files: Vec<Source>,
+    pub(crate) files: Vec<Source>,
 }
 
-/// Which runtime.
+/// The runtime to use.
 #[derive(Debug, Args)]
-pub struct RuntimeArgs {
+pub(crate) struct RuntimeArgs {
     /// unix:///PATH.sock (CRI), docker:///PATH.sock, or oci:DIR (an OCI image layout, no daemon).
     ///
-    /// Without it, the first live socket is used: containerd, CRI-O, cri-dockerd, Docker Engine.
+    /// Default: the first socket that answers, of containerd, CRI-O, cri-dockerd and Docker Engine.
     #[arg(long, value_name = "URI", env = "FLEDGED_RUNTIME")]
-    pub runtime: Option<RuntimeUri>,
+    pub(crate) runtime: Option<RuntimeUri>,
 }
 
-/// How registries are reached.
+/// Access to the registries.
 #[derive(Debug, Default, Args)]
-pub struct RegistryArgs {
-    /// Registry credentials: a docker config.json; without it, every pull is anonymous.
+pub(crate) struct RegistryArgs {
+    /// Registry credentials: a docker config.json. Without it, every pull is anonymous.
     #[arg(long, value_name = "FILE", env = "FLEDGED_REGISTRY_CONFIG", value_hint = ValueHint::FilePath)]
-    pub registry_config: Option<PathBuf>,
-    /// A registry to speak plain HTTP with; for oci: and check only, other runtimes have their own
-    /// configuration. Can be given again.
+    pub(crate) registry_config: Option<PathBuf>,
+    /// A registry to reach by plain HTTP. Only for oci: and check; other runtimes use their own
+    /// configuration. Repeatable.
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", env = "FLEDGED_INSECURE_REGISTRIES", value_delimiter = ',', value_parser = registry_host)]
-    pub insecure_registries: Vec<String>,
-    /// os/architecture[/variant] to pick of images for many; for oci: and check only. This machine's
-    /// by default.
+    pub(crate) insecure_registries: Vec<String>,
+    /// The platform to select from multi-platform images, os/architecture[/variant]. Only for oci: and
+    /// check. Default: this machine's.
     #[arg(long, env = "FLEDGED_PLATFORM")]
-    pub platform: Option<Platform>,
+    pub(crate) platform: Option<Platform>,
 }
 
-/// Which node this is.
+/// This node's name and labels.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
-    /// A label of this node, for nodeSelector and nodeAffinity. Can be given again.
+pub(crate) struct NodeArgs {
+    /// A label of this node, for nodeSelector and nodeAffinity. Repeatable.
     ///
-    /// kubernetes.io/hostname, kubernetes.io/os and kubernetes.io/arch are there by themselves.
+    /// kubernetes.io/hostname, kubernetes.io/os and kubernetes.io/arch are set automatically.
     #[arg(
         long = "node-label",
         value_name = "KEY=VALUE",
         env = "FLEDGED_NODE_LABELS",
         value_delimiter = ','
     )]
-    pub labels: Vec<Label>,
-    /// Name of this node; its host name by default.
+    pub(crate) labels: Vec<Label>,
+    /// The name of this node. Default: its host name.
     #[arg(long, value_name = "NAME", env = "FLEDGED_NODE_NAME")]
-    pub node_name: Option<NodeName>,
+    pub(crate) node_name: Option<NodeName>,
 }
 
-/// How images are pulled.
+/// Limits of the pulls.
 #[derive(Debug, Args)]
-pub struct PullArgs {
-    /// Images pulled at the same time.
+pub(crate) struct PullArgs {
+    /// Number of images to pull at the same time.
     #[arg(long, value_name = "N", default_value = "3")]
-    pub max_parallel_pulls: NonZeroUsize,
-    /// Longest one image may take, counted from the start of its first attempt.
+    pub(crate) max_parallel_pulls: NonZeroUsize,
+    /// Time limit for one image, retries included.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
-    pub deadline: Duration,
-    /// Policy of entries that name none; Always also pulls what is there.
+    pub(crate) deadline: Duration,
+    /// The pull policy of entries without imagePullPolicy; Always also pulls images that are present.
     #[arg(
         long,
         value_name = "POLICY",
@@ -266,38 +292,235 @@ pub struct PullArgs {
         ignore_case = true,
         value_parser = pull_policy()
     )]
-    pub image_pull_policy: ImagePullPolicy,
+    pub(crate) image_pull_policy: ImagePullPolicy,
 }
 
-/// How a result is printed.
+/// The format of the result of a command for this machine.
 #[derive(Debug, Args)]
-pub struct OutputArgs {
-    /// Format of the result on stdout.
+pub(crate) struct OutputArgs {
+    /// The format of the result on stdout.
     #[arg(short, long = "output", value_name = "FORMAT", default_value = "table")]
-    pub output: OutputFormat,
+    pub(crate) output: OutputFormat,
 }
 
-/// Formats of a result.
+/// Formats of [`OutputArgs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// For people.
+pub(crate) enum OutputFormat {
+    /// Text for people.
     Table,
-    /// For programs.
+    /// JSON.
     Json,
 }
 
-/// The policies, and what each means.
-fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
-    let help = |policy| match policy {
-        ImagePullPolicy::Always => "Pull also what is there",
-        _ => "Pull what is absent",
-    };
-    let value = |policy: ImagePullPolicy| PossibleValue::new(policy.as_str()).help(help(policy));
-    let values = PossibleValuesParser::new(ImagePullPolicy::ALL.map(value));
-    values.try_map(|text| text.parse::<ImagePullPolicy>())
+/// The commands for a cluster.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// List ImageCaches and their counts.
+    #[command(after_help = help::GET)]
+    Get(GetArgs),
+    /// Show an ImageCache as a matrix of nodes and images, with reasons.
+    #[command(after_help = help::STATUS)]
+    Status(StatusArgs),
+    /// Wait until an ImageCache is cached or purged.
+    #[command(after_help = help::WAIT)]
+    Wait(WaitArgs),
+    /// Pull the mutable tags and the failed images of an ImageCache again.
+    #[command(after_help = help::REFRESH)]
+    Refresh(RequestArgs),
+    /// Remove the images of an ImageCache from the nodes; the ImageCache remains.
+    #[command(after_help = help::PURGE)]
+    Purge(RequestArgs),
+    /// Explain why an image of an ImageCache is or is not on a node.
+    #[command(after_help = help::WHY)]
+    Why(WhyArgs),
+    /// Show what applying a file would pull and remove on which nodes; writes nothing.
+    #[command(after_help = help::PLAN)]
+    Plan(PlanArgs),
 }
 
-pub(crate) fn any_duration(text: &str) -> Result<Duration, String> {
+/// The cluster to talk to.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ConnectionArgs {
+    /// The kubeconfig file. Default: $KUBECONFIG, ~/.kube/config, or the cluster this runs in.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig. Default: its current context.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The namespace of the ImageCache. Default: the namespace of the context.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// The format of the result of a command for a cluster.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct FormatArgs {
+    /// The format of the result on stdout.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// Formats of [`FormatArgs`].
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text for people.
+    Table,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// `get`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Only this ImageCache.
+    pub(crate) name: Option<String>,
+    /// The ImageCaches of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "name")]
+    pub(crate) all_namespaces: bool,
+    /// Keep running and print every change.
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// `status`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The ImageCache.
+    pub(crate) name: String,
+    /// Number of nodes to show one by one; in a larger cluster, equal nodes are counted.
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub(crate) max_nodes: usize,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// `wait`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// The ImageCache.
+    pub(crate) name: String,
+    /// The condition to wait for.
+    #[arg(long = "for", value_name = "CONDITION")]
+    pub(crate) goal: Goal,
+    /// Longest time to wait; 0s checks once.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = any_duration)]
+    pub(crate) timeout: Duration,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// Conditions of `wait --for`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Goal {
+    /// Every image is on every reachable node.
+    Cached,
+    /// The images are removed.
+    Purged,
+}
+
+#[cfg(feature = "cluster")]
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cached => "cached",
+            Self::Purged => "purged",
+        })
+    }
+}
+
+/// `refresh` and `purge`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// The ImageCache.
+    pub(crate) name: String,
+    /// Wait until the action has completed.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Longest time to wait.
+    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = any_duration)]
+    pub(crate) timeout: Duration,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// `why`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The ImageCache.
+    pub(crate) name: String,
+    /// The node.
+    pub(crate) node: NodeName,
+    /// The image; any spelling of its reference.
+    pub(crate) image: ImageRef,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// `plan`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The manifests.
+    #[command(flatten)]
+    pub(crate) manifests: ManifestArgs,
+    /// Exit with 1 if anything would be pulled, removed or released.
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// The pull policies, with help.
+fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
+    let help = |policy| match policy {
+        ImagePullPolicy::Always => "Pull every image, even if it is present",
+        _ => "Pull missing images",
+    };
+    let value = |policy: ImagePullPolicy| PossibleValue::new(policy.as_str()).help(help(policy));
+    PossibleValuesParser::new(ImagePullPolicy::ALL.map(value))
+        .try_map(|text| text.parse::<ImagePullPolicy>())
+}
+
+fn any_duration(text: &str) -> Result<Duration, String> {
     text.parse::<GoDuration>()
         .map(|duration| duration.0)
         .map_err(|error| error.to_string())
@@ -305,21 +528,21 @@ pub(crate) fn any_duration(text: &str) -> Result<Duration, String> {
 
 fn positive(text: &str) -> Result<Duration, String> {
     match any_duration(text)? {
-        Duration::ZERO => Err("it must be longer than nothing, 5m for instance".to_owned()),
+        Duration::ZERO => Err("must be greater than zero, for example 5m".to_owned()),
         duration => Ok(duration),
     }
 }
 
-/// The warmer itself takes whatever is shorter for a second; that is better said than done.
+/// The warmer rounds shorter durations up to a second; refusing them is clearer.
 fn a_second_or_more(text: &str) -> Result<Duration, String> {
     let duration = any_duration(text)?;
     if duration < Duration::from_secs(1) {
-        return Err("it must be at least 1s".to_owned());
+        return Err("must be at least 1s".to_owned());
     }
     Ok(duration)
 }
 
-/// `host` or `host:port`, as it stands at the front of a reference.
+/// `host` or `host:port`, the first component of an image reference.
 fn registry_host(text: &str) -> Result<String, String> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
@@ -333,7 +556,10 @@ fn registry_host(text: &str) -> Result<String, String> {
     if host_is_valid && port_is_valid {
         Ok(text.to_owned())
     } else {
-        Err("write it as in the image reference, registry.local:5000 for instance".to_owned())
+        Err(
+            "expected HOST or HOST:PORT as in an image reference, for example registry.local:5000"
+                .to_owned(),
+        )
     }
 }
 
@@ -349,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_is_host_and_port() {
+    fn a_registry_is_a_host_with_an_optional_port() {
         for good in [
             "localhost",
             "registry.local:5000",
@@ -368,12 +594,12 @@ mod tests {
             "a b",
             ":80",
         ] {
-            assert!(registry_host(bad).is_err(), "{bad:?} was taken");
+            assert!(registry_host(bad).is_err(), "{bad:?} was accepted");
         }
     }
 
     #[test]
-    fn a_deadline_of_nothing_is_refused() {
+    fn durations_below_the_minimum_are_refused() {
         assert!(positive("0s").is_err());
         assert!(a_second_or_more("999ms").is_err());
         assert_eq!(a_second_or_more("1s"), Ok(Duration::from_secs(1)));

@@ -1,21 +1,21 @@
-//! Examples and rules at the end of each command's `--help`.
+//! Examples, rules and exit codes at the end of each command's `--help`.
 
-/// With the demo and the commands for a cluster, or without.
+/// The text of the program itself, with or without the examples of optional features.
 macro_rules! root {
     ($($more:expr)*) => {
         concat!(
             "Examples:\n",
             $($more,)*
-            "  fledged node apply -f images.yaml             put the images on this machine
-  fledged check -f images.yaml                  can they all be pulled?
+            "  fledged node apply -f images.yaml             pull the missing images onto this machine
+  fledged check -f images.yaml                  check that every image can be pulled
 
 Exit codes:
-  0  everything that was asked for is so
-  1  the answer is no, at least one image failed, or no runtime or cluster answers
-  2  the arguments or a file are not valid; nothing was changed
-  129, 130, 143  ended by SIGHUP (the demo), SIGINT or SIGTERM before it was done
+  0  success
+  1  the answer is no, at least one image failed, or the runtime or cluster does not answer
+  2  invalid arguments or an invalid file; nothing was changed
+  129, 130, 143  interrupted by SIGHUP (demo only), SIGINT or SIGTERM
 
-Colours and progress bars are for terminals only; NO_COLOR turns colours off there too."
+Colours and progress bars appear only on a terminal; NO_COLOR turns colours off."
         )
     };
 }
@@ -23,16 +23,16 @@ Colours and progress bars are for terminals only; NO_COLOR turns colours off the
 #[cfg(feature = "cluster")]
 macro_rules! cluster {
     () => {
-        "  fledged get -A                                the ImageCaches of a cluster
-  fledged status storefront                     one of them, node by node
-  fledged why storefront node-1 nginx           why is it there, or not?
+        "  fledged get -A                                list the ImageCaches of a cluster
+  fledged status storefront                     show one of them, node by node
+  fledged why storefront node-1 nginx           why is this image on that node, or not?
 "
     };
 }
 
 #[cfg(feature = "demo")]
 pub(crate) const ROOT: &str = root!(
-    "  fledged demo                                  see it at work, needs nothing\n"
+    "  fledged demo                                  show fledged at work; needs no cluster\n"
     cluster!()
 );
 #[cfg(all(feature = "cluster", not(feature = "demo")))]
@@ -40,7 +40,7 @@ pub(crate) const ROOT: &str = root!(cluster!());
 #[cfg(not(feature = "cluster"))]
 pub(crate) const ROOT: &str = root!();
 
-pub(crate) const APPLY: &str = "\
+pub(crate) const NODE_APPLY: &str = "\
 Examples:
   fledged node apply -f images.yaml
   fledged node apply -f images.yaml --node-label tier=edge --dry-run
@@ -48,47 +48,46 @@ Examples:
   fledged node apply -f images.yaml --runtime oci:/srv/images --platform linux/arm64 -o json
   kubectl get imagecaches -A -o yaml | fledged node apply -f -
 
-The manifests are kubefledged.io/v1alpha2 ImageCaches as a cluster takes them. Of each, the entries
-count whose nodeSelector and nodeAffinity match this node. Its labels are kubernetes.io/hostname
-(the node's name), kubernetes.io/os, kubernetes.io/arch, and every --node-label, which wins.
+The manifests are ImageCaches of kubefledged.io/v1alpha2, as a cluster accepts them. Entries whose
+nodeSelector and nodeAffinity match this node are used. The node's labels are kubernetes.io/hostname
+(the node's name), kubernetes.io/os, kubernetes.io/arch, and every --node-label, which takes precedence.
 
-What is there stays as it is, except references that move (no tag, :latest) and imagePullPolicy
-Always, which are pulled again. Transient failures are retried until the deadline; others end the
-image at once.
+Images that are present are not pulled, except mutable tags (no tag, :latest) and entries with
+imagePullPolicy Always. Transient failures are retried until the deadline; other failures are final.
 
-Exit codes: 0 everything is there, 1 something failed, 2 bad input, 130 interrupted.";
+Exit codes: 0 every image is present, 1 at least one image failed, 2 invalid input, 130 interrupted.";
 
-pub(crate) const LIST: &str = "\
+pub(crate) const NODE_LIST: &str = "\
 Examples:
   fledged node list
   fledged node list --runtime oci:/srv/images -o json";
 
-pub(crate) const PURGE: &str = "\
+pub(crate) const NODE_PURGE: &str = "\
 Examples:
   fledged node purge -f images.yaml --dry-run
   fledged node purge -f images.yaml --runtime oci:/srv/images
 
-Removes what the manifests name for this node's labels and nothing else. An image that a container
-uses stays and is shown as InUse, which is no failure.
+Removes the images of the entries that match this node, and no others. An image that a container uses
+is kept and shown as InUse; that is not a failure.
 
-Exit codes: 0 everything is gone or in use, 1 something failed, 2 bad input, 130 interrupted.";
+Exit codes: 0 every image is removed or in use, 1 at least one image failed, 2 invalid input,
+130 interrupted.";
 
-pub(crate) const RUN: &str = "\
+pub(crate) const NODE_RUN: &str = "\
 Examples:
   fledged node run -f /etc/fledged/images.yaml
   fledged node run -f images.yaml --runtime oci:/srv/images --inventory-interval 30s
   fledged node run -f images.yaml --image-cache-refresh-frequency 0s
 
-Edits of the manifests take effect within seconds, by whatever means they are made: in place, by an
-atomic rename, or by a ConfigMap's symbolic links. An edit counts once the file has stayed the same for
-three seconds; a write that pauses for longer is taken as it stands, so write a new file and rename it
-over the old one where writing may be slow. An edit that is not valid is reported and the last good one
-stays in force. Images that leave the manifests while it runs are removed, unless a
-container uses them; images that the file never named are never touched.
+Edits of the manifests take effect within seconds: edits in place, atomic renames, and the symbolic links
+of a ConfigMap volume. An edit is applied once the file has not changed for three seconds. If writing the
+file can pause for longer, write a new file and rename it over the old one. An invalid edit is reported,
+and the last valid manifests stay in effect. Images that leave the manifests while the program runs are
+removed unless a container uses them. Images that were never in the manifests are never removed.
 
-While the runtime does not answer, it waits for it. SIGTERM and SIGINT end it with exit code 0, within
-ten seconds; a pull that was under way goes on at the next start from what the runtime kept.
-With Type=notify it tells systemd when it is ready: manifests read, runtime found.";
+If the runtime does not answer, the program waits for it. SIGTERM and SIGINT end it with exit code 0
+within ten seconds; an interrupted pull resumes at the next start where the runtime supports it.
+Under systemd (Type=notify) it reports READY once the manifests are read and the runtime answers.";
 
 pub(crate) const CHECK: &str = "\
 Examples:
@@ -96,9 +95,9 @@ Examples:
   fledged check -f images.yaml --registry-config ~/.docker/config.json --platform linux/arm64
   fledged check -f images.yaml -o json
 
-Every image of the manifests is asked for, whatever node it is meant for; no layer is downloaded.
+Checks every image of the manifests, whatever nodes it is for. No layers are downloaded.
 
-Exit codes: 0 every image can be pulled, 1 at least one can't, 2 bad input, 130 interrupted.";
+Exit codes: 0 every image can be pulled, 1 at least one cannot, 2 invalid input, 130 interrupted.";
 
 #[cfg(feature = "demo")]
 pub(crate) const DEMO: &str = "\
@@ -107,21 +106,21 @@ Examples:
   fledged demo --nodes 20 --no-wait
   fledged demo -f images.yaml --keep
 
-An API server and a registry on loopback ports, the controller, and for each node an agent with an OCI
-image layout, all in this process and in one folder below $TMPDIR. An ImageCache is rolled out; a node
-joins; an image gets lost and comes back; everything is purged.
+Starts an API server and a registry on loopback ports, the controller, and for each node an agent with an
+OCI image layout, all in this process and in one directory below $TMPDIR. Then it rolls out an ImageCache,
+adds a node, deletes an image behind an agent's back and purges everything.
 
-At a terminal the cluster then stays up, with the images back on it, until Enter or Ctrl-C; without
-one, or with --no-wait, the demo ends. With --keep it stays until SIGINT or SIGTERM in any case. The
-kubeconfig whose path is shown works with kubectl. That of $KUBECONFIG is neither read nor written.
-Nothing is left behind, however it ends.
+At a terminal, the images are then pulled again and the cluster stays up until Enter or Ctrl-C. Otherwise,
+or with --no-wait, the demo exits. With --keep, it stays up until SIGINT or SIGTERM in either case. kubectl
+works with the kubeconfig whose path is shown; the one of $KUBECONFIG is neither read nor written. All
+files are removed at the end, also after an interrupt.
 
--f FILE: the images of the file are served as generated ones of the same repository and tag; nothing
-is fetched from elsewhere. The nodes are given in turn the labels that the nodeSelectors ask for;
-entries that mean no node are named.
+With -f, the registry serves generated images under the repositories and tags of the file; nothing is
+downloaded. Nodes get, in turn, the labels of the nodeSelectors in the file. Entries that select no node
+are reported.
 
-Exit codes: 0 all was shown, also when a signal ends it after the last act; 1 something did not come
-to its end, which is named; 2 bad input; 130, 143 interrupted before the end.";
+Exit codes: 0 all steps completed, also if a signal ends the demo after the last step; 1 a step failed;
+2 invalid input; 130, 143 interrupted before the end.";
 
 pub(crate) const COMPLETIONS: &str = "\
 Examples:
@@ -133,3 +132,97 @@ pub(crate) const MAN: &str = "\
 Examples:
   fledged man | man -l -
   fledged man --directory /usr/local/share/man/man1";
+
+#[cfg(feature = "cluster")]
+pub(crate) const GET: &str = "\
+Examples:
+  fledged get
+  fledged get -A
+  fledged get storefront -n shop -w
+  fledged get -A -o json
+
+The counts are pairs of image and node. Unreachable pairs are on nodes that are NotReady or not Linux, or
+whose agent is unresponsive. NotTakenUp: no controller has processed the newest version of the ImageCache.
+
+Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
+
+#[cfg(feature = "cluster")]
+pub(crate) const STATUS: &str = "\
+Examples:
+  fledged status storefront
+  fledged status storefront -n shop --max-nodes 100
+  fledged status storefront -o json | jq '.nodes[] | select(.unreachable)'
+
+Columns are images, numbered as in the list above the matrix. With more than --max-nodes nodes, the nodes
+without problems are counted; the others are shown one by one, worst first, up to --max-nodes, and counted
+beyond that. JSON and YAML contain every node.
+
+Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
+
+#[cfg(feature = "cluster")]
+pub(crate) const WAIT: &str = "\
+Examples:
+  fledged wait storefront --for=cached
+  fledged wait storefront -n shop --for=purged --timeout 10m
+
+cached: every image of the newest spec is on every reachable node, and no refresh is pending.
+purged: every image is removed from every reachable node, or in use. Unreachable nodes are ignored. The
+ImageCache is watched, not polled.
+
+Exit codes: 0 condition met; 1 timed out, deleted, or no answer from the cluster; 2 invalid input.";
+
+#[cfg(feature = "cluster")]
+pub(crate) const REFRESH: &str = "\
+Examples:
+  fledged refresh storefront
+  fledged refresh storefront -n shop --wait --timeout 10m
+
+Sets the annotation kubefledged.io/refresh-imagecache. Every node re-checks its images and pulls what is
+missing. Mutable tags (no tag, :latest, imagePullPolicy Always) are pulled again and failures are retried.
+The refresh completes when all reachable nodes have reported. It also ends a purge.
+
+Exit codes: 0 requested, or with --wait: succeeded; 1 with --wait: failed, superseded or timed out; 1 also
+if not found or without an answer from the cluster; 2 invalid input.";
+
+#[cfg(feature = "cluster")]
+pub(crate) const PURGE: &str = "\
+Examples:
+  fledged purge storefront
+  fledged purge storefront -n shop --wait --timeout 10m
+
+Sets the annotation kubefledged.io/purge-imagecache. Images that another ImageCache wants or a container
+uses are kept. The ImageCache stays purged until a refresh or an edit.
+
+Exit codes: 0 requested, or with --wait: succeeded; 1 with --wait: failed, superseded or timed out; 1 also
+if not found or without an answer from the cluster; 2 invalid input.";
+
+#[cfg(feature = "cluster")]
+pub(crate) const WHY: &str = "\
+Examples:
+  fledged why storefront node-1 nginx
+  fledged why storefront node-1 registry.example.com/web:1.2 -n shop -o json
+
+Answers with the first cause that keeps the image off the node, the fields that show it, and a remedy.
+
+Exit codes: 0 the image is cached, for any ImageCache; 1 it is not, something was not found, or no answer
+from the cluster; 2 invalid input.";
+
+#[cfg(feature = "cluster")]
+pub(crate) const PLAN: &str = "\
+Examples:
+  fledged plan -f images.yaml
+  fledged plan -f images.yaml --exit-code -o json
+
+Compares what the controller would decide with and without the file, for the cluster as it is now. Nothing
+is written. Rollout limits are ignored: every node is planned for, also nodes that are NotReady.
+
+pull     the image is pulled, unless it is present already
+remove   the image is removed, unless a container uses it
+release  the image stays on the node and is no longer managed
+keep     other ImageCaches still want the image
+
+All files are planned as one change. kubectl applies their ImageCaches one after another, so put the
+ImageCache that adds an image before the one that drops it.
+
+Exit codes: 0 success; 1 no answer from the cluster, or with --exit-code: something would be pulled,
+removed or released; 2 invalid input.";

@@ -1,14 +1,31 @@
-//! The `fledged` command; see the library for what it does.
+//! The `fledged` command: pre-pulls the images of ImageCache manifests onto this machine, and shows and
+//! controls the ImageCaches of a cluster.
+
+mod args;
+mod check;
+mod commands;
+#[cfg(feature = "demo")]
+mod demo;
+mod help;
+mod invocation;
+mod kube_names;
+mod local;
+mod manifest;
+mod output;
+#[cfg(feature = "cluster")]
+mod remote;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use fledged_cli::environment;
-use fledged_cli::exit::Exit;
-use fledged_cli::output::{Terminal, init_log};
+use crate::commands::Exit;
+use crate::output::{Terminal, init_log};
+
+/// Longest that a blocking call, for example on a file system that hangs, delays the end of the process.
+const BLOCKING_MAX: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let cli = environment::parse();
+    let cli = invocation::parse();
     let terminal = Terminal::stderr();
     init_log(&terminal, cli.verbose);
     fledged_cri::registry::ensure_tls_provider();
@@ -20,12 +37,11 @@ fn main() -> ExitCode {
         }
     };
     let exit = runtime
-        .block_on(fledged_cli::commands::dispatch(cli, &terminal))
+        .block_on(commands::run(cli, &terminal))
         .unwrap_or_else(|error| {
             terminal.error(&error);
             error.exit()
         });
-    // A file system that hangs must not keep the process from ending.
-    runtime.shutdown_timeout(Duration::from_millis(500));
+    runtime.shutdown_timeout(BLOCKING_MAX);
     exit.into()
 }

@@ -1,4 +1,4 @@
-//! `kubectl fledged`: starts `fledged` under the name that kubectl calls it by.
+//! `kubectl fledged`: replaces itself by `fledged`, under the name of the kubectl plugin.
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -6,11 +6,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-/// By this name `fledged` knows how it was called, and says so in its help.
+/// The name that `fledged` is started with; its help then shows `kubectl fledged`.
 const PLUGIN: &str = "kubectl-fledged";
 
 fn main() -> ExitCode {
-    let error = start();
+    let error = exec();
     let _ = writeln!(
         io::stderr(),
         "error: cannot start fledged, neither from the folder of {PLUGIN} nor from $PATH: {error}; \
@@ -19,11 +19,11 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Becomes `fledged`, the one beside this file if there is one; comes back only with an error.
-fn start() -> io::Error {
-    let beside = std::env::current_exe().ok();
-    let beside = beside.map(|file| file.with_file_name("fledged"));
-    let program = beside
+/// Runs `fledged` from the folder of this program, or from `$PATH`. Returns only on failure.
+fn exec() -> io::Error {
+    let program = std::env::current_exe()
+        .ok()
+        .map(|own| own.with_file_name("fledged"))
         .filter(|file| file.is_file())
         .unwrap_or_else(|| PathBuf::from("fledged"));
     Command::new(program)

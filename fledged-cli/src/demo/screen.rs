@@ -1,4 +1,4 @@
-//! What the demo says, and the commands it shows: on standard output, as their own results are.
+//! The demo's output: titles, explanations, and commands with their results, all on stdout.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -10,16 +10,14 @@ use console::{Style, Term};
 
 use super::DemoError;
 use crate::args::{Cli, Command};
-use crate::cluster;
-use crate::commands::print;
-use crate::exit::Exit;
-use crate::output::{Pane, Terminal};
-use crate::printable::printable;
+use crate::commands::{Exit, print};
+use crate::output::{Pane, Terminal, printable};
+use crate::remote;
 
-/// Between two drawings of what changes.
+/// Interval between redraws.
 const REDRAW: Duration = Duration::from_millis(120);
 
-/// Where the demo is shown.
+/// The output of the demo.
 #[derive(Debug, Clone)]
 pub(super) struct Screen {
     pub(super) terminal: Terminal,
@@ -28,7 +26,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// The process's own. Commands are given that kubeconfig.
+    /// The output of this process. Commands use that kubeconfig.
     pub(super) fn new(terminal: &Terminal, kubeconfig: String) -> Self {
         Self {
             terminal: terminal.clone(),
@@ -37,71 +35,78 @@ impl Screen {
         }
     }
 
-    /// Whether what changes can be drawn again and again.
+    /// Whether text can be redrawn.
     pub(super) fn is_live(&self) -> bool {
         self.live
     }
 
-    /// Lines that there is room for on a terminal.
+    /// Number of lines of the terminal.
     pub(super) fn height(&self) -> usize {
         let (lines, _) = Term::stderr().size();
         usize::from(lines)
     }
 
-    /// Begins the first act.
-    pub(super) fn first_act(&self, title: &str) -> Result<(), DemoError> {
+    /// Prints the title of the first step.
+    pub(super) fn first_step(&self, title: &str) -> Result<(), DemoError> {
         let title = Style::new().bold().apply_to(title);
         Ok(print(&format!("{title}\n"))?)
     }
 
-    /// Begins an act.
-    pub(super) fn act(&self, title: &str) -> Result<(), DemoError> {
+    /// Prints the title of a step.
+    pub(super) fn step(&self, title: &str) -> Result<(), DemoError> {
         print("\n")?;
-        self.first_act(title)
+        self.first_step(title)
     }
 
-    /// Says something of the demo's own.
-    pub(super) fn say(&self, text: impl Display) -> Result<(), DemoError> {
+    /// Prints an explanation, indented.
+    pub(super) fn note(&self, text: impl Display) -> Result<(), DemoError> {
         let text = text.to_string();
         let lines = text.lines().map(|line| format!("   {}\n", printable(line)));
         Ok(print(&lines.collect::<String>())?)
     }
 
-    /// Shows the result of what was shown.
+    /// Prints the result of a command.
     pub(super) fn result(&self, text: &str) -> Result<(), DemoError> {
         Ok(print(&format!("{}\n", printable(text.trim_end())))?)
     }
 
-    /// Shows what somebody would type.
+    /// Prints a command line.
     pub(super) fn prompt(&self, line: impl Display) -> Result<(), DemoError> {
         let line = line.to_string();
         let line = Style::new().cyan().apply_to(printable(&line));
         Ok(print(&format!("$ {line}\n"))?)
     }
 
-    /// Shows a command of this program, and runs it as it would be run by itself; it must end with 0.
+    /// Prints a command line of `fledged` and runs it, with the demo's kubeconfig.
+    ///
+    /// # Errors
+    ///
+    /// [`DemoError::CommandFailed`] unless the exit code is 0.
     pub(super) async fn fledged(&self, args: &[&str]) -> Result<(), DemoError> {
         let line = format!("fledged {}", args.join(" "));
         self.prompt(&line)?;
-        let program = ["fledged"].iter().chain(args);
-        let all = program.copied().chain(["--kubeconfig", &self.kubeconfig]);
+        let all = ["fledged"]
+            .iter()
+            .chain(args)
+            .copied()
+            .chain(["--kubeconfig", &self.kubeconfig]);
         let exit = match Cli::try_parse_from(all) {
             Ok(Cli {
                 command: Command::Cluster(command),
                 ..
-            }) => cluster::dispatch(command, &self.terminal).await?,
+            }) => remote::run(command, &self.terminal).await?,
             _ => Exit::BadInput,
         };
         match exit {
             Exit::Done => Ok(()),
-            exit => Err(DemoError::Ended { line, exit }),
+            exit => Err(DemoError::CommandFailed { line, exit }),
         }
     }
 
-    /// Draws what `look` sees while `work` goes on, if that is a terminal.
+    /// Redraws the text of `read` until `work` is done, if text can be redrawn.
     pub(super) async fn while_drawing<T, F>(
         &self,
-        mut look: impl FnMut() -> F,
+        mut read: impl FnMut() -> F,
         work: impl Future<Output = T>,
     ) -> T
     where
@@ -113,7 +118,7 @@ impl Screen {
         };
         let drawing = async {
             loop {
-                if let Some(text) = look().await {
+                if let Some(text) = read().await {
                     pane.show(text);
                 }
                 tokio::time::sleep(REDRAW).await;

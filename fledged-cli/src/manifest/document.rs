@@ -1,4 +1,4 @@
-//! One document of a manifest.
+//! One document of a manifest, from a parsed value to a valid cache.
 
 use fledged_core::model::{CacheId, ImageCache, ImageCacheSpec};
 use serde::Deserialize as _;
@@ -6,15 +6,14 @@ use serde_ignored::Path;
 use serde_json::{Map, Value};
 
 use super::Finding;
-use super::error::Place;
-use super::name;
-use crate::label::{Label, ParseLabelError};
-use crate::printable::on_one_line;
+use super::finding::Place;
+use crate::kube_names::{Label, ParseLabelError, check_namespace, check_object_name};
+use crate::output::on_one_line;
 
-/// The one version that is read.
+/// The only supported version.
 const API_VERSION: &str = "kubefledged.io/v1alpha2";
 
-/// What a document is.
+/// The kind of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An ImageCache.
@@ -23,12 +22,16 @@ pub(super) enum Kind {
     List,
 }
 
-/// Reads `apiVersion` and `kind`; says what is wrong with them.
+/// The kind, from `apiVersion` and `kind`.
+///
+/// # Errors
+///
+/// What is wrong with the two fields.
 pub(super) fn kind(value: &Value) -> Result<Kind, String> {
     let Value::Object(fields) = value else {
         return Err(format!(
             "must be an object with apiVersion, kind, metadata and spec, not {}",
-            described(value)
+            type_of(value)
         ));
     };
     let kind = string(fields, "kind")?;
@@ -38,7 +41,7 @@ pub(super) fn kind(value: &Value) -> Result<Kind, String> {
         ("List", "v1") | ("ImageCacheList", API_VERSION) => Ok(Kind::List),
         ("ImageCache" | "ImageCacheList", other) => Err(unknown_version(other)),
         (other, _) => Err(format!(
-            "kind: {other:?} is not known here; only ImageCache ({API_VERSION}) and a List of them are"
+            "kind: {other:?} is not supported; expected ImageCache ({API_VERSION}) or a List of them"
         )),
     }
 }
@@ -46,17 +49,21 @@ pub(super) fn kind(value: &Value) -> Result<Kind, String> {
 fn unknown_version(version: &str) -> String {
     let remedy = if version.ends_with("/v1alpha1") || version.contains(".k8s.io/") {
         format!(
-            "it is of an old kube-fledged; images and nodeSelector are written the same in {API_VERSION}, so change apiVersion to that"
+            "it is from an old kube-fledged; images and nodeSelector are the same in {API_VERSION}, so change apiVersion to that"
         )
     } else {
-        format!("only {API_VERSION} is read here")
+        format!("only {API_VERSION} is supported")
     };
-    format!("apiVersion: {version:?} is not known: {remedy}")
+    format!("apiVersion: {version:?} is not supported: {remedy}")
 }
 
-/// Turns an ImageCache document into a valid cache. Fields that nobody reads become warnings.
+/// Turns an ImageCache document into a valid cache. Unknown fields become warnings.
 ///
-/// `namespace` is that of a cache which names none.
+/// `namespace` is used if the document names none.
+///
+/// # Errors
+///
+/// Every mistake in the document.
 pub(super) fn cache(
     place: &mut Place,
     value: Value,
@@ -70,29 +77,29 @@ pub(super) fn cache(
         .map_err(|problem| vec![Finding::new(place, problem)])?;
     place.object = Some(format!("ImageCache {id}"));
     let spec = fields.remove("spec");
-    // metadata belongs to Kubernetes and its users; status is what a cluster said of the cache.
+    // Other fields of metadata belong to Kubernetes and its users; status is written by a cluster.
     for known in ["apiVersion", "kind", "metadata", "status"] {
         fields.remove(known);
     }
-    let unread = |path: String| {
+    let unknown = |path: String| {
         let path = on_one_line(&path);
-        format!("{path}: unknown field, nothing reads it")
+        format!("{path}: unknown field, ignored")
     };
     for name in fields.keys() {
-        warnings.push(Finding::new(place, unread(name.clone())));
+        warnings.push(Finding::new(place, unknown(name.clone())));
     }
     let spec = match spec {
         Some(spec @ Value::Object(_)) => spec,
         None | Some(Value::Null) => return Err(vec![Finding::new(place, "spec: is missing")]),
         Some(other) => {
-            let text = format!("spec: must be an object, not {}", described(&other));
+            let text = format!("spec: must be an object, not {}", type_of(&other));
             return Err(vec![Finding::new(place, text)]);
         }
     };
     let mut ignored = |path: Path<'_>| {
         let mut text = "spec".to_owned();
         write_path(&path, &mut text);
-        warnings.push(Finding::new(place, unread(text)));
+        warnings.push(Finding::new(place, unknown(text)));
     };
     let mut track = serde_path_to_error::Track::new();
     let result = ImageCacheSpec::deserialize(serde_path_to_error::Deserializer::new(
@@ -123,7 +130,7 @@ pub(super) fn cache(
     }
 }
 
-/// The node selectors that ask for what no label can be: they would select no node, ever.
+/// Node selectors with invalid labels; they could never select a node.
 fn selectors(place: &Place, spec: &ImageCacheSpec) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (i, entry) in spec.cache_spec.iter().enumerate() {
@@ -148,18 +155,18 @@ fn id(fields: &Map<String, Value>, file: &str, default: &str) -> Result<CacheId,
         Some(other) => {
             return Err(format!(
                 "metadata: must be an object, not {}",
-                described(other)
+                type_of(other)
             ));
         }
     };
-    let within = |problem| format!("metadata.{problem}");
-    let name = string(metadata, "name").map_err(within)?;
+    let in_metadata = |problem| format!("metadata.{problem}");
+    let name = string(metadata, "name").map_err(in_metadata)?;
     let namespace = match metadata.get("namespace") {
         None | Some(Value::Null) => default,
-        Some(_) => string(metadata, "namespace").map_err(within)?,
+        Some(_) => string(metadata, "namespace").map_err(in_metadata)?,
     };
-    name::object(name).map_err(|rule| format!("metadata.name: {name:?} {rule}"))?;
-    name::namespace(namespace)
+    check_object_name(name).map_err(|rule| format!("metadata.name: {name:?} {rule}"))?;
+    check_namespace(namespace)
         .map_err(|rule| format!("metadata.namespace: {namespace:?} {rule}"))?;
     Ok(CacheId::new(namespace, name, file))
 }
@@ -169,15 +176,12 @@ fn string<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, Str
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
         Some(Value::String(_)) => Err(format!("{name}: must not be empty")),
         None | Some(Value::Null) => Err(format!("{name}: is missing")),
-        Some(other) => Err(format!(
-            "{name}: must be a string, not {}",
-            described(other)
-        )),
+        Some(other) => Err(format!("{name}: must be a string, not {}", type_of(other))),
     }
 }
 
-/// A value as an error names it.
-fn described(value: &Value) -> String {
+/// The type of a value, for errors.
+fn type_of(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(value) => format!("the boolean {value} (quote it)"),
@@ -188,7 +192,7 @@ fn described(value: &Value) -> String {
     }
 }
 
-/// Writes a path as the rest of the project does: `.cacheSpec[0].imagez`.
+/// Appends a path in the notation of Kubernetes: `.cacheSpec[0].imagez`.
 fn write_path(path: &Path<'_>, out: &mut String) {
     match path {
         Path::Root => {}

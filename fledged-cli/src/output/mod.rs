@@ -1,23 +1,17 @@
-//! What the process prints: results on stdout, everything else on stderr.
+//! What the process prints: results go to stdout, everything else to stderr.
 
-mod bars;
-mod log;
-mod outcome;
-#[cfg(feature = "demo")]
-mod pane;
+mod format;
 mod progress;
-mod removal_watch;
-mod table;
 mod terminal;
+mod text_table;
 
-pub use log::init as init_log;
-pub(crate) use outcome::short_digest;
-pub use outcome::{ImageOutcome, Outcome, Summary, pluralised, rounded_seconds};
-#[cfg(feature = "demo")]
-pub(crate) use pane::Pane;
-pub use progress::LiveProgress;
-pub use removal_watch::RemovalWatch;
 #[cfg(feature = "cluster")]
-pub(crate) use table::Widths;
-pub use table::{Align, Table};
-pub use terminal::Terminal;
+pub(crate) use format::{age, span};
+pub(crate) use format::{on_one_line, pluralised, printable, rounded_seconds, short_digest, took};
+pub(crate) use progress::LiveProgress;
+#[cfg(feature = "demo")]
+pub(crate) use terminal::Pane;
+pub(crate) use terminal::{Terminal, init_log};
+#[cfg(feature = "cluster")]
+pub(crate) use text_table::Widths;
+pub(crate) use text_table::{Align, Table};

@@ -1,4 +1,4 @@
-//! What happens to the images, as it happens: bars on a terminal, lines anywhere else.
+//! Progress of pulls and removals: bars on a terminal, lines elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,18 +8,22 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImagePhase, ImageRef, ImageReport};
 use fledged_core::port::PullProgress;
 use fledged_core::runner::NodeObserver;
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
-use super::Terminal;
-use super::bars::Bars;
-use super::outcome::took;
+use super::{Terminal, took};
 
-/// How often it is said that the runtime still fails: enough to notice, too little to fill a log.
-const SAID_AGAIN: Duration = Duration::from_secs(60);
+/// Interval between warnings about the same failure of the runtime.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which bars are redrawn; short enough for a smooth spinner.
+const TICK: Duration = Duration::from_millis(120);
 
-/// Shows a node's images on the way to where they belong.
+const TOTAL_TEMPLATE: &str = "{bar:30.green} {pos}/{len} images, {elapsed}";
+const PULL_TEMPLATE: &str = "  {spinner} {prefix} {wide_msg}";
+
+/// Shows the progress of a node loop.
 #[derive(Debug)]
-pub struct LiveProgress {
+pub(crate) struct LiveProgress {
     terminal: Terminal,
     state: Mutex<State>,
 }
@@ -29,21 +33,19 @@ struct State {
     bars: Option<Bars>,
     total: usize,
     phases: BTreeMap<ImageRef, ImagePhase>,
-    /// What was last said of a runtime that fails, and when.
-    failing: Option<(Reason, Instant)>,
+    /// The last warning about the runtime, and its time.
+    last_warning: Option<(Reason, Instant)>,
 }
 
 impl LiveProgress {
-    /// Shows `total` images with bars, if that is a terminal.
-    #[must_use]
-    pub fn with_bars(terminal: &Terminal, total: usize) -> Self {
+    /// Shows `total` images with bars if the terminal can draw them, otherwise with lines.
+    pub(crate) fn with_bars(terminal: &Terminal, total: usize) -> Self {
         let bars = (terminal.is_live() && total > 0).then(|| Bars::new(terminal, total));
         Self::new(terminal, bars, total)
     }
 
-    /// Shows lines only: for a process that stays.
-    #[must_use]
-    pub fn lines(terminal: &Terminal) -> Self {
+    /// Shows lines only, for a process that keeps running.
+    pub(crate) fn lines(terminal: &Terminal) -> Self {
         Self::new(terminal, None, 0)
     }
 
@@ -54,19 +56,19 @@ impl LiveProgress {
                 bars,
                 total,
                 phases: BTreeMap::new(),
-                failing: None,
+                last_warning: None,
             }),
         }
     }
 
-    /// Takes the bars off the terminal; nothing is shown after that but lines.
-    pub fn finish(&self) {
+    /// Removes the bars; later changes are shown as lines.
+    pub(crate) fn finish(&self) {
         if let Some(mut bars) = self.state().bars.take() {
             bars.clear();
         }
     }
 
-    /// A panic elsewhere leaves the state whole: it is only written in single steps.
+    /// The state is consistent after every statement, so a poisoned lock can be used.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,53 +83,125 @@ impl NodeObserver for LiveProgress {
         }
         let settled = state.phases.values().filter(|p| p.is_settled()).count();
         let total = state.total;
-        let mut told = line(report, before, Timestamp::now());
+        let mut line = line(report, before, Timestamp::now());
         if let Some(bars) = &mut state.bars {
-            bars.whole(settled.min(total), total);
+            bars.set_total(settled.min(total), total);
             if report.phase == ImagePhase::Pulling {
                 bars.begin(&report.image);
             } else {
                 bars.end(&report.image);
             }
-            // The bars tell of what goes well.
+            // The bars already show successful pulls.
             if report.phase == ImagePhase::Cached {
-                told = None;
+                line = None;
             }
         }
         drop(state);
         if report.phase == ImagePhase::Cached && report.attempts == 0 {
-            tracing::info!(image = %report.image, "present");
+            tracing::info!(image = %report.image, "image present");
         }
-        if let Some(text) = told {
+        if let Some(text) = line {
             self.terminal.line(text);
         }
     }
 
     fn progress(&self, image: &ImageRef, progress: PullProgress) {
         if let Some(bars) = &self.state().bars {
-            bars.progress(image, progress);
+            bars.set_progress(image, progress);
         }
     }
 
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
         let mut state = self.state();
-        let said = state
-            .failing
-            .is_some_and(|(reason, at)| reason == failure.reason && at.elapsed() < SAID_AGAIN);
-        if said {
-            tracing::debug!(operation, %failure, "still failing");
+        let warned = state
+            .last_warning
+            .is_some_and(|(reason, at)| reason == failure.reason && at.elapsed() < WARN_INTERVAL);
+        if warned {
+            tracing::debug!(operation, %failure, "runtime still failing");
             return;
         }
-        state.failing = Some((failure.reason, Instant::now()));
+        state.last_warning = Some((failure.reason, Instant::now()));
         drop(state);
         self.terminal.warn(format_args!(
-            "the runtime's {operation} can't be read, trying again: {}: {failure}",
+            "cannot read the {operation} of the runtime, retrying: {}: {failure}",
             failure.reason
         ));
     }
 }
 
-/// The line that tells of a change, for those worth one.
+/// The bars of one command: one for all images, and a line for each running pull.
+#[derive(Debug)]
+struct Bars {
+    terminal: Terminal,
+    total: ProgressBar,
+    pulls: BTreeMap<ImageRef, ProgressBar>,
+}
+
+impl Bars {
+    fn new(terminal: &Terminal, total: usize) -> Self {
+        let total = terminal.bars().add(
+            ProgressBar::new(u64::try_from(total).unwrap_or(u64::MAX))
+                .with_style(style(TOTAL_TEMPLATE)),
+        );
+        total.enable_steady_tick(TICK);
+        Self {
+            terminal: terminal.clone(),
+            total,
+            pulls: BTreeMap::new(),
+        }
+    }
+
+    fn set_total(&self, done: usize, total: usize) {
+        self.total
+            .set_length(u64::try_from(total).unwrap_or(u64::MAX));
+        self.total
+            .set_position(u64::try_from(done).unwrap_or(u64::MAX));
+    }
+
+    fn begin(&mut self, image: &ImageRef) {
+        if self.pulls.contains_key(image) {
+            return;
+        }
+        let bar = self.terminal.bars().insert_before(
+            &self.total,
+            ProgressBar::new_spinner()
+                .with_style(style(PULL_TEMPLATE))
+                .with_prefix(image.original().to_owned()),
+        );
+        bar.enable_steady_tick(TICK);
+        self.pulls.insert(image.clone(), bar);
+    }
+
+    fn set_progress(&self, image: &ImageRef, progress: PullProgress) {
+        if let Some(bar) = self.pulls.get(image) {
+            bar.set_message(match progress.total {
+                Some(total) => format!("{} of {total}", progress.done),
+                None => progress.done.to_string(),
+            });
+        }
+    }
+
+    fn end(&mut self, image: &ImageRef) {
+        if let Some(bar) = self.pulls.remove(image) {
+            bar.finish_and_clear();
+            self.terminal.bars().remove(&bar);
+        }
+    }
+
+    fn clear(&mut self) {
+        for (_, bar) in std::mem::take(&mut self.pulls) {
+            bar.finish_and_clear();
+        }
+        self.total.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // A test checks the templates; an invalid one would only look worse.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// The line for a change of phase; `None` if the change needs no line.
 fn line(report: &ImageReport, before: Option<ImagePhase>, now: Timestamp) -> Option<String> {
     let image = &report.image;
     let why = || match (report.reason, &report.message) {
@@ -163,17 +237,17 @@ fn line(report: &ImageReport, before: Option<ImagePhase>, now: Timestamp) -> Opt
             None => format!("retrying {image}: {}", why()),
         }),
         ImagePhase::Failed => Some(format!("failed {image}: {}", why())),
-        // What was not there has no attempt.
+        // An image that was not present has no attempts.
         ImagePhase::Removed if report.attempts > 0 => Some(format!("removed {image}")),
         ImagePhase::InUse => Some(format!("kept {image}: {}", why())),
         ImagePhase::Pending | ImagePhase::Pulling if before == Some(ImagePhase::Cached) => {
-            // One that is pulled again because it may have moved is still there, with its size.
+            // A mutable tag that is pulled again is still present and has a size.
             (report.reason == Some(Reason::Evicted) || report.size.is_none()).then(|| {
                 let when = next()
                     .filter(|delay| *delay > Duration::from_secs(1))
                     .map(|delay| format!(" in {} s", delay.as_secs()));
                 format!(
-                    "lost {image}: it is gone from the runtime, pulling it again{}",
+                    "lost {image}: no longer in the runtime, pulling it again{}",
                     when.unwrap_or_default()
                 )
             })
@@ -200,7 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_is_told_with_size_and_time() {
+    fn templates_are_valid() {
+        for template in [TOTAL_TEMPLATE, PULL_TEMPLATE] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_pull_is_shown_with_size_and_time() {
         let mut pulled = report(ImagePhase::Cached);
         pulled.size = Some(ByteSize::new(12_902_728));
         assert_eq!(
@@ -210,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_already_is_not_told() {
-        let mut there = report(ImagePhase::Cached);
-        there.attempts = 0;
-        assert_eq!(line(&there, None, now()), None);
+    fn a_present_image_is_not_shown() {
+        let mut present = report(ImagePhase::Cached);
+        present.attempts = 0;
+        assert_eq!(line(&present, None, now()), None);
     }
 
     #[test]
-    fn trouble_is_told_with_reason_and_message() {
+    fn failures_are_shown_with_reason_and_message() {
         let mut failed = report(ImagePhase::Failed);
         failed.reason = Some(Reason::ImageNotFound);
         failed.message = Some("manifest unknown".to_owned());
@@ -235,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told() {
+    fn a_lost_image_is_shown() {
         let mut again = report(ImagePhase::Pulling);
         let text = line(&again, Some(ImagePhase::Cached), now());
         assert!(text.is_some_and(|t| t.starts_with("lost app:v1")));

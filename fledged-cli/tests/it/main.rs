@@ -1,4 +1,5 @@
-//! The integration tests of fledged-cli, one module an area.
+//! The integration tests of `fledged`: each runs the built program.
+#![cfg(feature = "demo")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,16 +7,12 @@
     clippy::indexing_slicing
 )]
 
-#[cfg(feature = "demo")]
-mod cli_apply;
-#[cfg(feature = "demo")]
-mod cli_demo;
-#[cfg(feature = "demo")]
-mod cli_run;
-#[cfg(feature = "demo")]
-mod cli_terminal;
-#[cfg(feature = "demo")]
-mod cli_usage;
-mod manifest;
-#[cfg(feature = "demo")]
+mod demo;
+// The registry that the images are pulled from; its unit tests run here too.
+#[path = "../../src/demo/demo_registry.rs"]
+mod demo_registry;
+mod node_apply;
+mod node_run;
 mod support;
+mod terminal;
+mod usage;

@@ -55,7 +55,7 @@ async fn a_new_file_an_edit_and_a_removal_without_a_write() {
     world.apply("web", &[APP]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
     let same = fledged(&world, &["plan", "-f", &file, "--exit-code"], 0);
-    assert_eq!(same.stdout, "nothing would change\n");
+    assert_eq!(same.stdout, "no changes\n");
 
     // An image comes, another one leaves that a second cache wants on both nodes.
     world.apply("other", &[DB]).await;

@@ -33,7 +33,7 @@ async fn a_purge_and_a_refresh_are_asked_for_and_waited_for() {
     assert!(node.runtime.holds(APP));
 
     let asked = fledged(&world, &["purge", "web"], 0);
-    assert!(asked.stdout.contains("web: purge asked for\n"), "{asked}");
+    assert!(asked.stdout.contains("web: purge requested\n"), "{asked}");
     world.ended("web", "ImageCachePurge", "Succeeded").await;
 }
 
@@ -63,7 +63,10 @@ async fn nobody_to_do_it_is_told_after_the_timeout() {
     let output = fledged(&world, &["purge", "web", "--wait", "--timeout=1s"], 1);
     says(
         &output,
-        &["has not ended after 1s", "no controller has taken it up"],
+        &[
+            "has not completed after 1s",
+            "no controller has processed it",
+        ],
     );
     let cache = world.caches().get("web").await.unwrap();
     let annotations = cache.metadata.annotations.unwrap();

@@ -105,7 +105,7 @@ async fn a_cache_that_goes_away_or_is_looked_at_by_nobody_ends_it_with_1() {
     let world = World::without_controller(Default::default()).await;
     world.apply("web", &[APP]).await;
     let nobody = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
-    says(&nobody, &["no controller has taken it up"]);
+    says(&nobody, &["no controller has processed it"]);
     let waiting = call(&world, &["wait", "web", "--for=cached", "--timeout=60s"]).spawn();
     world.delete("web").await;
     // Deleted before it was looked at, or after: it is gone either way.

@@ -33,7 +33,7 @@ async fn what_is_cached_fails_or_is_not_named() {
     assert!(digest.starts_with("sha256:"), "{digest}");
     let table = fledged(&world, &["why", "web", a.name(), APP], 0).stdout;
     let start = format!(
-        "yes: {APP} is cached on {}: the node holds it, {digest}\n",
+        "yes: {APP} is cached on {}: the node has it, {digest}\n",
         a.name()
     );
     assert!(table.starts_with(&start), "{table}");
@@ -49,8 +49,8 @@ async fn what_is_cached_fails_or_is_not_named() {
     assert_eq!(evidence["field"], "status.images[1].phase");
     let table = fledged(&world, &["why", "web", a.name(), NOPE], 1).stdout;
     for part in [
-        format!("no: {NOPE} is not cached on {}: its last round of pulls failed: ImageNotFound\n", a.name()),
-        "  the runtime says: manifest unknown\n".to_owned(),
+        format!("no: {NOPE} is not cached on {}: the last round of pulls failed: ImageNotFound\n", a.name()),
+        "  message: manifest unknown\n".to_owned(),
         "  what to do: push the image, or correct its reference in spec.cacheSpec; fledged refresh web -n ".to_owned(),
     ] {
         assert!(table.contains(&part), "{part:?} is not in {table}");
@@ -86,7 +86,7 @@ async fn what_the_node_is_not_meant_for_or_can_not_do() {
     assert_eq!(elsewhere["reason"], "NodeNotSelected");
     let because = elsewhere["because"].as_str().unwrap();
     assert!(
-        because.ends_with("it wants tier=backend, and the node has tier=frontend"),
+        because.ends_with("it requires tier=backend, and the node has tier=frontend"),
         "{because}"
     );
     assert_eq!(asked(&world, a.name(), DB, 0)["reason"], "Cached");

@@ -1,0 +1,29 @@
+//! `fledged node`: the images of ImageCache manifests on this machine, without a cluster.
+
+mod dry_run;
+mod local_node;
+mod node_apply;
+mod node_list;
+mod node_run;
+mod round_outcome;
+mod run_assignment;
+mod runtime_session;
+
+pub(crate) use local_node::UnusableHostName;
+#[cfg(feature = "demo")]
+pub(crate) use runtime_session::RuntimeSession;
+pub(crate) use runtime_session::{SessionError, credentials, platform, registry_options};
+
+use crate::args::NodeCommand;
+use crate::commands::{CommandError, Exit};
+use crate::output::Terminal;
+
+/// Runs a command for this machine.
+pub(crate) async fn run(command: NodeCommand, terminal: &Terminal) -> Result<Exit, CommandError> {
+    match command {
+        NodeCommand::Apply(args) => node_apply::apply(args, terminal).await,
+        NodeCommand::List(args) => node_list::list(args).await,
+        NodeCommand::Purge(args) => node_apply::purge(args, terminal).await,
+        NodeCommand::Run(args) => node_run::run(args, terminal).await,
+    }
+}

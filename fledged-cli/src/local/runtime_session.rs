@@ -1,0 +1,272 @@
+//! A container runtime with its registries and credentials, opened from the arguments. Only this module
+//! knows the backends.
+
+use std::io;
+#[cfg(feature = "demo")]
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::port::{Anonymous, Clock, Credentials, ImageRuntime};
+use fledged_core::runner::{NodeLoop, NodeObserver};
+use fledged_core::tokio::TokioClock;
+use fledged_core::warmer::{Warmer, WarmerConfig};
+use fledged_cri::credentials::{DockerConfig, DockerConfigError};
+use fledged_cri::oci::{LayoutError, OciLayoutOptions, OpenError};
+use fledged_cri::registry::{Platform, RegistryOptions};
+use fledged_cri::target::{NoRuntimeFound, RuntimeUri};
+
+use crate::args::RegistryArgs;
+use crate::output::Terminal;
+
+/// Longest time for a runtime to report its version; a busy machine may need some seconds.
+const INFO_MAX: Duration = Duration::from_secs(20);
+/// Interval at which `node run` tries a runtime that does not answer.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why a session cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// `--runtime` was not given, and no runtime answers.
+    #[error(transparent)]
+    NotFound(#[from] NoRuntimeFound),
+    /// The directory cannot be used as an OCI layout.
+    #[error("cannot use {uri}: {source}")]
+    Open {
+        /// The runtime.
+        uri: RuntimeUri,
+        /// The cause.
+        #[source]
+        source: OpenError,
+    },
+    /// The runtime does not answer, or its answer is invalid.
+    #[error("cannot use the runtime at {uri}: cannot read its version: {source}")]
+    NoAnswer {
+        /// The runtime.
+        uri: RuntimeUri,
+        /// The cause.
+        #[source]
+        source: Failure,
+    },
+    /// The registry credentials cannot be read.
+    #[error("cannot use --registry-config {}: {source}", path.display())]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: DockerConfigError,
+    },
+    /// The registry client cannot be set up.
+    #[error("cannot reach any registry: {0}")]
+    Registries(#[source] Failure),
+}
+
+impl SessionError {
+    /// Whether an argument or a file is the cause, and not the state of the machine.
+    pub(crate) fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Credentials { .. } => true,
+            Self::Open {
+                source: OpenError::Layout(error),
+                ..
+            } => match error {
+                LayoutError::Io { source, .. } => is_invalid_path(source),
+                _ => true,
+            },
+            _ => false,
+        }
+    }
+}
+
+/// Whether the path is invalid, for example a file where a directory is expected.
+fn is_invalid_path(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::InvalidInput
+    )
+}
+
+/// A runtime, and what is needed to pull with it.
+pub(crate) struct RuntimeSession {
+    /// The runtime.
+    pub(crate) runtime: Arc<dyn ImageRuntime>,
+    uri: RuntimeUri,
+    credentials: Arc<dyn Credentials>,
+    clock: Arc<dyn Clock>,
+}
+
+impl RuntimeSession {
+    /// Opens that runtime, or the first that answers, and checks that it answers.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`].
+    pub(crate) async fn open(
+        uri: Option<&RuntimeUri>,
+        registry: &RegistryArgs,
+    ) -> Result<Self, SessionError> {
+        let credentials = credentials(registry)?;
+        let uri = match uri {
+            Some(uri) => uri.clone(),
+            None => RuntimeUri::detect().await?,
+        };
+        let runtime = open_runtime(&uri, layout_options(registry))?;
+        let session = Self {
+            runtime,
+            uri,
+            credentials,
+            clock: Arc::new(TokioClock::new()),
+        };
+        session.check_answer().await?;
+        Ok(session)
+    }
+
+    /// As [`open`](Self::open), but waits for a runtime that does not answer. Warns once for each cause.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`] for invalid input.
+    pub(crate) async fn wait(
+        uri: Option<&RuntimeUri>,
+        registry: &RegistryArgs,
+        terminal: &Terminal,
+    ) -> Result<Self, SessionError> {
+        let mut last_warning = String::new();
+        loop {
+            match Self::open(uri, registry).await {
+                Err(error) if !error.is_bad_input() => {
+                    let text = error.to_string();
+                    if text != last_warning {
+                        terminal.warn(format_args!("{text}; waiting for it"));
+                        last_warning = text;
+                    }
+                }
+                ended => return ended,
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Opens an OCI layout in that directory; `insecure` are registries to reach by plain HTTP.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`] when the directory cannot be used.
+    #[cfg(feature = "demo")]
+    pub(crate) fn layout(folder: &Path, insecure: Vec<String>) -> Result<Self, SessionError> {
+        let uri = RuntimeUri::Oci(folder.to_owned());
+        let mut options = OciLayoutOptions::default();
+        options.registry.insecure = insecure;
+        Ok(Self {
+            runtime: open_runtime(&uri, options)?,
+            uri,
+            credentials: Arc::new(Anonymous),
+            clock: Arc::new(TokioClock::new()),
+        })
+    }
+
+    /// Warns about options that have no effect with this runtime.
+    pub(crate) fn warn_unused(&self, registry: &RegistryArgs, terminal: &Terminal) {
+        if matches!(self.uri, RuntimeUri::Oci(_)) {
+            return;
+        }
+        let unused = [
+            ("--platform", registry.platform.is_some()),
+            (
+                "--insecure-registry",
+                !registry.insecure_registries.is_empty(),
+            ),
+        ];
+        for (option, _) in unused.iter().filter(|(_, given)| *given) {
+            terminal.warn(format_args!(
+                "{option} only applies to oci: and check; {} uses its own configuration",
+                self.uri
+            ));
+        }
+    }
+
+    /// A node loop on this runtime.
+    pub(crate) fn node_loop(
+        &self,
+        config: WarmerConfig,
+        observer: Arc<impl NodeObserver + 'static>,
+    ) -> NodeLoop {
+        NodeLoop::new(
+            // The seed is for jitter; any value will do.
+            Warmer::new(config, fastrand::u64(..)),
+            Arc::clone(&self.runtime),
+            Arc::clone(&self.clock),
+        )
+        .with_credentials(Arc::clone(&self.credentials))
+        .with_observer(observer)
+    }
+
+    async fn check_answer(&self) -> Result<(), SessionError> {
+        let answer = tokio::time::timeout(INFO_MAX, self.runtime.info())
+            .await
+            .unwrap_or_else(|_| {
+                let text = format!("it did not answer within {} s", INFO_MAX.as_secs());
+                Err(Failure::new(Reason::RuntimeUnavailable, text))
+            });
+        match answer {
+            Ok(info) => {
+                tracing::info!(uri = %self.uri, name = info.name, version = info.version, api = info.api_version, "runtime connected");
+                Ok(())
+            }
+            Err(source) => Err(SessionError::NoAnswer {
+                uri: self.uri.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+fn open_runtime(
+    uri: &RuntimeUri,
+    options: OciLayoutOptions,
+) -> Result<Arc<dyn ImageRuntime>, SessionError> {
+    fledged_cri::open(uri, options).map_err(|source| SessionError::Open {
+        uri: uri.clone(),
+        source,
+    })
+}
+
+/// The source of registry credentials.
+///
+/// # Errors
+///
+/// [`SessionError::Credentials`].
+pub(crate) fn credentials(registry: &RegistryArgs) -> Result<Arc<dyn Credentials>, SessionError> {
+    match &registry.registry_config {
+        None => Ok(Arc::new(Anonymous)),
+        Some(path) => match DockerConfig::open(path) {
+            Ok(config) => Ok(Arc::new(config)),
+            Err(source) => Err(SessionError::Credentials {
+                path: path.clone(),
+                source,
+            }),
+        },
+    }
+}
+
+/// The platform to pull for; this machine's by default.
+pub(crate) fn platform(registry: &RegistryArgs) -> Platform {
+    registry.platform.clone().unwrap_or_else(Platform::host)
+}
+
+/// The options of the registry client.
+pub(crate) fn registry_options(registry: &RegistryArgs) -> RegistryOptions {
+    RegistryOptions::default().with_insecure(registry.insecure_registries.iter().cloned())
+}
+
+fn layout_options(registry: &RegistryArgs) -> OciLayoutOptions {
+    OciLayoutOptions::default()
+        .with_platform(platform(registry))
+        .with_registry(registry_options(registry))
+}

@@ -1,0 +1,118 @@
+//! Warnings about manifests and credentials that are valid and probably mistaken.
+
+use fledged_core::model::{DeletionPolicy, ImageCache};
+use serde_json::Value;
+
+use super::{Manifests, Source, read};
+use crate::args::RegistryArgs;
+use crate::commands::CommandError;
+use crate::output::Terminal;
+
+/// Reads manifests and warns about unknown fields.
+pub(crate) async fn load(
+    sources: Vec<Source>,
+    terminal: &Terminal,
+) -> Result<Manifests, CommandError> {
+    let manifests = tokio::task::spawn_blocking(move || read(&sources)).await??;
+    warn_unknown_fields(&manifests, terminal);
+    Ok(manifests)
+}
+
+/// Warns about unknown fields.
+pub(crate) fn warn_unknown_fields(manifests: &Manifests, terminal: &Terminal) {
+    for finding in &manifests.warnings {
+        terminal.warn(finding);
+    }
+}
+
+/// Warns about fields that have an effect only in a cluster.
+pub(crate) fn warn_unsupported(caches: &[ImageCache], has_credentials: bool, terminal: &Terminal) {
+    for cache in caches {
+        let needs_cluster = !cache.pull_secrets.is_empty() || cache.service_account.is_some();
+        if needs_cluster && !has_credentials {
+            terminal.warn(format_args!(
+                "ImageCache {}: Secrets and ServiceAccounts cannot be read outside a cluster; give registry credentials with --registry-config, or pulls of private images fail",
+                cache.id
+            ));
+        }
+        if cache.deletion_policy == DeletionPolicy::Purge {
+            tracing::info!(cache = %cache.id, "deletionPolicy ignored outside a cluster");
+        }
+        if cache.rollout.max_concurrent_nodes.is_some() {
+            tracing::info!(cache = %cache.id, "rollout ignored outside a cluster");
+        }
+    }
+}
+
+/// Warns if the file of `--registry-config` has no credentials.
+///
+/// Elsewhere, a file that cannot be read or parsed is an error, and one that names helpers gets a warning.
+pub(crate) fn warn_no_credentials(registry: &RegistryArgs, terminal: &Terminal) {
+    let Some(path) = &registry.registry_config else {
+        return;
+    };
+    let config = std::fs::read(path)
+        .ok()
+        .and_then(|content| serde_json::from_slice(&content).ok());
+    if config.is_some_and(|config| has_no_credentials(&config)) {
+        terminal.warn(format_args!(
+            "--registry-config {}: the file contains no credentials, so every pull is anonymous; expected \"auths\", as docker login writes it",
+            path.display()
+        ));
+    }
+}
+
+/// Whether a docker configuration has neither entries, of the new or the old format, nor helpers.
+fn has_no_credentials(config: &Value) -> bool {
+    let Value::Object(fields) = config else {
+        return false;
+    };
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Object(entries) => entries.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    };
+    if ["credsStore", "credHelpers"]
+        .iter()
+        .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)))
+    {
+        return false;
+    }
+    match fields.get("auths") {
+        Some(auths) => is_empty(auths),
+        // The old format has the registries at the top level.
+        None => !fields.values().any(|value| {
+            ["auth", "username", "identitytoken", "registrytoken"]
+                .iter()
+                .any(|name| value.get(name).is_some())
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_config_without_entries_and_helpers_has_no_credentials() {
+        for empty in [
+            json!({}),
+            json!({"auths": {}}),
+            json!({"auths": null, "credsStore": ""}),
+            json!({"HttpHeaders": {"User-Agent": "x"}}),
+        ] {
+            assert!(has_no_credentials(&empty), "{empty}");
+        }
+        for config in [
+            json!({"auths": {"registry.example": {"auth": "dTpw"}}}),
+            json!({"registry.example": {"auth": "dTpw"}}),
+            json!({"auths": {}, "credHelpers": {"registry.example": "x"}}),
+            json!({"credsStore": "desktop"}),
+        ] {
+            assert!(!has_no_credentials(&config), "{config}");
+        }
+    }
+}

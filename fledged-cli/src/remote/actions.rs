@@ -1,0 +1,198 @@
+//! `fledged wait`, `fledged refresh` and `fledged purge`: actions on one ImageCache, and waiting for them.
+
+use fledged_core::model::GoDuration;
+use fledged_operator::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache};
+use serde::Serialize;
+
+use super::kubeconfig::{ClusterError, Connection, connect};
+use super::overview::{CacheOverview, has_annotation, is_cached, is_purged, missing};
+use super::queries::Followed;
+use super::render;
+use crate::args::{Goal, RequestArgs, WaitArgs};
+use crate::commands::{CommandError, Exit, print};
+use crate::output::{Terminal, on_one_line, printable};
+
+/// `fledged wait`.
+pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
+    let connection = connect(&args.connection).await?;
+    let is_met = |cache: &ReadCache| match args.goal {
+        Goal::Cached => is_cached(cache),
+        Goal::Purged => is_purged(cache),
+    };
+    let judge = |cache: Option<&ReadCache>| match cache {
+        Some(cache) => is_met(cache).then(|| Some(CacheOverview::new(cache))),
+        None => Some(None),
+    };
+    match connection.follow(&args.name, args.timeout, judge).await? {
+        Followed::Done(Some(view)) => {
+            let goal = args.goal;
+            let text = render(args.output.output, &view, |view| {
+                let message = view.message.as_deref().unwrap_or_default();
+                format!(
+                    "ImageCache {}/{} is {goal}: {}\n",
+                    view.namespace,
+                    view.name,
+                    on_one_line(message)
+                )
+            })?;
+            print(&text)?;
+            Ok(Exit::Done)
+        }
+        Followed::Done(None) => Err(deleted(connection, args.name)),
+        Followed::TimedOut { last, problem } => {
+            terminal.error(format_args!(
+                "ImageCache {} is not {} after {}: {}",
+                last.id(),
+                args.goal,
+                GoDuration(args.timeout),
+                missing(&last)
+            ));
+            report_interruption(problem, terminal);
+            Ok(Exit::Failed)
+        }
+    }
+}
+
+/// `fledged refresh`.
+pub(super) async fn refresh(args: RequestArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
+    request(Action::Refresh, args, terminal).await
+}
+
+/// `fledged purge`.
+pub(super) async fn purge(args: RequestArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
+    request(Action::Purge, args, terminal).await
+}
+
+/// An action that an annotation requests from the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Action {
+    Refresh,
+    Purge,
+}
+
+impl Action {
+    fn annotation(self) -> &'static str {
+        match self {
+            Self::Refresh => REFRESH_ANNOTATION,
+            Self::Purge => PURGE_ANNOTATION,
+        }
+    }
+
+    /// The `status.reason` of the action.
+    fn status_reason(self) -> &'static str {
+        match self {
+            Self::Refresh => "ImageCacheRefresh",
+            Self::Purge => "ImageCachePurge",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Refresh => "refresh",
+            Self::Purge => "purge",
+        }
+    }
+}
+
+/// The result, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestResult {
+    /// The requested action.
+    asked: Action,
+    /// Whether the action has completed; null without `--wait`.
+    ended: Option<bool>,
+    image_cache: CacheOverview,
+}
+
+async fn request(
+    action: Action,
+    args: RequestArgs,
+    terminal: &Terminal,
+) -> Result<Exit, CommandError> {
+    let connection = connect(&args.connection).await?;
+    let cache = connection.cache(&args.name).await?;
+    connection.annotate(&args.name, action.annotation()).await?;
+    let format = args.output.output;
+    let show = |ended: Option<bool>, cache: CacheOverview| {
+        let result = RequestResult {
+            asked: action,
+            ended,
+            image_cache: cache,
+        };
+        render(format, &result, sentence).and_then(|text| print(&text))
+    };
+    if !args.wait {
+        show(None, CacheOverview::new(&cache))?;
+        return Ok(Exit::Done);
+    }
+    // The controller removes the annotation once the action has completed and the status says so.
+    let judge = |cache: Option<&ReadCache>| match cache {
+        Some(cache) if has_annotation(cache, action.annotation()) => None,
+        cache => Some(cache.map(CacheOverview::new)),
+    };
+    match connection.follow(&args.name, args.timeout, judge).await? {
+        Followed::Done(Some(view)) => {
+            let exit = completed(action, &view, terminal);
+            show(Some(true), view)?;
+            Ok(exit)
+        }
+        Followed::Done(None) => Err(deleted(connection, args.name)),
+        Followed::TimedOut { last, problem } => {
+            show(Some(false), CacheOverview::new(&last))?;
+            terminal.error(format_args!(
+                "the {} of ImageCache {} has not completed after {}: {}",
+                action.word(),
+                last.id(),
+                GoDuration(args.timeout),
+                missing(&last)
+            ));
+            report_interruption(problem, terminal);
+            Ok(Exit::Failed)
+        }
+    }
+}
+
+/// The exit code of a completed action. Reports on stderr if another action took its place.
+fn completed(action: Action, view: &CacheOverview, terminal: &Terminal) -> Exit {
+    let last = view.action.as_deref().unwrap_or("no action");
+    if last != action.status_reason() {
+        terminal.error(format_args!(
+            "the {} was superseded by {last}",
+            action.word()
+        ));
+        return Exit::Failed;
+    }
+    match view.status.as_deref() {
+        Some("Succeeded" | "NoImagesPulledOrDeleted") => Exit::Done,
+        _ => Exit::Failed,
+    }
+}
+
+fn sentence(result: &RequestResult) -> String {
+    let (action, cache) = (result.asked.word(), &result.image_cache);
+    let name = format!("ImageCache {}/{}", cache.namespace, cache.name);
+    let text = match result.ended {
+        None => format!("{name}: {action} requested"),
+        Some(false) => format!("{name}: {action} requested, not completed"),
+        Some(true) => format!(
+            "{name}: {} {}: {}",
+            cache.action.as_deref().unwrap_or_default(),
+            cache.status.as_deref().unwrap_or_default(),
+            cache.message.as_deref().unwrap_or_default()
+        ),
+    };
+    format!("{}\n", printable(&text))
+}
+
+fn deleted(connection: Connection, name: String) -> CommandError {
+    let namespace = connection.namespace;
+    ClusterError::Gone { namespace, name }.into()
+}
+
+fn report_interruption(problem: Option<String>, terminal: &Terminal) {
+    if let Some(problem) = problem {
+        terminal.error(format_args!("the watch was interrupted: {problem}"));
+    }
+}

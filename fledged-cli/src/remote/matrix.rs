@@ -1,0 +1,200 @@
+//! `fledged status`: one ImageCache as a matrix of nodes and images.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fledged_core::model::{CacheId, ImageCache, ImageRef, NodeFacts, NodeName};
+use fledged_operator::controller::ReadNode;
+use fledged_operator::crd::{ReadCache, ReadNodeCache};
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use serde::Serialize;
+
+use super::kubeconfig::connect;
+use super::matrix_text::matrix_text;
+use super::node_state::{NodeDetails, State, Unreachable, planner};
+use super::overview::CacheOverview;
+use super::render;
+use crate::args::StatusArgs;
+use crate::commands::{CommandError, Exit, print};
+
+pub(super) async fn status(args: StatusArgs) -> Result<Exit, CommandError> {
+    let connection = connect(&args.connection).await?;
+    let cache = connection.cache(&args.name).await?;
+    let nodes = connection.list_nodes().await?;
+    let records = connection.list_records().await?;
+    let now = Timestamp::now();
+    let matrix = Matrix::new(&cache, &nodes, &records, now);
+    let text = render(args.output.output, &matrix, |matrix| {
+        matrix_text(matrix, args.max_nodes, now)
+    })?;
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// The result, as `-o json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Matrix {
+    /// The ImageCache.
+    pub(super) image_cache: CacheOverview,
+    /// The images as written in the spec; their indexes are the columns.
+    pub(crate) images: Vec<String>,
+    /// The nodes that the ImageCache selects, by name.
+    pub(super) nodes: Vec<NodeRow>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NodeRow {
+    /// The name.
+    pub(super) name: String,
+    /// Why the node is unreachable, in one word.
+    pub(super) unreachable: Option<&'static str>,
+    /// Since when the node is unreachable.
+    pub(super) unreachable_since: Option<Timestamp>,
+    /// The images that are selected for the node.
+    pub(super) images: Vec<Cell>,
+}
+
+/// One image on one node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Cell {
+    /// The index of the image in [`Matrix::images`].
+    #[serde(skip)]
+    pub(super) column: usize,
+    /// The image as written in the spec.
+    pub(super) image: String,
+    /// The state.
+    pub(super) state: State,
+    /// The reason, in one word.
+    pub(super) reason: Option<String>,
+    /// The message of the registry or runtime.
+    pub(super) message: Option<String>,
+    /// Attempts of the current or last round of pulls.
+    pub(super) attempts: Option<u32>,
+    /// Time of the next attempt.
+    pub(super) next_attempt: Option<Timestamp>,
+    /// Digest of the image on the node.
+    pub(super) digest: Option<String>,
+}
+
+impl Matrix {
+    /// The matrix of an ImageCache at `now`; `nodes` and `records` are those of the whole cluster.
+    pub(crate) fn new(
+        cache: &ReadCache,
+        nodes: &[ReadNode],
+        records: &[ReadNodeCache],
+        now: Timestamp,
+    ) -> Self {
+        let planner = planner([cache], nodes, records, now);
+        let (id, spec) = (cache.id(), cache.clone().into_facts().spec);
+        let details: BTreeMap<String, NodeDetails> = records
+            .iter()
+            .map(|record| (record.name_any(), NodeDetails::new(Some(record))))
+            .collect();
+        let by_name: BTreeMap<NodeName, &ReadNode> = nodes
+            .iter()
+            .filter_map(|node| Some((node.name()?, node)))
+            .collect();
+        let rows = match &spec {
+            Ok(spec) => selected(spec, &by_name),
+            Err(_) => assigned(&id, &details),
+        };
+        let columns = columns(spec.as_ref().ok(), &rows);
+        let empty = NodeDetails::default();
+        let nodes = rows.iter().map(|(name, images)| {
+            let details = details.get(name.as_str()).unwrap_or(&empty);
+            let unreachable = by_name
+                .get(name)
+                .and_then(|node| Unreachable::of(node, name, &planner));
+            let cells = columns
+                .iter()
+                .enumerate()
+                .filter(|(_, image)| images.contains(image))
+                .map(|(column, image)| {
+                    let state = if unreachable.is_some() {
+                        State::Unreachable
+                    } else {
+                        let explanation = planner.explain(&id, name, image);
+                        State::new(&explanation, details.assigned(image).is_some())
+                    };
+                    cell(column, image, state, details)
+                });
+            NodeRow {
+                name: name.to_string(),
+                images: cells.collect(),
+                unreachable: unreachable.as_ref().map(Unreachable::word),
+                unreachable_since: unreachable.as_ref().and_then(Unreachable::since),
+            }
+        });
+        Self {
+            image_cache: CacheOverview::new(cache),
+            nodes: nodes.collect(),
+            images: columns.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// The images that the spec selects for each node.
+fn selected(
+    spec: &ImageCache,
+    nodes: &BTreeMap<NodeName, &ReadNode>,
+) -> BTreeMap<NodeName, Vec<ImageRef>> {
+    nodes
+        .iter()
+        .filter_map(|(name, node)| {
+            let mut facts: NodeFacts = (*node).clone().into_facts(name.clone());
+            facts.taints.retain(|taint| !taint.is_passing());
+            let images: Vec<ImageRef> = spec
+                .groups
+                .iter()
+                .filter(|group| group.matches(&facts))
+                .flat_map(|group| group.images.iter().cloned())
+                .collect();
+            (!images.is_empty()).then(|| (name.clone(), images))
+        })
+        .collect()
+}
+
+/// The images that nodes are still assigned for a cache with an invalid spec.
+fn assigned(
+    id: &CacheId,
+    details: &BTreeMap<String, NodeDetails>,
+) -> BTreeMap<NodeName, Vec<ImageRef>> {
+    details
+        .iter()
+        .filter_map(|(name, details)| {
+            let images: Vec<ImageRef> = details.assigned_for(id).cloned().collect();
+            let name = NodeName::new(name).ok()?;
+            (!images.is_empty()).then_some((name, images))
+        })
+        .collect()
+}
+
+/// The images in the order of the spec, each once.
+fn columns(spec: Option<&ImageCache>, rows: &BTreeMap<NodeName, Vec<ImageRef>>) -> Vec<ImageRef> {
+    let mut known = BTreeSet::new();
+    spec.into_iter()
+        .flat_map(|spec| &spec.groups)
+        .flat_map(|group| &group.images)
+        .chain(rows.values().flatten())
+        .filter(|image| known.insert((*image).clone()))
+        .cloned()
+        .collect()
+}
+
+fn cell(column: usize, image: &ImageRef, state: State, details: &NodeDetails) -> Cell {
+    let report = details.report(image);
+    Cell {
+        column,
+        image: image.to_string(),
+        state,
+        reason: report.and_then(|report| report.reason.map(|reason| reason.to_string())),
+        message: report.and_then(|report| report.message.clone()),
+        attempts: report.map(|report| report.attempts),
+        next_attempt: report.and_then(|report| report.next_attempt_at),
+        digest: report.and_then(|report| report.digest.as_ref().map(ToString::to_string)),
+    }
+}
