@@ -1,12 +1,39 @@
-#![doc = include_str!("../README.md")]
+// The README's examples use every backend.
+#![cfg_attr(
+    all(feature = "cri", feature = "docker", feature = "oci"),
+    doc = include_str!("../README.md")
+)]
+#![cfg_attr(
+    not(all(feature = "cri", feature = "docker", feature = "oci")),
+    doc = "Image runtimes for fledged, reduced to the enabled features."
+)]
 
 pub mod classify;
 pub mod credentials;
+#[cfg(feature = "cri")]
 pub mod cri;
+#[cfg(any(feature = "cri", feature = "docker"))]
+mod disk;
+#[cfg(feature = "docker")]
 pub mod docker;
+#[cfg(feature = "oci")]
 pub mod oci;
 mod open;
+#[cfg(feature = "oci")]
 pub mod registry;
 pub mod target;
 
-pub use open::open;
+#[cfg(feature = "cri")]
+pub use cri::CriRuntime;
+#[cfg(feature = "docker")]
+pub use docker::DockerRuntime;
+#[cfg(feature = "oci")]
+pub use oci::{LayoutError, OciLayoutOptions, OciLayoutRuntime};
+#[cfg(feature = "oci")]
+pub use registry::{
+    ParsePlatformError, Platform, Probe, Registry, RegistryOptions, ensure_tls_provider,
+};
+
+pub use credentials::{DockerConfig, DockerConfigError, PullSecretKeyring};
+pub use open::{OpenError, OpenOptions, open};
+pub use target::{NoRuntimeFound, ParseRuntimeUriError, RuntimeUri};

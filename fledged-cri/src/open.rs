@@ -2,17 +2,59 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "oci")]
+use fledged_core::error::Failure;
 use fledged_core::port::ImageRuntime;
 
-use crate::cri::CriRuntime;
-use crate::docker::DockerRuntime;
-use crate::oci::{OciLayoutOptions, OciLayoutRuntime, OpenError};
 use crate::target::RuntimeUri;
 
-/// The runtime that a URI names. `layout` counts for `oci:` only; the others pull by their own
-/// configuration.
+/// Options of [`open`]: those of an OCI image layout. The other runtimes have none.
+#[cfg(feature = "oci")]
+pub type OpenOptions = crate::OciLayoutOptions;
+
+/// Options of [`open`]. None without the feature `oci`.
+#[cfg(not(feature = "oci"))]
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct OpenOptions {}
+
+/// Why a runtime cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The backend of the URI is not part of this program.
+    #[error(
+        "cannot open {uri}: this program is built without the feature \"{feature}\" of fledged-cri"
+    )]
+    NotCompiledIn {
+        /// The runtime.
+        uri: RuntimeUri,
+        /// The Cargo feature of this crate that contains the backend.
+        feature: &'static str,
+    },
+    /// The folder cannot be used as an OCI image layout.
+    #[cfg(feature = "oci")]
+    #[error(transparent)]
+    Layout(crate::LayoutError),
+    /// HTTPS cannot be set up, because this machine's certificates cannot be read.
+    #[cfg(feature = "oci")]
+    #[error(transparent)]
+    Registry(Failure),
+}
+
+#[cfg(feature = "oci")]
+impl From<crate::LayoutError> for OpenError {
+    fn from(error: crate::LayoutError) -> Self {
+        match error {
+            crate::LayoutError::Registry(failure) => Self::Registry(failure),
+            other => Self::Layout(other),
+        }
+    }
+}
+
+/// Opens the runtime that a URI names.
 ///
-/// A socket is connected to when it is first used, and again whenever the runtime was gone.
+/// A socket is connected to on the first call, and again after the runtime was unavailable.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,14 +68,62 @@ use crate::target::RuntimeUri;
 ///
 /// # Errors
 ///
-/// [`OpenError`] when a folder can't be used as an OCI layout.
-pub fn open(
-    uri: &RuntimeUri,
-    layout: OciLayoutOptions,
-) -> Result<Arc<dyn ImageRuntime>, OpenError> {
-    Ok(match uri {
-        RuntimeUri::Cri(socket) => Arc::new(CriRuntime::connect(socket)),
-        RuntimeUri::Docker(socket) => Arc::new(DockerRuntime::new(socket)),
-        RuntimeUri::Oci(folder) => Arc::new(OciLayoutRuntime::open(folder, layout)?),
-    })
+/// [`OpenError`] if the backend is not compiled in, or a folder cannot be used as an OCI layout.
+#[cfg_attr(
+    not(feature = "oci"),
+    expect(unused_variables, reason = "no backend has options")
+)]
+pub fn open(uri: &RuntimeUri, options: OpenOptions) -> Result<Arc<dyn ImageRuntime>, OpenError> {
+    match uri {
+        #[cfg(feature = "cri")]
+        RuntimeUri::Cri(socket) => Ok(Arc::new(crate::CriRuntime::connect(socket))),
+        #[cfg(not(feature = "cri"))]
+        RuntimeUri::Cri(_) => Err(not_compiled_in(uri, "cri")),
+        #[cfg(feature = "docker")]
+        RuntimeUri::Docker(socket) => Ok(Arc::new(crate::DockerRuntime::new(socket))),
+        #[cfg(not(feature = "docker"))]
+        RuntimeUri::Docker(_) => Err(not_compiled_in(uri, "docker")),
+        #[cfg(feature = "oci")]
+        RuntimeUri::Oci(folder) => {
+            let layout = crate::OciLayoutRuntime::open(folder, options)?;
+            Ok(Arc::new(layout))
+        }
+        #[cfg(not(feature = "oci"))]
+        RuntimeUri::Oci(_) => Err(not_compiled_in(uri, "oci")),
+    }
+}
+
+#[cfg(not(all(feature = "cri", feature = "docker", feature = "oci")))]
+fn not_compiled_in(uri: &RuntimeUri, feature: &'static str) -> OpenError {
+    OpenError::NotCompiledIn {
+        uri: uri.clone(),
+        feature,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_backends_that_are_compiled_in_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = format!("oci:{}", folder.path().display());
+        for (uri, feature, compiled_in) in [
+            ("unix:///x.sock", "cri", cfg!(feature = "cri")),
+            ("docker:///x.sock", "docker", cfg!(feature = "docker")),
+            (&layout, "oci", cfg!(feature = "oci")),
+        ] {
+            match open(&uri.parse().unwrap(), OpenOptions::default()) {
+                Ok(_) => assert!(compiled_in, "{uri}"),
+                Err(error) => {
+                    assert!(!compiled_in, "{error}");
+                    let expected = format!(
+                        "cannot open {uri}: this program is built without the feature \"{feature}\" of fledged-cri"
+                    );
+                    assert_eq!(error.to_string(), expected);
+                }
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Which runtime to use: the URIs users write, and finding one that lives.
+//! Which runtime to use: its URI, and detection of a running one.
 
 use std::fmt;
 use std::io;
@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-/// The forms of a URI, as errors and help texts list them.
+/// The forms of a URI, as errors list them.
 const FORMS: &str = "unix:///path.sock (CRI), docker:///path.sock (Docker Engine) or oci:DIR \
                      (OCI image layout)";
-/// Longest path of a Unix socket in bytes: `sun_path` has 108, one of them the closing zero (unix(7)).
+/// Longest path of a Unix socket in bytes: `sun_path` has 108 with its terminating zero (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
-/// How long a socket may take to accept; a local one answers at once or not at all.
+/// Limit on connecting to a socket. A local socket accepts at once or not at all.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The file name of Docker Engine's socket wherever it lies; nothing ever served CRI on it.
+/// The file name of Docker Engine's socket. No CRI runtime uses it.
 const DOCKER_SOCKET: &str = "docker.sock";
 
-/// Where the images of a node are.
+/// The runtime that holds the images of a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RuntimeUri {
@@ -38,15 +38,15 @@ pub struct ParseRuntimeUriError {
     problem: String,
 }
 
-/// No runtime was found.
+/// No runtime accepts connections.
 #[derive(Debug, thiserror::Error)]
-#[error("no container runtime answers ({}); name one with --runtime: {FORMS}", tried_list(.tried))]
+#[error("no container runtime accepts connections ({}); select one with --runtime: {FORMS}", tried_list(.tried))]
 pub struct NoRuntimeFound {
     tried: Vec<(RuntimeUri, io::Error)>,
 }
 
 impl NoRuntimeFound {
-    /// What was tried, in order, and why it was not taken.
+    /// The runtimes that were tried, in order, and their errors.
     #[must_use]
     pub fn tried(&self) -> &[(RuntimeUri, io::Error)] {
         &self.tried
@@ -56,10 +56,10 @@ impl NoRuntimeFound {
 fn tried_list(tried: &[(RuntimeUri, io::Error)]) -> String {
     let each = tried.iter().map(|(uri, error)| {
         let why = match error.kind() {
-            io::ErrorKind::NotFound => "not there".to_owned(),
-            io::ErrorKind::ConnectionRefused => "nobody listens".to_owned(),
+            io::ErrorKind::NotFound => "not found".to_owned(),
+            io::ErrorKind::ConnectionRefused => "not listening".to_owned(),
             io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-            io::ErrorKind::TimedOut => "does not accept".to_owned(),
+            io::ErrorKind::TimedOut => "does not accept connections".to_owned(),
             _ => error.to_string(),
         };
         format!("{uri}: {why}")
@@ -68,7 +68,7 @@ fn tried_list(tried: &[(RuntimeUri, io::Error)]) -> String {
 }
 
 impl RuntimeUri {
-    /// The sockets that [`RuntimeUri::detect`] tries: containerd, CRI-O (at both of its places),
+    /// The sockets that [`RuntimeUri::detect`] tries: containerd, CRI-O (both of its paths),
     /// cri-dockerd, Docker Engine.
     #[must_use]
     pub fn candidates() -> Vec<Self> {
@@ -81,21 +81,21 @@ impl RuntimeUri {
         ]
     }
 
-    /// The first runtime of this machine whose socket somebody listens on.
+    /// The first runtime of this machine whose socket accepts connections.
     ///
     /// # Errors
     ///
-    /// [`NoRuntimeFound`], which lists what was tried and how to name a runtime.
+    /// [`NoRuntimeFound`], which lists the runtimes that were tried.
     pub async fn detect() -> Result<Self, NoRuntimeFound> {
         Self::detect_among(Self::candidates()).await
     }
 
-    /// The first of these whose socket somebody listens on. An OCI layout needs nobody: it is always
-    /// taken.
+    /// The first of these runtimes whose socket accepts connections. An OCI layout has no socket and is
+    /// always accepted.
     ///
     /// # Errors
     ///
-    /// [`NoRuntimeFound`], which lists what was tried and how to name a runtime.
+    /// [`NoRuntimeFound`], which lists the runtimes that were tried.
     pub async fn detect_among(
         candidates: impl IntoIterator<Item = Self> + Send,
     ) -> Result<Self, NoRuntimeFound> {
@@ -110,7 +110,7 @@ impl RuntimeUri {
         Err(NoRuntimeFound { tried })
     }
 
-    /// Where it is: the socket, or the folder.
+    /// The path of the socket or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -124,7 +124,7 @@ impl RuntimeUri {
         };
         match tokio::time::timeout(PROBE_TIMEOUT, UnixStream::connect(socket)).await {
             Ok(Ok(_)) => Ok(()),
-            // A full queue of connections belongs to somebody who is merely busy.
+            // A full backlog belongs to a runtime that is busy.
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -146,9 +146,8 @@ impl fmt::Display for RuntimeUri {
 impl FromStr for RuntimeUri {
     type Err = ParseRuntimeUriError;
 
-    /// Parses `unix:///path.sock`, `docker:///path.sock` or `oci:DIR`; an absolute path alone is a
-    /// CRI socket, as kube-fledged's `--cri-socket-path` takes it, or Docker's when it is called
-    /// `docker.sock`.
+    /// Parses `unix:///path.sock`, `docker:///path.sock` or `oci:DIR`. An absolute path alone is a CRI
+    /// socket, as in kube-fledged's `--cri-socket-path`, or Docker's if its file name is `docker.sock`.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         parse(value).map_err(|problem| ParseRuntimeUriError {
             value: value.to_owned(),
@@ -159,7 +158,7 @@ impl FromStr for RuntimeUri {
 
 fn parse(value: &str) -> Result<RuntimeUri, String> {
     if value.trim().is_empty() {
-        return Err(format!("it is empty; write {FORMS}"));
+        return Err(format!("it is empty; use {FORMS}"));
     }
     if value.chars().any(char::is_control) {
         return Err("it contains a control character".to_owned());
@@ -174,14 +173,14 @@ fn parse(value: &str) -> Result<RuntimeUri, String> {
             Ok(RuntimeUri::Docker(socket(path)?))
         }
         Some(("oci", rest)) => folder(rest).map(RuntimeUri::Oci),
-        Some((scheme, _)) => Err(format!("\"{scheme}\" is no runtime; write {FORMS}")),
+        Some((scheme, _)) => Err(format!("\"{scheme}\" is not a runtime; use {FORMS}")),
         None => Err(format!(
-            "a socket must be an absolute path; otherwise write {FORMS}"
+            "a socket must be an absolute path; otherwise use {FORMS}"
         )),
     }
 }
 
-/// Docker's socket is known by its name, also where somebody writes `unix://` as in `DOCKER_HOST`.
+/// Docker's socket is recognised by its file name, also after `unix://` as in `DOCKER_HOST`.
 fn by_file_name(path: &str) -> Result<RuntimeUri, String> {
     let path = socket(path)?;
     if path.file_name().is_some_and(|name| name == DOCKER_SOCKET) {
@@ -210,14 +209,14 @@ fn socket(path: &str) -> Result<PathBuf, String> {
 }
 
 fn folder(path: &str) -> Result<PathBuf, String> {
-    // `oci:///srv/images` for `oci:/srv/images`.
+    // `oci:///srv/images` means `oci:/srv/images`.
     let path = match path.strip_prefix("//") {
         Some(absolute) if absolute.starts_with('/') => absolute,
-        Some(_) => return Err("write oci:DIR without slashes before a relative folder".to_owned()),
+        Some(_) => return Err("use oci:DIR, without slashes before a relative folder".to_owned()),
         None => path,
     };
     if path.is_empty() {
-        return Err("the folder is missing; write oci:DIR".to_owned());
+        return Err("the folder is missing; use oci:DIR".to_owned());
     }
     Ok(PathBuf::from(path))
 }
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_displayed_parses_again() {
+    fn display_and_parse_agree() {
         for text in [
             "unix:///a.sock",
             "docker:///d/x.sock",
@@ -266,7 +265,7 @@ mod tests {
         for (value, words) in [
             ("", "empty"),
             ("containerd.sock", "absolute path"),
-            ("tcp://10.0.0.1:2375", "\"tcp\" is no runtime"),
+            ("tcp://10.0.0.1:2375", "\"tcp\" is not a runtime"),
             ("unix://run/x.sock", "run/x.sock, must be absolute"),
             ("unix://", "missing"),
             ("docker:", "missing"),
@@ -284,10 +283,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_live_socket_is_taken() {
+    async fn the_first_listening_socket_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        // Left behind by a runtime that is gone: the file is there, nobody listens.
+        // The socket of a runtime that has exited: the file exists, but no process listens.
         drop(std::os::unix::net::UnixListener::bind(at("dead.sock")).unwrap());
         let _live = std::os::unix::net::UnixListener::bind(at("live.sock")).unwrap();
         let _next = std::os::unix::net::UnixListener::bind(at("next.sock")).unwrap();
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn none_live_lists_what_was_tried() {
+    async fn the_error_lists_the_tried_runtimes() {
         let folder = tempfile::tempdir().unwrap();
         let dead = folder.path().join("dead.sock");
         drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
@@ -314,8 +313,8 @@ mod tests {
         let error = RuntimeUri::detect_among(candidates).await.unwrap_err();
         let text = error.to_string();
         for words in [
-            format!("unix://{}: nobody listens", dead.display()),
-            format!("docker://{}: not there", missing.display()),
+            format!("unix://{}: not listening", dead.display()),
+            format!("docker://{}: not found", missing.display()),
             "--runtime: unix:///path.sock (CRI), docker:///path.sock".to_owned(),
             "oci:DIR".to_owned(),
         ] {

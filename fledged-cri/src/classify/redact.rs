@@ -2,16 +2,16 @@
 
 use std::borrow::Cow;
 
-/// What stands where a secret stood.
+/// The replacement for a secret.
 const REDACTED: &str = "[redacted]";
-/// Shorter secrets cannot be told from ordinary text.
+/// Shorter secrets cannot be distinguished from ordinary text, in bytes.
 const SECRET_MIN: usize = 4;
-/// Parameters whose values are worth reading and never secret: those of a token request (the
-/// distribution token specification) and containerd's name space of a mirror.
+/// Query parameters whose values are useful and never secret: those of a token request (distribution
+/// token specification) and containerd's mirror namespace.
 const HARMLESS: [&str; 4] = ["scope", "service", "ns", "account"];
 
-/// The text without the secrets given, and without the parts of URLs that may hold some: user names
-/// with passwords, and values of query parameters (blob stores hand out signed URLs).
+/// The text without these secrets, and without the parts of URLs that may hold secrets: user
+/// information, and values of query parameters (blob stores use signed URLs).
 #[must_use]
 pub fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = Cow::Borrowed(text);
@@ -42,7 +42,7 @@ fn redact_urls(text: &str) -> String {
     out
 }
 
-/// One URL, from after its `://`.
+/// Appends one URL, without its scheme.
 fn push_url(out: &mut String, url: &str) {
     let (place, query) = match url.split_once('?') {
         Some((place, query)) => (place, Some(query)),
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn given_secrets_go() {
+    fn given_secrets_are_removed() {
         assert_eq!(
             redact(
                 "login as ann with hunter2 failed: hunter2",
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_urls_lose_their_signatures_only() {
+    fn signatures_in_urls_are_removed() {
         let text = "failed to copy: Get \"https://blobs.example/a/b?X-Amz-Signature=abc&X-Amz-Date=1\": EOF";
         assert_eq!(
             redact(text, &[]),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_in_urls_go() {
+    fn passwords_in_urls_are_removed() {
         assert_eq!(
             redact("dial https://ann:hush@proxy:3128/: refused", &[]),
             "dial https://[redacted]@proxy:3128/: refused"
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_stays() {
+    fn everything_else_is_kept() {
         for text in [
             "GET request to https://auth.docker.io/token?scope=repository%3Aa%3Apull&service=registry.docker.io: 401 Unauthorized",
             "failed to resolve reference \"docker.io/library/app:1\": not found",

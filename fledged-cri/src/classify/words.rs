@@ -1,12 +1,12 @@
-//! An error text as words, without the names in it.
+//! An error text as a list of words, without the names in it.
 
-/// Pieces with a slash that are words all the same.
+/// Words that contain a slash.
 const SLASHED: [&str; 2] = ["i/o", "username/password"];
 
-/// The words of an error text in lower case, without punctuation around them, and without anything
-/// that somebody named: references, URLs, paths, media types and digests.
+/// The words of an error text in lower case, without punctuation around them and without names:
+/// references, URLs, paths, media types and digests.
 ///
-/// An image called `team/forbidden:404` or a registry on port 5003 must not decide what an error is.
+/// An image called `team/forbidden:404` or a registry on port 5003 must not decide the reason.
 #[derive(Debug)]
 pub(super) struct Words(Vec<String>);
 
@@ -15,7 +15,7 @@ impl Words {
         let text = text.to_lowercase();
         let words = text
             .split(|c: char| c.is_whitespace() || "\"'`\\<>".contains(c))
-            // Whole, before it is cut at the signs in its query.
+            // Removed as a whole, before the text is split at characters that occur in queries.
             .filter(|piece| !piece.contains("://"))
             .flat_map(|piece| piece.split(|c: char| "()[]{},;=|".contains(c)))
             .map(|word| word.trim_matches(|c: char| ".:!?".contains(c)))
@@ -25,18 +25,18 @@ impl Words {
         Self(words)
     }
 
-    /// Whether these words stand in the text one after another.
+    /// Whether the text contains these words in sequence.
     pub(super) fn contain(&self, phrase: &str) -> bool {
         let phrase: Vec<&str> = phrase.split(' ').collect();
         self.0.windows(phrase.len()).any(|window| window == phrase)
     }
 
-    /// The last HTTP status that the text quotes, as a number in the place of one: after a word such
-    /// as "status", or before the words that belong to it.
+    /// The last HTTP status in the text: a number after a word such as "status", or before its reason
+    /// phrase.
     ///
-    /// The last, because runtimes wrap the registry's words in their own.
+    /// The last, because runtimes put their own words before the registry's.
     pub(super) fn http_status(&self) -> Option<u16> {
-        /// How far before its number "status" may stand: "status from get request to [url] 404".
+        /// Most words between "status" and its number: "status from get request to [url] 404".
         const NEAR: usize = 6;
         (0..self.0.len()).rev().find_map(|i| {
             let status: u16 = self.number(i)?;
@@ -71,7 +71,7 @@ fn is_name(word: &str) -> bool {
         || (word.len() >= 32 && word.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The first word of a status's own phrase (RFC 9110, section 15).
+/// The first word of a status's reason phrase (RFC 9110, section 15).
 fn first_word_of(status: u16) -> Option<&'static str> {
     Some(match status {
         401 => "unauthorized",
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_no_words() {
+    fn names_are_left_out() {
         let words = Words::of(
             "failed to resolve \"docker.io/a/forbidden:404\": see https://x/unauthorized?b=denied, \
              layer-sha256:4290aa: i/o timeout",
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_numbers_in_their_place() {
+    fn statuses_are_numbers_in_context() {
         for (text, status) in [
             (
                 "unexpected status code [manifests 404]: 500 Internal Server Error",

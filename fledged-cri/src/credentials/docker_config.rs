@@ -1,17 +1,20 @@
-//! A docker configuration as a source of credentials.
+//! Credentials from docker configurations: a `config.json` file or the content of a Secret.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 
-use super::entry;
 use super::keyring::Keyring;
 
-/// Why a docker configuration cannot be used. Never repeats a value of it.
+/// Why a docker configuration cannot be used. Its text contains no value of the configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DockerConfigError {
@@ -20,10 +23,10 @@ pub enum DockerConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// It is no JSON.
+    /// The content is not JSON.
     #[error("the registry configuration is not valid JSON (line {line}, column {column})")]
     NotJson {
         /// Line of the problem, from 1.
@@ -31,10 +34,10 @@ pub enum DockerConfigError {
         /// Column of the problem, from 1.
         column: usize,
     },
-    /// A part of it is of another kind than it must be.
+    /// A part of the configuration has the wrong type.
     #[error("the registry configuration is malformed: {problem}")]
     Malformed {
-        /// Which part, and what it must be.
+        /// The part, and the type it must have.
         problem: &'static str,
     },
     /// The entry of one registry is malformed.
@@ -56,17 +59,17 @@ impl From<DockerConfigError> for Failure {
 /// Credentials from a docker `config.json`, the content of a `kubernetes.io/dockerconfigjson`
 /// Secret, or an old `.dockercfg`.
 ///
-/// Keys are matched as the kubelet does: host with globs (`*.example.com`), port, path prefix; the
-/// most specific first, all that match. A file is read anew for every pull, so that credentials can
-/// be rotated under a running process. Credential helpers (`credHelpers`, `credsStore`) are not
-/// run; a configuration that names some is warned about.
+/// Keys match as in the kubelet: host with globs (`*.example.com`), port, path prefix. All matching
+/// entries are used, the most specific first. A file is read again for every pull, so that credentials
+/// can be rotated while the process runs. Credential helpers (`credHelpers`, `credsStore`) are not run;
+/// a warning is logged if the configuration names any.
 ///
 /// ```
-/// use fledged_cri::credentials::DockerConfig;
+/// use fledged_cri::DockerConfig;
 ///
 /// let config = br#"{"auths":{"registry.example":{"auth":"dXNlcjpwYXNz"}}}"#;
 /// let credentials = DockerConfig::from_json(config)?;
-/// # Ok::<(), fledged_cri::credentials::DockerConfigError>(())
+/// # Ok::<(), fledged_cri::DockerConfigError>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
@@ -80,11 +83,11 @@ enum Source {
 }
 
 impl DockerConfig {
-    /// Credentials from a file. It is read once here, so that mistakes come to light early.
+    /// Credentials from a file, which is read once to report errors early.
     ///
     /// # Errors
     ///
-    /// [`DockerConfigError`] when the file cannot be read or anything in it is malformed.
+    /// [`DockerConfigError`] if the file cannot be read or is malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DockerConfigError> {
         let path = path.as_ref();
         let config = read(path)?;
@@ -94,11 +97,11 @@ impl DockerConfig {
         })
     }
 
-    /// Credentials from a configuration's content, for instance a Secret's `.dockerconfigjson`.
+    /// Credentials from the content of a configuration, for example of a Secret's `.dockerconfigjson`.
     ///
     /// # Errors
     ///
-    /// [`DockerConfigError`] when anything in it is malformed.
+    /// [`DockerConfigError`] if the content is malformed.
     pub fn from_json(content: &[u8]) -> Result<Self, DockerConfigError> {
         let config = Config::parse(content)?;
         config.check("the given content")?;
@@ -143,10 +146,10 @@ fn read(path: &Path) -> Result<Config, DockerConfigError> {
     Config::parse(&content)
 }
 
-/// What a configuration says.
+/// A parsed configuration.
 struct Config {
     keyring: Keyring,
-    /// Names of credential helpers, `desktop` for `docker-credential-desktop`.
+    /// Names of credential helpers: `desktop` for `docker-credential-desktop`.
     helpers: Vec<String>,
 }
 
@@ -174,7 +177,7 @@ impl Config {
         Ok(Self { keyring, helpers })
     }
 
-    /// Refuses malformed entries and warns about what is not used.
+    /// Rejects malformed entries and warns about credential helpers.
     fn check(&self, origin: &str) -> Result<(), DockerConfigError> {
         if let Some(malformed) = self.keyring.malformed().next() {
             return Err(DockerConfigError::Entry {
@@ -193,9 +196,9 @@ impl Config {
     }
 }
 
-/// The fields of the document that a configuration is.
+/// The fields of a configuration.
 pub(super) fn object(content: &[u8]) -> Result<Map<String, Value>, DockerConfigError> {
-    // The parser's own words are left out: they repeat the value that is wrong.
+    // Without the parser's message, which repeats the invalid value.
     match serde_json::from_slice(content) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(DockerConfigError::Malformed {
@@ -208,16 +211,16 @@ pub(super) fn object(content: &[u8]) -> Result<Map<String, Value>, DockerConfigE
     }
 }
 
-/// The keyring of these entries.
+/// The keyring with these entries.
 pub(super) fn keyring(entries: &Map<String, Value>) -> Keyring {
     let mut keyring = Keyring::default();
     for (key, value) in entries {
-        keyring.add(key, entry::parse(value));
+        keyring.add(key, parse_entry(value));
     }
     keyring
 }
 
-/// The entries by registry: under `auths`, or the whole of an old `.dockercfg`.
+/// The entries by registry: under `auths`, or at the top level of an old `.dockercfg`.
 fn auths(fields: &Map<String, Value>) -> Option<&Map<String, Value>> {
     match fields.get("auths") {
         Some(Value::Object(auths)) => Some(auths),
@@ -240,9 +243,80 @@ fn empty() -> &'static Map<String, Value> {
     &EMPTY
 }
 
+/// Base64 with optional padding, since both forms are in use.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Reads the entry of one registry, or `None` if it is empty, as docker leaves it when a credential
+/// store has the credentials.
+///
+/// Tokens precede a user name, and `auth` precedes `username` and `password`, as in docker. Errors name
+/// the problem only, because a parser's message may repeat the value, which is a secret.
+fn parse_entry(entry: &Value) -> Result<Option<RegistryAuth>, &'static str> {
+    let Value::Object(fields) = entry else {
+        return Err("must be an object");
+    };
+    let text = |name: &str, problem| match fields.get(name) {
+        None | Some(Value::Null) => Ok(""),
+        Some(Value::String(text)) => Ok(text.trim()),
+        Some(_) => Err(problem),
+    };
+    let identity = text("identitytoken", "\"identitytoken\" must be a string")?;
+    let registry = text("registrytoken", "\"registrytoken\" must be a string")?;
+    let auth = text("auth", "\"auth\" must be a string")?;
+    let username = text("username", "\"username\" must be a string")?;
+    let password = text("password", "\"password\" must be a string")?;
+    if !identity.is_empty() {
+        return Ok(Some(RegistryAuth::IdentityToken(SecretString::from(
+            identity,
+        ))));
+    }
+    if !registry.is_empty() {
+        return Ok(Some(RegistryAuth::RegistryToken(SecretString::from(
+            registry,
+        ))));
+    }
+    if !auth.is_empty() {
+        return basic(auth).map(Some);
+    }
+    match (username, password) {
+        ("", "") => Ok(None),
+        ("", _) => Err("has a \"password\" without a \"username\""),
+        (_, "") => Err("has a \"username\" without a \"password\""),
+        (username, password) => Ok(Some(RegistryAuth::Basic {
+            username: username.to_owned(),
+            password: SecretString::from(password),
+        })),
+    }
+}
+
+/// Decodes `auth`, base64 of `username:password`.
+fn basic(auth: &str) -> Result<RegistryAuth, &'static str> {
+    let bytes = BASE64
+        .decode(auth)
+        .map_err(|_| "\"auth\" is not valid base64")?;
+    let text = String::from_utf8(bytes).map_err(|_| "\"auth\" does not decode to text")?;
+    let (username, password) = text
+        .split_once(':')
+        .ok_or("\"auth\" does not decode to username:password")?;
+    if username.is_empty() {
+        return Err("\"auth\" decodes to an empty user name");
+    }
+    Ok(RegistryAuth::Basic {
+        username: username.to_owned(),
+        // Old docker versions padded with zero bytes before encoding.
+        password: SecretString::from(password.trim_matches('\0')),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use secrecy::ExposeSecret;
+    use serde_json::json;
 
     use super::*;
 
@@ -283,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_read_anew_for_every_pull() {
+    async fn a_file_is_read_for_every_pull() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let with = |user: &str| {
             format!(r#"{{"auths":{{"r.example":{{"username":"{user}","password":"p"}}}}}}"#)
@@ -302,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_spoilt_later_fails_only_the_images_it_is_for() {
+    async fn a_malformed_entry_fails_only_its_own_images() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "{}").unwrap();
         let config = DockerConfig::open(file.path()).unwrap();
@@ -322,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_place_and_never_the_secret() {
+    fn errors_name_the_place_but_no_secret() {
         for (content, expected) in [
             (
                 r#"{"auths":{"r.example":{"auth":"s3cret!"}}}"#,
@@ -356,5 +430,65 @@ mod tests {
     fn a_missing_file_is_named() {
         let error = DockerConfig::open("/nonexistent/config.json").unwrap_err();
         assert!(error.to_string().contains("/nonexistent/config.json"));
+    }
+
+    fn shown(entry: &Value) -> Result<String, &'static str> {
+        Ok(match parse_entry(entry)? {
+            None => "none".to_owned(),
+            Some(RegistryAuth::Basic { username, password }) => {
+                format!("basic {username} {}", password.expose_secret())
+            }
+            Some(RegistryAuth::IdentityToken(token)) => {
+                format!("identity {}", token.expose_secret())
+            }
+            Some(RegistryAuth::RegistryToken(token)) => {
+                format!("registry {}", token.expose_secret())
+            }
+        })
+    }
+
+    #[test]
+    fn every_form_of_an_entry_is_read() {
+        for (entry, expected) in [
+            (json!({"auth": "dXNlcjpwYTpzcw=="}), "basic user pa:ss"),
+            (json!({"auth": "dXNlcjpwYTpzcw"}), "basic user pa:ss"),
+            (json!({"auth": "dXNlcjpwYTpzcw==\n"}), "basic user pa:ss"),
+            (json!({"auth": "dXNlcjpwAAA="}), "basic user p"),
+            (
+                json!({"username": "u", "password": "p", "email": "x@y"}),
+                "basic u p",
+            ),
+            (
+                json!({"username": "u", "password": "p", "auth": "dXNlcjpwYTpzcw=="}),
+                "basic user pa:ss",
+            ),
+            (
+                json!({"auth": "MDAwOg==", "identitytoken": "tok"}),
+                "identity tok",
+            ),
+            (json!({"registrytoken": "tok"}), "registry tok"),
+            (json!({}), "none"),
+            (json!({"auth": ""}), "none"),
+        ] {
+            assert_eq!(shown(&entry).as_deref(), Ok(expected), "{entry}");
+        }
+    }
+
+    #[test]
+    fn problems_of_an_entry_name_no_secret() {
+        for entry in [
+            json!("s3cret"),
+            json!({"auth": "s3cret!"}),
+            json!({"auth": "s3cret"}),
+            json!({"auth": "czNjcmV0"}),
+            json!({"auth": "OnMzY3JldA=="}),
+            json!({"auth": {"s3cret": 1}}),
+            json!({"password": "s3cret"}),
+            json!({"username": "s3cret"}),
+            json!({"identitytoken": ["s3cret"]}),
+        ] {
+            let problem = shown(&entry).unwrap_err();
+            assert!(!problem.contains("s3cret"), "{problem}");
+        }
     }
 }

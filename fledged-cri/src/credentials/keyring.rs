@@ -1,4 +1,4 @@
-//! Which entries of a docker configuration are for which image, as the kubelet decides it
+//! Which entries of a docker configuration match which image, as in the kubelet
 //! (`pkg/credentialprovider`).
 
 use std::cmp::Reverse;
@@ -6,14 +6,13 @@ use std::cmp::Reverse;
 use fledged_core::model::ImageRef;
 use fledged_core::port::RegistryAuth;
 
-/// The key that stands for Docker Hub in every docker configuration
-/// (`https://index.docker.io/v1/`), once normalised.
+/// The key of Docker Hub in docker configurations (`https://index.docker.io/v1/`), normalised.
 const DOCKER_HUB: &str = "index.docker.io";
 
-/// What an image's registry and repository must look like.
+/// A pattern for an image's registry and repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern {
-    /// Host, in which `*` and `?` stand for characters of one label.
+    /// Host, in which `*` and `?` match characters of one label.
     host: String,
     port: String,
     /// Path prefix with its leading slash, or empty.
@@ -35,7 +34,7 @@ impl Pattern {
         if authority.is_empty() || rest.contains(|c: char| c.is_whitespace() || c == '@') {
             return None;
         }
-        // API versions are not part of any repository's name.
+        // API versions are not part of a repository's name.
         let path = ["/v1", "/v2"]
             .iter()
             .find_map(|version| {
@@ -58,17 +57,16 @@ impl Pattern {
     fn matches(&self, image: &ImageRef) -> bool {
         let (host, port) = split_port(image.registry());
         let host = host.to_ascii_lowercase();
-        let (wanted, labels) = (self.host.split('.'), host.split('.'));
+        let (globs, labels) = (self.host.split('.'), host.split('.'));
         self.port == port
-            && wanted.clone().count() == labels.clone().count()
-            && wanted
+            && globs.clone().count() == labels.clone().count()
+            && globs
                 .zip(labels)
                 .all(|(glob, label)| glob_matches(glob, label))
             && format!("/{}", image.repository()).starts_with(&self.path)
     }
 
-    /// What is sorted by: descending, a longer path comes before its prefix, and a glob after
-    /// names.
+    /// The sort key. In descending order, a longer path precedes its prefix, and names precede globs.
     fn rank(&self) -> String {
         let colon = if self.port.is_empty() { "" } else { ":" };
         format!("{}{colon}{}{}", self.host, self.port, self.path)
@@ -86,7 +84,7 @@ fn split_port(authority: &str) -> (&str, &str) {
 /// Whether a label matches a glob of `*` (any characters) and `?` (one).
 fn glob_matches(glob: &str, label: &str) -> bool {
     let (glob, label): (Vec<char>, Vec<char>) = (glob.chars().collect(), label.chars().collect());
-    // Where the last star was, and what it is held to have matched so far.
+    // The position of the last star, and the end of what it matches so far.
     let (mut g, mut l, mut star) = (0, 0, None);
     while let Some(c) = label.get(l) {
         match glob.get(g) {
@@ -120,11 +118,11 @@ pub(crate) struct Malformed {
     pub(crate) problem: &'static str,
 }
 
-/// What is known for an image.
+/// The entries for an image.
 #[derive(Debug, Default)]
 pub(crate) struct Found<'a> {
     pub(crate) auths: Vec<RegistryAuth>,
-    /// Entries that are meant for the image and are malformed.
+    /// Malformed entries that match the image.
     pub(crate) malformed: Vec<&'a Malformed>,
 }
 
@@ -132,7 +130,7 @@ pub(crate) struct Found<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Keyring {
     entries: Vec<(Pattern, Result<RegistryAuth, Malformed>)>,
-    /// Malformed entries whose key is no registry, so that they are meant for no image.
+    /// Malformed entries whose key is not a registry. They match no image.
     keyless: Vec<Malformed>,
 }
 
@@ -144,7 +142,7 @@ impl Keyring {
             problem,
         };
         let Some(pattern) = Pattern::parse(key) else {
-            self.keyless.push(malformed("the key names no registry"));
+            self.keyless.push(malformed("the key is not a registry"));
             return;
         };
         let entry = match entry {
@@ -153,13 +151,12 @@ impl Keyring {
             Err(problem) => Err(malformed(problem)),
         };
         self.entries.push((pattern, entry));
-        // Stable: entries that differ only in how they are written stay in order.
+        // Stable: entries with equal patterns stay in order.
         self.entries
             .sort_by_cached_key(|(pattern, _)| Reverse(pattern.rank()));
     }
 
-    /// Takes the entries of another one as well; of two that are equally specific, its own come
-    /// first.
+    /// Adds the entries of another keyring, after its own entries with equal patterns.
     pub(crate) fn extend(&mut self, other: Self) {
         self.entries.extend(other.entries);
         self.entries
@@ -175,7 +172,7 @@ impl Keyring {
             .chain(&self.keyless)
     }
 
-    /// Everything for an image. Docker Hub's own key counts only where nothing names `docker.io`.
+    /// The entries for an image. Docker Hub's key counts only if no entry names `docker.io`.
     pub(crate) fn find(&self, image: &ImageRef) -> Found<'_> {
         let found = self.collect(|pattern| pattern.matches(image));
         let none = found.auths.is_empty() && found.malformed.is_empty();
@@ -270,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_comes_first() {
+    fn the_most_specific_entry_comes_first() {
         let keys = [
             "*.example",
             "registry.example",

@@ -1,8 +1,6 @@
-//! Registry credentials from a docker `config.json` or the content of a
-//! `kubernetes.io/dockerconfigjson` Secret.
+//! Registry credentials from docker configurations and pull secrets.
 
 mod docker_config;
-mod entry;
 mod keyring;
 mod pull_secrets;
 

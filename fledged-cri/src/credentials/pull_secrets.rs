@@ -1,4 +1,4 @@
-//! The contents of pull secrets as one source of credentials.
+//! Credentials from the pull secrets of pods.
 
 use fledged_core::model::ImageRef;
 use fledged_core::port::RegistryAuth;
@@ -7,15 +7,15 @@ use serde_json::Value;
 use super::docker_config::{DockerConfigError, keyring, object};
 use super::keyring::Keyring;
 
-/// Credentials from any number of pull secrets, merged as the kubelet merges them
-/// (`pkg/credentialprovider`): the most specific entry comes first, whichever secret it is from, and
-/// of equally specific ones that of the secret that was added first.
+/// Credentials from any number of pull secrets, merged as in the kubelet (`pkg/credentialprovider`): the
+/// most specific entry of all secrets comes first, and of equally specific entries that of the secret
+/// that was added first.
 ///
-/// Unlike [`DockerConfig`](super::DockerConfig), an entry that is malformed harms nobody but the
-/// images it is meant for: a secret belongs to many pods, and its other entries go on working.
+/// Unlike in a [`DockerConfig`](crate::DockerConfig), a malformed entry is not an error. It affects only
+/// the images that it matches, because many pods share a secret.
 ///
 /// ```
-/// use fledged_cri::credentials::PullSecretKeyring;
+/// use fledged_cri::PullSecretKeyring;
 ///
 /// let mut all = PullSecretKeyring::default();
 /// all.extend(PullSecretKeyring::from_docker_config_json(br#"{"auths":{"r.example":{"auth":"dTpw"}}}"#)?);
@@ -31,7 +31,7 @@ impl PullSecretKeyring {
     ///
     /// # Errors
     ///
-    /// [`DockerConfigError`] when it is no such document.
+    /// [`DockerConfigError`] if it is not such a document.
     pub fn from_docker_config_json(content: &[u8]) -> Result<Self, DockerConfigError> {
         let fields = object(content)?;
         match fields.get("auths") {
@@ -47,7 +47,7 @@ impl PullSecretKeyring {
     ///
     /// # Errors
     ///
-    /// [`DockerConfigError`] when it is no such document.
+    /// [`DockerConfigError`] if it is not such a document.
     pub fn from_docker_cfg(content: &[u8]) -> Result<Self, DockerConfigError> {
         Ok(Self(keyring(&object(content)?)))
     }
@@ -57,13 +57,13 @@ impl PullSecretKeyring {
         self.0.extend(other.0);
     }
 
-    /// Everything for an image, in the order to try it.
+    /// The credentials for an image, in the order to try them.
     #[must_use]
     pub fn find(&self, image: &ImageRef) -> Vec<RegistryAuth> {
         self.0.find(image).auths
     }
 
-    /// The first entry that is meant for an image and can't be used.
+    /// The first malformed entry that matches an image.
     #[must_use]
     pub fn malformed_for(&self, image: &ImageRef) -> Option<DockerConfigError> {
         let found = self.0.find(image);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_comes_first_then_the_order_of_the_secrets() {
+    fn entries_are_sorted_across_secrets() {
         let mut all = mk_secret(&[("r.example", "first"), ("other.example", "none")]);
         all.extend(mk_secret(&[
             ("r.example/team", "team"),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_hub_has_a_name_of_its_own_also_across_secrets() {
+    fn docker_hub_matches_across_secrets() {
         let mut all = mk_secret(&[("https://index.docker.io/v1/", "index")]);
         assert_eq!(users(&all, "nginx"), ["index"]);
         all.extend(mk_secret(&[("docker.io", "named")]));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_entry_harms_nobody_but_its_own_images() {
+    fn a_malformed_entry_affects_only_its_own_images() {
         let content =
             br#"{"auths":{"bad.example":{"auth":"s3cret!"},"good.example":{"auth":"dTpw"}}}"#;
         let secret = PullSecretKeyring::from_docker_config_json(content).unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_document_is_refused_without_a_word_of_it() {
+    fn errors_repeat_nothing_of_the_content() {
         for content in ["s3cret", r#"["s3cret"]"#, r#"{"auths":"s3cret"}"#, ""] {
             let error = PullSecretKeyring::from_docker_config_json(content.as_bytes()).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");

@@ -1,4 +1,4 @@
-//! The calls of CRI v1, over one socket.
+//! The calls of CRI v1 over one Unix socket.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fledged_core::error::{Failure, Reason};
+use fledged_core::port::RegistryAuth;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use secrecy::ExposeSecret;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -24,16 +26,16 @@ use super::proto::{
 };
 use super::status::{failure_of_status, is_unserved, unavailable};
 
-/// Largest message, in either direction: 16 MiB, as the kubelet sets it (and containerd by default);
-/// gRPC's own 4 MiB is too little for the lists of a busy node.
+/// Largest message in either direction: 16 MiB, as in the kubelet and, by default, in containerd.
+/// gRPC's default of 4 MiB is too small for the lists of a busy node.
 const MESSAGE_MAX: usize = 16 * 1024 * 1024;
-/// Longest wait for a connection. A local socket answers at once or not at all.
+/// Limit on connecting. A local socket accepts at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for an answer to anything but a pull: the kubelet's `runtimeRequestTimeout`.
+/// Limit on every call but a pull: the kubelet's `runtimeRequestTimeout`.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
-/// The version of CRI spoken, as the kubelet's side names it.
+/// The version of CRI, as in its package name.
 pub(super) const CRI_VERSION: &str = "v1";
-/// Runtimes compare no host; gRPC wants one, and Go's refuses a path in its place.
+/// gRPC needs an authority; runtimes ignore it, and Go's server refuses a path.
 const AUTHORITY: &str = "http://localhost";
 
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(super) struct Client {
     socket: PathBuf,
     timeout: Duration,
     channel: OnceLock<Channel>,
-    /// Set once the runtime has said that it does not serve `StreamImages`.
+    /// Set when the runtime does not serve `StreamImages`.
     no_stream: AtomicBool,
 }
 
@@ -77,8 +79,8 @@ impl Client {
         Ok(self.within(list).await?.containers)
     }
 
-    /// Every image; in parts where the runtime serves that, because a whole list may be too large
-    /// for one message.
+    /// Every image. Uses `StreamImages` where the runtime serves it, because a whole list may be too
+    /// large for one message.
     pub(super) async fn images(&self) -> Result<Vec<Image>, Failure> {
         if !self.no_stream.load(Ordering::Relaxed) {
             match self.limited(self.streamed_images()).await? {
@@ -114,15 +116,20 @@ impl Client {
         let mut images = self.image_service();
         match self.limited(images.image_status(request)).await? {
             Ok(response) => Ok(response.into_inner().image),
-            // CRI wants an empty answer here; not every runtime gave it always.
+            // CRI specifies an empty answer here; some runtimes answer with an error.
             Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
             Err(status) => Err(self.failure(status, &[]).await),
         }
     }
 
-    /// Pulls, for as long as it takes: dropping the future resets the stream, which cancels the pull
-    /// in the runtime.
-    pub(super) async fn pull(&self, name: &str, auth: Option<AuthConfig>) -> Result<(), Failure> {
+    /// Pulls without a time limit. Dropping the future resets the stream, which cancels the pull in
+    /// the runtime.
+    pub(super) async fn pull(
+        &self,
+        name: &str,
+        auth: Option<&RegistryAuth>,
+    ) -> Result<(), Failure> {
+        let auth = auth.map(auth_config);
         let secrets = auth.clone().map(secrets_of).unwrap_or_default();
         let request = PullImageRequest {
             image: Some(spec(name)),
@@ -144,7 +151,7 @@ impl Client {
         let mut images = self.image_service();
         match self.limited(images.remove_image(request)).await? {
             Ok(_) => Ok(()),
-            // Gone already, which is what was asked for.
+            // Already removed.
             Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
             Err(status) => Err(self.failure(status, &[]).await),
         }
@@ -168,7 +175,7 @@ impl Client {
 
     async fn limited<T>(&self, call: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::time::timeout(self.timeout, call).await.map_err(|_| {
-            let cause = format!("it took longer than {} seconds", self.timeout.as_secs_f64());
+            let cause = format!("no answer within {} s", self.timeout.as_secs_f64());
             unavailable(&self.socket, &cause)
         })
     }
@@ -180,7 +187,7 @@ impl Client {
         failure_of_status(&status, &self.socket, secrets)
     }
 
-    /// Why the runtime does not serve CRI v1, as far as asking it the old way tells.
+    /// The failure for a runtime that does not serve CRI v1; CRI v1alpha2 is asked for its name.
     async fn unsupported(&self) -> Failure {
         let socket = self.socket.display();
         let old = tokio::time::timeout(self.timeout, self.version_v1alpha2()).await;
@@ -199,7 +206,7 @@ impl Client {
         Failure::new(Reason::RuntimeUnsupported, message)
     }
 
-    /// `Version` of the interface's predecessor, whose messages have the same fields.
+    /// `Version` of CRI v1alpha2, whose messages have the same fields.
     async fn version_v1alpha2(&self) -> Result<VersionResponse, Status> {
         let mut grpc = tonic::client::Grpc::new(self.channel());
         grpc.ready()
@@ -225,10 +232,10 @@ impl Client {
             .max_encoding_message_size(MESSAGE_MAX)
     }
 
-    /// The channel, which connects when it is first used and again whenever the connection is lost.
+    /// The channel. It connects on first use, and again after the connection is lost.
     ///
-    /// Without keep-alive pings: Go's gRPC servers close connections that ping more often than every
-    /// five minutes, and the kernel tells at once when a local peer is gone.
+    /// It sends no keep-alive pings: Go's gRPC servers close connections that ping more often than
+    /// every five minutes, and the kernel reports a closed local peer at once.
     fn channel(&self) -> Channel {
         let connect = || {
             let socket = self.socket.clone();
@@ -251,7 +258,7 @@ fn spec(image: &str) -> ImageSpec {
     }
 }
 
-/// Everything in the credentials that must not come back in a message, also as a header has it.
+/// Every secret in the credentials, also in the form of an HTTP header.
 fn secrets_of(auth: AuthConfig) -> [String; 5] {
     let header = STANDARD.encode(format!("{}:{}", auth.username, auth.password));
     [
@@ -261,4 +268,59 @@ fn secrets_of(auth: AuthConfig) -> [String; 5] {
         auth.registry_token,
         header,
     ]
+}
+
+/// The credentials in CRI's form.
+///
+/// `server_address` stays empty, as in the kubelet: containerd drops credentials whose address is not
+/// literally the host it connects to, and for Docker Hub and mirrors it is not.
+fn auth_config(auth: &RegistryAuth) -> AuthConfig {
+    match auth {
+        RegistryAuth::Basic { username, password } => AuthConfig {
+            username: username.clone(),
+            password: password.expose_secret().to_owned(),
+            ..AuthConfig::default()
+        },
+        RegistryAuth::IdentityToken(token) => AuthConfig {
+            identity_token: token.expose_secret().to_owned(),
+            ..AuthConfig::default()
+        },
+        RegistryAuth::RegistryToken(token) => AuthConfig {
+            registry_token: token.expose_secret().to_owned(),
+            ..AuthConfig::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_credentials_has_its_field() {
+        let basic = auth_config(&RegistryAuth::Basic {
+            username: "ann".to_owned(),
+            password: "hush".into(),
+        });
+        assert_eq!((&*basic.username, &*basic.password), ("ann", "hush"));
+        assert_eq!(basic.auth, "");
+
+        let identity = auth_config(&RegistryAuth::IdentityToken("refresh".into()));
+        assert_eq!(identity.identity_token, "refresh");
+        let registry = auth_config(&RegistryAuth::RegistryToken("bearer".into()));
+        assert_eq!(registry.registry_token, "bearer");
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let auth = auth_config(&RegistryAuth::Basic {
+            username: "ann".to_owned(),
+            password: "hush".into(),
+        });
+        let request = super::super::proto::PullImageRequest {
+            image: None,
+            auth: Some(auth),
+        };
+        assert!(!format!("{request:?}").contains("hush"));
+    }
 }

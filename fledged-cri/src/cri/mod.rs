@@ -1,9 +1,14 @@
-//! Runtimes that speak the Kubernetes Container Runtime Interface, version 1: containerd, CRI-O,
+//! Runtimes that serve the Kubernetes Container Runtime Interface, version 1: containerd, CRI-O,
 //! cri-dockerd.
 
-mod auth;
 mod client;
-mod image;
+mod images;
+mod runtime;
+mod status;
+
+pub use runtime::CriRuntime;
+
+/// The messages and clients of `proto/cri.proto`.
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -12,11 +17,17 @@ mod image;
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "generated from proto/cri.proto, which says what the fields mean"
+    reason = "generated from proto/cri.proto, which documents the fields"
 )]
-mod proto;
-mod runtime;
-mod status;
-mod usage;
+mod proto {
+    tonic::include_proto!("runtime.v1");
 
-pub use runtime::CriRuntime;
+    /// Leaves the credentials out.
+    impl std::fmt::Debug for AuthConfig {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("AuthConfig")
+                .field("server_address", &self.server_address)
+                .finish_non_exhaustive()
+        }
+    }
+}

@@ -11,25 +11,25 @@ use fledged_core::port::{
     RuntimeInfo,
 };
 
-use super::auth::auth_config;
 use super::client::{CRI_VERSION, Client};
-use super::image::{image_named, runtime_image};
-use super::usage::{images_in_use, users_of};
+use super::images::{image_named, images_in_use, runtime_image, users_of};
+use crate::disk::available_bytes;
 
 /// An image runtime behind a CRI v1 socket: containerd, CRI-O, cri-dockerd.
 ///
-/// Connects when first used, and again whenever the runtime was gone: calls made meanwhile fail with
-/// [`Reason::RuntimeUnavailable`], later ones work. Pulls report no progress, because CRI has none.
+/// It connects on the first call, and again after the runtime was unavailable. Calls in between fail
+/// with [`Reason::RuntimeUnavailable`]. Pulls report no progress, because CRI has none.
 ///
-/// An image volume of a pod (KEP-4639) is not in the list of containers; CRI does not tell of it.
+/// CRI does not report image volumes of pods (KEP-4639), so an image that is used only as a volume does
+/// not count as in use.
 #[derive(Debug)]
 pub struct CriRuntime {
     client: Client,
 }
 
 impl CriRuntime {
-    /// The runtime behind that socket. Nothing is opened before the first call, which must be made
-    /// within a tokio runtime.
+    /// The runtime behind that socket. The first call connects and must be made within a tokio
+    /// runtime.
     #[must_use]
     pub fn connect(socket: impl Into<PathBuf>) -> Self {
         Self {
@@ -37,15 +37,15 @@ impl CriRuntime {
         }
     }
 
-    /// With another limit on everything but pulls than two minutes (the kubelet's
-    /// `runtimeRequestTimeout`). A pull takes as long as its caller keeps the future.
+    /// Sets the time limit of every call but a pull. Default: two minutes, the kubelet's
+    /// `runtimeRequestTimeout`. A pull has no limit; its caller drops the future.
     #[must_use]
     pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
         self.client.set_timeout(timeout);
         self
     }
 
-    /// The socket it speaks to.
+    /// The socket of the runtime.
     #[must_use]
     pub fn socket(&self) -> &Path {
         self.client.socket()
@@ -58,10 +58,11 @@ impl CriRuntime {
 
     async fn pull_image(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
         let image = &request.image;
-        let auth = request.auth.as_ref().map(auth_config);
-        self.client.pull(image.as_str(), auth).await?;
+        self.client
+            .pull(image.as_str(), request.auth.as_ref())
+            .await?;
         self.find(image).await?.ok_or_else(|| {
-            // Collected at once by somebody else, or kept under another name.
+            // Garbage-collected at once, or stored under another name.
             let message = format!(
                 "the runtime reports success but does not hold {}",
                 image.as_str()
@@ -75,18 +76,18 @@ impl CriRuntime {
             return Ok(Removal::Absent);
         };
         if found.pinned {
-            let message = "the runtime has pinned the image";
+            let message = "the image is pinned in the runtime";
             return Err(Failure::new(Reason::Pinned, message));
         }
-        // The containers last, right before the removal: containerd removes an image in use without
-        // a word, so that whatever starts in between is beyond our reach.
+        // Containers are listed last, right before the removal, because containerd removes an image
+        // in use without an error. A container that starts in between is not noticed.
         let images = self.client.images().await?;
         let containers = self.client.containers().await?;
         if let Some(users) = users_of(&found.id.0, &images, &containers) {
             return Ok(Removal::InUse(users));
         }
-        // By ID, as the kubelet does: what goes is what was looked at, and CRI-O takes a name for a
-        // request to take off that name only.
+        // By ID, as the kubelet does: it removes the image that was checked, and CRI-O would remove
+        // only the name otherwise.
         match self.client.remove(&found.id.0).await {
             Ok(()) => Ok(Removal::Removed),
             Err(failure) if says_in_use(&failure.message) => Ok(Removal::InUse(failure.message)),
@@ -95,7 +96,7 @@ impl CriRuntime {
     }
 }
 
-/// CRI-O and Docker refuse to remove what is in use, in these words.
+/// Whether a runtime (CRI-O, cri-dockerd) refused a removal because the image is in use.
 fn says_in_use(message: &str) -> bool {
     let text = message.to_lowercase();
     ["in use by", "being used by", "image used by", "is using"]
@@ -143,7 +144,7 @@ impl ImageRuntime for CriRuntime {
         let mut filesystems = Vec::new();
         for usage in self.client.image_filesystems().await? {
             let path = usage.fs_id.map(|id| id.mountpoint).unwrap_or_default();
-            let available = available_at(path.clone()).await;
+            let available = available_bytes(path.clone()).await;
             filesystems.push(
                 FilesystemUsage::new(
                     path,
@@ -154,13 +155,4 @@ impl ImageRuntime for CriRuntime {
         }
         Ok(filesystems)
     }
-}
-
-/// What can still be written there; `None` when this process does not see the path, as in a
-/// container that has only the socket mounted.
-async fn available_at(path: String) -> Option<ByteSize> {
-    // A file system that hangs must not hang the caller's thread.
-    let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(path));
-    let stat = asked.await.ok()?.ok()?;
-    Some(ByteSize::new(stat.f_bavail.saturating_mul(stat.f_frsize)))
 }

@@ -8,10 +8,10 @@ use tonic::{Code, Status};
 
 use crate::classify::{known_reason_of_text, redact, retry_after_of_text};
 
-/// The failure that a status stands for. The text decides before the code does: runtimes give most
-/// of the registry's errors as `Unknown`.
+/// The failure for a gRPC status. The text decides before the code, because runtimes report most
+/// errors of registries as `Unknown`.
 ///
-/// `secrets` are those sent along with the call; they never come back in the message.
+/// `secrets` were part of the request. The message does not repeat them.
 pub(super) fn failure_of_status(status: &Status, socket: &Path, secrets: &[&str]) -> Failure {
     if is_transport(status) {
         return unavailable(socket, &causes(status));
@@ -20,17 +20,14 @@ pub(super) fn failure_of_status(status: &Status, socket: &Path, secrets: &[&str]
     let reason = known_reason_of_text(text).unwrap_or_else(|| reason_of_code(status.code(), text));
     let message = redact(without_prefix(text), secrets);
     let message = if message.is_empty() {
-        format!(
-            "the runtime gives no more than the gRPC code {:?}",
-            status.code()
-        )
+        format!("the runtime reports only the gRPC code {:?}", status.code())
     } else {
         message
     };
     Failure::new(reason, message).with_retry_after(retry_after_of_text(text))
 }
 
-/// The failure of a call that got no answer.
+/// The failure of a call without an answer.
 pub(super) fn unavailable(socket: &Path, cause: &str) -> Failure {
     Failure::new(
         Reason::RuntimeUnavailable,
@@ -41,9 +38,9 @@ pub(super) fn unavailable(socket: &Path, cause: &str) -> Failure {
     )
 }
 
-/// Whether the server does not know the service or the method at all, in the words of gRPC's Go
-/// implementation, which containerd, CRI-O and cri-dockerd use. Other implementations leave the text
-/// empty. "Unimplemented" alone may also be a runtime's word for a media type.
+/// Whether the server does not serve the service or the method. These are the texts of gRPC's Go
+/// implementation, which containerd, CRI-O and cri-dockerd use; other implementations leave the text
+/// empty. The code alone is not enough: runtimes also use it for unsupported media types.
 pub(super) fn is_unserved(status: &Status) -> bool {
     let text = status.message();
     status.code() == Code::Unimplemented
@@ -52,13 +49,12 @@ pub(super) fn is_unserved(status: &Status) -> bool {
             || text.starts_with("unknown method"))
 }
 
-/// Whether the status was made on this side, because the connection failed: those have a source.
+/// Whether the status comes from this side because the connection failed. Those have a source.
 fn is_transport(status: &Status) -> bool {
     status.source().is_some()
 }
 
-/// What lies behind a status made on this side: the innermost cause says most, an operating system
-/// error as a rule.
+/// The innermost cause of a status from this side, usually an operating system error.
 fn causes(status: &Status) -> String {
     let mut cause = status.message().to_owned();
     let mut next = status.source();
@@ -80,17 +76,17 @@ fn reason_of_code(code: Code, text: &str) -> Reason {
         Code::Unauthenticated | Code::PermissionDenied => Reason::Unauthorized,
         Code::NotFound => Reason::ImageNotFound,
         Code::InvalidArgument => Reason::InvalidReference,
-        // The runtime's limit on a message, not the registry's on requests.
+        // gRPC's limit on message size, not a registry's rate limit.
         Code::ResourceExhausted if text.contains("larger than max") => Reason::Unknown,
         Code::ResourceExhausted => Reason::TooManyRequests,
-        // The runtime gave up a pull of its own accord: no progress, or it is being stopped.
+        // The runtime cancelled the pull: no progress, or the runtime is stopping.
         Code::Cancelled | Code::Aborted => Reason::ConnectionFailed,
         Code::DataLoss => Reason::DigestMismatch,
         _ => Reason::Unknown,
     }
 }
 
-/// The text without gRPC's own words, which runtimes leave in when they pass an error on.
+/// The text without gRPC's prefixes, which runtimes leave in when they pass an error on.
 fn without_prefix(text: &str) -> &str {
     let mut text = text.trim();
     while let Some(rest) = text.strip_prefix("rpc error: code = ") {
@@ -176,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_the_runtimes_own_without_secrets() {
+    fn the_message_is_the_runtimes_text_without_secrets() {
         let text = "rpc error: code = Unknown desc = login with hunter2 failed: 401 Unauthorized";
         let failure = failure(Code::Unknown, text);
         assert_eq!(
@@ -187,12 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn a_status_without_text_still_says_something() {
+    fn a_status_without_text_names_its_code() {
         assert!(failure(Code::Internal, "").message.contains("Internal"));
     }
 
     #[test]
-    fn only_grpcs_own_words_mean_that_a_service_is_missing() {
+    fn only_grpcs_texts_mean_an_unserved_method() {
         assert!(is_unserved(&Status::unimplemented(
             "unknown service runtime.v1.ImageService"
         )));

@@ -1,4 +1,4 @@
-//! What went wrong, from the client's errors and the Engine's texts.
+//! From the client library's errors and the Engine's texts to a failure.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -8,9 +8,9 @@ use fledged_core::error::{Failure, Reason};
 
 use crate::classify::{known_reason_of_text, redact, retry_after_of_text};
 
-/// The failure in an error of the client, with the Engine's own text.
+/// The failure for an error of the client library, with the Engine's text.
 ///
-/// `secret` is what was sent along with the call; it never comes back in the message.
+/// `secret` was part of the request. The message does not repeat it.
 pub(super) fn of(error: &Error, socket: &Path, secret: Option<&str>) -> Failure {
     match error {
         Error::DockerResponseServerError {
@@ -34,7 +34,7 @@ pub(super) fn of(error: &Error, socket: &Path, secret: Option<&str>) -> Failure 
     }
 }
 
-/// The status of an error that the Engine answers with; 0 for any other error.
+/// The HTTP status of the Engine's answer; 0 for any other error.
 pub(super) fn status(error: &Error) -> u16 {
     match error {
         Error::DockerResponseServerError { status_code, .. } => *status_code,
@@ -42,7 +42,7 @@ pub(super) fn status(error: &Error) -> u16 {
     }
 }
 
-/// The text says more than the status: the Engine answers 500 to whatever a registry refuses.
+/// The text decides before the status: the Engine answers 500 to every refusal of a registry.
 fn of_text(status: u16, text: &str, secret: Option<&str>) -> Failure {
     let reason = known_reason_of_text(text).unwrap_or(match status {
         404 => Reason::ImageNotFound,
@@ -54,7 +54,7 @@ fn of_text(status: u16, text: &str, secret: Option<&str>) -> Failure {
         .with_retry_after(retry_after_of_text(text))
 }
 
-/// An error and what it came from, in one line; the client's own texts leave the sources out.
+/// An error and its sources, on one line. The client library's texts leave the sources out.
 fn with_sources(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_decides_and_the_status_helps_out() {
+    fn the_text_decides_before_the_status() {
         let denied = "pull access denied for x, repository does not exist or may require \
                       'docker login': denied: requested access to the resource is denied";
         let cases = [
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_come_back_and_delays_do() {
+    fn messages_hold_no_secret_and_delays_are_read() {
         let error = answer(
             500,
             "login with hush-hush failed: toomanyrequests: retry-after: 3s",
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_is_away_is_named_by_its_socket() {
+    fn an_unavailable_engine_is_named_by_its_socket() {
         let error = Error::SocketNotFoundError("/run/d.sock".to_owned());
         let failure = of(&error, Path::new("/run/d.sock"), None);
         assert_eq!(failure.reason, Reason::RuntimeUnavailable);

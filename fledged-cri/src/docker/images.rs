@@ -1,4 +1,4 @@
-//! The Engine's images as the port's.
+//! Docker images as the port describes them.
 
 use bollard::models::{ImageInspect, ImageSummary};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
@@ -24,7 +24,7 @@ pub(super) fn from_inspect(inspect: &ImageInspect) -> Option<RuntimeImage> {
 }
 
 fn image<'a>(id: &str, names: impl Iterator<Item = &'a String>, size: i64) -> RuntimeImage {
-    // An image without a name has the name `<none>:<none>`, which is no reference.
+    // The name of an untagged image, `<none>:<none>`, is not a reference.
     let references: Vec<ImageRef> = names.filter_map(|name| name.parse().ok()).collect();
     let digest = references.iter().find_map(|r| r.digest().cloned());
     RuntimeImage::new(id, references)
@@ -32,7 +32,7 @@ fn image<'a>(id: &str, names: impl Iterator<Item = &'a String>, size: i64) -> Ru
         .with_size(ByteSize::new(u64::try_from(size).unwrap_or_default()))
 }
 
-/// The digest that a reference stands for: of several the one in its own repository.
+/// The digest of a reference. Of several digests, the one of the same repository.
 pub(super) fn digest_for(found: &RuntimeImage, image: &ImageRef) -> Option<Digest> {
     if let Some(digest) = image.digest() {
         return Some(digest.clone());
@@ -45,9 +45,9 @@ pub(super) fn digest_for(found: &RuntimeImage, image: &ImageRef) -> Option<Diges
         .or_else(|| found.digest.clone())
 }
 
-/// Whether an image has no name left once this one is taken away.
+/// Whether an image has no name left after the removal of this one.
 ///
-/// With the last tag of a repository the Engine also takes the digests of that repository.
+/// With the last tag of a repository the Engine also removes the digests of that repository.
 pub(super) fn is_last_name(found: &RuntimeImage, image: &ImageRef) -> bool {
     let others = || found.references.iter().filter(|r| *r != image);
     let tag_stays = others().any(|r| r.name() == image.name() && r.digest().is_none());
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_none_are_left_out() {
+    fn names_of_untagged_images_are_left_out() {
         let dangling = from_summary(&summary(&["<none>:<none>"], &["<none>@<none>"]));
         assert_eq!(dangling.references, []);
         assert_eq!(dangling.digest, None);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_the_one_of_the_same_repository() {
+    fn the_digest_is_that_of_the_same_repository() {
         let digests = [
             format!("other@{}", digest('a')),
             format!("app@{}", digest('b')),

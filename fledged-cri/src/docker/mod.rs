@@ -1,8 +1,6 @@
-//! Docker Engine as an image runtime, over its own HTTP API.
+//! Docker Engine as an image runtime, over its HTTP API.
 
-mod auth;
 mod connection;
-mod disk;
 mod failure;
 mod images;
 mod progress;

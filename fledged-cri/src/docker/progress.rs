@@ -1,4 +1,4 @@
-//! Progress of a pull, folded from the Engine's events of its layers.
+//! Progress of a pull, summed up from the Engine's events for its layers.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bollard::models::CreateImageInfo;
 use fledged_core::model::{ByteSize, Digest};
 use fledged_core::port::PullProgress;
 
-/// What the events of one pull have told so far.
+/// The state of one pull, from its events so far.
 #[derive(Debug, Default)]
 pub(super) struct PullEvents {
     layers: BTreeMap<String, Layer>,
@@ -20,7 +20,7 @@ struct Layer {
 }
 
 impl PullEvents {
-    /// Takes one event in; gives the sums back when the event moved them.
+    /// Applies one event. Returns the sums if the event changed them.
     pub(super) fn fold(&mut self, event: &CreateImageInfo) -> Option<PullProgress> {
         let status = event.status.as_deref()?;
         if let Some(digest) = status.strip_prefix("Digest: ") {
@@ -35,18 +35,18 @@ impl PullEvents {
                 layer.done = positive(detail.current).unwrap_or(layer.done);
                 layer.total = positive(detail.total).or(layer.total);
             }
-            // The last step of a download is often not told; of a small layer, none is.
+            // The Engine often skips the last event of a download, and all events of a small layer.
             "Verifying Checksum" | "Download complete" => {
                 let layer = self.layers.get_mut(id)?;
                 layer.done = layer.total.unwrap_or(layer.done);
             }
-            // Extracting counts bytes as well, of what was downloaded before.
+            // "Extracting" events count the same bytes again.
             _ => return None,
         }
         Some(self.sums())
     }
 
-    /// Digest of the manifest or index, as the Engine told it at the end.
+    /// Digest of the manifest or index, which the Engine reports last.
     pub(super) fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
@@ -63,7 +63,7 @@ impl PullEvents {
     }
 }
 
-/// Numbers that are not known come as 0 or -1.
+/// The Engine reports an unknown number as 0 or -1.
 fn positive(number: Option<i64>) -> Option<u64> {
     number
         .and_then(|n| u64::try_from(n).ok())
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_picked_up() {
+    fn the_digest_is_read() {
         let mut events = PullEvents::default();
         let digest = format!("sha256:{}", "0".repeat(64));
         events.fold(&event(&format!(r#"{{"status":"Digest: {digest}"}}"#)));

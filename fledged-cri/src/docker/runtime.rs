@@ -1,4 +1,4 @@
-//! The port on Docker Engine.
+//! The port [`ImageRuntime`] for Docker Engine.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,26 +16,26 @@ use fledged_core::port::{
 };
 use futures_util::StreamExt;
 
-use super::auth::{credentials, secret};
-use super::connection::Connection;
+use super::connection::{Connection, credentials, secret};
+use super::failure;
 use super::images::{digest_for, from_inspect, from_summary, is_last_name};
 use super::progress::PullEvents;
-use super::{disk, failure};
+use crate::disk::available_bytes;
 
 /// Docker Engine behind its Unix socket.
 ///
-/// Nothing is connected until the first call, and an Engine that went away is found again once it
-/// is back. Pulls tell their progress; dropping a pull makes the Engine abandon it.
+/// It connects on the first call, and again after the Engine was unavailable. Pulls report their
+/// progress; dropping a pull's future makes the Engine abandon the pull.
 ///
-/// A removal takes one name, with one exception that is the Engine's own: the last tag of a
-/// repository takes the digest references of that repository along.
+/// A removal removes one name. With the last tag of a repository, the Engine also removes the digest
+/// references of that repository.
 #[derive(Debug)]
 pub struct DockerRuntime {
     connection: Connection,
 }
 
 impl DockerRuntime {
-    /// The Engine that listens on this socket, `/var/run/docker.sock` for instance.
+    /// The Engine that listens on this socket, for example `/var/run/docker.sock`.
     #[must_use]
     pub fn new(socket: impl AsRef<Path>) -> Self {
         Self {
@@ -43,13 +43,13 @@ impl DockerRuntime {
         }
     }
 
-    /// The socket.
+    /// The socket of the Engine.
     #[must_use]
     pub fn socket(&self) -> &Path {
         self.connection.socket()
     }
 
-    /// The image of exactly this name.
+    /// The image with exactly this name.
     async fn find(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         let client = self.connection.client().await?;
         let inspect = match client.inspect_image(image.as_str()).await {
@@ -57,7 +57,7 @@ impl DockerRuntime {
             Err(error) if failure::status(&error) == 404 => return Ok(None),
             Err(error) => return Err(self.connection.failure(&error).await),
         };
-        // The Engine also finds images by less than their name.
+        // The Engine also resolves short names and prefixes of IDs.
         let found = from_inspect(&inspect).filter(|found| found.references.contains(image));
         Ok(found.map(|mut found| {
             found.digest = digest_for(&found, image);
@@ -80,7 +80,7 @@ impl DockerRuntime {
         let what = match (image.digest(), image.tag()) {
             (Some(digest), _) => digest.as_str(),
             (None, Some(tag)) => tag,
-            // Without any the Engine would pull every tag of the repository.
+            // Without a tag the Engine pulls every tag of the repository.
             (None, None) => "latest",
         };
         let options = CreateImageOptionsBuilder::new()
@@ -103,8 +103,11 @@ impl DockerRuntime {
             }
         }
         let mut found = self.find(image).await?.ok_or_else(|| {
-            // Removed by somebody else in the meantime.
-            let text = format!("{} is not there although it was pulled", image.as_str());
+            // Another client removed it in the meantime.
+            let text = format!(
+                "the Engine reports success but does not hold {}",
+                image.as_str()
+            );
             Failure::new(Reason::Evicted, text)
         })?;
         if let Some(digest) = events.digest() {
@@ -147,15 +150,15 @@ impl DockerRuntime {
             Err(error) => return Err(self.connection.failure(&error).await),
         };
         let path = info.docker_root_dir.unwrap_or_default();
-        let used = disk::image_bytes(self.connection.socket()).await?;
-        let available = disk::available_bytes(path.clone()).await;
+        let used = self.connection.image_bytes().await?;
+        let available = available_bytes(path.clone()).await;
         Ok(vec![
             FilesystemUsage::new(path, used).with_available(available),
         ])
     }
 }
 
-/// The name that people know a container by.
+/// A container's name, or else its ID.
 fn name(container: &ContainerSummary) -> &str {
     let given = container.names.iter().flatten().next();
     given

@@ -1,33 +1,32 @@
-//! Deleting blobs that no entry of the index reaches.
+//! Garbage collection: deletes blobs that no entry of the index reaches and no pull needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fledged_core::model::Digest;
 use serde_json::Value;
 
-use super::LayoutError;
 use super::index::Index;
-use super::layout::Layout;
-use super::pins::Pins;
+use super::layout::{Layout, LayoutError};
 use crate::registry::MANIFEST_MAX;
 
-/// How long a blob that nothing reaches is kept: layers of a pull that failed are the head start of
-/// its next attempt, which backoff puts hours away at most.
+/// How long an unreachable blob is kept. The next attempt of a failed pull reuses its layers, and
+/// back-off delays that by hours at most.
 pub(crate) const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a blob is kept on a full disk when nothing reaches it and this process did not write it:
-/// a copy by another tool may be under way, and such tools write the entry last. A layer of some
-/// gigabytes takes minutes; what an earlier process of ours left is freed after the same time.
+/// How long an unreachable blob that this process did not write is kept on a full disk. Another tool
+/// may be copying it; such tools write the entry last, and a layer of some gigabytes takes minutes.
+/// Blobs of earlier fledged processes are deleted after the same time.
 pub(crate) const GRACE_OF_OTHERS: Duration = Duration::from_secs(30 * 60);
 
-/// Everything that can be reached from these manifests, themselves included.
+/// Every blob that these manifests reach, themselves included.
 ///
-/// Follows whatever looks like a descriptor in whatever looks like JSON, also in documents of
-/// kinds not known here: rather keep too much of what others wrote than break it.
+/// Follows everything that looks like a descriptor in everything that looks like JSON, also in unknown
+/// kinds of documents: keeping too much does not break another tool's image.
 pub(crate) fn reachable(
     layout: &Layout,
     roots: impl IntoIterator<Item = Digest>,
@@ -38,7 +37,7 @@ pub(crate) fn reachable(
         if !known.insert(digest.clone()) {
             continue;
         }
-        // Layers are told by their first byte, without reading them through.
+        // The first byte distinguishes layers from documents without reading them.
         if starts_like_json(&layout.blob(&digest))?
             && let Some(bytes) = layout.read(&digest, MANIFEST_MAX)?
             && let Ok(document) = serde_json::from_slice::<Value>(&bytes)
@@ -49,8 +48,8 @@ pub(crate) fn reachable(
     Ok(known)
 }
 
-/// Deletes every blob that no entry reaches and no pull needs, if it is among `doomed` or older
-/// than `grace`. The index must not change meanwhile.
+/// Deletes every blob that no entry reaches and no pull has pinned, if it is in `doomed` or older than
+/// `grace`. The index must not change meanwhile.
 pub(crate) fn collect(
     layout: &Layout,
     index: &Index,
@@ -58,7 +57,7 @@ pub(crate) fn collect(
     doomed: &BTreeSet<Digest>,
     grace: Duration,
 ) -> Result<(), LayoutError> {
-    // Not by entries: those of others may lack what ours have, and reach their blobs all the same.
+    // All fields, not only valid entries: those of other tools may lack fields and still reach blobs.
     let mut roots = Vec::new();
     for field in index.fields() {
         digests_in(field, &mut roots);
@@ -81,14 +80,14 @@ pub(crate) fn collect(
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(LayoutError::io("remove", &path)(error));
             }
-            Some(_) => tracing::debug!(%digest, "removed a blob that nothing needs"),
+            Some(_) => tracing::debug!(%digest, "unused blob deleted"),
             None => {}
         }
     }
     Ok(())
 }
 
-/// Every blob on disk. Files whose names are no digests are somebody else's.
+/// Every blob on disk. Files whose names are not digests belong to other tools.
 pub(crate) fn present(layout: &Layout) -> Result<Vec<(Digest, fs::Metadata)>, LayoutError> {
     let mut found = Vec::new();
     for algorithm in entries(&layout.blobs())? {
@@ -98,7 +97,7 @@ pub(crate) fn present(layout: &Layout) -> Result<Vec<(Digest, fs::Metadata)>, La
         for entry in entries(&algorithm.path())? {
             let (folder, name) = (algorithm.file_name(), entry.file_name());
             let text = format!("{}:{}", folder.to_string_lossy(), name.to_string_lossy());
-            // Gone since the folder was read: nothing to report.
+            // A file that was deleted since the folder was read is skipped.
             if let (Ok(digest), Ok(metadata)) = (Digest::parse(&text), entry.metadata())
                 && !metadata.is_dir()
             {
@@ -151,6 +150,82 @@ fn digests_in(value: &Value, into: &mut Vec<Digest>) {
     }
 }
 
+/// The blobs that running pulls need, which are not deleted: how many pulls, by digest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pins(Arc<Mutex<HashMap<Digest, usize>>>);
+
+impl Pins {
+    /// An empty set for one pull. Dropping it releases its pins.
+    pub(crate) fn hold(&self) -> PinSet {
+        PinSet {
+            pins: self.clone(),
+            mine: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Runs `delete` unless the blob is pinned. It cannot be pinned meanwhile.
+    pub(crate) fn unless_pinned<T>(
+        &self,
+        digest: &Digest,
+        delete: impl FnOnce() -> T,
+    ) -> Option<T> {
+        let counts = self.counts();
+        (!counts.contains_key(digest)).then(delete)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pins of one pull.
+#[derive(Debug)]
+pub(crate) struct PinSet {
+    pins: Pins,
+    mine: Mutex<Vec<Digest>>,
+}
+
+impl PinSet {
+    /// Pins a blob. Must come before the check whether the blob is present.
+    pub(crate) fn add(&self, digest: &Digest) {
+        // Both under the first lock, so that a concurrent release matches the counts.
+        let mut counts = self.pins.counts();
+        *counts.entry(digest.clone()).or_insert(0) += 1;
+        self.mine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(digest.clone());
+    }
+
+    /// The pinned digests.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        self.mine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Releases all pins of this set.
+    pub(crate) fn release(&self) {
+        let mut counts = self.pins.counts();
+        let mut mine = self.mine.lock().unwrap_or_else(PoisonError::into_inner);
+        for digest in mine.drain(..) {
+            if let Some(count) = counts.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&digest);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for PinSet {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use fledged_core::model::ImageRef;
@@ -167,7 +242,7 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let layout = Layout::new(folder.path());
-            layout.create_corner().unwrap();
+            layout.create_own_folder().unwrap();
             layout.initialise().unwrap();
             Self {
                 _folder: folder,
@@ -212,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_is_reached_needed_or_young() {
+    fn keeps_reachable_pinned_and_recent_blobs() {
         let store = Store::new();
         let (shared, own, lost) = (store.blob("shared"), store.blob("own"), store.blob("lost"));
         let kept = store.image(&[&shared]);
@@ -244,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_not_understood_keep_what_they_reach() {
+    fn unknown_entries_keep_the_blobs_they_reach() {
         let store = Store::new();
         let layer = store.blob("layer");
         let (sparse, nested) = (store.image(&[&layer]), store.blob("nested"));
@@ -263,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_blobs_are_left() {
+    fn files_that_are_not_blobs_stay() {
         let store = Store::new();
         let odd = store.layout.blobs().join("sha256").join("README");
         fs::write(&odd, "x").unwrap();
@@ -277,5 +352,22 @@ mod tests {
         )
         .unwrap();
         assert!(odd.exists());
+    }
+
+    #[test]
+    fn a_blob_is_free_after_the_last_release() {
+        let pins = Pins::default();
+        let digest = Digest::parse(&crate::registry::sha256(b"x")).unwrap();
+        let free = || pins.unless_pinned(&digest, || ()).is_some();
+        assert!(free());
+        let (one, two) = (pins.hold(), pins.hold());
+        one.add(&digest);
+        one.add(&digest);
+        two.add(&digest);
+        assert!(!free());
+        drop(one);
+        assert!(!free());
+        drop(two);
+        assert!(free());
     }
 }

@@ -1,4 +1,4 @@
-//! `index.json`: which references there are, and what they point at.
+//! `index.json`: the references, and the manifests they point at.
 
 use std::fs;
 use std::io;
@@ -6,15 +6,14 @@ use std::io;
 use fledged_core::model::{Digest, ImageRef};
 use serde_json::{Map, Value, json};
 
-use super::LayoutError;
-use super::layout::Layout;
+use super::layout::{Layout, LayoutError};
 
-/// The name as the image specification has it.
+/// The name, by the image specification.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The name as containerd's import reads it, before the other.
+/// The name that containerd's import prefers.
 const IMAGE_NAME: &str = "io.containerd.image.name";
 
-/// What a reference points at.
+/// The manifest that a reference points at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) digest: Digest,
@@ -22,12 +21,12 @@ pub(crate) struct Target {
     pub(crate) size: u64,
 }
 
-/// The file in memory. Entries and fields of others are carried along untouched.
+/// The file in memory. Entries and fields of other tools stay unchanged.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Index(Map<String, Value>);
 
 impl Index {
-    /// Reads the file; empty where there is none.
+    /// Reads the file. Empty if it does not exist.
     pub(crate) fn load(layout: &Layout) -> Result<Self, LayoutError> {
         let path = layout.index();
         let bytes = match fs::read(&path) {
@@ -45,11 +44,11 @@ impl Index {
             serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         match fields.get("manifests") {
             None | Some(Value::Array(_)) => Ok(Self(fields)),
-            Some(_) => Err(malformed("\"manifests\" is no list".to_owned())),
+            Some(_) => Err(malformed("\"manifests\" is not a list".to_owned())),
         }
     }
 
-    /// Replaces the file in one step.
+    /// Replaces the file atomically.
     pub(crate) fn store(&self, layout: &Layout) -> Result<(), LayoutError> {
         let mut fields = self.0.clone();
         fields.insert("schemaVersion".to_owned(), json!(2));
@@ -63,26 +62,26 @@ impl Index {
         )
     }
 
-    /// Every entry that has a digest, with its reference where it is one of ours.
+    /// Every entry with a digest, and its reference if the entry belongs to fledged.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Option<ImageRef>, Target)> + '_ {
         self.manifests()
             .iter()
             .filter_map(|entry| Some((name_of(entry), target_of(entry)?)))
     }
 
-    /// Everything that the file says, also what is understood by others only.
+    /// Every field of the file, also those of other tools.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &Value> {
         self.0.values()
     }
 
-    /// What a reference points at.
+    /// The manifest that a reference points at.
     pub(crate) fn get(&self, image: &ImageRef) -> Option<Target> {
         self.entries()
             .find(|(name, _)| name.as_ref() == Some(image))
             .map(|(_, target)| target)
     }
 
-    /// Points a reference at `target`. Returns what it pointed at before.
+    /// Points a reference at `target`. Returns the previous target.
     pub(crate) fn set(&mut self, image: &ImageRef, target: &Target) -> Option<Target> {
         let before = self.remove(image);
         let entry = json!({
@@ -94,22 +93,22 @@ impl Index {
         let list = self.0.entry("manifests").or_insert_with(|| json!([]));
         if let Value::Array(list) = list {
             list.push(entry);
-            // The order means nothing; a fixed one makes equal layouts equal files.
+            // The order has no meaning; sorting makes equal layouts equal files.
             list.sort_by_cached_key(|entry| name_of(entry).map(|name| name.as_str().to_owned()));
         }
         before
     }
 
-    /// Takes a reference away. Returns what it pointed at.
+    /// Removes a reference. Returns its target.
     pub(crate) fn remove(&mut self, image: &ImageRef) -> Option<Target> {
         let mut before = None;
         if let Some(Value::Array(list)) = self.0.get_mut("manifests") {
             list.retain(|entry| {
-                let it = name_of(entry).as_ref() == Some(image);
-                if it {
+                let matches = name_of(entry).as_ref() == Some(image);
+                if matches {
                     before = target_of(entry);
                 }
-                !it
+                !matches
             });
         }
         before
@@ -123,12 +122,12 @@ impl Index {
     }
 }
 
-/// The reference of an entry, where it is one of ours: every name it has must be the same full,
-/// normalised one.
+/// The reference of an entry that belongs to fledged: all its names are the same full, normalised
+/// reference.
 ///
-/// A bare tag (`latest`), as some tools write it, does not say which image it is of. Other tools copy
-/// all annotations when they add a tag and change only the specification's one, so containerd's
-/// alone does not tell whose entry it is either.
+/// A bare tag (`latest`), as some tools write it, does not identify an image. Other tools copy all
+/// annotations when they add a tag and change only the specification's, so containerd's annotation
+/// alone does not show whose entry it is.
 fn name_of(entry: &Value) -> Option<ImageRef> {
     let annotations = entry.get("annotations")?;
     let mut names = [REF_NAME, IMAGE_NAME]
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_points_at_one_thing() {
+    fn a_reference_has_one_target() {
         let mut index = Index(Map::new());
         assert_eq!(index.set(&image("nginx"), &target('a')), None);
         assert_eq!(index.set(&image("busybox:1"), &target('a')), None);
@@ -182,10 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_carried_along() {
+    fn entries_of_other_tools_stay_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
-        layout.create_corner().unwrap();
+        layout.create_own_folder().unwrap();
         layout.initialise().unwrap();
         let theirs = json!({
             "schemaVersion": 2,
@@ -199,7 +198,7 @@ mod tests {
         fs::write(layout.index(), theirs.to_string()).unwrap();
         let mut index = Index::load(&layout).unwrap();
         let names: Vec<_> = index.entries().map(|(name, _)| name).collect();
-        assert_eq!(names, [None], "a bare tag is no reference");
+        assert_eq!(names, [None], "a bare tag is not a reference");
         index.set(&image("nginx"), &target('a'));
         index.store(&layout).unwrap();
         index.remove(&image("nginx"));
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_ours_when_all_its_names_say_so() {
+    fn an_entry_is_ours_if_all_its_names_are_equal() {
         let full = "docker.io/library/nginx:latest";
         assert_eq!(image(full).as_str(), full);
         let named = |annotations: Value| name_of(&json!({ "annotations": annotations }));
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn another_name_that_somebody_gave_survives_pull_and_removal() {
+    fn a_tag_of_another_tool_survives_pull_and_removal() {
         let name = image("nginx");
         let keep = json!({
             "mediaType": "x", "digest": target('a').digest, "size": 7,
@@ -253,10 +252,10 @@ mod tests {
     }
 
     #[test]
-    fn the_same_references_are_the_same_file() {
+    fn equal_references_give_equal_files() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
-        layout.create_corner().unwrap();
+        layout.create_own_folder().unwrap();
         let written = |order: &[&str]| {
             let mut index = Index(Map::new());
             for name in order {

@@ -1,16 +1,15 @@
-//! What is completely there.
+//! Which images are completely present.
 
 use std::collections::BTreeMap;
 
 use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::RuntimeImage;
 
-use super::LayoutError;
 use super::index::{Index, Target};
-use super::layout::Layout;
+use super::layout::{Layout, LayoutError};
 use crate::registry::{Fetched, ImageManifest, MANIFEST_MAX, Manifest, Platform, config_platform};
 
-/// Every image with a reference that is completely present for that platform.
+/// Every image with a reference whose content for that platform is complete.
 pub(crate) fn list(layout: &Layout, platform: &Platform) -> Result<Vec<RuntimeImage>, LayoutError> {
     let mut by_digest: BTreeMap<Digest, (Target, Vec<ImageRef>)> = BTreeMap::new();
     for (name, target) in Index::load(layout)?.entries() {
@@ -31,7 +30,7 @@ pub(crate) fn list(layout: &Layout, platform: &Platform) -> Result<Vec<RuntimeIm
     Ok(images)
 }
 
-/// One image, with all its names; `None` when anything of it is missing.
+/// One image with all its names, or `None` if any of its content is missing.
 pub(crate) fn lookup(
     layout: &Layout,
     platform: &Platform,
@@ -53,13 +52,13 @@ pub(crate) fn lookup(
 }
 
 fn runtime_image(target: &Target, references: Vec<ImageRef>, size: ByteSize) -> RuntimeImage {
-    // One entry digest is one image here; two indexes that share a platform are two images.
+    // The digest of the entry is the ID: two indexes that share a platform's image are two images.
     RuntimeImage::new(target.digest.to_string(), references)
         .with_digest(target.digest.clone())
         .with_size(size)
 }
 
-/// The bytes of an image, manifests included; `None` when anything of it is missing.
+/// The bytes of an image, manifests included, or `None` if any of its content is missing.
 fn complete(
     layout: &Layout,
     target: &Target,
@@ -67,13 +66,13 @@ fn complete(
 ) -> Result<Option<ByteSize>, LayoutError> {
     let mut size = ByteSize::ZERO;
     let mut digest = target.digest.clone();
-    // Ends, because a manifest cannot hold its own digest.
+    // Terminates, because a manifest cannot contain its own digest.
     loop {
         let Some(bytes) = layout.read(&digest, MANIFEST_MAX)? else {
             return Ok(None);
         };
         size += ByteSize::new(bytes.len() as u64);
-        // What an entry's media type says counts only where the manifest itself is silent.
+        // The entry's media type counts only if the manifest states none.
         let media_type = (digest == target.digest).then_some(target.media_type.as_str());
         let Ok((manifest, _)) = Manifest::parse(&bytes, media_type) else {
             return Ok(None);
@@ -90,7 +89,7 @@ fn complete(
                     }
                     size += ByteSize::new(blob.size);
                 }
-                // Without an index it is the configuration that names the platform.
+                // Without an index, the configuration names the platform.
                 let alone = digest == target.digest;
                 if alone && !runs_on(layout, &image, platform)? {
                     return Ok(None);
@@ -101,7 +100,7 @@ fn complete(
     }
 }
 
-/// Whether an image without an index is for that platform, or names none.
+/// Whether an image without an index is for that platform or names none.
 fn runs_on(
     layout: &Layout,
     image: &ImageManifest,
@@ -115,7 +114,7 @@ fn runs_on(
     Ok(only.is_none_or(|only| platform.rank_of(&only).is_some()))
 }
 
-/// A manifest that is there already, verified; `None` when it has to be fetched.
+/// A manifest on disk, verified, or `None` if it has to be fetched.
 pub(crate) fn manifest(
     layout: &Layout,
     digest: &Digest,

@@ -1,26 +1,127 @@
-//! The folder: where things are, and how a file is replaced in one step.
+//! The folder of a layout: its paths, its state, atomic replacement of files, and its errors.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
+use rustix::io::Errno;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 
-use super::LayoutError;
 use crate::registry::Digester;
 
-/// The version written, and the only major one known (image specification, `oci-layout`).
+/// The version that is written; its major version is the only one supported (image specification,
+/// `oci-layout`).
 pub(crate) const LAYOUT_VERSION: &str = "1.0.0";
 const EMPTY_INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-/// What is at the path of a layout.
+/// Why an image layout cannot be opened or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// A file system operation failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The operation, for example `write`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The folder or one of its ancestors is a symbolic link whose target is missing.
+    #[error("{} is a link to nothing", path.display())]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+    },
+    /// The folder holds something else and stays unchanged.
+    #[error("{} is neither empty nor an OCI image layout", path.display())]
+    NotALayout {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The version of the layout is not supported.
+    #[error("{} is an OCI image layout of version {version:?}, not 1.x", path.display())]
+    UnsupportedVersion {
+        /// The folder.
+        path: PathBuf,
+        /// The version in `oci-layout`.
+        version: String,
+    },
+    /// A file of the layout violates the specification.
+    #[error("{} is malformed: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// HTTPS cannot be set up, because this machine's certificates cannot be read.
+    #[error(transparent)]
+    Registry(Failure),
+}
+
+impl LayoutError {
+    /// For `map_err`: wraps an error of the operating system about `path`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// The reason of the failure.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+                // Permanent until the folder or its mount changes.
+                io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::DirectoryNotEmpty
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::CrossesDevices
+                | io::ErrorKind::FileTooLarge
+                | io::ErrorKind::InvalidFilename
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::Unsupported => Reason::StoreUnusable,
+                _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                    Reason::StoreUnusable
+                }
+                _ => Reason::Unknown,
+            },
+            Self::DanglingLink { .. } => Reason::StoreUnusable,
+            Self::Registry(failure) => failure.reason,
+            Self::NotALayout { .. } | Self::UnsupportedVersion { .. } | Self::Malformed { .. } => {
+                Reason::RuntimeUnsupported
+            }
+        }
+    }
+}
+
+impl From<LayoutError> for Failure {
+    fn from(error: LayoutError) -> Self {
+        match error {
+            LayoutError::Registry(failure) => failure,
+            other => Self::new(other.reason(), other.to_string()),
+        }
+    }
+}
+
+/// The state of a layout's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Nothing yet, or an empty folder.
+    /// Missing or empty.
     Vacant,
     /// A layout.
     Ready,
@@ -53,29 +154,28 @@ impl Layout {
         self.blobs().join(digest.algorithm()).join(digest.hex())
     }
 
-    /// Our own corner, which no reader of layouts looks into.
-    pub(crate) fn corner(&self) -> PathBuf {
+    /// fledged's own folder, which other readers of layouts ignore.
+    pub(crate) fn own_folder(&self) -> PathBuf {
         self.root.join(".fledged")
     }
 
     pub(crate) fn lock_file(&self) -> PathBuf {
-        self.corner().join("lock")
+        self.own_folder().join("lock")
     }
 
     pub(crate) fn unfinished(&self) -> PathBuf {
-        self.corner().join("unfinished")
+        self.own_folder().join("unfinished")
     }
 
     fn marker(&self) -> PathBuf {
         self.root.join("oci-layout")
     }
 
-    /// What is there now.
+    /// The state of the folder.
     ///
     /// # Errors
     ///
-    /// [`LayoutError::NotALayout`] for a folder that holds other things: nothing may be deleted in
-    /// it, let alone collected.
+    /// [`LayoutError::NotALayout`] for a folder with other content: nothing in it may be deleted.
     pub(crate) fn state(&self) -> Result<State, LayoutError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -116,8 +216,8 @@ impl Layout {
             }
             Err(error) => return Err(LayoutError::io("read", &self.root)(error)),
         };
-        // A start that was cut short leaves our corner, and perhaps the first files.
-        let ours = self.corner().is_dir();
+        // An interrupted creation leaves `.fledged`, and perhaps the first files.
+        let ours = self.own_folder().is_dir();
         for entry in entries {
             let name = entry
                 .map_err(LayoutError::io("read", &self.root))?
@@ -136,15 +236,14 @@ impl Layout {
         Ok(State::Vacant)
     }
 
-    /// Creates our corner, all that is needed to take the lock, and the folder with those above it
-    /// where they are missing, so that they outlive a power failure.
-    pub(crate) fn create_corner(&self) -> Result<(), LayoutError> {
+    /// Creates `.fledged`, which is enough to take the lock, and its missing ancestors, durably.
+    pub(crate) fn create_own_folder(&self) -> Result<(), LayoutError> {
         let path = self.unfinished();
         let missing: Vec<&Path> = path.ancestors().take_while(|part| !part.exists()).collect();
         fs::create_dir_all(&path).map_err(LayoutError::io("create", &path))?;
         for parent in missing.iter().filter_map(|created| created.parent()) {
             match sync_folder(parent) {
-                // Folders may be created in what may not be read, but it cannot be synced then.
+                // A folder that is writable but not readable cannot be synced.
                 Err(LayoutError::Io { source, .. })
                     if source.kind() == io::ErrorKind::PermissionDenied => {}
                 synced => synced?,
@@ -153,8 +252,8 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes a vacant folder a layout. `oci-layout` comes last: by the specification it is what
-    /// makes a folder a layout, so a start that is cut short leaves none rather than half of one.
+    /// Creates the layout in a vacant folder. `oci-layout` comes last, because by the specification
+    /// it makes a folder a layout: an interrupted creation leaves no half of a layout.
     pub(crate) fn initialise(&self) -> Result<(), LayoutError> {
         let sha256 = self.blobs().join("sha256");
         fs::create_dir_all(&sha256).map_err(LayoutError::io("create", &sha256))?;
@@ -166,7 +265,7 @@ impl Layout {
         self.replace(&self.marker(), marker.as_bytes())
     }
 
-    /// Makes the names of all blobs outlive a power failure.
+    /// Makes the names of all blobs durable.
     pub(crate) fn sync_blobs(&self) -> Result<(), LayoutError> {
         for algorithm in ["sha256", "sha384", "sha512"] {
             let folder = self.blobs().join(algorithm);
@@ -177,11 +276,11 @@ impl Layout {
         sync_folder(&self.blobs())
     }
 
-    /// A file for a download, on the same file system as the blobs.
+    /// A temporary file for a download, on the same file system as the blobs.
     pub(crate) fn unfinished_file(&self) -> Result<NamedTempFile, LayoutError> {
         let folder = self.unfinished();
         let mut builder = tempfile::Builder::new();
-        // Blobs are for every reader of the layout; the umask still applies.
+        // Every user may read blobs; the umask still applies.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
         builder
@@ -189,7 +288,7 @@ impl Layout {
             .map_err(LayoutError::io("create a file in", &folder))
     }
 
-    /// Gives a whole and synced download its final name.
+    /// Gives a complete and synced download its final name.
     pub(crate) fn settle(&self, file: NamedTempFile, target: &Path) -> Result<(), LayoutError> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(LayoutError::io("create", parent))?;
@@ -199,7 +298,7 @@ impl Layout {
             .map_err(|error| LayoutError::io("rename to", target)(error.error))
     }
 
-    /// Replaces a file's content in one step that outlives a power failure.
+    /// Replaces a file atomically and durably.
     pub(crate) fn replace(&self, target: &Path, content: &[u8]) -> Result<(), LayoutError> {
         let mut file = self.unfinished_file()?;
         file.write_all(content)
@@ -212,13 +311,13 @@ impl Layout {
         }
     }
 
-    /// Whether a blob is there with that length. Content is verified before it gets its name, so
-    /// the length is enough to notice what was lost or cut since.
+    /// Whether a blob of that length is present. A blob is verified before it gets its name, so the
+    /// length is enough to notice loss and truncation.
     pub(crate) fn has(&self, digest: &Digest, size: u64) -> Result<bool, LayoutError> {
         Ok(self.size_of(digest)? == Some(size))
     }
 
-    /// The length of a blob; `None` when it is not there.
+    /// The length of a blob, or `None` if it is missing.
     pub(crate) fn size_of(&self, digest: &Digest) -> Result<Option<u64>, LayoutError> {
         let path = self.blob(digest);
         match fs::metadata(&path) {
@@ -229,7 +328,7 @@ impl Layout {
         }
     }
 
-    /// A short blob, verified; `None` when it is missing, too long or not what its name says.
+    /// A small blob, verified, or `None` if it is missing, too long or its digest does not match.
     pub(crate) fn read(
         &self,
         digest: &Digest,
@@ -250,7 +349,7 @@ impl Layout {
     }
 }
 
-/// The link to nothing that a missing path leads through, if one does: no folder can be created there.
+/// The dangling symbolic link in a missing path, if there is one. No folder can be created there.
 fn dangling_link(path: &Path) -> Option<PathBuf> {
     path.ancestors()
         .find(|part| part.symlink_metadata().is_ok())
@@ -258,9 +357,9 @@ fn dangling_link(path: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-/// Makes renames in a folder outlive a power failure.
+/// Makes renames in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), LayoutError> {
-    // What a relative path of one part is in.
+    // The parent of a relative path of one component.
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -277,13 +376,13 @@ mod tests {
 
     fn ready(folder: &Path) -> Layout {
         let layout = Layout::new(folder);
-        layout.create_corner().unwrap();
+        layout.create_own_folder().unwrap();
         layout.initialise().unwrap();
         layout
     }
 
     #[test]
-    fn a_folder_with_other_things_is_left_alone() {
+    fn a_folder_with_other_content_stays_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
         assert_eq!(layout.state().unwrap(), State::Vacant);
@@ -299,13 +398,13 @@ mod tests {
         fs::create_dir(store.path().join("blobs")).unwrap();
         assert!(
             Layout::new(store.path()).state().is_err(),
-            "blobs of somebody else's store"
+            "blobs of another tool's store"
         );
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_link_must_lead_somewhere() {
+    fn a_dangling_link_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let (link, target) = (folder.path().join("link"), folder.path().join("target"));
         std::os::unix::fs::symlink(&target, &link).unwrap();
@@ -325,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_cut_short_is_taken_up_again() {
+    fn an_interrupted_creation_is_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let layout = ready(folder.path());
         assert_eq!(layout.state().unwrap(), State::Ready);
@@ -351,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_only_what_its_name_says() {
+    fn reads_only_content_that_matches_its_digest() {
         let folder = tempfile::tempdir().unwrap();
         let layout = ready(folder.path());
         let digest = Digest::parse(&crate::registry::sha256(b"content")).unwrap();
@@ -363,5 +462,29 @@ mod tests {
         assert!(!layout.has(&digest, 8).unwrap());
         fs::write(layout.blob(&digest), b"c0ntent").unwrap();
         assert_eq!(layout.read(&digest, 100).unwrap(), None, "changed since");
+    }
+
+    #[test]
+    fn permanent_errors_are_not_retried() {
+        for (errno, expected) in [
+            (Errno::ACCESS, Reason::StoreUnusable),
+            (Errno::PERM, Reason::StoreUnusable),
+            (Errno::ROFS, Reason::StoreUnusable),
+            (Errno::NOTDIR, Reason::StoreUnusable),
+            (Errno::ISDIR, Reason::StoreUnusable),
+            (Errno::EXIST, Reason::StoreUnusable),
+            (Errno::LOOP, Reason::StoreUnusable),
+            (Errno::NAMETOOLONG, Reason::StoreUnusable),
+            (Errno::XDEV, Reason::StoreUnusable),
+            (Errno::NOSPC, Reason::DiskFull),
+            (Errno::DQUOT, Reason::DiskFull),
+            (Errno::NOENT, Reason::Unknown),
+            (Errno::IO, Reason::Unknown),
+            (Errno::MFILE, Reason::Unknown),
+        ] {
+            let error = LayoutError::io("write", Path::new("/images/x"))(errno.into());
+            assert_eq!(error.reason(), expected, "{error}");
+            assert!(error.to_string().contains("/images/x"), "{error}");
+        }
     }
 }

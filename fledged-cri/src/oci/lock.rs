@@ -1,35 +1,34 @@
-//! One writing process at a time.
+//! The lock that admits one writing process at a time.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
-use tokio::sync::Mutex;
+use fledged_core::model::Digest;
 
-use super::LayoutError;
-use super::layout::{Layout, State};
-use super::written::Written;
+use super::layout::{Layout, LayoutError, State};
 
-/// How often a process that waits tries again. Pulls take seconds; a tenth is not felt.
+/// How often a waiting process retries. Pulls take seconds, so a tenth does not matter.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
-/// Proof that this process is the writer. Everything that changes the layout holds one, also what
-/// outlives its caller; the last one to be dropped lets other processes in.
+/// Proof that this process holds the lock. Every task that changes the layout holds a clone, also one
+/// that outlives its caller. The lock is released when the last clone is dropped.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// What was written and is not needed yet, also by earlier writers of this process.
+    /// Blobs without an entry that this process has written, now or under an earlier lock.
     pub(crate) written: Written,
-    /// Closing it releases the lock, also when the process is killed.
+    /// Closing it releases the lock, also if the process is killed.
     _file: File,
 }
 
-/// Where a [`Writer`] comes from.
+/// The lock, from which a [`Writer`] is acquired.
 #[derive(Debug)]
 pub(crate) struct WriterLock {
     layout: Layout,
-    current: Mutex<Weak<Writer>>,
+    current: tokio::sync::Mutex<Weak<Writer>>,
     written: Written,
 }
 
@@ -37,21 +36,21 @@ impl WriterLock {
     pub(crate) fn new(layout: Layout) -> Self {
         Self {
             layout,
-            current: Mutex::new(Weak::new()),
+            current: tokio::sync::Mutex::new(Weak::new()),
             written: Written::default(),
         }
     }
 
-    /// Becomes the writer, or joins those of this process who are; waits for other processes.
+    /// Acquires the lock, or shares it with other tasks of this process. Waits for other processes.
     ///
-    /// The first one makes the folder a layout, where it is not one yet, and sweeps what writers
-    /// that died left unfinished: nobody else can be at work then.
+    /// The first holder creates the layout if the folder is empty, and deletes unfinished downloads:
+    /// no other writer exists then.
     pub(crate) async fn acquire(&self) -> Result<Arc<Writer>, Failure> {
         let mut current = self.current.lock().await;
         if let Some(writer) = current.upgrade() {
             return Ok(writer);
         }
-        let mut told = false;
+        let mut logged = false;
         loop {
             let layout = self.layout.clone();
             let attempt = tokio::task::spawn_blocking(move || attempt(&layout)).await;
@@ -65,27 +64,28 @@ impl WriterLock {
                 *current = Arc::downgrade(&writer);
                 return Ok(writer);
             }
-            if !told {
-                tracing::info!(layout = %self.layout.root().display(), "waiting for another process that writes to this layout");
-                told = true;
+            if !logged {
+                tracing::info!(layout = %self.layout.root().display(), "waiting for the layout's lock, which another process holds");
+                logged = true;
             }
             tokio::time::sleep(RETRY_EVERY).await;
         }
     }
 
-    /// Sweeps what writers that died left unfinished, unless one is at work.
+    /// Deletes the unfinished downloads of processes that died, unless a writer holds the lock.
     pub(crate) fn sweep(&self) -> Result<(), LayoutError> {
-        if self.layout.corner().is_dir() {
+        if self.layout.own_folder().is_dir() {
             attempt(&self.layout)?;
         }
         Ok(())
     }
 }
 
-/// The lock, held until the file is closed; `None` when another process has it.
+/// Takes the lock, which is held until the file is closed, or returns `None` if another process holds
+/// it.
 fn attempt(layout: &Layout) -> Result<Option<File>, LayoutError> {
     let state = layout.state()?;
-    layout.create_corner()?;
+    layout.create_own_folder()?;
     let path = layout.lock_file();
     let file = File::options()
         .create(true)
@@ -109,9 +109,38 @@ fn sweep(folder: PathBuf) -> Result<(), LayoutError> {
     for entry in fs::read_dir(&folder).map_err(LayoutError::io("read", &folder))? {
         let path = entry.map_err(LayoutError::io("read", &folder))?.path();
         fs::remove_file(&path).map_err(LayoutError::io("remove", &path))?;
-        tracing::debug!(path = %path.display(), "removed an unfinished download");
+        tracing::debug!(path = %path.display(), "unfinished download deleted");
     }
     Ok(())
+}
+
+/// Blobs that this process has written and no entry needs yet. They may be deleted when their pull
+/// fails, unlike blobs whose entry another tool is about to write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Written(Arc<Mutex<BTreeSet<Digest>>>);
+
+impl Written {
+    /// Records a written blob.
+    pub(crate) fn add(&self, digest: &Digest) {
+        self.digests().insert(digest.clone());
+    }
+
+    /// Drops blobs that an entry needs now, or that are deleted.
+    pub(crate) fn forget<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
+        let mut held = self.digests();
+        for digest in digests {
+            held.remove(digest);
+        }
+    }
+
+    /// All recorded blobs.
+    pub(crate) fn all(&self) -> BTreeSet<Digest> {
+        self.digests().clone()
+    }
+
+    fn digests(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -123,25 +152,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_process_shares_it_another_waits() {
+    async fn a_process_shares_the_lock_and_another_waits() {
         let folder = tempfile::tempdir().unwrap();
-        // Two of these are two processes as far as the lock can tell: each opens the file itself.
+        // Each of these opens the file itself, as two processes would.
         let (ours, theirs) = (lock_on(folder.path()), lock_on(folder.path()));
         let first = ours.acquire().await.unwrap();
         let second = ours.acquire().await.unwrap();
         assert!(Arc::ptr_eq(&first, &second));
 
         let layout = Layout::new(folder.path());
-        assert!(attempt(&layout).unwrap().is_none(), "it is taken");
+        assert!(attempt(&layout).unwrap().is_none(), "the lock is held");
         let waiting = tokio::spawn(async move { theirs.acquire().await.map(drop) });
         drop(first);
-        assert!(attempt(&layout).unwrap().is_none(), "one still writes");
+        assert!(attempt(&layout).unwrap().is_none(), "one writer is left");
         drop(second);
         waiting.await.unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn the_next_writer_sweeps_what_was_left_unfinished() {
+    async fn the_next_writer_deletes_unfinished_downloads() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
         let writer = lock_on(folder.path()).acquire().await.unwrap();
@@ -149,7 +178,10 @@ mod tests {
         fs::write(&left, "half").unwrap();
         let other = lock_on(folder.path());
         other.sweep().unwrap();
-        assert!(left.exists(), "a writer is at work, it may be its file");
+        assert!(
+            left.exists(),
+            "a writer holds the lock, the file may be its own"
+        );
         drop(writer);
         other.sweep().unwrap();
         assert!(!left.exists());

@@ -1,59 +1,56 @@
-//! An OCI image layout on disk as an image runtime: no daemon, no root, nothing but a folder.
+//! An OCI image layout in a folder as an image runtime: no daemon, no root.
 //!
-//! # What is on disk
+//! # On disk
 //!
 //! The layout of the OCI image specification 1.1 (`oci-layout`, `index.json`,
-//! `blobs/<algorithm>/<hex>`), and beside it `.fledged/` with a lock file and unfinished downloads.
+//! `blobs/<algorithm>/<hex>`), and `.fledged/` with a lock file and unfinished downloads.
 //!
-//! - One entry of `index.json` for every reference. Both `org.opencontainers.image.ref.name` and
-//!   `io.containerd.image.name` hold the normalised reference, so `skopeo inspect
+//! - `index.json` has one entry for every reference. Both `org.opencontainers.image.ref.name` and
+//!   `io.containerd.image.name` hold the normalised reference, so that `skopeo inspect
 //!   oci:DIR:docker.io/library/nginx:latest` and `ctr image import` find it by its full name.
-//! - An entry points at what the registry has under the reference: for an image of several
-//!   platforms at the index, byte for byte, although only this platform's content is present (the
-//!   specification allows that; containerd does the same). So digests hold, and a reference by
-//!   digest of the index is found again.
-//! - Docker schema 2 manifests are kept as they are, for the same reason. skopeo before 1.10 finds
-//!   those only when they are the only entry.
-//! - Entries that others wrote are kept, with everything they reach. An entry is ours when each name
-//!   it has is the same full, normalised reference; a tag that another tool adds to one of our images
-//!   is that tool's, and keeps the blobs when our reference is removed.
-//! - Tools that want every platform of an index to be present refuse such a layout: `umoci gc` fails
-//!   on it. Nothing needs it here: what no entry reaches is deleted with the entry that reached it.
+//! - An entry points at the manifest that the registry serves under the reference. For an image of
+//!   several platforms that is the index, byte for byte, although only one platform's content is
+//!   present (the specification allows that; containerd does the same). Digests therefore stay the
+//!   same, and a reference by the digest of the index is found again.
+//! - Docker schema 2 manifests are stored unchanged, for the same reason. skopeo before 1.10 finds
+//!   them only if they are the only entry.
+//! - Entries of other tools are kept, with everything they reach. An entry belongs to fledged if all
+//!   its names are the same full, normalised reference. A tag that another tool adds to an image of
+//!   fledged belongs to that tool, and keeps the blobs when fledged's reference is removed.
+//! - Tools that expect every platform of an index to be present reject such a layout: `umoci gc` fails
+//!   on it. It is not needed: a removal deletes the blobs that no other entry reaches.
 //!
-//! # What holds at every moment
+//! # Guarantees
 //!
-//! - A blob has its final name only when it is whole, on disk, and its digest verified; an entry is written
-//!   only after everything it needs; a blob is deleted only after the last entry that needs it. So
-//!   `kill -9` at any point leaves a valid layout. Unfinished downloads are swept by the next
-//!   writer.
+//! - A blob gets its final name only when it is complete, synced to disk and its digest verified. An
+//!   entry is written only after everything it needs. A blob is deleted only after the last entry
+//!   that needs it. `kill -9` at any point therefore leaves a valid layout. The next writer deletes
+//!   unfinished downloads.
 //! - Digests are verified when content is fetched. After that, layers and configurations count as
-//!   present by their length, without being read again: what is lost or cut is noticed and fetched
-//!   anew, bits that flip on the disk are not. Manifests are verified whenever they are read.
-//! - One process of ours writes at a time, by a lock on `.fledged/lock` that it holds while it pulls
-//!   or removes; others wait. Reading needs no lock.
+//!   present if their length is right; they are not read again. Lost or truncated blobs are noticed
+//!   and fetched again, flipped bits are not. Manifests are verified on every read.
+//! - One fledged process writes at a time. It holds a lock on `.fledged/lock` while it pulls or
+//!   removes; other processes wait. Reading needs no lock.
 //!
-//! # What does not hold
+//! # Limits
 //!
-//! Other tools neither take that lock nor heed it, and `index.json` has no lock of its own. Where one
-//! of them (`skopeo copy`, `umoci`) writes to the layout while an image is pulled or removed here,
-//! whoever replaces `index.json` last wins, and the entry that the other one added meanwhile is lost.
-//! Blobs whose entry is still to come are kept for a day, on a full disk for half an hour; but one
-//! that such a tool found here and did not copy itself goes with the last entry that needs it.
+//! Other tools do not use that lock, and `index.json` has no lock of its own. If another tool (`skopeo
+//! copy`, `umoci`) writes to the layout during a pull or a removal, the last writer of `index.json`
+//! wins, and the other's new entry is lost. Blobs without an entry are kept for a day, on a full disk
+//! for half an hour. A blob that such a tool reuses instead of copying is deleted with the last entry
+//! that needs it.
 
-mod blobs;
 mod collect;
-mod error;
+mod download;
 mod index;
-mod ingest;
 mod inventory;
 mod layout;
 mod lock;
-mod meter;
-mod pins;
 mod pull;
 mod runtime;
 mod store;
-mod written;
 
-pub use error::LayoutError;
-pub use runtime::{OciLayoutOptions, OciLayoutRuntime, OpenError};
+#[doc(hidden)]
+pub use crate::OpenError;
+pub use layout::LayoutError;
+pub use runtime::{OciLayoutOptions, OciLayoutRuntime};

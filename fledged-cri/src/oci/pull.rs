@@ -1,4 +1,4 @@
-//! One pull: from a reference to an entry of the index with everything behind it.
+//! One pull: from a reference to an entry of the index and all its blobs.
 
 use std::sync::Arc;
 
@@ -9,20 +9,19 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::blobs::fetch;
-use super::collect::{GRACE_OF_OTHERS, collect};
+use super::collect::{GRACE_OF_OTHERS, PinSet, collect};
+use super::download::{Meter, fetch};
 use super::index::{Index, Target};
 use super::inventory;
 use super::lock::Writer;
-use super::meter::Meter;
-use super::pins::PinSet;
-use super::store::Store;
-use crate::registry::probe::{no_platform, resolve};
-use crate::registry::{Blob, Fetched, ImageManifest, MANIFEST_MAX, Session, config_platform};
+use super::store::{Store, blocking};
+use crate::registry::{
+    Blob, Fetched, ImageManifest, MANIFEST_MAX, Session, config_platform, no_platform, resolve,
+};
 
-/// What the parts of one pull share.
+/// The state of one pull.
 struct Pull {
-    inner: Arc<Store>,
+    store: Arc<Store>,
     image: ImageRef,
     session: Session,
     meter: Meter,
@@ -32,18 +31,18 @@ struct Pull {
     threads: TaskTracker,
 }
 
-/// Pulls one image. Dropping the future leaves the layout valid, and finished blobs for the next
+/// Pulls one image. Dropping the future leaves the layout valid; finished blobs stay for the next
 /// attempt.
-pub(crate) async fn pull(inner: Arc<Store>, request: PullRequest) -> Result<RuntimeImage, Failure> {
-    let writer = inner.lock.acquire().await?;
+pub(crate) async fn pull(store: Arc<Store>, request: PullRequest) -> Result<RuntimeImage, Failure> {
+    let writer = store.lock.acquire().await?;
     let pull = Arc::new(Pull {
-        session: inner.registry.session(&request.image, request.auth),
+        session: Session::new(store.registry.clone(), &request.image, request.auth),
         meter: Meter::new(request.progress),
-        pins: inner.pins.hold(),
-        slots: Semaphore::new(inner.parallel_layers.get()),
+        pins: store.pins.hold(),
+        slots: Semaphore::new(store.parallel_layers.get()),
         threads: TaskTracker::new(),
         image: request.image,
-        inner,
+        store,
         writer,
     });
     let result = Arc::clone(&pull).run().await;
@@ -58,7 +57,7 @@ pub(crate) async fn pull(inner: Arc<Store>, request: PullRequest) -> Result<Runt
 impl Pull {
     async fn run(self: Arc<Self>) -> Result<RuntimeImage, Failure> {
         let root = self.root().await?;
-        let resolved = resolve(root, &self.inner.platform, |digest| self.manifest(digest)).await?;
+        let resolved = resolve(root, &self.store.platform, |digest| self.manifest(digest)).await?;
         if resolved.chain.len() == 1 {
             self.check_platform(&resolved.image).await?;
         }
@@ -66,18 +65,18 @@ impl Pull {
         self.commit(resolved.chain).await
     }
 
-    /// The manifest of the reference. What is here already is not read again when the registry
-    /// says that it is still the one.
+    /// The manifest of the reference. A manifest on disk is not fetched again if the registry states
+    /// the same digest.
     async fn root(&self) -> Result<Fetched, Failure> {
-        let (image, inner) = (self.image.clone(), Arc::clone(&self.inner));
+        let (image, store) = (self.image.clone(), Arc::clone(&self.store));
         let held = blocking(move || {
-            let target = Index::load(&inner.layout)?.get(&image);
+            let target = Index::load(&store.layout)?.get(&image);
             let (digest, media_type) = match (&target, image.digest()) {
                 (Some(target), _) => (&target.digest, Some(target.media_type.as_str())),
                 (None, Some(digest)) => (digest, None),
                 (None, None) => return Ok(None),
             };
-            Ok(inventory::manifest(&inner.layout, digest, media_type)?)
+            Ok(inventory::manifest(&store.layout, digest, media_type)?)
         })
         .await?;
         if let Some(held) = held {
@@ -95,9 +94,9 @@ impl Pull {
                 {
                     return Err(failure);
                 }
-                // Some registries know no HEAD; reading decides.
+                // Some registries do not serve HEAD; a GET decides.
                 Err(failure) => {
-                    tracing::debug!(image = %self.image, %failure, "HEAD refused");
+                    tracing::debug!(image = %self.image, %failure, "manifest HEAD refused");
                 }
             }
         }
@@ -108,37 +107,37 @@ impl Pull {
 
     async fn manifest(&self, digest: Digest) -> Result<Fetched, Failure> {
         self.pins.add(&digest);
-        let (inner, wanted) = (Arc::clone(&self.inner), digest.clone());
-        let held = blocking(move || Ok(inventory::manifest(&inner.layout, &wanted, None)?)).await?;
+        let (store, wanted) = (Arc::clone(&self.store), digest.clone());
+        let held = blocking(move || Ok(inventory::manifest(&store.layout, &wanted, None)?)).await?;
         match held {
             Some(held) => Ok(held),
             None => self.session.manifest_by_digest(&digest).await,
         }
     }
 
-    /// An image without an index says in its configuration what it is for.
+    /// Without an index, the configuration names the platform.
     async fn check_platform(self: &Arc<Self>, image: &ImageManifest) -> Result<(), Failure> {
         let config = &image.config;
         if config.size > MANIFEST_MAX as u64 {
             return Ok(());
         }
         self.fetch_one(config).await?;
-        let (inner, digest) = (Arc::clone(&self.inner), config.digest.clone());
-        let bytes = blocking(move || Ok(inner.layout.read(&digest, MANIFEST_MAX)?)).await?;
+        let (store, digest) = (Arc::clone(&self.store), config.digest.clone());
+        let bytes = blocking(move || Ok(store.layout.read(&digest, MANIFEST_MAX)?)).await?;
         match bytes.as_deref().and_then(config_platform) {
-            Some(only) if self.inner.platform.rank_of(&only).is_none() => {
-                Err(no_platform(&self.inner.platform, &[only]))
+            Some(only) if self.store.platform.rank_of(&only).is_none() => {
+                Err(no_platform(&self.store.platform, &[only]))
             }
             _ => Ok(()),
         }
     }
 
-    /// Makes sure that every blob of the image is there. The first failure ends the others.
+    /// Fetches every missing blob of the image. The first failure aborts the others.
     async fn fetch_all(self: &Arc<Self>, image: &ImageManifest) -> Result<(), Failure> {
         let mut blobs: Vec<Blob> = image.blobs().into_iter().cloned().collect();
-        // The largest first: a long download must not be left for the end, alone.
+        // The largest first, so that no long download remains alone at the end.
         blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
-        // Aborts what still runs when it is dropped.
+        // Aborts the downloads when it is dropped.
         let mut downloads = JoinSet::new();
         for blob in blobs {
             let pull = Arc::clone(self);
@@ -148,7 +147,7 @@ impl Pull {
             let ended =
                 ended.unwrap_or_else(|error| Err(Failure::new(Reason::Unknown, error.to_string())));
             if let Err(failure) = ended {
-                // Waits, so that nothing of this pull is at work any more when it has failed.
+                // Waits, so that no part of a failed pull still runs after it returns.
                 downloads.shutdown().await;
                 self.threads.close();
                 self.threads.wait().await;
@@ -159,9 +158,9 @@ impl Pull {
     }
 
     async fn fetch_one(&self, blob: &Blob) -> Result<(), Failure> {
-        let inner = &self.inner;
+        let store = &self.store;
         self.pins.add(&blob.digest);
-        if inner.layout.has(&blob.digest, blob.size)? {
+        if store.layout.has(&blob.digest, blob.size)? {
             return Ok(());
         }
         self.meter.expect(blob.size);
@@ -171,8 +170,8 @@ impl Pull {
             .await
             .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
         fetch(
-            &inner.layout,
-            &inner.flights,
+            &store.layout,
+            &store.flights,
             &self.session,
             blob,
             &self.meter,
@@ -182,11 +181,11 @@ impl Pull {
         .await
     }
 
-    /// Writes the manifests and, after everything else, the entry.
+    /// Writes the manifests and, last of all, the entry.
     async fn commit(self: Arc<Self>, chain: Vec<Fetched>) -> Result<RuntimeImage, Failure> {
         blocking(move || {
-            let (inner, image) = (&self.inner, &self.image);
-            let layout = &inner.layout;
+            let (store, image) = (&self.store, &self.image);
+            let layout = &store.layout;
             for fetched in &chain {
                 if layout.read(&fetched.digest, MANIFEST_MAX)?.is_none() {
                     self.writer.written.add(&fetched.digest);
@@ -194,7 +193,7 @@ impl Pull {
                 }
             }
             let Some(root) = chain.first() else {
-                return Err(Failure::new(Reason::Unknown, "nothing was resolved"));
+                return Err(Failure::new(Reason::Unknown, "the image has no manifest"));
             };
             let target = Target {
                 digest: root.digest.clone(),
@@ -202,52 +201,43 @@ impl Pull {
                 size: root.bytes.len() as u64,
             };
             {
-                let _gate = inner.index_gate();
+                let _gate = store.index_gate();
                 let mut index = Index::load(layout)?;
-                // Also when the entry stays as it is: blobs may have been lost and fetched again.
+                // Also if the entry does not change: lost blobs may have been fetched again.
                 layout.sync_blobs()?;
                 if index.get(image).as_ref() != Some(&target) {
                     let before = index.set(image, &target);
                     index.store(layout)?;
                     if let Some(before) = before {
-                        inner.collect_after(&index, before.digest);
+                        store.collect_after(&index, before.digest);
                     }
                 }
                 let blobs = self.pins.digests();
                 self.writer.written.forget(&blobs);
             }
-            inventory::lookup(layout, &inner.platform, image)?
+            inventory::lookup(layout, &store.platform, image)?
                 .ok_or_else(|| Failure::new(Reason::Evicted, "a blob was deleted during the pull"))
         })
         .await
     }
 
-    /// Deletes what failed pulls left, this one included: on a full disk others need the room more.
-    /// Young blobs that this process did not write may be of a copy that another tool makes.
+    /// Deletes the blobs of failed pulls, this one included, to free a full disk. Recent blobs that
+    /// this process did not write stay; another tool may be copying them.
     async fn make_room(self: Arc<Self>) {
         let made = blocking(move || {
-            let inner = &self.inner;
+            let store = &self.store;
             self.pins.release();
-            let _gate = inner.index_gate();
-            let index = Index::load(&inner.layout)?;
+            let _gate = store.index_gate();
+            let index = Index::load(&store.layout)?;
             let ours = self.writer.written.all();
-            collect(&inner.layout, &index, &inner.pins, &ours, GRACE_OF_OTHERS)?;
-            let gone = ours.iter().filter(|blob| !inner.layout.blob(blob).exists());
+            collect(&store.layout, &index, &store.pins, &ours, GRACE_OF_OTHERS)?;
+            let gone = ours.iter().filter(|blob| !store.layout.blob(blob).exists());
             self.writer.written.forget(gone);
             Ok(())
         })
         .await;
         if let Err(failure) = made {
-            tracing::warn!(%failure, "cannot make room on a full disk");
+            tracing::warn!(%failure, "disk full, unused blobs not deleted");
         }
     }
-}
-
-/// Runs file-system work off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?
 }

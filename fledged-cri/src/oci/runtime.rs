@@ -1,4 +1,4 @@
-//! The image layout as an [`ImageRuntime`].
+//! The port [`ImageRuntime`] for an image layout.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -6,58 +6,48 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, ImageRef};
+use fledged_core::model::ImageRef;
 use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::LayoutError;
-use super::collect::present;
-use super::index::Index;
 use super::inventory;
-use super::layout::{LAYOUT_VERSION, Layout, State};
+use super::layout::{LAYOUT_VERSION, Layout, LayoutError, State};
 use super::lock::WriterLock;
-use super::pull::{blocking, pull};
-use super::store::Store;
+use super::pull::pull;
+use super::store::{Store, blocking};
 use crate::registry::{Platform, Registry, RegistryOptions};
 
-/// Layers of one image that are fetched at once: what containerd and Docker default to. One
-/// connection rarely fills a link; many take it from everybody else on the node.
+/// Layers of one image that are fetched in parallel: the default of containerd and Docker. One
+/// connection rarely fills a link; many take bandwidth from everything else on the node.
 const PARALLEL_LAYERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 
-/// How an [`OciLayoutRuntime`] works.
+/// Options of an [`OciLayoutRuntime`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct OciLayoutOptions {
-    /// Which platform's images are kept.
+    /// The platform whose images are pulled.
     pub platform: Platform,
     /// How registries are reached.
     pub registry: RegistryOptions,
-    /// How many layers of one image are fetched at once.
+    /// How many layers of one image are fetched in parallel.
     pub parallel_layers: NonZeroUsize,
 }
 
 impl OciLayoutOptions {
-    /// With images of another platform.
+    /// Sets [`platform`](Self::platform).
     #[must_use]
     pub fn with_platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
         self
     }
 
-    /// With registries reached in another way.
+    /// Sets [`registry`](Self::registry).
     #[must_use]
     pub fn with_registry(mut self, options: RegistryOptions) -> Self {
         self.registry = options;
-        self
-    }
-
-    /// With another number of layers of one image at once.
-    #[must_use]
-    pub fn with_parallel_layers(mut self, layers: NonZeroUsize) -> Self {
-        self.parallel_layers = layers;
         self
     }
 }
@@ -73,66 +63,54 @@ impl Default for OciLayoutOptions {
     }
 }
 
-/// An OCI image layout (image specification 1.1) that images are pulled into.
+/// An OCI image layout (image specification 1.1) into which images are pulled.
 ///
-/// What is on disk and what holds at every moment is told by the [module](crate::oci). Needs a
-/// tokio runtime. Nobody starts containers from a layout, so no image is ever in use.
+/// [`oci`](crate::oci) documents the files and their guarantees. Needs a tokio runtime. No container
+/// runs from a layout, so no image is ever in use.
 #[derive(Debug, Clone)]
 pub struct OciLayoutRuntime {
-    inner: Arc<Store>,
-}
-
-/// Why a layout could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The folder.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// The way to registries.
-    #[error(transparent)]
-    Registry(#[from] Failure),
+    store: Arc<Store>,
 }
 
 impl OciLayoutRuntime {
-    /// Opens the layout in `folder`. One that is missing or empty becomes a layout with the first
-    /// pull; until then nothing is created. Downloads that a process left unfinished are swept.
+    /// Opens the layout in `folder`. The first pull creates a missing layout. Unfinished downloads of
+    /// processes that died are deleted.
     ///
     /// # Errors
     ///
-    /// [`OpenError::Layout`] for a folder that holds something else, a layout of another version,
-    /// or one that cannot be read; [`OpenError::Registry`] when this machine's certificates cannot
-    /// be read.
-    pub fn open(folder: impl AsRef<Path>, options: OciLayoutOptions) -> Result<Self, OpenError> {
+    /// [`LayoutError`] if the folder holds something else or a layout of another version, or cannot
+    /// be read, or if this machine's certificates cannot be read.
+    pub fn open(folder: impl AsRef<Path>, options: OciLayoutOptions) -> Result<Self, LayoutError> {
         let layout = Layout::new(folder.as_ref());
         let lock = WriterLock::new(layout.clone());
         if layout.state()? == State::Ready
             && let Err(error) = lock.sweep()
         {
-            // Reading is possible all the same; who cannot write is told when writing.
-            tracing::debug!(%error, "unfinished downloads are not swept");
+            // A read-only layout can be read. A pull into it fails with this error.
+            tracing::debug!(%error, "unfinished downloads not deleted");
         }
+        let registry = Registry::new(options.registry).map_err(LayoutError::Registry)?;
         Ok(Self {
-            inner: Arc::new(Store::new(
+            store: Arc::new(Store::new(
                 layout,
                 lock,
-                Registry::new(options.registry)?,
+                registry,
                 options.platform,
                 options.parallel_layers,
             )),
         })
     }
 
-    /// The folder.
+    /// The folder of the layout.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        self.inner.layout.root()
+        self.store.layout.root()
     }
 
-    /// The way to registries that pulls use.
+    /// The registry client that pulls use.
     #[must_use]
     pub fn registry(&self) -> &Registry {
-        &self.inner.registry
+        &self.store.registry
     }
 }
 
@@ -148,83 +126,33 @@ impl ImageRuntime for OciLayoutRuntime {
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || Ok(inventory::list(&inner.layout, &inner.platform)?)).await
+        let store = Arc::clone(&self.store);
+        blocking(move || Ok(inventory::list(&store.layout, &store.platform)?)).await
     }
 
     async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
-        let (inner, wanted) = (Arc::clone(&self.inner), image.clone());
-        blocking(move || Ok(inventory::lookup(&inner.layout, &inner.platform, &wanted)?)).await
+        let (store, wanted) = (Arc::clone(&self.store), image.clone());
+        blocking(move || Ok(inventory::lookup(&store.layout, &store.platform, &wanted)?)).await
     }
 
     async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
         Ok(Vec::new())
     }
 
-    /// See [`ImageRuntime::pull`]. Runs on a task of its own, so that the caller's one is free;
-    /// dropping the future ends it.
+    /// See [`ImageRuntime::pull`]. The pull runs on its own task, which dropping the future aborts.
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
-        let task = tokio::spawn(pull(Arc::clone(&self.inner), request));
+        let task = tokio::spawn(pull(Arc::clone(&self.store), request));
         AbortOnDropHandle::new(task)
             .await
             .unwrap_or_else(|error| Err(Failure::new(Reason::Unknown, error.to_string())))
     }
 
     async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
-        remove(Arc::clone(&self.inner), image.clone()).await
+        Arc::clone(&self.store).remove(image.clone()).await
     }
 
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || Ok(vec![usage(&inner.layout)?])).await
+        let store = Arc::clone(&self.store);
+        blocking(move || Ok(vec![store.usage()?])).await
     }
-}
-
-async fn remove(inner: Arc<Store>, image: ImageRef) -> Result<Removal, Failure> {
-    // A folder that is no layout yet must not become one by this.
-    let (seen, wanted) = (Arc::clone(&inner), image.clone());
-    let there = blocking(move || Ok(Index::load(&seen.layout)?.get(&wanted).is_some())).await?;
-    if !there {
-        return Ok(Removal::Absent);
-    }
-    let writer = inner.lock.acquire().await?;
-    blocking(move || {
-        let _writer = writer;
-        let _gate = inner.index_gate();
-        let mut index = Index::load(&inner.layout)?;
-        let Some(before) = index.remove(&image) else {
-            return Ok(Removal::Absent);
-        };
-        // The entry goes first: a blob may be there without an entry, never the other way round.
-        index.store(&inner.layout)?;
-        inner.collect_after(&index, before.digest);
-        Ok(Removal::Removed)
-    })
-    .await
-}
-
-fn usage(layout: &Layout) -> Result<FilesystemUsage, LayoutError> {
-    let used = present(layout)?
-        .iter()
-        .map(|(_, metadata)| ByteSize::new(metadata.len()))
-        .sum();
-    // A folder that is still to be created will be on its nearest ancestor's file system.
-    let existing = layout
-        .root()
-        .ancestors()
-        .map(|path| {
-            if path.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                path
-            }
-        })
-        .find(|path| path.exists())
-        .unwrap_or_else(|| Path::new("/"));
-    let figures = rustix::fs::statvfs(existing)
-        .map_err(|error| LayoutError::io("measure", existing)(error.into()))?;
-    // What an ordinary user may still write, without the blocks kept for root.
-    let available = ByteSize::new(figures.f_bavail.saturating_mul(figures.f_frsize));
-    let path = layout.root().display().to_string();
-    Ok(FilesystemUsage::new(path, used).with_available(available))
 }

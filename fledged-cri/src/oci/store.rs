@@ -1,33 +1,35 @@
-//! One layout, and what all calls on it share.
+//! One layout on disk, with the state that all calls on it share.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fledged_core::model::Digest;
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::port::{FilesystemUsage, Removal};
 
-use super::blobs::Flights;
-use super::collect::{GRACE, collect, reachable};
+use super::collect::{GRACE, Pins, collect, present, reachable};
+use super::download::Flights;
 use super::index::Index;
-use super::layout::Layout;
+use super::layout::{Layout, LayoutError};
 use super::lock::WriterLock;
-use super::pins::Pins;
 use crate::registry::{Platform, Registry};
 
-/// A layout on disk, and what all calls on it share.
+/// A layout on disk, with the state that all calls on it share.
 #[derive(Debug)]
-pub(crate) struct Store {
-    pub(crate) layout: Layout,
-    pub(crate) platform: Platform,
-    pub(crate) parallel_layers: NonZeroUsize,
-    pub(crate) registry: Registry,
-    pub(crate) lock: WriterLock,
-    pub(crate) pins: Pins,
-    pub(crate) flights: Flights,
+pub(super) struct Store {
+    pub(super) layout: Layout,
+    pub(super) platform: Platform,
+    pub(super) parallel_layers: NonZeroUsize,
+    pub(super) registry: Registry,
+    pub(super) lock: WriterLock,
+    pub(super) pins: Pins,
+    pub(super) flights: Flights,
     gate: Mutex<()>,
 }
 
 impl Store {
-    pub(crate) fn new(
+    pub(super) fn new(
         layout: Layout,
         lock: WriterLock,
         registry: Registry,
@@ -46,19 +48,80 @@ impl Store {
         }
     }
 
-    /// Held from reading the index to having replaced it, and while blobs are collected.
-    pub(crate) fn index_gate(&self) -> MutexGuard<'_, ()> {
+    /// Held from reading the index until it is replaced, and while blobs are collected.
+    pub(super) fn index_gate(&self) -> MutexGuard<'_, ()> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Collects what `removed` reached and nothing else does, and leftovers past their grace. The
-    /// index was replaced already, so a blob that cannot be deleted now costs room and nothing
-    /// else; the next collection tries again.
-    pub(crate) fn collect_after(&self, index: &Index, removed: Digest) {
+    /// Removes one reference, and the blobs that no other entry reaches.
+    pub(super) async fn remove(self: Arc<Self>, image: ImageRef) -> Result<Removal, Failure> {
+        // Reads first: a removal must not turn an empty folder into a layout.
+        let (store, wanted) = (Arc::clone(&self), image.clone());
+        let has_entry = move || Ok(Index::load(&store.layout)?.get(&wanted).is_some());
+        if !blocking(has_entry).await? {
+            return Ok(Removal::Absent);
+        }
+        let writer = self.lock.acquire().await?;
+        blocking(move || {
+            let _writer = writer;
+            let _gate = self.index_gate();
+            let mut index = Index::load(&self.layout)?;
+            let Some(before) = index.remove(&image) else {
+                return Ok(Removal::Absent);
+            };
+            // The entry first: a blob without an entry is valid, an entry without its blob is not.
+            index.store(&self.layout)?;
+            self.collect_after(&index, before.digest);
+            Ok(Removal::Removed)
+        })
+        .await
+    }
+
+    /// Deletes the blobs that only `removed` reached, and unreachable ones that are older than
+    /// [`GRACE`]. The index is already replaced, so a blob that cannot be deleted costs only space;
+    /// the next collection tries again.
+    pub(super) fn collect_after(&self, index: &Index, removed: Digest) {
         let collected = reachable(&self.layout, [removed])
             .and_then(|doomed| collect(&self.layout, index, &self.pins, &doomed, GRACE));
         if let Err(error) = collected {
-            tracing::warn!(%error, "not everything that is needed no more could be deleted");
+            tracing::warn!(%error, "unused blobs not deleted");
         }
     }
+
+    /// The bytes of all blobs, and the free space of the file system.
+    pub(super) fn usage(&self) -> Result<FilesystemUsage, LayoutError> {
+        let used = present(&self.layout)?
+            .iter()
+            .map(|(_, metadata)| ByteSize::new(metadata.len()))
+            .sum();
+        // A missing folder will be created on the file system of its nearest ancestor.
+        let existing = self
+            .layout
+            .root()
+            .ancestors()
+            .map(|path| {
+                if path.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    path
+                }
+            })
+            .find(|path| path.exists())
+            .unwrap_or_else(|| Path::new("/"));
+        let stat = rustix::fs::statvfs(existing)
+            .map_err(|error| LayoutError::io("measure", existing)(error.into()))?;
+        // Without the blocks that are reserved for root.
+        let available = ByteSize::new(stat.f_bavail.saturating_mul(stat.f_frsize));
+        let path = self.layout.root().display().to_string();
+        Ok(FilesystemUsage::new(path, used).with_available(available))
+    }
+}
+
+/// Runs file-system work on a blocking thread.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?
 }

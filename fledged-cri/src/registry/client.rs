@@ -1,47 +1,47 @@
-//! The way to all registries: one HTTP client, and which registries speak plain HTTP.
+//! The HTTP client for registries: proxies, plain HTTP, timeouts, and the failures of its requests.
 
+use std::error::Error;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
-use fledged_core::port::RegistryAuth;
-use oci_client::client::{ClientConfig, ClientProtocol};
+use jiff::Timestamp;
+use reqwest::Response;
+use reqwest::header::RETRY_AFTER;
 
-use super::{Session, ensure_tls_provider};
+use super::ensure_tls_provider;
+use crate::classify;
 
-pub(crate) const USER_AGENT: &str = concat!("fledged/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("fledged/", env!("CARGO_PKG_VERSION"));
+/// Longest part of an error body that is read, in bytes. Registries answer with a few hundred.
+const ERROR_BODY_MAX: usize = 16 * 1024;
+/// Longest part of a registry's error text that a message repeats, in characters.
+const ERROR_TEXT_MAX: usize = 400;
 
 /// How registries are reached.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RegistryOptions {
-    /// Registries (`host` or `host:port`) that speak plain HTTP, besides those on the loopback
-    /// interface, which always do.
+    /// Registries (`host` or `host:port`) that serve plain HTTP. Registries on the loopback interface
+    /// are always reached by plain HTTP.
     pub insecure: Vec<String>,
-    /// How long a connection may take to come up.
+    /// Limit on establishing a connection.
     pub connect_timeout: Duration,
-    /// How long an answer may make no progress; every byte that arrives starts it anew.
+    /// Limit on the time without progress while an answer is read. Every received byte resets it.
     pub read_timeout: Duration,
 }
 
 impl RegistryOptions {
-    /// With these registries, `host` or `host:port`, over plain HTTP.
+    /// Sets [`insecure`](Self::insecure).
     #[must_use]
     pub fn with_insecure<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
         self.insecure = hosts.into_iter().map(Into::into).collect();
         self
     }
 
-    /// With another time for a connection to come up.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// With another time that an answer may make no progress.
+    /// Sets [`read_timeout`](Self::read_timeout).
     #[must_use]
     pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
         self.read_timeout = timeout;
@@ -50,8 +50,8 @@ impl RegistryOptions {
 }
 
 impl Default for RegistryOptions {
-    /// HTTPS; 10 s to connect, which spans two retransmissions of a lost SYN; 60 s without
-    /// progress, since a registry may fetch from its own upstream before the first byte.
+    /// HTTPS; 10 s to connect, which covers two retransmissions of a lost SYN; 60 s without
+    /// progress, because a pull-through registry may fetch from its upstream before the first byte.
     fn default() -> Self {
         Self {
             insecure: Vec::new(),
@@ -61,29 +61,54 @@ impl Default for RegistryOptions {
     }
 }
 
-/// Access to registries. Cheap to clone; clones share connections.
+/// One repository, as messages and as requests name it.
+#[derive(Debug, Clone)]
+pub(super) struct Repository {
+    /// The registry as in the image reference: `docker.io`, `registry.example:5000`.
+    pub(super) registry: String,
+    /// The `host[:port]` that serves it: `index.docker.io` for `docker.io`.
+    pub(super) host: String,
+    /// Its name within the registry: `library/nginx`.
+    pub(super) path: String,
+}
+
+impl Repository {
+    pub(super) fn of(image: &ImageRef) -> Self {
+        let host = match image.registry() {
+            "docker.io" => "index.docker.io",
+            host => host,
+        };
+        Self {
+            registry: image.registry().to_owned(),
+            host: host.to_owned(),
+            path: image.repository().to_owned(),
+        }
+    }
+}
+
+/// A client for container registries of the OCI distribution specification. Cheap to clone; clones
+/// share connections.
 #[derive(Debug, Clone)]
 pub struct Registry {
     http: reqwest::Client,
-    /// For this machine; made when it is first needed.
+    /// Without proxies, for registries on this machine. Created on first use.
     direct: Arc<OnceLock<reqwest::Client>>,
     options: Arc<RegistryOptions>,
 }
 
 impl Registry {
-    /// Access with those options. Needs no registry to be up.
+    /// A client with those options. Connects to no registry.
     ///
-    /// The proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name are used, except for
-    /// registries on the loopback interface, as in containerd and Docker.
+    /// The proxies in `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are used, except for registries on
+    /// the loopback interface, as in containerd and Docker.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] with [`Reason::RuntimeUnsupported`] when this machine's certificates cannot be
-    /// read.
+    /// [`Reason::RuntimeUnsupported`] if this machine's certificates cannot be read.
     pub fn new(options: RegistryOptions) -> Result<Self, Failure> {
         ensure_tls_provider();
         let http = builder(&options).build().map_err(|error| {
-            let mut failure = super::failure::of_transport("cannot set up HTTPS", error);
+            let mut failure = failure_of_transport("cannot set up HTTPS", error);
             failure.reason = Reason::RuntimeUnsupported;
             failure
         })?;
@@ -94,47 +119,24 @@ impl Registry {
         })
     }
 
-    /// The client to reach that `host[:port]` with.
-    pub(crate) fn http(&self, host: &str) -> &reqwest::Client {
+    /// The HTTP client for that `host[:port]`.
+    pub(super) fn http(&self, host: &str) -> &reqwest::Client {
         if !is_loopback(host) {
             return &self.http;
         }
         self.direct.get_or_init(|| {
-            // What worked once with the same certificates works again.
+            // The first client was built with the same certificates, so this does not fail either.
             let direct = builder(&self.options).no_proxy().build();
             direct.unwrap_or_else(|_| self.http.clone())
         })
     }
 
-    /// A conversation about one repository, with one set of credentials.
-    pub(crate) fn session(&self, image: &ImageRef, auth: Option<RegistryAuth>) -> Session {
-        Session::new(self.clone(), image, auth)
-    }
-
     /// `http` or `https`, for a registry's `host[:port]`.
-    pub(crate) fn scheme(&self, host: &str) -> &'static str {
+    pub(super) fn scheme(&self, host: &str) -> &'static str {
         if is_loopback(host) || self.options.insecure.iter().any(|known| known == host) {
             "http"
         } else {
             "https"
-        }
-    }
-
-    /// The settings of the client that does the handshake with that registry.
-    pub(crate) fn handshake_config(&self, host: &str) -> ClientConfig {
-        ClientConfig {
-            protocol: if self.scheme(host) == "http" {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
-            },
-            connect_timeout: Some(self.options.connect_timeout),
-            read_timeout: Some(self.options.read_timeout),
-            user_agent: USER_AGENT,
-            // The client has no switch for "no proxy"; one that is used for no host is the same.
-            http_proxy: is_loopback(host).then(|| "http://localhost".to_owned()),
-            no_proxy: is_loopback(host).then(|| "*,0.0.0.0/0,::/0".to_owned()),
-            ..ClientConfig::default()
         }
     }
 }
@@ -146,13 +148,161 @@ fn builder(options: &RegistryOptions) -> reqwest::ClientBuilder {
         .read_timeout(options.read_timeout)
 }
 
-/// Whether a registry is on this machine, by its name alone, as containerd and Docker decide it.
+/// Whether a registry is on this machine, by its name alone, as in containerd and Docker.
 fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Reads a body until it ends or is longer than `limit` bytes, which the result's length shows.
+pub(super) async fn read_at_most(
+    mut response: Response,
+    limit: usize,
+) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > limit {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+/// The failure of a request without a complete answer.
+///
+/// The URL is left out: after a redirect it may carry a signature.
+pub(crate) fn failure_of_transport(action: &str, error: reqwest::Error) -> Failure {
+    let reason = if error.is_builder() {
+        Reason::InvalidReference
+    } else if error.is_redirect() {
+        Reason::RegistryError
+    } else {
+        Reason::ConnectionFailed
+    };
+    let error = error.without_url();
+    let mut message = format!("{action}: {error}");
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        // Wrappers repeat the text of what they wrap.
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = inner.source();
+    }
+    Failure::new(reason, message)
+}
+
+/// The failure of a request that a registry refused.
+pub(super) async fn failure_of_response(action: &str, response: Response) -> Failure {
+    let refusal = Refusal::read(response).await;
+    let message = if refusal.text.is_empty() {
+        format!("{action}: {}", refusal.status)
+    } else {
+        format!("{action}: {}: {}", refusal.status, refusal.text)
+    };
+    classify::from_status(refusal.status.as_u16(), message).with_retry_after(refusal.retry_after)
+}
+
+/// The failure of a handshake that a token server refused. Everything but a server in trouble means
+/// that the credentials are refused.
+pub(super) async fn failure_of_refused_token(action: &str, response: Response) -> Failure {
+    let refusal = Refusal::read(response).await;
+    let reason = reason_of_refused_token(refusal.status.as_u16(), &refusal.text);
+    let message = format!(
+        "{action}: the token server refused: {}: {}",
+        refusal.status, refusal.text
+    );
+    Failure::new(reason, message).with_retry_after(refusal.retry_after)
+}
+
+fn reason_of_refused_token(status: u16, text: &str) -> Reason {
+    match status {
+        429 => Reason::TooManyRequests,
+        408 => Reason::ConnectionFailed,
+        500..=599 => Reason::RegistryError,
+        // A server in trouble may also answer with a status that does not say so.
+        _ => match classify::reason_of_text(text) {
+            reason @ (Reason::TooManyRequests | Reason::RegistryError) => reason,
+            _ => Reason::Unauthorized,
+        },
+    }
+}
+
+/// What an answer with an error status says.
+struct Refusal {
+    status: reqwest::StatusCode,
+    retry_after: Option<Duration>,
+    /// The registry's error text, on one line.
+    text: String,
+}
+
+impl Refusal {
+    async fn read(response: Response) -> Self {
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| classify::retry_after(value, Timestamp::now()));
+        let status = response.status();
+        let body = first_bytes(response).await;
+        Self {
+            status,
+            retry_after,
+            text: registry_text(&body),
+        }
+    }
+}
+
+/// The start of a body, as far as it can be read.
+async fn first_bytes(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= ERROR_BODY_MAX {
+            body.truncate(ERROR_BODY_MAX);
+            break;
+        }
+    }
+    body
+}
+
+/// The messages of a distribution-specification error body, or else the whole text, on one line.
+fn registry_text(body: &[u8]) -> String {
+    let messages = serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|json| {
+            let errors = json.get("errors")?.as_array()?;
+            let texts: Vec<String> = errors
+                .iter()
+                .map(|error| {
+                    let field = |name| error.get(name).and_then(|v| v.as_str()).unwrap_or("");
+                    match (field("code"), field("message")) {
+                        (code, "") => code.to_lowercase(),
+                        ("", message) => message.to_owned(),
+                        (code, message) => format!("{}: {message}", code.to_lowercase()),
+                    }
+                })
+                .filter(|text| !text.is_empty())
+                .collect();
+            (!texts.is_empty()).then(|| texts.join("; "))
+        });
+    let text = messages.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut shown: String = line
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(ERROR_TEXT_MAX)
+        .collect();
+    if line.chars().count() > ERROR_TEXT_MAX {
+        shown.push('…');
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -185,6 +335,42 @@ mod tests {
             "index.docker.io",
         ] {
             assert_eq!(registry.scheme(tls), "https", "{tls}");
+        }
+    }
+
+    #[test]
+    fn an_error_body_becomes_one_line() {
+        let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"v9"}}]}"#;
+        assert_eq!(registry_text(body), "manifest_unknown: manifest unknown");
+        assert_eq!(
+            registry_text(b"<h1>502\n Bad  Gateway</h1>"),
+            "<h1>502 Bad Gateway</h1>"
+        );
+        assert_eq!(registry_text(b""), "");
+        let long = "x".repeat(10_000);
+        assert_eq!(
+            registry_text(long.as_bytes()).chars().count(),
+            ERROR_TEXT_MAX + 1
+        );
+    }
+
+    #[test]
+    fn a_token_server_in_trouble_does_not_refuse_credentials() {
+        let details = r#"{"details":"incorrect username or password"}"#;
+        for (status, text, reason) in [
+            (401, details, Reason::Unauthorized),
+            (400, "", Reason::Unauthorized),
+            (404, "not found", Reason::Unauthorized),
+            (429, "", Reason::TooManyRequests),
+            (403, "toomanyrequests: slow down", Reason::TooManyRequests),
+            (503, details, Reason::RegistryError),
+            (507, "", Reason::RegistryError),
+        ] {
+            assert_eq!(
+                reason_of_refused_token(status, text),
+                reason,
+                "{status} {text}"
+            );
         }
     }
 }

@@ -1,38 +1,42 @@
-//! Manifests and indexes, OCI and Docker schema 2, parsed into valid values.
+//! Manifests and indexes, OCI and Docker schema 2: parsed, verified, and selected by platform.
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
 use oci_spec::image as spec;
 use serde::Deserialize;
 
 use super::Platform;
+use super::digest::Digester;
 
-/// Longest manifest that is read, in bytes: the size that the distribution specification asks
-/// registries to accept, so that nothing larger can be relied on anywhere.
+/// Longest manifest that is read, in bytes: the size that registries have to accept by the distribution
+/// specification.
 pub(crate) const MANIFEST_MAX: usize = 4 * 1024 * 1024;
+/// How deep indexes may nest. Registries and builders write one level.
+const INDEX_DEPTH_MAX: usize = 3;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// Both forms of Docker schema 1, which has no configuration and cannot be verified by digest.
+/// Prefix of both forms of Docker schema 1, which has no configuration and cannot be verified by digest.
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
 
-/// What is asked for, best first.
+/// The `Accept` header of a manifest request.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// Content that an image consists of.
+/// A configuration or layer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Blob {
     pub(crate) digest: Digest,
     /// Exact length in bytes.
     pub(crate) size: u64,
-    /// Where content that registries may not distribute can be had instead.
+    /// URLs of content that registries may not distribute.
     pub(crate) urls: Vec<String>,
 }
 
@@ -51,7 +55,7 @@ pub(crate) struct ImageManifest {
 }
 
 impl ImageManifest {
-    /// Configuration and layers, each content once.
+    /// Configuration and layers, without duplicates.
     pub(crate) fn blobs(&self) -> Vec<&Blob> {
         let mut known = BTreeSet::new();
         std::iter::once(&self.config)
@@ -61,12 +65,12 @@ impl ImageManifest {
     }
 }
 
-/// Images of several platforms under one name.
+/// Images for several platforms under one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Index(Vec<IndexEntry>);
 
 impl Index {
-    /// The manifest that fits best; one that names no platform only when no other fits.
+    /// The best manifest for a platform. An entry without a platform is selected only if no other fits.
     pub(crate) fn select(&self, platform: &Platform) -> Option<&IndexEntry> {
         let ranked = self
             .0
@@ -80,7 +84,7 @@ impl Index {
         ranked.or_else(|| self.0.iter().find(|entry| entry.platform.is_none()))
     }
 
-    /// Every platform there is an image for. Attestations, filed under `unknown`, are none.
+    /// The platforms of the images. Attestations, whose platform is `unknown`, are left out.
     pub(crate) fn platforms(&self) -> Vec<Platform> {
         let known: BTreeSet<&Platform> = self
             .0
@@ -92,14 +96,14 @@ impl Index {
     }
 }
 
-/// A manifest of either kind.
+/// An index or an image manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Manifest {
     Index(Index),
     Image(ImageManifest),
 }
 
-/// What decides how a manifest is read.
+/// The fields that decide how a manifest is parsed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Outline {
@@ -114,12 +118,12 @@ struct Outline {
 }
 
 impl Manifest {
-    /// Parses a manifest, and tells its media type: its own word, else `content_type`, else what it
-    /// looks like.
+    /// Parses a manifest. Returns it with its media type: the one it states, else `content_type`, else
+    /// the OCI media type of its form.
     ///
     /// # Errors
     ///
-    /// [`Reason::InvalidImage`] for anything that is not exactly one kind of manifest.
+    /// [`Reason::InvalidImage`] for a document that is not exactly one kind of manifest.
     pub(crate) fn parse(
         bytes: &[u8],
         content_type: Option<&str>,
@@ -132,11 +136,10 @@ impl Manifest {
             .any(|media_type| media_type.starts_with(DOCKER_SCHEMA1));
         if schema1 || outline.schema_version == Some(1) {
             return Err(malformed(
-                "docker schema 1 is not supported; push the image again with a current client",
+                "Docker schema 1 is not supported; push the image again with a current client",
             ));
         }
-        // A document that reads as both means different things to different readers
-        // (CVE-2021-41190).
+        // Readers disagree about a document that parses as both (CVE-2021-41190).
         if outline.manifests.is_some() && (outline.config.is_some() || outline.layers.is_some()) {
             return Err(malformed("it is both an index and an image"));
         }
@@ -200,7 +203,108 @@ fn entry(descriptor: &spec::Descriptor) -> Result<IndexEntry, Failure> {
     })
 }
 
-/// The platform that an image's configuration names; `None` for what is no container image.
+/// A verified manifest: its bytes and its parsed form.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetched {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
+    /// The content that the digest is of.
+    pub(crate) bytes: Bytes,
+    pub(crate) manifest: Manifest,
+}
+
+impl Fetched {
+    /// Verifies and parses a manifest.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::DigestMismatch`], or [`Reason::InvalidImage`].
+    pub(crate) fn verified(
+        digest: Digest,
+        bytes: Bytes,
+        content_type: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let actual = Digester::of(&digest, &bytes);
+        if actual != digest.as_str() {
+            return Err(Failure::new(
+                Reason::DigestMismatch,
+                format!("manifest {digest} has the digest {actual}"),
+            ));
+        }
+        let (manifest, media_type) = Manifest::parse(&bytes, content_type)?;
+        Ok(Self {
+            digest,
+            media_type,
+            bytes,
+            manifest,
+        })
+    }
+}
+
+/// The manifests between a reference and the image for one platform.
+pub(crate) struct Resolved {
+    /// The manifest or index of the reference, then nested ones; the image manifest is last.
+    pub(crate) chain: Vec<Fetched>,
+    pub(crate) image: ImageManifest,
+    /// The platforms of the index. Empty without an index.
+    pub(crate) platforms: Vec<Platform>,
+}
+
+/// Follows indexes from `root` to the image for `platform`. `next` returns a manifest by digest.
+pub(crate) async fn resolve<F>(
+    root: Fetched,
+    platform: &Platform,
+    next: impl Fn(Digest) -> F,
+) -> Result<Resolved, Failure>
+where
+    F: Future<Output = Result<Fetched, Failure>>,
+{
+    let mut platforms = Vec::new();
+    let mut chain = Vec::new();
+    let mut current = root;
+    for _ in 0..=INDEX_DEPTH_MAX {
+        let selected = match &current.manifest {
+            Manifest::Image(image) => {
+                let image = image.clone();
+                chain.push(current);
+                return Ok(Resolved {
+                    chain,
+                    image,
+                    platforms,
+                });
+            }
+            Manifest::Index(index) => {
+                if chain.is_empty() {
+                    platforms = index.platforms();
+                }
+                index
+                    .select(platform)
+                    .map(|entry| entry.digest.clone())
+                    .ok_or_else(|| no_platform(platform, &platforms))?
+            }
+        };
+        chain.push(current);
+        current = next(selected).await?;
+    }
+    Err(Failure::new(
+        Reason::InvalidImage,
+        format!("indexes are nested more than {INDEX_DEPTH_MAX} levels deep"),
+    ))
+}
+
+/// The failure for an image that exists only for the platforms `available`.
+pub(crate) fn no_platform(platform: &Platform, available: &[Platform]) -> Failure {
+    let list: Vec<String> = available.iter().map(ToString::to_string).collect();
+    Failure::new(
+        Reason::PlatformNotFound,
+        format!(
+            "there is no image for {platform}, only for {}",
+            list.join(", ")
+        ),
+    )
+}
+
+/// The platform in an image's configuration, or `None` if it names none.
 pub(crate) fn config_platform(bytes: &[u8]) -> Option<Platform> {
     #[derive(Deserialize)]
     struct Config {
@@ -300,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_exactly_one_manifest() {
+    fn documents_of_no_or_two_kinds_are_rejected() {
         let both = image_json(r#","manifests":[]"#);
         let odd = image_json(r#","mediaType":"application/vnd.example""#);
         let bad_digest = image_json("").replace(&hex('c'), "sha256:abc");
@@ -325,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn picks_the_best_platform() {
+    fn selects_the_best_platform() {
         let all = [
             Some("linux/386"),
             Some("linux/arm/v6"),
@@ -352,7 +456,7 @@ mod tests {
         assert_eq!(
             index(&all).platforms().len(),
             6,
-            "attestations are no platform"
+            "attestations have no platform"
         );
     }
 

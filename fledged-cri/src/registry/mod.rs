@@ -1,29 +1,38 @@
-//! Access to registries of the OCI distribution specification, for runtimes that fetch images
-//! themselves and for checks that touch no node.
+//! Access to registries of the OCI distribution specification, for the image layout and for checks
+//! that touch no node.
 //!
-//! `oci-client` does the handshake that obtains a token. Manifests and blobs are read through a
-//! narrow path of our own, because three things must not be lost on the way: the delay a registry
-//! asks for (`Retry-After`), a bound on what is read into memory, and a fresh token in the middle
-//! of an image.
+//! Three properties matter here: the delay that a registry asks for (`Retry-After`) reaches the
+//! caller, everything read into memory is bounded, and a token that expires in the middle of an image
+//! is renewed.
 
 mod client;
-mod digester;
-pub(crate) mod failure;
-mod handshake;
+mod digest;
 mod manifest;
 mod platform;
-pub(crate) mod probe;
-mod refresh;
+mod probe;
 mod session;
-mod tls;
+mod token;
 
 pub use client::{Registry, RegistryOptions};
 pub use platform::{ParsePlatformError, Platform};
 pub use probe::Probe;
-pub use tls::ensure_tls_provider;
 
-pub(crate) use digester::Digester;
+pub(crate) use client::failure_of_transport;
+pub(crate) use digest::Digester;
 #[cfg(test)]
-pub(crate) use digester::sha256;
-pub(crate) use manifest::{Blob, ImageManifest, MANIFEST_MAX, Manifest, config_platform};
-pub(crate) use session::{Fetched, Session};
+pub(crate) use digest::sha256;
+pub(crate) use manifest::{
+    Blob, Fetched, ImageManifest, MANIFEST_MAX, Manifest, config_platform, no_platform, resolve,
+};
+pub(crate) use session::Session;
+
+/// Makes ring the TLS provider of this process, unless one is already set.
+///
+/// Call it at the start of `main`. [`Registry::new`] calls it as well, so that a library user who did
+/// not gets a working client.
+pub fn ensure_tls_provider() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Fails only if another thread has just set one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}

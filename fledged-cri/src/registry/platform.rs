@@ -1,4 +1,4 @@
-//! Platforms, and which of an index's manifests fits one.
+//! Platforms, and which platforms a machine can run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,16 +12,16 @@ pub struct ParsePlatformError {
 
 /// An operating system and CPU architecture, `linux/arm64` or `linux/arm/v7`.
 ///
-/// Names are those of Go (`GOOS`, `GOARCH`), as in the OCI image index; the usual other spellings
-/// (`x86_64`, `aarch64`, `armhf`) are understood. `linux/arm64/v8` is `linux/arm64`, and
+/// Names are those of Go (`GOOS`, `GOARCH`), as in the OCI image index. Other common spellings
+/// (`x86_64`, `aarch64`, `armhf`) are accepted. `linux/arm64/v8` is `linux/arm64`, and
 /// `linux/arm` is `linux/arm/v7`, as in containerd.
 ///
 /// ```
-/// use fledged_cri::registry::Platform;
+/// use fledged_cri::Platform;
 ///
 /// let platform: Platform = "linux/aarch64/v8".parse()?;
 /// assert_eq!(platform.to_string(), "linux/arm64");
-/// # Ok::<(), fledged_cri::registry::ParsePlatformError>(())
+/// # Ok::<(), fledged_cri::ParsePlatformError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform {
@@ -31,7 +31,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The platform of those parts, in Go's names; an empty variant is the default one.
+    /// The platform with these parts. An empty variant is the default one.
     #[must_use]
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
         let os = os.to_lowercase();
@@ -72,26 +72,26 @@ impl Platform {
         Self::new(os, std::env::consts::ARCH, "")
     }
 
-    /// The operating system, `linux`.
+    /// The operating system, such as `linux`.
     #[must_use]
     pub fn os(&self) -> &str {
         &self.os
     }
 
-    /// The CPU architecture, `amd64`.
+    /// The CPU architecture, such as `amd64`.
     #[must_use]
     pub fn architecture(&self) -> &str {
         &self.architecture
     }
 
-    /// The variant of the architecture; `None` for the default one.
+    /// The variant of the architecture, or `None` for the default one.
     #[must_use]
     pub fn variant(&self) -> Option<&str> {
         (!self.variant.is_empty()).then_some(self.variant.as_str())
     }
 
-    /// What this platform can run, best first, as containerd orders it: an arm64 machine also runs
-    /// 32-bit arm, a newer arm or amd64 variant the older ones, amd64 also 386.
+    /// The platforms that this platform can run, best first, in containerd's order: arm64 also runs
+    /// 32-bit arm, a newer arm or amd64 variant runs older ones, and amd64 runs 386.
     #[must_use]
     pub fn runnable(&self) -> Vec<Self> {
         let with = |architecture: &str, variant: &str| Self {
@@ -129,7 +129,7 @@ impl Platform {
         list
     }
 
-    /// How well `other` fits: its place in [`Platform::runnable`], 0 is best.
+    /// The position of `other` in [`Platform::runnable`]; 0 is best. `None` if it cannot run.
     #[must_use]
     pub fn rank_of(&self, other: &Self) -> Option<usize> {
         self.runnable().iter().position(|known| known == other)
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn spellings_are_normalised() {
-        for (written, meant) in [
+        for (written, expected) in [
             ("linux/amd64", "linux/amd64"),
             ("Linux/x86_64", "linux/amd64"),
             ("linux/amd64/v1", "linux/amd64"),
@@ -202,7 +202,7 @@ mod tests {
             ("windows/amd64", "windows/amd64"),
         ] {
             let platform: Platform = written.parse().unwrap();
-            assert_eq!(platform.to_string(), meant, "{written}");
+            assert_eq!(platform.to_string(), expected, "{written}");
         }
         for bad in [
             "",
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn falls_back_as_containerd_does() {
+    fn fallbacks_are_those_of_containerd() {
         assert_eq!(names("linux/amd64"), ["linux/amd64", "linux/386"]);
         assert_eq!(
             names("linux/amd64/v3"),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_one_that_can_be_written() {
+    fn the_host_platform_parses() {
         let host = Platform::host();
         assert_eq!(host.to_string().parse::<Platform>().unwrap(), host);
         assert_eq!(host.rank_of(&host), Some(0));

@@ -1,71 +1,36 @@
-//! A conversation with one registry about one repository: requests, authorised when asked to.
+//! Requests about one repository, authorised when the registry asks for it.
 
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{Digest, ImageRef};
 use fledged_core::port::RegistryAuth;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, StatusCode};
-use oci_client::Reference;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Response;
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 
-use super::digester::{Digester, sha256};
-use super::manifest::{self, MANIFEST_MAX, Manifest};
-use super::{Blob, Registry, failure, handshake};
+use super::client::{
+    Registry, Repository, failure_of_response, failure_of_transport, read_at_most,
+};
+use super::digest::sha256;
+use super::manifest::{self, Blob, Fetched, MANIFEST_MAX};
+use super::token;
 
-/// The header in which registries name what they answer with.
+/// The header in which a registry states the digest of its answer.
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
-/// A manifest as it came, and what it says.
-#[derive(Debug, Clone)]
-pub(crate) struct Fetched {
-    pub(crate) digest: Digest,
-    pub(crate) media_type: String,
-    /// Byte for byte what the digest is of.
-    pub(crate) bytes: Bytes,
-    pub(crate) manifest: Manifest,
-}
-
-impl Fetched {
-    /// Verifies and parses a manifest.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::DigestMismatch`], or [`Reason::InvalidImage`].
-    pub(crate) fn verified(
-        digest: Digest,
-        bytes: Bytes,
-        content_type: Option<&str>,
-    ) -> Result<Self, Failure> {
-        let actual = Digester::of(&digest, &bytes);
-        if actual != digest.as_str() {
-            return Err(Failure::new(
-                Reason::DigestMismatch,
-                format!("manifest {digest} came with digest {actual}"),
-            ));
-        }
-        let (manifest, media_type) = Manifest::parse(&bytes, content_type)?;
-        Ok(Self {
-            digest,
-            media_type,
-            bytes,
-            manifest,
-        })
-    }
-}
-
-/// What was granted so far. The number tells whether somebody else renewed it meanwhile.
+/// The authorisation of a session. `generation` counts its renewals.
 struct Grant {
-    round: u64,
+    generation: u64,
     header: Option<HeaderValue>,
 }
 
-/// See the module.
+/// Requests about one image's repository, with one set of credentials.
 pub(crate) struct Session {
     registry: Registry,
-    reference: Reference,
+    repository: Repository,
+    image: ImageRef,
     /// `https://host/v2/repository`.
     base: String,
     auth: Option<RegistryAuth>,
@@ -74,106 +39,83 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(registry: Registry, image: &ImageRef, auth: Option<RegistryAuth>) -> Self {
-        let (host, repository) = (image.registry().to_owned(), image.repository().to_owned());
-        let reference = match (image.digest(), image.tag()) {
-            (Some(digest), _) => Reference::with_digest(host, repository, digest.to_string()),
-            (None, tag) => {
-                Reference::with_tag(host, repository, tag.unwrap_or("latest").to_owned())
-            }
-        };
-        let host = reference.resolve_registry();
-        let base = format!(
-            "{}://{host}/v2/{}",
-            registry.scheme(host),
-            reference.repository()
-        );
+        let repository = Repository::of(image);
+        let (host, path) = (&repository.host, &repository.path);
+        let base = format!("{}://{host}/v2/{path}", registry.scheme(host));
         let header = match &auth {
-            Some(RegistryAuth::RegistryToken(token)) => {
-                handshake::bearer(token.expose_secret()).ok()
-            }
+            Some(RegistryAuth::RegistryToken(token)) => token::bearer(token.expose_secret()).ok(),
             _ => None,
         };
         Self {
             registry,
-            reference,
+            repository,
+            image: image.clone(),
             base,
             auth,
-            grant: Mutex::new(Grant { round: 0, header }),
+            grant: Mutex::new(Grant {
+                generation: 0,
+                header,
+            }),
         }
     }
 
-    /// The digest that the registry has for the session's reference, where it tells one.
+    /// The digest that the registry states for the session's image, if it states one.
     ///
-    /// Registries count this less than reading the manifest.
+    /// Registries do not count this towards their rate limits, or count it less than a read.
     pub(crate) async fn head_manifest(&self) -> Result<Option<Digest>, Failure> {
-        let url = self.manifest_url(&self.target());
+        let url = self.manifest_url(self.target());
         let response = self.send(Method::HEAD, &url, "manifest").await?;
-        Ok(response
-            .headers()
-            .get(CONTENT_DIGEST)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| Digest::parse(text).ok()))
+        Ok(stated_digest(&response))
     }
 
-    /// The manifest of the session's reference, verified where the reference has a digest.
+    /// The manifest of the session's image, verified if its reference has a digest.
     pub(crate) async fn manifest(&self) -> Result<Fetched, Failure> {
-        let wanted = match self.reference.digest() {
-            Some(digest) => Some(parse_digest(digest)?),
-            None => None,
-        };
-        self.fetch_manifest(&self.target(), wanted).await
+        self.fetch_manifest(self.target(), self.image.digest())
+            .await
     }
 
     /// A manifest of the same repository, by digest.
     pub(crate) async fn manifest_by_digest(&self, digest: &Digest) -> Result<Fetched, Failure> {
-        self.fetch_manifest(digest.as_str(), Some(digest.clone()))
-            .await
+        self.fetch_manifest(digest.as_str(), Some(digest)).await
     }
 
     async fn fetch_manifest(
         &self,
         target: &str,
-        wanted: Option<Digest>,
+        expected: Option<&Digest>,
     ) -> Result<Fetched, Failure> {
         let url = self.manifest_url(target);
-        let mut response = self.send(Method::GET, &url, "manifest").await?;
-        let text = |response: &Response, name: &str| {
-            let value = response.headers().get(name)?.to_str().ok()?;
-            Some(value.to_owned())
-        };
-        // What the registry itself names by tag is held against the body like a written digest.
-        let stated = text(&response, CONTENT_DIGEST).and_then(|text| Digest::parse(&text).ok());
-        let content_type = text(&response, CONTENT_TYPE.as_str());
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
+        let response = self.send(Method::GET, &url, "manifest").await?;
+        // The digest that the registry states for a tag is verified like one in the reference.
+        let stated = stated_digest(&response);
+        let content_type = response.headers().get(CONTENT_TYPE).cloned();
+        let body = read_at_most(response, MANIFEST_MAX)
             .await
-            .map_err(|error| failure::of_transport("reading the manifest broke off", error))?
-        {
-            body.extend_from_slice(&chunk);
-            if body.len() > MANIFEST_MAX {
-                return Err(Failure::new(
-                    Reason::InvalidImage,
-                    format!("the manifest is longer than {MANIFEST_MAX} bytes"),
-                ));
-            }
+            .map_err(|error| failure_of_transport("reading the manifest failed", error))?;
+        if body.len() > MANIFEST_MAX {
+            return Err(Failure::new(
+                Reason::InvalidImage,
+                format!("the manifest is longer than {MANIFEST_MAX} bytes"),
+            ));
         }
-        let digest = match wanted.or(stated) {
+        let digest = match expected.cloned().or(stated) {
             Some(digest) => digest,
-            None => parse_digest(&sha256(&body))?,
+            None => Digest::parse(&sha256(&body))
+                .map_err(|error| Failure::new(Reason::InvalidReference, error.to_string()))?,
         };
-        // Parameters (`; charset=utf-8`) mean nothing for JSON.
+        // Parameters such as `; charset=utf-8` mean nothing for JSON.
         let content_type = content_type
-            .as_deref()
+            .as_ref()
+            .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split(';').next())
             .map(str::trim);
         Fetched::verified(digest, Bytes::from(body), content_type)
     }
 
-    /// Starts to read a blob; the body is not verified here.
+    /// Starts to read a blob. The body is not verified here.
     ///
-    /// Content that the registry does not have and the descriptor offers elsewhere is asked for
-    /// there, without credentials.
+    /// If the registry does not have it and the descriptor lists URLs, those are tried, without
+    /// credentials.
     pub(crate) async fn blob(&self, blob: &Blob) -> Result<Response, Failure> {
         let url = self.blob_url(&blob.digest);
         let failure = match self.send(Method::GET, &url, "blob").await {
@@ -194,31 +136,23 @@ impl Session {
                 }
                 Err(error) => {
                     let error = error.without_url();
-                    tracing::debug!(digest = %blob.digest, %error, "foreign layer not reached");
+                    tracing::debug!(digest = %blob.digest, %error, "foreign layer not reachable");
                 }
             }
         }
         Err(failure)
     }
 
-    /// Whether the registry has a blob, and of that size, without reading it.
+    /// Checks that the registry has a blob of that size, without reading it.
     pub(crate) async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
         let url = self.blob_url(&blob.digest);
-        let response = match self.request(Method::HEAD, &url).await? {
-            // A registry that sends readers elsewhere has the blob; the address it names may be
-            // signed for reading only, and then refuses to be asked like this.
-            response
-                if response.status() == StatusCode::FORBIDDEN
-                    && response.url().host_str()
-                        != reqwest::Url::parse(&url)
-                            .ok()
-                            .as_ref()
-                            .and_then(|url| url.host_str()) =>
-            {
-                return Ok(());
-            }
-            response => accepted(response, &self.action("blob")).await?,
-        };
+        let response = self.request(Method::HEAD, &url).await?;
+        // A registry that redirects has the blob. The target may be signed for GET only and then
+        // refuses HEAD.
+        if response.status() == StatusCode::FORBIDDEN && was_redirected(&response, &url) {
+            return Ok(());
+        }
+        let response = accepted(response, &self.action("blob")).await?;
         let length = response
             .headers()
             .get(CONTENT_LENGTH)
@@ -236,10 +170,10 @@ impl Session {
         }
     }
 
-    fn target(&self) -> String {
-        match (self.reference.digest(), self.reference.tag()) {
-            (Some(digest), _) => digest.to_owned(),
-            (None, tag) => tag.unwrap_or("latest").to_owned(),
+    fn target(&self) -> &str {
+        match self.image.digest() {
+            Some(digest) => digest.as_str(),
+            None => self.image.tag().unwrap_or("latest"),
         }
     }
 
@@ -252,7 +186,7 @@ impl Session {
     }
 
     fn action(&self, what: &str) -> String {
-        format!("{} refuses the {what}", self.reference.registry())
+        format!("{} refuses the {what}", self.repository.registry)
     }
 
     async fn send(&self, method: Method, url: &str, what: &str) -> Result<Response, Failure> {
@@ -260,17 +194,18 @@ impl Session {
         accepted(response, &self.action(what)).await
     }
 
-    /// One request, and once more with a fresh authorisation when the registry wants one.
+    /// Sends one request, and sends it again with a fresh authorisation if the registry asks for
+    /// one.
     async fn request(&self, method: Method, url: &str) -> Result<Response, Failure> {
-        let (round, header) = {
+        let (generation, header) = {
             let grant = self.grant.lock().await;
-            (grant.round, grant.header.clone())
+            (grant.generation, grant.header.clone())
         };
         let response = self.once(method.clone(), url, header).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        match self.authorize(round, &response).await? {
+        match self.authorize(generation, response.headers()).await? {
             Some(header) => self.once(method, url, Some(header)).await,
             None => Ok(response),
         }
@@ -282,44 +217,36 @@ impl Session {
         url: &str,
         authorization: Option<HeaderValue>,
     ) -> Result<Response, Failure> {
-        let mut request = self
-            .registry
-            .http(self.reference.resolve_registry())
-            .request(method, url)
-            .header(ACCEPT, accept_for(url));
+        let client = self.registry.http(&self.repository.host);
+        let mut request = client.request(method, url).header(ACCEPT, accept_for(url));
         if let Some(value) = authorization {
             request = request.header(AUTHORIZATION, value);
         }
         request.send().await.map_err(|error| {
-            failure::of_transport(
-                &format!("cannot reach {}", self.reference.registry()),
-                error,
-            )
+            let action = format!("cannot reach {}", self.repository.registry);
+            failure_of_transport(&action, error)
         })
     }
 
-    /// A fresh authorisation, unless a neighbour has obtained one since `round`.
+    /// A fresh authorisation, or the current one if another request has renewed it since
+    /// `generation`.
     async fn authorize(
         &self,
-        round: u64,
-        refusal: &Response,
+        generation: u64,
+        refusal: &HeaderMap,
     ) -> Result<Option<HeaderValue>, Failure> {
         let mut grant = self.grant.lock().await;
-        if grant.round == round {
-            grant.header = handshake::authorize(
-                &self.registry,
-                &self.reference,
-                self.auth.as_ref(),
-                refusal.headers().get(WWW_AUTHENTICATE),
-            )
-            .await?;
-            grant.round += 1;
+        if grant.generation == generation {
+            let auth = self.auth.as_ref();
+            grant.header =
+                token::authorize(&self.registry, &self.repository, auth, refusal).await?;
+            grant.generation += 1;
         }
         Ok(grant.header.clone())
     }
 }
 
-/// Manifests are negotiated; blobs are what they are.
+/// The `Accept` header: manifests are negotiated, blobs are not.
 fn accept_for(url: &str) -> &'static str {
     if url.contains("/manifests/") {
         manifest::ACCEPT
@@ -328,14 +255,20 @@ fn accept_for(url: &str) -> &'static str {
     }
 }
 
+fn stated_digest(response: &Response) -> Option<Digest> {
+    let value = response.headers().get(CONTENT_DIGEST)?;
+    Digest::parse(value.to_str().ok()?).ok()
+}
+
+fn was_redirected(response: &Response, url: &str) -> bool {
+    let requested = reqwest::Url::parse(url).ok();
+    response.url().host_str() != requested.as_ref().and_then(|url| url.host_str())
+}
+
 async fn accepted(response: Response, action: &str) -> Result<Response, Failure> {
     if response.status().is_success() {
         Ok(response)
     } else {
-        Err(failure::of_response(action, response).await)
+        Err(failure_of_response(action, response).await)
     }
-}
-
-fn parse_digest(text: &str) -> Result<Digest, Failure> {
-    Digest::parse(text).map_err(|error| Failure::new(Reason::InvalidReference, error.to_string()))
 }

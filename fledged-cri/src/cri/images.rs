@@ -1,18 +1,65 @@
-//! Which images containers use.
+//! CRI images: as the port describes them, and which of them containers use.
 //!
-//! Runtimes name a container's image in three fields, and differ in what they put there: an ID, a
-//! digest reference, a tag. All of them are brought back to image IDs through the image list.
+//! Runtimes name a container's image in three fields and differ in what they put there: an ID, a digest
+//! reference, a tag. The image list maps all of them to image IDs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fledged_core::model::{Digest, ImageRef};
+use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::port::RuntimeImage;
 
 use super::proto::{Container, Image};
 
 /// Prefixes that Docker's CRI shims put before a reference.
 const SCHEMES: [&str; 2] = ["docker-pullable://", "docker://"];
 
-/// Image IDs by everything that an image can be called.
+/// The image with every name that parses, which `<none>:<none>` does not.
+pub(super) fn runtime_image(image: &Image) -> RuntimeImage {
+    let references = references(image);
+    let digest = references.iter().find_map(|r| r.digest().cloned());
+    RuntimeImage::new(image.id.clone(), references)
+        .with_digest(digest)
+        .with_size(ByteSize::new(image.size))
+        .with_pinned(image.pinned)
+}
+
+/// The image under one reference, or `None` if that is not one of its names.
+///
+/// The digest is that of the reference's repository. Runtimes also resolve prefixes of IDs and short
+/// names; a pod cannot rely on those.
+pub(super) fn image_named(image: &Image, wanted: &ImageRef) -> Option<RuntimeImage> {
+    let mut found = runtime_image(image);
+    if !found.references.contains(wanted) {
+        return None;
+    }
+    if let Some(digest) = digest_in(&found.references, wanted) {
+        found.digest = Some(digest);
+    }
+    Some(found)
+}
+
+fn digest_in(references: &[ImageRef], wanted: &ImageRef) -> Option<Digest> {
+    wanted.digest().cloned().or_else(|| {
+        references
+            .iter()
+            .filter(|r| r.name() == wanted.name())
+            .find_map(|r| r.digest().cloned())
+    })
+}
+
+fn references(image: &Image) -> Vec<ImageRef> {
+    let mut references: Vec<ImageRef> = Vec::new();
+    for text in image.repo_tags.iter().chain(&image.repo_digests) {
+        if let Ok(reference) = ImageRef::parse(text)
+            && !references.contains(&reference)
+        {
+            references.push(reference);
+        }
+    }
+    references
+}
+
+/// Image IDs by every name, digest and ID of an image.
 #[derive(Debug, Default)]
 pub(super) struct ImageIndex {
     ids: BTreeMap<String, String>,
@@ -25,7 +72,7 @@ impl ImageIndex {
         let mut index = Self::default();
         for image in images {
             index.ids.insert(image.id.clone(), image.id.clone());
-            // CRI-O's IDs have no algorithm; a container may be given with or without one.
+            // CRI-O's IDs have no algorithm; containers name images with or without one.
             let bare = bare_id(&image.id).to_owned();
             index.ids.entry(bare).or_insert_with(|| image.id.clone());
             for text in image.repo_tags.iter().chain(&image.repo_digests) {
@@ -41,25 +88,25 @@ impl ImageIndex {
         index
     }
 
-    /// The ID of the image that a container uses; `None` when nothing that it says is still known.
+    /// The ID of the image that a container uses, or `None` if none of its fields is known.
     ///
-    /// `image_id` first, then `image_ref`: a tag may have moved on since the container was created,
-    /// so the name it was created from (`image.image`) comes last.
+    /// `image_id` comes first, then `image_ref`. The name that the container was created from
+    /// (`image.image`) comes last, because its tag may point at another image now.
     pub(super) fn image_of(&self, container: &Container) -> Option<String> {
-        let spoken = [
+        let fields = [
             Some(container.image_id.as_str()),
             Some(container.image_ref.as_str()),
             container.image.as_ref().map(|spec| spec.image.as_str()),
         ];
-        let spoken: Vec<&str> = spoken
+        let texts: Vec<&str> = fields
             .into_iter()
             .flatten()
             .map(without_scheme)
             .filter(|text| !text.is_empty())
             .collect();
-        let known = spoken.iter().find_map(|text| self.resolve(text));
-        // An ID that the list does not have (any more) is an ID all the same.
-        let id = known.or_else(|| spoken.iter().copied().find(|text| is_id(text)));
+        let known = texts.iter().find_map(|text| self.resolve(text));
+        // An ID that is not in the list is still an ID.
+        let id = known.or_else(|| texts.iter().copied().find(|text| is_id(text)));
         id.map(str::to_owned)
     }
 
@@ -76,7 +123,7 @@ impl ImageIndex {
     }
 }
 
-/// The IDs of the images that the containers use, each once.
+/// The IDs of the images that the containers use.
 pub(super) fn images_in_use(images: &[Image], containers: &[Container]) -> BTreeSet<String> {
     let index = ImageIndex::new(images);
     containers
@@ -85,9 +132,9 @@ pub(super) fn images_in_use(images: &[Image], containers: &[Container]) -> BTree
         .collect()
 }
 
-/// The containers that use one image, for people to read; `None` when none does.
+/// A description of the containers that use one image, or `None` if no container does.
 pub(super) fn users_of(id: &str, images: &[Image], containers: &[Container]) -> Option<String> {
-    /// How many are named; the others are counted.
+    /// How many containers are named; the rest is counted.
     const NAMED: usize = 3;
     let index = ImageIndex::new(images);
     let users: Vec<&Container> = containers
@@ -108,7 +155,7 @@ pub(super) fn users_of(id: &str, images: &[Image], containers: &[Container]) -> 
 }
 
 fn describe(container: &Container) -> String {
-    // As many digits as crictl and docker print.
+    // As many digits as crictl prints.
     let id: String = container.id.chars().take(13).collect();
     match &container.metadata {
         Some(metadata) if !metadata.name.is_empty() => format!("{} ({id})", metadata.name),
@@ -141,7 +188,57 @@ mod tests {
         format!("sha256:{}", c.to_string().repeat(64))
     }
 
-    fn images() -> Vec<Image> {
+    fn one_image() -> Image {
+        Image {
+            id: digest('1'),
+            repo_tags: vec![
+                "quay.io/team/app:1.21".to_owned(),
+                "<none>:<none>".to_owned(),
+                "nginx:1".to_owned(),
+            ],
+            repo_digests: vec![
+                format!("quay.io/team/app@{}", digest('a')),
+                format!("nginx@{}", digest('b')),
+            ],
+            size: 42,
+            spec: None,
+            pinned: true,
+        }
+    }
+
+    fn reference(text: &str) -> ImageRef {
+        ImageRef::parse(text).unwrap()
+    }
+
+    #[test]
+    fn names_that_do_not_parse_are_left_out() {
+        let image = runtime_image(&one_image());
+        let names: Vec<_> = image.references.iter().map(ImageRef::as_str).collect();
+        assert_eq!(names.len(), 4);
+        assert_eq!(names[0], "quay.io/team/app:1.21");
+        assert_eq!(names[1], "docker.io/library/nginx:1");
+        assert_eq!(image.size, ByteSize::new(42));
+        assert!(image.pinned);
+    }
+
+    #[test]
+    fn only_exact_names_are_found() {
+        assert!(image_named(&one_image(), &reference("quay.io/team/app:1.21")).is_some());
+        assert!(image_named(&one_image(), &reference("quay.io/team/app:1.2")).is_none());
+        let other = format!("nginx@{}", digest('a'));
+        assert!(image_named(&one_image(), &reference(&other)).is_none());
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_references_repository() {
+        let found = image_named(&one_image(), &reference("nginx:1")).unwrap();
+        assert_eq!(found.digest.unwrap().as_str(), digest('b'));
+        let by_digest = format!("quay.io/team/app@{}", digest('a'));
+        let found = image_named(&one_image(), &reference(&by_digest)).unwrap();
+        assert_eq!(found.digest.unwrap().as_str(), digest('a'));
+    }
+
+    fn two_images() -> Vec<Image> {
         let image = |id: char, tag: &str, manifest: char| Image {
             id: digest(id),
             repo_tags: vec![format!("docker.io/library/{tag}")],
@@ -167,11 +264,13 @@ mod tests {
     }
 
     fn used(container: Container) -> Vec<String> {
-        images_in_use(&images(), &[container]).into_iter().collect()
+        images_in_use(&two_images(), &[container])
+            .into_iter()
+            .collect()
     }
 
     #[test]
-    fn every_way_to_name_an_image_leads_to_its_id() {
+    fn every_form_of_a_name_resolves_to_the_id() {
         let by_digest = format!("docker.io/library/app@{}", digest('a'));
         let unlisted_repository = format!("mirror.local/app@{}", digest('a'));
         let pullable = format!("docker-pullable://app@{}", digest('a'));
@@ -195,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_runtime_resolved_wins_over_the_name_it_was_created_from() {
+    fn resolved_fields_precede_the_original_name() {
         assert_eq!(used(container("app:new", &digest('1'), "")), [digest('1')]);
         let by_digest = format!("docker.io/library/app@{}", digest('a'));
         assert_eq!(used(container("app:new", &by_digest, "")), [digest('1')]);
@@ -211,15 +310,15 @@ mod tests {
     fn users_are_named_and_counted() {
         let one = container("", &digest('1'), "");
         assert_eq!(
-            users_of(&digest('1'), &images(), std::slice::from_ref(&one)),
+            users_of(&digest('1'), &two_images(), std::slice::from_ref(&one)),
             Some("container web (ccccccccccccc)".to_owned())
         );
         assert_eq!(
-            users_of(&digest('2'), &images(), std::slice::from_ref(&one)),
+            users_of(&digest('2'), &two_images(), std::slice::from_ref(&one)),
             None
         );
         let five = vec![one; 5];
-        let text = users_of(&digest('1'), &images(), &five).unwrap();
+        let text = users_of(&digest('1'), &two_images(), &five).unwrap();
         assert!(text.ends_with("and 2 more"), "{text}");
     }
 }

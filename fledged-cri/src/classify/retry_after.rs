@@ -1,8 +1,23 @@
-//! The delay that an error text names.
+//! The delay that a registry asks for, in a header or in an error text.
 
 use std::time::Duration;
 
-/// Words after which a delay stands.
+use jiff::Timestamp;
+
+/// The delay that a `Retry-After` header asks for: seconds, or an HTTP date (RFC 9110, 10.2.3).
+///
+/// `None` if it is malformed or in the past.
+#[must_use]
+pub fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = header.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(header.trim()).ok()?;
+    let now = std::time::SystemTime::from(now);
+    date.duration_since(now).ok()
+}
+
+/// Phrases that precede a delay.
 const MARKERS: [&str; 6] = [
     "retry-after",
     "retry_after",
@@ -12,11 +27,11 @@ const MARKERS: [&str; 6] = [
     "try again in",
 ];
 
-/// The delay that an error text asks for, as in `retry-after: 985.86µs, allowed: 44000/minute` or
+/// The delay in an error text, as in `retry-after: 985.86µs, allowed: 44000/minute` or
 /// `retry after 5 seconds`.
 ///
-/// Understands durations as Go prints them, numbers with a unit in words, and bare numbers of
-/// seconds. `None` where the text names none.
+/// Reads Go durations, numbers with a unit in words, and bare numbers of seconds. `None` if the text has
+/// no delay.
 #[must_use]
 pub fn retry_after_of_text(message: &str) -> Option<Duration> {
     let text = message.to_lowercase();
@@ -26,7 +41,7 @@ pub fn retry_after_of_text(message: &str) -> Option<Duration> {
     })
 }
 
-/// The duration that a text begins with.
+/// The duration at the start of a text.
 fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut seconds: Option<f64> = None;
@@ -73,6 +88,19 @@ fn from_seconds(seconds: f64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
+        let seconds = |s| Some(Duration::from_secs(s));
+        assert_eq!(retry_after("120", now), seconds(120));
+        assert_eq!(
+            retry_after("Fri, 01 May 2026 12:00:30 GMT", now),
+            seconds(30)
+        );
+        assert_eq!(retry_after("Fri, 01 May 2026 11:00:00 GMT", now), None);
+        assert_eq!(retry_after("soon", now), None);
+    }
 
     #[test]
     fn delays_are_found() {

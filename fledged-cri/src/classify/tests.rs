@@ -1,4 +1,4 @@
-//! Error texts as runtimes really write them.
+//! Error texts of real runtimes.
 
 use std::time::Duration;
 
@@ -231,7 +231,7 @@ fn error_bodies_of_registries() {
 }
 
 #[test]
-fn names_and_digits_decide_nothing() {
+fn names_and_digits_are_ignored() {
     check(&[
         (
             Unknown,
@@ -256,7 +256,7 @@ fn names_and_digits_decide_nothing() {
 }
 
 #[test]
-fn a_failure_carries_text_and_delay() {
+fn a_failure_has_the_text_and_its_delay() {
     let failure = failure_of_text("429 Too Many Requests, retry after 5 seconds");
     assert_eq!(failure.reason, TooManyRequests);
     assert_eq!(failure.retry_after, Some(Duration::from_secs(5)));
@@ -264,4 +264,19 @@ fn a_failure_carries_text_and_delay() {
         failure.message,
         "429 Too Many Requests, retry after 5 seconds"
     );
+}
+
+#[test]
+fn statuses_have_reasons() {
+    for (status, reason) in [
+        (401, Reason::Unauthorized),
+        (403, Reason::Unauthorized),
+        (404, Reason::ImageNotFound),
+        (429, Reason::TooManyRequests),
+        (503, Reason::RegistryError),
+        (507, Reason::DiskFull),
+        (418, Reason::Unknown),
+    ] {
+        assert_eq!(from_status(status, "").reason, reason, "{status}");
+    }
 }

@@ -1,9 +1,9 @@
-//! Computing a digest while content passes by.
+//! Computing digests, also while content is streamed.
 
 use fledged_core::model::Digest;
 use sha2::Digest as _;
 
-/// A running digest in the algorithm of the one that is expected.
+/// A running digest, in the algorithm of an expected digest.
 pub(crate) enum Digester {
     Sha256(sha2::Sha256),
     Sha384(sha2::Sha384),
@@ -20,7 +20,7 @@ impl Digester {
         }
     }
 
-    /// Takes in the next bytes.
+    /// Adds bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hash) => hash.update(bytes),
@@ -29,7 +29,7 @@ impl Digester {
         }
     }
 
-    /// The digest of everything taken in, as `algorithm:hex`.
+    /// The digest of all added bytes, as `algorithm:hex`.
     pub(crate) fn finish(self) -> String {
         let (algorithm, bytes): (&str, Vec<u8>) = match self {
             Self::Sha256(hash) => ("sha256", hash.finalize().to_vec()),
@@ -55,7 +55,7 @@ impl Digester {
     }
 }
 
-/// The sha256 digest of `bytes`, the algorithm registries name manifests by.
+/// The sha256 digest of `bytes`, with which registries name manifests.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let mut digester = Digester::Sha256(sha2::Sha256::new());
     digester.update(bytes);
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn follows_the_algorithm_of_the_expected_digest() {
+    fn uses_the_algorithm_of_the_expected_digest() {
         let empty = [
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "sha384:38b060a751ac96384cd9327eb1b1e36a21fdb71114be07434c0cc7bf63f6e1da274edebfe76f65fbd51ad2f14898b95b",
