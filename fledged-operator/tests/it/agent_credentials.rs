@@ -220,7 +220,12 @@ async fn invalid_names_are_not_requested() {
         match name {
             // As in a pod, where an empty name is left over by a template.
             "" => assert_eq!(failure.unwrap(), [""; 0]),
-            _ => assert!(failure.unwrap_err().message.contains("no object's name")),
+            _ => assert!(
+                failure
+                    .unwrap_err()
+                    .message
+                    .contains("not a valid object name")
+            ),
         }
     }
     assert_eq!(store.line.count(&Method::GET, ""), 0);
