@@ -128,7 +128,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The delay before the next attempt of the same round, after `attempts` that failed.
-    pub(crate) fn within_round(
+    pub fn within_round(
         &self,
         failure: &Failure,
         attempts: u32,
@@ -144,7 +144,7 @@ impl Backoff {
     }
 
     /// The delay before the next round, after `rounds` that failed.
-    pub(crate) fn between_rounds(
+    pub fn between_rounds(
         &self,
         failure: &Failure,
         rounds: u32,
@@ -176,7 +176,7 @@ impl Backoff {
     }
 
     /// The delay with this configuration's jitter.
-    pub(crate) fn spread(&self, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
+    pub fn spread(&self, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
         jittered(delay, self.jitter, rng)
     }
 }

@@ -87,29 +87,26 @@ fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError
         )
     })?;
     let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
-    let options = JobOptions::new(image, operator_namespace(&args.election))
-        .with_pull_method(match jobs.job_pull_method {
-            JobPullMethod::Auto => PullMethod::Auto,
-            JobPullMethod::ImageVolume => PullMethod::ImageVolume,
-            JobPullMethod::Container => PullMethod::Container,
-        })
-        .with_retention(match jobs.job_retention_policy {
-            JobRetention::Delete => Retention::Delete,
-            JobRetention::Retain => Retention::Retain,
-        })
-        .with_ttl(jobs.job_ttl)
-        .with_priority_class(named(&jobs.job_priority_class_name))
-        .with_service_account(named(&jobs.service_account_name))
-        .with_image_pull_secrets(
-            jobs.job_image_pull_secrets
-                .iter()
-                .filter(|name| !name.is_empty()),
-        )
-        .with_socket(named(&jobs.cri_socket_path))
-        .with_removal_host_network(jobs.image_delete_job_host_network)
-        .with_removal_selinux_type(named(&jobs.job_removal_selinux_type))
-        .with_list_max(jobs.node_status_max_images)
-        .with_caches_namespace(named(&args.watch_namespace));
+    let mut options = JobOptions::new(image, operator_namespace(&args.election));
+    options.pull_method = match jobs.job_pull_method {
+        JobPullMethod::Auto => PullMethod::Auto,
+        JobPullMethod::ImageVolume => PullMethod::ImageVolume,
+        JobPullMethod::Container => PullMethod::Container,
+    };
+    options.retention = match jobs.job_retention_policy {
+        JobRetention::Delete => Retention::Delete,
+        JobRetention::Retain => Retention::Retain,
+    };
+    options.ttl = jobs.job_ttl;
+    options.priority_class = named(&jobs.job_priority_class_name);
+    options.service_account = named(&jobs.service_account_name);
+    let secrets = jobs.job_image_pull_secrets.iter();
+    options.image_pull_secrets = secrets.filter(|name| !name.is_empty()).cloned().collect();
+    options.socket = named(&jobs.cri_socket_path);
+    options.removal_host_network = jobs.image_delete_job_host_network;
+    options.removal_selinux_type = named(&jobs.job_removal_selinux_type);
+    options.list_max = jobs.node_status_max_images;
+    options.caches_namespace = named(&args.watch_namespace);
     Ok(Some(options))
 }
 

@@ -1,4 +1,4 @@
-//! Jobs in numbers.
+//! Metrics of the Job driver.
 
 use std::sync::atomic::AtomicU64;
 
@@ -18,7 +18,7 @@ struct WriteLabel {
     result: &'static str,
 }
 
-/// Metrics of a [`JobDriver`](super::JobDriver); clones count together.
+/// Metrics of a [`JobDriver`](super::JobDriver). Clones share their counters.
 #[derive(Debug, Clone, Default)]
 pub struct JobMetrics {
     creations: Family<CreationLabel, Counter<u64, AtomicU64>>,
@@ -26,7 +26,7 @@ pub struct JobMetrics {
 }
 
 impl JobMetrics {
-    /// Metrics that a registry shows, as `fledged_job_*`.
+    /// Metrics in that registry, named `fledged_job_*`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();

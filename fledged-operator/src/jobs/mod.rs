@@ -1,34 +1,43 @@
-//! Nodes without agents: images are pulled and removed by Kubernetes Jobs.
+//! Nodes without agents: Kubernetes Jobs pull and remove images.
 //!
-//! [`JobDriver`] is handed to [`ControllerBuilder::driver`](crate::controller::ControllerBuilder::driver).
-//! For each node that something is assigned to, it runs the same state machine that an agent runs
-//! (`fledged_core::warmer::Warmer`), in the controller's process, over a runtime that makes the node's
-//! kubelet act. What decides is therefore the same: deadlines, delays, refreshes, what may be removed.
+//! [`JobDriver`] is passed to [`ControllerBuilder::driver`](crate::controller::ControllerBuilder::driver).
+//! It watches Jobs, pods, nodes and NodeImageCaches. For each node that something changes for, it runs one
+//! pure function, `reconcile`, over what is assigned, observed and remembered; then it creates and deletes
+//! Jobs and writes the node's status. The back-off is that of an agent. A restart needs no special path:
+//! the function is run over the objects that exist and the status that was last reported.
 //!
 //! # Pulls
 //!
-//! All images that a node lacks are pulled by one Job (one for each namespace whose caches want some, of
-//! at most [`images_per_job`](JobOptions::images_per_job) images), with the pull secrets of the caches and
-//! of their ServiceAccounts. Each image has a container, and has been pulled once that container exists. By
-//! [`PullMethod::ImageVolume`] the container runs our own program and mounts the image; by
-//! [`PullMethod::Container`] it runs the image, with our program in place of its own. Nothing of an image
-//! is ever run. Why an image can't be pulled is told as soon as the kubelet says so; the Job stays while
-//! the kubelet goes on trying and somebody waits, and whoever comes back waits for the same Job.
+//! One Job pulls all images that a node lacks (one per namespace whose caches want some, of at most
+//! [`images_per_job`](JobOptions::images_per_job) images), with the pull secrets of the caches and of their
+//! ServiceAccounts. Each image has a container, and has been pulled once that container has started. With
+//! [`PullMethod::ImageVolume`] the container runs the operator's program and mounts the image; with
+//! [`PullMethod::Container`] it runs the image, with the operator's program in place of its entry point.
+//! Nothing of an image is ever run. The kubelet's reason is reported as soon as it fails; the Job stays
+//! while the kubelet retries, until its deadline.
 //!
-//! A kubelet pulls the images of a pod one after another and tells of none before it has come to all, so
-//! each of them has as many deadlines as there are images in the pod, once a kubelet has taken the pod.
+//! A round begins at the Job's `creationTimestamp`. A kubelet pulls the images of a pod one after another
+//! and reports none before it has tried all, so `activeDeadlineSeconds` is the sum of the images'
+//! deadlines. Until a kubelet has accepted the pod, the round ends after one deadline.
 //!
 //! # Removals
 //!
 //! A Job in the operator's namespace mounts the runtime's socket and runs `fledged-operator job remove`
-//! with the images as arguments, never a shell; what became of each stands in its termination message.
+//! with the images as arguments, never a shell. Its termination message has the outcome of each image. The
+//! Job stays until the kubelet's list of images is newer than the removal, so that no restart forgets it.
 //!
 //! # Presence
 //!
-//! From afar nobody can read a runtime. An image counts as present from when its container existed, or
-//! when the node's status names it, until the node's status, complete and newer, does not. A kubelet's list
-//! of 50 images is cut: absence from it says nothing. A refresh on demand looks no further: of an image
-//! that does not move, it has a Job only where it is not known to be there.
+//! A runtime can't be read from afar. An image counts as present once its container has started, or when
+//! the node's status lists it, until the node's status is complete, newer and does not list it. No evidence
+//! counts that is older than the driver's own last removal of the image. A kubelet's list of 50 images is
+//! cut: absence from it proves nothing. A refresh on demand does not look further: an immutable image gets
+//! a Job only if it is not known to be present.
+//!
+//! # Which Jobs count
+//!
+//! Jobs that this driver created, recognised by UID or field manager, and by their content; pods that such
+//! a Job owns and that run what it says. Labels and names alone prove nothing.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,41 +55,22 @@
 //! # }
 //! ```
 
-mod answers;
-mod batch;
 mod driver;
-mod hub;
-mod job;
-mod listing;
-mod live_job;
+mod manifest;
+mod memory;
 mod metrics;
-mod names;
-mod node;
-mod node_task;
+mod observe;
 mod options;
-mod outcome;
-mod pace;
-mod plans;
 mod pod;
-mod presence;
-mod removals;
+mod reconcile;
 mod remove;
 mod requests;
-mod runtime;
-mod scope;
-mod slot;
-mod spec;
-mod told;
-mod upkeep;
-mod wanted;
-mod watched;
-mod worker;
+mod store;
 
 pub use driver::JobDriver;
 pub use metrics::JobMetrics;
 pub use options::{JobOptions, PullMethod, Retention};
-pub use outcome::{MESSAGE_MAX, RemovalOutcomes};
-pub use remove::remove_images;
+pub use remove::{MESSAGE_MAX, RemovalOutcomes, remove_images};
 
-/// Field manager of the statuses that this driver writes of nodes.
+/// Field manager of the Jobs and node statuses that this driver writes.
 pub const FIELD_MANAGER: &str = "fledged-job-driver";

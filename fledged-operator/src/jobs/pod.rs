@@ -1,53 +1,69 @@
-//! What a pod says of the images that it makes the kubelet pull.
+//! Pods of Jobs: what they run, and how far their containers have got.
+
+use std::collections::BTreeMap;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{Digest, ImageRef};
 use fledged_cri::classify::failure_of_text;
-use k8s_openapi::api::core::v1::Pod;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Serialize};
 
-use super::spec::COPY;
+use super::manifest::{COPY, REMOVE};
+use super::observe::{JobWork, ObservedJob, PullSlot, pulled_image, removed_images};
 
-/// Reasons of containers that merely have not begun.
-const PATIENT: [&str; 3] = ["", "ContainerCreating", "PodInitializing"];
-/// Reasons of containers that are known to have begun: their images were there.
-const BEGAN: [&str; 5] = [
+/// Reasons of containers that merely have not started.
+const NOT_STARTED: [&str; 3] = ["", "ContainerCreating", "PodInitializing"];
+/// Reasons of containers that have started: their images were present.
+const STARTED: [&str; 5] = [
     "Completed",
     "Error",
     "StartError",
     "ContainerCannotRun",
     "OOMKilled",
 ];
-/// What the kubelet says between two attempts; the others are said by an attempt that failed.
-const BETWEEN_ATTEMPTS: &str = "ImagePullBackOff";
 
-/// A pod, as far as it tells of images.
+/// A pod, as far as it concerns images.
+///
+/// The Kubernetes API of the version that this is built for does not have the status of image volumes
+/// (KEP-5365), so the status is read by types of our own.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
 #[resource(inherit = Pod)]
-pub(super) struct ReadPod {
-    #[serde(default)]
+#[serde(default)]
+pub(super) struct ObservedPod {
     pub(super) metadata: ObjectMeta,
-    #[serde(default)]
-    status: Status,
+    spec: PodSpec,
+    status: PodStatus,
+    #[serde(skip)]
+    content: PodContent,
+}
+
+/// What a pod runs, and where.
+#[derive(Debug, Clone, Default)]
+struct PodContent {
+    node: Option<String>,
+    /// The image that each container pulls.
+    pulls: BTreeMap<String, ImageRef>,
+    removes: Vec<ImageRef>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Status {
+struct PodStatus {
     phase: String,
     reason: String,
     message: String,
     start_time: Option<Time>,
-    conditions: Vec<Condition>,
-    init_container_statuses: Vec<Container>,
-    container_statuses: Vec<Container>,
+    conditions: Vec<PodCondition>,
+    init_container_statuses: Vec<ContainerStatus>,
+    container_statuses: Vec<ContainerStatus>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Condition {
+struct PodCondition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
@@ -57,19 +73,19 @@ struct Condition {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Container {
+struct ContainerStatus {
     name: String,
-    state: State,
+    state: ContainerState,
     #[serde(rename = "imageID")]
     image_id: String,
-    volume_mounts: Vec<Mount>,
+    volume_mounts: Vec<MountStatus>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct State {
+struct ContainerState {
     waiting: Option<Waiting>,
-    running: Option<serde_json::Value>,
+    running: Option<Running>,
     terminated: Option<Terminated>,
 }
 
@@ -82,86 +98,115 @@ struct Waiting {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+struct Running {
+    started_at: Option<Time>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Terminated {
     reason: String,
     message: String,
     exit_code: i32,
     started_at: Option<Time>,
+    finished_at: Option<Time>,
 }
 
-/// Where the kubelet says what an image volume holds (KEP-5365, from 1.35).
+/// What an image volume holds (KEP-5365, from Kubernetes 1.35).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Mount {
+struct MountStatus {
     volume_status: VolumeStatus,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct VolumeStatus {
-    image: ImageStatus,
+    image: ImageVolumeStatus,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct ImageStatus {
+struct ImageVolumeStatus {
     image_ref: String,
 }
 
-/// What a container has to come to.
+/// State of a container that pulls an image, or of the one that removes images.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Goal {
-    /// It exists: the kubelet has pulled that image.
-    Begin(ImageRef),
-    /// It has ended, with a message.
-    End,
-}
-
-impl Goal {
-    /// The image that is pulled.
-    pub(super) fn image(&self) -> Option<&ImageRef> {
-        match self {
-            Self::Begin(image) => Some(image),
-            Self::End => None,
-        }
-    }
-}
-
-/// How far a container has got.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing can be said yet.
-    Open,
-    /// It has begun. The digest of the image, where it is told.
-    Begun(Option<Digest>),
-    /// It has ended by itself, with that message.
-    Ended(String),
-    /// It fails; the kubelet may go on trying.
-    Failing {
-        /// Why.
-        failure: Failure,
-        /// Whether an attempt has just failed, and it does not merely wait for the next.
-        attempt: bool,
+pub(super) enum Progress {
+    /// Nothing is known yet.
+    Waiting,
+    /// The container has started: the kubelet has pulled its image.
+    Pulled {
+        /// The image's digest, where the kubelet reports it.
+        digest: Option<Digest>,
+        /// When the container started, by the kubelet's clock.
+        at: Option<Timestamp>,
     },
+    /// The container has removed images, and left this message.
+    Ended {
+        message: String,
+        /// When it ended, by the kubelet's clock.
+        at: Option<Timestamp>,
+    },
+    /// It fails; the kubelet may still be retrying.
+    Failing(Failure),
 }
 
-impl ReadPod {
-    /// The name of its Job.
-    pub(super) fn job(&self) -> Option<&str> {
-        let labels = self.metadata.labels.as_ref()?;
-        let name = labels.get("batch.kubernetes.io/job-name");
-        name.or_else(|| labels.get("job-name")).map(String::as_str)
+impl ObservedPod {
+    /// The same pod with its spec read, and without what is not needed.
+    pub(super) fn pruned(mut self) -> Self {
+        self.metadata.managed_fields = None;
+        self.metadata.labels = None;
+        let spec = std::mem::take(&mut self.spec);
+        let containers = spec.containers.iter();
+        let pulls = containers.filter_map(|container| {
+            let image = pulled_image(container, &spec)?;
+            Some((container.name.clone(), image))
+        });
+        let remove = spec.containers.iter().find(|c| c.name == REMOVE);
+        let args = remove.and_then(|container| container.args.as_deref());
+        self.content = PodContent {
+            pulls: pulls.collect(),
+            removes: args.map(removed_images).unwrap_or_default(),
+            node: spec.node_name,
+        };
+        self
     }
 
-    /// Whether it was made for a Job of that namespace and that UID, where this is known.
-    pub(super) fn is_of(&self, namespace: &str, uid: Option<&str>) -> bool {
+    /// Replaces the status.
+    #[cfg(test)]
+    pub(super) fn set_status(&mut self, status: serde_json::Value) {
+        self.status = serde_json::from_value(status).unwrap_or_default();
+    }
+
+    /// Whether a Job of that UID in that namespace owns it.
+    pub(super) fn is_owned_by(&self, namespace: &str, uid: &str) -> bool {
         let mut owners = self.metadata.owner_references.iter().flatten();
-        let owned = uid.is_none_or(|uid| owners.any(|owner| owner.uid == uid));
-        self.metadata.namespace.as_deref() == Some(namespace) && owned
+        self.metadata.namespace.as_deref() == Some(namespace)
+            && owners.any(|owner| owner.kind == "Job" && owner.uid == uid)
     }
 
-    /// Whether a kubelet has taken it.
-    pub(super) fn is_taken(&self) -> bool {
+    /// Whether it runs what the Job says, on the Job's node or on none yet.
+    pub(super) fn runs(&self, job: &ObservedJob) -> bool {
+        let PodContent {
+            node,
+            pulls,
+            removes,
+        } = &self.content;
+        let placed = node.as_ref().is_none_or(|node| node == job.node.as_str());
+        let content = match &job.work {
+            JobWork::Pull(slots) => {
+                let mut slots = slots.iter();
+                slots.all(|slot| pulls.get(&slot.container) == Some(&slot.image))
+            }
+            JobWork::Remove(images) => removes[..] == images[..],
+        };
+        placed && content
+    }
+
+    /// Whether a kubelet has accepted it.
+    pub(super) fn is_accepted(&self) -> bool {
         self.status.start_time.is_some()
     }
 
@@ -170,159 +215,165 @@ impl ReadPod {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
     }
 
-    /// How far one container has got. `ours` is the image of Jobs themselves.
-    pub(super) fn verdict(&self, container: &str, goal: &Goal, ours: &ImageRef) -> Verdict {
-        let statuses = &self.status.container_statuses;
-        let found = statuses.iter().find(|status| status.name == container);
-        let state = found.map(|status| &status.state);
+    /// State of the container that pulls an image. `own` is the operator's image.
+    pub(super) fn pull_progress(&self, slot: &PullSlot, own: &ImageRef) -> Progress {
+        let image = &slot.image;
+        let status = self.status_of(&slot.container);
+        let state = status.map(|status| &status.state);
+        let pulled = |at: Option<&Time>| Progress::Pulled {
+            digest: status.and_then(|status| status.digest(image)),
+            at: at.map(|at| at.0),
+        };
         if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
-            return self.ended(ended, goal, found);
+            if ended.has_started() && ended.reason != "ContainerStatusUnknown" {
+                return pulled(ended.started_at.as_ref().or(ended.finished_at.as_ref()));
+            }
+            return Progress::Failing(self.failure());
         }
-        if state.is_some_and(|state| state.running.is_some()) {
-            return match goal {
-                Goal::Begin(image) => Verdict::Begun(found.and_then(|c| c.digest(image))),
-                Goal::End => Verdict::Open,
-            };
+        if let Some(running) = state.and_then(|state| state.running.as_ref()) {
+            return pulled(running.started_at.as_ref());
         }
-        if let Some(failure) = self.copy_failure(ours) {
-            return failure;
-        }
-        if let Some(waiting) = state.and_then(|state| state.waiting.as_ref())
-            && !PATIENT.contains(&waiting.reason.as_str())
-        {
-            let failure = match goal {
-                Goal::Begin(image) => waiting.failure(image, ours),
-                Goal::End => waiting.failure_of_ours(ours),
-            };
-            let attempt = waiting.reason != BETWEEN_ATTEMPTS;
-            return Verdict::Failing { failure, attempt };
-        }
-        match self.status.phase.as_str() {
-            "Failed" => self.failing(),
-            _ => Verdict::Open,
-        }
+        let waiting = state.and_then(|state| state.waiting.as_ref());
+        let failure = self.copy_failure(own).or_else(|| {
+            let waiting = waiting.filter(|waiting| waiting.is_failing())?;
+            Some(waiting.failure(image, own))
+        });
+        self.or_failed(failure)
     }
 
-    fn ended(&self, ended: &Terminated, goal: &Goal, status: Option<&Container>) -> Verdict {
-        // A container that never was is told as terminated too when its pod ends.
-        let began = ended.started_at.is_some() || BEGAN.contains(&ended.reason.as_str());
-        match goal {
-            Goal::Begin(image) if began && ended.reason != "ContainerStatusUnknown" => {
-                Verdict::Begun(status.and_then(|c| c.digest(image)))
+    /// State of the container that removes images.
+    pub(super) fn removal_progress(&self, own: &ImageRef) -> Progress {
+        let state = self.status_of(REMOVE).map(|status| &status.state);
+        if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
+            if ended.exit_code == 0 {
+                return Progress::Ended {
+                    message: ended.message.clone(),
+                    at: ended.finished_at.as_ref().map(|at| at.0),
+                };
             }
-            Goal::End if ended.exit_code == 0 => Verdict::Ended(ended.message.clone()),
-            Goal::End if began => Verdict::Failing {
-                failure: failure(format!(
-                    "it ended with {} ({}): {}",
+            return Progress::Failing(match ended.has_started() {
+                true => unknown(format!(
+                    "the Job's container ended with exit code {} ({}): {}",
                     ended.exit_code,
                     ended.reason,
                     ended.message.trim()
                 )),
-                attempt: true,
-            },
-            _ => self.failing(),
+                false => self.failure(),
+            });
         }
+        let waiting = state.and_then(|state| state.waiting.as_ref());
+        let waiting = waiting.filter(|waiting| waiting.is_failing());
+        self.or_failed(waiting.map(|waiting| waiting.failure_of_own(own)))
     }
 
-    /// Why no container of the pod begins: our program can't be copied in.
-    fn copy_failure(&self, ours: &ImageRef) -> Option<Verdict> {
+    fn status_of(&self, container: &str) -> Option<&ContainerStatus> {
+        let mut statuses = self.status.container_statuses.iter();
+        statuses.find(|status| status.name == container)
+    }
+
+    fn or_failed(&self, failure: Option<Failure>) -> Progress {
+        let failure = failure.or_else(|| (self.status.phase == "Failed").then(|| self.failure()));
+        failure.map_or(Progress::Waiting, Progress::Failing)
+    }
+
+    /// Why no container of the pod starts: the program can't be copied in.
+    fn copy_failure(&self, own: &ImageRef) -> Option<Failure> {
         let mut inits = self.status.init_container_statuses.iter();
         let state = &inits.find(|status| status.name == COPY)?.state;
         if let Some(ended) = state.terminated.as_ref().filter(|end| end.exit_code != 0) {
-            let text = format!(
-                "the program of Jobs could not be copied: {} {}",
+            return Some(unknown(format!(
+                "cannot copy the Jobs' program: {} {}",
                 ended.reason,
                 ended.message.trim()
-            );
-            return Some(Verdict::Failing {
-                failure: failure(text),
-                attempt: true,
-            });
+            )));
         }
-        let waiting = state.waiting.as_ref()?;
-        if PATIENT.contains(&waiting.reason.as_str()) {
-            return None;
-        }
-        Some(Verdict::Failing {
-            failure: waiting.failure_of_ours(ours),
-            attempt: waiting.reason != BETWEEN_ATTEMPTS,
-        })
+        let waiting = state.waiting.as_ref();
+        let waiting = waiting.filter(|waiting| waiting.is_failing())?;
+        Some(waiting.failure_of_own(own))
     }
 
-    /// The pod as a whole has failed.
-    fn failing(&self) -> Verdict {
+    /// Why the pod as a whole has failed.
+    fn failure(&self) -> Failure {
         let (reason, message) = (&self.status.reason, &self.status.message);
-        let text = format!("its pod {} failed: {reason} {message}", self.name());
-        // The kubelet's words when it evicts for want of room.
+        let text = format!("pod {} failed: {reason} {message}", self.name());
+        // The kubelet's words where it evicts for lack of disk space.
         let disk = ["ephemeral-storage", "DiskPressure", "imagefs", "nodefs"];
         let full = reason == "Evicted" && disk.iter().any(|word| message.contains(word));
-        let failure = match full {
-            true => Failure::new(Reason::DiskFull, text.trim_end()),
-            false => failure(text.trim_end().to_owned()),
+        let reason = if full {
+            Reason::DiskFull
+        } else {
+            Reason::Unknown
         };
-        Verdict::Failing {
-            failure,
-            attempt: true,
-        }
+        Failure::new(reason, text.trim_end())
     }
 
     fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Where it stands, in words, for whoever waits for it in vain.
+    /// Its phase and what it waits for, for messages.
     pub(super) fn describe(&self) -> String {
         let mut text = format!("pod {} is {}", self.name(), self.status.phase);
         let conditions = self.status.conditions.iter();
-        // The scheduler's word comes first: without a node nothing else is of interest.
+        // The scheduler's message first: without a node the others do not matter.
         let hindrance = conditions.filter(|c| c.status == "False" && !c.message.is_empty());
         let hindrance = hindrance.max_by_key(|c| c.kind == "PodScheduled");
         if let Some(condition) = hindrance {
             text.push_str(&format!(": {}: {}", condition.reason, condition.message));
-        } else if let Some(reason) = self.waits_for() {
+        } else if let Some(reason) = self.waiting_reason() {
             text.push_str(&format!(": {reason}"));
         }
         text
     }
 
-    fn waits_for(&self) -> Option<&str> {
+    fn waiting_reason(&self) -> Option<&str> {
         let inits = self.status.init_container_statuses.iter();
         let mut all = inits.chain(&self.status.container_statuses);
         all.find_map(|status| Some(status.state.waiting.as_ref()?.reason.as_str()))
     }
 }
 
-impl Container {
-    /// The digest of that image, where one of the container's is told to be it: where it mounts the
-    /// image, its own is our program's.
+impl ContainerStatus {
+    /// The digest of that image, where a volume or the container itself has it. With an image volume the
+    /// container's own image is the operator's.
     fn digest(&self, image: &ImageRef) -> Option<Digest> {
         let volumes = self.volume_mounts.iter();
-        let told = volumes.map(|mount| mount.volume_status.image.image_ref.as_str());
-        let mut told = told.chain([self.image_id.as_str()]).filter_map(|told| {
-            let told = told.rsplit("://").next()?;
-            ImageRef::parse(told).ok()
+        let ids = volumes.map(|mount| mount.volume_status.image.image_ref.as_str());
+        let mut ids = ids.chain([self.image_id.as_str()]).filter_map(|id| {
+            let id = id.rsplit("://").next()?;
+            ImageRef::parse(id).ok()
         });
-        let found = told.find(|told| told.name() == image.name())?;
+        let found = ids.find(|id| id.name() == image.name())?;
         found.digest().cloned()
     }
 }
 
+impl Terminated {
+    /// Whether the container ran. One that never did is reported as terminated when its pod ends.
+    fn has_started(&self) -> bool {
+        self.started_at.is_some() || STARTED.contains(&self.reason.as_str())
+    }
+}
+
 impl Waiting {
+    fn is_failing(&self) -> bool {
+        !NOT_STARTED.contains(&self.reason.as_str())
+    }
+
     fn text(&self) -> String {
-        match self.message.is_empty() {
-            true => self.reason.clone(),
-            // Where it waits between attempts, the kubelet repeats what the last one said.
-            false => format!("{}: {}", self.reason, self.message),
+        match self.message.as_str() {
+            "" => self.reason.clone(),
+            message => format!("{}: {message}", self.reason),
         }
     }
 
     /// Why that image can't be pulled.
-    fn failure(&self, image: &ImageRef, ours: &ImageRef) -> Failure {
+    fn failure(&self, image: &ImageRef, own: &ImageRef) -> Failure {
         let names = |image: &ImageRef| {
             self.message.contains(image.as_str()) || self.message.contains(image.original())
         };
-        if names(ours) && !names(image) {
-            return self.failure_of_ours(ours);
+        if names(own) && !names(image) {
+            return self.failure_of_own(own);
         }
         let text = self.text();
         let reason = match self.reason.as_str() {
@@ -338,17 +389,16 @@ impl Waiting {
         }
     }
 
-    /// Why the image of Jobs themselves can't be pulled: nothing that waits for its node's images can
-    /// help, and nothing of it is the fault of the image that is wanted.
-    fn failure_of_ours(&self, ours: &ImageRef) -> Failure {
-        failure(format!(
-            "{ours}, the image of Jobs themselves, does not run: {}",
-            self.text()
+    /// Why the operator's image does not run, which is not the fault of the image to be pulled.
+    fn failure_of_own(&self, own: &ImageRef) -> Failure {
+        let text = self.text();
+        unknown(format!(
+            "{own}, the image of the Jobs themselves, does not run: {text}"
         ))
     }
 }
 
-fn failure(text: String) -> Failure {
+fn unknown(text: String) -> Failure {
     Failure::new(Reason::Unknown, text)
 }
 

@@ -1,7 +1,9 @@
 //! Requests about Jobs.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fledged_core::backoff::Schedule;
@@ -9,25 +11,37 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ObjectName;
 use fledged_core::port::Clock;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Event;
-use kube::api::{DeleteParams, ListParams, ObjectList, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectList, PostParams, Preconditions};
 use kube::core::request::Request;
 use kube::{Client, Resource};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::FIELD_MANAGER;
+use super::manifest::{JobKey, JobPlan, Method, PullPlan};
 use super::metrics::JobMetrics;
 use super::options::{JobOptions, PullMethod};
-use super::pace::Pace;
-use super::spec::{Method, PullPlan, RemovalPlan, pull_job, removal_job};
 use crate::agent::credentials::{Objects, ServiceAccount};
-use crate::report::{Refusal, RetryDelays, request};
+use crate::report::{Refusal, RetryDelays, after, request};
 
 /// Longest that one request may take: an API server's own limit.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Between attempts at the same request.
 const AGAIN: Schedule = Schedule::seconds(1, 30);
+
+/// The end of a Job's creation.
+pub(super) enum Created {
+    /// The Job exists. With the pull secrets that could not be looked up.
+    Exists(Box<Job>, Vec<String>),
+    /// The API server refuses the Job for what it is.
+    Refused(Failure),
+    /// The creation was cancelled, or somebody has deleted the Job already.
+    Gone,
+}
 
 /// Makes the requests of all nodes.
 pub(super) struct Requests {
@@ -37,39 +51,8 @@ pub(super) struct Requests {
     pub(super) metrics: JobMetrics,
     pace: Pace,
     accounts: Objects<ServiceAccount>,
-    /// Whether the API server has shown not to know of image volumes.
+    /// Whether the API server has shown not to know image volumes.
     no_image_volumes: AtomicBool,
-}
-
-/// What a Job is made from.
-#[derive(Debug, Clone)]
-pub(super) enum Plan {
-    /// With the ServiceAccounts whose pull secrets it needs as well.
-    Pull(PullPlan, Vec<ObjectName>),
-    Remove(RemovalPlan),
-}
-
-impl Plan {
-    fn name(&self) -> (&str, &str) {
-        match self {
-            Self::Pull(plan, _) => (&plan.namespace, &plan.name),
-            Self::Remove(plan) => (&plan.namespace, &plan.name),
-        }
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Pull(..) => "pull",
-            Self::Remove(_) => "remove",
-        }
-    }
-
-    fn body(&self, options: &JobOptions) -> Value {
-        match self {
-            Self::Pull(plan, _) => pull_job(plan, options),
-            Self::Remove(plan) => removal_job(plan, options),
-        }
-    }
 }
 
 impl Requests {
@@ -90,69 +73,78 @@ impl Requests {
         }
     }
 
-    /// Whether image volumes are known not to be served.
-    pub(super) fn refuses_image_volumes(&self) -> bool {
+    /// Whether the API server is known not to serve image volumes.
+    pub(super) fn no_image_volumes(&self) -> bool {
         self.no_image_volumes.load(Ordering::Relaxed)
     }
 
-    /// Creates a Job, however long that takes; `trouble` hears what keeps it. Returns what its pods
-    /// need and do not have: pull secrets that could not be looked up.
-    ///
-    /// # Errors
-    ///
-    /// What the API server said when it refused the Job for what it is.
+    /// Creates a Job, with retries until it is cancelled. `trouble` is called with every failure.
     pub(super) async fn create(
         &self,
-        mut plan: Plan,
+        mut plan: JobPlan,
         seed: u64,
+        cancel: CancellationToken,
         trouble: impl Fn(Failure),
-    ) -> Result<Vec<String>, Failure> {
+    ) -> Created {
         let mut delays = RetryDelays::new(AGAIN, seed);
         let mut missing = Vec::new();
-        if let Plan::Pull(plan, accounts) = &mut plan {
-            accounts.extend(unnamed_account(&self.options, plan, accounts));
-            missing = self.add_secrets(plan, accounts).await;
+        if let JobPlan::Pull(plan) = &mut plan {
+            plan.accounts.extend(unnamed_account(&self.options, plan));
+            missing = self.add_secrets(plan).await;
         }
+        let key = plan.key().clone();
+        // Whether an attempt without an answer may have taken effect.
+        let mut unclear = false;
         loop {
-            self.pace.turn(self.clock.as_ref()).await;
-            let (namespace, name) = plan.name();
-            let refusal = match self.post(namespace, &plan.body(&self.options)).await {
-                Ok(()) => {
-                    info!(namespace, name, "created a Job");
-                    self.metrics.created(plan.kind(), "ok");
-                    return Ok(missing);
+            let turn = self.pace.turn(self.clock.as_ref());
+            if cancel.run_until_cancelled(turn).await.is_none() {
+                break;
+            }
+            let refusal = match self.post(&key, &plan.manifest(&self.options)).await {
+                Ok(job) => {
+                    info!(job = %key, kind = plan.kind().as_str(), "Job created");
+                    self.metrics.created(plan.kind().as_str(), "ok");
+                    return Created::Exists(Box::new(job), missing);
                 }
                 Err(refusal) => refusal,
             };
             let status = refusal.status.as_deref();
             if status.is_some_and(|status| status.is_already_exists()) {
-                // An answer was lost before.
-                self.metrics.created(plan.kind(), "ok");
-                return Ok(missing);
+                // The answer to an earlier attempt was lost.
+                self.metrics.created(plan.kind().as_str(), "ok");
+                unclear = true;
+                break;
             }
             let code = status.map_or(0, |status| status.code);
-            let text = format!("cannot create Job {namespace}/{name}: {}", refusal.problem);
-            warn!(namespace, name, error = refusal.problem, "Job not created");
-            let failure = Failure::new(Reason::Unknown, text);
-            if code == 422 && self.falls_back(&mut plan, &refusal.problem) {
+            unclear |= code == 0 || code >= 500;
+            let text = format!("cannot create Job {key}: {}", refusal.problem);
+            warn!(job = %key, error = refusal.problem, "Job not created");
+            if code == 422 && self.fall_back(&mut plan, &refusal.problem) {
                 continue;
             }
-            self.metrics.created(plan.kind(), "failed");
+            self.metrics.created(plan.kind().as_str(), "failed");
+            let failure = Failure::new(Reason::Unknown, text);
             if (400..500).contains(&code) && !matches!(code, 408 | 409 | 429) {
-                return Err(failure);
+                return Created::Refused(failure);
             }
             trouble(failure);
             if let Some(asked) = refusal.retry_after {
                 self.pace.hold(asked, self.clock.now());
             }
-            let delay = delays.next(refusal.retry_after);
-            self.clock.sleep(delay).await;
+            let delay = self.clock.sleep(delays.next(refusal.retry_after));
+            if cancel.run_until_cancelled(delay).await.is_none() {
+                break;
+            }
+        }
+        match self.find(&key).await.filter(|_| unclear) {
+            Some(job) => Created::Exists(Box::new(job), missing),
+            None => Created::Gone,
         }
     }
 
-    /// Goes on with containers where image volumes are refused and nobody insists on them.
-    fn falls_back(&self, plan: &mut Plan, problem: &str) -> bool {
-        let Plan::Pull(plan, _) = plan else {
+    /// Uses containers where the API server refuses image volumes and they are not required.
+    fn fall_back(&self, plan: &mut JobPlan, problem: &str) -> bool {
+        let JobPlan::Pull(plan) = plan else {
             return false;
         };
         let auto = self.options.pull_method == PullMethod::Auto;
@@ -160,14 +152,18 @@ impl Requests {
             return false;
         }
         if !self.no_image_volumes.swap(true, Ordering::Relaxed) {
-            warn!("the API server does not know image volumes: Jobs run images in containers");
+            warn!(
+                "the API server does not support image volumes: Jobs run containers of the images"
+            );
         }
         plan.method = Method::Container;
         true
     }
 
-    async fn add_secrets(&self, plan: &mut PullPlan, accounts: &[ObjectName]) -> Vec<String> {
-        let read = accounts
+    /// Adds the pull secrets of ServiceAccounts; returns the accounts that can't be read.
+    async fn add_secrets(&self, plan: &mut PullPlan) -> Vec<String> {
+        let read = plan
+            .accounts
             .iter()
             .map(async |name| (name, self.accounts.get(name).await));
         let mut missing = Vec::new();
@@ -181,53 +177,72 @@ impl Requests {
                 Err(error) => missing.push(format!("service account {name}: {error}")),
             }
         }
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         plan.secrets
             .retain(|name| !name.is_empty() && known.insert(name.clone()));
         missing
     }
 
-    async fn post(&self, namespace: &str, body: &Value) -> Result<(), Refusal> {
-        let body = serde_json::to_vec(body).unwrap_or_default();
-        let path = Request::new(Job::url_path(&(), Some(namespace)));
-        let post = path.create(&PostParams::default(), body);
-        let post = post.map_err(|error| Refusal::no_answer(error.to_string()))?;
-        request(&self.client, post, LIMIT).await.map(drop)
+    async fn post(&self, key: &JobKey, manifest: &Value) -> Result<Job, Refusal> {
+        let no_answer = |problem: String| Refusal::no_answer(problem);
+        let body = serde_json::to_vec(manifest).unwrap_or_default();
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let post = Request::new(Job::url_path(&(), Some(&key.namespace))).create(&params, body);
+        let post = post.map_err(|error| no_answer(error.to_string()))?;
+        let answer = request(&self.client, post, LIMIT).await?;
+        serde_json::from_slice(&answer).map_err(|error| no_answer(error.to_string()))
     }
 
-    /// Deletes a Job and its pods, however long that takes; whether it was there.
-    pub(super) async fn delete(&self, namespace: &str, name: &str, seed: u64) -> bool {
+    /// A Job by its name. By a list, which needs no right that a watch does not need.
+    async fn find(&self, key: &JobKey) -> Option<Job> {
+        let params = ListParams::default().fields(&format!("metadata.name={}", key.name));
+        let list = Request::new(Job::url_path(&(), Some(&key.namespace))).list(&params);
+        let answer = request(&self.client, list.ok()?, LIMIT).await.ok()?;
+        let jobs: ObjectList<Job> = serde_json::from_slice(&answer).ok()?;
+        jobs.items.into_iter().next()
+    }
+
+    /// Deletes a Job of that UID and its pods, with retries until it is gone.
+    pub(super) async fn delete(&self, key: &JobKey, uid: String, seed: u64) {
         let mut delays = RetryDelays::new(AGAIN, seed);
+        let params = DeleteParams::background().preconditions(Preconditions {
+            uid: Some(uid),
+            resource_version: None,
+        });
         loop {
-            let delete = Request::new(Job::url_path(&(), Some(namespace)));
-            let delete = delete.delete(name, &DeleteParams::background());
-            let refusal = match delete {
+            let delete = Request::new(Job::url_path(&(), Some(&key.namespace)));
+            let refusal = match delete.delete(&key.name, &params) {
                 Ok(delete) => match request(&self.client, delete, LIMIT).await {
                     Ok(_) => {
-                        debug!(namespace, name, "deleted a Job");
-                        return true;
+                        debug!(job = %key, "Job deleted");
+                        return;
                     }
                     Err(refusal) => refusal,
                 },
                 Err(error) => Refusal::no_answer(error.to_string()),
             };
-            if refusal.status.as_ref().is_some_and(|s| s.is_not_found()) {
-                return false;
+            let status = refusal.status.as_ref();
+            // A conflict: another Job has its name by now.
+            if status.is_some_and(|status| status.is_not_found() || status.is_conflict()) {
+                return;
             }
-            warn!(namespace, name, error = refusal.problem, "Job not deleted");
-            let delay = delays.next(refusal.retry_after);
-            self.clock.sleep(delay).await;
+            warn!(job = %key, error = refusal.problem, "Job not deleted");
+            self.clock.sleep(delays.next(refusal.retry_after)).await;
         }
     }
 
-    /// Why a Job has no pod, if anybody said so.
-    pub(super) async fn inquire(&self, namespace: &str, name: &str) -> Option<Failure> {
+    /// Why a Job has no pod, as its events say.
+    pub(super) async fn explain(&self, key: &JobKey) -> Option<Failure> {
+        let (namespace, name) = (&key.namespace, &key.name);
         let about = format!("involvedObject.kind=Job,involvedObject.name={name}");
         let params = ListParams::default().fields(&about);
         let list = Request::new(Event::url_path(&(), Some(namespace))).list(&params);
         let answer = request(&self.client, list.ok()?, LIMIT).await;
-        let answer =
-            answer.map_err(|refusal| debug!(namespace, name, error = refusal.problem, "no events"));
+        let answer = answer
+            .map_err(|refusal| debug!(job = %key, error = refusal.problem, "events not read"));
         let events: ObjectList<Event> = serde_json::from_slice(&answer.ok()?).ok()?;
         let failed = events.items.into_iter();
         let failed = failed.filter(|event| event.reason.as_deref() == Some("FailedCreate"));
@@ -237,19 +252,52 @@ impl Requests {
     }
 }
 
-/// The ServiceAccount whose pull secrets a pod gets without a word as long as it names none: that of the
-/// pod. Where it names those of the Jobs' own image, the others have to be named as well.
-fn unnamed_account(
-    options: &JobOptions,
-    plan: &PullPlan,
-    accounts: &[ObjectName],
-) -> Option<ObjectName> {
-    let named = !plan.secrets.is_empty() || !accounts.is_empty();
+/// The ServiceAccount whose pull secrets a pod gets as long as it names none: the pod's own. Where it names
+/// those of the operator's image, it has to name those of the account as well.
+fn unnamed_account(options: &JobOptions, plan: &PullPlan) -> Option<ObjectName> {
+    let named = !plan.secrets.is_empty() || !plan.accounts.is_empty();
     if named || options.image_pull_secrets.is_empty() {
         return None;
     }
     let name = options.service_account.as_deref().unwrap_or("default");
-    Some(ObjectName::new(plan.namespace.as_str(), name))
+    Some(ObjectName::new(plan.key.namespace.as_str(), name))
+}
+
+/// Limits requests per second.
+#[derive(Debug)]
+struct Pace {
+    gap: Duration,
+    next: Mutex<Timestamp>,
+}
+
+impl Pace {
+    fn new(per_second: NonZeroU32) -> Self {
+        Self {
+            gap: Duration::from_secs(1) / per_second.get(),
+            next: Mutex::new(Timestamp::MIN),
+        }
+    }
+
+    /// Waits until a request may be made.
+    async fn turn(&self, clock: &dyn Clock) {
+        let pause = self.reserve(clock.now());
+        if !pause.is_zero() {
+            clock.sleep(pause).await;
+        }
+    }
+
+    fn reserve(&self, now: Timestamp) -> Duration {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = now.max(*next);
+        *next = after(at, self.gap);
+        Duration::try_from(at.duration_since(now)).unwrap_or_default()
+    }
+
+    /// Makes no request for that long, as the server has asked.
+    fn hold(&self, delay: Duration, now: Timestamp) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = (*next).max(after(now, delay));
+    }
 }
 
 #[cfg(test)]
@@ -259,31 +307,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_that_names_the_secrets_of_its_own_image_names_those_of_its_account_too() {
+    fn secrets_of_the_pods_account_are_named_beside_those_of_the_job_image() {
         let mut plan = PullPlan {
-            name: "job".to_owned(),
-            namespace: "shop".to_owned(),
+            key: JobKey {
+                namespace: "shop".to_owned(),
+                name: "job".to_owned(),
+            },
             node: NodeName::new("a").unwrap(),
             method: Method::Container,
             images: Vec::new(),
             secrets: Vec::new(),
+            accounts: Vec::new(),
             caches: Vec::new(),
             cache: None,
-            limit: Duration::from_secs(1),
+            deadline: Duration::from_secs(1),
         };
-        let options = JobOptions::new("a.test/ours:1".parse().unwrap(), "operator");
-        assert_eq!(unnamed_account(&options, &plan, &[]), None);
-        let options = options.with_image_pull_secrets(["login"]);
+        let mut options = JobOptions::new("a.test/ours:1".parse().unwrap(), "operator");
+        assert_eq!(unnamed_account(&options, &plan), None);
+        options.image_pull_secrets = vec!["login".to_owned()];
         let of = |name: &str| Some(ObjectName::new("shop", name));
-        assert_eq!(unnamed_account(&options, &plan, &[]), of("default"));
-        let named = options.clone().with_service_account("jobs".to_owned());
-        assert_eq!(unnamed_account(&named, &plan, &[]), of("jobs"));
-        // Somebody has said which: no pod adds those of its account then, either.
-        assert_eq!(
-            unnamed_account(&options, &plan, &[ObjectName::new("shop", "web")]),
-            None
-        );
+        assert_eq!(unnamed_account(&options, &plan), of("default"));
+        options.service_account = Some("jobs".to_owned());
+        assert_eq!(unnamed_account(&options, &plan), of("jobs"));
+        // A cache names an account: the pod adds no other then, either.
+        plan.accounts.push(ObjectName::new("shop", "web"));
+        assert_eq!(unnamed_account(&options, &plan), None);
+        plan.accounts.clear();
         plan.secrets.push("own".to_owned());
-        assert_eq!(unnamed_account(&options, &plan, &[]), None);
+        assert_eq!(unnamed_account(&options, &plan), None);
+    }
+
+    #[test]
+    fn requests_are_spaced_and_wait_as_long_as_the_server_asks() {
+        let pace = Pace::new(NonZeroU32::new(20).unwrap());
+        let now = Timestamp::UNIX_EPOCH;
+        let pauses: Vec<u128> = (0..4).map(|_| pace.reserve(now).as_millis()).collect();
+        assert_eq!(pauses, [0, 50, 100, 150]);
+        pace.hold(Duration::from_secs(7), now);
+        assert_eq!(pace.reserve(now).as_millis(), 7_000);
+        assert_eq!(pace.reserve(now).as_millis(), 7_050);
+        // Time that passed unused is not saved up.
+        let later = after(now, Duration::from_secs(60));
+        assert_eq!(pace.reserve(later).as_millis(), 0);
+        assert_eq!(pace.reserve(later).as_millis(), 50);
     }
 }

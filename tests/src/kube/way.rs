@@ -36,13 +36,12 @@ impl Way {
             Self::Agents => Arc::new(AgentDriver::new(client)),
             Self::Jobs => {
                 let image = "registry.test/fledged-operator:test".parse().unwrap();
-                let options = JobOptions::new(image, namespace)
-                    .with_inventory_interval(options.inventory)
-                    .with_retention(options.retention)
-                    .with_ttl(options.ttl)
-                    .with_list_margin(Duration::from_secs(1))
-                    .with_creations_per_second(NonZeroU32::new(200).unwrap());
-                Arc::new(JobDriver::new(client, options))
+                let mut jobs = JobOptions::new(image, namespace);
+                jobs.retention = options.retention;
+                jobs.ttl = options.ttl;
+                jobs.list_margin = Duration::from_secs(1);
+                jobs.creations_per_second = NonZeroU32::new(200).unwrap();
+                Arc::new(JobDriver::new(client, jobs))
             }
         }
     }

@@ -234,7 +234,9 @@ async fn the_rights_are_enough_for_jobs() {
     };
     let client = client_of(&cluster, "kube-fledged-controller", None).await;
     let image = "registry.test/fledged-operator:1".parse().unwrap();
-    let options = JobOptions::new(image, cluster.namespace());
+    let mut options = JobOptions::new(image, cluster.namespace());
+    // Removal Jobs stay until the kubelet's list is that much newer.
+    options.list_margin = Duration::from_secs(1);
     let driver = JobDriver::new(client.clone(), options);
     let mut config = PlannerConfig::default();
     config.refresh_interval = Duration::ZERO;

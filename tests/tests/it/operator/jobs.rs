@@ -182,23 +182,45 @@ async fn a_restarted_controller_continues_existing_jobs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_nobody_waits_for_are_deleted_at_the_start() {
-    let mut world = World::without_controller(WorldOptions::by(Way::Jobs)).await;
-    let container = json!({ "name": "x", "image": "registry.test/x:1" });
+    let mut world = World::start_by(Way::Jobs).await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    a.runtime.hold_pulls(true);
+    world.apply("web", &[APP]).await;
+    jobs_when(&world, "pull", 1).await;
+    world.kill_controller().await;
+    a.object.delete().await;
+    world.start_controller();
+    jobs_when(&world, "pull", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_job_with_our_labels_is_left_alone() {
+    let mut world = World::start_by(Way::Jobs).await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    let container = json!({ "name": "x", "image": APP });
     let labels = json!({ "app": "kubefledged", "kubefledged": "kubefledged-image-manager",
         "kubefledged.io/job": "pull" });
     let affinity = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{ "matchFields": [
             { "key": "metadata.name", "operator": "In", "values": ["gone"] } ] }] } } });
     let job = json!({
-        "metadata": { "name": "left-behind", "labels": labels,
-            "annotations": { "kubefledged.io/node": "gone" } },
+        "metadata": { "name": "a-strangers", "labels": labels,
+            "annotations": { "kubefledged.io/node": a.name() } },
         "spec": { "template": { "metadata": { "labels": labels },
             "spec": { "restartPolicy": "Never", "containers": [container], "affinity": affinity } } },
     });
     world.create::<Job>(job).await;
-    jobs_when(&world, "pull", 1).await;
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    assert_eq!(a.runtime.pulls(APP), 1, "the stranger's Job is no evidence");
+    world.stop_controller().await;
     world.start_controller();
-    jobs_when(&world, "pull", 0).await;
+    world.apply("other", &[APP]).await;
+    world.ended("other", "ImageCacheCreate", "Succeeded").await;
+    let jobs = jobs_when(&world, "pull", 1).await;
+    assert_eq!(jobs[0].name_any(), "a-strangers");
 }
 
 #[tokio::test(flavor = "multi_thread")]

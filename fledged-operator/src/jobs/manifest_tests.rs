@@ -2,31 +2,52 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::*;
-use crate::jobs::node::NodeView;
 
 fn mk_options() -> JobOptions {
     JobOptions::new("registry.test/ours:1".parse().unwrap(), "operator")
 }
 
-fn mk_plan(method: Method) -> PullPlan {
-    let cache = |name: &str| CacheId::new("shop", name, format!("uid-{name}"));
-    PullPlan {
-        name: "fledged-pull-x".to_owned(),
-        namespace: "shop".to_owned(),
-        node: NodeName::new("node-1.example").unwrap(),
-        method,
-        images: vec![
-            ("nginx:1".parse().unwrap(), false),
-            ("registry.test/app".parse().unwrap(), true),
-        ],
-        secrets: vec!["login".to_owned()],
-        caches: vec![cache("web"), cache("db")],
-        cache: Some("c".repeat(80)),
-        limit: Duration::from_secs(700),
+fn mk_key(namespace: &str, name: &str) -> JobKey {
+    JobKey {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
     }
 }
 
-/// The Job as the API server reads it: a field that it does not know would be lost.
+fn mk_image(image: &str, always: bool, revision: u64) -> PullImage {
+    PullImage {
+        image: image.parse().unwrap(),
+        always,
+        revision,
+    }
+}
+
+fn mk_socket() -> Socket {
+    Socket {
+        path: "/run/containerd/containerd.sock".to_owned(),
+        docker: false,
+    }
+}
+
+fn mk_plan(method: Method) -> PullPlan {
+    let cache = |name: &str| CacheId::new("shop", name, format!("uid-{name}"));
+    PullPlan {
+        key: mk_key("shop", "fledged-pull-x"),
+        node: NodeName::new("node-1.example").unwrap(),
+        method,
+        images: vec![
+            mk_image("nginx:1", false, 0),
+            mk_image("registry.test/app", true, 3),
+        ],
+        secrets: vec!["login".to_owned()],
+        accounts: Vec::new(),
+        caches: vec![cache("web"), cache("db")],
+        cache: Some("c".repeat(80)),
+        deadline: Duration::from_secs(700),
+    }
+}
+
+/// The Job as the API server reads it: unknown fields are lost.
 fn read(body: &Value) -> (Job, PodSpec) {
     let job: Job = serde_json::from_value(body.clone()).unwrap();
     let pod = job.spec.clone().unwrap().template.spec.unwrap();
@@ -37,7 +58,7 @@ fn image_of(container: &Container) -> &str {
     container.image.as_deref().unwrap()
 }
 
-/// The Pod Security Standard `restricted`, as far as these pods could break it.
+/// Asserts what the Pod Security Standard `restricted` requires of these pods.
 fn assert_restricted(pod: &PodSpec) {
     let of_pod = pod.security_context.clone().unwrap();
     assert_eq!(of_pod.run_as_non_root, Some(true));
@@ -58,7 +79,7 @@ fn assert_restricted(pod: &PodSpec) {
 }
 
 #[test]
-fn images_are_mounted_and_nothing_of_them_is_run() {
+fn image_volumes_mount_images_and_run_nothing_of_them() {
     let (job, pod) = read(&pull_job(&mk_plan(Method::ImageVolume), &mk_options()));
     assert_restricted(&pod);
     let volumes = pod.volumes.unwrap();
@@ -89,7 +110,7 @@ fn images_are_mounted_and_nothing_of_them_is_run() {
 }
 
 #[test]
-fn without_image_volumes_a_program_of_ours_is_run_in_them() {
+fn containers_run_our_program_in_place_of_the_entry_point() {
     let (_, pod) = read(&pull_job(&mk_plan(Method::Container), &mk_options()));
     assert_restricted(&pod);
     let init = &pod.init_containers.as_ref().unwrap()[0];
@@ -101,7 +122,7 @@ fn without_image_volumes_a_program_of_ours_is_run_in_them() {
         ["docker.io/library/nginx:1", "registry.test/app:latest"]
     );
     for container in &pod.containers {
-        // A vector: no shell of theirs, and nothing of their entry point.
+        // An argument vector: no shell, and not the image's entry point.
         let command = container.command.clone().unwrap();
         assert_eq!(command, [PROGRAM, "job", "noop"]);
         assert!(container.args.is_none());
@@ -113,7 +134,7 @@ fn without_image_volumes_a_program_of_ours_is_run_in_them() {
 }
 
 #[test]
-fn a_pod_goes_to_its_node_whatever_taints_it_has_and_is_known_by_kube_fledgeds_labels() {
+fn a_pod_tolerates_all_taints_of_its_node_and_is_labelled() {
     let mut options = mk_options();
     options.priority_class = Some("low".to_owned());
     options.service_account = Some("puller".to_owned());
@@ -147,18 +168,20 @@ fn a_pod_goes_to_its_node_whatever_taints_it_has_and_is_known_by_kube_fledgeds_l
     let annotations = template.annotations.unwrap();
     assert_eq!(annotations["kubefledged.io/node"], "node-1.example");
     assert_eq!(annotations["kubefledged.io/imagecaches"], "web,db");
+    assert_eq!(annotations["kubefledged.io/revisions"], "0,3");
     let owners = job.metadata.owner_references.unwrap();
     let owners: Vec<&str> = owners.iter().map(|owner| owner.uid.as_str()).collect();
     assert_eq!(owners, ["uid-web", "uid-db"]);
 }
 
 #[test]
-fn the_image_of_every_job_has_its_own_secrets_after_those_of_the_caches() {
+fn secrets_of_the_job_image_follow_those_of_the_caches() {
     let names = |pod: PodSpec| -> Vec<String> {
         let secrets = pod.image_pull_secrets.unwrap_or_default();
         secrets.into_iter().map(|secret| secret.name).collect()
     };
-    let options = mk_options().with_image_pull_secrets(["ours", "login"]);
+    let mut options = mk_options();
+    options.image_pull_secrets = vec!["ours".to_owned(), "login".to_owned()];
     for method in [Method::ImageVolume, Method::Container] {
         let (_, pod) = read(&pull_job(&mk_plan(method), &options));
         assert_eq!(names(pod), ["login", "ours"]);
@@ -170,7 +193,7 @@ fn the_image_of_every_job_has_its_own_secrets_after_those_of_the_caches() {
 }
 
 #[test]
-fn only_a_removal_has_another_selinux_type() {
+fn only_removal_jobs_have_the_selinux_type() {
     let type_of = |pod: PodSpec| {
         let context = pod.security_context.unwrap();
         assert_eq!(context.seccomp_profile.unwrap().type_, "RuntimeDefault");
@@ -178,7 +201,8 @@ fn only_a_removal_has_another_selinux_type() {
             .se_linux_options
             .map(|options| options.type_.unwrap())
     };
-    let options = mk_options().with_removal_selinux_type("spc_t".to_owned());
+    let mut options = mk_options();
+    options.removal_selinux_type = Some("spc_t".to_owned());
     let (_, pod) = read(&removal_job(&mk_removal(), &options));
     assert_eq!(type_of(pod).as_deref(), Some("spc_t"));
     let (_, pod) = read(&removal_job(&mk_removal(), &mk_options()));
@@ -189,27 +213,25 @@ fn only_a_removal_has_another_selinux_type() {
 
 fn mk_removal() -> RemovalPlan {
     RemovalPlan {
-        name: "fledged-remove-x".to_owned(),
-        namespace: "operator".to_owned(),
+        key: mk_key("operator", "fledged-remove-x"),
         node: NodeName::new("node-1.example").unwrap(),
         images: vec!["nginx:1".parse().unwrap()],
         keep: Vec::new(),
-        socket: NodeView::default().socket(None),
-        limit: Duration::from_secs(100),
+        socket: mk_socket(),
+        deadline: Duration::from_secs(100),
     }
 }
 
 #[test]
-fn a_removal_is_an_argument_vector_against_one_socket() {
+fn a_removal_job_runs_one_argument_vector_on_the_socket() {
     let nasty = "registry.test/a:1";
     let plan = RemovalPlan {
-        name: "fledged-remove-x".to_owned(),
-        namespace: "operator".to_owned(),
+        key: mk_key("operator", "fledged-remove-x"),
         node: NodeName::new("n".repeat(200)).unwrap(),
         images: vec![nasty.parse().unwrap(), "nginx:1".parse().unwrap()],
         keep: vec!["nginx:2".parse().unwrap()],
-        socket: NodeView::default().socket(None),
-        limit: Duration::from_secs(100),
+        socket: mk_socket(),
+        deadline: Duration::from_secs(100),
     };
     let mut options = mk_options();
     let (job, pod) = read(&removal_job(&plan, &options));
@@ -244,4 +266,52 @@ fn a_removal_is_an_argument_vector_against_one_socket() {
     options.removal_host_network = true;
     let (_, pod) = read(&removal_job(&plan, &options));
     assert_eq!(pod.host_network, Some(true));
+}
+
+#[test]
+fn label_values_are_valid_and_unique_for_long_names() {
+    let long = format!("{}.example.com", "n".repeat(200));
+    let longer = format!("{long}x");
+    assert_eq!(label_value("node-1"), "node-1");
+    for name in [&long, &longer] {
+        let label = label_value(name);
+        assert!(
+            label.len() <= LABEL_MAX && label.starts_with("nnn"),
+            "{label}"
+        );
+    }
+    assert_ne!(label_value(&long), label_value(&longer));
+    // A cut must not leave a dot before the hash.
+    let dotted = format!("{}.{}", "n".repeat(45), "m".repeat(40));
+    assert!(
+        !label_value(&dotted).contains(".-"),
+        "{}",
+        label_value(&dotted)
+    );
+}
+
+#[test]
+fn container_names_depend_on_the_image_alone() {
+    let name = |text: &str| container_name(&text.parse().unwrap());
+    assert!(name("quay.io/team/x:1").starts_with("x-1-"));
+    assert_eq!(name("nginx"), name("docker.io/library/nginx:latest"));
+    assert_ne!(name("a.test/x:1"), name("b.test/x:1"));
+    let digest = format!(
+        "registry.test/{}@sha256:{}",
+        "y".repeat(120),
+        "0".repeat(64)
+    );
+    for name in [name(&digest), name("registry.test/x_y:_1.2")] {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        assert!(name.len() <= LABEL_MAX && name.chars().all(plain), "{name}");
+        assert!(!name.starts_with('-'), "{name}");
+    }
+}
+
+#[test]
+fn a_job_name_fits_into_a_label() {
+    let node = NodeName::new("n".repeat(253)).unwrap();
+    let name = job_name(JobKind::Remove, &node, u32::MAX);
+    assert!(name.len() <= LABEL_MAX, "{name}");
+    assert_ne!(name, job_name(JobKind::Remove, &node, 0));
 }

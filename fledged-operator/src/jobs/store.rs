@@ -1,0 +1,425 @@
+//! The objects that are watched, by node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fledged_core::error::Failure;
+use fledged_core::model::NodeName;
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
+use tokio_util::sync::CancellationToken;
+
+use super::manifest::{JobKey, JobPlan};
+use super::observe::{JobWork, ObservedJob, ObservedNode, PullSlot, node_of};
+use super::options::JobOptions;
+use super::pod::ObservedPod;
+use crate::api::watch::Inventory;
+
+/// A Job that is being created.
+pub(super) struct Creating {
+    plan: JobPlan,
+    since: Timestamp,
+    trouble: Option<Failure>,
+    refused: bool,
+    pub(super) cancel: CancellationToken,
+}
+
+/// What is known of one node and its Jobs.
+#[derive(Default)]
+pub(super) struct NodeObjects {
+    node: Option<Arc<ObservedNode>>,
+    jobs: BTreeMap<JobKey, ObservedJob>,
+    pods: BTreeMap<JobKey, ObservedPod>,
+    creating: BTreeMap<JobKey, Creating>,
+    /// UIDs of the Jobs that this process created.
+    created: BTreeMap<JobKey, String>,
+    /// Jobs whose deletion is requested.
+    deleting: BTreeSet<JobKey>,
+    /// Pull secrets that a Job lacks.
+    missing: BTreeMap<JobKey, Vec<String>>,
+    /// Why a Job has no pod.
+    troubles: BTreeMap<JobKey, Failure>,
+}
+
+impl NodeObjects {
+    /// The node; one of which nothing is known where it does not exist.
+    pub(super) fn node(&self) -> Arc<ObservedNode> {
+        self.node.clone().unwrap_or_default()
+    }
+
+    /// The Jobs, including those that are being created.
+    pub(super) fn jobs(&self) -> Vec<ObservedJob> {
+        let jobs = self.jobs.values().map(|job| {
+            let mut job = job.clone();
+            job.deleting |= self.deleting.contains(&job.key);
+            job.trouble = self.troubles.get(&job.key).cloned();
+            job.missing = self.missing.get(&job.key).cloned().unwrap_or_default();
+            job
+        });
+        let creating = self.creating.iter();
+        let creating = creating.filter(|(key, _)| !self.jobs.contains_key(key));
+        jobs.chain(creating.map(|(_, creating)| creating.observed()))
+            .collect()
+    }
+
+    pub(super) fn pods(&self) -> Vec<&ObservedPod> {
+        self.pods.values().collect()
+    }
+
+    /// Whether nothing is known that matters.
+    pub(super) fn is_empty(&self) -> bool {
+        self.node.is_none()
+            && self.jobs.is_empty()
+            && self.pods.is_empty()
+            && self.creating.is_empty()
+    }
+
+    /// A Job's creation is requested.
+    pub(super) fn begin(&mut self, plan: JobPlan, now: Timestamp) -> CancellationToken {
+        let cancel = CancellationToken::new();
+        let creating = Creating {
+            since: now,
+            trouble: None,
+            refused: false,
+            cancel: cancel.clone(),
+            plan,
+        };
+        self.creating.insert(creating.plan.key().clone(), creating);
+        cancel
+    }
+
+    /// What keeps a Job from being created, or from having a pod.
+    pub(super) fn set_trouble(&mut self, key: &JobKey, trouble: Failure) {
+        if let Some(creating) = self.creating.get_mut(key) {
+            creating.trouble = Some(trouble);
+        } else if self.jobs.contains_key(key) {
+            self.troubles.insert(key.clone(), trouble);
+        }
+    }
+
+    /// A Job's creation is refused for good.
+    pub(super) fn set_refused(&mut self, key: &JobKey, failure: Failure) {
+        if let Some(creating) = self.creating.get_mut(key) {
+            creating.trouble = Some(failure);
+            creating.refused = true;
+        }
+    }
+
+    /// Drops Jobs that were refused, once that is reconciled.
+    pub(super) fn drop_refused(&mut self) {
+        self.creating.retain(|_, creating| !creating.refused);
+    }
+
+    /// Cancels a Job's creation.
+    pub(super) fn cancel(&mut self, key: &JobKey) {
+        if let Some(creating) = self.creating.get(key) {
+            creating.cancel.cancel();
+        }
+    }
+
+    /// Requests a Job's deletion; whether that is new.
+    pub(super) fn delete(&mut self, key: &JobKey) -> bool {
+        self.deleting.insert(key.clone())
+    }
+
+    /// A Job does not exist, and never did.
+    pub(super) fn forget_creation(&mut self, key: &JobKey) {
+        self.creating.remove(key);
+        if !self.jobs.contains_key(key) {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: &JobKey) {
+        self.jobs.remove(key);
+        self.created.remove(key);
+        self.deleting.remove(key);
+        self.missing.remove(key);
+        self.troubles.remove(key);
+    }
+}
+
+impl Creating {
+    fn observed(&self) -> ObservedJob {
+        let (node, deadline, work) = match &self.plan {
+            JobPlan::Pull(plan) => {
+                let images = plan.images.iter();
+                let slots = images.map(|pull| PullSlot::new(pull.image.clone(), pull.revision));
+                (&plan.node, plan.deadline, JobWork::Pull(slots.collect()))
+            }
+            JobPlan::Remove(plan) => {
+                let images = plan.images.as_slice();
+                (&plan.node, plan.deadline, JobWork::Remove(images.into()))
+            }
+        };
+        ObservedJob {
+            key: self.plan.key().clone(),
+            uid: None,
+            node: node.clone(),
+            since: self.since,
+            deadline,
+            work,
+            end: None,
+            ended_at: None,
+            deleting: self.cancel.is_cancelled(),
+            secrets: Vec::new(),
+            missing: Vec::new(),
+            trouble: self.trouble.clone(),
+            refused: self.refused,
+        }
+    }
+}
+
+/// Jobs and pods of one pair of watches.
+struct Scope {
+    jobs: Inventory<JobKey, ()>,
+    pods: Inventory<JobKey, ()>,
+    jobs_listed: bool,
+    pods_listed: bool,
+}
+
+/// The objects of all nodes.
+pub(super) struct ObjectStore {
+    options: JobOptions,
+    nodes: BTreeMap<NodeName, NodeObjects>,
+    names: Inventory<NodeName, ()>,
+    nodes_listed: bool,
+    scopes: Vec<Scope>,
+    /// The node of each Job, and of each pod.
+    job_homes: BTreeMap<JobKey, NodeName>,
+    pod_homes: BTreeMap<JobKey, NodeName>,
+}
+
+impl ObjectStore {
+    pub(super) fn new(options: JobOptions) -> Self {
+        let scopes = options.watched_namespaces().into_iter().map(|_| Scope {
+            jobs: Inventory::new(),
+            pods: Inventory::new(),
+            jobs_listed: false,
+            pods_listed: false,
+        });
+        Self {
+            scopes: scopes.collect(),
+            options,
+            nodes: BTreeMap::new(),
+            names: Inventory::new(),
+            nodes_listed: false,
+            job_homes: BTreeMap::new(),
+            pod_homes: BTreeMap::new(),
+        }
+    }
+
+    /// The kinds that are not listed yet.
+    pub(super) fn unlisted(&self) -> Vec<&'static str> {
+        let kinds = [
+            ("Nodes", self.nodes_listed),
+            ("Jobs", self.scopes.iter().all(|scope| scope.jobs_listed)),
+            ("Pods", self.scopes.iter().all(|scope| scope.pods_listed)),
+        ];
+        let unlisted = kinds.into_iter().filter(|(_, listed)| !listed);
+        unlisted.map(|(kind, _)| kind).collect()
+    }
+
+    /// Nodes of which anything is known.
+    pub(super) fn names(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.keys()
+    }
+
+    pub(super) fn get_mut(&mut self, node: &NodeName) -> &mut NodeObjects {
+        self.nodes.entry(node.clone()).or_default()
+    }
+
+    /// Forgets a node of which nothing is left; whether it did.
+    pub(super) fn drop_if_empty(&mut self, node: &NodeName) -> bool {
+        let empty = self.nodes.get(node).is_none_or(NodeObjects::is_empty);
+        if empty {
+            self.nodes.remove(node);
+        }
+        empty
+    }
+
+    /// Takes an event of a Node; returns the nodes that it concerns.
+    pub(super) fn apply_node(&mut self, event: Event<Node>) -> Vec<NodeName> {
+        let gone = match event {
+            Event::Init => {
+                self.names.begin();
+                return Vec::new();
+            }
+            Event::InitApply(node) | Event::Apply(node) => {
+                let Ok(name) = NodeName::new(node.name_any()) else {
+                    return Vec::new();
+                };
+                self.names.put(name.clone(), ());
+                self.get_mut(&name).node = Some(Arc::new(ObservedNode::read(node)));
+                return vec![name];
+            }
+            Event::Delete(node) => {
+                let Ok(name) = NodeName::new(node.name_any()) else {
+                    return Vec::new();
+                };
+                self.names.remove(&name);
+                vec![name]
+            }
+            Event::InitDone => {
+                self.nodes_listed = true;
+                self.names.end()
+            }
+        };
+        for name in &gone {
+            if let Some(objects) = self.nodes.get_mut(name) {
+                objects.node = None;
+            }
+        }
+        gone
+    }
+
+    /// Takes an event of a Job; returns the nodes that it concerns.
+    pub(super) fn apply_job(&mut self, scope: usize, event: Event<Job>) -> Vec<NodeName> {
+        let Some(of_scope) = self.scopes.get_mut(scope) else {
+            return Vec::new();
+        };
+        let gone = match event {
+            Event::Init => {
+                of_scope.jobs.begin();
+                return Vec::new();
+            }
+            Event::InitApply(job) | Event::Apply(job) => {
+                let key = key_of(&job);
+                let recorded = node_of(&job.metadata).and_then(|node| {
+                    let objects = self.nodes.get(&node)?;
+                    objects.created.get(&key).map(String::as_str)
+                });
+                if let Some(read) = ObservedJob::read(&job, &self.options, recorded) {
+                    of_scope.jobs.put(key, ());
+                    return self.put_job(read);
+                }
+                // Not ours, or not any more.
+                of_scope.jobs.remove(&key);
+                vec![key]
+            }
+            Event::Delete(job) => {
+                let key = key_of(&job);
+                of_scope.jobs.remove(&key);
+                vec![key]
+            }
+            Event::InitDone => {
+                of_scope.jobs_listed = true;
+                of_scope.jobs.end()
+            }
+        };
+        let mut nodes = Vec::new();
+        for key in gone {
+            if let Some(node) = self.job_homes.remove(&key) {
+                let objects = self.get_mut(&node);
+                objects.creating.remove(&key);
+                objects.forget(&key);
+                nodes.push(node);
+            }
+        }
+        nodes
+    }
+
+    fn put_job(&mut self, job: ObservedJob) -> Vec<NodeName> {
+        let (key, node) = (job.key.clone(), job.node.clone());
+        self.job_homes.insert(key.clone(), node.clone());
+        let objects = self.get_mut(&node);
+        if let Some(uid) = &job.uid {
+            objects.created.insert(key.clone(), uid.clone());
+        }
+        objects.jobs.insert(key, job);
+        vec![node]
+    }
+
+    /// Takes the answer to a Job's creation. The watch may have been faster, and may know of its end already.
+    ///
+    /// # Errors
+    ///
+    /// The UID, where the Job is not what was to be created.
+    pub(super) fn created(
+        &mut self,
+        node: &NodeName,
+        key: &JobKey,
+        job: &Job,
+        missing: Vec<String>,
+    ) -> Result<(), String> {
+        let uid = job.metadata.uid.clone().unwrap_or_default();
+        let read = ObservedJob::read(job, &self.options, Some(&uid));
+        let namespaces = self.options.watched_namespaces();
+        let objects = self.get_mut(node);
+        let Some(creating) = objects.creating.get(key) else {
+            return Ok(());
+        };
+        let expected = creating.observed();
+        let watched = objects.jobs.contains_key(key);
+        let Some(read) = read.filter(|read| read.work == expected.work) else {
+            objects.jobs.remove(key);
+            return Err(uid);
+        };
+        objects.creating.remove(key);
+        if !missing.is_empty() {
+            objects.missing.insert(key.clone(), missing);
+        }
+        if watched {
+            return Ok(());
+        }
+        let scope = namespaces.iter().position(|namespace| {
+            let namespace = namespace.as_ref();
+            namespace.is_none_or(|namespace| *namespace == key.namespace)
+        });
+        if let Some(scope) = scope.and_then(|scope| self.scopes.get_mut(scope)) {
+            scope.jobs.put(key.clone(), ());
+        }
+        self.put_job(read);
+        Ok(())
+    }
+
+    /// Takes an event of a pod; returns the nodes that it concerns.
+    pub(super) fn apply_pod(&mut self, scope: usize, event: Event<ObservedPod>) -> Vec<NodeName> {
+        let Some(of_scope) = self.scopes.get_mut(scope) else {
+            return Vec::new();
+        };
+        let gone = match event {
+            Event::Init => {
+                of_scope.pods.begin();
+                return Vec::new();
+            }
+            Event::InitApply(pod) | Event::Apply(pod) => {
+                let Some(node) = node_of(&pod.metadata) else {
+                    return Vec::new();
+                };
+                let key = key_of(&pod);
+                of_scope.pods.put(key.clone(), ());
+                self.pod_homes.insert(key.clone(), node.clone());
+                self.get_mut(&node).pods.insert(key, pod.pruned());
+                return vec![node];
+            }
+            Event::Delete(pod) => {
+                let key = key_of(&pod);
+                of_scope.pods.remove(&key);
+                vec![key]
+            }
+            Event::InitDone => {
+                of_scope.pods_listed = true;
+                of_scope.pods.end()
+            }
+        };
+        let mut nodes = Vec::new();
+        for key in gone {
+            if let Some(node) = self.pod_homes.remove(&key) {
+                self.get_mut(&node).pods.remove(&key);
+                nodes.push(node);
+            }
+        }
+        nodes
+    }
+}
+
+fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> JobKey {
+    JobKey {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
+}
