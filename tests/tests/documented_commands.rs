@@ -31,6 +31,8 @@ enum Run {
     Until(&'static str),
     /// As this shorter command.
     Shorter(&'static str),
+    /// As this program of the same build, with the arguments of the command and `--help`: it parses them and ends.
+    Help(&'static str),
     /// By `.ci/run`, which contains this line.
     ByCi(&'static str),
     /// By a test: the file of the workspace that it is in, and its name.
@@ -47,17 +49,97 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
     (
         "bash .ci/run",
         Run::ByCi("step \"tests\""),
-        "it would run this test again; CI is started by it",
+        "CI is this command",
     ),
     (
-        "cargo run -p fledged-examples --bin warm-node -- oci:/tmp/images registry.k8s.io/pause:3.10",
-        Run::ByTest("examples/tests/it/warm_node.rs", "warm_node_pulls_an_image"),
-        "its registry is on the internet",
+        "cargo test -p fledged-tests --test it deploy::",
+        Run::ByCi("command=\"$(documented_test_command)\""),
+        "the command for all tests runs these too",
+    ),
+    (
+        "KUBEBUILDER_ASSETS=/path/to/etcd-and-kube-apiserver cargo test -p fledged-tests --test it operator:: -- --test-threads 2",
+        Run::ByCi("KUBEBUILDER_ASSETS=\"$assets\" bash .ci/kube-apiserver"),
+        "it needs etcd and kube-apiserver",
+    ),
+    (
+        "TEST_KUBECONFIG=/path/to/kubeconfig cargo test -p fledged-tests --test it operator:: -- --test-threads 1",
+        Run::ByCi("command=\"$(documented_test_command)\""),
+        "it needs a cluster; the same tests run on the in-process server",
     ),
     (
         "cargo bench -p fledged-core",
         Run::Shorter("cargo test -p fledged-core --benches"),
         "criterion runs every benchmark once in its test mode",
+    ),
+    (
+        "cargo bench -p fledged-core --bench planner -- report",
+        Run::Shorter("cargo test -p fledged-core --bench planner -- report"),
+        "criterion runs every benchmark once in its test mode",
+    ),
+    (
+        "cargo bench -p fledged-core --bench memory",
+        Run::Shorter("cargo test -p fledged-core --bench memory"),
+        "without the optimised build",
+    ),
+    (
+        "cargo build --release -p fledged-cli",
+        Run::Shorter("cargo build -p fledged-cli"),
+        "without the optimised build, which takes minutes",
+    ),
+    (
+        "cargo build --release -p fledged-operator --features binary",
+        Run::Shorter("cargo build -p fledged-operator --features binary"),
+        "without the optimised build, which takes minutes",
+    ),
+    (
+        "cargo install --locked --path fledged-cli",
+        Run::Shorter("cargo build --locked -p fledged-cli"),
+        "without the optimised build, which takes minutes",
+    ),
+    (
+        "cargo install --locked --path fledged-cli --no-default-features",
+        Run::ByCi("cargo clippy -p fledged-cli --no-default-features --locked -- -D warnings"),
+        "without the optimised build, which takes minutes",
+    ),
+    (
+        "cargo install --locked --path fledged-operator --features binary",
+        Run::Shorter("cargo build --locked -p fledged-operator --features binary"),
+        "without the optimised build, which takes minutes",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-node",
+        Run::Help(env!("CARGO_BIN_EXE_bench-node")),
+        "minutes, after an optimised build",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-node -- --sweep",
+        Run::Help(env!("CARGO_BIN_EXE_bench-node")),
+        "minutes, after an optimised build",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-node -- --sweep --sizes 1,10 --at-once 3 --runs 1",
+        Run::Help(env!("CARGO_BIN_EXE_bench-node")),
+        "minutes, after an optimised build",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-scale -- --nodes 100 --images 20",
+        Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
+        "minutes, after an optimised build; bench_scale.rs runs a short one",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-scale -- --nodes 1000 --images 20",
+        Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
+        "minutes, after an optimised build; bench_scale.rs runs a short one",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-scale -- --nodes 100 --images 5 --parallelism 5 --only join,refresh",
+        Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
+        "minutes, after an optimised build; bench_scale.rs runs a short one",
+    ),
+    (
+        "cargo run -p fledged-examples --bin warm-node -- oci:/tmp/images registry.k8s.io/pause:3.10",
+        Run::ByTest("examples/tests/it/warm_node.rs", "warm_node_pulls_an_image"),
+        "its registry is on the internet",
     ),
     (
         "cargo run -p fledged-examples --bin images-of-deployments -- --embedded",
@@ -98,6 +180,10 @@ fn documented_commands_work() {
             Run::ToItsEnd => succeeds(command),
             Run::Until(text) => runs_until(command, text),
             Run::Shorter(shorter) => succeeds(shorter),
+            Run::Help(program) => {
+                let (_, args) = command.split_once(" -- ").unwrap_or_default();
+                succeeds(&format!("{program} {args} --help"));
+            }
             Run::ByCi(line) => ci_contains(line),
             Run::ByTest(file, test) => test_exists(file, test),
         }
@@ -158,22 +244,30 @@ fn collect_pages(folder: &Path, pages: &mut Vec<PathBuf>) {
     }
 }
 
-/// Commands of a page: lines of its `console` blocks, and inline code that begins with `cargo `. A block that
-/// begins with a prompt is a session: what was typed there depends on the cluster.
+/// Commands of a page: the lines of its `console` blocks, and wherever else cargo or bash is called with arguments
+/// (`sh` blocks, whose other commands need a cluster, and inline code). A block that begins with a prompt is a
+/// session: what was typed there depends on the cluster.
 fn commands_of(text: &str) -> Vec<String> {
     let mut commands = Vec::new();
-    let mut block: Option<Vec<String>> = None;
+    let mut block: Option<(bool, Vec<String>)> = None;
     for line in text.lines() {
         match (&mut block, line.trim()) {
-            (None, "```console") => block = Some(Vec::new()),
-            (None, _) => commands.extend(inline_commands(line)),
-            (Some(lines), "```") => {
+            (None, fence @ ("```console" | "```sh")) => {
+                block = Some((fence == "```console", Vec::new()));
+            }
+            (None, line) => commands.extend(line.split('`').skip(1).step_by(2).filter_map(cargo)),
+            (Some((every, lines)), "```") => {
                 if !lines.first().is_some_and(|first| first.starts_with("$ ")) {
-                    commands.append(lines);
+                    let lines = lines.iter().map(|line| without_comment(line));
+                    commands.extend(
+                        lines
+                            .filter(|line| *every || builds(line))
+                            .map(str::to_owned),
+                    );
                 }
                 block = None;
             }
-            (Some(lines), line) => match lines.last_mut() {
+            (Some((_, lines)), line) => match lines.last_mut() {
                 Some(last) if last.ends_with('\\') => {
                     last.pop();
                     last.push_str(line);
@@ -183,20 +277,24 @@ fn commands_of(text: &str) -> Vec<String> {
         }
     }
     assert!(block.is_none(), "a block without an end");
-    let stripped = commands.iter().map(|command| without_comment(command));
-    let meant = stripped.filter(|command| !command.is_empty() && !command.starts_with('#'));
+    let meant = commands
+        .iter()
+        .filter(|c| !c.is_empty() && !c.starts_with('#'));
     meant
         .map(|c| c.split_whitespace().collect::<Vec<_>>().join(" "))
         .collect()
 }
 
-fn inline_commands(line: &str) -> Vec<String> {
-    let code = line.split('`').skip(1).step_by(2);
-    let cargo = code.filter(|code| {
-        let mut words = code.split_whitespace();
-        words.next() == Some("cargo") && words.next().is_some() && words.next().is_some()
-    });
-    cargo.map(str::to_owned).collect()
+/// Inline code that is a whole call of cargo, not the name of a subcommand.
+fn cargo(code: &str) -> Option<String> {
+    let whole = code.starts_with("cargo ") && code.split_whitespace().count() > 3;
+    whole.then(|| code.to_owned())
+}
+
+/// Whether a line calls cargo or bash, possibly with variables set.
+fn builds(line: &str) -> bool {
+    let program = line.split_whitespace().find(|word| !word.contains('='));
+    matches!(program, Some("cargo" | "bash"))
 }
 
 fn without_comment(command: &str) -> &str {
