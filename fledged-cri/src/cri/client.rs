@@ -175,7 +175,7 @@ impl Client {
 
     async fn limited<T>(&self, call: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::time::timeout(self.timeout, call).await.map_err(|_| {
-            let cause = format!("no answer within {} s", self.timeout.as_secs_f64());
+            let cause = format!("timed out after {} s", self.timeout.as_secs_f64());
             unavailable(&self.socket, &cause)
         })
     }

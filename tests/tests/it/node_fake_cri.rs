@@ -1,4 +1,4 @@
-//! The command line on a CRI runtime that does what containerd can't be made to do.
+//! The command line with a fake CRI runtime, for behaviour that containerd cannot be made to show.
 use fledged_tests::{Code, FakeCri, Fledged, Interface, ManifestFile, Output};
 
 fn node(command: &str, manifest: &ManifestFile, fake: &FakeCri) -> Output {
@@ -47,7 +47,7 @@ async fn a_pinned_image_is_never_purged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_that_is_too_old_is_named_and_nothing_is_tried() {
+async fn a_runtime_that_is_too_old_is_named() {
     let fake = FakeCri::start();
     fake.serve(Interface::V1Alpha2);
     let output = node(
@@ -64,7 +64,7 @@ async fn a_runtime_that_is_too_old_is_named_and_nothing_is_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_stops_new_pulls_and_says_so_for_each_image() {
+async fn a_full_disk_stops_new_pulls_of_every_image() {
     let fake = FakeCri::start();
     let text = "failed to copy: write /var/lib/containerd/ingest: no space left on device";
     fake.fail_pulls(1, Code::Unknown, text);

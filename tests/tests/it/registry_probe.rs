@@ -1,4 +1,4 @@
-//! Whether an image can be pulled, asked of a real registry.
+//! Whether an image can be pulled, checked against a real registry.
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ async fn host(reference: &str) -> Result<Probe, Failure> {
 }
 
 #[tokio::test]
-async fn tells_digest_size_and_platforms_without_reading_layers() {
+async fn reports_digest_size_and_platforms_without_layers() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -84,7 +84,7 @@ async fn fails_as_a_pull_would() {
     assert_eq!(failure.retry_after, Some(Duration::from_secs(9)));
     host(&through).await.unwrap();
 
-    // The manifest is there, a layer is not: no node could pull it.
+    // The manifest exists, a layer does not: no node could pull the image.
     let layer = format!("/v2/app/blobs/{}", app.layers[0]);
     let (addr, none) = (registry.addr(), Bytes::new());
     let deleted = http::send(addr, Method::DELETE, &layer, &[], None, none).unwrap();
@@ -98,7 +98,7 @@ async fn fails_as_a_pull_would() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_never_ends_is_not_read_to_the_end() {
+async fn an_endless_manifest_is_not_read_to_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
@@ -118,6 +118,6 @@ async fn a_manifest_that_never_ends_is_not_read_to_the_end() {
     assert_eq!(failure.reason, Reason::InvalidImage, "{failure}");
     assert!(failure.message.contains("longer than"), "{failure}");
     let written = server.await.unwrap();
-    // What is under way in buffers comes on top of the 4 MiB that are read.
+    // Buffered bytes add to the 4 MiB that are read.
     assert!(written < 32 * 1024 * 1024, "{written}");
 }

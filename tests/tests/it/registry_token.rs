@@ -1,4 +1,5 @@
-//! Registries that want tokens: the handshake, its credentials, its renewal and its failures.
+//! Registries that require tokens: the handshake, its credentials, its renewal and its failures.
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,18 +17,18 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// What the token server does.
+/// How the token server behaves.
 #[derive(Debug, Clone, Default)]
 struct Policy {
-    /// Gives tokens to nobody without credentials.
+    /// Refuses anonymous requests.
     private: bool,
-    /// A token is good for so many requests; 0: for all.
+    /// Requests for which a token is valid; 0: unlimited.
     uses: u32,
     /// Answers with this status and text instead of a token.
     refusal: Option<(u16, &'static str)>,
 }
 
-/// A registry behind a token server; both on one address.
+/// A registry and its token server, on one address.
 #[derive(Debug)]
 struct TokenRegistry {
     addr: String,
@@ -38,7 +39,7 @@ struct TokenRegistry {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Tokens granted so far, the last one is good.
+    /// Number of granted tokens. The last one is valid.
     granted: u32,
     uses: u32,
     grants: Vec<String>,
@@ -185,7 +186,7 @@ impl TokenRegistry {
     }
 }
 
-/// The credentials that an entry of a docker configuration stands for.
+/// The credentials in an entry of a docker configuration.
 async fn auth(image: &ImageRef, entry: &str) -> Option<RegistryAuth> {
     let config = format!(r#"{{"auths":{{"{}":{entry}}}}}"#, image.registry());
     let request = CredentialsRequest::new(image.clone());
@@ -198,7 +199,7 @@ async fn auth(image: &ImageRef, entry: &str) -> Option<RegistryAuth> {
         .next()
 }
 
-const NOBODY: &str = "{}";
+const ANONYMOUS: &str = "{}";
 const RIGHT: &str = r#"{"username":"user","password":"right"}"#;
 const WRONG: &str = r#"{"username":"user","password":"wr0ng"}"#;
 
@@ -215,18 +216,18 @@ fn registry_with_app() -> Option<(Registry, Pushed)> {
 }
 
 #[tokio::test]
-async fn every_kind_of_credentials_becomes_a_token() {
+async fn every_kind_of_credentials_gets_a_token() {
     let Some((registry, pushed)) = registry_with_app() else {
         return;
     };
     let server = TokenRegistry::start(&registry, Policy::default()).await;
     let identity = r#"{"auth":"MDAwOg==","identitytoken":"iden/tity"}"#;
-    for entry in [NOBODY, RIGHT, identity] {
+    for entry in [ANONYMOUS, RIGHT, identity] {
         let probe = server.probe(&pushed, entry).await.unwrap();
         assert_eq!(probe.digest, pushed.digest);
     }
     assert_eq!(server.grants(), ["anonymous", "basic", "identity"]);
-    // Sent as it stands: no token is asked for.
+    // A registry token is sent as it is; no token is requested.
     server
         .probe(&pushed, r#"{"registrytoken":"fixed"}"#)
         .await
@@ -235,7 +236,7 @@ async fn every_kind_of_credentials_becomes_a_token() {
 }
 
 #[tokio::test]
-async fn refused_credentials_are_said_to_be_and_never_shown() {
+async fn refused_credentials_are_unauthorized_and_not_shown() {
     let Some((registry, pushed)) = registry_with_app() else {
         return;
     };
@@ -245,7 +246,7 @@ async fn refused_credentials_are_said_to_be_and_never_shown() {
     };
     let server = TokenRegistry::start(&registry, private).await;
     for entry in [
-        NOBODY,
+        ANONYMOUS,
         WRONG,
         r#"{"identitytoken":"wr0ng"}"#,
         r#"{"registrytoken":"wr0ng"}"#,
@@ -258,7 +259,7 @@ async fn refused_credentials_are_said_to_be_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_is_renewed() {
+async fn an_expired_token_is_renewed() {
     let Some((registry, pushed)) = registry_with_app() else {
         return;
     };
@@ -267,13 +268,13 @@ async fn a_token_that_expires_is_renewed() {
         ..Policy::default()
     };
     let server = TokenRegistry::start(&registry, short).await;
-    // Manifest, configuration, two layers; one after the other or side by side.
-    server.probe(&pushed, NOBODY).await.unwrap();
+    // Four requests: manifest, configuration, two layers.
+    server.probe(&pushed, ANONYMOUS).await.unwrap();
     assert!(server.grants().len() >= 2, "{:?}", server.grants());
 }
 
 #[tokio::test]
-async fn a_token_server_in_trouble_is_not_a_wrong_password() {
+async fn a_failing_token_server_is_not_a_wrong_password() {
     let Some((registry, pushed)) = registry_with_app() else {
         return;
     };
@@ -287,12 +288,30 @@ async fn a_token_server_in_trouble_is_not_a_wrong_password() {
             ..Policy::default()
         };
         let server = TokenRegistry::start(&registry, policy).await;
-        let failure = server.probe(&pushed, RIGHT).await.unwrap_err();
-        assert_eq!(failure.reason, expected, "{failure}");
-        let identity = r#"{"identitytoken":"iden/tity"}"#;
-        let failure = server.probe(&pushed, identity).await.unwrap_err();
-        assert_eq!(failure.reason, expected, "{failure}");
         let delay = (status == 429).then_some(Duration::from_secs(23));
-        assert_eq!(failure.retry_after, delay);
+        for entry in [ANONYMOUS, RIGHT, r#"{"identitytoken":"iden/tity"}"#] {
+            let failure = server.probe(&pushed, entry).await.unwrap_err();
+            assert_eq!(failure.reason, expected, "{failure}");
+            assert_eq!(failure.retry_after, delay, "{failure}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_answer_is_bounded() {
+    let Some((registry, pushed)) = registry_with_app() else {
+        return;
+    };
+    static LONG: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| format!(r#"{{"token":"{}"}}"#, "x".repeat(300_000)));
+    for (text, problem) in [(LONG.as_str(), "is longer than"), ("{}", "holds no token")] {
+        let policy = Policy {
+            refusal: Some((200, text)),
+            ..Policy::default()
+        };
+        let server = TokenRegistry::start(&registry, policy).await;
+        let failure = server.probe(&pushed, ANONYMOUS).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::RegistryError, "{failure}");
+        assert!(failure.message.contains(problem), "{failure}");
     }
 }

@@ -1,4 +1,4 @@
-//! containerd that dies, pulls that are given up, registries that misbehave.
+//! containerd that is killed, dropped pulls, and faulty registries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use fledged_tests::{
 use crate::cri_containerd::{PARTS, image, pull};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_in_the_middle_of_a_pull_and_started_again() {
+async fn containerd_killed_during_a_pull_is_used_again() {
     if !require(PARTS) {
         return;
     }
@@ -25,7 +25,7 @@ async fn killed_in_the_middle_of_a_pull_and_started_again() {
         .random_layer("data", 1, 256 * 1024)
         .push(&registry, "team/app", "1");
     let name = pushed.reference_at(proxy.addr());
-    // The blobs hang, so that the pull is certainly under way.
+    // The blobs stall, so that the pull is certainly running.
     proxy.add(Rule::new(Fault::Stall).path("/blobs/").always());
     let pulling = tokio::spawn({
         let (runtime, name) = (runtime.clone(), name.clone());
@@ -47,7 +47,7 @@ async fn killed_in_the_middle_of_a_pull_and_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_pull_leaves_a_store_in_which_the_next_succeeds() {
+async fn a_pull_after_a_dropped_one_succeeds() {
     if !require(PARTS) {
         return;
     }
@@ -72,7 +72,7 @@ async fn a_dropped_pull_leaves_a_store_in_which_the_next_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_throttles_fails_or_lies_is_told_apart() {
+async fn failures_of_registries_have_their_reasons() {
     if !require(PARTS) {
         return;
     }
@@ -107,7 +107,7 @@ async fn a_registry_that_throttles_fails_or_lies_is_told_apart() {
             Reason::DigestMismatch,
         ),
     ] {
-        // Always, because containerd tries some of these again by itself.
+        // Always, because containerd retries some of these itself.
         proxy.add(rule.clone().always());
         let error = pull(&runtime, &name).await.unwrap_err();
         assert_eq!(error.reason, reason, "{rule:?}: {error}");

@@ -47,7 +47,7 @@ async fn info_and_file_systems() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_tag_by_digest_and_without_a_tag() {
+async fn pulls_by_tag_by_digest_and_without_a_tag() {
     if !require(PARTS) {
         return;
     }
@@ -78,7 +78,7 @@ async fn by_tag_by_digest_and_without_a_tag() {
         assert_eq!(pulled.id.0, pushed.config_digest.as_str(), "{name}");
         assert_eq!(pulled.digest.as_ref(), Some(&pushed.digest), "{name}");
         assert!(pulled.references.contains(&image(name)), "{pulled:?}");
-        // containerd holds a name for the digest beside the tag.
+        // containerd also has a name with the digest.
         let digest = image(&pushed.by_digest());
         assert!(pulled.references.contains(&digest), "{pulled:?}");
         assert!(pulled.size.bytes() > 64 * 1024, "{pulled:?}");
@@ -100,7 +100,7 @@ async fn by_tag_by_digest_and_without_a_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_name_is_never_taken_for_another() {
+async fn only_exact_names_are_found() {
     if !require(PARTS) {
         return;
     }
@@ -131,7 +131,7 @@ async fn one_name_is_never_taken_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_registry_wants_the_right_credentials() {
+async fn a_private_registry_needs_the_right_credentials() {
     if !require(PARTS) {
         return;
     }
@@ -156,7 +156,7 @@ async fn a_private_registry_wants_the_right_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_pulled_says_why() {
+async fn a_failed_pull_has_its_reason() {
     if !require(PARTS) {
         return;
     }
@@ -180,7 +180,7 @@ async fn what_cannot_be_pulled_says_why() {
         (format!("{addr}/team/nothing:1"), Reason::ImageNotFound),
         (absent, Reason::ImageNotFound),
         (index.reference.clone(), Reason::PlatformNotFound),
-        // Nobody listens on port 1 (tcpmux).
+        // Nothing listens on port 1 (tcpmux).
         (
             "127.0.0.1:1/team/app:1".to_owned(),
             Reason::ConnectionFailed,
@@ -195,7 +195,7 @@ async fn what_cannot_be_pulled_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn removal_takes_every_name_of_the_image_and_no_other() {
+async fn a_removal_removes_every_name_of_the_image() {
     if !require(PARTS) {
         return;
     }
@@ -224,7 +224,7 @@ async fn removal_takes_every_name_of_the_image_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_of_what_is_there_fetches_no_layer_and_follows_a_tag_that_moved() {
+async fn a_second_pull_fetches_no_layer_and_follows_its_tag() {
     if !require(PARTS) {
         return;
     }
@@ -250,7 +250,7 @@ async fn a_pull_of_what_is_there_fetches_no_layer_and_follows_a_tag_that_moved()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pinned_image_is_read_back_where_containerd_knows_pins() {
+async fn a_pinned_image_is_listed_as_pinned() {
     if !require(PARTS) {
         return;
     }
@@ -263,7 +263,7 @@ async fn a_pinned_image_is_read_back_where_containerd_knows_pins() {
     pull(&runtime, &pushed.reference).await.unwrap();
     let label = "io.cri-containerd.pinned=pinned";
     containerd.ctr(&["images", "label", &pushed.reference, label]);
-    // Pins came with containerd 1.7; before, the label means nothing.
+    // containerd has pins since 1.7; older versions ignore the label.
     let version = runtime.info().await.unwrap().version;
     if version.trim_start_matches('v').starts_with("1.6.") {
         let found = runtime.lookup(&pushed.image()).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! `CriRuntime` on a real containerd and real registries.
+//! `CriRuntime` with a real containerd and real registries.
 mod faults;
 mod images;
 

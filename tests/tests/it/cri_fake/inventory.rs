@@ -1,4 +1,4 @@
-//! Listing and looking up.
+//! Listing images and looking them up.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ async fn lookup_is_exact() {
     let runtime = runtime_of(&fake);
     fake.put("registry.example/team/app:1.21");
     assert!(runtime.lookup(&image(APP)).await.unwrap().is_none());
-    // A runtime that takes one name for another: the image it gives does not carry that name.
+    // A runtime that resolves another name: the returned image does not have the requested one.
     fake.put_image(FakeImage {
         id: APP.to_owned(),
         ..FakeImage::named("docker.io/team/app:1.2")
@@ -25,7 +25,7 @@ async fn lookup_is_exact() {
     assert!(runtime.lookup(&image(APP)).await.unwrap().is_some());
 }
 
-/// Images whose list takes more than that many bytes, most of it in names that are no references.
+/// Adds images whose list takes more than that many bytes, mostly in names that are not references.
 fn fill(fake: &FakeCri, bytes: usize) -> usize {
     const NAME: usize = 10 * 1024;
     let images = bytes / NAME + 1;
@@ -38,7 +38,7 @@ fn fill(fake: &FakeCri, bytes: usize) -> usize {
 }
 
 #[tokio::test]
-async fn a_list_above_grpcs_own_limit_is_read() {
+async fn a_list_above_grpcs_default_limit_is_read() {
     let fake = FakeCri::start();
     let images = fill(&fake, 5 * 1024 * 1024);
     let list = runtime_of(&fake).list().await.unwrap();
@@ -47,7 +47,7 @@ async fn a_list_above_grpcs_own_limit_is_read() {
 }
 
 #[tokio::test]
-async fn a_list_above_the_limit_is_refused_and_its_stream_is_read() {
+async fn a_list_above_the_limit_needs_a_stream() {
     let fake = FakeCri::start();
     let images = fill(&fake, 17 * 1024 * 1024);
     let error = runtime_of(&fake).list().await.unwrap_err();
@@ -61,7 +61,7 @@ async fn a_list_above_the_limit_is_refused_and_its_stream_is_read() {
 }
 
 #[tokio::test]
-async fn a_runtime_without_streams_is_asked_for_one_once() {
+async fn an_unserved_stream_is_requested_once() {
     let fake = FakeCri::start();
     let runtime = runtime_of(&fake);
     fake.put(APP);
@@ -72,7 +72,7 @@ async fn a_runtime_without_streams_is_asked_for_one_once() {
 }
 
 #[tokio::test]
-async fn file_systems_tell_what_is_left_where_it_can_be_seen() {
+async fn file_systems_report_available_bytes_if_visible() {
     let fake = FakeCri::start();
     let folder = tempfile::tempdir().unwrap();
     fake.put_filesystem(folder.path(), 1_000_000);

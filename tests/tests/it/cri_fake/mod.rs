@@ -1,4 +1,4 @@
-//! `CriRuntime` against a fake runtime: what a real one can't be made to do.
+//! `CriRuntime` with a fake runtime, for behaviour that a real one cannot be made to show.
 mod inventory;
 mod pulls;
 mod removals;

@@ -1,4 +1,4 @@
-//! Pulling: what is sent, what comes back, and every way to fail.
+//! Pulls: requests, results and failures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use fledged_tests::{Code, CriRequest, FakeCri, SOON, SentAuth, poll_until};
 use crate::cri_fake::{APP, image, pull, pulls, runtime_of};
 
 #[tokio::test]
-async fn a_pull_tells_what_came() {
+async fn a_pull_returns_the_image() {
     let fake = FakeCri::start();
     let runtime = runtime_of(&fake);
     let pulled = pull(&runtime, "nginx").await.unwrap();
@@ -32,11 +32,11 @@ async fn a_pull_tells_what_came() {
 }
 
 #[tokio::test]
-async fn a_digest_reference_is_among_the_names_of_what_came() {
+async fn a_pulled_image_has_its_digest_reference() {
     let fake = FakeCri::start();
     let runtime = runtime_of(&fake);
     let digest = format!("sha256:{}", "ab".repeat(32));
-    // Beside a digest, a tag decides nothing.
+    // The tag beside a digest is ignored.
     let name = format!("registry.example/app:1@{digest}");
     let pulled = pull(&runtime, &name).await.unwrap();
     assert!(pulled.references.contains(&image(&name)));
@@ -45,7 +45,7 @@ async fn a_digest_reference_is_among_the_names_of_what_came() {
 }
 
 #[tokio::test]
-async fn credentials_go_to_the_runtime_and_nowhere_else() {
+async fn credentials_go_only_to_the_runtime() {
     let fake = FakeCri::start();
     let runtime = runtime_of(&fake);
     let cases = [
@@ -77,7 +77,7 @@ async fn credentials_go_to_the_runtime_and_nowhere_else() {
     ];
     for (auth, sent) in cases {
         fake.clear_requests();
-        // A runtime that quotes what it was given, in the clear and as a header.
+        // A runtime that repeats the credentials, in plain text and as a header.
         let quoted =
             "GET https://ann:hunter2@r/ with hunter2, Basic YW5uOmh1bnRlcjI=: 401 Unauthorized";
         fake.fail_pulls(1, Code::Unknown, quoted);
@@ -101,7 +101,7 @@ async fn credentials_go_to_the_runtime_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn every_class_of_error_is_told_apart_with_the_runtimes_own_text() {
+async fn errors_are_classified_and_keep_their_text() {
     let fake = FakeCri::start();
     let runtime = runtime_of(&fake);
     let reference = "failed to pull and unpack image \"registry.example/team/app:1.2\": ";
@@ -179,7 +179,7 @@ async fn every_class_of_error_is_told_apart_with_the_runtimes_own_text() {
         let delay = (reason == Reason::TooManyRequests).then_some(Duration::from_secs(30));
         assert_eq!(error.retry_after, delay);
     }
-    // Told failures are over: the next pull succeeds.
+    // No failure is left: the next pull succeeds.
     pull(&runtime, APP).await.unwrap();
 }
 
@@ -209,12 +209,12 @@ async fn dropping_a_pull_cancels_it_in_the_runtime() {
     poll_until("the runtime to see the pull cancelled", SOON, || {
         (fake.pulls_cancelled() == 1 && fake.pulls_running() == 0).then_some(())
     });
-    // The connection itself is fine.
+    // The connection still works.
     assert!(runtime.list().await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pulls_run_side_by_side() {
+async fn pulls_run_in_parallel() {
     let fake = FakeCri::start();
     fake.hold_pulls();
     let runtime = Arc::new(runtime_of(&fake));

@@ -1,4 +1,4 @@
-//! What the runtime is, and what happens while it is not there.
+//! Version information, and unavailable runtimes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use fledged_tests::{FakeCri, Interface, SOON, poll_until};
 use crate::cri_fake::{APP, image, pull, runtime_of};
 
 #[tokio::test]
-async fn info_is_the_runtimes_own() {
+async fn info_is_that_of_the_runtime() {
     let fake = FakeCri::start();
     let info = runtime_of(&fake).info().await.unwrap();
     assert_eq!((&*info.name, &*info.version), ("fake", "1.5.9"));
@@ -68,7 +68,7 @@ async fn a_runtime_that_is_upgraded_is_used_at_once() {
 }
 
 #[tokio::test]
-async fn the_runtime_may_come_and_go() {
+async fn calls_work_again_after_a_restart() {
     let mut fake = FakeCri::start();
     let runtime = runtime_of(&fake);
     fake.put(APP);
@@ -93,7 +93,7 @@ async fn the_runtime_may_come_and_go() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_is_not_there_yet_is_found_when_it_comes() {
+async fn a_runtime_that_starts_later_is_used() {
     let mut fake = FakeCri::start();
     fake.kill();
     let runtime = runtime_of(&fake);
@@ -104,7 +104,7 @@ async fn a_runtime_that_is_not_there_yet_is_found_when_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_killed_in_the_middle_of_a_pull_is_unavailable() {
+async fn a_runtime_killed_during_a_pull_is_unavailable() {
     let mut fake = FakeCri::start();
     fake.hold_pulls();
     let runtime = Arc::new(runtime_of(&fake));
@@ -121,14 +121,14 @@ async fn a_runtime_killed_in_the_middle_of_a_pull_is_unavailable() {
 
     fake.release_pulls();
     fake.restart();
-    // The client may not have heard yet that its connection was cut.
+    // The client may not have noticed yet that its connection was closed.
     let found = async { while runtime.info().await.is_err() {} };
     tokio::time::timeout(SOON, found).await.unwrap();
     pull(&runtime, APP).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_runtime_is_given_up_but_a_pull_is_not() {
+async fn calls_have_a_time_limit_and_pulls_have_none() {
     let fake = FakeCri::start();
     fake.hold_pulls();
     let runtime = runtime_of(&fake).with_request_timeout(Duration::from_millis(200));
@@ -150,7 +150,7 @@ async fn a_silent_runtime_is_given_up_but_a_pull_is_not() {
         runtime.filesystems().await.unwrap_err(),
     ] {
         assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
-        assert!(error.to_string().contains("0.2 seconds"), "{error}");
+        assert!(error.message.ends_with("timed out after 0.2 s"), "{error}");
     }
     fake.set_unresponsive(false);
     fake.release_pulls();

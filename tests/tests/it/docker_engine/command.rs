@@ -1,4 +1,4 @@
-//! The `fledged` binary on Docker Engine.
+//! The `fledged` binary with Docker Engine.
 
 use fledged_tests::{Dockerd, Fledged, ImageBuilder, Registry};
 

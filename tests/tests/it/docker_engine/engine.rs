@@ -1,4 +1,4 @@
-//! The Engine itself: away, back again, and what it tells of itself.
+//! The Engine itself: unavailable, restarted, version and disk usage.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use fledged_tests::{Dockerd, Fault, FaultProxy, ImageBuilder, Registry, Rule};
 use crate::docker_engine::{image, parts, pull};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_went_away_is_found_again() {
+async fn an_engine_is_used_again_after_a_restart() {
     if !parts() {
         return;
     }
@@ -63,7 +63,7 @@ async fn an_engine_that_went_away_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_engine_tells_what_it_is_and_how_full() {
+async fn the_engine_reports_version_and_disk_usage() {
     if !parts() {
         return;
     }

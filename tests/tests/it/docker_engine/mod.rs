@@ -1,4 +1,4 @@
-//! `DockerRuntime` and `fledged` on a real Docker Engine and a real registry.
+//! `DockerRuntime` and `fledged` with a real Docker Engine and a real registry.
 mod command;
 mod engine;
 mod pull;

@@ -1,4 +1,4 @@
-//! Removing: one name, the last name, images in use.
+//! Removals: one name, the last name, images in use.
 
 use bollard::Docker;
 use bollard::models::ContainerCreateBody;
@@ -10,7 +10,7 @@ use fledged_tests::{Dockerd, ImageBuilder, Registry};
 use crate::docker_engine::{image, parts, pull};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_takes_one_name_and_with_the_last_one_the_image() {
+async fn the_last_name_removes_the_image() {
     if !parts() {
         return;
     }
@@ -49,7 +49,7 @@ async fn a_removal_takes_one_name_and_with_the_last_one_the_image() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_tag_of_a_repository_takes_its_digest_along() {
+async fn the_last_tag_of_a_repository_removes_its_digest() {
     if !parts() {
         return;
     }
@@ -63,7 +63,7 @@ async fn the_last_tag_of_a_repository_takes_its_digest_along() {
         pull(&runtime, text).await.unwrap();
     }
     assert_eq!(runtime.remove(&app.image()).await, Ok(Removal::Removed));
-    // The Engine's own rule; the other repository keeps the image and its own digest.
+    // A rule of the Engine. The other repository keeps the image and its own digest.
     let digest = image(&app.by_digest());
     assert_eq!(runtime.lookup(&digest).await, Ok(None));
     let left = runtime.lookup(&other.image()).await.unwrap().unwrap();
@@ -71,7 +71,7 @@ async fn the_last_tag_of_a_repository_takes_its_digest_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_a_container_uses_stays() {
+async fn an_image_in_use_stays() {
     if !parts() {
         return;
     }
@@ -92,7 +92,7 @@ async fn an_image_that_a_container_uses_stays() {
     let client =
         Docker::connect_with_unix(socket.to_str().unwrap(), 60, bollard::API_DEFAULT_VERSION)
             .unwrap();
-    // Created and never started: also a stopped container keeps its image.
+    // Created and never started: a stopped container also uses its image.
     let options = CreateContainerOptionsBuilder::new().name("keeper").build();
     let body = ContainerCreateBody {
         image: Some(one.reference.clone()),

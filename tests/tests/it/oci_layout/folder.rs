@@ -1,4 +1,4 @@
-//! Folders that cannot be written to, and will not be by trying again.
+//! Folders that cannot be written to, which is not retried.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -26,7 +26,7 @@ fn assert_final(error: &Failure, path: &Path) {
     assert!(error.to_string().contains(&path), "{error}");
 }
 
-/// Not a test of its own: what the child does, which is nobody.
+/// Not a test by itself: the child process, as the user `nobody`.
 #[tokio::test]
 async fn stranger() {
     let Ok(order) = std::env::var(ORDER) else {
@@ -40,10 +40,10 @@ async fn stranger() {
     assert!(error.to_string().contains("ermission denied"), "{error}");
 }
 
-/// Pulls as a user who is not root, from whom nothing is withheld.
+/// Pulls as an unprivileged user, because permissions do not apply to root.
 fn pull_as_stranger(folder: &Path, reference: &str) {
     let mut child = if rustix::process::geteuid().is_root() {
-        // A copy: the way to this binary may be closed to others.
+        // A copy, because other users may not reach this binary.
         let program = folder.with_file_name("program");
         if !program.exists() {
             fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
@@ -66,7 +66,7 @@ fn pull_as_stranger(folder: &Path, reference: &str) {
 }
 
 #[tokio::test]
-async fn without_permission_nothing_is_tried_again() {
+async fn a_permission_error_is_final() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -97,7 +97,7 @@ async fn without_permission_nothing_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_read_only_mount_is_told_at_once() {
+async fn a_read_only_mount_is_final() {
     if !require(&["docker-registry", "mount"]) {
         return;
     }
@@ -118,7 +118,7 @@ async fn a_read_only_mount_is_told_at_once() {
     let runtime = open(folder.path());
     pull(&runtime, &one.reference).await.unwrap();
     assert!(mount("remount,ro"));
-    // Opened anew, as a process does that starts on what another one filled.
+    // Opened again, as by another process.
     let runtime = open(folder.path());
     let error = pull(&runtime, &two.reference).await.unwrap_err();
     assert_final(&error, folder.path());
@@ -133,7 +133,7 @@ async fn a_read_only_mount_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_is_named() {
+async fn an_obstructing_file_is_named() {
     if !require(&["docker-registry"]) {
         return;
     }

@@ -31,7 +31,7 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
         let folder = TempDir::new().unwrap();
         let start = Instant::now();
         let status = start_writer(folder.path(), &pushed, &[]).wait().unwrap();
-        assert!(status.success(), "a writer that nobody kills: {status}");
+        assert!(status.success(), "a writer that is not killed: {status}");
         assert_eq!(check_layout(folder.path()).blobs.len(), 0, "all removed");
         start.elapsed()
     };
@@ -45,7 +45,7 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
         }
         assert!(Instant::now() < deadline, "{killed} {empty} {filled}");
         let mut child = start_writer(folder.path(), &pushed, &[]);
-        // Waits for nothing: any moment will do, and these are spread over the whole run.
+        // Waits for no condition: the moments are spread over the whole run.
         tokio::time::sleep_until((Instant::now() + span * (round % 10) / 10).into()).await;
         // A child of this test, by its handle; it may have ended by itself just now.
         child.kill().unwrap();
@@ -60,7 +60,7 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
         }
     }
 
-    // Whoever comes next makes it whole, and sweeps what the dead left.
+    // The next process completes the pull and deletes unfinished downloads.
     let runtime = open(folder.path());
     for pushed in &pushed {
         pull(&runtime, &pushed.reference).await.unwrap();
@@ -79,7 +79,7 @@ async fn two_processes_take_turns() {
     let base = [Layer::random("base", 1, 500_000, Compression::Stored)];
     let pushed = images_with_shared_base(&registry, "app", 6, &base, 10_000);
     let folder = TempDir::new().unwrap();
-    // Each removes what it pulled, while the others pull what shares it.
+    // Each process removes its images while the other pulls images with the same layers.
     let children: Vec<Child> = pushed
         .chunks(2)
         .map(|chunk| start_writer(folder.path(), chunk, &[]))

@@ -1,4 +1,4 @@
-//! What is there, stays, is missed and goes.
+//! Present, lost and removed blobs.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::oci_layout::support::{blobs_read, image, open, pull};
 
 #[tokio::test]
-async fn a_pull_of_what_is_there_reads_and_writes_nothing() {
+async fn a_second_pull_reads_no_blob_and_writes_nothing() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -40,7 +40,7 @@ async fn a_pull_of_what_is_there_reads_and_writes_nothing() {
         "the registry is asked, and nothing is read"
     );
 
-    // Another process, which remembers nothing.
+    // Another process, without state in memory.
     pull(&open(folder.path()), &pushed.reference).await.unwrap();
     assert_eq!(blobs_read(&registry).len(), 2);
 }
@@ -80,7 +80,7 @@ async fn a_lost_blob_is_noticed_and_fetched_again() {
 }
 
 #[tokio::test]
-async fn removing_takes_what_nothing_else_needs() {
+async fn a_removal_deletes_unshared_blobs() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -101,7 +101,7 @@ async fn removing_takes_what_nothing_else_needs() {
     pull(&runtime, &pushed[0].by_digest()).await.unwrap();
     let all = check_layout(folder.path());
 
-    // By one of two names: everything is still needed.
+    // One of two names: every blob is still needed.
     let by_digest = image(&pushed[0].by_digest());
     assert_eq!(runtime.remove(&by_digest).await.unwrap(), Removal::Removed);
     assert_eq!(runtime.remove(&by_digest).await.unwrap(), Removal::Absent);
@@ -125,7 +125,7 @@ async fn removing_takes_what_nothing_else_needs() {
 }
 
 #[tokio::test]
-async fn a_tag_that_moved_leaves_nothing_behind() {
+async fn a_moved_tag_leaves_no_unused_blob() {
     if !require(&["docker-registry"]) {
         return;
     }

@@ -1,4 +1,4 @@
-//! Pulling: by every form of reference, with credentials, many at once, with progress.
+//! Pulls: references, credentials, concurrency, progress.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -60,7 +60,7 @@ async fn pulls_by_tag_by_digest_and_without_either() {
 }
 
 #[tokio::test]
-async fn a_private_registry_wants_the_right_password() {
+async fn a_private_registry_needs_the_right_password() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -88,7 +88,7 @@ async fn a_private_registry_wants_the_right_password() {
 }
 
 #[tokio::test]
-async fn ten_images_fetch_what_they_share_once() {
+async fn ten_images_fetch_shared_blobs_once() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -149,14 +149,14 @@ async fn progress_adds_up_to_what_was_fetched() {
 }
 
 #[tokio::test]
-async fn no_proxy_is_asked_for_a_registry_on_this_machine() {
+async fn a_registry_on_this_machine_is_reached_without_proxy() {
     if !require(&["docker-registry"]) {
         return;
     }
     let registry = Registry::start();
     let pushed = ImageBuilder::new().push(&registry, "app", "1");
     let folder = TempDir::new().unwrap();
-    // Port 9 discards: whoever asks this proxy gets no answer.
+    // Port 9 (discard): this proxy never answers.
     let proxy = [("http_proxy", "http://127.0.0.1:9"), ("no_proxy", "")];
     let mut child = start_writer(folder.path(), &[pushed], &proxy);
     let status = child.wait().unwrap();

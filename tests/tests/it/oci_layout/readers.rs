@@ -1,4 +1,4 @@
-//! What other tools make of a layout, and what is kept for them.
+//! Other tools that read and write a layout.
 
 use std::path::Path;
 use std::process::Command;
@@ -50,7 +50,7 @@ async fn an_index_keeps_its_digest_and_one_platform() {
     assert!(content.blobs.contains(&ours.digest()));
     assert!(!content.blobs.contains(&theirs.digest()), "not for us");
 
-    // Another platform into the same layout: both are there then.
+    // Another platform in the same layout: both are present then.
     let options = OciLayoutOptions::default().with_platform("linux/s390x".parse().unwrap());
     let other = OciLayoutRuntime::open(folder.path(), options).unwrap();
     assert_eq!(other.lookup(&pushed.image()).await.unwrap(), None);
@@ -73,7 +73,7 @@ async fn an_index_keeps_its_digest_and_one_platform() {
     assert!(error.to_string().contains("linux/s390x"), "{error}");
     assert_eq!(runtime.list().await.unwrap(), []);
 
-    // Also when somebody for whose platform it is has put it into the same layout.
+    // Also if another process has pulled it for its own platform into the same layout.
     pull(&other, &single.reference).await.unwrap();
     assert!(other.lookup(&single.image()).await.unwrap().is_some());
     assert_eq!(runtime.lookup(&single.image()).await.unwrap(), None);
@@ -81,7 +81,7 @@ async fn an_index_keeps_its_digest_and_one_platform() {
 }
 
 #[tokio::test]
-async fn docker_manifests_are_kept_as_they_are() {
+async fn docker_manifests_are_stored_unchanged() {
     if !require(&["docker-registry", "skopeo"]) {
         return;
     }
@@ -95,7 +95,7 @@ async fn docker_manifests_are_kept_as_they_are() {
         http::send(registry.addr(), method, &target, &headers, None, body).unwrap()
     };
     let manifest = send(Method::GET, "oci", oci, Bytes::new()).body;
-    // Two spaces: a manifest that were written anew would have another digest.
+    // Two spaces: a rewritten manifest would have another digest.
     let manifest = String::from_utf8(manifest.to_vec())
         .unwrap()
         .replace(oci, docker)
@@ -151,7 +151,7 @@ async fn containerd_imports_the_layout() {
 }
 
 #[tokio::test]
-async fn a_tag_that_umoci_added_is_not_ours_to_remove() {
+async fn a_tag_added_by_umoci_is_kept() {
     if !require(&["docker-registry", "umoci"]) {
         return;
     }
@@ -178,13 +178,13 @@ async fn a_tag_that_umoci_added_is_not_ours_to_remove() {
     let kept = format!("{}:keepme", folder.path().display());
     umoci(&["stat", "--image", &kept]);
 
-    // And the other way round: what umoci no longer names, and we do, stays.
+    // The other way round: an image that only fledged names stays.
     pull(&runtime, &pushed.reference).await.unwrap();
     umoci(&["rm", "--image", &kept]);
     assert!(runtime.lookup(&pushed.image()).await.unwrap().is_some());
 }
 
-/// The names that umoci sees, sorted.
+/// The names that umoci lists, sorted.
 fn tags(folder: &Path) -> Vec<String> {
     let layout = folder.to_str().unwrap();
     let mut tags: Vec<String> = umoci(&["list", "--layout", layout])

@@ -1,4 +1,4 @@
-//! What the tests of the OCI layout share.
+//! Helpers of the OCI layout's tests.
 
 use std::path::Path;
 use std::process::Command;
@@ -69,7 +69,7 @@ pub(crate) fn blobs_read(registry: &Registry) -> Vec<String> {
     requests.into_iter().map(|r| r.path).collect()
 }
 
-/// Unmounts what is mounted on a folder when dropped.
+/// A mount on a folder, which is unmounted when dropped.
 pub(crate) struct Unmount<'a>(pub(crate) &'a Path);
 
 impl Drop for Unmount<'_> {

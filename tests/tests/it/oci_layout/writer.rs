@@ -11,7 +11,7 @@ use crate::oci_layout::support::{image, open, pull};
 
 /// Tells the child what to do: the folder, then references, separated by spaces.
 const ORDER: &str = "FLEDGED_TEST_WRITER";
-/// Not a test of its own: what the child does when a test starts this binary again.
+/// Not a test by itself: the child process, which a test starts from this binary.
 #[tokio::test(flavor = "multi_thread")]
 async fn writer() {
     let Ok(order) = std::env::var(ORDER) else {
@@ -28,7 +28,7 @@ async fn writer() {
     }
 }
 
-/// Starts a process that pulls these images side by side, then removes them one by one.
+/// Starts a process that pulls these images in parallel, then removes them one by one.
 pub(crate) fn start_writer(folder: &Path, pushed: &[Pushed], env: &[(&str, &str)]) -> Child {
     let mut order = folder.display().to_string();
     for pushed in pushed {
