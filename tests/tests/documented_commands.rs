@@ -137,6 +137,16 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes, after an optimised build; bench_scale.rs runs a short one",
     ),
     (
+        "KUBEBUILDER_ASSETS=/path/to/etcd-and-kube-apiserver cargo run --release -p fledged-tests --bin bench-scale -- --nodes 1000",
+        Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
+        "it needs etcd and kube-apiserver",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-scale -- --kubeconfig /path/to/kubeconfig --nodes 1000",
+        Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
+        "it needs a cluster",
+    ),
+    (
         "cargo run -p fledged-examples --bin warm-node -- oci:/tmp/images registry.k8s.io/pause:3.10",
         Run::ByTest("examples/tests/it/warm_node.rs", "warm_node_pulls_an_image"),
         "its registry is on the internet",
@@ -305,7 +315,7 @@ fn without_comment(command: &str) -> &str {
 /// person's shell: without what `cargo test` sets.
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("bash");
-    shell.args(["-c", &format!("exec {command}")]);
+    shell.args(["-c", &format!("exec env {command}")]);
     shell.current_dir(root()).stdin(Stdio::null());
     let kept = [
         "CARGO_HOME",
