@@ -31,7 +31,7 @@ use crate::time::after;
 /// Shortest interval and deadline that are honoured: with none at all the loop would spin.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Limits and intervals of a [`Warmer`](super::Warmer).
+/// Limits and intervals of a [`Warmer`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct WarmerConfig {
