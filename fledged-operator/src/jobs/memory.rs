@@ -22,8 +22,11 @@ use crate::report::after;
 /// How long an image that is in use is left alone before its removal is tried again: containers on the
 /// node can't be observed, and every attempt takes a pod.
 const IN_USE: Duration = Duration::from_secs(15 * 60);
-/// Shortest deadline of a round, as for agents.
+/// Shortest deadline of a pull, as for agents.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// Shortest deadline of a removal. The assigned deadline is that of a pull, and may be too short for a pod
+/// to be scheduled; a runtime has as long to answer an agent.
+const SHORTEST_REMOVAL: Duration = Duration::from_secs(120);
 
 /// Memory of one node.
 #[derive(Debug)]
@@ -785,8 +788,11 @@ impl ImageMemory {
 }
 
 fn with_deadline(spec: &AssignedImage) -> AssignedImage {
-    let deadline = spec.deadline.max(SHORTEST);
-    spec.clone().with_deadline(deadline)
+    let shortest = match spec.state {
+        DesiredState::Present => SHORTEST,
+        DesiredState::Absent => SHORTEST_REMOVAL,
+    };
+    spec.clone().with_deadline(spec.deadline.max(shortest))
 }
 
 fn with_image(mut report: ImageReport, image: &ImageRef) -> ImageReport {

@@ -802,6 +802,18 @@ fn one_job_removes_what_is_present_and_spares_other_names() {
 }
 
 #[test]
+fn a_short_pull_deadline_does_not_cut_a_removal() {
+    let mut node = Node::new([mk_absent(APP).with_deadline(Duration::from_secs(1))]);
+    node.view = mk_node(0, &[&[APP]]);
+    node.step(0);
+    assert_eq!(phases(&node.step(119)), [ImagePhase::Removing]);
+    assert_eq!(
+        report(&node.step(120), APP).reason,
+        Some(Reason::DeadlineExceeded)
+    );
+}
+
+#[test]
 fn an_image_with_a_wanted_name_stays() {
     let mut node = Node::new([mk_absent(APP), mk_present(DB)]);
     node.view = mk_node(0, &[&[APP, DB]]);
