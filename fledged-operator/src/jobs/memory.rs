@@ -28,6 +28,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// to be scheduled; a runtime has as long to answer an agent.
 const SHORTEST_REMOVAL: Duration = Duration::from_secs(120);
 
+/// Resolution of timestamps in Kubernetes objects. What is dated to a second happened during it.
+const RESOLUTION: Duration = Duration::from_secs(1);
+
 /// Memory of one node.
 #[derive(Debug)]
 pub(super) struct NodeMemory {
@@ -169,8 +172,9 @@ impl<'a> ImageList<'a> {
 
     /// Whether the list is newer than that time by the margin.
     pub(super) fn covers(&self, at: Timestamp) -> bool {
+        let from = after(at, self.margin.saturating_add(RESOLUTION));
         let listed_at = self.node.listed_at;
-        listed_at.is_some_and(|listed_at| listed_at >= after(at, self.margin))
+        listed_at.is_some_and(|listed_at| listed_at >= from)
     }
 
     /// Whether absence from the list means that the image is absent: neither the list nor the names of an

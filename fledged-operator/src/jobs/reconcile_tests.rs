@@ -701,9 +701,9 @@ fn a_complete_and_newer_list_decides() {
     node.step(1_001);
     node.jobs_gone();
     node.pods.clear();
-    node.view = mk_node(1_059, &[]);
-    assert_eq!(phases(&node.step(1_060)), [ImagePhase::Cached]);
     node.view = mk_node(1_060, &[]);
+    assert_eq!(phases(&node.step(1_060)), [ImagePhase::Cached]);
+    node.view = mk_node(1_061, &[]);
     let plan = node.step(1_061);
     assert_eq!(pulls(&plan), [of_shop(&[APP])]);
     assert_eq!(report(&plan, APP).reason, Some(Reason::Evicted));
@@ -985,14 +985,14 @@ fn a_removal_is_remembered_over_a_restart() {
 #[test]
 fn a_removal_job_stays_until_a_newer_list_covers_it() {
     let mut node = mk_removed(mk_options());
-    node.view = mk_node(159, &[]);
-    assert_eq!(node.step(160).actions, []);
     node.view = mk_node(160, &[]);
+    assert_eq!(node.step(160).actions, []);
+    node.view = mk_node(161, &[]);
     assert_eq!(deletes(&node.step(161)), 1);
     // Somebody has brought the image back: the newer list is believed.
     let mut node = mk_removed(mk_options());
     node.assign([mk_present(APP)]);
-    node.view = mk_node(160, &[&[APP]]);
+    node.view = mk_node(161, &[&[APP]]);
     assert_eq!(phases(&node.step(161)), [ImagePhase::Cached]);
 }
 
@@ -1064,9 +1064,9 @@ fn a_restart_goes_on_with_the_jobs_that_are_needed() {
     cached.finished_at = Some(at(1_000));
     let mut node = Node::new([mk_present(APP)]);
     node.restart(&NodeReport::new(1, [cached]));
-    node.view = mk_node(1_059, &[]);
-    assert_eq!(phases(&node.step(1_060)), [ImagePhase::Cached]);
     node.view = mk_node(1_060, &[]);
+    assert_eq!(phases(&node.step(1_060)), [ImagePhase::Cached]);
+    node.view = mk_node(1_061, &[]);
     assert_eq!(phases(&node.step(1_061)), [ImagePhase::Pulling]);
 }
 

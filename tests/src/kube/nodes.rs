@@ -48,7 +48,7 @@ impl FakeNode {
         Api::all(self.client.clone())
     }
 
-    /// Turns it Ready, or NotReady.
+    /// Sets its Ready condition, without a heartbeat: a kubelet's heartbeat comes with its list of images.
     pub async fn set_ready(&self, ready: bool) {
         let now = jiff::Timestamp::now();
         let now = jiff::Timestamp::from_second(now.as_second()).unwrap();
@@ -58,7 +58,6 @@ impl FakeNode {
                 "status": if ready { "True" } else { "False" },
                 "reason": "Test",
                 "message": "set by a test",
-                "lastHeartbeatTime": now.to_string(),
                 "lastTransitionTime": now.to_string(),
             }],
         } });
