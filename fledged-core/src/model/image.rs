@@ -376,7 +376,7 @@ impl<'de> Deserialize<'de> for Digest {
 // compile for it costs 18 MB and 20 ms in every process, which an agent on every node cannot afford.
 // The tests compare it with such a parser.
 
-/// The registry where none is written, and what it stands for there.
+/// The registry of a reference that names none, and its former name.
 const DEFAULT_REGISTRY: &str = "docker.io";
 const DEFAULT_REGISTRY_OLD: &str = "index.docker.io";
 /// The first part of one-word repositories of the default registry.

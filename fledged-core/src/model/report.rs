@@ -71,7 +71,7 @@ pub struct ImageReport {
     pub image: ImageRef,
     /// Where it stands.
     pub phase: ImagePhase,
-    /// Digest of what is present, where the runtime tells it.
+    /// Digest of what is present, if the runtime reports it.
     pub digest: Option<Digest>,
     /// Size of what is present, as the runtime counts it.
     pub size: Option<ByteSize>,

@@ -227,7 +227,7 @@ pub struct RuntimeImage {
     pub id: ImageId,
     /// Every reference it can be started by: tags and digests.
     pub references: Vec<ImageRef>,
-    /// Digest of the manifest or index, where the runtime tells it.
+    /// Digest of the manifest or index, if the runtime reports it.
     pub digest: Option<Digest>,
     /// Size on disk as the runtime counts it (unpacked for Docker, compressed for containerd).
     pub size: ByteSize,
@@ -343,7 +343,7 @@ impl ProgressSink {
         Self(None)
     }
 
-    /// Tells the receiver.
+    /// Sends the progress to the receiver.
     pub fn report(&self, progress: PullProgress) {
         if let Some(f) = &self.0 {
             f(progress);

@@ -231,7 +231,7 @@ fn a_failing_image_is_written_twice_a_minute_at_most() {
     let gaps = &node.gaps()[first..];
     assert!(gaps.iter().all(|gap| *gap >= 24_000), "{gaps:?}");
     assert!(gaps.len() <= 25);
-    // That the round is over ends the wait of whoever waits for the node.
+    // The end of the round ends every wait for the node.
     let writes = node.writes.len();
     node.change(mk_failing(1, ImagePhase::Failed, reason, 120));
     node.pass_seconds(2.0);

@@ -1,4 +1,4 @@
-//! The seam: assignments go to the folders, and what is told of these goes to the controller.
+//! The seam: assignments go to the folders, and their events go to the controller.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::Client;
 use tokio::sync::mpsc;
 
-use crate::node::{Node, Told};
+use crate::node::{EventSender, Node};
 
 #[derive(Default)]
 struct State {
@@ -22,7 +22,7 @@ struct State {
     /// One count for all nodes: it grows also where one is released and assigned something again.
     generation: u64,
     /// Whoever listens to what nodes say.
-    told: Option<Told>,
+    sender: Option<EventSender>,
 }
 
 /// Fills a folder for each node. Has no work of its own beside the calls: each node has a task, which
@@ -53,10 +53,10 @@ impl NodeDriver for GatewayDriver {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
         // No record is kept: a folder says itself what is in it. So everything begins anew with each
         // controller, which assigns everything again and finds most of it present.
-        let (told, mut events) = mpsc::unbounded_channel();
+        let (sender, mut events) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.nodes.clear();
-        state.told = Some(told);
+        state.sender = Some(sender);
         let events = stream::poll_fn(move |context| events.poll_recv(context));
         stream::iter([ClusterEvent::Synced]).chain(events).boxed()
     }
@@ -68,12 +68,12 @@ impl NodeDriver for GatewayDriver {
     ) -> Result<u64, WriteFailure> {
         let state = &mut *self.state();
         if !state.nodes.contains_key(&target.name)
-            && let Some(told) = &state.told
+            && let Some(sender) = &state.sender
         {
             let folder = self.folder.join(target.name.as_str());
             // Secrets are read when a pull needs them, as an agent does.
             let credentials = Arc::new(KubeCredentials::new(self.client.clone()));
-            let node = Node::start(target.name.clone(), &folder, credentials, told.clone());
+            let node = Node::start(target.name.clone(), &folder, credentials, sender.clone());
             let node = node.map_err(|error| WriteFailure::Unavailable {
                 message: error.to_string(),
                 retry_after: None,

@@ -8,7 +8,7 @@
 //! custom-driver DIR --embedded    # on a cluster in this process, with an ImageCache to begin with
 //! ```
 //!
-//! `driver.rs` is the seam: what is assigned, and what is told of it. `node.rs` is one node: core's own
+//! `driver.rs` is the seam: assignments in, events out. `node.rs` is one node: core's own
 //! loop, which pulls, tries again, removes and repairs, on a folder.
 
 mod driver;

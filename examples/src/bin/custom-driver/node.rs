@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Takes what nodes say.
-pub(crate) type Told = mpsc::UnboundedSender<ClusterEvent>;
+pub(crate) type EventSender = mpsc::UnboundedSender<ClusterEvent>;
 
 /// A folder that is kept at what was last assigned, until this is dropped.
 pub(crate) struct Node {
@@ -29,7 +29,7 @@ impl Node {
         name: NodeName,
         folder: &Path,
         credentials: Arc<dyn Credentials>,
-        told: Told,
+        sender: EventSender,
     ) -> Result<Self, OpenError> {
         let folder = RuntimeUri::Oci(folder.to_owned());
         let runtime = fledged_cri::open(&folder, Default::default())?;
@@ -39,7 +39,7 @@ impl Node {
             .with_credentials(credentials)
             .with_observer(Arc::new(ReportSender {
                 node: name,
-                events: told,
+                events: sender,
             }));
         let (inputs, mut assigned) = mpsc::unbounded_channel();
         let assigned = stream::poll_fn(move |context| assigned.poll_recv(context));
@@ -50,7 +50,7 @@ impl Node {
         Ok(Self { inputs, _task })
     }
 
-    /// From now on it is to hold this. Done and told in its own time.
+    /// Sets what the node should hold. The work and its reports follow later.
     pub(crate) fn assign(&self, assignment: Assignment) {
         // The task takes inputs as long as this lives.
         self.inputs.send(NodeEvent::Assigned(assignment)).ok();
@@ -60,7 +60,7 @@ impl Node {
 /// Sends the node's report to the controller whenever an image's state changed.
 struct ReportSender {
     node: NodeName,
-    events: Told,
+    events: EventSender,
 }
 
 impl NodeObserver for ReportSender {
