@@ -5,7 +5,6 @@ pub mod api;
 pub mod controller;
 pub mod crd;
 pub mod jobs;
-mod report;
 pub mod serve;
 #[cfg(feature = "webhook")]
 pub mod webhook;

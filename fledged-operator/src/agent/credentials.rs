@@ -21,7 +21,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::report::{Refusal, request};
+use crate::api::bounded_client::bounded;
+use crate::api::error::{problem, retry_after};
 
 /// Registry credentials from the pull secrets that an image's caches name, then from those of their
 /// ServiceAccounts, merged and matched as the kubelet does for a pod.
@@ -274,9 +275,9 @@ async fn read<T: DeserializeOwned>(
     let get = Request::new(path)
         .get(&name.name, &GetParams::default())
         .map_err(|error| ReadError::Malformed(error.to_string()))?;
-    let answer = request(&client, get, READ_LIMIT).await.map_err(refused)?;
-    // The message of the parser may repeat a value.
-    let object = serde_json::from_slice(&answer);
+    // `Client::request` would log an object that it cannot parse, and the message of the parser may repeat a value.
+    let text = bounded(&client, READ_LIMIT).request_text(get).await;
+    let object = serde_json::from_str(&text.map_err(|error| read_error(&error))?);
     let object = object.map_err(|_| ReadError::Malformed("is not a valid object".to_owned()))?;
     Ok(Arc::new(object))
 }
@@ -291,13 +292,15 @@ fn is_name(text: &str) -> bool {
             .all(|byte| plain(byte) || byte == b'-' || byte == b'.')
 }
 
-fn refused(refusal: Refusal) -> ReadError {
-    match refusal.status {
-        Some(status) if status.is_not_found() => ReadError::Missing,
-        Some(status) if status.is_forbidden() => ReadError::Forbidden(status.message.clone()),
-        _ => ReadError::Unavailable {
-            problem: refusal.problem,
-            retry_after: refusal.retry_after,
+fn read_error(error: &kube::Error) -> ReadError {
+    match error {
+        kube::Error::Api(status) if status.is_not_found() => ReadError::Missing,
+        kube::Error::Api(status) if status.is_forbidden() => {
+            ReadError::Forbidden(status.message.clone())
+        }
+        error => ReadError::Unavailable {
+            problem: problem(error),
+            retry_after: retry_after(error),
         },
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fledged_core::port::Clock;
 use jiff::Timestamp;
 
-use crate::report::after;
+use fledged_core::time::after;
 
 /// Interval of the heartbeat.
 pub(super) const BEAT: Duration = Duration::from_secs(10);

@@ -17,12 +17,11 @@
 
 pub(crate) mod credentials;
 mod health;
-mod list_watch;
-#[cfg(test)]
-mod list_watch_tests;
 mod metrics;
 mod watch;
 mod watch_backoff;
+#[cfg(test)]
+mod watch_tests;
 
 pub use credentials::KubeCredentials;
 pub use health::AgentHealth;
@@ -35,7 +34,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::backoff::{Backoff, Schedule};
+use fledged_core::backoff::{Backoff, RetryDelays, Schedule};
 use fledged_core::model::NodeName;
 use fledged_core::port::{Clock, Credentials, ImageRuntime};
 use fledged_core::runner::NodeLoop;
@@ -48,7 +47,9 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::report::{RetryDelays, StatusApi, Writer};
+use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
+use crate::api::node_status::StatusApi;
+use crate::api::status_writer::Writer;
 use crate::serve::register_build_info;
 use metrics::{AgentMetrics, MeasuredRuntime, Observer};
 use watch::{Inputs, Watch};
@@ -332,15 +333,21 @@ impl Agent {
         .with_credentials(self.credentials)
         .with_observer(Arc::new(observer));
         let inputs_of_loop = Inputs::new(receiver, self.health.clone(), Arc::clone(&self.clock));
+        let client = bounded(&self.client, REQUEST_LIMIT);
         let metrics = self.metrics;
         let writer = Writer::new(
-            StatusApi::new(self.client.clone(), self.node.clone(), FIELD_MANAGER),
+            StatusApi {
+                client: client.clone(),
+                node: self.node.clone(),
+                manager: FIELD_MANAGER,
+            },
             seeds.u64(..),
             RetryDelays::new(WRITE_AGAIN, seeds.u64(..)),
             Arc::clone(&self.clock),
             move |result| metrics.status_written(result),
         );
         let watch = Watch::new(
+            client,
             self.node,
             inputs,
             reports,
@@ -354,8 +361,7 @@ impl Agent {
             node_loop.run(inputs_of_loop, stopped.cancelled()).await;
         });
         tasks.spawn("status writer", writer.run(reporter_events));
-        let client = self.client;
-        tasks.spawn("watch", watch.run(client, seeds.u64(..), stop.clone()));
+        tasks.spawn("watch", watch.run(stop.clone()));
         tasks
     }
 }

@@ -1,32 +1,40 @@
 //! The task that watches the NodeImageCache of its node, and the inputs of the loop.
+//!
+//! kube's watcher restarts a watch at once when its connection closes and does not report it. A thousand agents
+//! would reconnect at the moment when a load balancer drops them. Here, every end of a watch is reported.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use fledged_core::model::{Assignment, NodeName};
 use fledged_core::port::Clock;
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::warmer::NodeEvent;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream};
-use kube::Client;
-use kube::api::WatchEvent;
+use futures_util::{FutureExt, Stream, StreamExt};
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::agent::FIELD_MANAGER;
 use crate::agent::health::{AgentHealth, BEAT};
-use crate::agent::list_watch::{Interruption, ListWatch};
 use crate::agent::watch_backoff::{HEALTHY_AFTER, WatchBackoff, WatchEnd};
+use crate::api::error::{problem, retry_after};
 use crate::crd::ReadNodeCache;
 
 /// Shortest and longest duration of one watch, in seconds. It is below the five minutes after which API servers
 /// and load balancers close a watch, and differs between agents, so that agents that start together do not
 /// reconnect together.
 const WATCH_SECONDS: (u32, u32) = (200, 290);
+/// Tolerance for the server's timer that ends a watch.
+const TOLERANCE: Duration = Duration::from_secs(1);
+/// How long after its deadline a watch that the server did not end counts as dead.
+const MARGIN: Duration = Duration::from_secs(5);
 /// Largest number of invalid entries of one object that are logged.
 const INVALID_MAX: usize = 10;
 
@@ -38,16 +46,57 @@ enum LastAssigned {
     Object { uid: String, generation: u64 },
 }
 
+/// How a list or a watch ended.
+#[derive(Debug)]
+pub(super) struct Interruption {
+    pub(super) end: WatchEnd,
+    /// How long the watch lasted; zero if it did not start.
+    pub(super) lasted: Duration,
+    /// The problem, unless the watch ended at its deadline.
+    pub(super) problem: Option<String>,
+}
+
+impl Interruption {
+    fn new(end: WatchEnd, problem: String) -> Self {
+        Self {
+            end,
+            lasted: Duration::ZERO,
+            problem: Some(problem),
+        }
+    }
+}
+
+impl From<kube::Error> for Interruption {
+    fn from(error: kube::Error) -> Self {
+        let end = match &error {
+            kube::Error::Api(status) => match status.code {
+                // kube takes an event that it cannot parse for a Status without a code. The list names the cause.
+                0 if status.message.is_empty() => {
+                    return Self::new(WatchEnd::Unreadable, "cannot parse an event".to_owned());
+                }
+                410 => WatchEnd::Expired,
+                _ => WatchEnd::Failed(retry_after(&error)),
+            },
+            kube::Error::SerdeError(_) => WatchEnd::Unreadable,
+            _ => WatchEnd::Lost,
+        };
+        Self::new(end, problem(&error))
+    }
+}
+
 /// Watches the NodeImageCache of this node.
 pub(super) struct Watch {
+    objects: Api<ReadNodeCache>,
     node: NodeName,
+    /// Duration of one watch in seconds.
+    pub(super) seconds: u32,
     inputs: mpsc::Sender<NodeEvent>,
     reports: mpsc::UnboundedSender<ReporterEvent>,
     health: AgentHealth,
     clock: Arc<dyn Clock>,
     backoff: WatchBackoff,
     /// The resourceVersion to watch from; without one, the next step is a list.
-    version: Option<String>,
+    pub(super) version: Option<String>,
     last: LastAssigned,
     resumed: bool,
 }
@@ -59,32 +108,10 @@ fn has_foreign_status_manager(object: &ReadNodeCache) -> bool {
     status.any(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER))
 }
 
-/// Why the list or watch stopped.
-enum Pause {
-    /// The loop has ended.
-    LoopEnded,
-    /// The list or the watch has ended.
-    Interrupted(Interruption),
-}
-
-impl From<Interruption> for Pause {
-    fn from(interruption: Interruption) -> Self {
-        Self::Interrupted(interruption)
-    }
-}
-
-/// The loop has ended.
-#[derive(Debug)]
-struct LoopEnded;
-
-impl From<LoopEnded> for Pause {
-    fn from(_: LoopEnded) -> Self {
-        Self::LoopEnded
-    }
-}
-
 impl Watch {
+    /// The client must be [bounded](crate::api::bounded_client).
     pub(super) fn new(
+        client: Client,
         node: NodeName,
         inputs: mpsc::Sender<NodeEvent>,
         reports: mpsc::UnboundedSender<ReporterEvent>,
@@ -92,64 +119,89 @@ impl Watch {
         clock: Arc<dyn Clock>,
         seed: u64,
     ) -> Self {
+        let (least, most) = WATCH_SECONDS;
+        let mut rng = fastrand::Rng::with_seed(seed);
         Self {
+            objects: Api::all(client),
             node,
+            seconds: rng.u32(least..=most),
             inputs,
             reports,
             health,
             clock,
-            backoff: WatchBackoff::new(seed),
+            backoff: WatchBackoff::new(rng.u64(..)),
             version: None,
             last: LastAssigned::Unknown,
             resumed: false,
         }
     }
 
-    /// Watches until `stop` is cancelled or the loop has ended.
-    pub(super) async fn run(mut self, client: Client, seed: u64, stop: CancellationToken) {
-        let (least, most) = WATCH_SECONDS;
-        let requests = ListWatch {
-            client,
-            node: self.node.clone(),
-            seconds: fastrand::Rng::with_seed(seed).u32(least..=most),
-            clock: Arc::clone(&self.clock),
-        };
+    /// Watches until `stop` is cancelled.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let forever = async {
             loop {
-                match self.follow(&requests).await {
-                    Pause::LoopEnded => break,
-                    Pause::Interrupted(interruption) => self.pause(interruption).await,
-                }
+                let Err(interruption) = self.follow().await;
+                self.pause(interruption).await;
             }
         };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = forever => {}
-        }
+        stop.run_until_cancelled(forever).await;
     }
 
     /// Lists the object if necessary and forwards its changes until the watch ends.
-    async fn follow(&mut self, requests: &ListWatch) -> Pause {
-        let ended: Result<Infallible, Pause> = async {
-            let version = match self.version.take() {
-                Some(version) => version,
+    pub(super) async fn follow(&mut self) -> Result<Infallible, Interruption> {
+        let selector = format!("metadata.name={}", self.node);
+        let version = match self.version.take() {
+            Some(version) => version,
+            None => self.list(&selector).await?,
+        };
+        let parameters = WatchParams::default().fields(&selector);
+        let parameters = parameters.timeout(self.seconds);
+        let length = Duration::from_secs(self.seconds.into());
+        let (clock, began) = (Arc::clone(&self.clock), self.clock.now());
+        let version = self.version.insert(version);
+        let events = self.objects.watch(&parameters, version).await?;
+        let mut events = pin!(events.take_until(clock.sleep(length + MARGIN)));
+        let mut interruption = loop {
+            match events.next().await {
+                Some(Ok(WatchEvent::Error(status))) => break kube::Error::Api(status).into(),
+                Some(Ok(event)) => self.apply(event).await,
+                Some(Err(error)) => break error.into(),
                 None => {
-                    let (objects, version) = requests.list().await?;
-                    self.listed(objects).await?;
-                    version
+                    let problem = "the connection closed early".to_owned();
+                    break Interruption::new(WatchEnd::Lost, problem);
                 }
-            };
-            let version = self.version.insert(version).clone();
-            let mut events = requests.watch(&version).await?;
-            loop {
-                self.apply(events.next().await?).await?;
             }
+        };
+        let lasted = clock.now().duration_since(began);
+        interruption.lasted = Duration::try_from(lasted).unwrap_or_default();
+        if interruption.end == WatchEnd::Lost && interruption.lasted + TOLERANCE >= length {
+            interruption.end = WatchEnd::Due;
+            interruption.problem = None;
         }
-        .await;
-        match ended {
-            Ok(never) => match never {},
-            Err(pause) => pause,
+        Err(interruption)
+    }
+
+    /// Reads the object, if it exists; returns the resourceVersion of the list.
+    ///
+    /// This is a quorum read. The watch cache (`resourceVersion=0`) may hold an older assignment, by which images
+    /// would be removed that are desired again. With this selector the server reads a single key, so a thousand
+    /// agents are no load.
+    async fn list(&mut self, selector: &str) -> Result<String, Interruption> {
+        let parameters = ListParams::default().fields(selector);
+        let list = self.objects.list(&parameters).await?;
+        let version = list.metadata.resource_version;
+        let version = version
+            .filter(|version| !version.is_empty())
+            .ok_or_else(|| {
+                let problem = "the list has no resourceVersion".to_owned();
+                Interruption::new(WatchEnd::Failed(None), problem)
+            })?;
+        match list.items.iter().find(|object| self.is_ours(object)) {
+            Some(object) => self.read(object, true).await,
+            None => self.unassign().await,
         }
+        self.health.synced();
+        Ok(version)
     }
 
     /// Waits for the back-off before the next watch.
@@ -173,16 +225,7 @@ impl Watch {
         }
     }
 
-    async fn listed(&mut self, objects: Vec<ReadNodeCache>) -> Result<(), LoopEnded> {
-        match objects.iter().find(|object| self.is_ours(object)) {
-            Some(object) => self.read(object, true).await?,
-            None => self.unassign().await?,
-        }
-        self.health.synced();
-        Ok(())
-    }
-
-    async fn apply(&mut self, event: WatchEvent<ReadNodeCache>) -> Result<(), LoopEnded> {
+    async fn apply(&mut self, event: WatchEvent<ReadNodeCache>) {
         let version = match &event {
             WatchEvent::Added(object)
             | WatchEvent::Modified(object)
@@ -192,15 +235,14 @@ impl Watch {
         };
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) if self.is_ours(&object) => {
-                self.read(&object, false).await?;
+                self.read(&object, false).await;
             }
-            WatchEvent::Deleted(object) if self.is_ours(&object) => self.unassign().await?,
+            WatchEvent::Deleted(object) if self.is_ours(&object) => self.unassign().await,
             _ => {}
         }
         if let Some(version) = version.filter(|version| !version.is_empty()) {
             self.version = Some(version);
         }
-        Ok(())
     }
 
     /// A server without field selectors on names sends the objects of every node.
@@ -208,7 +250,7 @@ impl Watch {
         object.metadata.name.as_deref() == Some(self.node.as_str())
     }
 
-    async fn read(&mut self, object: &ReadNodeCache, listed: bool) -> Result<(), LoopEnded> {
+    async fn read(&mut self, object: &ReadNodeCache, listed: bool) {
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let generation = object.generation();
         let found = object.report();
@@ -227,7 +269,7 @@ impl Watch {
             });
         }
         if known {
-            return Ok(());
+            return;
         }
         let (assignment, invalid) = object.assignment();
         for entry in invalid.iter().take(INVALID_MAX) {
@@ -250,25 +292,26 @@ impl Watch {
         if !std::mem::replace(&mut self.resumed, true)
             && let Some(found) = found
         {
-            self.send(NodeEvent::Resumed(found.images)).await?;
+            self.send(NodeEvent::Resumed(found.images)).await;
         }
         self.last = current;
         self.send(NodeEvent::Assigned(assignment.with_record(uid)))
-            .await
+            .await;
     }
 
     /// The assignment was deleted. Images stay on the node.
-    async fn unassign(&mut self) -> Result<(), LoopEnded> {
+    async fn unassign(&mut self) {
         if self.last == LastAssigned::Deleted {
-            return Ok(());
+            return;
         }
         info!(node = %self.node, "assignment deleted");
         self.last = LastAssigned::Deleted;
-        self.send(NodeEvent::Assigned(Assignment::default())).await
+        self.send(NodeEvent::Assigned(Assignment::default())).await;
     }
 
-    async fn send(&self, input: NodeEvent) -> Result<(), LoopEnded> {
-        self.inputs.send(input).await.map_err(|_| LoopEnded)
+    /// The agent stops when the loop has ended, so a failure is ignored.
+    async fn send(&self, input: NodeEvent) {
+        let _ = self.inputs.send(input).await;
     }
 }
 

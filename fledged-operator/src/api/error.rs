@@ -57,20 +57,28 @@ pub fn write_failure(error: kube::Error) -> WriteFailure {
         422 if has_cause(status, |cause| cause.field == "metadata.uid") => {
             WriteFailure::Gone(message)
         }
-        _ => {
-            let details = status.details.as_ref();
-            let seconds = details.map_or(0, |details| details.retry_after_seconds);
-            // API Priority and Fairness responds in plain text, and kube drops its Retry-After header.
-            let seconds = match status.code {
-                429 | 503 => seconds.max(1),
-                _ => seconds,
-            };
-            WriteFailure::Unavailable {
-                message,
-                retry_after: (seconds > 0).then(|| Duration::from_secs(seconds.into())),
-            }
-        }
+        _ => WriteFailure::Unavailable {
+            message,
+            retry_after: retry_after(&error),
+        },
     }
+}
+
+/// The delay that the API server asked for.
+pub(crate) fn retry_after(error: &kube::Error) -> Option<Duration> {
+    let kube::Error::Api(status) = error else {
+        return None;
+    };
+    let named = status
+        .details
+        .as_ref()
+        .map(|details| details.retry_after_seconds);
+    let seconds = match (named.unwrap_or_default(), status.code) {
+        // What API Priority and Fairness asks for, in plain text and a header that a plain client drops.
+        (0, 429 | 503) => 1,
+        (seconds, _) => seconds,
+    };
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 fn names_object(status: &Status) -> bool {

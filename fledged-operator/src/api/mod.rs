@@ -1,7 +1,11 @@
-//! The Kubernetes API client layer: errors in words, watches that never end, and the leader election.
+//! The Kubernetes API client layer: requests with limits, errors as text, watches that never end, the status of a
+//! NodeImageCache, and the leader election.
 
+pub(crate) mod bounded_client;
 pub mod error;
 pub mod lease;
+pub(crate) mod node_status;
+pub(crate) mod status_writer;
 pub(crate) mod watch;
 
 /// Field manager of everything that the controller writes.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fledged_core::backoff::Schedule;
+use fledged_core::backoff::{RetryDelays, Schedule};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{AssignedImage, Assignment, NodeName, NodeReport};
 use fledged_core::planner::ClusterEvent;
@@ -35,10 +35,12 @@ use super::pod::ObservedPod;
 use super::reconcile::{JobAction, Observed, Plan, reconcile};
 use super::requests::{Created, Requests};
 use super::store::ObjectStore;
+use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
+use crate::api::node_status::StatusApi;
+use crate::api::status_writer::Writer;
 use crate::api::watch::{Inventory, watch, watch_labelled};
 use crate::controller::{AgentDriver, DriverError, NodeDriver, NodeTarget};
 use crate::crd::ReadNodeCache;
-use crate::report::{RetryDelays, StatusApi, Writer};
 
 /// Between attempts to write a status.
 const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
@@ -182,14 +184,15 @@ impl NodeDriver for JobDriver {
     async fn run(&self, shutdown: CancellationToken) -> Result<(), DriverError> {
         let (tee, records) = mpsc::unbounded_channel();
         *self.tee.lock().unwrap_or_else(PoisonError::into_inner) = Some(tee);
+        let client = bounded(&self.client, REQUEST_LIMIT);
         let requests = Requests::new(
-            self.client.clone(),
+            client.clone(),
             self.options.clone(),
             Arc::clone(&self.clock),
             self.metrics.clone(),
         );
         let reconciler = Reconciler::new(
-            self.client.clone(),
+            client,
             Arc::new(requests),
             self.seed,
             self.readiness.begin(),
@@ -545,7 +548,11 @@ impl Reconciler {
         let (reporter, events) = mpsc::unbounded_channel();
         let metrics = self.requests.metrics.clone();
         let writer = Writer::new(
-            StatusApi::new(self.client.clone(), node.clone(), FIELD_MANAGER),
+            StatusApi {
+                client: self.client.clone(),
+                node: node.clone(),
+                manager: FIELD_MANAGER,
+            },
             self.rng.u64(..),
             RetryDelays::new(WRITE_AGAIN, self.rng.u64(..)),
             Arc::clone(&self.requests.clock),

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use super::manifest::JobKey;
 use super::observe::ObservedNode;
 use super::options::JobOptions;
-use crate::report::after;
+use fledged_core::time::after;
 
 /// How long an image that is in use is left alone before its removal is tried again: containers on the
 /// node can't be observed, and every attempt takes a pod.

@@ -33,7 +33,7 @@ use super::memory::{ImageList, JobMemory, NodeMemory, SlotState};
 use super::observe::{ObservedJob, ObservedNode};
 use super::options::{JobOptions, Retention};
 use super::pod::ObservedPod;
-use crate::report::after;
+use fledged_core::time::after;
 
 /// When the reason for a missing pod is asked for, after the Job's creation and again.
 const ASK: Schedule = Schedule::seconds(5, 60);

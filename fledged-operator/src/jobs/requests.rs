@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fledged_core::backoff::Schedule;
+use fledged_core::backoff::{RetryDelays, Schedule};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ObjectName;
 use fledged_core::port::Clock;
+use fledged_core::time::after;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Event;
-use kube::api::{DeleteParams, ListParams, ObjectList, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::request::Request;
-use kube::{Client, Resource};
+use kube::{Api, Client, Resource};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -26,10 +27,8 @@ use super::manifest::{JobKey, JobPlan, Method, PullPlan};
 use super::metrics::JobMetrics;
 use super::options::{JobOptions, PullMethod};
 use crate::agent::credentials::{Objects, ServiceAccount};
-use crate::report::{Refusal, RetryDelays, after, request};
+use crate::api::error::{problem, retry_after};
 
-/// Longest that one request may take: an API server's own limit.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Between attempts at the same request.
 const AGAIN: Schedule = Schedule::seconds(1, 30);
 
@@ -100,15 +99,18 @@ impl Requests {
             if cancel.run_until_cancelled(turn).await.is_none() {
                 break;
             }
-            let refusal = match self.post(&key, &plan.manifest(&self.options)).await {
+            let error = match self.post(&key, &plan.manifest(&self.options)).await {
                 Ok(job) => {
                     info!(job = %key, kind = plan.kind().as_str(), "Job created");
                     self.metrics.created(plan.kind().as_str(), "ok");
                     return Created::Exists(Box::new(job), missing);
                 }
-                Err(refusal) => refusal,
+                Err(error) => error,
             };
-            let status = refusal.status.as_deref();
+            let status = match &error {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            };
             if status.is_some_and(|status| status.is_already_exists()) {
                 // The answer to an earlier attempt was lost.
                 self.metrics.created(plan.kind().as_str(), "ok");
@@ -117,21 +119,22 @@ impl Requests {
             }
             let code = status.map_or(0, |status| status.code);
             unclear |= code == 0 || code >= 500;
-            let text = format!("cannot create Job {key}: {}", refusal.problem);
-            warn!(job = %key, error = refusal.problem, "Job not created");
-            if code == 422 && self.fall_back(&mut plan, &refusal.problem) {
+            let (problem, asked) = (problem(&error), retry_after(&error));
+            warn!(job = %key, error = problem, "Job not created");
+            if code == 422 && self.fall_back(&mut plan, &problem) {
                 continue;
             }
             self.metrics.created(plan.kind().as_str(), "failed");
+            let text = format!("cannot create Job {key}: {problem}");
             let failure = Failure::new(Reason::Unknown, text);
             if (400..500).contains(&code) && !matches!(code, 408 | 409 | 429) {
                 return Created::Refused(failure);
             }
             trouble(failure);
-            if let Some(asked) = refusal.retry_after {
+            if let Some(asked) = asked {
                 self.pace.hold(asked, self.clock.now());
             }
-            let delay = self.clock.sleep(delays.next(refusal.retry_after));
+            let delay = self.clock.sleep(delays.next(asked));
             if cancel.run_until_cancelled(delay).await.is_none() {
                 break;
             }
@@ -183,54 +186,46 @@ impl Requests {
         missing
     }
 
-    async fn post(&self, key: &JobKey, manifest: &Value) -> Result<Job, Refusal> {
-        let no_answer = |problem: String| Refusal::no_answer(problem);
+    async fn post(&self, key: &JobKey, manifest: &Value) -> Result<Job, kube::Error> {
         let body = serde_json::to_vec(manifest).unwrap_or_default();
         let params = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
         let post = Request::new(Job::url_path(&(), Some(&key.namespace))).create(&params, body);
-        let post = post.map_err(|error| no_answer(error.to_string()))?;
-        let answer = request(&self.client, post, LIMIT).await?;
-        serde_json::from_slice(&answer).map_err(|error| no_answer(error.to_string()))
+        let post = post.map_err(kube::Error::BuildRequest)?;
+        self.client.request(post).await
     }
 
     /// A Job by its name. By a list, which needs no right that a watch does not need.
     async fn find(&self, key: &JobKey) -> Option<Job> {
         let params = ListParams::default().fields(&format!("metadata.name={}", key.name));
-        let list = Request::new(Job::url_path(&(), Some(&key.namespace))).list(&params);
-        let answer = request(&self.client, list.ok()?, LIMIT).await.ok()?;
-        let jobs: ObjectList<Job> = serde_json::from_slice(&answer).ok()?;
-        jobs.items.into_iter().next()
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
+        jobs.list(&params).await.ok()?.items.into_iter().next()
     }
 
     /// Deletes a Job of that UID and its pods, with retries until it is gone.
     pub(super) async fn delete(&self, key: &JobKey, uid: String, seed: u64) {
         let mut delays = RetryDelays::new(AGAIN, seed);
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(uid),
             resource_version: None,
         });
         loop {
-            let delete = Request::new(Job::url_path(&(), Some(&key.namespace)));
-            let refusal = match delete.delete(&key.name, &params) {
-                Ok(delete) => match request(&self.client, delete, LIMIT).await {
-                    Ok(_) => {
-                        debug!(job = %key, "Job deleted");
-                        return;
-                    }
-                    Err(refusal) => refusal,
-                },
-                Err(error) => Refusal::no_answer(error.to_string()),
+            let error = match jobs.delete(&key.name, &params).await {
+                Ok(_) => {
+                    debug!(job = %key, "Job deleted");
+                    return;
+                }
+                // A conflict: another Job has its name by now.
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                    return;
+                }
+                Err(error) => error,
             };
-            let status = refusal.status.as_ref();
-            // A conflict: another Job has its name by now.
-            if status.is_some_and(|status| status.is_not_found() || status.is_conflict()) {
-                return;
-            }
-            warn!(job = %key, error = refusal.problem, "Job not deleted");
-            self.clock.sleep(delays.next(refusal.retry_after)).await;
+            warn!(job = %key, error = problem(&error), "Job not deleted");
+            self.clock.sleep(delays.next(retry_after(&error))).await;
         }
     }
 
@@ -239,12 +234,11 @@ impl Requests {
         let (namespace, name) = (&key.namespace, &key.name);
         let about = format!("involvedObject.kind=Job,involvedObject.name={name}");
         let params = ListParams::default().fields(&about);
-        let list = Request::new(Event::url_path(&(), Some(namespace))).list(&params);
-        let answer = request(&self.client, list.ok()?, LIMIT).await;
-        let answer = answer
-            .map_err(|refusal| debug!(job = %key, error = refusal.problem, "events not read"));
-        let events: ObjectList<Event> = serde_json::from_slice(&answer.ok()?).ok()?;
-        let failed = events.items.into_iter();
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let events = events.list(&params).await;
+        let events =
+            events.map_err(|error| debug!(job = %key, error = problem(&error), "events not read"));
+        let failed = events.ok()?.items.into_iter();
         let failed = failed.filter(|event| event.reason.as_deref() == Some("FailedCreate"));
         let newest = failed.max_by_key(|event| event.last_timestamp.as_ref().map(|at| at.0));
         let text = format!("Job {name} can't create its pod: {}", newest?.message?);

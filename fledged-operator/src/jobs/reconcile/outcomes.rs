@@ -14,7 +14,7 @@ use super::super::observe::{JobEnd, ObservedJob};
 use super::super::pod::{ObservedPod, Progress};
 use super::super::remove::RemovalOutcomes;
 use super::{Step, unknown};
-use crate::report::after;
+use fledged_core::time::after;
 
 /// How long a Job that is gone may have a pod that is not observed yet: the watches are independent, and
 /// the Job controller may act on a Job that was just deleted.

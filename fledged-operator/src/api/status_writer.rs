@@ -1,4 +1,4 @@
-//! The task that writes a node's status.
+//! The task that writes the status of a NodeImageCache, at the times that a [`Reporter`] decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::shrink::Shrink;
-use super::status::{StatusApi, WriteError};
+use super::error::retry_after;
+use super::node_status::{Shrink, StatusApi, WriteError};
 use crate::crd::{NodeImageCacheStatus, as_recorded};
 
 /// Limit on the final write; a pod has 30 s to end.
@@ -153,16 +153,16 @@ impl Writer {
     }
 
     fn failed(&mut self, error: &WriteError) -> ReporterEvent {
-        let retry_after = match error {
+        let asked = match error {
             WriteError::Gone { .. } => return ReporterEvent::RecordGone,
             WriteError::TooLarge { .. } => {
                 self.shrink = self.shrink.further();
                 None
             }
-            WriteError::Failed { retry_after, .. } => *retry_after,
+            WriteError::Failed { error, .. } => retry_after(error),
         };
         ReporterEvent::Failed {
-            retry_at: after(self.clock.now(), self.delays.next(retry_after)),
+            retry_at: after(self.clock.now(), self.delays.next(asked)),
         }
     }
 
