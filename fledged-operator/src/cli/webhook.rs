@@ -10,7 +10,7 @@ use super::dispatch::ProgramError;
 use super::listen::{listen, serving};
 use fledged_operator::api::lease::CONTROLLER_NAMESPACE;
 use fledged_operator::serve::Routes;
-use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook};
+use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
 
 pub(super) async fn run(
     args: WebhookArgs,
@@ -18,11 +18,11 @@ pub(super) async fn run(
 ) -> Result<(), ProgramError> {
     let client = connect(&args.common).await?;
     let mut registry = Registry::default();
-    let webhook = Webhook::builder(client)
-        .refresh_interval(args.image_cache_refresh_frequency)
-        .certificate(source(&args))
-        .metrics(&mut registry)
-        .build();
+    let mut config = WebhookConfig::default();
+    config.refresh_interval = args.image_cache_refresh_frequency;
+    config.certificate = source(&args);
+    let webhook = Webhook::new(client, config);
+    webhook.register_metrics(&mut registry);
     let health = webhook.health();
     let routes = Routes::new().with_readiness("certificate", move || health.ready());
     let served = listen(&args.common, registry, routes).await?;
@@ -48,10 +48,8 @@ fn source(args: &WebhookArgs) -> CertificateSource {
     };
     let mut issued = SelfIssued::new(namespace, &args.service_name);
     if let Some(secret) = &args.secret_name {
-        issued = issued.with_secret(secret);
+        issued.secret.clone_from(secret);
     }
-    if let Some(name) = &args.webhook_configuration {
-        issued = issued.with_configuration(name);
-    }
+    issued.configuration.clone_from(&args.webhook_configuration);
     CertificateSource::SelfIssued(issued)
 }

@@ -1,8 +1,8 @@
-//! The certificate that the webhook serves, and the source that reads it from files.
+//! The certificate that the webhook serves, its readiness, and the source that reads it from files.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use fledged_core::port::Clock;
@@ -14,20 +14,36 @@ use rustls::sign::CertifiedKey;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::webhook::issuing::CertificateError;
 use crate::webhook::server::WebhookMetrics;
 
-/// A certificate or its private key is invalid.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidCertificate {
-    /// There is no certificate, or it is malformed.
+/// Why the certificate could not be read, issued or published.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CertificateError {
+    #[error("cannot {verb} the Secret {secret}: {problem}")]
+    Secret {
+        /// `get` or `write`.
+        verb: &'static str,
+        secret: String,
+        problem: String,
+    },
+    #[error(
+        "the Secret {secret} does not exist and cannot be created: {problem}; create it empty and the webhook fills it"
+    )]
+    Gone { secret: String, problem: String },
+    #[error("cannot write the Secret {0}: every attempt conflicted with another writer")]
+    Overtaken(String),
+    #[error("cannot update the CA bundle of the ValidatingWebhookConfiguration {name}: {problem}")]
+    Configuration { name: String, problem: String },
+    #[error("cannot issue a certificate for {0:?}: it is not a DNS name")]
+    Name(String),
+    #[error("cannot issue a certificate: {0}")]
+    Issue(#[from] rcgen::Error),
+    #[error("cannot read {path}: {problem}")]
+    File { path: String, problem: String },
     #[error("the certificate is not valid PEM: {0}")]
     Certificate(String),
-    /// There is no private key, or it is malformed.
     #[error("the private key is not valid PEM: {0}")]
     Key(String),
-    /// The key does not belong to the certificate.
     #[error("the private key does not match the certificate: {0}")]
     Pair(String),
 }
@@ -35,26 +51,22 @@ pub enum InvalidCertificate {
 /// A certificate with its chain and key.
 #[derive(Debug, Clone)]
 pub(super) struct Certificate {
-    key: Arc<CertifiedKey>,
+    pub(super) key: Arc<CertifiedKey>,
     not_after: Timestamp,
 }
 
 impl Certificate {
     /// Parses PEM. The certificates after the first one are its chain.
-    pub(super) fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, InvalidCertificate> {
-        let malformed = |error: rustls::pki_types::pem::Error| error.to_string();
-        let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| InvalidCertificate::Certificate(malformed(error)))?;
-        let Some(first) = chain.first() else {
-            let problem = "the file holds no certificate".to_owned();
-            return Err(InvalidCertificate::Certificate(problem));
-        };
-        let not_after = not_after(first)?;
-        let key = PrivateKeyDer::from_pem_slice(key);
-        let key = key.map_err(|error| InvalidCertificate::Key(malformed(error)))?;
+    pub(super) fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| CertificateError::Certificate(error.to_string()))?;
+        let not_after = not_after(chain.first().map_or(&[], |first| first.as_ref()))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| CertificateError::Key(error.to_string()))?;
         let provider = rustls::crypto::ring::default_provider();
-        let key = CertifiedKey::from_der(chain, key, &provider);
-        let key = key.map_err(|error| InvalidCertificate::Pair(error.to_string()))?;
+        let key = CertifiedKey::from_der(chain, key, &provider)
+            .map_err(|error| CertificateError::Pair(error.to_string()))?;
         Ok(Self {
             key: Arc::new(key),
             not_after,
@@ -62,187 +74,139 @@ impl Certificate {
     }
 }
 
-fn not_after(certificate: &[u8]) -> Result<Timestamp, InvalidCertificate> {
-    let malformed = |problem: String| InvalidCertificate::Certificate(problem);
+/// The end of validity of a certificate in DER.
+pub(super) fn not_after(certificate: &[u8]) -> Result<Timestamp, CertificateError> {
+    let malformed = |problem: String| CertificateError::Certificate(problem);
+    if certificate.is_empty() {
+        return Err(malformed("the file holds no certificate".to_owned()));
+    }
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|error| malformed(error.to_string()))?;
     let seconds = parsed.validity().not_after.timestamp();
     Timestamp::from_second(seconds).map_err(|error| malformed(error.to_string()))
 }
 
-/// The certificate that new handshakes use. Clones share it.
-#[derive(Clone)]
-pub(super) struct ServedCertificate {
-    certificate: Arc<RwLock<Option<Certificate>>>,
+/// The certificate that new handshakes use, and the result of the last check.
+pub(super) struct Served {
+    pub(super) clock: Arc<dyn Clock>,
     metrics: WebhookMetrics,
+    state: RwLock<State>,
 }
 
-impl fmt::Debug for ServedCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let until = self.read().map(|certificate| certificate.not_after);
-        f.debug_struct("ServedCertificate")
-            .field("until", &until)
-            .finish()
-    }
+#[derive(Debug, Default)]
+struct State {
+    certificate: Option<Certificate>,
+    problem: Option<CertificateError>,
 }
 
-impl ServedCertificate {
-    pub(super) fn new(metrics: WebhookMetrics) -> Self {
+impl Served {
+    pub(super) fn new(clock: Arc<dyn Clock>, metrics: WebhookMetrics) -> Self {
         Self {
-            certificate: Arc::default(),
+            clock,
             metrics,
+            state: RwLock::default(),
         }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves this certificate from the next handshake on.
     pub(super) fn set(&self, certificate: Certificate) {
         self.metrics.set_expiry(certificate.not_after.as_second());
-        let served = self.certificate.write();
-        *served.unwrap_or_else(PoisonError::into_inner) = Some(certificate);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.certificate = Some(certificate);
     }
 
-    pub(super) fn is_set(&self) -> bool {
-        self.read().is_some()
+    /// Records the result of a check.
+    pub(super) fn checked(&self, result: Result<(), CertificateError>) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.problem = result.err();
     }
 
-    fn read(&self) -> Option<Certificate> {
-        let served = self.certificate.read();
-        served.unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn certificate(&self) -> Option<Arc<CertifiedKey>> {
+        let state = self.read();
+        Some(Arc::clone(&state.certificate.as_ref()?.key))
+    }
+
+    /// Whether a certificate is served that has not expired.
+    pub(super) fn is_valid(&self) -> bool {
+        let now = self.clock.now();
+        let state = self.read();
+        state
+            .certificate
+            .as_ref()
+            .is_some_and(|served| served.not_after > now)
     }
 }
 
-impl ResolvesServerCert for ServedCertificate {
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Served").field(&self.read()).finish()
+    }
+}
+
+impl ResolvesServerCert for Served {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.read().map(|certificate| certificate.key)
+        self.certificate()
     }
 }
 
 /// Readiness of the webhook's certificate. Clones share it.
-#[derive(Clone)]
-pub struct CertificateHealth {
-    pub(super) served: ServedCertificate,
-    pub(super) clock: Arc<dyn Clock>,
-    problem: Arc<RwLock<Option<CertificateProblem>>>,
-}
-
-/// Why the last check failed.
-struct CertificateProblem {
-    text: String,
-    /// Whether the webhook is not ready even while its certificate is valid.
-    fails: bool,
-}
-
-impl fmt::Debug for CertificateHealth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertificateHealth")
-            .field("served", &self.served)
-            .finish_non_exhaustive()
-    }
-}
+#[derive(Debug, Clone)]
+pub struct CertificateHealth(pub(super) Arc<Served>);
 
 impl CertificateHealth {
-    pub(super) fn new(served: ServedCertificate, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            served,
-            clock,
-            problem: Arc::default(),
-        }
-    }
-
-    /// Records the problem of the last check; `None` if it succeeded.
-    pub(super) fn set_problem(&self, problem: Option<String>) {
-        self.set(problem.map(|text| CertificateProblem { text, fails: false }));
-    }
-
-    /// Records a problem that makes the webhook not ready even while its certificate is valid.
-    pub(super) fn set_failure(&self, text: String) {
-        self.set(Some(CertificateProblem { text, fails: true }));
-    }
-
-    fn set(&self, problem: Option<CertificateProblem>) {
-        let mut last_problem = self.problem.write().unwrap_or_else(PoisonError::into_inner);
-        *last_problem = problem;
-    }
-
     /// Whether a certificate is served, has not expired, and is stored where other replicas find it.
     ///
     /// # Errors
     ///
     /// The problem, in words.
     pub fn ready(&self) -> Result<(), String> {
-        let problem = self.problem.read().unwrap_or_else(PoisonError::into_inner);
-        let because = problem
-            .as_ref()
-            .map(|problem| format!(": {}", problem.text));
-        let because = because.unwrap_or_default();
-        match self.served.read() {
-            None => Err(format!("no certificate yet{because}")),
-            Some(served) if served.not_after <= self.clock.now() => Err(format!(
-                "the certificate expired at {}{because}",
-                served.not_after
-            )),
-            Some(_) => match problem.as_ref().filter(|problem| problem.fails) {
-                Some(problem) => Err(problem.text.clone()),
-                None => Ok(()),
-            },
-        }
+        let valid = self.0.is_valid();
+        let state = self.0.read();
+        let because = match &state.problem {
+            // The served certificate stays valid, but no other replica can read it.
+            Some(error @ CertificateError::Gone { .. }) if valid => return Err(error.to_string()),
+            _ if valid => return Ok(()),
+            Some(error) => format!(": {error}"),
+            None => String::new(),
+        };
+        Err(match &state.certificate {
+            None => format!("no certificate yet{because}"),
+            Some(served) => format!("the certificate expired at {}{because}", served.not_after),
+        })
     }
 }
 
 /// Interval between reads of the files. A kubelet takes about a minute to update a mounted Secret.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A certificate with its chain, and its key, both in PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CertificateFiles {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
-}
-
-impl CertificateFiles {
-    /// Serves the certificate from the files. If they become invalid, the last valid certificate stays. Never
-    /// returns.
-    pub(super) async fn keep(self, health: CertificateHealth) {
-        let clock = Arc::clone(&health.clock);
-        let (mut last, mut last_problem) = (None, None);
-        loop {
-            match self.read().await {
-                Ok(read) if last.as_ref() != Some(&read) => {
-                    match Certificate::from_pem(&read.0, &read.1) {
-                        Ok(certificate) => {
-                            health.served.set(certificate);
-                            health.set_problem(None);
-                            last_problem = None;
-                            last = Some(read);
-                            info!(file = %self.certificate.display(), "certificate loaded");
-                        }
-                        Err(invalid) => report_problem(&health, &mut last_problem, &invalid.into()),
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => report_problem(&health, &mut last_problem, &error),
+/// Serves the certificate from these PEM files. If they become invalid, the last valid certificate stays. Never
+/// returns.
+pub(super) async fn keep_files(certificate: &Path, key: &Path, served: &Served) {
+    let (mut last, mut last_problem) = (None, None);
+    loop {
+        let loaded = async {
+            let read = (read(certificate).await?, read(key).await?);
+            if last.as_ref() != Some(&read) {
+                served.set(Certificate::from_pem(&read.0, &read.1)?);
+                info!(file = %certificate.display(), "certificate loaded");
+                last = Some(read);
             }
-            clock.sleep(READ_INTERVAL).await;
+            Ok(())
+        };
+        let result = loaded.await;
+        let problem = result.as_ref().err().map(CertificateError::to_string);
+        // A problem is logged once, not at every read.
+        if let Some(error) = problem.as_ref().filter(|_| problem != last_problem) {
+            warn!(%error, "certificate not loaded");
         }
+        last_problem = problem;
+        served.checked(result);
+        served.clock.sleep(READ_INTERVAL).await;
     }
-
-    async fn read(&self) -> Result<(Vec<u8>, Vec<u8>), CertificateError> {
-        Ok((read(&self.certificate).await?, read(&self.key).await?))
-    }
-}
-
-/// Logs a problem once, not at every read.
-fn report_problem(
-    health: &CertificateHealth,
-    last_problem: &mut Option<String>,
-    error: &CertificateError,
-) {
-    let text = error.to_string();
-    if last_problem.as_ref() != Some(&text) {
-        warn!(%error, "certificate not loaded");
-    }
-    health.set_problem(Some(text.clone()));
-    *last_problem = Some(text);
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {

@@ -8,27 +8,25 @@
 //!
 //! ```no_run
 //! # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
-//! use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook};
+//! use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
 //!
-//! let issued = SelfIssued::new("kube-fledged", "kubefledged-webhook-server");
-//! let webhook = Webhook::builder(client).certificate(CertificateSource::SelfIssued(issued)).build();
-//! let server = webhook.bind(8443).await?;
+//! let mut config = WebhookConfig::default();
+//! config.certificate = CertificateSource::SelfIssued(SelfIssued::new("kube-fledged", "webhook"));
+//! let server = Webhook::new(client, config).bind(8443).await?;
 //! server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 //! # Ok(())
 //! # }
 //! ```
 
-mod authority;
 mod certificate;
 mod issuing;
 mod review;
 mod server;
 
-pub use authority::IssueError;
-pub use certificate::{CertificateHealth, InvalidCertificate};
-pub use issuing::{CertificateError, SelfIssued};
+pub use certificate::CertificateHealth;
+pub use issuing::SelfIssued;
 pub use review::{Verdict, judge};
-pub use server::{WebhookError, WebhookMetrics, WebhookServer};
+pub use server::{WebhookError, WebhookServer};
 
 use std::fmt;
 use std::path::PathBuf;
@@ -41,9 +39,10 @@ use kube::Client;
 use prometheus_client::registry::Registry;
 
 use crate::api::lease::CONTROLLER_NAMESPACE;
-use crate::serve::{BindAddress, register_build_info};
-use certificate::{CertificateFiles, ServedCertificate};
+use crate::serve::register_build_info;
+use certificate::Served;
 use review::NodeLabels;
+use server::WebhookMetrics;
 
 /// Path of the webhook; the same as kube-fledged's.
 pub const PATH: &str = "/validate-image-cache";
@@ -65,135 +64,93 @@ pub enum CertificateSource {
     },
 }
 
-/// The webhook. [`bind`](Self::bind) starts to listen.
-pub struct Webhook {
-    client: Client,
-    source: CertificateSource,
-    refresh_interval: Duration,
-    metrics: WebhookMetrics,
-    health: CertificateHealth,
-    nodes: NodeLabels,
-}
-
-impl fmt::Debug for Webhook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Webhook")
-            .field("source", &self.source)
-            .finish_non_exhaustive()
+impl Default for CertificateSource {
+    fn default() -> Self {
+        let service = "kubefledged-webhook-server";
+        Self::SelfIssued(SelfIssued::new(CONTROLLER_NAMESPACE, service))
     }
 }
 
-impl Webhook {
-    /// Builds a webhook for the cluster of this client.
-    #[must_use]
-    pub fn builder(client: Client) -> WebhookBuilder {
-        WebhookBuilder {
-            client,
-            source: None,
+/// Settings of a [`Webhook`].
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct WebhookConfig {
+    /// The source of the certificate. Default: self-issued for the Service `kubefledged-webhook-server` in the
+    /// namespace `kube-fledged`.
+    pub certificate: CertificateSource,
+    /// The interval at which the controller refreshes mutable tags, for the warnings; zero means never. Default
+    /// 15 minutes.
+    pub refresh_interval: Duration,
+    /// The clock. Default [`TokioClock`].
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for WebhookConfig {
+    fn default() -> Self {
+        Self {
+            certificate: CertificateSource::default(),
             refresh_interval: REFRESH_INTERVAL,
-            clock: None,
-            metrics: WebhookMetrics::default(),
-        }
-    }
-
-    /// The readiness of its certificate, for probes; valid while the server runs.
-    #[must_use]
-    pub fn health(&self) -> CertificateHealth {
-        self.health.clone()
-    }
-
-    /// Listens on this port, for IPv6 and IPv4 if the machine has both; 0 takes a free port.
-    ///
-    /// # Errors
-    ///
-    /// [`WebhookError::Bind`], with the port and the system's message.
-    pub async fn bind(self, port: u16) -> Result<WebhookServer, WebhookError> {
-        let address = BindAddress {
-            host: String::new(),
-            port,
-        };
-        WebhookServer::bind(self, &address).await
-    }
-
-    async fn keep_certificate(self: Arc<Self>) {
-        let health = self.health.clone();
-        match self.source.clone() {
-            CertificateSource::SelfIssued(issued) => {
-                issued.keep(self.client.clone(), health).await;
-            }
-            CertificateSource::Files { certificate, key } => {
-                CertificateFiles { certificate, key }.keep(health).await;
-            }
+            clock: Arc::new(TokioClock::new()),
         }
     }
 }
 
-/// Builds a [`Webhook`].
-pub struct WebhookBuilder {
-    client: Client,
-    source: Option<CertificateSource>,
-    refresh_interval: Duration,
-    clock: Option<Arc<dyn Clock>>,
-    metrics: WebhookMetrics,
-}
-
-impl fmt::Debug for WebhookBuilder {
+impl fmt::Debug for WebhookConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebhookBuilder")
-            .field("source", &self.source)
+        f.debug_struct("WebhookConfig")
+            .field("certificate", &self.certificate)
             .field("refresh_interval", &self.refresh_interval)
             .finish_non_exhaustive()
     }
 }
 
-impl WebhookBuilder {
-    /// The source of the certificate. Default: self-issued for the Service
-    /// `kubefledged-webhook-server` in the namespace `kube-fledged`.
-    #[must_use]
-    pub fn certificate(mut self, source: CertificateSource) -> Self {
-        self.source = Some(source);
-        self
-    }
+/// The webhook. [`bind`](Self::bind) starts to listen.
+pub struct Webhook {
+    client: Client,
+    config: WebhookConfig,
+    metrics: WebhookMetrics,
+    served: Arc<Served>,
+    nodes: NodeLabels,
+}
 
-    /// The interval at which the controller refreshes mutable tags, for the warnings; zero means never. Default
-    /// 15 minutes.
-    #[must_use]
-    pub fn refresh_interval(mut self, interval: Duration) -> Self {
-        self.refresh_interval = interval;
-        self
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Webhook").field(&self.config).finish()
     }
+}
 
-    /// The clock. Default [`TokioClock`].
+impl Webhook {
+    /// A webhook for the cluster of this client.
     #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = Some(clock);
-        self
+    pub fn new(client: Client, config: WebhookConfig) -> Self {
+        let metrics = WebhookMetrics::default();
+        Self {
+            client,
+            served: Arc::new(Served::new(Arc::clone(&config.clock), metrics.clone())),
+            config,
+            metrics,
+            nodes: NodeLabels::default(),
+        }
     }
 
     /// Registers the webhook's metrics and `fledged_build_info`.
-    #[must_use]
-    pub fn metrics(mut self, registry: &mut Registry) -> Self {
-        self.metrics = WebhookMetrics::register(registry);
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
         register_build_info(registry);
-        self
     }
 
-    /// Builds the webhook.
+    /// The readiness of its certificate, for probes; valid while the server runs.
     #[must_use]
-    pub fn build(self) -> Webhook {
-        let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
-        let served = ServedCertificate::new(self.metrics.clone());
-        let source = self.source.unwrap_or_else(|| {
-            let issued = SelfIssued::new(CONTROLLER_NAMESPACE, "kubefledged-webhook-server");
-            CertificateSource::SelfIssued(issued)
-        });
-        Webhook {
-            client: self.client,
-            source,
-            refresh_interval: self.refresh_interval,
-            health: CertificateHealth::new(served, clock),
-            metrics: self.metrics,
-            nodes: NodeLabels::default(),
+    pub fn health(&self) -> CertificateHealth {
+        CertificateHealth(Arc::clone(&self.served))
+    }
+
+    async fn keep_certificate(&self) {
+        match &self.config.certificate {
+            CertificateSource::SelfIssued(issued) => issued.keep(&self.client, &self.served).await,
+            CertificateSource::Files { certificate, key } => {
+                certificate::keep_files(certificate, key, &self.served).await;
+            }
         }
     }
 }

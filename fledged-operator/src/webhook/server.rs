@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -17,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::core::admission::{AdmissionRequest, AdmissionReview};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelValue;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -81,31 +80,39 @@ impl fmt::Debug for WebhookServer {
     }
 }
 
-impl WebhookServer {
-    pub(super) async fn bind(
-        webhook: Webhook,
-        address: &BindAddress,
-    ) -> Result<Self, WebhookError> {
+impl Webhook {
+    /// Listens on this port, for IPv6 and IPv4 if the machine has both; 0 takes a free port.
+    ///
+    /// # Errors
+    ///
+    /// [`WebhookError::Bind`], with the port and the system's message.
+    pub async fn bind(self, port: u16) -> Result<WebhookServer, WebhookError> {
+        let address = BindAddress {
+            host: String::new(),
+            port,
+        };
         let fail = |source| WebhookError::Bind {
             address: address.clone(),
             source,
         };
-        let listener = listen(address).await.map_err(fail)?;
+        let listener = listen(&address).await.map_err(fail)?;
         let bound = listener.local_addr().map_err(fail)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(webhook.health.served.clone()));
+            .with_cert_resolver(Arc::clone(&self.served) as Arc<_>);
         info!(address = %bound, "webhook listening");
-        Ok(Self {
-            webhook: Arc::new(webhook),
+        Ok(WebhookServer {
+            webhook: Arc::new(self),
             listener,
             address: bound,
             tls: TlsAcceptor::from(Arc::new(config)),
         })
     }
+}
 
+impl WebhookServer {
     /// The address that it listens at.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -125,7 +132,7 @@ impl WebhookServer {
             tls,
             ..
         } = self;
-        let certificate = Arc::clone(&webhook).keep_certificate();
+        let certificate = webhook.keep_certificate();
         let nodes = webhook.nodes.clone().watch(webhook.client.clone());
         let mut connections = JoinSet::new();
         let serve = |stream| serve(stream, tls.clone(), Arc::clone(&webhook));
@@ -207,7 +214,7 @@ fn review(webhook: &Webhook, body: &[u8]) -> Result<Vec<u8>, String> {
         request.name
     );
     let nodes = webhook.nodes.all();
-    let (response, verdict) = answer(request, nodes.as_deref(), webhook.refresh_interval);
+    let (response, verdict) = answer(request, nodes.as_deref(), webhook.config.refresh_interval);
     let outcome = match &verdict {
         Verdict::Allowed { warnings } if warnings.is_empty() => ReviewOutcome::allowed,
         Verdict::Allowed { .. } => ReviewOutcome::warned,
@@ -240,46 +247,37 @@ fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "the label's values as they are shown")]
-pub(super) enum ReviewOutcome {
+enum ReviewOutcome {
     allowed,
     warned,
     denied,
     malformed,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReviewLabels {
-    result: ReviewOutcome,
-}
-
-/// Metrics of a [`Webhook`](super::Webhook).
+/// Metrics of a [`Webhook`].
 #[derive(Debug, Clone, Default)]
-pub struct WebhookMetrics {
-    reviews: Family<ReviewLabels, Counter>,
-    expiry: Gauge<i64, AtomicI64>,
+pub(super) struct WebhookMetrics {
+    reviews: Family<[(&'static str, ReviewOutcome); 1], Counter>,
+    expiry: Gauge,
 }
 
 impl WebhookMetrics {
-    /// Creates the metrics and registers them.
-    #[must_use]
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+    pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "fledged_webhook_reviews",
             "Admission reviews of ImageCaches by result",
-            metrics.reviews.clone(),
+            self.reviews.clone(),
         );
         registry.register_with_unit(
             "fledged_webhook_certificate_expiry_timestamp",
             "Expiry of the served certificate as a Unix timestamp",
             Unit::Seconds,
-            metrics.expiry.clone(),
+            self.expiry.clone(),
         );
-        metrics
     }
 
-    pub(super) fn count_review(&self, result: ReviewOutcome) {
-        self.reviews.get_or_create(&ReviewLabels { result }).inc();
+    fn count_review(&self, result: ReviewOutcome) {
+        self.reviews.get_or_create(&[("result", result)]).inc();
     }
 
     pub(super) fn set_expiry(&self, seconds: i64) {

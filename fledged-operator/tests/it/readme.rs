@@ -8,7 +8,7 @@ use fledged_core::port::MockImageRuntime;
 use fledged_operator::agent::Agent;
 use fledged_operator::controller::Controller;
 use fledged_operator::jobs::{JobDriver, JobOptions};
-use fledged_operator::webhook::Webhook;
+use fledged_operator::webhook::{Webhook, WebhookConfig};
 use kube::{Client, Config};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -74,7 +74,7 @@ async fn every_metric_is_listed() {
     drop(JobDriver::new(client.clone(), options).with_metrics(&mut registry));
     add(&registry);
     let mut registry = Registry::default();
-    drop(Webhook::builder(client.clone()).metrics(&mut registry));
+    Webhook::new(client.clone(), WebhookConfig::default()).register_metrics(&mut registry);
     add(&registry);
     let mut registry = Registry::default();
     let (node, runtime) = (

@@ -1,7 +1,7 @@
 //! From a release of kube-fledged's chart to one of this.
 
 use fledged_operator::crd::ImageCache;
-use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook};
+use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
 use fledged_tests::kube::{Kubectl, TestCluster, eventually};
 use fledged_tests::require;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
@@ -120,13 +120,12 @@ const WEBHOOK: &str = "kube-fledged-webhook-server";
 /// Runs the webhook server until its certificate is in the Secret of that name, and the bundle in the configuration;
 /// says what the bundle is.
 async fn issue(cluster: &TestCluster, secret: &str, configuration: Option<&str>) -> String {
-    let mut issued = SelfIssued::new(cluster.namespace(), WEBHOOK).with_secret(secret);
-    if let Some(name) = configuration {
-        issued = issued.with_configuration(name);
-    }
-    let webhook = Webhook::builder(cluster.client())
-        .certificate(CertificateSource::SelfIssued(issued))
-        .build();
+    let mut issued = SelfIssued::new(cluster.namespace(), WEBHOOK);
+    issued.secret = secret.to_owned();
+    issued.configuration = configuration.map(str::to_owned);
+    let mut config = WebhookConfig::default();
+    config.certificate = CertificateSource::SelfIssued(issued);
+    let webhook = Webhook::new(cluster.client(), config);
     let health = webhook.health();
     let server = webhook.bind(0).await.unwrap();
     let ready = eventually("the webhook to have a certificate", || async {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fledged_core::port::Clock;
-use fledged_operator::webhook::{CertificateSource, PATH, SelfIssued, Webhook};
+use fledged_operator::webhook::{CertificateSource, PATH, SelfIssued, Webhook, WebhookConfig};
 use fledged_tests::kube::{TestCluster, eventually};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Secret};
@@ -82,11 +82,11 @@ impl Replica {
         source: CertificateSource,
         clock: Arc<Shifted>,
     ) -> Self {
-        let webhook = Webhook::builder(client)
-            .certificate(source)
-            .refresh_interval(Duration::from_secs(86_400))
-            .clock(clock)
-            .build();
+        let mut config = WebhookConfig::default();
+        config.certificate = source;
+        config.refresh_interval = Duration::from_secs(86_400);
+        config.clock = clock;
+        let webhook = Webhook::new(client, config);
         let health = webhook.health();
         let server = webhook.bind(0).await.unwrap();
         let port = server.address().port();
@@ -167,7 +167,9 @@ fn pem(text: &str) -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn self_issued(cluster: &TestCluster) -> SelfIssued {
-    SelfIssued::new(cluster.namespace(), SERVICE).with_names(["localhost"])
+    let mut issued = SelfIssued::new(cluster.namespace(), SERVICE);
+    issued.names = vec!["localhost".to_owned()];
+    issued
 }
 
 pub(crate) fn secrets(cluster: &TestCluster) -> Api<Secret> {
