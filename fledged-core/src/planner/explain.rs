@@ -242,8 +242,10 @@ fn cause(
     }
     let pair = node.pair(image);
     if cache.purged {
-        let in_use = pair.is_some_and(|pair| node.image_state(pair) == ImageState::InUse);
-        return if in_use {
+        // By the last report, whichever assignment it answers: the image may have been assigned meanwhile.
+        let absent = pair.filter(|pair| pair.entry.state == DesiredState::Absent);
+        let observed = absent.and_then(|pair| pair.observed);
+        return if observed.is_some_and(|observed| observed.phase == ImagePhase::InUse) {
             Cause::KeptInUse
         } else {
             Cause::CachePurged

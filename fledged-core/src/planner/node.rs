@@ -36,7 +36,7 @@ pub(super) struct Pair {
     pub(super) entry: Arc<AssignedImage>,
     covered_from: CoveredFrom,
     /// The node's last report of the image, whichever generation it answers.
-    observed: Option<ObservedImage>,
+    pub(super) observed: Option<ObservedImage>,
 }
 
 /// The part of an image report that decides. Texts are stored for failures only.

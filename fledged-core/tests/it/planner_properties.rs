@@ -222,6 +222,27 @@ fn check_explanations(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The image is assigned and taken back while the node is NotReady: its report answers neither.
+#[test]
+fn an_image_in_use_is_explained_by_the_last_report() {
+    let spec = |image| mk_spec(&[image], &[]);
+    let mut not_ready = mk_node("n2", &["zone=a"]);
+    not_ready.ready = false;
+    let steps = [
+        Step::Node(mk_node("n2", &["zone=a"])),
+        Step::Use(1, 2),
+        Step::Apply(2, spec("db:1")),
+        Step::Purge(2),
+        Step::Act(1),
+        Step::Apply(1, spec("db:1")),
+        Step::Apply(1, spec("tool")),
+        Step::Node(not_ready),
+    ];
+    let mut world = play(2, &steps);
+    calm(&mut world);
+    check_explanations(&world).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
