@@ -9,24 +9,75 @@ use crate::error::{ErrorClass, Failure, Reason};
 use crate::model::ImageRef;
 use crate::time::after;
 
-/// The holds in force.
+/// A reason why no image, or none of one registry, is pulled for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hold {
+    /// When pulls may start again.
+    pub until: Timestamp,
+    /// The reason that is reported of images that wait.
+    pub reason: Reason,
+    /// The message that is reported of images that wait.
+    pub message: String,
+}
+
+/// The hold on all pulls of a node while its disk is full. Pulls then start one at a time until one
+/// succeeds.
+#[derive(Debug, Clone, Default)]
+pub struct DiskHold {
+    hold: Option<Hold>,
+    /// Number of pulls in a row that found the disk full.
+    strikes: u32,
+}
+
+impl DiskHold {
+    /// A pull of that image found the disk full.
+    pub fn set(
+        &mut self,
+        image: &ImageRef,
+        failure: &Failure,
+        now: Timestamp,
+        backoff: &Backoff,
+        rng: &mut fastrand::Rng,
+    ) {
+        self.strikes = self.strikes.saturating_add(1);
+        let delay = backoff.spread(backoff.disk_full.delay(self.strikes), rng);
+        self.hold = Some(Hold {
+            until: after(now, delay),
+            reason: Reason::DiskFull,
+            message: format!(
+                "not started: no room on the node's image file system (found when pulling {image}: {failure})"
+            ),
+        });
+    }
+
+    /// Space was freed: pulls may start again, one at a time. Returns whether a hold ended.
+    pub fn release(&mut self) -> bool {
+        self.hold.take().is_some()
+    }
+
+    /// The hold, until it ends.
+    #[must_use]
+    pub fn current(&self, now: Timestamp) -> Option<&Hold> {
+        self.hold.as_ref().filter(|hold| hold.until > now)
+    }
+
+    /// Whether pulls may only start one at a time, because the last one found the disk full.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        self.strikes > 0
+    }
+}
+
+/// The holds of a node.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
-    disk: Option<Hold>,
-    /// Pulls in a row that found the disk full; zero once a pull succeeds.
-    disk_strikes: u32,
+    disk: DiskHold,
     registries: BTreeMap<String, Hold>,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Hold {
-    pub(super) until: Timestamp,
-    pub(super) reason: Reason,
-    pub(super) message: String,
-}
-
 impl Holds {
-    /// Takes note of a failed pull.
+    /// A pull has failed.
     pub(super) fn failed(
         &mut self,
         image: &ImageRef,
@@ -36,17 +87,7 @@ impl Holds {
         rng: &mut fastrand::Rng,
     ) {
         match failure.class() {
-            ErrorClass::DiskFull => {
-                self.disk_strikes = self.disk_strikes.saturating_add(1);
-                let delay = backoff.spread(backoff.disk_full.delay(self.disk_strikes), rng);
-                self.disk = Some(Hold {
-                    until: after(now, delay),
-                    reason: Reason::DiskFull,
-                    message: format!(
-                        "not started: no room on the node's image file system (found when pulling {image}: {failure})"
-                    ),
-                });
-            }
+            ErrorClass::DiskFull => self.disk.set(image, failure, now, backoff, rng),
             ErrorClass::Throttled => {
                 // Without a delay from the registry the image's own back-off applies.
                 if let Some(asked) = failure.retry_after {
@@ -75,46 +116,31 @@ impl Holds {
         }
     }
 
-    /// Takes note of a pull that succeeded: the disk has space.
-    pub(super) fn succeeded(&mut self) {
-        self.disk = None;
-        self.disk_strikes = 0;
+    /// A pull has succeeded, or a refresh was requested: the hold of a full disk ends. The delays of
+    /// registries stay.
+    pub(super) fn lift_disk(&mut self) {
+        self.disk = DiskHold::default();
     }
 
-    /// Takes note of freed space: pulls may start again, one at a time. Returns whether a hold ended.
+    /// Space was freed: pulls may start again, one at a time. Returns whether a hold ended.
     pub(super) fn freed(&mut self) -> bool {
-        self.disk.take().is_some()
-    }
-
-    /// A refresh was requested: lifts the hold of a full disk. The delays of registries stay.
-    pub(super) fn lift(&mut self) {
-        self.disk = None;
-        self.disk_strikes = 0;
-    }
-
-    /// Whether nothing is held.
-    pub(super) fn is_empty(&self) -> bool {
-        self.disk.is_none() && self.registries.is_empty()
+        self.disk.release()
     }
 
     /// The hold that keeps this image from being pulled now.
     pub(super) fn on(&self, image: &ImageRef, now: Timestamp) -> Option<&Hold> {
-        self.disk
-            .iter()
-            .chain(self.registries.get(image.registry()))
-            .find(|hold| hold.until > now)
+        let registry = self.registries.get(image.registry());
+        let registry = registry.filter(|hold| hold.until > now);
+        self.disk.current(now).or(registry)
     }
 
-    /// Whether pulls may only be started one at a time, because the disk was full last time.
+    /// Whether pulls may only start one at a time.
     pub(super) fn probing(&self) -> bool {
-        self.disk_strikes > 0
+        self.disk.is_probing()
     }
 
     /// Drops holds that are over.
     pub(super) fn expire(&mut self, now: Timestamp) {
-        if self.disk.as_ref().is_some_and(|hold| hold.until <= now) {
-            self.disk = None;
-        }
         self.registries.retain(|_, hold| hold.until > now);
     }
 }

@@ -7,6 +7,7 @@ mod entry;
 mod event;
 mod hold;
 mod inventory;
+mod progress;
 mod remove;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,9 @@ use jiff::Timestamp;
 use self::entry::{Entries, Entry};
 pub use self::event::{InventoryId, NodeCommand, NodeEvent, PullId};
 use self::hold::Holds;
+pub use self::hold::{DiskHold, Hold};
 pub use self::inventory::Inventory;
+pub use self::progress::{ImageProgress, Update};
 use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
 use crate::model::{
@@ -253,7 +256,7 @@ impl Warmer {
             spec.deadline = spec.deadline.max(SHORTEST);
             let image = spec.image.clone();
             let entry = match previous.remove(&image) {
-                Some(mut entry) if entry.spec.state == spec.state => {
+                Some(mut entry) if entry.progress.spec.state == spec.state => {
                     if entry.update(spec, now) {
                         // A reading under way may lack what the new revision needs to know.
                         entry.stale = self.last_inventory;
@@ -285,22 +288,22 @@ impl Warmer {
     }
 
     fn refresh(&mut self, now: Timestamp) {
-        self.holds.lift();
+        self.holds.lift_disk();
         for entry in self.entries.values_mut() {
             if entry.pull.is_some() {
                 continue;
             }
-            if entry.wants_present() && entry.spec.pull_policy == ImagePullPolicy::Always {
-                entry.report.revision = None;
+            if entry.wants_present() && entry.progress.spec.pull_policy == ImagePullPolicy::Always {
+                entry.progress.report.revision = None;
                 entry.reconsider(now);
             } else {
-                match entry.report.phase {
+                match entry.progress.report.phase {
                     ImagePhase::Failed | ImagePhase::BackingOff => entry.retry(now),
-                    ImagePhase::Pending if entry.known => entry.due = Some(now),
+                    ImagePhase::Pending if entry.known => entry.progress.due = Some(now),
                     _ => {}
                 }
             }
-            self.touched.insert(entry.spec.image.clone());
+            self.touched.insert(entry.progress.spec.image.clone());
         }
         self.read_soon(now);
     }
@@ -316,7 +319,7 @@ impl Warmer {
             entry.pull = None;
             entry.removing = false;
             entry.stale = self.last_inventory;
-            match entry.report.phase {
+            match entry.progress.report.phase {
                 ImagePhase::Removed => {}
                 ImagePhase::Cached | ImagePhase::InUse => {
                     entry.known = false;
@@ -324,7 +327,7 @@ impl Warmer {
                 }
                 _ => entry.reconsider(now),
             }
-            self.touched.insert(entry.spec.image.clone());
+            self.touched.insert(entry.progress.spec.image.clone());
         }
         self.read_soon(now);
     }
@@ -367,7 +370,7 @@ impl Warmer {
             with_usage: self
                 .entries
                 .values()
-                .any(|e| !e.wants_present() && e.report.phase != ImagePhase::Removed),
+                .any(|e| !e.wants_present() && e.progress.report.phase != ImagePhase::Removed),
         });
     }
 
@@ -423,7 +426,7 @@ impl Warmer {
             if entry.stale >= id || entry.pull.is_some() || entry.removing {
                 continue;
             }
-            let image = entry.spec.image.clone();
+            let image = entry.progress.spec.image.clone();
             self.touched.insert(image.clone());
             match (entry.wants_present(), inventory.find(&image)) {
                 (true, Some(found)) => entry.found(found, now),
@@ -455,10 +458,12 @@ impl Warmer {
     /// Fails images whose wait for an inventory has to be over by `until`.
     fn give_up_waiting(&mut self, failure: &Failure, until: Timestamp, now: Timestamp) {
         for entry in self.entries.expired_waits(until) {
-            entry.report.phase = ImagePhase::Failed;
-            entry.ended_unattempted(now);
-            entry.explain(failure.reason, failure.message.clone());
-            self.touched.insert(entry.spec.image.clone());
+            entry.progress.report.phase = ImagePhase::Failed;
+            entry.progress.ended_unattempted(now);
+            entry
+                .progress
+                .explain(failure.reason, failure.message.clone());
+            self.touched.insert(entry.progress.spec.image.clone());
         }
     }
 
@@ -484,18 +489,18 @@ impl Warmer {
             let id = PullId(self.last_pull);
             entry.begin(ImagePhase::Pulling, now);
             entry.pull = Some(id);
-            entry.pull_revision = entry.spec.revision;
-            let image = entry.spec.image.clone();
+            entry.pull_revision = entry.progress.spec.revision;
+            let image = entry.progress.spec.image.clone();
             self.pulls.insert(id, image.clone());
             self.touched.insert(image.clone());
             acts.push(NodeCommand::Pull {
                 id,
                 credentials: CredentialsRequest {
                     image,
-                    pull_secrets: entry.spec.pull_secrets.clone(),
-                    service_accounts: entry.spec.service_accounts.clone(),
+                    pull_secrets: entry.progress.spec.pull_secrets.clone(),
+                    service_accounts: entry.progress.spec.service_accounts.clone(),
                 },
-                deadline: entry.round_ends().unwrap_or(now),
+                deadline: entry.progress.round_ends().unwrap_or(now),
             });
         }
     }
@@ -503,28 +508,26 @@ impl Warmer {
     /// Applies holds to the pulls that are due: a pull waits where the hold ends within its deadline,
     /// and else fails with the hold's reason.
     fn block_held(&mut self, now: Timestamp) {
-        if self.holds.is_empty() {
-            return;
-        }
         for entry in self.entries.due_pulls(now) {
-            let Some(hold) = self.holds.on(&entry.spec.image, now) else {
+            let Some(hold) = self.holds.on(&entry.progress.spec.image, now) else {
                 continue;
             };
             // Time spent waiting for a free slot does not count.
             let since = *entry.held_since.get_or_insert(now);
             let patience = entry
+                .progress
                 .round_ends()
-                .unwrap_or_else(|| after(since, entry.spec.deadline));
+                .unwrap_or_else(|| after(since, entry.progress.spec.deadline));
             if hold.reason == Reason::DiskFull || hold.until >= patience {
                 entry.blocked(hold, now);
             } else {
-                entry.due = Some(hold.until);
+                entry.progress.due = Some(hold.until);
                 // The registry's answer for this image is more specific than the hold.
-                if entry.report.reason != Some(hold.reason) {
-                    entry.explain(hold.reason, hold.message.clone());
+                if entry.progress.report.reason != Some(hold.reason) {
+                    entry.progress.explain(hold.reason, hold.message.clone());
                 }
             }
-            self.touched.insert(entry.spec.image.clone());
+            self.touched.insert(entry.progress.spec.image.clone());
         }
     }
 
@@ -540,7 +543,7 @@ impl Warmer {
         self.touched.insert(image.clone());
         match result {
             Ok(pulled) => {
-                self.holds.succeeded();
+                self.holds.lift_disk();
                 entry.present = true;
                 entry.describe(&pulled);
                 entry.pulled(now);
@@ -549,9 +552,6 @@ impl Warmer {
             }
             Err(failure) => {
                 entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
-                if entry.recredentialed && entry.report.phase == ImagePhase::Failed {
-                    entry.due = Some(now);
-                }
                 self.holds
                     .failed(&image, &failure, now, &self.config.backoff, &mut self.rng);
                 // The inventory is read once the runtime is back.
@@ -575,17 +575,19 @@ impl Warmer {
                         Reason::DeadlineExceeded,
                         format!(
                             "not complete within its deadline of {:?}, at attempt {}",
-                            entry.spec.deadline, entry.report.attempts
+                            entry.progress.spec.deadline, entry.progress.report.attempts
                         ),
                     );
-                    let message = entry.message_for(&failure);
-                    entry.explain(failure.reason, message);
+                    let message = entry.progress.message_for(&failure, entry.present);
+                    entry.progress.explain(failure.reason, message);
                     failure
                 }
-                None => Failure::new(entry.report.reason.unwrap_or(Reason::Unknown), ""),
+                None => Failure::new(entry.progress.report.reason.unwrap_or(Reason::Unknown), ""),
             };
-            entry.end_round(&failure, now, &self.config.backoff, &mut self.rng);
-            self.touched.insert(entry.spec.image.clone());
+            entry
+                .progress
+                .end_round(&failure, now, &self.config.backoff, &mut self.rng);
+            self.touched.insert(entry.progress.spec.image.clone());
         }
         for pull in cancelled {
             self.cancel(pull);

@@ -31,29 +31,25 @@ impl Warmer {
         };
         entry.known = true;
         entry.present = found.is_some();
-        if entry.report.phase == ImagePhase::Removed {
+        if entry.progress.report.phase == ImagePhase::Removed {
             return;
         }
         // A removal that the runtime refused because of a container is retried once that is gone.
-        let refused =
-            entry.report.phase == ImagePhase::InUse && entry.report.reason == Some(Reason::InUse);
+        let refused = entry.progress.report.phase == ImagePhase::InUse
+            && entry.progress.report.reason == Some(Reason::InUse);
         match (found, obstacle) {
             (None, _) => entry.removed(now),
             (Some(found), Some((reason, message))) => {
                 entry.describe(found);
-                entry.report.phase = ImagePhase::InUse;
-                entry.explain(reason, message);
-                entry.due = None;
-                entry.round = None;
+                entry.progress.kept(reason, message);
             }
             (Some(found), None) if refused && inventory.is_in_use(found) => entry.describe(found),
             (Some(found), None) => {
                 entry.describe(found);
-                if entry.due.is_none() {
-                    entry.due = Some(now);
-                    entry.report.phase = ImagePhase::Removing;
-                    entry.report.reason = None;
-                    entry.report.message = None;
+                if entry.progress.due.is_none() {
+                    entry.progress.due = Some(now);
+                    entry.progress.report.phase = ImagePhase::Removing;
+                    entry.progress.clear_reason();
                 }
             }
         }
@@ -110,7 +106,7 @@ impl Warmer {
     fn postpone_removals(&mut self, now: Timestamp) {
         for entry in self.entries.values_mut().filter(|e| e.removable(now)) {
             entry.reconsider(now);
-            self.touched.insert(entry.spec.image.clone());
+            self.touched.insert(entry.progress.spec.image.clone());
         }
     }
 
@@ -163,9 +159,9 @@ impl Warmer {
                 }
             }
             Ok(Removal::InUse(by)) => {
-                entry.report.phase = ImagePhase::InUse;
-                entry.explain(Reason::InUse, by);
-                entry.round = None;
+                entry.progress.report.phase = ImagePhase::InUse;
+                entry.progress.explain(Reason::InUse, by);
+                entry.progress.round = None;
             }
             Err(failure) => entry.failed(&failure, now, &self.config.backoff, &mut self.rng),
         }
@@ -200,14 +196,13 @@ impl Warmer {
     /// Space was freed: retries images that failed because the disk was full.
     pub(super) fn retry_blocked(&mut self, now: Timestamp) {
         for entry in self.entries.values_mut() {
-            if entry.report.phase == ImagePhase::Failed
-                && entry.report.reason == Some(Reason::DiskFull)
+            if entry.progress.report.phase == ImagePhase::Failed
+                && entry.progress.report.reason == Some(Reason::DiskFull)
             {
-                entry.report.phase = ImagePhase::Pending;
-                entry.report.reason = None;
-                entry.report.message = None;
-                entry.due = Some(now);
-                self.touched.insert(entry.spec.image.clone());
+                entry.progress.report.phase = ImagePhase::Pending;
+                entry.progress.clear_reason();
+                entry.progress.due = Some(now);
+                self.touched.insert(entry.progress.spec.image.clone());
             }
         }
     }

@@ -11,7 +11,7 @@ use fledged_core::model::{
     ImageRef, ImageReport, NodeReport,
 };
 use fledged_core::port::RuntimeImage;
-use fledged_core::warmer::WarmerConfig;
+use fledged_core::warmer::{DiskHold, ImageProgress, Update, WarmerConfig};
 use jiff::Timestamp;
 
 use super::manifest::JobKey;
@@ -60,15 +60,6 @@ pub(super) struct RemovalMark {
     pub(super) at: Timestamp,
     /// Whether the image was absent then; else it may have been removed.
     pub(super) absent: bool,
-}
-
-/// A full disk: no pull starts before `until`, and then one at a time.
-#[derive(Debug, Default)]
-pub(super) struct DiskHold {
-    pub(super) until: Option<Timestamp>,
-    message: String,
-    /// Number of times in a row that the disk was full.
-    pub(super) strikes: u32,
 }
 
 /// What is remembered of a Job.
@@ -121,25 +112,13 @@ pub(super) struct Evidence {
 /// What is remembered of an assigned image.
 #[derive(Debug)]
 pub(super) struct ImageMemory {
-    pub(super) spec: AssignedImage,
-    pub(super) report: ImageReport,
+    pub(super) progress: ImageProgress,
     /// Whether a Job has pulled it, or an earlier report says that it is present.
     pub(super) evidence: Option<Evidence>,
     /// Until when a Job that is gone may have pulled it.
     pub(super) maybe_pulled: Option<Timestamp>,
-    /// When the next attempt is due; `None` where none is needed.
-    pub(super) due: Option<Timestamp>,
-    /// Start of the current round.
-    pub(super) round: Option<Timestamp>,
     /// Namespaces in which the current attempt has failed.
     pub(super) refused_in: BTreeSet<String>,
-    /// Failed rounds in a row.
-    pub(super) failed_rounds: u32,
-    /// Number of times in a row that it disappeared soon after it was cached.
-    evictions: u32,
-    cached_at: Option<Timestamp>,
-    /// Whether its credentials have changed since its last Job was created.
-    changed_credentials: bool,
     /// Until when it counts as in use.
     pub(super) in_use_until: Option<Timestamp>,
     /// Since when another Job keeps it from its own.
@@ -239,7 +218,7 @@ impl NodeMemory {
         let mut previous = std::mem::take(&mut self.images);
         for spec in specs.into_values() {
             let known = match previous.remove(&spec.image) {
-                Some(mut known) if known.spec.state == spec.state => {
+                Some(mut known) if known.progress.spec.state == spec.state => {
                     known.update(spec, now);
                     known
                 }
@@ -340,8 +319,8 @@ impl NodeMemory {
             during_removal,
         });
         known.maybe_pulled = None;
-        if known.spec.pull_policy == ImagePullPolicy::Always {
-            known.report.revision = known.report.revision.max(Some(revision));
+        if known.progress.spec.pull_policy == ImagePullPolicy::Always {
+            known.progress.report.revision = known.progress.report.revision.max(Some(revision));
         }
         self.removals.remove(image);
         if followed {
@@ -379,14 +358,14 @@ impl NodeMemory {
 
     /// Space was freed: what failed for lack of it is tried again, one image at a time.
     pub(super) fn record_freed_space(&mut self, now: Timestamp) {
-        if self.disk.until.take().is_none() {
+        if !self.disk.release() {
             return;
         }
         for known in self.images.values_mut() {
-            if known.report.phase == ImagePhase::Failed
-                && known.report.reason == Some(Reason::DiskFull)
+            if known.progress.report.phase == ImagePhase::Failed
+                && known.progress.report.reason == Some(Reason::DiskFull)
             {
-                known.due = Some(now);
+                known.progress.due = Some(now);
             }
         }
     }
@@ -394,116 +373,48 @@ impl NodeMemory {
     /// An attempt has failed: back off within the round, or end it. `over`: the round's deadline has
     /// passed.
     pub(super) fn fail(&mut self, image: &ImageRef, failure: &Failure, over: bool, now: Timestamp) {
-        let present = self.images.get(image).is_some_and(|m| {
-            m.wants_present() && (m.report.digest.is_some() || m.report.size.is_some())
-        });
         let Some(known) = self.images.get_mut(image) else {
             return;
         };
-        known.explain(failure, present);
         known.refused_in.clear();
         known.blocked_since = None;
+        let progress = &mut known.progress;
+        let present = progress.report.digest.is_some() || progress.report.size.is_some();
         // Images that fail together are due together: the jitter is the node's.
-        let rng = |n: u32| fastrand::Rng::with_seed(self.seed ^ u64::from(n));
-        let attempts = known.report.attempts;
-        if failure.class().is_transient() && !over {
-            let delay = self
-                .backoff
-                .within_round(failure, attempts, &mut rng(attempts));
-            let due = after(now, delay);
-            if known
-                .round
-                .is_some_and(|start| due < after(start, known.spec.deadline))
-            {
-                known.report.phase = ImagePhase::BackingOff;
-                known.due = Some(due);
-                return;
-            }
-        }
-        known.failed_rounds = known.failed_rounds.saturating_add(1);
-        known.report.phase = ImagePhase::Failed;
-        known.report.finished_at = Some(now);
-        known.round = None;
-        let rounds = known.failed_rounds;
-        let delay = self
-            .backoff
-            .between_rounds(failure, rounds, &mut rng(rounds));
-        let delay = if known.changed_credentials {
-            Duration::ZERO
+        let attempt = if over {
+            progress.failed_rounds
         } else {
-            delay
+            progress.report.attempts
         };
-        known.due = Some(after(now, delay));
-        if failure.reason == Reason::DiskFull && known.wants_present() {
-            self.disk.strikes = self.disk.strikes.saturating_add(1);
-            let delay = self.backoff.disk_full.delay(self.disk.strikes);
-            let delay = self.backoff.spread(delay, &mut rng(self.disk.strikes));
-            self.disk.until = Some(after(now, delay));
-            self.disk.message = format!(
-                "not started: no room on the node's image file system (found when pulling {image}: {failure})"
-            );
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ u64::from(attempt));
+        if over {
+            let message = progress.message_for(failure, present);
+            progress.explain(failure.reason, message);
+            progress.end_round(failure, now, &self.backoff, &mut rng);
+        } else {
+            progress.failed(failure, present, now, &self.backoff, &mut rng);
+        }
+        let ended = progress.report.phase == ImagePhase::Failed;
+        if ended && failure.reason == Reason::DiskFull && progress.wants_present() {
+            self.disk.set(image, failure, now, &self.backoff, &mut rng);
         }
     }
 
     /// Fails an image because the disk is full; `None` where it is not.
     pub(super) fn fail_for_disk(&mut self, image: &ImageRef, now: Timestamp) -> Option<Timestamp> {
-        let until = self.disk.until.filter(|until| *until > now)?;
-        let known = self.images.get_mut(image)?;
-        let before = (known.report.phase, known.report.reason);
-        if before != (ImagePhase::Failed, Some(Reason::DiskFull)) {
-            known.report.phase = ImagePhase::Failed;
-            known.report.reason = Some(Reason::DiskFull);
-            known.report.message = Some(self.disk.message.clone());
-            known.report.attempts = 0;
-            known.report.started_at = None;
-            known.report.finished_at = Some(now);
-        }
-        known.round = None;
-        known.due = Some(until);
-        Some(until)
+        let hold = self.disk.current(now)?;
+        self.images.get_mut(image)?.progress.blocked(hold, now);
+        Some(hold.until)
     }
 
     /// The image is not present any more, although this driver has not removed it.
     pub(super) fn record_eviction(&mut self, image: &ImageRef, now: Timestamp) {
-        let Some(known) = self.images.get_mut(image) else {
-            return;
-        };
-        let lived = known.cached_at.map(|at| now.duration_since(at));
-        let lived = lived.and_then(|lived| Duration::try_from(lived).ok());
-        known.evictions = match lived {
-            Some(lived) if lived < self.eviction_window => known.evictions.saturating_add(1),
-            _ => 0,
-        };
-        let repeated = if known.is_satisfied() {
-            known.evictions
-        } else {
-            0
-        };
-        let delay = match repeated {
-            0 | 1 => Duration::ZERO,
-            n => {
-                let mut rng = fastrand::Rng::with_seed(self.seed ^ u64::from(n));
-                let delay = self.backoff.evicted.delay(n - 1);
-                self.backoff.spread(delay, &mut rng)
-            }
-        };
-        known.due = Some(after(now, delay));
-        known.round = None;
-        known.report.attempts = 0;
-        known.report.started_at = None;
-        known.report.finished_at = (repeated > 1).then_some(now);
-        known.report.phase = match repeated {
-            0 | 1 => ImagePhase::Pending,
-            _ => ImagePhase::Failed,
-        };
-        known.report.reason = Some(Reason::Evicted);
-        known.report.message = Some(match repeated {
-            0 | 1 => "it was present and was removed by something else".to_owned(),
-            times => format!(
-                "it was removed by something else {times} times in a row soon after it was cached; \
-                 is there room for it?"
-            ),
-        });
+        if let Some(known) = self.images.get_mut(image) {
+            let evictions = u64::from(known.progress.evictions);
+            let mut rng = fastrand::Rng::with_seed(self.seed ^ evictions);
+            let window = self.eviction_window;
+            known.progress.evicted(now, window, &self.backoff, &mut rng);
+        }
     }
 }
 
@@ -527,57 +438,42 @@ impl JobMemory {
 
 impl ImageMemory {
     fn new(spec: &AssignedImage) -> Self {
-        let phase = match spec.state {
-            DesiredState::Present => ImagePhase::Pending,
-            DesiredState::Absent => ImagePhase::Removing,
-        };
         Self {
-            report: ImageReport::new(spec.image.clone(), phase),
-            spec: with_deadline(spec),
+            progress: ImageProgress::new(with_deadline(spec)),
             evidence: None,
             maybe_pulled: None,
-            due: None,
-            round: None,
             refused_in: BTreeSet::new(),
-            failed_rounds: 0,
-            evictions: 0,
-            cached_at: None,
-            changed_credentials: false,
             in_use_until: None,
             blocked_since: None,
         }
     }
 
     pub(super) fn wants_present(&self) -> bool {
-        self.spec.state == DesiredState::Present
-    }
-
-    fn is_satisfied(&self) -> bool {
-        let satisfied = self.report.revision;
-        satisfied.is_some_and(|satisfied| satisfied >= self.spec.revision)
-    }
-
-    /// Whether a pull is needed although the image is present.
-    pub(super) fn wants_fresh(&self) -> bool {
-        self.spec.pull_policy == ImagePullPolicy::Always && !self.is_satisfied()
+        self.progress.wants_present()
     }
 
     /// Whether a cache of that namespace wants it.
     pub(super) fn is_wanted_in(&self, namespace: &str, operator: &str) -> bool {
-        let mut wanted = self.spec.wanted_by.iter();
-        let unnamed = self.spec.wanted_by.is_empty() && namespace == operator;
+        let mut wanted = self.progress.spec.wanted_by.iter();
+        let unnamed = self.progress.spec.wanted_by.is_empty() && namespace == operator;
         self.wants_present() && (unnamed || wanted.any(|id| id.namespace == namespace))
     }
 
     /// Namespaces whose Jobs may pull it: those of the caches that want it, with credentials first.
     pub(super) fn namespaces(&self, operator: &str) -> Vec<String> {
         let named = self
+            .progress
             .spec
             .pull_secrets
             .iter()
-            .chain(&self.spec.service_accounts);
+            .chain(&self.progress.spec.service_accounts);
         let with: BTreeSet<&str> = named.map(|name| name.namespace.as_str()).collect();
-        let wanted = self.spec.wanted_by.iter().map(|id| id.namespace.as_str());
+        let wanted = self
+            .progress
+            .spec
+            .wanted_by
+            .iter()
+            .map(|id| id.namespace.as_str());
         let wanted: BTreeSet<&str> = wanted.collect();
         let (first, then): (Vec<&str>, Vec<&str>) = wanted
             .into_iter()
@@ -591,50 +487,32 @@ impl ImageMemory {
 
     /// Whether its removal is reported for the assigned revision.
     pub(super) fn is_removed(&self) -> bool {
-        let current = self.report.revision == Some(self.spec.revision);
-        self.report.phase == ImagePhase::Removed && current
+        let current = self.progress.report.revision == Some(self.progress.spec.revision);
+        self.progress.report.phase == ImagePhase::Removed && current
     }
 
     /// The same image is assigned again, perhaps with other details.
     fn update(&mut self, spec: &AssignedImage, now: Timestamp) {
-        let spec = with_deadline(spec);
-        let renewed = self.spec.revision < spec.revision;
-        let credentials = self.spec.pull_secrets != spec.pull_secrets
-            || self.spec.service_accounts != spec.service_accounts;
-        let mended = credentials
-            || self.spec.pull_policy != spec.pull_policy
-            || self.spec.deadline != spec.deadline;
-        self.report.image = spec.image.clone();
-        self.spec = spec;
-        self.changed_credentials |= credentials;
-        if renewed {
-            self.due = None;
-            self.refused_in.clear();
-            self.in_use_until = None;
-            self.blocked_since = None;
-            if self.report.phase != ImagePhase::Cached {
-                self.round = None;
-                self.reset_phase();
+        match self.progress.update(with_deadline(spec)) {
+            Update::Renewed => {
+                self.progress.due = None;
+                self.refused_in.clear();
+                self.in_use_until = None;
+                self.blocked_since = None;
+                if self.progress.report.phase != ImagePhase::Cached {
+                    self.progress.round = None;
+                    self.progress.reset_phase();
+                }
             }
-        } else if mended && self.report.phase == ImagePhase::Failed {
-            self.failed_rounds = 0;
-            self.due = Some(now);
+            Update::Mended => self.progress.due = Some(now),
+            _ => {}
         }
-    }
-
-    fn reset_phase(&mut self) {
-        self.report.reason = None;
-        self.report.message = None;
-        self.report.phase = match self.spec.state {
-            DesiredState::Present => ImagePhase::Pending,
-            DesiredState::Absent => ImagePhase::Removing,
-        };
     }
 
     /// Takes over what was reported before a restart: that it is present, that it was removed, and which
     /// revision is satisfied.
     fn resume(&mut self, past: ImageReport, now: Timestamp) {
-        self.report.revision = past.revision;
+        self.progress.report.revision = past.revision;
         let at = past.finished_at;
         match past.phase {
             ImagePhase::Cached => {
@@ -647,14 +525,14 @@ impl ImageMemory {
                     during_removal: false,
                 });
                 if self.wants_present() {
-                    self.cached_at = at;
-                    self.report = with_image(past, &self.spec.image);
+                    self.progress.cached_at = at;
+                    self.progress.report = with_image(past, &self.progress.spec.image);
                 }
             }
             ImagePhase::Removed
-                if !self.wants_present() && past.revision == Some(self.spec.revision) =>
+                if !self.wants_present() && past.revision == Some(self.progress.spec.revision) =>
             {
-                self.report = with_image(past, &self.spec.image);
+                self.progress.report = with_image(past, &self.progress.spec.image);
             }
             _ => {}
         }
@@ -662,27 +540,13 @@ impl ImageMemory {
 
     /// A Job is created for it.
     pub(super) fn begin(&mut self, phase: ImagePhase, now: Timestamp) {
-        if self.round.is_none() {
-            self.report.attempts = 0;
-            self.start_round(now);
-            if self.report.reason != Some(Reason::Evicted) {
-                self.report.reason = None;
-                self.report.message = None;
-            }
-        }
-        if self.refused_in.is_empty() {
-            self.report.attempts = self.report.attempts.saturating_add(1);
-        }
-        self.report.phase = phase;
-        self.due = None;
         self.blocked_since = None;
-        self.changed_credentials = false;
-    }
-
-    fn start_round(&mut self, at: Timestamp) {
-        self.round = Some(at);
-        self.report.started_at = Some(at);
-        self.report.finished_at = None;
+        let attempts = self.progress.report.attempts;
+        self.progress.begin(phase, now);
+        if !self.refused_in.is_empty() {
+            // The same attempt, with the credentials of another namespace.
+            self.progress.report.attempts = attempts;
+        }
     }
 
     /// A Job works on it, or fails at it for now.
@@ -693,76 +557,61 @@ impl ImageMemory {
         failure: Option<&Failure>,
     ) {
         // The round of a Job begins with its creation, also where an earlier process created it.
-        let first = self.report.attempts <= 1 && self.refused_in.is_empty();
-        if self.round.is_none() || first {
-            self.report.attempts = self.report.attempts.max(1);
-            self.start_round(since);
+        let first = self.progress.report.attempts <= 1 && self.refused_in.is_empty();
+        if self.progress.round.is_none() || first {
+            self.progress.report.attempts = self.progress.report.attempts.max(1);
+            self.progress.start_round(since);
         }
-        self.due = None;
+        self.progress.due = None;
         self.blocked_since = None;
         match failure {
             Some(failure) => {
-                let present = self.wants_present() && self.report.size.is_some();
-                self.explain(failure, present);
-                self.report.phase = ImagePhase::BackingOff;
+                let present = self.progress.report.size.is_some();
+                let message = self.progress.message_for(failure, present);
+                self.progress.explain(failure.reason, message);
+                self.progress.report.phase = ImagePhase::BackingOff;
             }
             None => {
-                if self.report.phase != phase && self.report.reason != Some(Reason::Evicted) {
-                    self.report.reason = None;
-                    self.report.message = None;
+                if self.progress.report.phase != phase
+                    && self.progress.report.reason != Some(Reason::Evicted)
+                {
+                    self.progress.clear_reason();
                 }
-                self.report.phase = phase;
+                self.progress.report.phase = phase;
             }
         }
     }
 
     /// It is present and as fresh as asked for.
     pub(super) fn cached(&mut self, now: Timestamp) {
-        if self.report.phase != ImagePhase::Cached {
-            self.cached_at = Some(now);
-            if self.round.is_none() {
-                // Found, not pulled.
-                self.report.attempts = 0;
-                self.report.started_at = None;
-            }
-            let pulled = self.evidence.as_ref().filter(|evidence| evidence.dated);
-            let pulled = pulled.map_or(now, |evidence| evidence.at);
-            self.report.finished_at = self.round.map(|start| pulled.max(start));
-        }
-        self.report.phase = ImagePhase::Cached;
-        self.report.revision = self.report.revision.max(Some(self.spec.revision));
-        self.report.reason = None;
-        self.report.message = None;
-        self.due = None;
-        self.round = None;
         self.refused_in.clear();
-        self.failed_rounds = 0;
         self.blocked_since = None;
+        if self.progress.report.phase == ImagePhase::Cached {
+            self.progress.still_cached();
+            return;
+        }
+        let round = self.progress.round;
+        self.progress.cached(now);
+        let pulled = self.evidence.as_ref().filter(|evidence| evidence.dated);
+        let pulled = pulled.map_or(now, |evidence| evidence.at);
+        self.progress.report.finished_at = round.map(|start| pulled.max(start));
     }
 
     /// It is absent, as asked for.
     pub(super) fn removed(&mut self, at: Timestamp) {
-        self.report.phase = ImagePhase::Removed;
-        self.report.revision = Some(self.spec.revision);
-        self.report.finished_at = Some(self.report.started_at.map_or(at, |start| at.max(start)));
-        self.report.digest = None;
-        self.report.size = None;
-        self.report.reason = None;
-        self.report.message = None;
-        self.due = None;
-        self.round = None;
-        self.failed_rounds = 0;
+        let at = self
+            .progress
+            .report
+            .started_at
+            .map_or(at, |start| at.max(start));
+        self.progress.removed(at);
         self.in_use_until = None;
         self.blocked_since = None;
     }
 
     /// It is not removed.
     pub(super) fn kept(&mut self, reason: Reason, message: String) {
-        self.report.phase = ImagePhase::InUse;
-        self.report.reason = Some(reason);
-        self.report.message = Some(message);
-        self.due = None;
-        self.round = None;
+        self.progress.kept(reason, message);
         self.blocked_since = None;
     }
 
@@ -770,24 +619,6 @@ impl ImageMemory {
     pub(super) fn in_use(&mut self, by: String, at: Timestamp) {
         self.kept(Reason::InUse, by);
         self.in_use_until = Some(after(at, IN_USE));
-    }
-
-    fn explain(&mut self, failure: &Failure, present: bool) {
-        self.report.reason = Some(failure.reason);
-        self.report.message = Some(match present {
-            true => format!("an earlier copy is present, but it could not be refreshed: {failure}"),
-            false => failure.message.clone(),
-        });
-    }
-
-    /// The report as of now.
-    pub(super) fn snapshot(&self) -> ImageReport {
-        let mut report = self.report.clone();
-        report.next_attempt_at = match report.phase {
-            ImagePhase::BackingOff | ImagePhase::Failed => self.due,
-            _ => None,
-        };
-        report
     }
 }
 

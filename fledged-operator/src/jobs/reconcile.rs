@@ -142,7 +142,7 @@ impl<'a> Step<'a> {
     fn is_missing(&self, image: &ImageRef) -> bool {
         let known = self.memory.images.get(image).filter(|m| m.wants_present());
         known.is_some_and(|m| {
-            m.wants_fresh() || self.memory.find_present(image, &self.list).is_none()
+            m.progress.wants_fresh() || self.memory.find_present(image, &self.list).is_none()
         })
     }
 
@@ -181,8 +181,8 @@ impl<'a> Step<'a> {
                 continue;
             };
             if let Some(listed) = listed {
-                known.report.digest.clone_from(&listed.digest);
-                known.report.size = Some(listed.size);
+                known.progress.report.digest.clone_from(&listed.digest);
+                known.progress.report.size = Some(listed.size);
             }
             if absent {
                 known.removed(at);
@@ -192,14 +192,13 @@ impl<'a> Step<'a> {
                 known.kept(Reason::SharedImage, message);
             } else if let Some(until) = known.in_use_until.filter(|until| *until > self.now) {
                 self.wakes.push(until);
-            } else if let Some(at) = known.due.filter(|at| *at > self.now) {
+            } else if let Some(at) = known.progress.due.filter(|at| *at > self.now) {
                 self.wakes.push(at);
             } else {
                 known.in_use_until = None;
-                if known.report.phase != ImagePhase::BackingOff {
-                    known.report.phase = ImagePhase::Removing;
-                    known.report.reason = None;
-                    known.report.message = None;
+                if known.progress.report.phase != ImagePhase::BackingOff {
+                    known.progress.report.phase = ImagePhase::Removing;
+                    known.progress.clear_reason();
                 }
                 due.push(image.clone());
             }
@@ -245,14 +244,14 @@ impl<'a> Step<'a> {
             return false;
         }
         let since = *known.blocked_since.get_or_insert(self.now);
-        let until = after(since, known.spec.deadline);
+        let until = after(since, known.progress.spec.deadline);
         if until > self.now {
             self.wakes.push(until);
             return false;
         }
         let text = format!(
             "not complete within its deadline of {:?}: another Job that has to end first has not",
-            known.spec.deadline
+            known.progress.spec.deadline
         );
         let failure = Failure::new(Reason::DeadlineExceeded, text);
         self.memory.fail(image, &failure, true, self.now);
@@ -277,14 +276,14 @@ impl<'a> Step<'a> {
             else {
                 continue;
             };
-            let was_present = match known.report.phase {
+            let was_present = match known.progress.report.phase {
                 ImagePhase::Cached => true,
-                ImagePhase::Failed => known.report.size.is_some(),
+                ImagePhase::Failed => known.progress.report.size.is_some(),
                 _ => false,
             };
-            known.report.digest = found.as_ref().and_then(|(digest, _)| digest.clone());
-            known.report.size = found.as_ref().map(|(_, size)| *size);
-            if found.is_some() && !known.wants_fresh() {
+            known.progress.report.digest = found.as_ref().and_then(|(digest, _)| digest.clone());
+            known.progress.report.size = found.as_ref().map(|(_, size)| *size);
+            if found.is_some() && !known.progress.wants_fresh() {
                 known.cached(self.now);
                 continue;
             }
@@ -298,7 +297,7 @@ impl<'a> Step<'a> {
                 known.follow(ImagePhase::Pulling, since, failure.as_ref());
                 continue;
             }
-            if let Some(at) = known.due.filter(|at| *at > self.now) {
+            if let Some(at) = known.progress.due.filter(|at| *at > self.now) {
                 self.wakes.push(at);
                 continue;
             }
@@ -315,12 +314,11 @@ impl<'a> Step<'a> {
                 return false;
             }
             if let Some(known) = self.memory.images.get_mut(image)
-                && !matches!(known.report.phase, ImagePhase::BackingOff)
+                && !matches!(known.progress.report.phase, ImagePhase::BackingOff)
             {
-                known.report.phase = ImagePhase::Pending;
-                if known.report.reason != Some(Reason::Evicted) {
-                    known.report.reason = None;
-                    known.report.message = None;
+                known.progress.report.phase = ImagePhase::Pending;
+                if known.progress.report.reason != Some(Reason::Evicted) {
+                    known.progress.clear_reason();
                 }
             }
             !blocked
@@ -364,7 +362,10 @@ impl<'a> Step<'a> {
         let deadlines = images
             .iter()
             .filter_map(|image| self.memory.images.get(image));
-        let deadline = deadlines.map(|m| m.spec.deadline).max().unwrap_or_default();
+        let deadline = deadlines
+            .map(|m| m.progress.spec.deadline)
+            .max()
+            .unwrap_or_default();
         let key = self.new_key(JobKind::Remove, self.options.namespace.clone());
         self.begin(&key, ImagePhase::Removing, &images);
         self.actions
@@ -391,14 +392,19 @@ impl<'a> Step<'a> {
             }
         }
         // Where the disk was full, one pull shows whether there is room again.
-        let probing = self.memory.disk.strikes > 0;
+        let probing = self.memory.disk.is_probing();
         if probing && self.pulls_open {
             return;
         }
         for (namespace, mut images) in groups {
             images.sort_by_key(|image| {
                 let known = self.memory.images.get(image);
-                known.map(|m| (std::cmp::Reverse(m.spec.priority), m.failed_rounds))
+                known.map(|m| {
+                    (
+                        std::cmp::Reverse(m.progress.spec.priority),
+                        m.progress.failed_rounds,
+                    )
+                })
             });
             if probing {
                 images.truncate(1);
@@ -436,7 +442,7 @@ impl<'a> Step<'a> {
             let Some(known) = self.memory.images.get(image) else {
                 continue;
             };
-            let spec = &known.spec;
+            let spec = &known.progress.spec;
             let present = self.memory.find_present(image, &self.list).is_some();
             plan.images.push(PullImage {
                 image: image.clone(),
@@ -571,7 +577,7 @@ impl<'a> Step<'a> {
 
     fn finish(self, assignment: &Assignment) -> Plan {
         let images = assigned(assignment).filter_map(|image| self.memory.images.get(image));
-        let images: Vec<_> = images.map(|known| known.snapshot()).collect();
+        let images: Vec<_> = images.map(|known| known.progress.snapshot()).collect();
         let wakes = self.wakes.into_iter().filter(|at| *at > self.now);
         Plan {
             actions: self.actions,

@@ -100,7 +100,7 @@ impl<'a> Step<'a> {
                 let images = job.pulls().iter();
                 let deadlines = images.filter_map(|slot| {
                     let known = self.memory.images.get(&slot.image)?;
-                    Some(known.spec.deadline)
+                    Some(known.progress.spec.deadline)
                 });
                 let longest = deadlines.max().unwrap_or(job.deadline);
                 after(job.since, longest.min(job.deadline))
@@ -408,7 +408,7 @@ impl<'a> Step<'a> {
             let mut all = known.namespaces(&self.options.namespace).into_iter();
             if all.any(|other| other != *namespace && !known.refused_in.contains(&other)) {
                 known.refused_in.insert(namespace.clone());
-                known.due = Some(self.now);
+                known.progress.due = Some(self.now);
                 return true;
             }
         }
