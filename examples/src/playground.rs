@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use fledged_apiserver::Server;
 use fledged_core::model::NodeName;
-use fledged_operator::agent::Agent;
+use fledged_operator::agent::{Agent, AgentConfig};
 use fledged_operator::crd::{ReadCache, install};
 use futures_util::StreamExt;
 use kube::api::{DynamicObject, PostParams};
@@ -81,7 +81,12 @@ impl Playground {
         for node in NODES {
             let uri = format!("oci:{}", self.images_of(node).display());
             let runtime = fledged_cri::open(&uri.parse()?, Default::default())?;
-            let agent = Agent::builder(self.client(), NodeName::new(node)?, runtime).build();
+            let agent = Agent::new(
+                self.client(),
+                NodeName::new(node)?,
+                runtime,
+                AgentConfig::default(),
+            );
             self.tasks.spawn(async move {
                 if let Err(error) = agent.run(std::future::pending()).await {
                     eprintln!("{error}");

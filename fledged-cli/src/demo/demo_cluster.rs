@@ -7,8 +7,8 @@ use std::time::Duration;
 use fledged_apiserver::{HollowNode, Server};
 use fledged_core::model::{ByteSize, ImageRef, NodeFacts, NodeName};
 use fledged_cri::registry::Platform;
-use fledged_operator::api::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes};
-use fledged_operator::controller::Controller;
+use fledged_operator::api::lease::{CONTROLLER_NAMESPACE, LeaseName};
+use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
 use fledged_operator::crd::{ReadCache, install};
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -125,9 +125,9 @@ impl DemoCluster {
     pub(super) async fn start_controller(&mut self) -> Result<LeaseName, DemoError> {
         install(&self.client).await?;
         let lease = LeaseName::of_controller(CONTROLLER_NAMESPACE);
-        let controller = Controller::builder(self.client.clone())
-            .election(lease.clone(), "demo", LeaseTimes::default())
-            .build();
+        let mut config = ControllerConfig::default();
+        config.election = Some(Candidate::new(lease.clone(), "demo"));
+        let controller = Controller::new(self.client.clone(), config);
         let task = BackgroundTask::start("the controller", &self.failures, |stop| async move {
             controller
                 .run(stop.cancelled_owned())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fledged_apiserver::HollowNode;
 use fledged_core::model::{ByteSize, ImageRef, NodeFacts, NodeName};
 use fledged_core::port::{ImageRuntime, Removal};
-use fledged_operator::agent::{Agent, AgentHealth};
+use fledged_operator::agent::{Agent, AgentConfig, AgentHealth};
 use kube::Client;
 
 use super::DemoError;
@@ -45,9 +45,9 @@ impl DemoNode {
             .map_err(DemoError::refused(format!("register {name}")))?;
         let folder = folder.join(name.as_str());
         let runtime = RuntimeSession::layout(&folder, vec![registry.clone()])?.runtime;
-        let agent = Agent::builder(client, name.clone(), Arc::clone(&runtime))
-            .inventory_interval(INVENTORY_INTERVAL)
-            .build();
+        let mut config = AgentConfig::default();
+        config.warmer.inventory_interval = INVENTORY_INTERVAL;
+        let agent = Agent::new(client, name.clone(), Arc::clone(&runtime), config);
         let health = agent.health();
         let agent = BackgroundTask::start(
             format!("the agent of {name}"),

@@ -4,11 +4,11 @@
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use fledged_core::model::NodeName;
-//! use fledged_operator::agent::Agent;
+//! use fledged_operator::agent::{Agent, AgentConfig};
 //!
 //! let client = kube::Client::try_default().await?;
 //! let runtime = fledged_cri::open(&"unix:///run/containerd/containerd.sock".parse()?, Default::default())?;
-//! let agent = Agent::builder(client, NodeName::new("node-1")?, runtime).build();
+//! let agent = Agent::new(client, NodeName::new("node-1")?, runtime, AgentConfig::default());
 //! let mut signals = fledged_core::tokio::ShutdownSignal::listen()?;
 //! agent.run(async move { drop(signals.recv().await) }).await?;
 //! # Ok(())
@@ -16,25 +16,23 @@
 //! ```
 
 pub(crate) mod credentials;
-mod health;
-mod metrics;
+mod observe;
 mod watch;
 mod watch_backoff;
 #[cfg(test)]
 mod watch_tests;
 
+pub use crate::health::AgentHealth;
 pub use credentials::KubeCredentials;
-pub use health::AgentHealth;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fledged_core::backoff::{Backoff, RetryDelays, Schedule};
+use fledged_core::backoff::{RetryDelays, Schedule};
 use fledged_core::model::NodeName;
 use fledged_core::port::{Clock, Credentials, ImageRuntime};
 use fledged_core::runner::NodeLoop;
@@ -50,125 +48,51 @@ use tracing::{debug, info, warn};
 use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
 use crate::api::node_status::StatusApi;
 use crate::api::status_writer::Writer;
+use crate::metrics::AgentMetrics;
 use crate::serve::register_build_info;
-use metrics::{AgentMetrics, MeasuredRuntime, Observer};
+use observe::{MeasuredRuntime, Observer};
 use watch::{Inputs, Watch};
 
 /// Field manager of the agents.
 pub const FIELD_MANAGER: &str = "fledged-agent";
 
-/// Builds an [`Agent`]. Each method names the default of its setting.
-pub struct AgentBuilder {
-    client: Client,
-    node: NodeName,
-    runtime: Arc<dyn ImageRuntime>,
-    config: WarmerConfig,
-    credentials: Option<Arc<dyn Credentials>>,
-    clock: Option<Arc<dyn Clock>>,
-    seed: Option<u64>,
-    metrics: AgentMetrics,
+/// Settings of an [`Agent`].
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct AgentConfig {
+    /// Limits, intervals and delays of pulls and of inventory reads.
+    pub warmer: WarmerConfig,
+    /// The source of registry credentials. Default [`KubeCredentials`] over the agent's client.
+    pub credentials: Option<Arc<dyn Credentials>>,
+    /// The clock. Default [`TokioClock`].
+    pub clock: Arc<dyn Clock>,
+    /// The seed of the jitter of all delays. Default a hash of the node name and the process id, so that the delays
+    /// of agents differ.
+    pub seed: Option<u64>,
 }
 
-impl fmt::Debug for AgentBuilder {
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            warmer: WarmerConfig::default(),
+            credentials: None,
+            clock: Arc::new(TokioClock::new()),
+            seed: None,
+        }
+    }
+}
+
+impl fmt::Debug for AgentConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentBuilder")
-            .field("node", &self.node)
-            .field("config", &self.config)
+        f.debug_struct("AgentConfig")
+            .field("warmer", &self.warmer)
+            .field("seed", &self.seed)
             .finish_non_exhaustive()
     }
 }
 
-impl AgentBuilder {
-    fn new(client: Client, node: NodeName, runtime: Arc<dyn ImageRuntime>) -> Self {
-        Self {
-            client,
-            node,
-            runtime,
-            config: WarmerConfig::default(),
-            credentials: None,
-            clock: None,
-            seed: None,
-            metrics: AgentMetrics::new(),
-        }
-    }
-
-    /// Largest number of parallel pulls. Default 3.
-    #[must_use]
-    pub fn max_parallel_pulls(mut self, pulls: NonZeroUsize) -> Self {
-        self.config.max_parallel_pulls = pulls;
-        self
-    }
-
-    /// Interval at which the inventory of the runtime is read, at least one second. Default 60 s.
-    #[must_use]
-    pub fn inventory_interval(mut self, interval: Duration) -> Self {
-        self.config.inventory_interval = interval;
-        self
-    }
-
-    /// Delays after failures. Default [`Backoff::default`].
-    #[must_use]
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.config.backoff = backoff;
-        self
-    }
-
-    /// The source of registry credentials. Default [`KubeCredentials`] over the agent's client.
-    #[must_use]
-    pub fn credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
-        self.credentials = Some(credentials);
-        self
-    }
-
-    /// The clock. Default [`TokioClock`].
-    #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = Some(clock);
-        self
-    }
-
-    /// The seed of the jitter of all delays. Default a hash of the node name and the process id, so that the delays of
-    /// agents differ.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Registers the agent's metrics (`fledged_agent_*`) and `fledged_build_info`.
-    #[must_use]
-    pub fn metrics(self, registry: &mut Registry) -> Self {
-        self.metrics.register(registry);
-        register_build_info(registry);
-        self
-    }
-
-    /// Builds the agent.
-    #[must_use]
-    pub fn build(self) -> Agent {
-        let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
-        let credentials = self
-            .credentials
-            .unwrap_or_else(|| Arc::new(KubeCredentials::new(self.client.clone())));
-        let seed = self
-            .seed
-            .unwrap_or_else(|| seed(&self.node, std::process::id()));
-        Agent {
-            health: AgentHealth::new(Arc::clone(&clock)),
-            client: self.client,
-            node: self.node,
-            runtime: self.runtime,
-            config: self.config,
-            credentials,
-            clock,
-            seed,
-            metrics: self.metrics,
-        }
-    }
-}
-
 /// All agents have the same process id in their containers, so the node name is part of the seed.
-fn seed(node: &NodeName, process: u32) -> u64 {
+fn default_seed(node: &NodeName, process: u32) -> u64 {
     let mut hasher = DefaultHasher::new();
     (node.as_str(), process).hash(&mut hasher);
     hasher.finish()
@@ -215,10 +139,7 @@ pub struct Agent {
     client: Client,
     node: NodeName,
     runtime: Arc<dyn ImageRuntime>,
-    config: WarmerConfig,
-    credentials: Arc<dyn Credentials>,
-    clock: Arc<dyn Clock>,
-    seed: u64,
+    config: AgentConfig,
     metrics: AgentMetrics,
     health: AgentHealth,
 }
@@ -261,8 +182,26 @@ impl Agent {
     ///
     /// The agent spreads and delays its requests itself. A client with `default_retry` switched off
     /// leaves that to it entirely.
-    pub fn builder(client: Client, node: NodeName, runtime: Arc<dyn ImageRuntime>) -> AgentBuilder {
-        AgentBuilder::new(client, node, runtime)
+    pub fn new(
+        client: Client,
+        node: NodeName,
+        runtime: Arc<dyn ImageRuntime>,
+        config: AgentConfig,
+    ) -> Self {
+        Self {
+            client,
+            node,
+            runtime,
+            metrics: AgentMetrics::default(),
+            health: AgentHealth::new(Arc::clone(&config.clock)),
+            config,
+        }
+    }
+
+    /// Registers the agent's metrics (`fledged_agent_*`) and `fledged_build_info`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+        register_build_info(registry);
     }
 
     /// Liveness and readiness, also while the agent runs.
@@ -281,7 +220,7 @@ impl Agent {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         info!(node = %self.node, "agent started");
         let node = self.node.clone();
-        let clock = Arc::clone(&self.clock);
+        let clock = Arc::clone(&self.config.clock);
         let stop = CancellationToken::new();
         let mut tasks = self.start(&stop);
         let result = tokio::select! {
@@ -313,37 +252,41 @@ impl Agent {
     fn start(self, stop: &CancellationToken) -> Tasks {
         let (reports, reporter_events) = mpsc::unbounded_channel();
         let (inputs, receiver) = mpsc::channel(INPUTS);
+        let (config, health, metrics) = (self.config, self.health, self.metrics);
+        let clock = config.clock;
+        let credentials = config
+            .credentials
+            .unwrap_or_else(|| Arc::new(KubeCredentials::new(self.client.clone())));
+        let seed = config.seed;
+        let seed = seed.unwrap_or_else(|| default_seed(&self.node, std::process::id()));
+        let mut seeds = fastrand::Rng::with_seed(seed);
         let observer = Observer {
             reports: reports.clone(),
-            metrics: self.metrics.clone(),
-            health: self.health.clone(),
+            metrics: metrics.clone(),
+            health: health.clone(),
         };
         let runtime = MeasuredRuntime {
             runtime: self.runtime,
-            clock: Arc::clone(&self.clock),
-            metrics: self.metrics.clone(),
-            health: self.health.clone(),
+            clock: Arc::clone(&clock),
+            metrics: metrics.clone(),
+            health: health.clone(),
         };
-        let mut seeds = fastrand::Rng::with_seed(self.seed);
-        let mut node_loop = NodeLoop::new(
-            Warmer::new(self.config, seeds.u64(..)),
-            Arc::new(runtime),
-            Arc::clone(&self.clock),
-        )
-        .with_credentials(self.credentials)
-        .with_observer(Arc::new(observer));
-        let inputs_of_loop = Inputs::new(receiver, self.health.clone(), Arc::clone(&self.clock));
+        let warmer = Warmer::new(config.warmer, seeds.u64(..));
+        let mut node_loop = NodeLoop::new(warmer, Arc::new(runtime), Arc::clone(&clock))
+            .with_credentials(credentials)
+            .with_observer(Arc::new(observer));
+        let inputs_of_loop = Inputs::new(receiver, health.clone(), Arc::clone(&clock));
         let client = bounded(&self.client, REQUEST_LIMIT);
-        let metrics = self.metrics;
+        let status = StatusApi {
+            client: client.clone(),
+            node: self.node.clone(),
+            manager: FIELD_MANAGER,
+        };
         let writer = Writer::new(
-            StatusApi {
-                client: client.clone(),
-                node: self.node.clone(),
-                manager: FIELD_MANAGER,
-            },
+            status,
             seeds.u64(..),
             RetryDelays::new(WRITE_AGAIN, seeds.u64(..)),
-            Arc::clone(&self.clock),
+            Arc::clone(&clock),
             move |result| metrics.status_written(result),
         );
         let watch = Watch::new(
@@ -351,8 +294,8 @@ impl Agent {
             self.node,
             inputs,
             reports,
-            self.health,
-            self.clock,
+            health,
+            clock,
             seeds.u64(..),
         );
         let mut tasks = Tasks::default();
@@ -375,10 +318,10 @@ mod tests {
     #[test]
     fn seeds_differ_between_nodes_and_processes() {
         let seeds: BTreeSet<u64> = (0..1_000)
-            .map(|number| seed(&NodeName::new(format!("node-{number}")).unwrap(), 1))
+            .map(|number| default_seed(&NodeName::new(format!("node-{number}")).unwrap(), 1))
             .collect();
         assert_eq!(seeds.len(), 1_000);
         let node = NodeName::new("node-1").unwrap();
-        assert_ne!(seed(&node, 1), seed(&node, 2));
+        assert_ne!(default_seed(&node, 1), default_seed(&node, 2));
     }
 }

@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::agent::FIELD_MANAGER;
-use crate::agent::health::{AgentHealth, BEAT};
 use crate::agent::watch_backoff::{HEALTHY_AFTER, WatchBackoff, WatchEnd};
 use crate::api::error::{problem, retry_after};
 use crate::crd::ReadNodeCache;
+use crate::health::{AgentHealth, BEAT};
 
 /// Shortest and longest duration of one watch, in seconds. It is below the five minutes after which API servers
 /// and load balancers close a watch, and differs between agents, so that agents that start together do not

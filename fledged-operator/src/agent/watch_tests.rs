@@ -17,10 +17,10 @@ use kube::Client;
 use kube::client::Body;
 use tokio::sync::mpsc;
 
-use super::health::AgentHealth;
 use super::watch::{Interruption, Watch};
 use super::watch_backoff::WatchEnd;
 use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
+use crate::health::AgentHealth;
 
 type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;
 

@@ -9,11 +9,11 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
-use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, NodeName};
+use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName};
 use fledged_cri::target::RuntimeUri;
 use http::Uri;
 
-use super::job_args::{JobArgs, JobCommand};
+use fledged_operator::jobs::{PullMethod, Retention};
 use fledged_operator::serve::BindAddress;
 
 /// Pre-pulls container images onto the nodes of a Kubernetes cluster and keeps them there.
@@ -35,20 +35,15 @@ impl Cli {
 
     /// The command line. The programs have different default ports, because they may run on one machine.
     fn whole() -> clap::Command {
-        let command = Self::command().mut_subcommand("webhook", |webhook| {
-            webhook
-                .mut_arg("metrics_bind_address", |arg| arg.default_value(":8084"))
-                .mut_arg("health_probe_bind_address", |arg| {
-                    arg.default_value(":8085")
-                })
-        });
-        command.mut_subcommand("agent", |agent| {
-            agent
-                .mut_arg("metrics_bind_address", |arg| arg.default_value(":8082"))
-                .mut_arg("health_probe_bind_address", |arg| {
-                    arg.default_value(":8083")
-                })
-        })
+        let ports = [("webhook", ":8084", ":8085"), ("agent", ":8082", ":8083")];
+        let change = |command: clap::Command, (name, metrics, probes)| {
+            command.mut_subcommand(name, |command| {
+                command
+                    .mut_arg("metrics_bind_address", |arg| arg.default_value(metrics))
+                    .mut_arg("health_probe_bind_address", |arg| arg.default_value(probes))
+            })
+        };
+        ports.into_iter().fold(Self::command(), change)
     }
 }
 
@@ -152,6 +147,60 @@ pub(super) struct ElectionArgs {
     pub(super) identity: Option<String>,
 }
 
+/// Flags of `--node-driver=job`. They are validated with either driver.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of the job driver")]
+pub(super) struct JobArgs {
+    /// Path of the socket of the runtime on the nodes, with or without unix://.
+    #[arg(long, value_name = "PATH", value_parser = socket_path)]
+    pub(super) cri_socket_path: Option<String>,
+    /// Runs Jobs that remove images in the host network.
+    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    pub(super) image_delete_job_host_network: bool,
+    /// SELinux type of Jobs that remove images, for example spc_t.
+    #[arg(long, value_name = "TYPE")]
+    pub(super) job_removal_selinux_type: Option<String>,
+    /// priorityClassName of Jobs.
+    #[arg(long, value_name = "NAME")]
+    pub(super) job_priority_class_name: Option<String>,
+    /// Whether finished Jobs are deleted.
+    #[arg(long, value_name = "POLICY", default_value = "delete",
+          value_parser = one_of([("delete", Retention::Delete), ("retain", Retention::Retain)]))]
+    pub(super) job_retention_policy: Retention,
+    /// ServiceAccount of Jobs; by default the default of the namespace.
+    #[arg(long, value_name = "NAME")]
+    pub(super) service_account_name: Option<String>,
+    /// Comma-separated names of Secrets to pull --job-image with, in the namespace of each Job; missing
+    /// ones are ignored.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(super) job_image_pull_secrets: Vec<String>,
+    /// How Jobs pull: with image volumes, with containers, or with whichever the node supports.
+    #[arg(long, value_name = "METHOD", default_value = "auto", value_parser = one_of([
+        ("auto", PullMethod::Auto), ("image-volume", PullMethod::ImageVolume),
+        ("container", PullMethod::Container),
+    ]))]
+    pub(super) job_pull_method: PullMethod,
+    /// Image that every Job runs, with this program as its entry point; required with
+    /// --node-driver=job.
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        env = "KUBEFLEDGED_CRI_CLIENT_IMAGE",
+        alias = "cri-client-image"
+    )]
+    pub(super) job_image: Option<String>,
+    /// How long finished Jobs are kept if they are not deleted before.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = seconds_of_a_job)]
+    pub(super) job_ttl: Duration,
+    /// The nodeStatusMaxImages of the kubelets: a Node status with this many images may be incomplete.
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(super) node_status_max_images: usize,
+    /// Accepted for compatibility with kube-fledged and ignored.
+    #[arg(long, value_name = "IMAGE", env = "BUSYBOX_IMAGE", hide = true)]
+    pub(super) busybox_image: Option<String>,
+}
+
 /// Flags of `fledged-operator agent`.
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
@@ -213,6 +262,37 @@ pub(super) struct WebhookArgs {
     pub(super) image_cache_refresh_frequency: Duration,
 }
 
+/// Commands that Jobs run.
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Exits at once.
+    Noop,
+    /// Copies this program to a path.
+    Copy {
+        /// Destination.
+        path: PathBuf,
+    },
+    /// Removes images from the runtime and writes the result of each.
+    Remove(RemoveArgs),
+}
+
+/// Flags of `fledged-operator job remove`.
+#[derive(Debug, Args)]
+pub(super) struct RemoveArgs {
+    /// Image runtime.
+    #[arg(long, value_name = "URI")]
+    pub(super) runtime: RuntimeUri,
+    /// Image that must stay even if another name of it is removed; may be repeated.
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) keep: Vec<ImageRef>,
+    /// File to which the result is written.
+    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log")]
+    pub(super) termination_log: PathBuf,
+    /// Images to remove.
+    #[arg(value_name = "IMAGE", last = true, required = true)]
+    pub(super) images: Vec<ImageRef>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum NodeDriver {
     Agent,
@@ -249,6 +329,19 @@ fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
     values.try_map(|text| text.parse::<ImagePullPolicy>())
 }
 
+/// One of these words, with its value.
+fn one_of<T, const N: usize>(words: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let values = PossibleValuesParser::new(words.map(|(word, _)| word));
+    values.try_map(move |text| {
+        let mut words = words.iter();
+        let found = words.find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or("unknown value")
+    })
+}
+
 /// Converts flags with one dash, which Go accepts (`-stderrthreshold=INFO`), to two dashes for clap.
 fn with_two_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let long = |arg: &OsString| {
@@ -274,7 +367,7 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) fn a_second_or_more(text: &str) -> Result<Duration, String> {
+fn a_second_or_more(text: &str) -> Result<Duration, String> {
     match any_duration(text)? {
         duration if duration < Duration::from_secs(1) => Err("it must be at least 1s".to_owned()),
         duration => Ok(duration),
@@ -282,11 +375,21 @@ pub(super) fn a_second_or_more(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration that fits into a 32-bit field in seconds.
-pub(super) fn seconds_of_a_job(text: &str) -> Result<Duration, String> {
+fn seconds_of_a_job(text: &str) -> Result<Duration, String> {
     let duration = a_second_or_more(text)?;
     match i32::try_from(duration.as_secs()) {
         Ok(_) => Ok(duration),
         Err(_) => Err(format!("must be at most {} seconds (68 years)", i32::MAX)),
+    }
+}
+
+/// A path, or a unix:// URI as for crictl and kubelets. It may be empty, as in manifests of kube-fledged.
+fn socket_path(text: &str) -> Result<String, String> {
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    if path.is_empty() || path.starts_with('/') {
+        Ok(path.to_owned())
+    } else {
+        Err("must start with / or unix:///".to_owned())
     }
 }
 
@@ -308,7 +411,6 @@ fn server_url(text: &str) -> Result<Uri, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::job_args::JobRetention;
 
     fn controller(args: &[&str]) -> Result<Box<ControllerArgs>, String> {
         let args = ["fledged-operator", "controller"].iter().chain(args);
@@ -333,7 +435,7 @@ mod tests {
         assert_eq!(args.image_cache_refresh_frequency, Duration::from_secs(900));
         assert_eq!(args.image_pull_deadline_duration, Duration::from_secs(300));
         assert_eq!(args.image_pull_policy, ImagePullPolicy::IfNotPresent);
-        assert_eq!(args.jobs.job_retention_policy, JobRetention::Delete);
+        assert_eq!(args.jobs.job_retention_policy, Retention::Delete);
         assert_eq!(args.common.stderrthreshold, Level::Info);
         assert!(!args.jobs.image_delete_job_host_network);
         assert!(args.election.leader_elect);

@@ -1,14 +1,7 @@
 //! The program `fledged-operator`: flags, logs, and the wiring of the library.
 
-mod agent;
 mod args;
-mod connect;
-mod controller;
-mod dispatch;
-mod job;
-mod job_args;
-mod listen;
-mod log;
-mod webhook;
+mod commands;
+mod program;
 
-pub(crate) use dispatch::main;
+pub(crate) use program::main;

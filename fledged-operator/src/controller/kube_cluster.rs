@@ -23,11 +23,11 @@ use crate::api::error::write_failure;
 use crate::controller::FIELD_MANAGER;
 use crate::controller::agent_driver::AgentDriver;
 use crate::controller::cluster_events::{self, NodeUids};
-use crate::controller::metrics::ClusterMetrics;
 use crate::controller::node_driver::{NodeDriver, NodeTarget};
 use crate::crd::{
     FINALIZER, GROUP, ImageCacheStatus, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache, VERSION,
 };
+use crate::metrics::ClusterMetrics;
 
 /// The port [`Cluster`] on Kubernetes.
 ///
@@ -37,11 +37,14 @@ use crate::crd::{
 #[derive(Clone)]
 pub struct KubeCluster {
     client: Client,
-    driver: Arc<dyn NodeDriver>,
-    namespace: Option<String>,
+    /// How assignments reach nodes. A caller that sets another driver has to run [`NodeDriver::run`], as a
+    /// [`Controller`](crate::controller::Controller) does. Default [`AgentDriver`].
+    pub driver: Arc<dyn NodeDriver>,
+    /// The only namespace whose ImageCaches are served. Default: all namespaces.
+    pub namespace: Option<String>,
     uids: NodeUids,
     known: KnownCaches,
-    metrics: ClusterMetrics,
+    pub(super) metrics: ClusterMetrics,
     synced: Arc<AtomicBool>,
 }
 
@@ -68,36 +71,10 @@ impl KubeCluster {
         }
     }
 
-    /// Uses this driver. The caller has to run [`NodeDriver::run`], as a
-    /// [`Controller`](crate::controller::Controller) does.
-    #[must_use]
-    pub fn with_driver(mut self, driver: Arc<dyn NodeDriver>) -> Self {
-        self.driver = driver;
-        self
-    }
-
-    /// Serves only the ImageCaches of this namespace.
-    #[must_use]
-    pub fn with_namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = Some(namespace.into());
-        self
-    }
-
-    /// Counts writes in these metrics.
-    #[must_use]
-    pub fn with_metrics(mut self, metrics: ClusterMetrics) -> Self {
-        self.metrics = metrics;
-        self
-    }
-
     /// Whether all lists are complete.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.synced.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn driver(&self) -> &dyn NodeDriver {
-        self.driver.as_ref()
     }
 
     fn caches(&self, cache: &CacheId) -> Api<ReadCache> {

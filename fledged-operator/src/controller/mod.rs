@@ -4,17 +4,14 @@ mod agent_driver;
 mod cluster_events;
 #[cfg(test)]
 mod cluster_events_tests;
-mod health;
 mod kube_cluster;
 mod kube_node;
-mod metrics;
 mod node_driver;
 
+pub use crate::health::ControllerHealth;
 pub use agent_driver::AgentDriver;
-pub use health::ControllerHealth;
 pub use kube_cluster::KubeCluster;
 pub use kube_node::{NodeCondition, ReadNode};
-pub use metrics::{ClusterMetrics, ControllerMetrics};
 pub use node_driver::{DriverError, NodeDriver, NodeTarget};
 
 use std::fmt;
@@ -34,8 +31,9 @@ use tracing::{info, warn};
 
 use crate::api::CONTROLLER_FIELD_MANAGER;
 use crate::api::lease::{Elector, LeaseError, LeaseName, LeaseTimes};
+use crate::health::Stage;
+use crate::metrics::ControllerMetrics;
 use crate::serve::register_build_info;
-use health::{HEARTBEAT, Stage};
 
 /// Field manager of everything that the controller writes.
 pub const FIELD_MANAGER: &str = CONTROLLER_FIELD_MANAGER;
@@ -45,16 +43,16 @@ pub const FIELD_MANAGER: &str = CONTROLLER_FIELD_MANAGER;
 ///
 /// ```no_run
 /// # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// use fledged_operator::controller::Controller;
+/// use fledged_operator::controller::{Controller, ControllerConfig};
 ///
-/// let controller = Controller::builder(client).build();
+/// let controller = Controller::new(client, ControllerConfig::default());
 /// controller.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 /// # Ok(())
 /// # }
 /// ```
 pub struct Controller {
     cluster: KubeCluster,
-    config: PlannerConfig,
+    planner: PlannerConfig,
     elector: Option<Elector>,
     clock: Arc<dyn Clock>,
     seed: u64,
@@ -71,21 +69,112 @@ impl fmt::Debug for Controller {
     }
 }
 
-impl Controller {
-    /// Builds a controller for the cluster of this client.
+/// Settings of a [`Controller`].
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ControllerConfig {
+    /// Limits and intervals. The pull deadline is rounded up to whole seconds, the unit in which it is stored.
+    pub planner: PlannerConfig,
+    /// The node driver, whose [background work](NodeDriver::run) runs while the controller leads. Default
+    /// [`AgentDriver`].
+    pub driver: Option<Arc<dyn NodeDriver>>,
+    /// Serves only the ImageCaches of this namespace. Images that NodeImageCaches hold for other namespaces are
+    /// released, so still only one controller may run in a cluster. Default: all namespaces.
+    pub namespace: Option<String>,
+    /// Acts only while it holds a lease. Default: without an election.
+    pub election: Option<Candidate>,
+    /// The clock. Default [`TokioClock`].
+    pub clock: Arc<dyn Clock>,
+    /// The seed of delays and jitter. Default random.
+    pub seed: u64,
+}
+
+/// A candidate in the election of the controller.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// The lease, such as [`LeaseName::of_controller`].
+    pub lease: LeaseName,
+    /// The identity of this candidate, which must be unique; [`identity`](crate::api::lease::identity) generates one.
+    pub identity: String,
+    /// The times of the election. Default [`LeaseTimes::default`].
+    pub times: LeaseTimes,
+}
+
+impl Candidate {
+    /// A candidate with the default times.
     #[must_use]
-    pub fn builder(client: Client) -> ControllerBuilder {
-        ControllerBuilder {
-            client,
+    pub fn new(lease: LeaseName, identity: impl Into<String>) -> Self {
+        Self {
+            lease,
+            identity: identity.into(),
+            times: LeaseTimes::default(),
+        }
+    }
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self {
+            planner: PlannerConfig::default(),
             driver: None,
-            config: PlannerConfig::default(),
             namespace: None,
             election: None,
-            clock: None,
-            seed: None,
-            cluster_metrics: ClusterMetrics::default(),
+            clock: Arc::new(TokioClock::new()),
+            seed: fastrand::u64(..),
+        }
+    }
+}
+
+impl fmt::Debug for ControllerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControllerConfig")
+            .field("planner", &self.planner)
+            .field("namespace", &self.namespace)
+            .field("election", &self.election)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    /// A controller for the cluster of this client.
+    #[must_use]
+    pub fn new(client: Client, config: ControllerConfig) -> Self {
+        let clock = config.clock;
+        let elector = config.election.map(|candidate| {
+            let Candidate {
+                lease,
+                identity,
+                times,
+            } = candidate;
+            Elector::new(client.clone(), lease, identity, times, Arc::clone(&clock))
+        });
+        let mut planner = config.planner;
+        let deadline = &mut planner.defaults.deadline;
+        if deadline.subsec_nanos() > 0 {
+            *deadline = Duration::from_secs(deadline.as_secs().saturating_add(1));
+        }
+        let mut cluster = KubeCluster::new(client);
+        cluster.namespace = config.namespace;
+        if let Some(driver) = config.driver {
+            cluster.driver = driver;
+        }
+        Self {
+            cluster,
+            planner,
+            elector,
+            health: ControllerHealth::new(Arc::clone(&clock)),
+            clock,
+            seed: config.seed,
             metrics: ControllerMetrics::default(),
         }
+    }
+
+    /// Registers the controller's metrics and `fledged_build_info`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.cluster.metrics.register(registry);
+        self.metrics.register(registry);
+        register_build_info(registry);
     }
 
     /// Liveness and readiness, for probes; valid while the controller runs.
@@ -95,129 +184,8 @@ impl Controller {
     }
 }
 
-/// Builds a [`Controller`].
-pub struct ControllerBuilder {
-    client: Client,
-    driver: Option<Arc<dyn NodeDriver>>,
-    config: PlannerConfig,
-    namespace: Option<String>,
-    election: Option<(LeaseName, String, LeaseTimes)>,
-    clock: Option<Arc<dyn Clock>>,
-    seed: Option<u64>,
-    cluster_metrics: ClusterMetrics,
-    metrics: ControllerMetrics,
-}
-
-impl fmt::Debug for ControllerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ControllerBuilder")
-            .field("config", &self.config)
-            .field("namespace", &self.namespace)
-            .field("election", &self.election)
-            .finish_non_exhaustive()
-    }
-}
-
-impl ControllerBuilder {
-    /// Sets the limits and intervals. The pull deadline is rounded up to whole seconds, the unit in which it is
-    /// stored.
-    #[must_use]
-    pub fn config(mut self, config: PlannerConfig) -> Self {
-        self.config = config;
-        let deadline = &mut self.config.defaults.deadline;
-        if deadline.subsec_nanos() > 0 {
-            *deadline = Duration::from_secs(deadline.as_secs().saturating_add(1));
-        }
-        self
-    }
-
-    /// Sets the node driver, whose [background work](NodeDriver::run) runs while the controller leads. Default
-    /// [`AgentDriver`].
-    #[must_use]
-    pub fn driver(mut self, driver: Arc<dyn NodeDriver>) -> Self {
-        self.driver = Some(driver);
-        self
-    }
-
-    /// Serves only the ImageCaches of this namespace. Images that NodeImageCaches hold for other namespaces are
-    /// released, so still only one controller may run in a cluster.
-    #[must_use]
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = Some(namespace.into());
-        self
-    }
-
-    /// Runs only while it holds this lease, such as [`LeaseName::of_controller`]. The identity must be unique;
-    /// [`identity`](crate::api::lease::identity) generates one.
-    #[must_use]
-    pub fn election(
-        mut self,
-        lease: LeaseName,
-        identity: impl Into<String>,
-        times: LeaseTimes,
-    ) -> Self {
-        self.election = Some((lease, identity.into(), times));
-        self
-    }
-
-    /// The clock. Default [`TokioClock`].
-    #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = Some(clock);
-        self
-    }
-
-    /// The seed of delays and jitter. Default random.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Registers the controller's metrics and `fledged_build_info`.
-    #[must_use]
-    pub fn metrics(mut self, registry: &mut Registry) -> Self {
-        self.cluster_metrics = ClusterMetrics::register(registry);
-        self.metrics = ControllerMetrics::register(registry);
-        register_build_info(registry);
-        self
-    }
-
-    /// Builds the controller.
-    #[must_use]
-    pub fn build(self) -> Controller {
-        let clock = self.clock.unwrap_or_else(|| Arc::new(TokioClock::new()));
-        let elector = self.election.map(|(lease, identity, times)| {
-            let client = self.client.clone();
-            Elector::new(client, lease, identity, times, Arc::clone(&clock))
-        });
-        let cluster = KubeCluster::new(self.client).with_metrics(self.cluster_metrics);
-        let cluster = match self.namespace {
-            Some(namespace) => cluster.with_namespace(namespace),
-            None => cluster,
-        };
-        let cluster = match self.driver {
-            Some(driver) => cluster.with_driver(driver),
-            None => cluster,
-        };
-        Controller {
-            cluster,
-            config: self.config,
-            elector,
-            health: ControllerHealth::new(Arc::clone(&clock)),
-            clock,
-            seed: self.seed.unwrap_or_else(random_seed),
-            metrics: self.metrics,
-        }
-    }
-}
-
-/// A seed from the random source of hash maps.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
-}
-
+/// Interval of the heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Limit for the driver to end at shutdown. With 10 s for writes in progress and 5 s for the lease, the sum stays
 /// below the 30 s in which a pod must terminate.
 const DRIVER_DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -287,7 +255,7 @@ impl Controller {
     {
         let stop = CancellationToken::new();
         let cluster = Arc::new(self.cluster.clone());
-        let planner = Planner::new(self.config.clone(), self.seed);
+        let planner = Planner::new(self.planner.clone(), self.seed);
         let cluster_loop = ClusterLoop::new(planner, cluster, Arc::clone(&self.clock), self.seed);
         let mut cluster_loop = cluster_loop.with_observer(Arc::new(self.metrics.clone()));
         let working = self.beside_driver(cluster_loop.run(stop.cancelled()));
@@ -326,7 +294,7 @@ impl Controller {
         working: impl Future<Output = Ended>,
     ) -> Result<(), ControllerError> {
         let stop = CancellationToken::new();
-        let own = self.cluster.driver().run(stop.clone());
+        let own = self.cluster.driver.run(stop.clone());
         futures_util::pin_mut!(working, own);
         let ended = tokio::select! {
             biased;

@@ -2,7 +2,7 @@
 //!
 //! [`AgentDriver`](super::AgentDriver) is the default: one NodeImageCache per node, which the agent on the node watches
 //! and answers. [`NodeDriver`] is the seam for every other way: Jobs, a gateway in front of the nodes, a machine image
-//! that is built. Pass an implementation to [`ControllerBuilder::driver`](super::ControllerBuilder::driver).
+//! that is built. An implementation goes into [`ControllerConfig::driver`](super::ControllerConfig::driver).
 
 use std::error::Error;
 

@@ -29,7 +29,6 @@ use tracing::{info, warn};
 use super::FIELD_MANAGER;
 use super::manifest::{JobKey, selector};
 use super::memory::NodeMemory;
-use super::metrics::JobMetrics;
 use super::options::JobOptions;
 use super::pod::ObservedPod;
 use super::reconcile::{JobAction, Observed, Plan, reconcile};
@@ -41,6 +40,7 @@ use crate::api::status_writer::Writer;
 use crate::api::watch::{Inventory, watch, watch_labelled};
 use crate::controller::{AgentDriver, DriverError, NodeDriver, NodeTarget};
 use crate::crd::ReadNodeCache;
+use crate::metrics::JobMetrics;
 
 /// Between attempts to write a status.
 const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
@@ -113,11 +113,9 @@ impl JobDriver {
         self
     }
 
-    /// Adds the driver's metrics to a registry.
-    #[must_use]
-    pub fn with_metrics(mut self, registry: &mut Registry) -> Self {
-        self.metrics = JobMetrics::register(registry);
-        self
+    /// Registers the driver's metrics.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
     }
 
     /// Objects of one namespace, or of all.

@@ -1,6 +1,6 @@
 //! Nodes without agents: Kubernetes Jobs pull and remove images.
 //!
-//! [`JobDriver`] is passed to [`ControllerBuilder::driver`](crate::controller::ControllerBuilder::driver).
+//! [`JobDriver`] goes into [`ControllerConfig::driver`](crate::controller::ControllerConfig::driver).
 //! It watches Jobs, pods, nodes and NodeImageCaches. For each node that something changes for, it runs one
 //! pure function, `reconcile`, over what is assigned, observed and remembered; then it creates and deletes
 //! Jobs and writes the node's status. The back-off is that of an agent. A restart needs no special path:
@@ -43,13 +43,15 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //!
-//! use fledged_operator::controller::Controller;
+//! use fledged_operator::controller::{Controller, ControllerConfig};
 //! use fledged_operator::jobs::{JobDriver, JobOptions};
 //!
 //! let client = kube::Client::try_default().await?;
 //! let image = "registry.example.com/fledged-operator:0.1.0".parse()?;
 //! let driver = JobDriver::new(client.clone(), JobOptions::new(image, "kube-fledged"));
-//! let controller = Controller::builder(client).driver(Arc::new(driver)).build();
+//! let mut config = ControllerConfig::default();
+//! config.driver = Some(Arc::new(driver));
+//! let controller = Controller::new(client, config);
 //! controller.run(std::future::pending()).await?;
 //! # Ok(())
 //! # }
@@ -58,7 +60,6 @@
 mod driver;
 mod manifest;
 mod memory;
-mod metrics;
 mod observe;
 mod options;
 mod pod;
@@ -68,7 +69,6 @@ mod requests;
 mod store;
 
 pub use driver::JobDriver;
-pub use metrics::JobMetrics;
 pub use options::{JobOptions, PullMethod, Retention};
 pub use remove::{MESSAGE_MAX, RemovalOutcomes, remove_images};
 

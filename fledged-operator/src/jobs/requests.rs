@@ -24,10 +24,10 @@ use tracing::{debug, info, warn};
 
 use super::FIELD_MANAGER;
 use super::manifest::{JobKey, JobPlan, Method, PullPlan};
-use super::metrics::JobMetrics;
 use super::options::{JobOptions, PullMethod};
 use crate::agent::credentials::{Objects, ServiceAccount};
 use crate::api::error::{problem, retry_after};
+use crate::metrics::JobMetrics;
 
 /// Between attempts at the same request.
 const AGAIN: Schedule = Schedule::seconds(1, 30);

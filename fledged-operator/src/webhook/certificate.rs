@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::webhook::server::WebhookMetrics;
+use crate::metrics::WebhookMetrics;
 
 /// Why the certificate could not be read, issued or published.
 #[derive(Debug, thiserror::Error)]

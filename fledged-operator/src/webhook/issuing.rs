@@ -412,7 +412,7 @@ mod tests {
     use fledged_core::sim::SimClock;
 
     use super::*;
-    use crate::webhook::server::WebhookMetrics;
+    use crate::metrics::WebhookMetrics;
 
     fn names() -> Vec<String> {
         vec!["web.ns.svc".to_owned(), "localhost".to_owned()]

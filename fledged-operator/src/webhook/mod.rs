@@ -39,10 +39,10 @@ use kube::Client;
 use prometheus_client::registry::Registry;
 
 use crate::api::lease::CONTROLLER_NAMESPACE;
+use crate::metrics::WebhookMetrics;
 use crate::serve::register_build_info;
 use certificate::Served;
 use review::NodeLabels;
-use server::WebhookMetrics;
 
 /// Path of the webhook; the same as kube-fledged's.
 pub const PATH: &str = "/validate-image-cache";

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,11 +13,10 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse};
 use kube::core::{PartialObjectMeta, Status};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
-use tracing::debug;
 
+use crate::api::watch::watch;
 use crate::crd::ReadCache;
 
 /// HTTP status of a rejection (Unprocessable Content), which the API server passes on.
@@ -157,9 +157,6 @@ fn staleness_warning(field: &str, image: &ImageRef, refresh_interval: Duration) 
     })
 }
 
-/// Objects of one page of a list, as the controller reads them.
-const PAGE: u32 = 100;
-
 #[derive(Debug, Default)]
 struct KnownLabels {
     nodes: BTreeMap<String, BTreeMap<String, String>>,
@@ -211,15 +208,9 @@ impl NodeLabels {
 
     /// Watches the nodes. While the watch fails, the last known labels are used. Never returns.
     pub(super) async fn watch(self, client: Client) {
-        let api: Api<PartialObjectMeta<Node>> = Api::all(client);
-        let config = watcher::Config::default().page_size(PAGE);
-        let events = watcher(api, config).default_backoff();
-        futures_util::pin_mut!(events);
+        let mut events = pin!(watch(Api::<PartialObjectMeta<Node>>::all(client)));
         while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => self.read(event),
-                Err(error) => debug!(%error, "node watch failed"),
-            }
+            self.read(event);
         }
     }
 }

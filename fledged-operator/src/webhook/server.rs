@@ -8,7 +8,6 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -16,11 +15,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::core::admission::{AdmissionRequest, AdmissionReview};
-use prometheus_client::encoding::EncodeLabelValue;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -28,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
 use crate::crd::ReadCache;
-use crate::serve::{BindAddress, accept, listen};
+use crate::serve::{BindAddress, accept, listen, plain, respond};
 use crate::webhook::review::{Verdict, answer};
 use crate::webhook::{PATH, Webhook};
 
@@ -161,7 +155,7 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>) {
     };
     let service = service_fn(move |request: Request<Incoming>| {
         let webhook = Arc::clone(&webhook);
-        async move { Ok::<_, Infallible>(respond(&webhook, request).await) }
+        async move { Ok::<_, Infallible>(handle(&webhook, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -172,18 +166,15 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>) {
     }
 }
 
-async fn respond(webhook: &Webhook, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn handle(webhook: &Webhook, request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return plain(
             StatusCode::NOT_FOUND,
-            format!("not found; the webhook is at {PATH}\n"),
+            &format!("not found; the webhook is at {PATH}\n"),
         );
     }
     if request.method() != Method::POST {
-        return plain(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only POST is allowed\n".to_owned(),
-        );
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "only POST is allowed\n");
     }
     let body = Limited::new(request.into_body(), REVIEW_BYTES).collect();
     let body = match tokio::time::timeout(BODY_LIMIT, body).await {
@@ -192,12 +183,7 @@ async fn respond(webhook: &Webhook, request: Request<Incoming>) -> Response<Full
         Err(_) => return malformed(webhook, "the body did not arrive in time"),
     };
     match review(webhook, &body) {
-        Ok(answer) => {
-            let mut response = Response::new(Full::new(Bytes::from(answer)));
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(CONTENT_TYPE, json);
-            response
-        }
+        Ok(answer) => respond(StatusCode::OK, "application/json", answer),
         Err(problem) => malformed(webhook, &problem),
     }
 }
@@ -216,71 +202,23 @@ fn review(webhook: &Webhook, body: &[u8]) -> Result<Vec<u8>, String> {
     let nodes = webhook.nodes.all();
     let (response, verdict) = answer(request, nodes.as_deref(), webhook.config.refresh_interval);
     let outcome = match &verdict {
-        Verdict::Allowed { warnings } if warnings.is_empty() => ReviewOutcome::allowed,
-        Verdict::Allowed { .. } => ReviewOutcome::warned,
+        Verdict::Allowed { warnings } if warnings.is_empty() => "allowed",
+        Verdict::Allowed { .. } => "warned",
         Verdict::Denied(invalid) => {
             info!(image_cache = id, problem = %invalid, "image cache rejected");
-            ReviewOutcome::denied
+            "denied"
         }
     };
     let answer = serde_json::to_vec(&response.into_review()).map_err(|error| error.to_string())?;
-    webhook.metrics.count_review(outcome);
+    webhook.metrics.reviewed(outcome);
     Ok(answer)
 }
 
 fn malformed(webhook: &Webhook, problem: &str) -> Response<Full<Bytes>> {
-    webhook.metrics.count_review(ReviewOutcome::malformed);
+    webhook.metrics.reviewed("malformed");
     debug!(problem, "admission review malformed");
     plain(
         StatusCode::BAD_REQUEST,
-        format!("cannot parse the AdmissionReview: {problem}\n"),
+        &format!("cannot parse the AdmissionReview: {problem}\n"),
     )
-}
-
-fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    response
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the label's values as they are shown")]
-enum ReviewOutcome {
-    allowed,
-    warned,
-    denied,
-    malformed,
-}
-
-/// Metrics of a [`Webhook`].
-#[derive(Debug, Clone, Default)]
-pub(super) struct WebhookMetrics {
-    reviews: Family<[(&'static str, ReviewOutcome); 1], Counter>,
-    expiry: Gauge,
-}
-
-impl WebhookMetrics {
-    pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "fledged_webhook_reviews",
-            "Admission reviews of ImageCaches by result",
-            self.reviews.clone(),
-        );
-        registry.register_with_unit(
-            "fledged_webhook_certificate_expiry_timestamp",
-            "Expiry of the served certificate as a Unix timestamp",
-            Unit::Seconds,
-            self.expiry.clone(),
-        );
-    }
-
-    fn count_review(&self, result: ReviewOutcome) {
-        self.reviews.get_or_create(&[("result", result)]).inc();
-    }
-
-    pub(super) fn set_expiry(&self, seconds: i64) {
-        self.expiry.set(seconds);
-    }
 }

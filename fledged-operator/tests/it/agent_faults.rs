@@ -183,8 +183,9 @@ async fn a_runtime_that_cannot_be_read_makes_the_agent_unready() {
     let mut node = Node::new(&server, "unready");
     let mut registry = prometheus_client::registry::Registry::default();
     node.runtime.set_unreadable(true);
-    let builder = node.builder().metrics(&mut registry);
-    let health = node.start_with(builder.inventory_interval(Duration::from_secs(5)));
+    let agent = node.agent(Some(Duration::from_secs(5)));
+    agent.register_metrics(&mut registry);
+    let health = node.run(agent);
     eventually("the runtime is asked", || async {
         health
             .ready()

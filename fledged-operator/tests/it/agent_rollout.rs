@@ -101,7 +101,7 @@ async fn images_are_removed_on_request_but_stay_on_deletion() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "leaving");
     let (one, two) = (image("r.example/app:1"), image("r.example/app:2"));
-    node.start_with(node.builder().inventory_interval(Duration::from_secs(5)));
+    node.run(node.agent(Some(Duration::from_secs(5))));
     node.assign(images(&["r.example/app:1", "r.example/app:2"]))
         .await;
     let before = node.settled().await;
@@ -237,7 +237,7 @@ async fn failures_and_recoveries_are_reported() {
     let (good, bad) = (image("r.example/good:1"), image("r.example/bad:1"));
     node.runtime
         .fail(&bad, Reason::ImageNotFound, "manifest unknown");
-    node.start_with(node.builder().inventory_interval(Duration::from_secs(10)));
+    node.run(node.agent(Some(Duration::from_secs(10))));
     node.assign(images(&["r.example/good:1", "r.example/bad:1"]))
         .await;
     let status = node.settled().await;

@@ -7,7 +7,7 @@ use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use fledged_operator::api::lease::{LeaseName, LeaseTimes};
 use fledged_operator::controller::DriverError;
-use fledged_operator::controller::{Controller, ControllerError};
+use fledged_operator::controller::{Candidate, Controller, ControllerConfig, ControllerError};
 use fledged_operator::crd::{ImageCache, NodeImageCache};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -31,10 +31,12 @@ impl Running {
         let driver = Arc::clone(driver);
         let lease = LeaseName::of_controller("default");
         let times = LeaseTimes::default().with_retry_period(Duration::from_millis(200));
-        let controller = Controller::builder(client.clone())
-            .election(lease, "test", times)
-            .driver(driver)
-            .build();
+        let mut election = Candidate::new(lease, "test");
+        election.times = times;
+        let mut config = ControllerConfig::default();
+        config.election = Some(election);
+        config.driver = Some(driver);
+        let controller = Controller::new(client.clone(), config);
         let stop = CancellationToken::new();
         let task = tokio::spawn(controller.run(stop.clone().cancelled_owned()));
         Self { stop, task }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use fledged_core::model::NodeName;
 use fledged_core::port::MockImageRuntime;
-use fledged_operator::agent::Agent;
-use fledged_operator::controller::Controller;
+use fledged_operator::agent::{Agent, AgentConfig};
+use fledged_operator::controller::{Controller, ControllerConfig};
 use fledged_operator::jobs::{JobDriver, JobOptions};
 use fledged_operator::webhook::{Webhook, WebhookConfig};
 use kube::{Client, Config};
@@ -67,11 +67,11 @@ async fn every_metric_is_listed() {
         }
     };
     let mut registry = Registry::default();
-    drop(Controller::builder(client.clone()).metrics(&mut registry));
+    Controller::new(client.clone(), ControllerConfig::default()).register_metrics(&mut registry);
     add(&registry);
     let mut registry = Registry::default();
     let options = JobOptions::new("ours:1".parse().unwrap(), "kube-fledged");
-    drop(JobDriver::new(client.clone(), options).with_metrics(&mut registry));
+    JobDriver::new(client.clone(), options).register_metrics(&mut registry);
     add(&registry);
     let mut registry = Registry::default();
     Webhook::new(client.clone(), WebhookConfig::default()).register_metrics(&mut registry);
@@ -81,7 +81,7 @@ async fn every_metric_is_listed() {
         NodeName::new("a").unwrap(),
         Arc::new(MockImageRuntime::new()),
     );
-    drop(Agent::builder(client, node, runtime).metrics(&mut registry));
+    Agent::new(client, node, runtime, AgentConfig::default()).register_metrics(&mut registry);
     add(&registry);
     let name = |c: char| c.is_ascii_lowercase() || c == '_';
     let listed: BTreeSet<String> = words(PAGE, "| `fledged_", name)

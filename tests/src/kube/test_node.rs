@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fledged_core::model::NodeName;
-use fledged_operator::agent::Agent;
+use fledged_operator::agent::{Agent, AgentConfig};
 use kube::Client;
 
 use super::memory::MemoryRuntime;
@@ -43,10 +43,11 @@ impl TestNode {
             return;
         }
         let name = NodeName::new(self.name()).unwrap();
-        let agent = Agent::builder(self.client.clone(), name, Arc::new(self.runtime.clone()))
-            .inventory_interval(self.options.inventory)
-            .max_parallel_pulls(self.options.parallel)
-            .build();
+        let mut config = AgentConfig::default();
+        config.warmer.inventory_interval = self.options.inventory;
+        config.warmer.max_parallel_pulls = self.options.parallel;
+        let runtime = Arc::new(self.runtime.clone());
+        let agent = Agent::new(self.client.clone(), name, runtime, config);
         self.agent = Some(Running::start(|stop| async move {
             let stop = stop.cancelled_owned();
             agent.run(stop).await.map_err(|error| error.to_string())

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::planner::PlannerConfig;
-use fledged_operator::controller::Controller;
 use fledged_operator::controller::NodeDriver;
+use fledged_operator::controller::{Controller, ControllerConfig};
 use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
 use fledged_operator::jobs::Retention;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -164,10 +164,10 @@ impl World {
 
     /// Starts a controller in place of the one that runs, if one does.
     pub fn start_controller(&mut self) {
-        let controller = Controller::builder(self.cluster.client())
-            .config(self.options.planner.clone())
-            .driver(self.driver())
-            .build();
+        let mut config = ControllerConfig::default();
+        config.planner = self.options.planner.clone();
+        config.driver = Some(self.driver());
+        let controller = Controller::new(self.cluster.client(), config);
         self.controller = Some(Running::start(|stop| async move {
             let stop = stop.cancelled_owned();
             controller

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use clap::Parser;
 use fledged_core::tokio::ShutdownSignal;
 use fledged_examples::Playground;
-use fledged_operator::api::lease::{LeaseName, LeaseTimes, identity};
-use fledged_operator::controller::Controller;
+use fledged_operator::api::lease::{LeaseName, identity};
+use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
 use futures_util::FutureExt;
 use kube::Client;
 use prometheus_client::registry::Registry;
@@ -68,15 +68,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let mut registry = Registry::default();
     let gate = gate::Gate::new(client.clone(), &mut registry);
-    // Adds metrics `fledged_…` beside the program's own. With a registry of `sub_registry_with_prefix`
-    // they would have another prefix, which dashboards made for fledged would not find.
-    let mut fledged = Controller::builder(client).metrics(&mut registry);
+    let mut config = ControllerConfig::default();
     if let Some(namespace) = args.lease_namespace {
         // The lease of `fledged-operator controller`, so that the two never act side by side.
         let lease = LeaseName::of_controller(namespace);
-        fledged = fledged.election(lease, identity(None), LeaseTimes::default());
+        config.election = Some(Candidate::new(lease, identity(None)));
     }
-    let fledged = fledged.build();
+    let fledged = Controller::new(client, config);
+    // Adds metrics `fledged_…` beside the program's own. With a registry of `sub_registry_with_prefix`
+    // they would have another prefix, which dashboards made for fledged would not find.
+    fledged.register_metrics(&mut registry);
     let health = fledged.health();
     let served = http::serve(args.listen, Arc::new(registry), health, stop.clone());
 

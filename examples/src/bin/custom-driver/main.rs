@@ -20,10 +20,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use fledged_core::model::CountOrPercent;
-use fledged_core::planner::PlannerConfig;
 use fledged_core::tokio::ShutdownSignal;
 use fledged_examples::Playground;
-use fledged_operator::controller::Controller;
+use fledged_operator::controller::{Controller, ControllerConfig};
 use kube::Client;
 use serde_json::json;
 
@@ -56,13 +55,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let driver = driver::GatewayDriver::new(client.clone(), args.folder);
-    let mut config = PlannerConfig::default();
-    config.max_concurrent_nodes = CountOrPercent::Count(args.nodes_at_once);
-    // Where more than one may run, add `.election(…)`: the folders are one place.
-    let controller = Controller::builder(client)
-        .config(config)
-        .driver(Arc::new(driver))
-        .build();
+    let mut config = ControllerConfig::default();
+    config.planner.max_concurrent_nodes = CountOrPercent::Count(args.nodes_at_once);
+    config.driver = Some(Arc::new(driver));
+    // Where more than one may run, set `config.election` too: the folders are one place.
+    let controller = Controller::new(client, config);
     let stop = async {
         shutdown.recv().await;
     };

@@ -23,8 +23,8 @@ use std::error::Error;
 use clap::Parser;
 use fledged_core::tokio::ShutdownSignal;
 use fledged_examples::Playground;
-use fledged_operator::api::lease::{LeaseName, LeaseTimes, identity};
-use fledged_operator::controller::Controller;
+use fledged_operator::api::lease::{LeaseName, identity};
+use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
 use futures_util::FutureExt;
 use kube::Client;
 use serde_json::{Value, json};
@@ -59,13 +59,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let stop = stop.boxed().shared();
 
-    let mut fledged = Controller::builder(client.clone());
+    let mut config = ControllerConfig::default();
     if let Some(namespace) = args.lease_namespace {
         // The lease of `fledged-operator controller`, so that the two never act side by side.
         let lease = LeaseName::of_controller(namespace);
-        fledged = fledged.election(lease, identity(None), LeaseTimes::default());
+        config.election = Some(Candidate::new(lease, identity(None)));
     }
-    let fledged = fledged.build().run(stop.clone());
+    let fledged = Controller::new(client.clone(), config).run(stop.clone());
     // Needs no election: what two of them write is the same.
     let ours = reconcile::run(client, stop).map(Ok);
     tokio::try_join!(fledged, ours)?;

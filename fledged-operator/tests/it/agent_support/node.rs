@@ -6,7 +6,7 @@ use std::time::Duration;
 use fledged_core::model::{ImagePhase, ImageRef, NodeName};
 use fledged_core::port::Clock;
 use fledged_core::tokio::TokioClock;
-use fledged_operator::agent::{Agent, AgentBuilder, AgentError, AgentHealth};
+use fledged_operator::agent::{Agent, AgentConfig, AgentError, AgentHealth};
 use fledged_operator::crd::{NodeImage, NodeImageCache, NodeImageCacheSpec, NodeImageCacheStatus};
 use http::Method;
 use kube::Api;
@@ -77,20 +77,28 @@ impl Node {
             .unwrap();
     }
 
-    pub(crate) fn builder(&self) -> AgentBuilder {
+    pub(crate) fn agent(&self, inventory_interval: Option<Duration>) -> Agent {
         let name = NodeName::new(self.name.as_str()).unwrap();
-        Agent::builder(self.line.client(), name, Arc::new(self.runtime.clone()))
-            .clock(Arc::clone(&self.clock))
-            .seed(7)
+        let mut config = AgentConfig::default();
+        config.clock = Arc::clone(&self.clock);
+        config.seed = Some(7);
+        if let Some(interval) = inventory_interval {
+            config.warmer.inventory_interval = interval;
+        }
+        Agent::new(
+            self.line.client(),
+            name,
+            Arc::new(self.runtime.clone()),
+            config,
+        )
     }
 
     /// Starts the agent.
     pub(crate) fn start(&mut self) -> AgentHealth {
-        self.start_with(self.builder())
+        self.run(self.agent(None))
     }
 
-    pub(crate) fn start_with(&mut self, builder: AgentBuilder) -> AgentHealth {
-        let agent = builder.build();
+    pub(crate) fn run(&mut self, agent: Agent) -> AgentHealth {
         let health = agent.health();
         let (stop, stopped) = oneshot::channel();
         let run = agent.run(async move { drop(stopped.await) });

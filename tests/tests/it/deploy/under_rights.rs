@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use fledged_core::planner::PlannerConfig;
-use fledged_operator::api::lease::{LeaseName, LeaseTimes};
-use fledged_operator::controller::Controller;
+use fledged_operator::api::lease::LeaseName;
+use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
 use fledged_operator::crd::{NodeImageCache, REFRESH_ANNOTATION};
 use fledged_operator::jobs::{JobDriver, JobOptions};
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, Way, World, WorldOptions, eventually};
@@ -238,12 +237,10 @@ async fn the_rights_are_enough_for_jobs() {
     // Removal Jobs stay until the kubelet's list is that much newer.
     options.list_margin = Duration::from_secs(1);
     let driver = JobDriver::new(client.clone(), options);
-    let mut config = PlannerConfig::default();
-    config.refresh_interval = Duration::ZERO;
-    let controller = Controller::builder(client)
-        .config(config)
-        .driver(Arc::new(driver))
-        .build();
+    let mut config = ControllerConfig::default();
+    config.planner.refresh_interval = Duration::ZERO;
+    config.driver = Some(Arc::new(driver));
+    let controller = Controller::new(client, config);
     let controller = tokio::spawn(controller.run(std::future::pending()));
 
     let world = World::on(cluster, WorldOptions::by(Way::Jobs));
@@ -282,12 +279,10 @@ async fn the_rights_are_enough() {
     let agent = client_of(&cluster, "kube-fledged-agent", Some(&pod)).await;
     let controller = client_of(&cluster, "kube-fledged-controller", None).await;
     let lease = LeaseName::of_controller(cluster.namespace());
-    let mut config = PlannerConfig::default();
-    config.refresh_interval = Duration::ZERO;
-    let controller = Controller::builder(controller)
-        .config(config)
-        .election(lease, "a-candidate".to_owned(), LeaseTimes::default())
-        .build();
+    let mut config = ControllerConfig::default();
+    config.planner.refresh_interval = Duration::ZERO;
+    config.election = Some(Candidate::new(lease, "a-candidate"));
+    let controller = Controller::new(controller, config);
     let controller = tokio::spawn(controller.run(std::future::pending()));
 
     let world = World::on(cluster, WorldOptions::default()).with_agents_client(agent);

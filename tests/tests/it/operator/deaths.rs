@@ -107,7 +107,8 @@ async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
     let options = WorldOptions::by(world.way());
     let dead = CancellationToken::new();
     let driver = world.driver();
-    let inner = KubeCluster::new(world.cluster().client()).with_driver(Arc::clone(&driver));
+    let mut inner = KubeCluster::new(world.cluster().client());
+    inner.driver = Arc::clone(&driver);
     let mortal = Arc::new(Mortal {
         inner: inner.clone(),
         writes: AtomicUsize::new(0),

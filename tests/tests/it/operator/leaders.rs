@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fledged_operator::api::lease::{LeaseName, LeaseTimes};
-use fledged_operator::controller::Controller;
+use fledged_operator::controller::{self, Controller, ControllerConfig};
 use fledged_tests::kube::{Way, World, WorldOptions, eventually};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
@@ -29,11 +29,13 @@ fn candidate(world: &World, identity: &str) -> Candidate {
         .with_lease_duration(Duration::from_secs(3))
         .with_renew_deadline(Duration::from_secs(2))
         .with_retry_period(Duration::from_millis(200));
-    let controller = Controller::builder(world.cluster().client())
-        .config(WorldOptions::by(world.way()).planner)
-        .driver(world.driver())
-        .election(lease, identity, times)
-        .build();
+    let mut config = ControllerConfig::default();
+    config.planner = WorldOptions::by(world.way()).planner;
+    config.driver = Some(world.driver());
+    let mut election = controller::Candidate::new(lease, identity);
+    election.times = times;
+    config.election = Some(election);
+    let controller = Controller::new(world.cluster().client(), config);
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     let run = async move { controller.run(stopped).await.map_err(|e| e.to_string()) };

@@ -1,0 +1,123 @@
+//! What the agent observes of its runtime and its loop, for metrics, probes and the status writer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fledged_core::error::Failure;
+use fledged_core::model::{ImageRef, NodeReport};
+use fledged_core::port::{
+    Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
+};
+use fledged_core::reporter::ReporterEvent;
+use fledged_core::runner::NodeObserver;
+use fledged_core::time::between;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::health::AgentHealth;
+use crate::metrics::AgentMetrics;
+
+/// Forwards every call to a runtime and records its result.
+pub(super) struct MeasuredRuntime {
+    pub(super) runtime: Arc<dyn ImageRuntime>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: AgentMetrics,
+    pub(super) health: AgentHealth,
+}
+
+/// A pull under way; one that is dropped was cancelled.
+struct MeasuredPull<'a> {
+    measured: &'a MeasuredRuntime,
+    began: Timestamp,
+    ended: bool,
+}
+
+impl MeasuredPull<'_> {
+    fn time(&self) -> Duration {
+        between(self.began, self.measured.clock.now())
+    }
+
+    fn ended(mut self, result: &Result<RuntimeImage, Failure>) {
+        self.ended = true;
+        let (word, size) = match result {
+            Ok(image) => ("Succeeded", Some(image.size)),
+            Err(error) => (error.reason.as_str(), None),
+        };
+        self.measured.metrics.pulled(word, self.time(), size);
+    }
+}
+
+impl Drop for MeasuredPull<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let time = self.time();
+            self.measured.metrics.pulled("Cancelled", time, None);
+        }
+    }
+}
+
+#[async_trait]
+impl ImageRuntime for MeasuredRuntime {
+    async fn info(&self) -> Result<RuntimeInfo, Failure> {
+        self.runtime.info().await
+    }
+
+    async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
+        let images = self.runtime.list().await?;
+        // The last step of an inventory read. The loop reports failures, because it enforces the time limit.
+        self.health.inventory(Ok(()));
+        Ok(images)
+    }
+
+    async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
+        self.runtime.lookup(image).await
+    }
+
+    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+        self.runtime.in_use().await
+    }
+
+    async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
+        let pull = MeasuredPull {
+            measured: self,
+            began: self.clock.now(),
+            ended: false,
+        };
+        let result = self.runtime.pull(request).await;
+        pull.ended(&result);
+        result
+    }
+
+    async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
+        self.runtime.remove(image).await
+    }
+
+    async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
+        self.runtime.filesystems().await
+    }
+}
+
+/// Passes what the node loop reports to the status writer, the metrics and the probes.
+pub(super) struct Observer {
+    /// Unbounded: the writer receives also while it waits for the API server.
+    pub(super) reports: mpsc::UnboundedSender<ReporterEvent>,
+    pub(super) metrics: AgentMetrics,
+    pub(super) health: AgentHealth,
+}
+
+impl NodeObserver for Observer {
+    fn report(&self, report: NodeReport) {
+        self.metrics.images(&report.images);
+        // Without a writer the agent ends anyway.
+        let _ = self.reports.send(ReporterEvent::Observed(report));
+    }
+
+    fn runtime_failed(&self, operation: &str, failure: &Failure) {
+        if operation == "inventory" {
+            self.metrics.inventory_failed();
+            self.health
+                .inventory(Err(format!("{}: {failure}", failure.reason)));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The subcommands: from flags to the library.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fledged_core::model::{AssignmentDefaults, ImageRef};
+use fledged_core::tokio::TokioClock;
+use fledged_cri::oci::OciLayoutOptions;
+use fledged_cri::target::RuntimeUri;
+use prometheus_client::registry::Registry;
+use tokio::runtime::Builder;
+use tracing::info;
+
+use super::args::{
+    AgentArgs, ControllerArgs, ElectionArgs, JobCommand, NodeDriver, RemoveArgs, WebhookArgs,
+};
+use super::program::{ProgramError, Stop, connect, serving};
+use fledged_operator::agent::{Agent, AgentConfig};
+use fledged_operator::api::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
+use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
+use fledged_operator::jobs::{JobDriver, JobOptions, remove_images};
+use fledged_operator::serve::Routes;
+use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs the agent.
+pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramError> {
+    let uri = match &args.runtime {
+        Some(uri) => uri.clone(),
+        None => RuntimeUri::detect().await?,
+    };
+    let runtime = fledged_cri::open(&uri, OciLayoutOptions::default())?;
+    let client = connect(&args.common).await?;
+    let mut config = AgentConfig::default();
+    config.warmer.max_parallel_pulls = args.max_parallel_pulls;
+    config.warmer.inventory_interval = args.inventory_interval;
+    let agent = Agent::new(client, args.node_name.clone(), runtime, config);
+    let mut registry = Registry::default();
+    agent.register_metrics(&mut registry);
+    let (live, ready) = (agent.health(), agent.health());
+    let routes = Routes::new()
+        .with_liveness("loop", move || live.live())
+        .with_readiness("agent", move || ready.ready());
+    info!(version = VERSION, node = %args.node_name, runtime = %uri, "agent starting");
+    serving(&args.common, registry, routes, agent.run(stop)).await
+}
+
+/// Runs the controller.
+pub(super) async fn controller(args: &ControllerArgs, stop: Stop) -> Result<(), ProgramError> {
+    let jobs = job_options(args)?;
+    let candidate = candidate(&args.election)?;
+    let client = connect(&args.common).await?;
+    let jobs = jobs.map(|options| Arc::new(JobDriver::new(client.clone(), options)));
+    let mut config = ControllerConfig::default();
+    config.planner.defaults = AssignmentDefaults::default()
+        .with_pull_policy(args.image_pull_policy)
+        .with_deadline(args.image_pull_deadline_duration);
+    config.planner.max_concurrent_nodes = args.max_concurrent_nodes.clone();
+    config.planner.refresh_interval = args.image_cache_refresh_frequency;
+    config.namespace = named(&args.watch_namespace);
+    config.election = candidate;
+    config.driver = jobs.clone().map(|driver| driver as Arc<_>);
+    let controller = Controller::new(client, config);
+    let mut registry = Registry::default();
+    controller.register_metrics(&mut registry);
+    let (live, ready) = (controller.health(), controller.health());
+    let mut routes = Routes::new()
+        .with_liveness("loop", move || live.live())
+        .with_readiness("controller", move || ready.ready());
+    if let Some(driver) = jobs {
+        driver.register_metrics(&mut registry);
+        routes = routes.with_readiness("jobs", move || driver.ready());
+    }
+    info!(version = VERSION, "controller starting");
+    serving(&args.common, registry, routes, controller.run(stop)).await
+}
+
+/// A value that is set and not empty, as manifests of kube-fledged set flags that they do not use.
+fn named(value: &Option<String>) -> Option<String> {
+    value.clone().filter(|value| !value.is_empty())
+}
+
+/// The namespace of the operator.
+fn own_namespace(namespace: &str) -> &str {
+    match namespace {
+        "" => CONTROLLER_NAMESPACE,
+        namespace => namespace,
+    }
+}
+
+/// The options of the job driver; `None` with agents.
+fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError> {
+    let jobs = &args.jobs;
+    let image = named(&jobs.job_image).map(|image| {
+        ImageRef::parse(&image).map_err(|error| {
+            ProgramError::Usage(format!("--job-image: {image:?}: {}", error.problem()))
+        })
+    });
+    let image = image.transpose()?;
+    if args.node_driver == NodeDriver::Agent {
+        return Ok(None);
+    }
+    let image = image.ok_or_else(|| {
+        ProgramError::Usage(
+            "--node-driver: \"job\": every Job runs an image with this program: name it with \
+             --job-image, or by KUBEFLEDGED_CRI_CLIENT_IMAGE"
+                .to_owned(),
+        )
+    })?;
+    let mut options = JobOptions::new(image, own_namespace(&args.election.namespace));
+    options.pull_method = jobs.job_pull_method;
+    options.retention = jobs.job_retention_policy;
+    options.ttl = jobs.job_ttl;
+    options.priority_class = named(&jobs.job_priority_class_name);
+    options.service_account = named(&jobs.service_account_name);
+    let secrets = jobs.job_image_pull_secrets.iter();
+    options.image_pull_secrets = secrets.filter(|name| !name.is_empty()).cloned().collect();
+    options.socket = named(&jobs.cri_socket_path);
+    options.removal_host_network = jobs.image_delete_job_host_network;
+    options.removal_selinux_type = named(&jobs.job_removal_selinux_type);
+    options.list_max = jobs.node_status_max_images;
+    options.caches_namespace = named(&args.watch_namespace);
+    Ok(Some(options))
+}
+
+/// The candidate for the lease; `None` without leader election. The times are checked in either case.
+fn candidate(args: &ElectionArgs) -> Result<Option<Candidate>, ProgramError> {
+    let mut times = LeaseTimes::default();
+    times.lease_duration = args.leader_elect_lease_duration;
+    times.renew_deadline = args.leader_elect_renew_deadline;
+    times.retry_period = args.leader_elect_retry_period;
+    let (lease, renew) = (
+        "--leader-elect-lease-duration",
+        "--leader-elect-renew-deadline",
+    );
+    let invalid = if times.lease_duration <= times.renew_deadline {
+        Some((lease, times.lease_duration, format!("longer than {renew}")))
+    } else if times.lease_duration.subsec_nanos() > 0 {
+        Some((lease, times.lease_duration, "whole seconds".to_owned()))
+    } else if times.renew_deadline <= times.retry_period {
+        let problem = "longer than --leader-elect-retry-period".to_owned();
+        Some((renew, times.renew_deadline, problem))
+    } else {
+        None
+    };
+    if let Some((flag, value, problem)) = invalid {
+        let text = format!("{flag}: {value:?}: must be {problem}");
+        return Err(ProgramError::Usage(text));
+    }
+    let lease = LeaseName::of_controller(own_namespace(&args.namespace));
+    let mut candidate = Candidate::new(lease, identity(args.identity.as_deref()));
+    candidate.times = times;
+    Ok(args.leader_elect.then_some(candidate))
+}
+
+/// Runs the webhook.
+pub(super) async fn webhook(args: &WebhookArgs, stop: Stop) -> Result<(), ProgramError> {
+    let client = connect(&args.common).await?;
+    let mut config = WebhookConfig::default();
+    config.refresh_interval = args.image_cache_refresh_frequency;
+    config.certificate = match (&args.cert_file, &args.key_file) {
+        (Some(certificate), Some(key)) => CertificateSource::Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        },
+        _ => {
+            let namespace = own_namespace(&args.service_namespace);
+            let mut issued = SelfIssued::new(namespace, &args.service_name);
+            if let Some(secret) = &args.secret_name {
+                issued.secret.clone_from(secret);
+            }
+            issued.configuration.clone_from(&args.webhook_configuration);
+            CertificateSource::SelfIssued(issued)
+        }
+    };
+    let webhook = Webhook::new(client, config);
+    let mut registry = Registry::default();
+    webhook.register_metrics(&mut registry);
+    let health = webhook.health();
+    let routes = Routes::new().with_readiness("certificate", move || health.ready());
+    let server = webhook.bind(args.port).await?;
+    info!(version = VERSION, "webhook starting");
+    serving(&args.common, registry, routes, server.run(stop)).await
+}
+
+/// Runs a command of a Job.
+pub(super) fn job(command: JobCommand) -> Result<(), ProgramError> {
+    match command {
+        JobCommand::Noop => Ok(()),
+        JobCommand::Copy { path } => copy(path),
+        JobCommand::Remove(args) => remove(args),
+    }
+}
+
+/// Copies the executable with its permissions, so that other containers can run it.
+fn copy(to: PathBuf) -> Result<(), ProgramError> {
+    let from = std::env::current_exe().map_err(ProgramError::Executable)?;
+    match fs::copy(&from, &to) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(ProgramError::Copy { from, to, source }),
+    }
+}
+
+/// Removes images, and writes the result of each to the termination log.
+fn remove(args: RemoveArgs) -> Result<(), ProgramError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(ProgramError::Runtime)?;
+    let outcomes = runtime.block_on(async {
+        let images = fledged_cri::open(&args.runtime, OciLayoutOptions::default())?;
+        let clock = Arc::new(TokioClock::new());
+        Ok::<_, ProgramError>(remove_images(images, clock, &args.images, &args.keep).await)
+    })?;
+    let message = outcomes.to_message();
+    println!("{message}");
+    let path = args.termination_log;
+    fs::write(&path, message).map_err(|source| ProgramError::TerminationLog { path, source })
+}

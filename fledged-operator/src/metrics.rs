@@ -1,0 +1,376 @@
+//! The metrics: names, labels and help texts. No label holds the name of a cache, node or image.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fledged_core::model::{ByteSize, CacheId, ImagePhase, ImageReport};
+use fledged_core::planner::{ActionStatus, CacheStatus, ClusterEvent};
+use fledged_core::port::WriteFailure;
+use fledged_core::runner::{ClusterObserver, QueueDepth};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Label names with their values.
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+type Counters<const N: usize> = Family<Labels<N>, Counter>;
+type Gauges = Family<Labels<1>, Gauge>;
+
+/// Registers metrics, each with its name, its unit, which ends the name, and its help text.
+macro_rules! register {
+    ($registry:expr; $($metric:expr => $name:literal $(($unit:ident))?, $help:literal;)*) => {
+        $(register!(@one $registry, $metric, $name, $help $(, $unit)?);)*
+    };
+    (@one $registry:expr, $metric:expr, $name:literal, $help:literal) => {
+        $registry.register($name, $help, $metric.clone())
+    };
+    (@one $registry:expr, $metric:expr, $name:literal, $help:literal, $unit:ident) => {
+        $registry.register_with_unit($name, $help, Unit::$unit, $metric.clone())
+    };
+}
+
+fn gauge_value(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+/// Buckets in seconds: from an image whose layers are all present to the default deadline of five minutes, and
+/// one bucket beyond it. Each step is about twice the previous one.
+const PULL_SECONDS: [f64; 12] = [
+    0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0,
+];
+/// Buckets in bytes: from a static binary (a few MB) to images with model weights (tens of GB). Each step is
+/// four times the previous one.
+const IMAGE_BYTES: [f64; 9] = [
+    1048576.0,
+    4194304.0,
+    16777216.0,
+    67108864.0,
+    268435456.0,
+    1073741824.0,
+    4294967296.0,
+    17179869184.0,
+    68719476736.0,
+];
+/// All phases, so that a phase without images is exported as zero.
+const PHASES: [ImagePhase; 8] = [
+    ImagePhase::Pending,
+    ImagePhase::Pulling,
+    ImagePhase::BackingOff,
+    ImagePhase::Cached,
+    ImagePhase::Failed,
+    ImagePhase::Removing,
+    ImagePhase::Removed,
+    ImagePhase::InUse,
+];
+
+/// Metrics of an agent. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentMetrics {
+    images: Gauges,
+    backing_off: Gauge,
+    pulls: Counters<1>,
+    pull_seconds: Histogram,
+    image_bytes: Histogram,
+    status_writes: Counters<1>,
+    inventory_failures: Counter,
+}
+
+impl Default for AgentMetrics {
+    fn default() -> Self {
+        let metrics = Self {
+            images: Family::default(),
+            backing_off: Gauge::default(),
+            pulls: Family::default(),
+            pull_seconds: Histogram::new(PULL_SECONDS),
+            image_bytes: Histogram::new(IMAGE_BYTES),
+            status_writes: Family::default(),
+            inventory_failures: Counter::default(),
+        };
+        metrics.images(&[]);
+        metrics
+    }
+}
+
+impl AgentMetrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        register! { registry;
+            self.images => "fledged_agent_images", "Images of the node's assignment by phase";
+            self.backing_off => "fledged_agent_images_in_backoff",
+                "Images that wait for the next attempt after a failure";
+            self.pulls => "fledged_agent_pulls",
+                "Finished pulls by result: Succeeded, Cancelled or the reason of the failure";
+            self.pull_seconds => "fledged_agent_pull_duration" (Seconds), "Duration of successful pulls";
+            self.image_bytes => "fledged_agent_pulled_image" (Bytes),
+                "Size of pulled images as reported by the runtime";
+            self.status_writes => "fledged_agent_status_writes",
+                "Writes of the status of the NodeImageCache by result";
+            self.inventory_failures => "fledged_agent_inventory_failures",
+                "Failed reads of the inventory of the runtime";
+        }
+    }
+
+    /// Sets the gauges from the state of all images.
+    pub(crate) fn images(&self, reports: &[ImageReport]) {
+        for phase in PHASES {
+            let images = reports.iter().filter(|report| report.phase == phase);
+            let gauge = self.images.get_or_create(&[("phase", phase.as_str())]);
+            gauge.set(gauge_value(images.count()));
+        }
+        let backing_off = reports.iter().filter(|r| r.next_attempt_at.is_some());
+        self.backing_off.set(gauge_value(backing_off.count()));
+    }
+
+    /// Counts a finished pull, with the size of the image if it succeeded.
+    pub(crate) fn pulled(&self, result: &'static str, time: Duration, size: Option<ByteSize>) {
+        self.pulls.get_or_create(&[("result", result)]).inc();
+        if let Some(size) = size {
+            self.pull_seconds.observe(time.as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "buckets are powers of four")]
+            self.image_bytes.observe(size.bytes() as f64);
+        }
+    }
+
+    pub(crate) fn status_written(&self, result: &'static str) {
+        let labels = [("result", result)];
+        self.status_writes.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn inventory_failed(&self) {
+        self.inventory_failures.inc();
+    }
+}
+
+/// Buckets in seconds, from 0.1 ms, the cost of a change of one node, to 10 s. The target for a full plan of 5,000
+/// nodes is 0.3 s.
+const LATENCIES: [f64; 11] = [
+    0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
+];
+
+/// Metrics of the loop of a controller.
+#[derive(Debug, Clone)]
+pub(crate) struct ControllerMetrics {
+    latency: Histogram,
+    waiting: Gauge,
+    under_way: Gauge,
+    leader: Gauge,
+}
+
+impl Default for ControllerMetrics {
+    fn default() -> Self {
+        Self {
+            latency: Histogram::new(LATENCIES),
+            waiting: Gauge::default(),
+            under_way: Gauge::default(),
+            leader: Gauge::default(),
+        }
+    }
+}
+
+impl ControllerMetrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        register! { registry;
+            self.latency => "fledged_reconcile_latency" (Seconds), "Time from an event to the resulting plan";
+            self.waiting => "fledged_queue_depth", "Writes that wait for their first attempt or a retry";
+            self.under_way => "fledged_writes_under_way", "Writes in progress";
+            self.leader => "fledged_leader", "Whether this controller leads";
+        }
+    }
+
+    pub(crate) fn leads(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+}
+
+impl ClusterObserver for ControllerMetrics {
+    fn planned(&self, took: Duration, queue: QueueDepth) {
+        if !took.is_zero() {
+            self.latency.observe(took.as_secs_f64());
+        }
+        self.waiting.set(gauge_value(queue.waiting));
+        self.under_way.set(gauge_value(queue.in_progress));
+    }
+}
+
+/// The share of one cache in the gauges; the counts are in the order of [`STATES`].
+type Share = (ActionStatus, [u64; 5]);
+
+const STATES: [&str; 5] = ["desired", "cached", "pulling", "failed", "unreachable"];
+
+/// Metrics of a [`KubeCluster`](crate::controller::KubeCluster): its writes, and the state of the caches.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClusterMetrics {
+    writes: Counters<2>,
+    caches: Gauges,
+    images: Gauges,
+    /// The current share of each cache, to subtract it when it changes.
+    shares: Arc<Mutex<BTreeMap<CacheId, Share>>>,
+}
+
+impl ClusterMetrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        register! { registry;
+            self.writes => "fledged_api_writes", "Writes to the API server by object and result";
+            self.caches => "fledged_image_caches", "ImageCaches by the status of their last action";
+            self.images => "fledged_images", "Pairs of image and node of all ImageCaches by state";
+        }
+    }
+
+    /// Counts a write of an `assignment`, `status`, `annotation`, `finalizer` or `event`.
+    pub(crate) fn count_write(&self, object: &'static str, failure: Option<&WriteFailure>) {
+        let result = match failure {
+            None => "ok",
+            Some(WriteFailure::Conflict(_)) => "conflict",
+            Some(WriteFailure::Gone(_)) => "gone",
+            Some(_) => "failed",
+        };
+        let labels = [("object", object), ("result", result)];
+        self.writes.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn set_cache(&self, cache: &CacheId, status: &CacheStatus) {
+        let c = status.counts;
+        let counts = [c.desired, c.cached, c.pulling, c.failed, c.unreachable];
+        self.set_share(cache, Some((status.status, counts)));
+    }
+
+    /// Counts caches with a status from before a restart, and removes deleted caches.
+    pub(crate) fn observe(&self, event: &ClusterEvent) {
+        match event {
+            ClusterEvent::CacheApplied(facts) => {
+                if let Some(status) = &facts.status {
+                    self.set_cache(&facts.id, status);
+                }
+            }
+            ClusterEvent::CacheGone(id) => self.set_share(id, None),
+            _ => {}
+        }
+    }
+
+    fn set_share(&self, cache: &CacheId, share: Option<Share>) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match share {
+            Some(share) => shares.insert(cache.clone(), share),
+            None => shares.remove(cache),
+        };
+        let changes = [(before, -1), (share, 1)];
+        let changes = changes.map(|(share, sign)| share.map(|share| (share, sign)));
+        for ((status, counts), sign) in changes.into_iter().flatten() {
+            let labels = [("status", status.as_str())];
+            self.caches.get_or_create(&labels).inc_by(sign);
+            for (state, count) in STATES.into_iter().zip(counts) {
+                let count = gauge_value(count).saturating_mul(sign);
+                self.images.get_or_create(&[("state", state)]).inc_by(count);
+            }
+        }
+    }
+}
+
+/// Metrics of a [`JobDriver`](crate::jobs::JobDriver). Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct JobMetrics {
+    creations: Counters<2>,
+    status_writes: Counters<1>,
+}
+
+impl JobMetrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        register! { registry;
+            self.creations => "fledged_job_creations", "Attempts to create a Job";
+            self.status_writes => "fledged_job_status_writes", "Writes of a node's status by the job driver";
+        }
+    }
+
+    pub(crate) fn created(&self, kind: &'static str, result: &'static str) {
+        let labels = [("kind", kind), ("result", result)];
+        self.creations.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn status_written(&self, result: &'static str) {
+        let labels = [("result", result)];
+        self.status_writes.get_or_create(&labels).inc();
+    }
+}
+
+/// Metrics of a [`Webhook`](crate::webhook::Webhook). Clones share them.
+#[cfg(feature = "webhook")]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WebhookMetrics {
+    reviews: Counters<1>,
+    expiry: Gauge,
+}
+
+#[cfg(feature = "webhook")]
+impl WebhookMetrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        register! { registry;
+            self.reviews => "fledged_webhook_reviews", "Admission reviews of ImageCaches by result";
+            self.expiry => "fledged_webhook_certificate_expiry_timestamp" (Seconds),
+                "Expiry of the served certificate as a Unix timestamp";
+        }
+    }
+
+    /// Counts a review that was `allowed`, `warned`, `denied` or `malformed`.
+    pub(crate) fn reviewed(&self, result: &'static str) {
+        self.reviews.get_or_create(&[("result", result)]).inc();
+    }
+
+    pub(crate) fn set_expiry(&self, seconds: i64) {
+        self.expiry.set(seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fledged_core::error::Reason;
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    fn shown(registry: &Registry) -> String {
+        let mut text = String::new();
+        encode(&mut text, registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn images_are_counted_by_phase_and_pulls_by_result() {
+        let metrics = AgentMetrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mk_report = |image: &str, phase| ImageReport::new(image.parse().unwrap(), phase);
+        metrics.images(&[
+            mk_report("app:1", ImagePhase::Pending),
+            mk_report("app:2", ImagePhase::Pending),
+        ]);
+        let mut failed = mk_report("app:1", ImagePhase::Failed);
+        failed.next_attempt_at = Some(jiff::Timestamp::UNIX_EPOCH);
+        metrics.images(&[failed, mk_report("app:2", ImagePhase::Pending)]);
+        metrics.pulled(Reason::Unauthorized.as_str(), Duration::from_secs(1), None);
+        metrics.pulled(
+            "Succeeded",
+            Duration::from_secs(14),
+            Some(ByteSize::new(50_000_000)),
+        );
+        let text = shown(&registry);
+        for line in [
+            r#"fledged_agent_images{phase="Pending"} 1"#,
+            r#"fledged_agent_images{phase="Failed"} 1"#,
+            r#"fledged_agent_images{phase="Cached"} 0"#,
+            "fledged_agent_images_in_backoff 1",
+            r#"fledged_agent_pulls_total{result="Unauthorized"} 1"#,
+            r#"fledged_agent_pull_duration_seconds_bucket{le="10.0"} 0"#,
+            r#"fledged_agent_pull_duration_seconds_bucket{le="20.0"} 1"#,
+            r#"fledged_agent_pulled_image_bytes_bucket{le="67108864.0"} 1"#,
+            "fledged_agent_inventory_failures_total 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+        }
+        metrics.images(&[]);
+        let text = shown(&registry);
+        assert!(text.contains("fledged_agent_images_in_backoff 0"), "{text}");
+        assert!(text.contains(r#"images{phase="Failed"} 0"#), "{text}");
+    }
+}
