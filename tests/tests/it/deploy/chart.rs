@@ -1,4 +1,4 @@
-//! The chart by itself.
+//! Checks of the chart: lint, version, generated YAML, flags, mounted paths.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::rendered::{
 };
 
 #[test]
-fn helm_has_nothing_against_it() {
+fn helm_lint_passes_for_all_values_files() {
     if !require(&["helm"]) {
         return;
     }
@@ -26,14 +26,14 @@ fn helm_has_nothing_against_it() {
     }
     for args in lint {
         let output = helm(&args);
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{args:?}: {said}");
-        assert!(!said.contains("[WARNING]"), "{args:?}: {said}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{args:?}: {stdout}");
+        assert!(!stdout.contains("[WARNING]"), "{args:?}: {stdout}");
     }
 }
 
 #[test]
-fn its_version_is_that_of_the_workspace() {
+fn chart_version_is_the_workspace_version() {
     let line = format!("version: {}\n", env!("CARGO_PKG_VERSION"));
     let chart = text("chart/Chart.yaml");
     assert!(chart.contains(&format!("\n{line}")), "{chart}");
@@ -42,7 +42,7 @@ fn its_version_is_that_of_the_workspace() {
 }
 
 #[test]
-fn the_plain_yaml_is_the_chart() {
+fn plain_yaml_equals_the_rendered_chart() {
     if !require(&["helm"]) {
         return;
     }
@@ -59,7 +59,7 @@ fn the_plain_yaml_is_the_chart() {
 }
 
 #[test]
-fn the_definitions_are_those_of_the_program_and_stay() {
+fn chart_ships_the_crds_of_the_program_and_keeps_them() {
     if !require(&["helm"]) {
         return;
     }
@@ -82,9 +82,9 @@ fn the_definitions_are_those_of_the_program_and_stay() {
     assert_eq!(of_kind(&without, "CustomResourceDefinition").count(), 0);
 }
 
-/// As many arguments as the rendered pods have flags are read by the program without a complaint.
+/// Runs the program with the arguments of every rendered container and `--help`: each must exit with 0.
 #[test]
-fn the_program_knows_every_argument() {
+fn program_accepts_every_rendered_argument() {
     if !require(&["helm"]) {
         return;
     }
@@ -121,7 +121,7 @@ fn the_program_knows_every_argument() {
 }
 
 #[test]
-fn an_agent_mounts_no_more_than_the_socket_takes() {
+fn agent_mounts_only_the_folder_of_the_socket() {
     if !require(&["helm"]) {
         return;
     }

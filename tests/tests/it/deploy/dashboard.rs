@@ -1,4 +1,4 @@
-//! The dashboard shows every metric of the reference page, and no other.
+//! The Grafana dashboard: its panels show exactly the metrics that docs/reference.md lists.
 
 use std::collections::BTreeSet;
 
@@ -62,7 +62,7 @@ fn dashboard_and_documented_metrics_match() {
             );
             shown.insert(base.to_owned());
         }
-        // Labels that a panel groups by belong to one of its metrics, or to the scraper.
+        // A label in `by (…)` is a label of a metric in the expression, or one that Prometheus adds.
         for (_, list) in expression.match_indices("by (").map(|(at, start)| {
             expression[at + start.len()..]
                 .split_once(')')
@@ -89,7 +89,7 @@ fn dashboard_and_documented_metrics_match() {
 }
 
 #[test]
-fn panels_do_not_overlap_and_have_numbers_of_their_own() {
+fn panels_do_not_overlap_and_have_unique_ids() {
     let dashboard: Value = serde_json::from_str(&text("chart/dashboards/fledged.json")).unwrap();
     let mut numbers = BTreeSet::new();
     let mut cells = BTreeSet::new();

@@ -1,14 +1,14 @@
-//! What becomes of the values of kube-fledged's chart.
+//! The expected effect of each value of kube-fledged's chart on the rendered objects.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-/// The kind and the end of the name of an object, a path in it (or `args`, `image`), and what is there.
+/// Kind and name suffix of an object, a JSON pointer into it (or `args`, `image`), and the expected value.
 pub(crate) type Effect = (&'static str, &'static str, &'static str, Value);
 
-/// Every key of kube-fledged's values.yaml, and what becomes of the value that the file gives it; nothing where the
-/// key has no effect in kube-fledged either, or can't have one here.
+/// Maps every key of kube-fledged's values.yaml to its effects. The list is empty for a key without an effect: one
+/// that kube-fledged ignores as well, or that has no counterpart in this chart.
 pub(crate) fn effects() -> BTreeMap<&'static str, Vec<Effect>> {
     let deployment =
         |end: &'static str, path: &'static str, value: Value| ("Deployment", end, path, value);

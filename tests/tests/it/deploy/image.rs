@@ -1,4 +1,4 @@
-//! The image: what is run in the end, and by whom.
+//! The Dockerfile and the release workflow: content and user of the image, platforms, pinned actions.
 
 use super::rendered::{deploy, text};
 
@@ -16,7 +16,7 @@ fn last_stage(dockerfile: &str) -> Vec<&str> {
 }
 
 #[test]
-fn it_holds_the_program_and_certificates_alone_and_is_nobody() {
+fn image_holds_only_program_and_certificates_as_non_root() {
     let dockerfile = text("Dockerfile");
     let stage = last_stage(&dockerfile);
     assert_eq!(stage[0], "FROM scratch");
@@ -54,15 +54,15 @@ fn it_holds_the_program_and_certificates_alone_and_is_nobody() {
     assert!(numbers.iter().all(|number| *number > 0), "{user}");
 }
 
-/// The workspace's own Rust, so that an image is never built by one that is too old.
+/// The Dockerfile uses the workspace's `rust-version`, so the image is never built by an older compiler.
 #[test]
-fn it_is_built_with_the_oldest_rust_that_is_supported() {
+fn dockerfile_uses_the_minimum_supported_rust() {
     let line = format!("ARG RUST_VERSION={}\n", env!("CARGO_PKG_RUST_VERSION"));
     assert!(text("Dockerfile").contains(&line));
 }
 
 #[test]
-fn the_makefile_and_the_release_build_the_same_platforms() {
+fn makefile_and_release_build_the_same_platforms() {
     let platforms = "linux/amd64,linux/arm64,linux/arm/v7";
     for file in ["Makefile", "../.github/workflows/release.yml"] {
         assert!(text(file).contains(platforms), "{file}");
@@ -77,9 +77,9 @@ fn the_makefile_and_the_release_build_the_same_platforms() {
     }
 }
 
-/// An action that is named by a tag can become another one.
+/// A tag of an action can be moved to other code, so actions are pinned to commits.
 #[test]
-fn actions_of_the_release_are_pinned() {
+fn release_actions_are_pinned_to_commits() {
     let workflow = text("../.github/workflows/release.yml");
     let actions: Vec<&str> = workflow
         .lines()
@@ -93,9 +93,9 @@ fn actions_of_the_release_are_pinned() {
     }
 }
 
-/// What the build leaves out has to be nothing that it takes.
+/// `.dockerignore` must not exclude a workspace member, because the build needs all of them.
 #[test]
-fn the_build_context_has_every_member_of_the_workspace() {
+fn build_context_has_every_workspace_member() {
     let ignored = text("Dockerfile.dockerignore");
     let manifest = std::fs::read_to_string(deploy("../Cargo.toml")).unwrap();
     let members = manifest

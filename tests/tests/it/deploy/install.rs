@@ -1,4 +1,4 @@
-//! Installed, upgraded and removed by the real helm and kubectl.
+//! Installs, upgrades and removes the chart and the kustomization with the real helm and kubectl.
 
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, eventually};
 use fledged_tests::{require, skipped};
@@ -14,7 +14,7 @@ pub(crate) const DEFINITIONS: [&str; 2] = [
     "nodeimagecaches.kubefledged.io",
 ];
 
-/// A cluster without the definitions, as it is before an installation.
+/// Starts a cluster without fledged's custom resource definitions, as before an installation.
 pub(crate) async fn bare() -> TestCluster {
     let cluster = TestCluster::start().await;
     remove_definitions(&cluster).await;
@@ -37,11 +37,11 @@ pub(crate) async fn remove_definitions(cluster: &TestCluster) {
 
 /// Runs helm on the cluster, in the test's namespace.
 pub(crate) async fn run(cluster: &TestCluster, args: &[&str]) -> String {
-    let said = try_run(cluster, args).await;
-    said.unwrap_or_else(|problem| panic!("helm {args:?}: {problem}"))
+    let result = try_run(cluster, args).await;
+    result.unwrap_or_else(|problem| panic!("helm {args:?}: {problem}"))
 }
 
-/// What helm says, or what it says against it.
+/// Runs helm as [`run`] does. Returns stdout, or stdout and stderr if helm fails.
 pub(crate) async fn try_run(cluster: &TestCluster, args: &[&str]) -> Result<String, String> {
     let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig().display());
     let namespace = format!("--namespace={}", cluster.namespace());
@@ -55,11 +55,11 @@ pub(crate) async fn try_run(cluster: &TestCluster, args: &[&str]) -> Result<Stri
         helm(&args.iter().map(String::as_str).collect::<Vec<_>>())
     });
     let output = output.await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.success() {
-        true => Ok(said),
+        true => Ok(stdout),
         false => Err(format!(
-            "{said}\n{}",
+            "{stdout}\n{}",
             String::from_utf8_lossy(&output.stderr)
         )),
     }
@@ -70,7 +70,7 @@ pub(crate) async fn json_of(kubectl: &Kubectl, args: &[&str]) -> Value {
     serde_json::from_str(&kubectl.run(&args).await.ok()).unwrap()
 }
 
-/// What is there of these objects.
+/// Returns the labels of those `objects` that exist in the cluster.
 async fn left(kubectl: &Kubectl, objects: &[Value]) -> Vec<String> {
     let mut left = Vec::new();
     for object in objects {
@@ -97,7 +97,7 @@ async fn left(kubectl: &Kubectl, objects: &[Value]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn helm_installs_upgrades_and_uninstalls() {
+async fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     if !require(&["helm", "kubectl"]) {
         return;
     }
@@ -105,8 +105,8 @@ async fn helm_installs_upgrades_and_uninstalls() {
     let kubectl = Kubectl::new(&cluster);
     let chart = deploy("chart");
     let chart = chart.to_str().unwrap();
-    let said = run(&cluster, &["install", "kube-fledged", chart]).await;
-    assert!(said.contains("STATUS: deployed"), "{said}");
+    let stdout = run(&cluster, &["install", "kube-fledged", chart]).await;
+    assert!(stdout.contains("STATUS: deployed"), "{stdout}");
     let selector = ["--selector=app.kubernetes.io/name=kube-fledged"];
     let workloads = json_of(
         &kubectl,
@@ -161,7 +161,7 @@ async fn helm_installs_upgrades_and_uninstalls() {
         webhook["webhooks"][0]["clientConfig"]["service"]["namespace"],
         cluster.namespace()
     );
-    // What the webhook server writes stays when a release is upgraded.
+    // An upgrade keeps the certificate that the webhook server wrote into its Secret.
     let patch = r#"{"data":{"ca.crt":"YQ=="}}"#;
     let _ = kubectl
         .run(&[
@@ -185,7 +185,7 @@ async fn helm_installs_upgrades_and_uninstalls() {
             bundle,
         ])
         .await;
-    // A real API server looks into it, and wants a certificate.
+    // A real API server refuses a bundle that is not a certificate.
     assert!(
         patched.success || patched.stderr.contains("caBundle"),
         "{patched:?}"
@@ -223,7 +223,7 @@ async fn helm_installs_upgrades_and_uninstalls() {
         .ok();
     assert!(!gone.contains("/kube-fledged"), "{gone}");
 
-    // A rollback goes back, and an uninstallation leaves the definitions, and nothing else.
+    // A rollback restores the second revision. An uninstallation leaves only the definitions.
     run(&cluster, &["rollback", "kube-fledged", "2"]).await;
     json_of(
         &kubectl,
@@ -231,8 +231,11 @@ async fn helm_installs_upgrades_and_uninstalls() {
     )
     .await;
     let installed = template(&values);
-    let said = run(&cluster, &["uninstall", "kube-fledged"]).await;
-    assert!(DEFINITIONS.iter().all(|name| said.contains(name)), "{said}");
+    let stdout = run(&cluster, &["uninstall", "kube-fledged"]).await;
+    assert!(
+        DEFINITIONS.iter().all(|name| stdout.contains(name)),
+        "{stdout}"
+    );
     eventually("the rest to be gone", || async {
         let left = left(&kubectl, &installed).await;
         let kept = left
@@ -247,19 +250,19 @@ async fn helm_installs_upgrades_and_uninstalls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_applies_the_kustomization_twice_and_deletes_it() {
+async fn kubectl_applies_and_deletes_the_kustomization() {
     if !require(&["kubectl"]) {
         return;
     }
     let cluster = bare().await;
     if cluster.kind() == ServerKind::Cluster {
-        skipped("the plain YAML names its namespace, which a cluster that stays may have already");
+        skipped("the plain YAML has a fixed namespace, which may exist in this cluster");
         return;
     }
     let kubectl = Kubectl::new(&cluster);
     let (base, webhook) = (deploy(""), deploy("webhook"));
     let folders = [base.to_str().unwrap(), webhook.to_str().unwrap()];
-    // The namespace of the objects is in them.
+    // The objects name their namespace themselves.
     let mut objects = Vec::new();
     for folder in folders {
         let text = kubectl.run(&["kustomize", folder]).await.ok();
@@ -311,7 +314,7 @@ async fn kubectl_applies_the_kustomization_twice_and_deletes_it() {
         .ok();
     assert_eq!(workloads.lines().count(), 3, "{workloads}");
     for folder in folders {
-        // Without controllers no namespace is ever finished.
+        // The API server has no namespace controller, so waiting for the namespace would not end.
         let _ = in_place
             .run(&["delete", "--wait=false", "--ignore-not-found", "-k", folder])
             .await

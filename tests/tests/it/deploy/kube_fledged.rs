@@ -1,4 +1,4 @@
-//! What kube-fledged leaves in a cluster.
+//! Copies of the objects that an installation of kube-fledged creates in a cluster.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::install::DEFINITIONS;
 
-/// Where its chart has the definition.
+/// Path of the definition in kube-fledged's chart.
 pub(crate) const DEFINITION: &str = "crds/crd.yaml";
 
-/// A chart that leaves in a cluster what kube-fledged's leaves there, as far as an upgrade meets it: a definition that
-/// helm counts as unowned, without `/status`, a Deployment with its selector, and a webhook configuration with a bundle.
+/// Writes a chart that installs those objects of kube-fledged's chart that matter for an upgrade: a definition without
+/// `/status` that helm does not own, a Deployment with kube-fledged's selector, a webhook configuration with `bundle`.
 pub(crate) fn chart(folder: &Path, bundle: Option<&str>) {
     let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let definition = json!({
@@ -70,8 +70,8 @@ pub(crate) fn chart(folder: &Path, bundle: Option<&str>) {
     }
 }
 
-/// Its webhook server as plain YAML, as far as it is more than is needed here or selects pods: rights over every
-/// configuration, for the nodes, too; an init container, a volume.
+/// Returns kube-fledged's plain YAML of the webhook server, reduced to what the migration has to replace: selectors,
+/// rights over every webhook configuration, the subject `system:nodes`, an init container, a volume.
 pub(crate) fn webhook_manifests(namespace: &str) -> String {
     let name = "kubefledged-webhook-server";
     let labels = format!("{{app: kubefledged, kubefledged: {name}}}");

@@ -1,11 +1,11 @@
-//! What the chart refuses, and that nothing behind it refuses what it takes.
+//! The limits of the chart's values: the chart refuses invalid ones, and the program accepts what the chart renders.
 
 use fledged_tests::{Fledged, require};
 use serde_json::Value;
 
 use super::rendered::{deploy, label, of_kind, try_template};
 
-/// Refused values, and a part of the error: at least the key.
+/// Invalid values, and a part of the expected error, which names at least the key.
 const REFUSED: &[(&str, &str)] = &[
     ("controllerReplicas=2", "controllerReplicas"),
     ("nodeDriver=jobs", "nodeDriver"),
@@ -136,7 +136,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is at the edge of what makes sense; the names of kube-fledged's keys, and nothing in them.
+/// Values at the limits of what is valid, and empty values, which kube-fledged's values files contain.
 const TAKEN: &[&str] = &[
     "args.controllerImagePullDeadlineDuration=1s",
     "args.controllerImagePullDeadlineDuration=0.5h",
@@ -170,19 +170,19 @@ const TAKEN: &[&str] = &[
 ];
 
 #[test]
-fn what_makes_no_sense_is_refused_by_name() {
+fn invalid_values_are_refused_with_their_key() {
     if !require(&["helm"]) {
         return;
     }
-    for (set, said) in REFUSED {
+    for (set, message) in REFUSED {
         let problem = try_template(&["--set", set]).expect_err(set);
-        assert!(problem.contains(said), "{set}: {problem}");
+        assert!(problem.contains(message), "{set}: {problem}");
     }
 }
 
-/// Everything that helm renders is a command line that the program goes by: what it lacks is a cluster.
+/// The program parses each rendered command line, and then fails only because there is no cluster.
 #[test]
-fn what_the_chart_takes_the_program_takes() {
+fn program_accepts_all_values_that_the_chart_accepts() {
     if !require(&["helm"]) {
         return;
     }
@@ -193,14 +193,14 @@ fn what_the_chart_takes_the_program_takes() {
                 .unwrap_or_else(|problem| panic!("{set}: {problem}"));
             for kind in ["Deployment", "DaemonSet"] {
                 for workload in of_kind(&objects, kind) {
-                    lacks_a_cluster_alone(set, workload);
+                    fails_only_without_a_cluster(set, workload);
                 }
             }
         }
     }
 }
 
-fn lacks_a_cluster_alone(set: &str, workload: &Value) {
+fn fails_only_without_a_cluster(set: &str, workload: &Value) {
     let container = &workload["spec"]["template"]["spec"]["containers"][0];
     let args = container["args"].as_array().unwrap().iter();
     let args = args.map(|arg| arg.as_str().unwrap().to_owned());
@@ -212,13 +212,13 @@ fn lacks_a_cluster_alone(set: &str, workload: &Value) {
         command = command.env(variable["name"].as_str().unwrap(), value);
     }
     let output = command.run();
-    // 2 is for what the command line says; there is no such file, and on most machines no runtime either.
+    // Exit code 2 is for an invalid command line, 1 for the missing kubeconfig or runtime.
     assert_eq!(output.code, Some(1), "{set}: {}: {output}", label(workload));
 }
 
-/// A selector can't be changed, so that no label may be another than it wants.
+/// Selectors are immutable, so the pods keep the labels of their selector whatever `commonLabels` adds.
 #[test]
-fn labels_of_ones_own_leave_the_selectors_alone() {
+fn common_labels_do_not_change_selectors() {
     if !require(&["helm"]) {
         return;
     }

@@ -8,7 +8,7 @@ use fledged_tests::require;
 
 use super::rendered::{deploy, text};
 
-/// The commands of a target.
+/// Returns the commands that make would run for a target.
 fn dry_run(args: &[&str]) -> String {
     let output = Command::new("make")
         .args(["--dry-run", "--directory", deploy("").to_str().unwrap()])
@@ -24,7 +24,7 @@ fn dry_run(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a target on the cluster, installing in the test's namespace. It waits for no rollout: no pods start there.
+/// Runs a target on the cluster, in the test's namespace. `kubectl rollout` does nothing, because no pods start here.
 pub(crate) async fn make(cluster: &TestCluster, args: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = cluster.kubeconfig().display();
@@ -44,7 +44,7 @@ pub(crate) async fn make(cluster: &TestCluster, args: &[&str]) -> Output {
     output.await.unwrap()
 }
 
-/// Writes a script; says where it is.
+/// Writes an executable script and returns its path.
 fn executable(path: &Path, script: &str) -> String {
     std::fs::write(path, script).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -53,7 +53,7 @@ fn executable(path: &Path, script: &str) -> String {
 }
 
 #[test]
-fn every_target_of_kube_fledged_is_there() {
+fn every_make_target_of_kube_fledged_exists() {
     if !require(&["make"]) {
         return;
     }
@@ -70,7 +70,7 @@ fn every_target_of_kube_fledged_is_there() {
 }
 
 #[test]
-fn a_release_goes_to_the_repositories_that_are_named() {
+fn release_pushes_to_the_given_repositories() {
     if !require(&["make"]) {
         return;
     }
@@ -92,9 +92,9 @@ fn a_release_goes_to_the_repositories_that_are_named() {
     assert!(!commands.contains("arm64"), "{commands}");
 }
 
-/// What is removed last is what the removal of images needs.
+/// Deleting an ImageCache may remove images, for which the controller and the agents must still run.
 #[test]
-fn image_caches_go_first() {
+fn image_caches_are_deleted_before_their_definition() {
     if !require(&["make"]) {
         return;
     }
@@ -109,9 +109,9 @@ fn image_caches_go_first() {
     }
 }
 
-/// Before the operator sees a KubeFledged: it can't take what has no mark of its release.
+/// The Helm operator can only install over definitions that carry the owner annotations of its release.
 #[test]
-fn the_definitions_are_the_releases_before_it_is_made() {
+fn definitions_are_adopted_before_the_kubefledged_is_made() {
     if !require(&["make"]) {
         return;
     }
@@ -126,9 +126,9 @@ fn the_definitions_are_the_releases_before_it_is_made() {
     at(&format!("helm\\.sh/chart}}'=kube-fledged-{version} "));
 }
 
-/// Another namespace is one argument: the YAML contains the name only where it means the namespace.
+/// The Makefile replaces the namespace by its text, so `kube-fledged` must not occur with another meaning.
 #[test]
-fn the_namespace_is_the_only_kube_fledged_in_the_plain_yaml() {
+fn plain_yaml_has_kube_fledged_only_as_namespace() {
     for file in ["kubefledged.yaml", "webhook/kubefledged-webhook.yaml"] {
         for line in text(file).lines().filter(|line| !line.starts_with('#')) {
             let Some((before, after)) = line.split_once("kube-fledged") else {
@@ -142,11 +142,11 @@ fn the_namespace_is_the_only_kube_fledged_in_the_plain_yaml() {
 }
 
 #[test]
-fn another_namespace_and_image_reach_every_place() {
+fn namespace_and_image_variables_change_every_object() {
     if !require(&["make", "kubectl"]) {
         return;
     }
-    // What would be applied, printed.
+    // A kubectl that prints the objects instead of applying them.
     let fake = tempfile::tempdir().unwrap();
     let script = "#!/bin/sh\ncase \"$1 $2\" in 'kustomize '*) exec kubectl \"$@\";; 'apply '*) exec cat;; esac\n";
     let program = executable(&fake.path().join("kubectl"), script);

@@ -1,4 +1,4 @@
-//! From a release of kube-fledged's chart to one of this.
+//! Migration of a Helm release from kube-fledged's chart to this chart, and back.
 
 use fledged_operator::crd::ImageCache;
 use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
@@ -15,9 +15,9 @@ use super::kube_fledged;
 use super::make::make;
 use super::rendered::deploy;
 
-/// helm adopts existing objects only with --take-ownership; a release of kube-fledged's chart then becomes one of this chart.
+/// `helm upgrade --take-ownership` turns a release of kube-fledged's chart into one of this chart.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_of_kube_fledged_is_upgraded_in_place() {
+async fn helm_upgrades_a_kube_fledged_release_in_place() {
     if !require(&["helm", "kubectl"]) {
         return;
     }
@@ -31,7 +31,7 @@ async fn a_release_of_kube_fledged_is_upgraded_in_place() {
         "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache", "metadata": { "name": "old" },
         "spec": { "cacheSpec": [{ "images": ["nginx:1.23.1"] }] },
     });
-    eventually("a cache to be made", || async {
+    eventually("an ImageCache to be created", || async {
         let apply = ["apply", "-f", "-"];
         let made = kubectl.run_with(&apply, &cache.to_string(), &[]).await;
         made.success.then_some(()).ok_or(made.stderr)
@@ -47,7 +47,7 @@ async fn a_release_of_kube_fledged_is_upgraded_in_place() {
     assert_eq!(version["subresources"], json!({ "status": {} }));
     let annotations = &definition["metadata"]["annotations"];
     assert_eq!(annotations["helm.sh/resource-policy"], "keep");
-    // The same Deployment, with another pod in it.
+    // The Deployment is the same object with a new pod template.
     let after = json_of(&kubectl, &["get", "deployment", "kube-fledged-controller"]).await;
     assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
     let containers = after["spec"]["template"]["spec"]["containers"]
@@ -63,7 +63,7 @@ async fn a_release_of_kube_fledged_is_upgraded_in_place() {
     remove_definitions(&cluster).await;
 }
 
-/// The Helm operator runs `helm upgrade` and nothing more: no flag makes it take what is there.
+/// The Helm operator runs `helm upgrade` without --take-ownership, so the definitions must be adopted first.
 #[tokio::test(flavor = "multi_thread")]
 async fn helm_operator_upgrades_kube_fledged_with_adopted_crds() {
     if !require(&["helm", "kubectl", "make"]) {
@@ -73,7 +73,7 @@ async fn helm_operator_upgrades_kube_fledged_with_adopted_crds() {
     let kubectl = Kubectl::new(&cluster);
     let theirs = tempfile::tempdir().unwrap();
     kube_fledged::chart(theirs.path(), None);
-    // As the operator's library does it.
+    // The arguments of the operator's Helm library.
     let upgrade = [
         "upgrade",
         "--install",
@@ -89,7 +89,7 @@ async fn helm_operator_upgrades_kube_fledged_with_adopted_crds() {
     let ours = [&upgrade[..], &[chart.to_str().unwrap()]].concat();
     let refused = try_run(&cluster, &ours)
         .await
-        .expect_err("no mark is needed");
+        .expect_err("definitions that were not adopted must be refused");
     assert!(refused.contains("invalid ownership metadata"), "{refused}");
 
     for _ in 0..2 {
@@ -102,12 +102,12 @@ async fn helm_operator_upgrades_kube_fledged_with_adopted_crds() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(label, &format!("kube-fledged-{version}"));
 
-    // What another release has is left to it.
+    // Definitions of another release are not adopted.
     let output = make(&cluster, &["adopt-definitions", "HELM_RELEASE=other"]).await;
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success(), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "{stdout}");
     let wanted = format!("{} belongs to another release", DEFINITIONS[0]);
-    assert!(said.contains(&wanted), "{said}");
+    assert!(stdout.contains(&wanted), "{stdout}");
     let definition = json_of(&kubectl, &["get", "crd", DEFINITIONS[0]]).await;
     let owner = &definition["metadata"]["annotations"]["meta.helm.sh/release-name"];
     assert_eq!(owner, "kube-fledged");
@@ -117,8 +117,7 @@ async fn helm_operator_upgrades_kube_fledged_with_adopted_crds() {
 
 const WEBHOOK: &str = "kube-fledged-webhook-server";
 
-/// Runs the webhook server until its certificate is in the Secret of that name, and the bundle in the configuration;
-/// says what the bundle is.
+/// Runs the webhook server until its certificate is in `secret` and the CA bundle in `configuration`. Returns the bundle.
 async fn issue(cluster: &TestCluster, secret: &str, configuration: Option<&str>) -> String {
     let mut issued = SelfIssued::new(cluster.namespace(), WEBHOOK);
     issued.secret = secret.to_owned();
@@ -138,7 +137,7 @@ async fn issue(cluster: &TestCluster, secret: &str, configuration: Option<&str>)
         let own = writers
             .iter()
             .any(|entry| entry.manager.as_deref() == Some("fledged-webhook"));
-        match bundle_of(cluster, name).await == kept(cluster, secret).await {
+        match bundle_of(cluster, name).await == stored_authority(cluster, secret).await {
             true if !own => Ok(()),
             _ => Err(format!("{writers:?}")),
         }
@@ -147,10 +146,10 @@ async fn issue(cluster: &TestCluster, secret: &str, configuration: Option<&str>)
         ended = server.run(std::future::pending()) => panic!("{ended:?}"),
         () = ready => {}
     }
-    kept(cluster, secret).await
+    stored_authority(cluster, secret).await
 }
 
-async fn kept(cluster: &TestCluster, secret: &str) -> String {
+async fn stored_authority(cluster: &TestCluster, secret: &str) -> String {
     let secrets: Api<Secret> = Api::namespaced(cluster.client(), cluster.namespace());
     let data = secrets.get(secret).await.unwrap().data.unwrap();
     String::from_utf8(data["ca.crt"].0.clone()).unwrap()
@@ -167,16 +166,16 @@ async fn bundle_of(cluster: &TestCluster, name: &str) -> String {
     String::from_utf8(bundle.unwrap_or_default().0).unwrap()
 }
 
-/// Switching either way leaves nothing behind, and no field belongs to a manager that is gone.
+/// Neither switch leaves objects of the other program, or fields that belong to its field manager.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_goes_back_to_kube_fledged_and_forward_again() {
+async fn rollback_to_kube_fledged_and_upgrade_again() {
     if !require(&["helm", "kubectl"]) {
         return;
     }
     let cluster = bare().await;
     let kubectl = Kubectl::new(&cluster);
     let theirs = tempfile::tempdir().unwrap();
-    // Of any certificate: the API server looks whether it is one.
+    // The API server accepts only a bundle that holds a certificate, so issue one.
     let their_bundle = issue(&cluster, "theirs", None).await;
     kube_fledged::chart(theirs.path(), Some(&their_bundle));
     run(
@@ -194,7 +193,7 @@ async fn a_release_goes_back_to_kube_fledged_and_forward_again() {
     run(&cluster, &upgrade).await;
     let our_bundle = issue(&cluster, WEBHOOK, Some(WEBHOOK)).await;
     assert_ne!(our_bundle, their_bundle);
-    // An upgrade leaves the bundle.
+    // An upgrade keeps the bundle.
     run(&cluster, &upgrade).await;
     assert_eq!(bundle_of(&cluster, WEBHOOK).await, our_bundle);
 
@@ -213,8 +212,10 @@ async fn a_release_goes_back_to_kube_fledged_and_forward_again() {
     let replace = ["replace", "-f", definition.to_str().unwrap()];
     let _ = kubectl.run(&replace).await.ok();
 
-    // The definition is kubectl's now.
-    let refused = try_run(&cluster, &upgrade).await.expect_err("no conflict");
+    // The field manager of the definition is now kubectl.
+    let refused = try_run(&cluster, &upgrade)
+        .await
+        .expect_err("an upgrade over kubectl's fields must conflict");
     assert!(refused.contains("kubectl-replace"), "{refused}");
     run(&cluster, &[&upgrade[..], &["--force-conflicts"]].concat()).await;
     let definition = json_of(&kubectl, &["get", "crd", DEFINITIONS[0]]).await;

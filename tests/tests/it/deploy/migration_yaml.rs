@@ -1,4 +1,4 @@
-//! From kube-fledged's plain YAML to this one.
+//! Migration from kube-fledged's plain YAML to this project's, and back.
 
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster};
 use fledged_tests::{require, skipped};
@@ -11,14 +11,14 @@ use super::rendered::{deploy, documents, named, plain, text};
 
 const NAME: &str = "kubefledged-webhook-server";
 
-/// A cluster with kube-fledged's webhook server on it; nothing where others may have it.
+/// Starts a cluster with kube-fledged's webhook server, or returns nothing if the cluster is shared.
 async fn with_their_webhook() -> Option<(TestCluster, Kubectl)> {
     if !require(&["kubectl", "make"]) {
         return None;
     }
     let cluster = bare().await;
     if cluster.kind() == ServerKind::Cluster {
-        skipped("the plain YAML has names of its own, which a cluster that stays may have already");
+        skipped("the plain YAML has fixed names, which may exist in this cluster");
         return None;
     }
     let kubectl = Kubectl::new(&cluster);
@@ -28,7 +28,7 @@ async fn with_their_webhook() -> Option<(TestCluster, Kubectl)> {
     Some((cluster, kubectl))
 }
 
-/// The commands of docs/migration.md that begin like this.
+/// Returns the commands in docs/migration.md that begin with `start`.
 fn documented(start: &str) -> Vec<String> {
     let page = text("../docs/migration.md");
     let lines = page.lines().filter(|line| line.starts_with(start));
@@ -36,7 +36,7 @@ fn documented(start: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn make_takes_over_every_object_of_their_webhook_server() {
+async fn make_replaces_kube_fledgeds_webhook_server() {
     let Some((cluster, kubectl)) = with_their_webhook().await else {
         return;
     };
@@ -70,12 +70,12 @@ async fn make_takes_over_every_object_of_their_webhook_server() {
     );
     assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
     assert!(pod["containers"][0]["command"].is_null(), "{pod}");
-    // Nothing has kube-fledged's label any more, so that what is for theirs leaves it alone.
+    // No object carries kube-fledged's label any more, so commands that select by it find nothing.
     assert_eq!(theirs(&kubectl).await, "");
     remove_definitions(&cluster).await;
 }
 
-/// What is left of their webhook server by the label that its objects have.
+/// Returns the names of the objects that carry the label of kube-fledged's webhook server.
 async fn theirs(kubectl: &Kubectl) -> String {
     let kinds = "deployments,services,serviceaccounts,clusterroles,clusterrolebindings,\
                  validatingwebhookconfigurations";
@@ -85,7 +85,7 @@ async fn theirs(kubectl: &Kubectl) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_ours_nothing_of_their_webhook_server_stays() {
+async fn documented_commands_delete_their_webhook_server() {
     let Some((cluster, kubectl)) = with_their_webhook().await else {
         return;
     };
@@ -104,9 +104,9 @@ async fn without_ours_nothing_of_their_webhook_server_stays() {
     remove_definitions(&cluster).await;
 }
 
-/// What is deleted on the way back is all that is more than the definitions: agents would run for ever.
+/// The documented way back deletes all objects but the definitions and the namespace; agents would run forever.
 #[test]
-fn on_the_way_back_every_object_is_deleted() {
+fn documented_way_back_deletes_every_object() {
     let commands = documented("kubectl delete -f");
     assert_eq!(commands.len(), 1, "{commands:?}");
     let files = commands[0]

@@ -1,7 +1,7 @@
-//! What `deploy/` installs: rendered by the real helm and kubectl, installed on an API server, and held against what
-//! it promises: the fewest rights, Pod Security, the values of kube-fledged's chart.
+//! Tests of `deploy/`: the objects are rendered by the real helm and kubectl and installed on an API server. Checked
+//! are the documented rights, Pod Security, and the values of kube-fledged's chart.
 //!
-//! Runs on the embedded API server; on a real one where `KUBEBUILDER_ASSETS` (a folder with `etcd` and
+//! They run on the embedded API server, or on a real one if `KUBEBUILDER_ASSETS` (a folder with `etcd` and
 //! `kube-apiserver`) or `TEST_KUBECONFIG` (a cluster) is set.
 
 mod chart;

@@ -1,4 +1,4 @@
-//! Every object by the type of its kind: no field that the type doesn't know, none that it wants and lacks.
+//! Every rendered object matches the Rust type of its kind: no unknown and no missing fields.
 
 use fledged_tests::require;
 use k8s_openapi::api::admissionregistration::v1::{
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::rendered::{every_installation, helm_operator, label};
 
-/// Fields of a document that its type doesn't know.
+/// Collects the paths of the fields of `document` that its type does not have.
 fn unknown(document: &Value, known: &Value, path: &str, found: &mut Vec<String>) {
     match (document, known) {
         (Value::Object(fields), known) => {
@@ -25,7 +25,7 @@ fn unknown(document: &Value, known: &Value, path: &str, found: &mut Vec<String>)
                 let path = format!("{path}.{name}");
                 match known.get(name) {
                     Some(known) => unknown(value, known, &path, found),
-                    // What is nothing is not written again.
+                    // Empty fields are not serialized.
                     None if value.is_null() || *value == json!([]) || *value == json!({}) => {}
                     None => found.push(path),
                 }
@@ -52,7 +52,7 @@ fn check<T: Serialize + DeserializeOwned>(document: &Value) -> Vec<String> {
     found
 }
 
-/// The kinds of others have no type here: their fields, by name.
+/// Kinds of other projects have no type here: returns the fields of their spec that are not in `known`.
 fn check_foreign(document: &Value, known: &[&str]) -> Vec<String> {
     let fields = document["spec"].as_object().unwrap().keys();
     fields
@@ -101,14 +101,14 @@ fn problems(object: &Value) -> Vec<String> {
             let known = ["secretName", "dnsNames", "privateKey", "issuerRef"];
             check_foreign(object, &known)
         }
-        // Its spec is the values of the chart, which are checked when it is rendered.
+        // Its spec holds values of the chart, which helm validates when it renders the chart.
         ("charts.helm.kubefledged.io/v1alpha2", "KubeFledged") => Vec::new(),
         other => vec![format!("unknown kind {other:?}")],
     }
 }
 
 #[test]
-fn every_object_is_valid_by_its_type() {
+fn every_object_matches_its_type() {
     if !require(&["helm"]) {
         return;
     }
@@ -128,7 +128,7 @@ fn every_object_is_valid_by_its_type() {
 }
 
 #[test]
-fn a_field_that_is_not_there_is_found() {
+fn unknown_fields_and_wrong_types_are_found() {
     let misspelt = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a" },
         "spec": { "ports": [{ "port": 80, "targetport": 80 }] },

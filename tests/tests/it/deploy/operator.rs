@@ -1,4 +1,4 @@
-//! The Helm operator: it can make what the chart makes, and no more.
+//! The Helm operator: its rights cover the objects of the chart.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::rendered::{deploy, documents, helm_operator, label, named, of_kind, template, text};
 
-/// Everything that a rule allows, one by one: group, resource, name, verb.
+/// Returns all rights of a role as tuples of group, resource, name and verb.
 fn grants(role: &Value) -> BTreeSet<[String; 4]> {
     let mut all = BTreeSet::new();
     for rule in role["rules"].as_array().unwrap() {
@@ -34,14 +34,14 @@ fn grants(role: &Value) -> BTreeSet<[String; 4]> {
     all
 }
 
-/// Whether something is allowed by name, or for every name.
+/// Returns whether `wanted` is granted for its name or for all names.
 fn allowed(held: &BTreeSet<[String; 4]>, wanted: &[String; 4]) -> bool {
     let mut any = wanted.clone();
     any[2] = String::new();
     held.contains(wanted) || held.contains(&any)
 }
 
-/// Values that make everything that a KubeFledged in the operator's namespace can.
+/// Values with which the chart creates all its kinds of objects.
 const ALL: &[&str] = &[
     "--set=webhookServer.enable=true",
     "--set=networkPolicy.enabled=true",
@@ -52,9 +52,9 @@ const ALL: &[&str] = &[
     "--set=metrics.dashboard.enabled=true",
 ];
 
-/// The API server lets no subject grant a right that it does not have.
+/// The API server allows a subject to grant only rights that the subject has.
 #[test]
-fn it_has_every_right_that_it_hands_on() {
+fn operator_has_every_right_that_it_grants() {
     if !require(&["helm"]) {
         return;
     }
@@ -76,7 +76,7 @@ fn it_has_every_right_that_it_hands_on() {
 }
 
 #[test]
-fn it_may_make_change_and_remove_every_object_of_the_chart() {
+fn operator_may_manage_every_object_of_the_chart() {
     if !require(&["helm"]) {
         return;
     }
@@ -120,7 +120,7 @@ fn it_may_make_change_and_remove_every_object_of_the_chart() {
 }
 
 #[test]
-fn its_resource_is_that_of_kube_fledged() {
+fn operator_watches_the_resource_of_kube_fledged() {
     let own = helm_operator();
     let definition = named(&own, "CustomResourceDefinition", "");
     assert_eq!(
@@ -140,7 +140,7 @@ fn its_resource_is_that_of_kube_fledged() {
     assert_eq!(watches["group"], group);
     assert_eq!(&watches["version"], version);
     assert_eq!(&watches["kind"], kind);
-    // Where the image has the chart.
+    // The Dockerfile copies the chart to the path in watches.yaml.
     let image = text("kubefledged-operator/build/Dockerfile");
     let chart = watches["chart"].as_str().unwrap();
     assert!(
@@ -150,9 +150,9 @@ fn its_resource_is_that_of_kube_fledged() {
     assert!(deploy("chart/Chart.yaml").is_file());
 }
 
-/// Its spec is a values file.
+/// The spec of the sample is a valid values file and changes no default.
 #[test]
-fn the_sample_is_valid() {
+fn sample_spec_renders_the_default_chart() {
     if !require(&["helm"]) {
         return;
     }

@@ -1,14 +1,14 @@
-//! Pod Security: `restricted` for everything but what mounts the runtime's socket.
+//! Pod Security: all pods meet the level `restricted`, except those of the agent, which mount the runtime's socket.
 
 use fledged_tests::require;
 use serde_json::{Value, json};
 
 use super::rendered::{every_installation, helm_operator, label, of_kind};
 
-/// Sysctls that are safe, of those that are used here.
+/// Safe sysctls that the pods use.
 const SAFE: &[&str] = &["net.ipv4.ip_unprivileged_port_start"];
 
-/// What keeps a pod from the level `restricted`, by the Pod Security Standards of Kubernetes 1.36.
+/// Returns the violations of the level `restricted` of the Pod Security Standards of Kubernetes 1.36.
 fn violations(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for field in ["hostNetwork", "hostPID", "hostIPC"] {
@@ -47,42 +47,42 @@ fn violations(pod: &Value) -> Vec<String> {
             Value::Null => context[field].clone(),
             value => value.clone(),
         };
-        let mut wants = |holds: bool, what: &str| {
+        let mut require_that = |holds: bool, what: &str| {
             if !holds {
                 found.push(what.to_owned());
             }
         };
-        wants(own["privileged"] != true, "privileged");
-        wants(
+        require_that(own["privileged"] != true, "privileged");
+        require_that(
             own["allowPrivilegeEscalation"] == false,
             "allowPrivilegeEscalation",
         );
-        wants(
+        require_that(
             own["capabilities"]["drop"] == json!(["ALL"]),
             "capabilities.drop",
         );
         let added = own["capabilities"]["add"].as_array();
         let harmless = |name: &Value| name == "NET_BIND_SERVICE";
-        wants(
+        require_that(
             added.is_none_or(|added| added.iter().all(harmless)),
             "capabilities.add",
         );
-        wants(either("runAsNonRoot") == true, "runAsNonRoot");
-        wants(either("runAsUser") != 0, "runAsUser");
+        require_that(either("runAsNonRoot") == true, "runAsNonRoot");
+        require_that(either("runAsUser") != 0, "runAsUser");
         let profile = either("seccompProfile");
         let profiles = ["RuntimeDefault", "Localhost"];
-        wants(
+        require_that(
             profile["type"]
                 .as_str()
                 .is_some_and(|kind| profiles.contains(&kind)),
             "seccompProfile",
         );
-        wants(
+        require_that(
             own["seLinuxOptions"].is_null() && context["seLinuxOptions"].is_null(),
             "seLinuxOptions",
         );
         let ports = container["ports"].as_array().into_iter().flatten();
-        wants(
+        require_that(
             ports.into_iter().all(|port| port.get("hostPort").is_none()),
             "hostPort",
         );
@@ -91,7 +91,7 @@ fn violations(pod: &Value) -> Vec<String> {
 }
 
 #[test]
-fn only_the_agent_needs_more_than_pod_security_restricted() {
+fn all_pods_but_the_agents_are_restricted() {
     if !require(&["helm"]) {
         return;
     }
@@ -102,7 +102,7 @@ fn only_the_agent_needs_more_than_pod_security_restricted() {
         for workload in workloads {
             let pod = &workload["spec"]["template"]["spec"];
             let mut found = violations(pod);
-            // What a values file asks for.
+            // Violations that a values file sets on purpose.
             let asked = |what: &String| {
                 let by_everything = installation.ends_with("everything-values.yaml")
                     && (what == "hostNetwork" || what == "seLinuxOptions");
@@ -123,7 +123,7 @@ fn only_the_agent_needs_more_than_pod_security_restricted() {
             }
             let operator = installation == "the Helm operator";
             for container in pod["containers"].as_array().unwrap() {
-                // helm writes where it unpacks charts.
+                // The Helm operator unpacks charts into its root file system.
                 let read_only = &container["securityContext"]["readOnlyRootFilesystem"];
                 assert!(operator || read_only == true, "{installation}: {name}");
                 let resources = &container["resources"];
@@ -143,7 +143,7 @@ fn only_the_agent_needs_more_than_pod_security_restricted() {
 }
 
 #[test]
-fn what_is_not_restricted_is_found() {
+fn violations_are_found() {
     let bad = json!({
         "hostPID": true,
         "volumes": [{ "name": "a", "hostPath": { "path": "/" } }],

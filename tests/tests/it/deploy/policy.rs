@@ -1,4 +1,4 @@
-//! The policy that lets an agent write the record of its own node alone: its expressions, evaluated.
+//! The ValidatingAdmissionPolicy that restricts an agent to its own node's record: evaluates its CEL expressions.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use super::rendered::{named, plain, template};
 
 const CLAIM: &str = "authentication.kubernetes.io/node-name";
 
-/// Whether the policy lets a request through; its messages where not.
+/// Evaluates the policy for a request. Returns its messages if the request is refused.
 fn decide(policy: &Value, request: &Value) -> Result<(), Vec<String>> {
     let holds = |expression: &Value| {
         let program = Program::compile(expression.as_str().unwrap()).unwrap();
         let mut context = Context::with_env(Arc::new(Env::stdlib()));
         let request = cel::to_value(request).unwrap();
         context.add_variable_from_value("request", request);
-        // An error counts as a refusal, as failurePolicy Fail has it.
+        // With failurePolicy Fail, an evaluation error refuses the request.
         matches!(program.execute(&context), Ok(cel::Value::Bool(true)))
     };
     assert_eq!(policy["spec"]["failurePolicy"], "Fail");
@@ -52,7 +52,7 @@ fn request(user: &str, node: Value, name: &str) -> Value {
 }
 
 #[test]
-fn an_agent_writes_the_status_of_its_own_record_alone() {
+fn agents_may_only_write_the_status_of_their_record() {
     if !require(&["helm"]) {
         return;
     }
@@ -110,7 +110,7 @@ fn an_agent_writes_the_status_of_its_own_record_alone() {
 }
 
 #[test]
-fn it_is_bound_and_matches_both_endpoints() {
+fn policy_is_bound_and_matches_spec_and_status() {
     if !require(&["helm"]) {
         return;
     }
@@ -125,7 +125,7 @@ fn it_is_bound_and_matches_both_endpoints() {
         json!(["nodeimagecaches", "nodeimagecaches/status"])
     );
     assert_eq!(rule["operations"], json!(["CREATE", "UPDATE", "DELETE"]));
-    // Its account is the DaemonSet's.
+    // The policy names the ServiceAccount of the DaemonSet.
     let account =
         &named(&objects, "DaemonSet", "-agent")["spec"]["template"]["spec"]["serviceAccountName"];
     let condition = policy["spec"]["matchConditions"][0]["expression"]

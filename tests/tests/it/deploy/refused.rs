@@ -1,4 +1,4 @@
-//! Kinds that only an installation needs: the API server of the tests is never kinder about them than a real one.
+//! Kinds that only an installation uses: the embedded API server refuses and defaults them as a real one does.
 
 use fledged_tests::kube::{Kubectl, TestCluster};
 use fledged_tests::require;
@@ -9,7 +9,7 @@ use super::rendered::documents;
 const REFUSED: &str = include_str!("refused.yaml");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_invalid_is_refused_by_its_field() {
+async fn invalid_objects_are_refused_with_their_field() {
     if !require(&["kubectl"]) {
         return;
     }
@@ -40,13 +40,13 @@ async fn apply(kubectl: &Kubectl, object: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_out_is_filled_in() {
+async fn missing_fields_get_their_defaults() {
     if !require(&["kubectl"]) {
         return;
     }
     let cluster = TestCluster::start().await;
     let kubectl = Kubectl::new(&cluster);
-    // Of a name that no other test has, as some of these belong to no namespace.
+    // A unique name, because cluster-scoped objects are shared by all tests.
     let name = cluster.namespace();
     let text = format!(
         "
@@ -97,7 +97,7 @@ spec:
     );
     assert_eq!(spec["clusterIPs"], json!([spec["clusterIP"]]));
     assert_eq!(service["status"], json!({ "loadBalancer": {} }));
-    // Its address stays when something else changes, and can't be another.
+    // Other changes keep clusterIP, and a change of clusterIP is refused.
     let mut changed = documents(&text)[0].clone();
     changed["spec"]["ports"][0]["port"] = 81.into();
     let again = apply(&kubectl, &changed).await;

@@ -1,4 +1,4 @@
-//! The steps of the release workflow that can go wrong without anybody noticing, run as its runner does.
+//! Steps of the release workflow that can fail silently, run with the shell of GitHub's runner.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -11,7 +11,7 @@ fn workflow() -> Value {
     serde_saphyr::from_str(&text("../.github/workflows/release.yml")).unwrap()
 }
 
-/// Runs the step of that name, with these programs in place of the real ones.
+/// Runs the step `name` with fake `programs` first in `PATH`.
 fn step(
     folder: &Path,
     name: &str,
@@ -19,7 +19,7 @@ fn step(
     variables: &[(&str, &str)],
 ) -> Output {
     let workflow = workflow();
-    // GitHub runs `bash -e` where no shell is named, and this where it is bash.
+    // GitHub runs `bash -e` without a `shell`, and the command below with `shell: bash`.
     assert_eq!(workflow["defaults"]["run"]["shell"], "bash");
     let shell = ["--noprofile", "--norc", "-eo", "pipefail", "-c"];
     let steps = workflow["jobs"]["release"]["steps"].as_array().unwrap();
@@ -52,7 +52,7 @@ fn env(folder: &Path) -> String {
 }
 
 #[test]
-fn an_owner_with_capital_letters_has_references_without() {
+fn image_references_have_the_owner_in_lower_case() {
     let folder = tempfile::tempdir().unwrap();
     let owner = [("GITHUB_REPOSITORY_OWNER", "Some-Org")];
     let output = step(folder.path(), "Name what is pushed", &[], &owner);
@@ -63,13 +63,13 @@ fn an_owner_with_capital_letters_has_references_without() {
          OPERATOR_IMAGE=ghcr.io/some-org/fledged-helm-operator\n\
          CHARTS=oci://ghcr.io/some-org/charts\n"
     );
-    // Nor is the name used as it is anywhere else.
+    // No other step uses the owner's name unchanged.
     let workflow = text("../.github/workflows/release.yml");
     assert!(!workflow.contains("github.repository_owner"), "{workflow}");
 }
 
 #[test]
-fn a_chart_that_was_not_pushed_ends_the_release_there() {
+fn a_failed_push_of_the_chart_fails_the_step() {
     let push = "Package and push the chart";
     let variables = [("VERSION", "1.0.0"), ("CHARTS", "oci://r.example/charts")];
     for (helm, digest) in [
@@ -92,7 +92,7 @@ fn a_chart_that_was_not_pushed_ends_the_release_there() {
 }
 
 #[test]
-fn a_release_candidate_is_nobodys_latest() {
+fn only_release_candidates_are_prereleases() {
     for (version, prerelease) in [("1.0.0-rc.1", true), ("1.0.0", false)] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("release")).unwrap();
@@ -108,8 +108,8 @@ fn a_release_candidate_is_nobodys_latest() {
         let gh = [("gh", "printf '%s\\n' \"$@\"")];
         let output = step(folder.path(), "Release", &gh, &variables);
         assert!(output.status.success(), "{output:?}");
-        let said = String::from_utf8(output.stdout).unwrap();
-        let words: Vec<&str> = said.lines().collect();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let words: Vec<&str> = stdout.lines().collect();
         assert_eq!(words.contains(&"--prerelease"), prerelease, "{words:?}");
         assert_eq!(words[..3], ["release", "create", &tag]);
         assert_eq!(words.last(), Some(&"release/file"));

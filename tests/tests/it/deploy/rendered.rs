@@ -1,4 +1,4 @@
-//! What is to be applied, as objects.
+//! Renders the chart and reads the plain YAML as objects.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// Where the chart's own values files are, each of which has to work.
+/// Folder of the chart's values files, with each of which the tests render the chart.
 const VALUES: &str = "chart/ci";
 
-/// The folder `deploy/`, or something in it.
+/// Returns a path below `deploy/`.
 pub(crate) fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../deploy")
@@ -24,7 +24,7 @@ pub(crate) fn text(path: &str) -> String {
 
 /// Runs helm.
 pub(crate) fn helm(args: &[&str]) -> Output {
-    // Nothing of the user's own settings.
+    // The user's own Helm settings must not matter.
     let home = tempfile::tempdir().unwrap();
     let variables = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"];
     let mut command = Command::new("helm");
@@ -35,7 +35,7 @@ pub(crate) fn helm(args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// The chart with these arguments, or what helm says against it.
+/// Renders the chart with these arguments, or returns helm's error.
 pub(crate) fn try_template(args: &[&str]) -> Result<Vec<Value>, String> {
     let chart = deploy("chart");
     let start = [
@@ -51,7 +51,7 @@ pub(crate) fn try_template(args: &[&str]) -> Result<Vec<Value>, String> {
     }
 }
 
-/// The chart with these arguments.
+/// Renders the chart with these arguments.
 pub(crate) fn template(args: &[&str]) -> Vec<Value> {
     try_template(args).unwrap_or_else(|problem| panic!("helm template {args:?}: {problem}"))
 }
@@ -73,7 +73,7 @@ pub(crate) fn values_files() -> Vec<PathBuf> {
     files
 }
 
-/// The chart by its defaults and by each values file, and the plain YAML; each with its name.
+/// Returns the objects of the chart with its defaults, with each values file, and of the plain YAML, by name.
 pub(crate) fn every_installation() -> Vec<(String, Vec<Value>)> {
     let mut all = vec![("defaults".to_owned(), template(&[]))];
     for file in values_files() {
@@ -84,7 +84,7 @@ pub(crate) fn every_installation() -> Vec<(String, Vec<Value>)> {
     all
 }
 
-/// The plain YAML, the webhook server with it.
+/// Returns the objects of the plain YAML, including the webhook server.
 pub(crate) fn plain() -> Vec<Value> {
     let files = [
         "kubefledged-namespace.yaml",
@@ -95,7 +95,7 @@ pub(crate) fn plain() -> Vec<Value> {
     files.map(|file| documents(&text(file))).concat()
 }
 
-/// What the Helm operator is made of.
+/// Returns the objects that install the Helm operator.
 pub(crate) fn helm_operator() -> Vec<Value> {
     let mut all = Vec::new();
     for folder in [
@@ -112,12 +112,12 @@ pub(crate) fn helm_operator() -> Vec<Value> {
     all
 }
 
-/// Those of a kind.
+/// Returns the objects of a kind.
 pub(crate) fn of_kind<'o>(objects: &'o [Value], kind: &'o str) -> impl Iterator<Item = &'o Value> {
     objects.iter().filter(move |object| object["kind"] == kind)
 }
 
-/// The only one of a kind whose name ends like this.
+/// Returns the object of `kind` whose name ends with `end`; panics unless there is exactly one.
 pub(crate) fn named<'o>(objects: &'o [Value], kind: &'o str, end: &str) -> &'o Value {
     let found: Vec<&Value> = of_kind(objects, kind)
         .filter(|object| object["metadata"]["name"].as_str().unwrap().ends_with(end))

@@ -1,4 +1,4 @@
-//! The fewest rights that do.
+//! The RBAC rights of each part: exactly those in docs/security.md.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ fn rules(role: &Value) -> &[Value] {
     role["rules"].as_array().unwrap()
 }
 
-/// Rights that no part may have.
-fn too_much(object: &Value) -> Vec<String> {
+/// Returns the rights and subjects of an object that no part may have.
+fn forbidden_rights(object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     match object["kind"].as_str().unwrap() {
         "Role" | "ClusterRole" => {
@@ -57,7 +57,7 @@ fn too_much(object: &Value) -> Vec<String> {
                 }
                 let everywhere = object["kind"] == "ClusterRole";
                 for resource in ["secrets", "configmaps", "leases", "serviceaccounts"] {
-                    // A ServiceAccount names its pull secrets and holds none; the job driver gets it by name.
+                    // A ServiceAccount holds no secret, only the names of its pull secrets; the job driver reads it by name.
                     let named = resource == "serviceaccounts" && words(rule, "verbs") == ["get"];
                     if everywhere && !named && words(rule, "resources").contains(&resource) {
                         found.push(format!("{resource} in every namespace"));
@@ -78,7 +78,7 @@ fn too_much(object: &Value) -> Vec<String> {
 }
 
 #[test]
-fn no_wildcard_and_no_subject_but_accounts() {
+fn roles_have_no_wildcards_and_bind_only_accounts() {
     if !require(&["helm"]) {
         return;
     }
@@ -90,7 +90,7 @@ fn no_wildcard_and_no_subject_but_accounts() {
             "{installation}"
         );
         for object in &objects {
-            let found = too_much(object);
+            let found = forbidden_rights(object);
             assert!(
                 found.is_empty(),
                 "{installation}: {}: {found:?}",
@@ -101,9 +101,9 @@ fn no_wildcard_and_no_subject_but_accounts() {
 }
 
 #[test]
-fn what_is_too_much_is_found() {
+fn forbidden_rights_are_found() {
     let role = |rule: Value| json!({ "kind": "ClusterRole", "metadata": { "name": "a" }, "rules": [rule] });
-    for (object, said) in [
+    for (object, wanted) in [
         (
             role(json!({ "apiGroups": ["*"], "resources": ["nodes"], "verbs": ["get"] })),
             "apiGroups *",
@@ -125,14 +125,14 @@ fn what_is_too_much_is_found() {
             "verb impersonate",
         ),
     ] {
-        assert_eq!(too_much(&object), [said]);
+        assert_eq!(forbidden_rights(&object), [wanted]);
     }
     let nodes = json!({ "kind": "Group", "name": "system:nodes" });
     let binding = json!({ "kind": "ClusterRoleBinding", "metadata": {}, "subjects": [nodes] });
-    assert!(too_much(&binding)[0].contains("system:nodes"));
+    assert!(forbidden_rights(&binding)[0].contains("system:nodes"));
 }
 
-/// Who may do what: `namespace resource` to verbs, the empty namespace standing for all of them.
+/// Maps `namespace resource names` to the verbs of an account. An empty namespace means all namespaces.
 fn rights(objects: &[Value], account: &str) -> BTreeMap<String, Vec<String>> {
     let mut rights: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let bindings = of_kind(objects, "RoleBinding").chain(of_kind(objects, "ClusterRoleBinding"));
@@ -175,9 +175,9 @@ fn table(rows: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
         .collect()
 }
 
-/// The table of docs/security.md.
+/// Compares the rights of each part with the table in docs/security.md.
 #[test]
-fn each_part_has_the_rights_of_its_table_and_no_other() {
+fn each_part_has_exactly_its_documented_rights() {
     if !require(&["helm"]) {
         return;
     }
@@ -216,7 +216,7 @@ fn each_part_has_the_rights_of_its_table_and_no_other() {
         ),
     ]);
     assert_eq!(rights(&objects, "kube-fledged-webhook-server"), webhook);
-    // With a certificate from elsewhere it needs neither.
+    // With a certificate of cert-manager, the webhook server needs neither Secret nor configuration.
     let others = template(&[
         "--set=webhookServer.enable=true",
         "--set=webhookServer.certManager.enable=true",
@@ -226,7 +226,7 @@ fn each_part_has_the_rights_of_its_table_and_no_other() {
 }
 
 #[test]
-fn a_namespace_of_its_own_takes_fewer() {
+fn watch_namespace_limits_rights_to_that_namespace() {
     if !require(&["helm"]) {
         return;
     }
@@ -243,7 +243,7 @@ fn a_namespace_of_its_own_takes_fewer() {
         ("shop jobs", "list watch create delete"),
         ("shop pods", "list watch"),
         ("shop serviceaccounts", "get"),
-        // Where Jobs that remove images are.
+        // Removal Jobs run in the operator's namespace.
         ("kube-fledged events", "list"),
         ("kube-fledged jobs", "list watch create delete"),
         ("kube-fledged pods", "list watch"),

@@ -1,4 +1,4 @@
-//! Controller and agent with the rights that the chart gives them, on an API server that knows of rights.
+//! Controller and agent with the rights that the chart grants them, on a real API server with RBAC.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +21,14 @@ use super::rendered::{deploy, helm};
 
 const APP: &str = "registry.test/private/app:1";
 
-/// A cluster with the chart on it, set like that; nothing where rights mean nothing.
+/// Installs the chart with the arguments `set`. Returns nothing on the embedded API server, which has no RBAC.
 async fn installed(set: &'static [&'static str]) -> Option<TestCluster> {
     if !require(&["helm", "kubectl"]) {
         return None;
     }
     let cluster = TestCluster::start().await;
     if cluster.kind() == ServerKind::Embedded {
-        skipped("rights take a real API server: KUBEBUILDER_ASSETS or TEST_KUBECONFIG");
+        skipped("RBAC needs a real API server: KUBEBUILDER_ASSETS or TEST_KUBECONFIG");
         return None;
     }
     let chart = deploy("chart");
@@ -38,7 +38,7 @@ async fn installed(set: &'static [&'static str]) -> Option<TestCluster> {
     );
     let output = tokio::task::spawn_blocking(move || {
         let chart = chart.to_str().unwrap();
-        // The definitions are the fixture's.
+        // The fixture has installed the definitions.
         let args = [
             "install",
             "kube-fledged",
@@ -67,7 +67,7 @@ async fn uninstall(cluster: &TestCluster) {
     assert!(output.await.unwrap().status.success());
 }
 
-/// A client with a token of a ServiceAccount, bound to a pod where one is named.
+/// Returns a client with a token of a ServiceAccount, bound to `pod` if there is one.
 async fn client_of(cluster: &TestCluster, account: &str, pod: Option<&Pod>) -> Client {
     let mut spec = json!({ "audiences": [], "expirationSeconds": 3600 });
     if let Some(metadata) = pod.map(|pod| &pod.metadata) {
@@ -93,7 +93,7 @@ async fn client_of(cluster: &TestCluster, account: &str, pod: Option<&Pod>) -> C
     Client::try_from(config).unwrap()
 }
 
-/// A pod of the agents on that node, as far as the API server knows.
+/// Creates the Pod object of an agent on `node`. No container runs.
 async fn agent_pod(cluster: &TestCluster, node: &str) -> Pod {
     let pod = json!({
         "metadata": { "name": format!("agent-on-{node}") },
@@ -122,7 +122,7 @@ async fn record(cluster: &TestCluster, node: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_writes_the_record_of_its_own_node_alone() {
+async fn agents_may_only_write_the_record_of_their_node() {
     let Some(cluster) = installed(&[]).await else {
         return;
     };
@@ -149,7 +149,7 @@ async fn an_agent_writes_the_record_of_its_own_node_alone() {
         }
     };
     assert_eq!(write(&bound, &nodes[0]).await, Ok(()));
-    // An API server learns of a policy a moment after it was made.
+    // An API server enforces a policy a moment after it was created.
     eventually("the policy to be in force", || async {
         match write(&bound, &nodes[1]).await {
             Err(message) if message.contains("its own node") => Ok(()),
@@ -161,7 +161,7 @@ async fn an_agent_writes_the_record_of_its_own_node_alone() {
     assert!(refusal.contains("its own node"), "{refusal}");
     assert_eq!(write(&bound, &nodes[0]).await, Ok(()));
     assert_eq!(write(&cluster.client(), &nodes[1]).await, Ok(()));
-    // Its spec is the controller's: RBAC says so first, and the policy where agents are granted more.
+    // Agents may not write the spec: RBAC refuses it, and with more rights the policy does.
     let records: Api<NodeImageCache> = Api::all(bound.clone());
     let spec = Patch::Merge(json!({ "spec": { "images": [] } }));
     let refusal = records
@@ -206,7 +206,7 @@ async fn an_agent_writes_the_record_of_its_own_node_alone() {
         .run(&["delete", "clusterrolebinding", &binding])
         .await
         .ok();
-    // Secrets by name, in its namespace alone.
+    // An agent may get Secrets by name, only in its own namespace.
     let agent = format!(
         "--as=system:serviceaccount:{}:kube-fledged-agent",
         cluster.namespace()
@@ -225,16 +225,16 @@ async fn an_agent_writes_the_record_of_its_own_node_alone() {
     uninstall(&cluster).await;
 }
 
-/// The same with Jobs in place of agents.
+/// A cache is created and deleted with the Job driver, with only the rights that the chart grants.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rights_are_enough_for_jobs() {
+async fn granted_rights_suffice_for_jobs() {
     let Some(cluster) = installed(&["--set=nodeDriver=job"]).await else {
         return;
     };
     let client = client_of(&cluster, "kube-fledged-controller", None).await;
     let image = "registry.test/fledged-operator:1".parse().unwrap();
     let mut options = JobOptions::new(image, cluster.namespace());
-    // Removal Jobs stay until the kubelet's list is that much newer.
+    // Removal Jobs are kept until the kubelet's image list is this much newer.
     options.list_margin = Duration::from_secs(1);
     let driver = JobDriver::new(client.clone(), options);
     let mut config = ControllerConfig::default();
@@ -268,9 +268,9 @@ async fn the_rights_are_enough_for_jobs() {
     uninstall(world.cluster()).await;
 }
 
-/// Everything from a cache's creation to the removal of its images, and nothing is refused.
+/// A cache is created, refreshed and deleted with agents, with only the rights that the chart grants.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rights_are_enough() {
+async fn granted_rights_suffice_for_agents() {
     let Some(cluster) = installed(&[]).await else {
         return;
     };

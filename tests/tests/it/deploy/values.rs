@@ -1,4 +1,4 @@
-//! A values file that was written for kube-fledged's chart.
+//! Values of kube-fledged's chart: each has its effect in this chart.
 
 use fledged_tests::require;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::effects::effects;
 use super::rendered::{deploy, helm, named, of_kind, template, text};
 
-/// The paths of what a values file sets; lists are one value.
+/// Collects the paths of all values in a values file. A list counts as one value.
 fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value.as_object().filter(|fields| !fields.is_empty()) {
         Some(fields) => {
@@ -27,7 +27,7 @@ fn values() -> Value {
 }
 
 #[test]
-fn every_key_has_its_effect() {
+fn every_kube_fledged_value_has_its_effect() {
     if !require(&["helm"]) {
         return;
     }
@@ -64,9 +64,9 @@ fn every_key_has_its_effect() {
     }
 }
 
-/// kube-fledged's chart reads neither of the two: a values file with them must not make a pod wait for a missing Secret.
+/// kube-fledged's chart ignores both values, so only `ownCertificate` makes the pod mount the Secret.
 #[test]
-fn a_certificate_of_ones_own_takes_a_word_of_its_own() {
+fn own_certificate_is_used_only_if_enabled() {
     if !require(&["helm"]) {
         return;
     }
@@ -98,9 +98,9 @@ fn a_certificate_of_ones_own_takes_a_word_of_its_own() {
     assert_eq!(bundle, &wanted["validatingWebhookCABundle"]);
 }
 
-/// cert-manager's Secret has names of its own for what is in it.
+/// The keys in cert-manager's Secret are mounted under the file names of the flags.
 #[test]
-fn a_certificate_of_cert_manager_is_where_the_flags_say() {
+fn cert_manager_certificate_is_mounted_at_the_flag_paths() {
     if !require(&["helm"]) {
         return;
     }
@@ -121,7 +121,7 @@ fn a_certificate_of_cert_manager_is_where_the_flags_say() {
 }
 
 #[test]
-fn jobs_pull_with_the_secrets_that_the_other_pods_have() {
+fn jobs_use_the_pull_secrets_of_the_chart() {
     if !require(&["helm"]) {
         return;
     }
@@ -146,7 +146,7 @@ fn jobs_pull_with_the_secrets_that_the_other_pods_have() {
 }
 
 #[test]
-fn removals_may_have_another_selinux_type() {
+fn selinux_type_of_removal_jobs_can_be_set() {
     if !require(&["helm"]) {
         return;
     }
@@ -160,9 +160,9 @@ fn removals_may_have_another_selinux_type() {
     assert!(args.contains(&flag), "{args:?}");
 }
 
-/// A pod whose ServiceAccount is not there is forbidden; those that remove images are in the operator's own namespace.
+/// Pods without their ServiceAccount are refused. Removal Jobs run in the operator's namespace.
 #[test]
-fn jobs_have_their_service_account_wherever_they_are() {
+fn jobs_have_a_service_account_in_each_namespace() {
     if !require(&["helm"]) {
         return;
     }
@@ -177,9 +177,9 @@ fn jobs_have_their_service_account_wherever_they_are() {
     }
 }
 
-/// With its agents the CRI client's image has no use; with Jobs it has.
+/// The value is used only by the Job driver; agents need no CRI client image.
 #[test]
-fn the_cri_client_is_what_jobs_run() {
+fn jobs_run_the_cri_client_image() {
     if !require(&["helm"]) {
         return;
     }
@@ -201,9 +201,9 @@ fn the_cri_client_is_what_jobs_run() {
     assert_eq!(image["value"], wanted);
 }
 
-/// kube-fledged's own images are another program: who names them means the default.
+/// kube-fledged's images hold another program, so their repositories are ignored, with a note.
 #[test]
-fn its_published_images_are_passed_over() {
+fn repositories_of_kube_fledged_images_are_ignored() {
     if !require(&["helm"]) {
         return;
     }
@@ -239,9 +239,9 @@ fn its_published_images_are_passed_over() {
     }
 }
 
-/// What `helm upgrade` of a release of kube-fledged's chart can't change has to be as it was there.
+/// Selectors and role references are immutable, so an upgrade needs those of kube-fledged's chart.
 #[test]
-fn selectors_are_those_of_its_chart() {
+fn selectors_equal_those_of_kube_fledgeds_chart() {
     if !require(&["helm"]) {
         return;
     }
@@ -264,9 +264,9 @@ fn selectors_are_those_of_its_chart() {
     }
 }
 
-/// An unreachable webhook server blocks no request unless failurePolicy says so.
+/// By default an unreachable webhook server blocks no request.
 #[test]
-fn a_webhook_that_does_not_answer_is_passed_over_by_default() {
+fn webhook_failure_policy_is_ignore_by_default() {
     if !require(&["helm"]) {
         return;
     }
