@@ -1,4 +1,4 @@
-//! Create, refresh, purge, delete: kube-fledged's actions, in its words.
+//! kube-fledged's actions (create, refresh, purge, delete), with its reasons in the status.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use kube::api::ListParams;
 use serde_json::json;
 
 scenarios! {
-    a_cache_that_is_created_is_on_every_node_and_says_so,
+    a_created_cache_is_on_every_node_and_succeeds,
     a_failed_image_is_reported_by_node_and_reason,
-    why_a_pull_fails_is_told_while_it_is_tried_again,
-    no_node_that_matches_is_neither_success_nor_failure,
-    a_refresh_pulls_what_moved_and_takes_the_annotation_away,
-    a_refresh_is_over_when_what_was_taken_away_is_back,
-    a_tag_that_moves_is_followed_by_the_interval,
-    a_purged_cache_stays_purged_until_it_is_refreshed,
-    a_deleted_cache_leaves_its_images_unless_it_says_otherwise,
-    a_node_that_never_answers_does_not_hold_a_deletion_up,
+    a_failing_pull_is_reported_while_it_is_retried,
+    a_cache_without_matching_nodes_has_its_own_status,
+    a_refresh_pulls_moved_tags_and_removes_the_annotation,
+    a_refresh_ends_once_evicted_images_are_back,
+    the_refresh_interval_follows_a_moved_tag,
+    a_purge_lasts_until_a_refresh,
+    a_deletion_removes_images_only_with_policy_purge,
+    an_unresponsive_node_does_not_block_a_deletion,
 }
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 const MOVING: &str = "registry.test/moving:latest";
 
-async fn a_cache_that_is_created_is_on_every_node_and_says_so(way: Way) {
+async fn a_created_cache_is_on_every_node_and_succeeds(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let (a, b) = (world.node("a").await, world.node("b").await);
@@ -60,14 +60,14 @@ async fn a_cache_that_is_created_is_on_every_node_and_says_so(way: Way) {
     eventually("an event for the start and one for the end", || async {
         let about = ListParams::default().fields("involvedObject.name=web");
         let events = events.list(&about).await.unwrap().items;
-        let told: Vec<_> = events
+        let found: Vec<_> = events
             .iter()
             .map(|e| (e.type_.clone(), e.reason.clone(), e.message.clone()))
             .collect();
         let created = |e: &&Event| e.reason.as_deref() == Some("ImageCacheCreate");
         match events.iter().filter(created).count() {
             2 if events.iter().all(|e| e.type_.as_deref() == Some("Normal")) => Ok(()),
-            _ => Err(format!("{told:?}")),
+            _ => Err(format!("{found:?}")),
         }
     })
     .await;
@@ -98,18 +98,18 @@ async fn a_failed_image_is_reported_by_node_and_reason(way: Way) {
             .ok_or(format!("{} warnings", events.len()))
     })
     .await;
-    // The cache need not be touched when the cause is gone.
+    // Once the cause is gone, a refresh is enough; the spec does not change.
     world.registry().mend(DB);
     world.annotate("web", REFRESH_ANNOTATION).await;
     world.ended("web", "ImageCacheRefresh", "Succeeded").await;
 }
 
-async fn why_a_pull_fails_is_told_while_it_is_tried_again(way: Way) {
+async fn a_failing_pull_is_reported_while_it_is_retried(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     world.registry().fail(APP, Reason::ConnectionFailed);
     let a = world.node("a").await;
-    // By its end the controller knows that the node is Ready: nodes and caches are watched apart.
+    // Nodes and caches have separate watches: once this cache ends, the controller knows that the node is Ready.
     world.apply("first", &[DB]).await;
     world.ended("first", "ImageCacheCreate", "Succeeded").await;
     world.apply("web", &[APP]).await;
@@ -138,7 +138,7 @@ async fn why_a_pull_fails_is_told_while_it_is_tried_again(way: Way) {
     assert!(status.failures.is_empty() && status.failures_total == Some(0));
 }
 
-async fn no_node_that_matches_is_neither_success_nor_failure(way: Way) {
+async fn a_cache_without_matching_nodes_has_its_own_status(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let _other = world.node("a").await;
@@ -152,7 +152,7 @@ async fn no_node_that_matches_is_neither_success_nor_failure(way: Way) {
     assert_eq!(status.cached.as_deref(), Some("0/0"));
 }
 
-async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away(way: Way) {
+async fn a_refresh_pulls_moved_tags_and_removes_the_annotation(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, MOVING]);
     let a = world.node("a").await;
@@ -169,7 +169,7 @@ async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away(way: Way) {
     );
     assert!(status.refresh_revision > Some(0));
     world.annotation_gone("web", REFRESH_ANNOTATION).await;
-    // And again: the same annotation is a new request.
+    // The same annotation a second time is a new request.
     world.registry().publish(MOVING, "moved again");
     world.annotate("web", REFRESH_ANNOTATION).await;
     let revision = status.refresh_revision;
@@ -181,13 +181,13 @@ async fn a_refresh_pulls_what_moved_and_takes_the_annotation_away(way: Way) {
     assert_eq!(a.runtime.content(MOVING).as_deref(), Some("moved again"));
 }
 
-async fn a_refresh_is_over_when_what_was_taken_away_is_back(way: Way) {
+async fn a_refresh_ends_once_evicted_images_are_back(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let (a, b) = (world.node("a").await, world.node("b").await);
     world.apply("web", &[APP, DB]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    // Without an agent, a pulled image counts until the kubelet's list says otherwise.
+    // Without an agent, a pulled image counts as present until a newer list of the kubelet lacks it.
     let missing = way == Way::Agents;
     if missing {
         a.runtime.evict(DB);
@@ -199,12 +199,16 @@ async fn a_refresh_is_over_when_what_was_taken_away_is_back(way: Way) {
     assert_eq!(status.verify_revision, status.refresh_revision);
     assert_eq!(a.runtime.pulls(DB), 1 + usize::from(missing));
     for (node, image) in [(&a, APP), (&b, APP), (&b, DB)] {
-        assert_eq!(node.runtime.pulls(image), 1, "{image}: it is there");
+        assert_eq!(
+            node.runtime.pulls(image),
+            1,
+            "{image}: present, so not pulled again"
+        );
     }
     world.annotation_gone("web", REFRESH_ANNOTATION).await;
 }
 
-async fn a_tag_that_moves_is_followed_by_the_interval(way: Way) {
+async fn the_refresh_interval_follows_a_moved_tag(way: Way) {
     let mut options = WorldOptions::by(way);
     options.planner.refresh_interval = Duration::from_secs(1);
     let world = World::start_with(options).await;
@@ -214,21 +218,21 @@ async fn a_tag_that_moves_is_followed_by_the_interval(way: Way) {
     a.holds_exactly(&[APP, MOVING]).await;
     for content in ["moved", "moved again"] {
         world.registry().publish(MOVING, content);
-        eventually("the tag to be followed", || async {
+        eventually("the moved tag to be pulled", || async {
             let held = a.runtime.content(MOVING).unwrap_or_default();
             (held == content).then_some(()).ok_or(held)
         })
         .await;
     }
     world
-        .status_when("web", "refreshed by itself", |status| {
+        .status_when("web", "refreshed by the interval", |status| {
             status.reason == "ImageCacheRefresh" && status.status == "Succeeded"
         })
         .await;
-    assert_eq!(a.runtime.pulls(APP), 1, "what does not move is not pulled");
+    assert_eq!(a.runtime.pulls(APP), 1, "a fixed tag is not pulled again");
 }
 
-async fn a_purged_cache_stays_purged_until_it_is_refreshed(way: Way) {
+async fn a_purge_lasts_until_a_refresh(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let (a, b) = (world.node("a").await, world.node("b").await);
@@ -258,7 +262,7 @@ async fn a_purged_cache_stays_purged_until_it_is_refreshed(way: Way) {
     }
 }
 
-async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise(way: Way) {
+async fn a_deletion_removes_images_only_with_policy_purge(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
@@ -283,16 +287,16 @@ async fn a_deleted_cache_leaves_its_images_unless_it_says_otherwise(way: Way) {
     world.gone("retained").await;
     world.gone("purged").await;
     a.holds_exactly(&[APP]).await;
-    eventually("nothing to be recorded for the node", || async {
+    eventually("the node's record to be deleted", || async {
         let record = world.records().get_opt(a.name()).await.unwrap();
         record.map_or(Ok(()), |record| Err(format!("{record:?}")))
     })
     .await;
 }
 
-async fn a_node_that_never_answers_does_not_hold_a_deletion_up(way: Way) {
+async fn an_unresponsive_node_does_not_block_a_deletion(way: Way) {
     let mut options = WorldOptions::by(way);
-    // As long as it is waited for; half a minute, or five minutes and one, by default.
+    // Limits after which the node is skipped. Defaults: 30 s with agents, 6 min with Jobs.
     options.planner.defaults.deadline = Duration::from_secs(1);
     options.planner.answer_grace = Duration::from_secs(1);
     options.planner.report_grace = Duration::from_secs(1);
@@ -308,8 +312,7 @@ async fn a_node_that_never_answers_does_not_hold_a_deletion_up(way: Way) {
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
     dead.kill_agent().await;
     if way == Way::Jobs {
-        // Of a node without a kubelet the cluster itself says so; what is to be done there is known all
-        // the same, and answered.
+        // Kubernetes itself marks a node without a kubelet NotReady.
         dead.object.set_ready(false).await;
     }
     unready.object.set_ready(false).await;
@@ -317,7 +320,7 @@ async fn a_node_that_never_answers_does_not_hold_a_deletion_up(way: Way) {
     world.gone("web").await;
     a.holds_exactly(&[]).await;
     assert!(dead.runtime.holds(APP), "its agent is dead");
-    // It is not forgotten: a returning node does what is left.
+    // The removal stays in the record: a node that returns does it.
     dead.start_agent();
     dead.object.set_ready(true).await;
     dead.holds_exactly(&[]).await;

@@ -1,4 +1,4 @@
-//! A controller that dies at any write it makes, and one that takes its place: the same end.
+//! A controller dies at each of its writes in turn; its successor must reach the same final state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,21 +17,21 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 scenarios! {
-    wherever_it_dies_the_next_one_brings_it_to_the_same_end,
+    a_successor_finishes_after_a_death_at_any_write,
 }
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 const MOVING: &str = "registry.test/moving:latest";
 
-/// Whether the write at which it dies takes effect.
+/// Whether the write at which the controller dies takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Death {
     Before,
     After,
 }
 
-/// A cluster whose user dies at the write of that number.
+/// A cluster that cancels `dead` at write number `last`, and never answers again.
 struct Mortal {
     inner: KubeCluster,
     writes: AtomicUsize,
@@ -101,8 +101,8 @@ impl Cluster for Mortal {
     }
 }
 
-/// Runs a controller that dies at that write and one after it; returns when the story is over, and
-/// whether the first one died.
+/// Runs the story with a controller that dies at write number `last`, and then a successor. Returns whether the first
+/// controller died before the story was over.
 async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
     let options = WorldOptions::by(world.way());
     let dead = CancellationToken::new();
@@ -119,7 +119,7 @@ async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
     let controllers = async {
         let planner = || Planner::new(options.planner.clone(), 1);
         let clock = || Arc::new(TokioClock::new());
-        // One write at a time, so that the number says which it is.
+        // One write at a time, so that the number identifies the write.
         let one = std::num::NonZeroUsize::MIN;
         let mut first = ClusterLoop::new(planner(), mortal, clock(), 1).with_max_writes(one);
         tokio::select! {
@@ -143,7 +143,7 @@ async fn live_and_die(world: &World, last: usize, death: Death) -> bool {
     dead.is_cancelled()
 }
 
-/// What a user does, and what has to come of each step.
+/// Changes a cache as a user does, and asserts the result of each step.
 async fn story(world: &World) {
     world.publish(&[APP, DB, MOVING]);
     let a = world.node("a").await;
@@ -169,10 +169,10 @@ async fn story(world: &World) {
     a.holds_exactly(&[]).await;
 }
 
-async fn wherever_it_dies_the_next_one_brings_it_to_the_same_end(way: Way) {
-    /// More writes than the story takes; that it ends before is asserted.
+async fn a_successor_finishes_after_a_death_at_any_write(way: Way) {
+    /// An upper bound of the writes of a story, asserted below.
     const MOST: usize = 120;
-    // A server for each story; a real cluster serves one at a time.
+    // Each story has its own API server, except on a real cluster, which serves one story at a time.
     let first = World::without_controller(WorldOptions::by(way)).await;
     let at_once = match first.cluster().kind() {
         ServerKind::Embedded => 12,

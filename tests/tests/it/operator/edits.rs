@@ -4,17 +4,17 @@ use fledged_tests::kube::{Way, World, WorldOptions};
 use serde_json::json;
 
 scenarios! {
-    an_edit_pulls_what_was_added_and_removes_what_left,
-    an_edit_in_the_middle_of_a_rollout_wins,
-    a_selector_that_changes_moves_the_images,
-    a_rollout_has_no_more_nodes_pulling_than_it_may,
+    an_edit_pulls_added_and_removes_dropped_images,
+    an_edit_during_a_rollout_wins,
+    a_changed_selector_moves_the_images,
+    a_rollout_respects_max_concurrent_nodes,
 }
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 const NEXT: &str = "registry.test/app:2";
 
-async fn an_edit_pulls_what_was_added_and_removes_what_left(way: Way) {
+async fn an_edit_pulls_added_and_removes_dropped_images(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB, NEXT]);
     let a = world.node("a").await;
@@ -23,10 +23,14 @@ async fn an_edit_pulls_what_was_added_and_removes_what_left(way: Way) {
     world.apply("web", &[NEXT, DB]).await;
     world.ended("web", "ImageCacheUpdate", "Succeeded").await;
     a.holds_exactly(&[NEXT, DB]).await;
-    assert_eq!(a.runtime.pulls(DB), 1, "what stayed is not pulled again");
+    assert_eq!(
+        a.runtime.pulls(DB),
+        1,
+        "an image in both specs is not pulled again"
+    );
 }
 
-async fn an_edit_in_the_middle_of_a_rollout_wins(way: Way) {
+async fn an_edit_during_a_rollout_wins(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB, NEXT]);
     let (a, b) = (world.node("a").await, world.node("b").await);
@@ -40,7 +44,7 @@ async fn an_edit_in_the_middle_of_a_rollout_wins(way: Way) {
             status.is_some_and(|status| status.images.len() == 2)
         })
         .await;
-    // Not the same number of images, and another selector: kube-fledged refuses both.
+    // Another number of images; kube-fledged refuses such an edit.
     world.apply("web", &[NEXT]).await;
     world
         .record_when(&a, "assigned again", |record| {
@@ -57,7 +61,7 @@ async fn an_edit_in_the_middle_of_a_rollout_wins(way: Way) {
     }
 }
 
-async fn a_selector_that_changes_moves_the_images(way: Way) {
+async fn a_changed_selector_moves_the_images(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node_with("a", &[("tier", "backend")]).await;
@@ -73,7 +77,7 @@ async fn a_selector_that_changes_moves_the_images(way: Way) {
     b.holds_exactly(&[APP]).await;
 }
 
-async fn a_rollout_has_no_more_nodes_pulling_than_it_may(way: Way) {
+async fn a_rollout_respects_max_concurrent_nodes(way: Way) {
     let world = World::start_with(WorldOptions::by(way)).await;
     world.publish(&[APP]);
     let mut nodes = Vec::new();

@@ -1,4 +1,4 @@
-//! What there is to say of Jobs alone.
+//! Behaviour of the Job driver alone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,7 +26,7 @@ async fn jobs_of(world: &World, kind: &str) -> Vec<Job> {
 }
 
 async fn jobs_when(world: &World, kind: &str, count: usize) -> Vec<Job> {
-    eventually(&format!("{count} Jobs that {kind}"), || async {
+    eventually(&format!("{count} {kind} Jobs"), || async {
         let jobs = jobs_of(world, kind).await;
         let names: Vec<String> = jobs.iter().map(ResourceExt::name_any).collect();
         (jobs.len() == count)
@@ -36,7 +36,7 @@ async fn jobs_when(world: &World, kind: &str, count: usize) -> Vec<Job> {
     .await
 }
 
-/// Waits until the kubelet has reported that image.
+/// Waits until the kubelet of `node` lists `image`.
 async fn reported(world: &World, node: &TestNode, image: &str) {
     let nodes: Api<Node> = Api::all(world.cluster().client());
     eventually(&format!("the kubelet to report {image}"), || async {
@@ -58,7 +58,7 @@ fn created(kind: &str) -> RequestFilter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_job_pulls_everything_that_a_node_lacks() {
+async fn one_job_pulls_all_missing_images_of_a_node() {
     let world = World::start_by(Way::Jobs).await;
     world.publish(&[APP, DB, CRON]);
     let a = world.node("a").await;
@@ -90,7 +90,7 @@ async fn one_job_pulls_everything_that_a_node_lacks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_not_created_is_not_lost() {
+async fn a_failed_creation_of_a_job_is_retried() {
     let world = World::start_by(Way::Jobs).await;
     let Some(server) = world.cluster().embedded() else {
         return skipped("only the embedded API server fails on demand");
@@ -108,7 +108,7 @@ async fn a_job_that_was_not_created_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_forbids_a_job_or_its_pod_is_told_in_the_servers_words() {
+async fn a_refusal_of_a_job_or_pod_is_reported_verbatim() {
     let world = World::start_by(Way::Jobs).await;
     let Some(server) = world.cluster().embedded() else {
         return skipped("only the embedded API server fails on demand");
@@ -138,7 +138,7 @@ async fn a_pod_that_never_starts_fails_at_the_deadline() {
     let world = World::start_with(options).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
-    // Ready, without a kubelet that would run a pod.
+    // A Ready node without a kubelet: its pods never start.
     let stuck = world.unresponsive_node("stuck", &[]).await;
     stuck.object.set_ready(true).await;
     world.apply("web", &[APP]).await;
@@ -181,7 +181,7 @@ async fn a_restarted_controller_continues_existing_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_nobody_waits_for_are_deleted_at_the_start() {
+async fn obsolete_jobs_are_deleted_when_the_controller_starts() {
     let mut world = World::start_by(Way::Jobs).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -195,7 +195,7 @@ async fn jobs_that_nobody_waits_for_are_deleted_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_strangers_job_with_our_labels_is_left_alone() {
+async fn a_foreign_job_with_the_drivers_labels_is_ignored() {
     let mut world = World::start_by(Way::Jobs).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -214,7 +214,7 @@ async fn a_strangers_job_with_our_labels_is_left_alone() {
     world.create::<Job>(job).await;
     world.apply("web", &[APP]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    assert_eq!(a.runtime.pulls(APP), 1, "the stranger's Job is no evidence");
+    assert_eq!(a.runtime.pulls(APP), 1, "the foreign Job is no evidence");
     world.stop_controller().await;
     world.start_controller();
     world.apply("other", &[APP]).await;
@@ -250,7 +250,7 @@ async fn one_job_removes_and_retained_jobs_expire_later() {
         jobs[0].spec.clone().unwrap().ttl_seconds_after_finished,
         Some(3600)
     );
-    // A restarted controller leaves them alone.
+    // A restarted controller keeps the retained Jobs.
     world.stop_controller().await;
     world.start_controller();
     world.apply("other", &[APP]).await;

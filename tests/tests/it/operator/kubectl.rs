@@ -1,12 +1,12 @@
-//! What users of kube-fledged type, with the real kubectl.
+//! The documented commands of kube-fledged, run with the real kubectl.
 
 use fledged_tests::kube::{Kubectl, Way, World, cache_object, eventually};
 use fledged_tests::require;
 use serde_json::{Value, json};
 
 scenarios! {
-    every_action_of_kube_fledged_by_its_commands,
-    what_is_wrong_is_said_by_field_and_value,
+    kubectl_commands_of_kube_fledged_work,
+    kubectl_apply_names_the_invalid_field_and_value,
 }
 
 const APP: &str = "registry.test/app:1";
@@ -30,7 +30,7 @@ async fn json_of(kubectl: &Kubectl, args: &[&str]) -> Value {
     serde_json::from_str(&kubectl.run(&args).await.ok()).unwrap()
 }
 
-async fn every_action_of_kube_fledged_by_its_commands(way: Way) {
+async fn kubectl_commands_of_kube_fledged_work(way: Way) {
     if !require(&["kubectl"]) {
         return;
     }
@@ -60,7 +60,7 @@ async fn every_action_of_kube_fledged_by_its_commands(way: Way) {
     wait_for("--for=jsonpath={.status.status}=Succeeded").await;
     a.holds_exactly(&[APP]).await;
 
-    // Look.
+    // Show.
     let table = kubectl.run(&["get", "ic"]).await.ok();
     let words = |line: &str| -> Vec<String> { line.split_whitespace().map(Into::into).collect() };
     let lines: Vec<&str> = table.lines().collect();
@@ -92,8 +92,8 @@ async fn every_action_of_kube_fledged_by_its_commands(way: Way) {
             .run(&["describe", "imagecaches", "imagecache1"])
             .await
             .ok();
-        let told = text.contains("ImageCacheCreate") && text.contains("Normal");
-        (told && text.contains("1 of 1 cached"))
+        let normal = text.contains("ImageCacheCreate") && text.contains("Normal");
+        (normal && text.contains("1 of 1 cached"))
             .then_some(())
             .ok_or(text)
     })
@@ -133,8 +133,8 @@ async fn every_action_of_kube_fledged_by_its_commands(way: Way) {
         .await;
     // Purge.
     let purge = "kubefledged.io/purge-imagecache=";
-    eventually("the purge to be asked for", || async {
-        // As long as the first request is being taken away, another one of the kind is refused.
+    eventually("the purge annotation to be accepted", || async {
+        // kubectl refuses to overwrite an annotation, so wait until the controller has removed the first one.
         let asked = kubectl
             .run(&["annotate", "imagecaches", "imagecache1", purge])
             .await;
@@ -151,7 +151,7 @@ async fn every_action_of_kube_fledged_by_its_commands(way: Way) {
         let text = annotations.to_string();
         assert_eq!(
             cache["metadata"]["generation"], generation,
-            "annotations are no edit"
+            "annotations do not change the generation"
         );
         (!text.contains("-imagecache\"")).then_some(()).ok_or(text)
     })
@@ -170,7 +170,7 @@ async fn every_action_of_kube_fledged_by_its_commands(way: Way) {
     );
 }
 
-async fn what_is_wrong_is_said_by_field_and_value(way: Way) {
+async fn kubectl_apply_names_the_invalid_field_and_value(way: Way) {
     if !require(&["kubectl"]) {
         return;
     }

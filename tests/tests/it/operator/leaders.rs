@@ -1,4 +1,4 @@
-//! Two controllers: one leads.
+//! Leader election: of several controllers only the holder of the lease acts.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 scenarios! {
-    one_leads_and_the_other_takes_over,
-    one_whose_lease_was_taken_ends_and_says_why,
+    another_candidate_takes_over_after_kill_and_release,
+    a_controller_without_its_lease_ends_with_an_error,
 }
 
 const APP: &str = "registry.test/app:1";
@@ -56,7 +56,7 @@ async fn leader(world: &World, wanted: &str) {
     .await;
 }
 
-async fn one_leads_and_the_other_takes_over(way: Way) {
+async fn another_candidate_takes_over_after_kill_and_release(way: Way) {
     let world = World::without_controller(WorldOptions::by(way)).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
@@ -65,13 +65,13 @@ async fn one_leads_and_the_other_takes_over(way: Way) {
     let two = candidate(&world, "two");
     world.apply("web", &[APP]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    // Killed: its lease has to run out.
+    // After a kill the lease has to expire.
     one.task.abort();
     leader(&world, "two").await;
     world.apply("web", &[APP, DB]).await;
     world.ended("web", "ImageCacheUpdate", "Succeeded").await;
     a.holds_exactly(&[APP, DB]).await;
-    // Asked to end: it gives the lease back.
+    // A stopped controller releases its lease.
     let three = candidate(&world, "three");
     two.stop.cancel();
     two.task.await.unwrap().unwrap();
@@ -85,7 +85,7 @@ async fn one_leads_and_the_other_takes_over(way: Way) {
     leader(&world, "").await;
 }
 
-async fn one_whose_lease_was_taken_ends_and_says_why(way: Way) {
+async fn a_controller_without_its_lease_ends_with_an_error(way: Way) {
     let world = World::without_controller(WorldOptions::by(way)).await;
     let one = candidate(&world, "one");
     leader(&world, "one").await;

@@ -1,10 +1,10 @@
-//! The operator as a whole: ImageCaches in, images on nodes and a true status out.
+//! The operator as a whole: from ImageCaches to images on nodes and the reported status.
 //!
-//! Runs on the embedded API server; on a real one where `KUBEBUILDER_ASSETS` (a folder with `etcd` and
+//! The tests run on the embedded API server, or on a real one if `KUBEBUILDER_ASSETS` (a folder with `etcd` and
 //! `kube-apiserver`) or `TEST_KUBECONFIG` (a cluster) is set. Every scenario runs with agents on the nodes,
 //! and with Jobs, whose pods are run by stand-in kubelets.
 
-/// Runs scenarios with every way to reach nodes.
+/// Defines each scenario as two tests: with agents and with Jobs.
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
         mod agents {

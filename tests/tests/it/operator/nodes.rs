@@ -6,19 +6,19 @@ use fledged_tests::kube::{Way, World, eventually};
 use serde_json::json;
 
 scenarios! {
-    a_node_that_comes_late_gets_what_the_others_have,
-    a_node_that_is_not_ready_holds_nobody_up,
-    a_node_that_turns_not_ready_and_back_goes_on,
-    labels_decide_at_once,
-    what_the_kubelet_collects_is_pulled_again,
-    an_agent_that_dies_goes_on_from_what_the_runtime_holds,
-    a_node_that_is_made_anew_under_its_name_is_served,
+    a_late_node_gets_the_images,
+    a_not_ready_node_does_not_delay_the_others,
+    a_node_that_is_ready_again_continues,
+    a_changed_node_label_changes_the_images,
+    an_image_that_the_kubelet_evicts_is_pulled_again,
+    a_restarted_agent_continues_from_the_inventory,
+    a_recreated_node_gets_the_images_again,
 }
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 
-async fn a_node_that_comes_late_gets_what_the_others_have(way: Way) {
+async fn a_late_node_gets_the_images(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -50,7 +50,7 @@ async fn a_node_that_comes_late_gets_what_the_others_have(way: Way) {
     assert_eq!(a.runtime.pulls(APP), 1);
 }
 
-async fn a_node_that_is_not_ready_holds_nobody_up(way: Way) {
+async fn a_not_ready_node_does_not_delay_the_others(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -58,7 +58,7 @@ async fn a_node_that_is_not_ready_holds_nobody_up(way: Way) {
     let began = Instant::now();
     world.apply("web", &[APP]).await;
     let status = world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    // kube-fledged waits five minutes; a loaded machine is given a tenth of that.
+    // kube-fledged waits 5 min for the node. 30 s allow for a loaded machine.
     assert!(began.elapsed() < Duration::from_secs(30));
     a.holds_exactly(&[APP]).await;
     assert!(
@@ -80,7 +80,7 @@ async fn a_node_that_is_not_ready_holds_nobody_up(way: Way) {
         .await;
 }
 
-async fn a_node_that_turns_not_ready_and_back_goes_on(way: Way) {
+async fn a_node_that_is_ready_again_continues(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -100,7 +100,7 @@ async fn a_node_that_turns_not_ready_and_back_goes_on(way: Way) {
         .await;
 }
 
-async fn labels_decide_at_once(way: Way) {
+async fn a_changed_node_label_changes_the_images(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let a = world.node_with("a", &[("tier", "web")]).await;
@@ -111,7 +111,7 @@ async fn labels_decide_at_once(way: Way) {
     a.holds_exactly(&[APP]).await;
     a.object.label("tier", Some("data")).await;
     world
-        .record_when(&a, "about the other image", |record| {
+        .record_when(&a, "assigned the other image", |record| {
             record.spec.images.iter().any(|image| image.image == DB)
         })
         .await;
@@ -124,7 +124,7 @@ async fn labels_decide_at_once(way: Way) {
     .await;
 }
 
-async fn what_the_kubelet_collects_is_pulled_again(way: Way) {
+async fn an_image_that_the_kubelet_evicts_is_pulled_again(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -140,7 +140,7 @@ async fn what_the_kubelet_collects_is_pulled_again(way: Way) {
     .await;
 }
 
-async fn an_agent_that_dies_goes_on_from_what_the_runtime_holds(way: Way) {
+async fn a_restarted_agent_continues_from_the_inventory(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     let mut a = world.node("a").await;
@@ -164,7 +164,7 @@ async fn an_agent_that_dies_goes_on_from_what_the_runtime_holds(way: Way) {
     assert_eq!(a.runtime.pulls(DB), at_once);
 }
 
-async fn a_node_that_is_made_anew_under_its_name_is_served(way: Way) {
+async fn a_recreated_node_gets_the_images_again(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;

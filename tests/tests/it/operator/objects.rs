@@ -1,4 +1,4 @@
-//! Objects that are malformed, and large ones.
+//! Malformed objects and large objects.
 
 use fledged_operator::crd::{ImageCache, NodeImageCache};
 use fledged_tests::kube::{Way, World, cache_object, eventually};
@@ -8,15 +8,15 @@ use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 scenarios! {
-    what_can_be_known_to_be_wrong_is_refused_by_the_api_server,
-    what_slips_through_gets_a_condition_and_stops_nobody_else,
-    a_record_that_somebody_spoils_is_written_anew,
-    two_thousand_images_on_one_node,
+    the_api_server_refuses_invalid_specs,
+    a_stored_invalid_cache_gets_a_condition,
+    a_changed_record_is_restored,
+    a_node_holds_two_thousand_images,
 }
 
 const APP: &str = "registry.test/app:1";
 
-async fn what_can_be_known_to_be_wrong_is_refused_by_the_api_server(way: Way) {
+async fn the_api_server_refuses_invalid_specs(way: Way) {
     let world = World::start_by(way).await;
     let group = |images: Value| json!({ "cacheSpec": [{ "images": images }] });
     for (spec, field, problem) in [
@@ -94,7 +94,7 @@ async fn what_can_be_known_to_be_wrong_is_refused_by_the_api_server(way: Way) {
             Api::namespaced_with(world.cluster().client(), namespace, &resource);
         let refused = api.create(&PostParams::default(), &object).await;
         let Err(kube::Error::Api(status)) = refused else {
-            panic!("{spec} was taken");
+            panic!("{spec} was accepted");
         };
         assert_eq!(
             (status.code, status.reason.as_str()),
@@ -109,11 +109,11 @@ async fn what_can_be_known_to_be_wrong_is_refused_by_the_api_server(way: Way) {
     }
 }
 
-async fn what_slips_through_gets_a_condition_and_stops_nobody_else(way: Way) {
+async fn a_stored_invalid_cache_gets_a_condition(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
-    // An older definition, or an edited one, lets anything through.
+    // An older or edited definition may accept any spec.
     loosen(&world).await;
     let resource = kube::api::ApiResource::erase::<ImageCache>(&());
     let namespace = world.cluster().namespace();
@@ -142,7 +142,7 @@ async fn what_slips_through_gets_a_condition_and_stops_nobody_else(way: Way) {
         ("malformed", "spec.cacheSpec[0].images[0]", "Not An Image"),
         ("of-another-type", "spec.cacheSpec", "all of them"),
     ] {
-        eventually(&format!("an event about {name}"), || async {
+        eventually(&format!("the condition InvalidSpec of {name}"), || async {
             let object = api.get(name).await.unwrap();
             let status = &object.data["status"];
             let degraded = status["conditions"]
@@ -155,16 +155,16 @@ async fn what_slips_through_gets_a_condition_and_stops_nobody_else(way: Way) {
             let message = degraded
                 .map(|c| c["message"].to_string())
                 .unwrap_or_default();
-            let said = message.contains(field) && message.contains(value);
+            let named = message.contains(field) && message.contains(value);
             let failed =
                 status["status"] == "Failed" && status["reason"] == "CacheSpecValidationFailed";
-            (said && failed).then_some(()).ok_or(status.to_string())
+            (named && failed).then_some(()).ok_or(status.to_string())
         })
         .await;
     }
 }
 
-/// Lets the definition take any spec.
+/// Replaces the schema of `spec` by one that accepts everything.
 async fn loosen(world: &World) {
     let crds: Api<CustomResourceDefinition> = Api::all(world.cluster().client());
     let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
@@ -181,14 +181,14 @@ async fn loosen(world: &World) {
         .unwrap();
 }
 
-async fn a_record_that_somebody_spoils_is_written_anew(way: Way) {
+async fn a_changed_record_is_restored(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     world.apply("web", &[APP]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    let spoiled = json!({ "spec": { "images": [{ "image": "not an image" }], "caches": [] } });
-    let patch = Patch::Merge(spoiled);
+    let changed = json!({ "spec": { "images": [{ "image": "not an image" }], "caches": [] } });
+    let patch = Patch::Merge(changed);
     let params = PatchParams::default();
     world
         .records()
@@ -196,14 +196,14 @@ async fn a_record_that_somebody_spoils_is_written_anew(way: Way) {
         .await
         .unwrap();
     world
-        .record_when(&a, "mended", |record: &NodeImageCache| {
+        .record_when(&a, "restored", |record: &NodeImageCache| {
             record.spec.images.len() == 1 && record.spec.images[0].image == APP
         })
         .await;
     assert!(a.runtime.holds(APP));
 }
 
-async fn two_thousand_images_on_one_node(way: Way) {
+async fn a_node_holds_two_thousand_images(way: Way) {
     let world = World::start_by(way).await;
     let images: Vec<String> = (0..2_000)
         .map(|n| format!("registry.test/team/application-{n:04}:v1.0.{n}"))

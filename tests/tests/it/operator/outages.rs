@@ -1,4 +1,4 @@
-//! An API server that goes away, comes back, forgets, throttles and fails.
+//! Outages: the API server stops, loses watch history, throttles and fails requests.
 
 use fledged_apiserver::{Failure, RequestFilter, Server};
 use fledged_tests::kube::{ServerKind, TestNode, Way, World, eventually};
@@ -9,16 +9,16 @@ use kube::api::ListParams;
 use serde_json::json;
 
 scenarios! {
-    nodes_go_on_while_it_is_gone_and_everything_catches_up,
-    what_happened_while_nobody_watched_is_noticed_in_a_new_list,
-    writes_that_are_refused_are_made_again,
-    a_rollout_takes_few_writes_and_an_idle_cluster_none,
+    edits_are_applied_after_an_api_server_outage,
+    changes_without_watch_events_are_found_by_a_relist,
+    refused_writes_are_retried,
+    a_rollout_takes_few_writes_and_idling_none,
 }
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 
-async fn nodes_go_on_while_it_is_gone_and_everything_catches_up(way: Way) {
+async fn edits_are_applied_after_an_api_server_outage(way: Way) {
     let mut world = World::start_by(way).await;
     if world.cluster().kind() == ServerKind::Cluster {
         return skipped("the API server of a cluster can't be stopped by a test");
@@ -37,7 +37,7 @@ async fn nodes_go_on_while_it_is_gone_and_everything_catches_up(way: Way) {
         // Jobs cannot be created, and their pods cannot run.
         Way::Jobs => assert!(!a.runtime.holds(APP)),
     }
-    // A minute, for agents: the inventory is read every second.
+    // About a minute with agents, which read the inventory every second.
     for _ in 0..2 {
         readings(&[&a, &b], 30).await;
     }
@@ -49,10 +49,10 @@ async fn nodes_go_on_while_it_is_gone_and_everything_catches_up(way: Way) {
     }
 }
 
-async fn what_happened_while_nobody_watched_is_noticed_in_a_new_list(way: Way) {
+async fn changes_without_watch_events_are_found_by_a_relist(way: Way) {
     let world = World::start_by(way).await;
     let Some(server) = world.cluster().embedded() else {
-        return skipped("only the embedded API server forgets on demand");
+        return skipped("only the embedded API server compacts on demand");
     };
     world.publish(&[APP, DB]);
     let (a, gone) = (world.node("a").await, world.node("gone").await);
@@ -63,7 +63,7 @@ async fn what_happened_while_nobody_watched_is_noticed_in_a_new_list(way: Way) {
     world
         .ended("deleted", "ImageCacheCreate", "Succeeded")
         .await;
-    // No watch works, and events of that time are lost.
+    // All watches fail, and the events of this time are lost.
     let watches = RequestFilter {
         verb: Some("watch".to_owned()),
         ..RequestFilter::default()
@@ -86,7 +86,7 @@ async fn what_happened_while_nobody_watched_is_noticed_in_a_new_list(way: Way) {
     for node in [&a, &late] {
         node.holds_exactly(&[DB]).await;
     }
-    eventually("the caches to be named of one record", || async {
+    eventually("the record to name only the remaining cache", || async {
         let record = world.records().get(a.name()).await.unwrap();
         let names: Vec<_> = record.spec.caches.iter().map(|c| c.name.clone()).collect();
         (names == ["edited"])
@@ -96,7 +96,7 @@ async fn what_happened_while_nobody_watched_is_noticed_in_a_new_list(way: Way) {
     .await;
 }
 
-async fn writes_that_are_refused_are_made_again(way: Way) {
+async fn refused_writes_are_retried(way: Way) {
     let world = World::start_by(way).await;
     let Some(server) = world.cluster().embedded() else {
         return skipped("only the embedded API server fails on demand");
@@ -123,10 +123,10 @@ async fn writes_that_are_refused_are_made_again(way: Way) {
     a.holds_exactly(&[]).await;
 }
 
-async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
+async fn a_rollout_takes_few_writes_and_idling_none(way: Way) {
     let world = World::start_by(way).await;
     let Some(server) = world.cluster().embedded() else {
-        return skipped("only the embedded API server counts who writes what");
+        return skipped("only the embedded API server counts requests");
     };
     let images: Vec<String> = (0..20)
         .map(|n| format!("registry.test/app-{n}:1"))
@@ -147,10 +147,12 @@ async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
         "{writes} writes for {} nodes",
         nodes.len()
     );
-    // The event of its end follows the status.
+    // The event for the end of the rollout follows the status.
     eventually("both events of the rollout", || async {
-        let told = server.count(|key| key.resource == "events" && key.is_write());
-        (told >= 2).then_some(()).ok_or_else(|| format!("{told}"))
+        let written = server.count(|key| key.resource == "events" && key.is_write());
+        (written >= 2)
+            .then_some(())
+            .ok_or_else(|| format!("{written}"))
     })
     .await;
     // Finished Jobs are deleted, and kubelets remove their pods.
@@ -162,10 +164,9 @@ async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
     })
     .await;
     server.reset_requests();
-    // A dozen more readings of every inventory: nothing changed, nothing is written, also when what
-    // was written is held against what is seen of it.
+    // While nothing changes, 12 more readings of every inventory cause no write.
     readings(&nodes.iter().collect::<Vec<_>>(), 12).await;
-    // Kubelets say that they are there, and who may lead.
+    // Not counted: renewals of leases, and the node status that kubelets write.
     let written = server.count(|key| {
         let idle = key.resource == "leases" || (way == Way::Jobs && key.resource == "nodes");
         key.is_write() && !idle
@@ -173,7 +174,7 @@ async fn a_rollout_takes_few_writes_and_an_idle_cluster_none(way: Way) {
     assert_eq!(written, 0, "{:?}", server.requests());
 }
 
-/// Waits until every node has read its inventory that often again.
+/// Waits until every node has read its inventory `count` more times.
 async fn readings(nodes: &[&TestNode], count: usize) {
     let before: Vec<usize> = nodes.iter().map(|node| node.runtime.readings()).collect();
     eventually(&format!("{count} readings of the inventories"), || async {

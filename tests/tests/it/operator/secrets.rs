@@ -1,4 +1,4 @@
-//! Private images: credentials from Secrets and ServiceAccounts, read when they are needed.
+//! Private images: credentials from pull secrets and ServiceAccounts.
 
 use base64::Engine as _;
 use fledged_operator::crd::REFRESH_ANNOTATION;
@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use serde_json::{Value, json};
 
 scenarios! {
-    a_pull_secret_opens_a_private_image,
-    a_service_account_opens_a_private_image,
-    a_secret_that_is_missing_is_named_and_used_once_it_is_there,
-    a_secret_that_says_nothing_is_named_and_never_shown,
+    a_private_image_is_pulled_with_a_pull_secret,
+    a_private_image_is_pulled_with_a_service_account,
+    a_missing_secret_is_named_and_used_once_it_exists,
+    a_malformed_secret_is_named_but_not_shown,
 }
 
 const APP: &str = "registry.test/private/app:1";
@@ -32,8 +32,8 @@ fn spec() -> Value {
     json!({ "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "login" }] })
 }
 
-/// Why a pull fails without the credentials that were named: a kubelet tries without them, and all that
-/// it says is that the registry refuses.
+/// Returns the expected reason of a pull without its credentials. A kubelet pulls anonymously, so with Jobs the reason
+/// is the registry's refusal.
 fn unavailable(way: Way) -> &'static str {
     match way {
         Way::Agents => "CredentialsUnavailable",
@@ -48,7 +48,7 @@ async fn private_world(way: Way) -> World {
     world
 }
 
-async fn a_pull_secret_opens_a_private_image(way: Way) {
+async fn a_private_image_is_pulled_with_a_pull_secret(way: Way) {
     let world = private_world(way).await;
     let a = world.node("a").await;
     world
@@ -59,7 +59,7 @@ async fn a_pull_secret_opens_a_private_image(way: Way) {
     a.holds_exactly(&[APP]).await;
 }
 
-async fn a_service_account_opens_a_private_image(way: Way) {
+async fn a_private_image_is_pulled_with_a_service_account(way: Way) {
     let world = private_world(way).await;
     let a = world.node("a").await;
     world
@@ -76,7 +76,7 @@ async fn a_service_account_opens_a_private_image(way: Way) {
     a.holds_exactly(&[APP]).await;
 }
 
-async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there(way: Way) {
+async fn a_missing_secret_is_named_and_used_once_it_exists(way: Way) {
     let world = private_world(way).await;
     let a = world.node("a").await;
     world.apply_spec("web", spec()).await;
@@ -89,7 +89,7 @@ async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there(way: Way) {
         .create::<Secret>(secret("login", &login("robot", "hunter2")))
         .await;
     world.annotate("web", REFRESH_ANNOTATION).await;
-    // The failed round also ends by itself minutes later; nothing waits for it.
+    // The back-off takes minutes; an edit retries at once.
     world.apply_spec("web", edited()).await;
     world
         .status_when("web", "cached", |s| s.cached.as_deref() == Some("1/1"))
@@ -97,7 +97,7 @@ async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there(way: Way) {
     a.holds_exactly(&[APP]).await;
 }
 
-/// The same images with another secret beside: reason enough to try again at once.
+/// The same images with a second secret: a change of credentials is retried at once.
 fn edited() -> Value {
     json!({
         "cacheSpec": [{ "images": [APP] }],
@@ -105,7 +105,7 @@ fn edited() -> Value {
     })
 }
 
-async fn a_secret_that_says_nothing_is_named_and_never_shown(way: Way) {
+async fn a_malformed_secret_is_named_but_not_shown(way: Way) {
     let world = private_world(way).await;
     let _a = world.node("a").await;
     let opaque = json!({

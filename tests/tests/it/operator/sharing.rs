@@ -1,4 +1,4 @@
-//! Several caches that want the same image.
+//! Several caches that list the same image.
 
 use fledged_operator::crd::{ImageCache, PURGE_ANNOTATION};
 use fledged_tests::kube::{Way, World, cache_object, eventually};
@@ -8,14 +8,14 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 scenarios! {
-    a_purge_leaves_what_another_cache_wants,
-    caches_of_the_same_name_in_two_namespaces_are_two,
+    a_purge_keeps_images_of_other_caches,
+    caches_of_equal_name_in_two_namespaces_are_distinct,
 }
 
 const APP: &str = "registry.test/app:1";
 const BASE: &str = "registry.test/base:1";
 
-async fn a_purge_leaves_what_another_cache_wants(way: Way) {
+async fn a_purge_keeps_images_of_other_caches(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, BASE]);
     let a = world.node("a").await;
@@ -34,7 +34,7 @@ async fn a_purge_leaves_what_another_cache_wants(way: Way) {
     assert_eq!(two.reason, "ImageCacheCreate");
 }
 
-async fn caches_of_the_same_name_in_two_namespaces_are_two(way: Way) {
+async fn caches_of_equal_name_in_two_namespaces_are_distinct(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, BASE]);
     let a = world.node("a").await;

@@ -1,4 +1,4 @@
-//! A cluster that kube-fledged was in charge of.
+//! Caches with a status that kube-fledged has written.
 
 use fledged_operator::crd::REFRESH_ANNOTATION;
 use fledged_tests::kube::{Way, World, WorldOptions};
@@ -6,14 +6,14 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 scenarios! {
-    what_it_left_is_taken_over_and_purged_caches_stay_purged,
+    kube_fledged_statuses_are_taken_over,
 }
 
 const APP: &str = "registry.test/app:1";
 const DB: &str = "registry.test/db:1";
 
-/// Writes a status as kube-fledged does.
-async fn left_behind(world: &World, name: &str, status: Value) {
+/// Writes a status with kube-fledged's field manager.
+async fn write_old_status(world: &World, name: &str, status: Value) {
     let patch = Patch::Merge(json!({ "status": status }));
     let params = PatchParams {
         field_manager: Some("kubefledged-controller".to_owned()),
@@ -26,7 +26,7 @@ async fn left_behind(world: &World, name: &str, status: Value) {
         .unwrap();
 }
 
-async fn what_it_left_is_taken_over_and_purged_caches_stay_purged(way: Way) {
+async fn kube_fledged_statuses_are_taken_over(way: Way) {
     let mut world = World::without_controller(WorldOptions::by(way)).await;
     world.publish(&[APP, DB]);
     let a = world.node("a").await;
@@ -38,12 +38,12 @@ async fn what_it_left_is_taken_over_and_purged_caches_stay_purged(way: Way) {
         "failures": { APP: [failure] },
         "startTime": "2024-01-01T00:00:00Z", "completionTime": "2024-01-01T00:05:00Z",
     });
-    left_behind(&world, "failed", old).await;
+    write_old_status(&world, "failed", old).await;
     let old = json!({
         "status": "Succeeded", "reason": "ImageCachePurge", "message": "All cached images deleted",
         "startTime": "2024-01-01T00:00:00Z", "completionTime": "2024-01-01T00:05:00Z",
     });
-    left_behind(&world, "purged", old).await;
+    write_old_status(&world, "purged", old).await;
     world.start_controller();
     let status = world.ended("failed", "ImageCacheCreate", "Succeeded").await;
     assert!(status.failures.is_empty(), "{:?}", status.failures);

@@ -1,4 +1,4 @@
-//! Private images, by a pull secret and by a ServiceAccount's, on real containerd.
+//! Private images on real containerd, with a pull secret and with a ServiceAccount.
 
 use base64::Engine as _;
 use fledged_operator::crd::PURGE_ANNOTATION;
@@ -17,12 +17,12 @@ fn secret(registry: &Registry) -> Value {
     })
 }
 
-/// Both programs, as they run in a cluster.
+/// Starts controller and agent.
 fn start(world: &World, node: &str, containerd: &Containerd) -> [Running; 2] {
     start_with(world, node, containerd, "2s")
 }
 
-/// The same, and how often the agent looks without any other cause.
+/// Starts controller and agent with an inventory interval.
 pub(crate) fn start_with(
     world: &World,
     node: &str,
@@ -50,7 +50,7 @@ pub(crate) fn start_with(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn private_images_reach_containerd_and_leave_it() {
+async fn private_images_are_pulled_and_purged() {
     if !require(&["containerd", "docker-registry"]) {
         return;
     }
@@ -70,11 +70,11 @@ async fn private_images_reach_containerd_and_leave_it() {
     let programs = start(&world, node.name(), &containerd);
     node.object.set_ready(true).await;
     let spec = |image: &str| json!({ "cacheSpec": [{ "images": [image] }] });
-    // Without credentials first: the registry's own answer is reported.
-    world.apply_spec("nobody", spec(&by_secret)).await;
-    let status = world.ended("nobody", "ImageCacheCreate", "Failed").await;
+    // First without credentials: the registry's refusal is reported.
+    world.apply_spec("anonymous", spec(&by_secret)).await;
+    let status = world.ended("anonymous", "ImageCacheCreate", "Failed").await;
     assert_eq!(status.failures[&by_secret][0].reason, "Unauthorized");
-    world.delete("nobody").await;
+    world.delete("anonymous").await;
     world.create::<Secret>(secret(&registry)).await;
     let account =
         json!({ "metadata": { "name": "puller" }, "imagePullSecrets": [{ "name": "login" }] });
@@ -119,7 +119,7 @@ async fn private_images_reach_containerd_and_leave_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_outlives_the_api_server() {
+async fn an_agent_repairs_images_without_an_api_server() {
     if !require(&["containerd", "docker-registry"]) {
         return;
     }

@@ -1,4 +1,4 @@
-//! The program itself: flags, probes, metrics, exit codes.
+//! The program: flags, probes, metrics, exit codes.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn run(args: &[&str]) -> Output {
     Fledged::operator().args(args.iter().copied()).run()
 }
 
-/// Status and body of an answer.
+/// Sends a GET request and returns status and body.
 fn get(address: &str, path: &str) -> Result<(u16, String), String> {
     let answer = http::send(address, hyper::Method::GET, path, &[], None, Bytes::new())?;
     let body = String::from_utf8_lossy(&answer.body).into_owned();
@@ -21,8 +21,8 @@ fn get(address: &str, path: &str) -> Result<(u16, String), String> {
 }
 
 #[test]
-fn bad_flags_end_it_with_flag_value_and_two() {
-    for (args, said) in [
+fn invalid_flags_are_named_with_exit_code_2() {
+    for (args, words) in [
         (
             vec!["controller", "--job-retention-policy=keep"],
             vec!["--job-retention-policy", "keep"],
@@ -55,14 +55,14 @@ fn bad_flags_end_it_with_flag_value_and_two() {
     ] {
         let output = run(&args);
         assert_eq!(output.code, Some(2), "{args:?}: {output}");
-        for word in said {
+        for word in words {
             assert!(output.stderr.contains(word), "{args:?}: {output}");
         }
     }
 }
 
 #[test]
-fn without_a_cluster_it_says_so() {
+fn a_missing_kubeconfig_is_named_with_exit_code_1() {
     let output = Fledged::operator()
         .args(["controller", "--kubeconfig=/nowhere/config"])
         .run();
@@ -71,14 +71,14 @@ fn without_a_cluster_it_says_so() {
 }
 
 #[test]
-fn it_prints_its_definitions() {
+fn crds_prints_the_definitions() {
     let output = run(&["crds"]);
     assert_eq!(output.code, Some(0), "{output}");
     assert_eq!(output.stdout, definitions_yaml().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_and_metrics_tell_how_it_fares() {
+async fn probes_and_metrics_report_the_state() {
     let world = World::without_controller(WorldOptions::default()).await;
     world.publish(&["registry.test/app:1"]);
     let _a = world.node("a").await;
@@ -108,7 +108,7 @@ async fn probes_and_metrics_tell_how_it_fares() {
                 .unwrap()
         }
     };
-    eventually("it to be ready", || async {
+    eventually("the controller to be ready", || async {
         match ask("/readyz").await {
             Ok((200, _)) => Ok(()),
             other => Err(format!("{other:?}")),
@@ -118,7 +118,7 @@ async fn probes_and_metrics_tell_how_it_fares() {
     assert_eq!(ask("/livez").await.unwrap().0, 200);
     world.apply("web", &["registry.test/app:1"]).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    eventually("the metrics to count it", || async {
+    eventually("the metrics to count the cache", || async {
         let (_, text) = ask("/metrics").await?;
         let all = [
             "fledged_leader 1",

@@ -1,4 +1,4 @@
-//! A refresh on demand looks into real containerd.
+//! A refresh on demand checks the images in real containerd.
 
 use fledged_operator::crd::REFRESH_ANNOTATION;
 use fledged_tests::kube::{World, WorldOptions};
@@ -7,7 +7,7 @@ use fledged_tests::{Containerd, ImageBuilder, Registry, require};
 use crate::operator_containerd::private::start_with;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_removed_by_hand_is_back_when_a_refresh_is_over() {
+async fn a_refresh_restores_manually_removed_images() {
     if !require(&["containerd", "docker-registry"]) {
         return;
     }
@@ -22,14 +22,14 @@ async fn what_was_removed_by_hand_is_back_when_a_refresh_is_over() {
     };
     let images = [push("v1", 1), push("v2", 2), push("v3", 3)];
     let node = world.unresponsive_node("a", &[]).await;
-    // By itself the agent would look an hour later.
+    // Without a refresh the agent would read the inventory an hour later.
     let _programs = start_with(&world, node.name(), &containerd, "1h");
     node.object.set_ready(true).await;
     let names: Vec<&str> = images.iter().map(String::as_str).collect();
     world.apply("web", &names).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
     let mut revision = Some(0);
-    // The second time, too, and where nothing is missing.
+    // A second refresh works too, and a third with nothing missing.
     for lost in [&names[1..2], &names[..2], &[]] {
         for name in lost {
             containerd.ctr(&["images", "rm", "--sync", name]);
