@@ -1,5 +1,4 @@
-//! The benchmark of scale, run small: that it can be run, and that its counts are those of a cluster on
-//! which nothing is asked for twice.
+//! The benchmark `bench-scale` on a small cluster: it completes, and counts no repeated requests.
 use std::process::Command;
 
 use serde_json::Value;
@@ -22,7 +21,7 @@ fn count(request: &Value, who: &str) -> u64 {
     request[who].as_u64().unwrap()
 }
 
-/// Requests of one kind in a phase, by whomever.
+/// Returns the counts of one verb and resource in a phase.
 fn requests<'p>(phase: &'p Value, verb: &str, resource: &str) -> Option<&'p Value> {
     let mut all = phase["requests"].as_array().unwrap().iter();
     all.find(|r| r["verb"] == verb && r["resource"] == resource)
@@ -45,7 +44,7 @@ fn bench_scale_counts_no_repeated_requests() {
     assert_eq!(phases.len(), 9);
     for phase in phases {
         for request in phase["requests"].as_array().unwrap() {
-            // A watch is counted by its server when it begins, and by its client before.
+            // A client counts a watch before the server does.
             let known = count(request, "agents") + count(request, "bench");
             assert!(count(request, "all") >= known, "{phase:#}");
         }
@@ -53,14 +52,14 @@ fn bench_scale_counts_no_repeated_requests() {
     let [rollout, join, .., idle, purge, troubled] = &phases[..] else {
         panic!("{phases:#?}");
     };
-    // Three nodes, and the one whose agent is a process.
+    // Three simulated nodes, and one whose agent is a process.
     let written = requests(rollout, "APPLY", "nodeimagecaches").unwrap();
     assert_eq!(count(written, "all"), 4, "{rollout:#}");
     assert_eq!(rollout["nodes"], 4);
     assert_eq!(join["nodes"], 2);
     let refresh = phases.iter().find(|phase| phase["name"] == "refresh");
     let refresh = refresh.unwrap();
-    // Each node is asked to look, and says that it has.
+    // Each node gets an assignment and writes a report.
     assert_eq!(refresh["recordWrites"], 2 * 6, "{refresh:#}");
     assert!(requests(refresh, "APPLY", "imagecaches/status").is_some());
     assert_eq!(idle["recordWrites"], 0, "{idle:#}");
@@ -74,7 +73,7 @@ fn bench_scale_counts_no_repeated_requests() {
 }
 
 #[test]
-fn with_jobs_there_is_one_a_node_for_all_its_images() {
+fn one_job_pulls_all_images_of_a_node() {
     let (ok, stdout, stderr) = run(&[
         "--node-driver=job",
         "--nodes=3",
@@ -92,13 +91,13 @@ fn with_jobs_there_is_one_a_node_for_all_its_images() {
         .iter()
         .map(|phase| requests(phase, "POST", "jobs").map_or(0, |request| count(request, "all")))
         .collect();
-    // Rollout, one more node, one more image, nothing, removal.
+    // Phases: rollout, one more node, one more image, idle, removal.
     assert_eq!(jobs, [3, 1, 4, 0, 4], "{phases:#?}");
     assert_eq!(report["warnings"], serde_json::json!([]));
 }
 
 #[test]
-fn what_can_t_be_measured_is_refused() {
+fn invalid_arguments_are_refused() {
     for (args, wanted) in [
         (&["--nodes=0"][..], "--nodes"),
         (&["--pull=soon"][..], "soon"),

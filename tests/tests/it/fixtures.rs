@@ -1,4 +1,4 @@
-//! The fixtures themselves: each starts, does what its name says, and leaves nothing behind.
+//! Tests of the fixtures: each starts, works, and leaves no files, mounts or processes behind.
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use fledged_tests::{
 use hyper::Method;
 
 fn get(addr: &str, path: &str, authorization: Option<&str>) -> Result<http::Response, String> {
-    // Registries show an OCI manifest only to those who ask for one.
+    // Registries return an OCI manifest only to clients that accept its media type.
     let accept = [("accept", "application/vnd.oci.image.manifest.v1+json")];
     http::send(
         addr,
@@ -24,7 +24,7 @@ fn get(addr: &str, path: &str, authorization: Option<&str>) -> Result<http::Resp
     )
 }
 
-/// Whether any process was started with that folder in its arguments.
+/// Returns whether a process has `folder` in its arguments.
 fn has_processes(folder: &Path) -> bool {
     let needle = folder.display().to_string();
     std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
@@ -37,7 +37,7 @@ fn assert_gone(folder: &Path) {
     assert!(!folder.exists(), "{} is still there", folder.display());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&*folder.to_string_lossy()), "{mounts}");
-    poll_until("its processes to go", SOON, || {
+    poll_until("the fixture's processes to end", SOON, || {
         (!has_processes(folder)).then_some(())
     });
 }
@@ -47,7 +47,7 @@ fn parent(path: PathBuf) -> PathBuf {
 }
 
 #[test]
-fn a_registry_takes_images_and_logs_requests() {
+fn a_registry_accepts_images_and_logs_requests() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -91,7 +91,7 @@ fn a_registry_takes_images_and_logs_requests() {
 }
 
 #[test]
-fn a_registry_with_htpasswd_wants_the_password() {
+fn a_registry_with_htpasswd_requires_the_password() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -108,7 +108,7 @@ fn a_registry_with_htpasswd_wants_the_password() {
 }
 
 #[test]
-fn images_are_the_same_for_the_same_input() {
+fn images_are_reproducible() {
     let build = |seed| {
         ImageBuilder::new()
             .layer(Layer::random("x", seed, 50_000, Compression::Gzip))
@@ -165,7 +165,7 @@ fn containerd_pulls_unpacks_and_survives_a_kill() {
 }
 
 #[test]
-fn images_share_the_base_that_they_were_given() {
+fn images_share_their_base_layers() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -197,7 +197,7 @@ fn docker_starts_answers_and_stops() {
 }
 
 #[test]
-fn a_fixture_goes_when_its_test_panics() {
+fn a_fixture_is_removed_when_its_test_panics() {
     if !require(&["containerd", "ctr"]) {
         return;
     }
@@ -212,7 +212,7 @@ fn a_fixture_goes_when_its_test_panics() {
 }
 
 #[test]
-fn the_proxy_passes_on_what_it_is_not_told_to_spoil() {
+fn the_proxy_forwards_requests_without_a_rule() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -265,7 +265,7 @@ fn the_proxy_passes_on_what_it_is_not_told_to_spoil() {
 }
 
 #[test]
-fn the_proxy_does_every_wrong_it_is_told_to() {
+fn the_proxy_injects_every_kind_of_fault() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -282,7 +282,7 @@ fn the_proxy_does_every_wrong_it_is_told_to() {
     let refused = blob().unwrap();
     assert_eq!(refused.status, 429);
     assert_eq!(refused.headers["retry-after"], "7");
-    assert_eq!(blob().unwrap().body, good, "one rule strikes once");
+    assert_eq!(blob().unwrap().body, good, "a rule applies once");
 
     proxy.add(Rule::new(Fault::status(500)).times(2));
     assert_eq!(blob().unwrap().status, 500);
@@ -328,7 +328,7 @@ fn the_proxy_does_every_wrong_it_is_told_to() {
 }
 
 #[test]
-fn fledged_runs_and_is_heard() {
+fn fledged_runs_with_captured_output() {
     let output = Fledged::new().arg("--version").run();
     assert_eq!(output.code, Some(0), "{output}");
     assert!(output.stdout.starts_with("fledged "), "{output}");

@@ -1,4 +1,4 @@
-//! The integration tests of the whole system, one module an area.
+//! Integration tests of the whole system, one module for each area.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

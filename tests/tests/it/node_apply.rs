@@ -23,7 +23,7 @@ fn node(command: &str, manifest: &ManifestFile, containerd: &Containerd) -> Fled
         .arg(manifest.path())
 }
 
-/// One image of the output, by what the manifest calls it.
+/// Returns the image of the JSON output with this reference in the manifest.
 fn image_of(output: &Output, reference: &str) -> Value {
     let json = output.json();
     let images = json["images"].as_array().unwrap();
@@ -34,7 +34,7 @@ fn image_of(output: &Output, reference: &str) -> Value {
 }
 
 #[test]
-fn images_are_pulled_by_tag_by_digest_and_by_neither_and_then_left_alone() {
+fn apply_pulls_once_by_tag_digest_and_without_tag() {
     if !parts() {
         return;
     }
@@ -78,16 +78,16 @@ fn images_are_pulled_by_tag_by_digest_and_by_neither_and_then_left_alone() {
     assert_eq!(
         registry.requests().len(),
         before,
-        "nothing is asked for twice"
+        "a second apply sent requests"
     );
 
-    // A neighbour whose name begins alike is another image.
+    // A reference that has another one as its prefix is a different image.
     let longer = format!("{}1", tagged.reference);
     let output = node("apply", &ManifestFile::new(&[&longer]), &containerd).run();
     assert_eq!(output.code, Some(1), "{output}");
     assert_eq!(image_of(&output, &longer)["reason"], "ImageNotFound");
 
-    // Without a tag it is `latest`, which moves: asked for every time, fetched only when it moved.
+    // Without a tag, the tag is `latest`, which is mutable: every apply pulls it.
     let untagged = format!("{}/plain", registry.addr());
     ImageBuilder::new()
         .label("old")
@@ -153,12 +153,12 @@ fn private_images_need_the_right_credentials() {
     );
     assert!(
         !right.to_string().contains("correct-horse"),
-        "a secret in the log: {right}"
+        "the password is in the log: {right}"
     );
 }
 
 #[test]
-fn a_missing_image_stops_nobody_else() {
+fn a_missing_image_does_not_stop_the_others() {
     if !parts() {
         return;
     }
@@ -178,13 +178,13 @@ fn a_missing_image_stops_nobody_else() {
     assert_eq!(unreachable["reason"], "ConnectionFailed", "{output}");
     assert!(
         unreachable["attempts"].as_u64().unwrap() > 1,
-        "a passing failure is tried again"
+        "a transient failure is retried"
     );
     assert_eq!(output.json()["summary"]["failed"], 2);
 }
 
 #[test]
-fn ten_images_fetch_what_they_share_once() {
+fn ten_images_fetch_shared_layers_once() {
     if !parts() {
         return;
     }
@@ -210,7 +210,7 @@ fn ten_images_fetch_what_they_share_once() {
 }
 
 #[test]
-fn a_purge_takes_what_is_named_and_nothing_else() {
+fn purge_keeps_images_with_names_outside_the_manifest() {
     if !parts() {
         return;
     }
@@ -226,7 +226,7 @@ fn a_purge_takes_what_is_named_and_nothing_else() {
     let output = node("apply", &all, &containerd).run();
     assert_eq!(output.code, Some(0), "{output}");
 
-    // containerd can only take an image away with all its names, and one of them is not named here.
+    // containerd can only remove an image with all its names, and this manifest does not list all of them.
     let some = ManifestFile::new(&[&one.reference, &alone.reference]);
     let output = node("purge", &some, &containerd).run();
     let kept = image_of(&output, &one.reference);

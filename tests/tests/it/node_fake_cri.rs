@@ -1,4 +1,4 @@
-//! The command line with a fake CRI runtime, for behaviour that containerd cannot be made to show.
+//! The command line with a fake CRI runtime, for behaviour that cannot be provoked in containerd.
 use fledged_tests::{Code, FakeCri, Fledged, Interface, ManifestFile, Output};
 
 fn node(command: &str, manifest: &ManifestFile, fake: &FakeCri) -> Output {
@@ -47,7 +47,7 @@ async fn a_pinned_image_is_never_purged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_that_is_too_old_is_named() {
+async fn an_unsupported_runtime_is_named_by_its_socket() {
     let fake = FakeCri::start();
     fake.serve(Interface::V1Alpha2);
     let output = node(
@@ -99,7 +99,7 @@ async fn a_full_disk_stops_new_pulls_of_every_image() {
     assert_eq!(json["images"][0]["attempts"], 1);
     assert_eq!(
         json["images"][5]["attempts"], 0,
-        "a full disk is not tried again and again"
+        "no further pull starts while the disk is full"
     );
     assert!(fake.images().is_empty());
 }

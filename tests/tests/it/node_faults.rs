@@ -1,4 +1,4 @@
-//! `fledged node apply` when registries and runtimes misbehave: it converges, or says why not.
+//! `fledged node apply` with faulty registries and runtimes: it converges, or reports the reason.
 use std::time::Duration;
 
 use fledged_tests::{
@@ -8,7 +8,7 @@ use fledged_tests::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A registry with one image of two layers, and a proxy before it.
+/// A registry with one image of two layers, behind a proxy that injects faults.
 struct Stage {
     _registry: Registry,
     proxy: FaultProxy,
@@ -39,7 +39,7 @@ impl Stage {
             .arg(self.manifest.path())
     }
 
-    /// Applies until it succeeds; returns the report of the image.
+    /// Applies the manifest, asserts success, and returns the image's JSON.
     fn converges(&self, runtime: &str) -> Value {
         let output = self.apply(runtime).run();
         assert_eq!(output.code, Some(0), "{output}");
@@ -50,7 +50,7 @@ impl Stage {
     }
 }
 
-/// Every fault that passes, met on the way to a runtime; each must be survived.
+/// Asserts that `apply` succeeds through each transient fault.
 fn survives_passing_faults(runtime: impl Fn() -> (String, Box<dyn std::any::Any>)) {
     let cut = Rule::new(Fault::CutAfter(40_000)).path("/blobs/").times(2);
     let wrong = Rule::new(Fault::CorruptAt(1_000))
@@ -82,7 +82,7 @@ fn survives_passing_faults(runtime: impl Fn() -> (String, Box<dyn std::any::Any>
             .iter()
             .filter(|r| r.fault.is_some())
             .count();
-        assert!(struck > 0, "{name} never struck");
+        assert!(struck > 0, "{name}: no fault was injected");
         println!("{name}: {} attempts", image["attempts"]);
     }
 }
@@ -110,7 +110,7 @@ fn a_layout_converges_through_passing_faults() {
 }
 
 #[test]
-fn the_delay_that_a_registry_asks_for_is_kept() {
+fn retry_after_of_a_registry_is_respected() {
     if !require(&["docker-registry"]) {
         return;
     }
@@ -128,13 +128,13 @@ fn the_delay_that_a_registry_asks_for_is_kept() {
     let first_served = requests.iter().find(|r| r.fault.is_none()).unwrap().at;
     assert!(
         first_served - last_refused >= Duration::from_secs(DELAY),
-        "asked again after {:?}",
+        "retried after {:?}",
         first_served - last_refused
     );
 }
 
 #[test]
-fn containerd_is_given_time_when_its_registry_throttles() {
+fn containerd_converges_after_throttling_ends() {
     if !require(&["containerd", "runc", "docker-registry"]) {
         return;
     }
@@ -159,7 +159,7 @@ fn containerd_is_given_time_when_its_registry_throttles() {
 }
 
 #[test]
-fn a_pull_that_hangs_ends_at_its_deadline() {
+fn a_stalled_pull_fails_at_its_deadline() {
     if !require(&["containerd", "runc", "docker-registry"]) {
         return;
     }
@@ -181,7 +181,7 @@ fn a_pull_that_hangs_ends_at_its_deadline() {
 }
 
 #[test]
-fn containerd_killed_in_the_middle_of_a_pull_and_started_again_converges() {
+fn apply_converges_after_containerd_is_killed_during_a_pull() {
     if !require(&["containerd", "runc", "docker-registry"]) {
         return;
     }

@@ -1,4 +1,4 @@
-//! `fledged node run` on real containerd: it keeps what it put there.
+//! `fledged node run` on real containerd: it repairs drift and follows edits.
 use std::time::{Duration, Instant};
 
 use fledged_tests::{
@@ -16,7 +16,7 @@ fn run(manifest: &ManifestFile, containerd: &Containerd) -> Running {
 }
 
 fn wait_until_held(containerd: &Containerd, reference: &str) {
-    poll_until(&format!("{reference} to be there"), SOON, || {
+    poll_until(&format!("{reference} to be present"), SOON, || {
         containerd
             .image_names()
             .iter()
@@ -36,7 +36,7 @@ fn wait_until_gone(containerd: &Containerd, reference: &str) {
 }
 
 #[test]
-fn what_is_removed_comes_back_and_edits_are_followed() {
+fn removed_images_return_and_edits_are_followed() {
     if !require(&["containerd", "runc", "docker-registry"]) {
         return;
     }
@@ -75,7 +75,7 @@ fn what_is_removed_comes_back_and_edits_are_followed() {
 }
 
 #[test]
-fn it_survives_its_runtime_and_stops_in_the_middle_of_a_pull() {
+fn run_survives_a_runtime_crash_and_stops_during_a_pull() {
     if !require(&["containerd", "runc", "docker-registry"]) {
         return;
     }
@@ -90,7 +90,7 @@ fn it_survives_its_runtime_and_stops_in_the_middle_of_a_pull() {
     wait_until_held(&containerd, &small.reference);
 
     containerd.kill9();
-    poll_until("the runtime to be missed", SOON, || {
+    poll_until("the unavailable runtime to be reported", SOON, || {
         running
             .stderr()
             .contains("RuntimeUnavailable")

@@ -1,4 +1,4 @@
-//! Whether an image can be pulled, checked against a real registry.
+//! The probe, which checks whether an image can be pulled, with a real registry.
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,7 +55,7 @@ async fn reports_digest_size_and_platforms_without_layers() {
 }
 
 #[tokio::test]
-async fn fails_as_a_pull_would() {
+async fn fails_with_the_reason_of_a_pull() {
     if !require(&["docker-registry"]) {
         return;
     }

@@ -25,7 +25,7 @@ async fn lookup_is_exact() {
     assert!(runtime.lookup(&image(APP)).await.unwrap().is_some());
 }
 
-/// Adds images whose list takes more than that many bytes, mostly in names that are not references.
+/// Adds images whose list takes more than `bytes` bytes, mostly in names that are not references.
 fn fill(fake: &FakeCri, bytes: usize) -> usize {
     const NAME: usize = 10 * 1024;
     let images = bytes / NAME + 1;

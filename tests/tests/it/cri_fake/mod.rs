@@ -1,4 +1,4 @@
-//! `CriRuntime` with a fake runtime, for behaviour that a real one cannot be made to show.
+//! `CriRuntime` with a fake runtime, for behaviour that cannot be provoked in a real one.
 mod inventory;
 mod pulls;
 mod removals;

@@ -1,4 +1,4 @@
-//! The Engine itself: unavailable, restarted, version and disk usage.
+//! The Engine: unavailable, restarted, version and disk usage.
 
 use std::sync::Arc;
 

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::oci_layout::support::{Unmount, image, open, pull};
 
-/// Tells the child what to pull: the folder and the reference, separated by a space.
+/// Environment variable for the child: folder and reference, separated by a space.
 const ORDER: &str = "FLEDGED_TEST_STRANGER";
-/// The user and group `nobody` of Debian and most others; any that is not root would do.
+/// User and group `nobody` of most distributions; any unprivileged user would do.
 const NOBODY: u32 = 65534;
 
 fn assert_final(error: &Failure, path: &Path) {

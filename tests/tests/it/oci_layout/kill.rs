@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use crate::oci_layout::support::{open, pull};
 use crate::oci_layout::writer::start_writer;
 
-/// How often the writer is killed, at moments spread over a whole run: start, downloads, index,
+/// Number of kills, at moments spread over a whole run: start, downloads, index,
 /// removal.
 const KILLS: u32 = 30;
-/// Far more than that takes on a loaded machine.
+/// Time limit of the test, with a wide margin for a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +26,7 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
     let registry = Registry::start();
     let base = [Layer::random("base", 1, 2_000_000, Compression::Stored)];
     let pushed = images_with_shared_base(&registry, "app", 3, &base, 500_000);
-    // How long a run takes; followed as the machine's load changes.
+    // Duration of a run, updated because the machine's load changes.
     let mut span = {
         let folder = TempDir::new().unwrap();
         let start = Instant::now();
@@ -37,7 +37,7 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
     };
     let folder = TempDir::new().unwrap();
     let deadline = Instant::now() + DEADLINE;
-    // Kills that met the writer alive; layouts found with no image, and with some.
+    // Kills that hit a running writer; layouts found empty, and with images.
     let (mut killed, mut empty, mut filled) = (0, 0, 0);
     for round in 0_u32.. {
         if killed >= KILLS && empty > 0 && filled > 0 {
@@ -45,9 +45,9 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
         }
         assert!(Instant::now() < deadline, "{killed} {empty} {filled}");
         let mut child = start_writer(folder.path(), &pushed, &[]);
-        // Waits for no condition: the moments are spread over the whole run.
+        // No condition to poll: the moments are spread over the whole run.
         tokio::time::sleep_until((Instant::now() + span * (round % 10) / 10).into()).await;
-        // A child of this test, by its handle; it may have ended by itself just now.
+        // The child may have ended by itself just now.
         child.kill().unwrap();
         let alive = !child.wait().unwrap().success();
         killed += u32::from(alive);

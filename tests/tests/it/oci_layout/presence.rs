@@ -101,7 +101,7 @@ async fn a_removal_deletes_unshared_blobs() {
     pull(&runtime, &pushed[0].by_digest()).await.unwrap();
     let all = check_layout(folder.path());
 
-    // One of two names: every blob is still needed.
+    // The image has a second name: every blob is still needed.
     let by_digest = image(&pushed[0].by_digest());
     assert_eq!(runtime.remove(&by_digest).await.unwrap(), Removal::Removed);
     assert_eq!(runtime.remove(&by_digest).await.unwrap(), Removal::Absent);

@@ -178,7 +178,7 @@ async fn a_tag_added_by_umoci_is_kept() {
     let kept = format!("{}:keepme", folder.path().display());
     umoci(&["stat", "--image", &kept]);
 
-    // The other way round: an image that only fledged names stays.
+    // Conversely, an image that only fledged has named stays.
     pull(&runtime, &pushed.reference).await.unwrap();
     umoci(&["rm", "--image", &kept]);
     assert!(runtime.lookup(&pushed.image()).await.unwrap().is_some());

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use crate::oci_layout::support::{image, open, pull};
 
-/// Tells the child what to do: the folder, then references, separated by spaces.
+/// Environment variable for the child: the folder, then references, separated by spaces.
 const ORDER: &str = "FLEDGED_TEST_WRITER";
 /// Not a test by itself: the child process, which a test starts from this binary.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! `fledged demo`, with the real kubectl on the cluster that it keeps.
+//! `fledged demo --keep`: the real kubectl works on the cluster.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,10 +6,10 @@ use std::process::Command;
 use fledged_tests::{Fledged, Running, SOON, poll_until, require};
 use serde_json::Value;
 
-/// What follows these words on the last line that has them.
+/// Returns the rest of the last line of stdout that contains `words`.
 fn after(running: &Running, words: &str) -> Option<String> {
-    let said = running.stdout();
-    let (_, rest) = said.rsplit_once(words)?;
+    let stdout = running.stdout();
+    let (_, rest) = stdout.rsplit_once(words)?;
     let (line, _) = rest.split_once('\n')?;
     Some(line.to_owned())
 }
@@ -18,7 +18,7 @@ fn after(running: &Running, words: &str) -> Option<String> {
 fn kubectl(kubeconfig: &str, home: &Path, args: &[&str]) -> String {
     let mut call = Command::new("kubectl");
     let call = call.args(args).env("KUBECONFIG", kubeconfig);
-    // Its cache of what a server serves must not outlive the server.
+    // kubectl caches API discovery in $HOME; another server may reuse the address.
     let output = call.env("HOME", home).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
@@ -30,7 +30,7 @@ fn kubectl(kubeconfig: &str, home: &Path, args: &[&str]) -> String {
 }
 
 #[test]
-fn kubectl_works_with_the_kubeconfig_that_is_shown() {
+fn kubectl_works_with_the_demo_kubeconfig() {
     if !require(&["kubectl"]) {
         return;
     }
@@ -64,9 +64,9 @@ fn kubectl_works_with_the_kubeconfig_that_is_shown() {
         cache.pointer(path).cloned().unwrap_or_default()
     };
     assert_eq!(status("/status/cached"), "8/8");
-    // The cluster acts: a label brings an image to a node.
+    // The controllers run: a new label causes a pull on the node.
     kubectl(&["label", "node", "node-2", "tier=backend"]);
-    poll_until("the image to get to the node", SOON, || {
+    poll_until("the image to be cached on node-2", SOON, || {
         (status("/status/cached") == "9/9").then_some(())
     });
     let manifest = after(&running, "apply --server-side -f ").unwrap();

@@ -1,17 +1,17 @@
-//! What is wrong is named, and what to do.
+//! Errors of the commands for a cluster: each names its cause and a remedy.
 
 use fledged_apiserver::{Failure, RequestFilter, Server};
 use fledged_tests::Fledged;
 use fledged_tests::kube::World;
 
-use crate::terminal::support::{call, fledged, run, says};
+use crate::terminal::support::{call, fledged, run, stderr_has};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_is_not_there_is_looked_for_elsewhere() {
+async fn a_missing_cache_is_searched_in_other_namespaces() {
     let world = World::without_controller(Default::default()).await;
     world.apply("web", &["app:1"]).await;
     let missing = fledged(&world, &["get", "wep"], 1);
-    says(
+    stderr_has(
         &missing,
         &[
             "no ImageCache \"wep\"",
@@ -25,18 +25,18 @@ async fn a_cache_that_is_not_there_is_looked_for_elsewhere() {
     let elsewhere = run(elsewhere);
     assert_eq!(elsewhere.code, Some(1));
     let hint = format!("there is one with -n {}", world.cluster().namespace());
-    says(&elsewhere, &[&hint]);
+    stderr_has(&elsewhere, &[&hint]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_without_the_definitions_is_told_of() {
+async fn missing_definitions_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::builder().start().await.unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
     std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
     let output = run(Fledged::new().args(["get", "--kubeconfig"]).arg(kubeconfig));
     assert_eq!(output.code, Some(1), "{output}");
-    says(
+    stderr_has(
         &output,
         &[
             "imagecaches.kubefledged.io",
@@ -47,7 +47,7 @@ async fn a_cluster_without_the_definitions_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_does_not_answer_is_named() {
+async fn an_unreachable_api_server_is_named() {
     let mut world = World::without_controller(Default::default()).await;
     if world.cluster().embedded().is_none() {
         return;
@@ -55,7 +55,7 @@ async fn a_cluster_that_does_not_answer_is_named() {
     let url = world.cluster().embedded().unwrap().url();
     world.cluster_mut().stop_server().await;
     let output = fledged(&world, &["get"], 1);
-    says(
+    stderr_has(
         &output,
         &[
             "cannot list imagecaches.kubefledged.io",
@@ -66,7 +66,7 @@ async fn a_cluster_that_does_not_answer_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_forbidden_is_said_by_verb_and_resource() {
+async fn a_forbidden_request_is_named_by_verb_and_resource() {
     let world = World::without_controller(Default::default()).await;
     let Some(server) = world.cluster().embedded() else {
         return;
@@ -76,20 +76,20 @@ async fn what_is_forbidden_is_said_by_verb_and_resource() {
         resource: Some("imagecaches".to_owned()),
         ..RequestFilter::default()
     };
-    server.fail_next(1, filter, Failure::forbidden("nobody may"));
+    server.fail_next(1, filter, Failure::forbidden("no such right"));
     let output = fledged(&world, &["get"], 1);
-    says(
+    stderr_has(
         &output,
         &[
             "not allowed to list imagecaches.kubefledged.io",
             "verb list",
-            "nobody may",
+            "no such right",
         ],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_arguments_end_with_2() {
+async fn invalid_arguments_are_named_with_exit_code_2() {
     let world = World::without_controller(Default::default()).await;
     for (args, parts) in [
         (
@@ -103,10 +103,10 @@ async fn bad_arguments_end_with_2() {
         (&["get", "-o", "xml"], &["'xml'", "yaml"]),
         (&["get", "web", "-A"], &["--all-namespaces"]),
     ] {
-        says(&fledged(&world, args, 2), parts);
+        stderr_has(&fledged(&world, args, 2), parts);
     }
     let nowhere = call(&world, &["get"]).env("KUBECONFIG", "/nowhere/at/all");
     let nowhere = run(nowhere);
     assert_eq!(nowhere.code, Some(2), "{nowhere}");
-    says(&nowhere, &["$KUBECONFIG /nowhere/at/all"]);
+    stderr_has(&nowhere, &["$KUBECONFIG /nowhere/at/all"]);
 }

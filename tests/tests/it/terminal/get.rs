@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::terminal::support::{APP, DB, call, fledged, words};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caches_are_listed_with_their_counts() {
+async fn get_lists_caches_with_their_counts() {
     let world = World::start().await;
     world.publish(&[APP]);
     let _nodes = (world.node("a").await, world.node("b").await);
@@ -47,30 +47,30 @@ async fn caches_are_listed_with_their_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_tells_what_changes_until_it_is_ended() {
+async fn a_watch_prints_a_row_for_each_change() {
     let world = World::start().await;
     world.publish(&[APP]);
     let _node = world.node("a").await;
     let watching = call(&world, &["get", "-w"]).spawn();
     world.apply("web", &[APP]).await;
-    let told = |what: &'static str| {
+    let printed = |what: &'static str| {
         let watching = &watching;
         eventually(what, move || async move {
             let seen = watching.stdout();
-            let told = seen
+            let found = seen
                 .lines()
                 .any(|line| words(line).join(" ").starts_with(what));
-            told.then_some(()).ok_or(seen)
+            found.then_some(()).ok_or(seen)
         })
     };
-    told("NAME STATUS ACTION").await;
-    told("web Succeeded ImageCacheCreate 1 1").await;
+    printed("NAME STATUS ACTION").await;
+    printed("web Succeeded ImageCacheCreate 1 1").await;
     world.delete("web").await;
-    told("web Deleted").await;
+    printed("web Deleted").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_controller_has_looked_at_is_said() {
+async fn an_unprocessed_cache_has_status_not_taken_up() {
     let world = World::without_controller(Default::default()).await;
     world.apply("web", &[APP]).await;
     let table = fledged(&world, &["get"], 0).stdout;

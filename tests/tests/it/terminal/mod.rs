@@ -1,4 +1,4 @@
-//! `fledged` at a terminal, on a cluster with a controller and agents.
+//! The commands of `fledged` for a cluster, with a controller and agents.
 mod demo;
 mod errors;
 mod get;

@@ -3,9 +3,9 @@
 use fledged_tests::kube::{World, cache_object};
 use serde_json::{Value, json};
 
-use crate::terminal::support::{APP, DB, fledged, says};
+use crate::terminal::support::{APP, DB, fledged, stderr_has};
 
-/// A manifest without a namespace, as most are.
+/// Writes a manifest without a namespace and returns its path.
 fn manifest(world: &World, folder: &tempfile::TempDir, images: &[&str]) -> String {
     let spec = json!({ "cacheSpec": [{ "images": images }] });
     let mut cache = cache_object("", "web", world.cluster().tag(), spec);
@@ -30,7 +30,7 @@ fn change(action: &str, image: &str, nodes: Value) -> (String, String, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_file_an_edit_and_a_removal_without_a_write() {
+async fn plan_shows_all_changes_and_writes_nothing() {
     let world = World::start().await;
     let folder = tempfile::tempdir().unwrap();
     world.publish(&[APP, DB]);
@@ -57,7 +57,7 @@ async fn a_new_file_an_edit_and_a_removal_without_a_write() {
     let same = fledged(&world, &["plan", "-f", &file, "--exit-code"], 0);
     assert_eq!(same.stdout, "no changes\n");
 
-    // An image comes, another one leaves that a second cache wants on both nodes.
+    // One image is new, one is dropped, and one is dropped but kept for a second cache.
     world.apply("other", &[DB]).await;
     world.ended("other", "ImageCacheCreate", "Succeeded").await;
     world.apply("web", &[APP, DB]).await;
@@ -76,7 +76,7 @@ async fn a_new_file_an_edit_and_a_removal_without_a_write() {
     let yaml = fledged(&world, &["plan", "-f", &file, "-o", "yaml"], 0).stdout;
     assert!(yaml.starts_with("changes:\n"), "{yaml}");
 
-    // Nothing was written, neither by us nor because of us.
+    // `plan` wrote nothing, and the controller did not react.
     if let Some(server) = world.cluster().embedded() {
         let ours = |key: &fledged_apiserver::RequestKey| key.field_manager.contains("cli");
         assert_eq!(server.count(|key| ours(key) && key.is_write()), 0);
@@ -87,15 +87,15 @@ async fn a_new_file_an_edit_and_a_removal_without_a_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_not_valid_ends_it_with_2() {
+async fn an_invalid_file_is_named_with_exit_code_2() {
     let world = World::without_controller(Default::default()).await;
     let folder = tempfile::tempdir().unwrap();
     let file = manifest(&world, &folder, &["UPPER:1"]);
     let output = fledged(&world, &["plan", "-f", &file], 2);
-    says(&output, &["spec.cacheSpec[0].images[0]", "UPPER:1"]);
-    says(
+    stderr_has(&output, &["spec.cacheSpec[0].images[0]", "UPPER:1"]);
+    stderr_has(
         &fledged(&world, &["plan", "-f", "/nowhere"], 2),
         &["/nowhere"],
     );
-    says(&fledged(&world, &["plan"], 2), &["--filename"]);
+    stderr_has(&fledged(&world, &["plan"], 2), &["--filename"]);
 }

@@ -1,4 +1,4 @@
-//! As a plugin of kubectl.
+//! `fledged` as a plugin of kubectl.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -9,7 +9,7 @@ use fledged_tests::{fledged_binary, require};
 use crate::terminal::support::APP;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_finds_it_under_its_name() {
+async fn kubectl_fledged_runs_as_a_plugin() {
     if !require(&["kubectl"]) {
         return;
     }

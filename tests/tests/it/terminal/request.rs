@@ -2,10 +2,10 @@
 
 use fledged_tests::kube::World;
 
-use crate::terminal::support::{APP, NOPE, fledged, says};
+use crate::terminal::support::{APP, NOPE, fledged, stderr_has};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_and_a_refresh_are_asked_for_and_waited_for() {
+async fn purge_and_refresh_wait_for_their_result() {
     let world = World::start().await;
     world.publish(&[APP]);
     let node = world.node("a").await;
@@ -38,7 +38,7 @@ async fn a_purge_and_a_refresh_are_asked_for_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_action_that_ends_badly_ends_it_with_1() {
+async fn a_failed_refresh_exits_with_1() {
     let world = World::start().await;
     let _node = world.node("a").await;
     world.apply("web", &[NOPE]).await;
@@ -48,20 +48,20 @@ async fn an_action_that_ends_badly_ends_it_with_1() {
         output.stdout.contains("ImageCacheRefresh Failed"),
         "{output}"
     );
-    says(
+    stderr_has(
         &fledged(&world, &["refresh", "wep"], 1),
         &["no ImageCache \"wep\""],
     );
     let bad = fledged(&world, &["refresh", "web", "--timeout=5s"], 2);
-    says(&bad, &["--wait"]);
+    stderr_has(&bad, &["--wait"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_to_do_it_is_told_after_the_timeout() {
+async fn a_purge_without_a_controller_times_out() {
     let world = World::without_controller(Default::default()).await;
     world.apply("web", &[APP]).await;
     let output = fledged(&world, &["purge", "web", "--wait", "--timeout=1s"], 1);
-    says(
+    stderr_has(
         &output,
         &[
             "has not completed after 1s",

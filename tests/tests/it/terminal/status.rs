@@ -3,10 +3,10 @@
 use fledged_tests::kube::World;
 use serde_json::json;
 
-use crate::terminal::support::{APP, NOPE, fledged, says, words};
+use crate::terminal::support::{APP, NOPE, fledged, stderr_has, words};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_by_images_with_reasons() {
+async fn status_shows_nodes_by_images_with_reasons() {
     let world = World::start().await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -18,7 +18,7 @@ async fn nodes_by_images_with_reasons() {
         status.counts.is_some_and(|counts| counts.unreachable == 2)
     };
     world
-        .status_when("web", "missing a node", unreachable)
+        .status_when("web", "counting an unreachable node", unreachable)
         .await;
 
     let table = fledged(&world, &["status", "web"], 0).stdout;
@@ -39,10 +39,7 @@ async fn nodes_by_images_with_reasons() {
     assert_eq!(line("C"), "C cached, U unreachable, F failed");
     let text = format!("2 on {}: ImageNotFound: manifest unknown", a.name());
     assert!(table.contains(&text), "{table}");
-    assert!(
-        !table.contains('\u{1b}'),
-        "no colours outside of a terminal"
-    );
+    assert!(!table.contains('\u{1b}'), "colours without a terminal");
 
     let document = fledged(&world, &["status", "web", "-o", "json"], 0).json();
     assert_eq!(document["images"], json!([APP, NOPE]));
@@ -59,14 +56,14 @@ async fn nodes_by_images_with_reasons() {
 
     let summed = fledged(&world, &["status", "web", "--max-nodes", "1"], 0).stdout;
     assert!(summed.contains("1 more node"), "{summed}");
-    says(
+    stderr_has(
         &fledged(&world, &["status", "wep"], 1),
         &["no ImageCache \"wep\""],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purged_cache_shows_what_is_gone() {
+async fn status_of_a_purged_cache_shows_removed_images() {
     let world = World::start().await;
     world.publish(&[APP]);
     let a = world.node("a").await;

@@ -1,4 +1,4 @@
-//! The binary, pointed at a test's cluster.
+//! Helpers that run `fledged` on a test's cluster.
 
 use fledged_tests::kube::World;
 use fledged_tests::{Fledged, Output, Running};
@@ -7,7 +7,7 @@ pub(crate) const APP: &str = "registry.test/app:1";
 pub(crate) const DB: &str = "registry.test/db:1";
 pub(crate) const NOPE: &str = "registry.test/nope:1";
 
-/// A call in the test's namespace.
+/// Returns a call of `fledged` with these arguments, in the test's namespace.
 pub(crate) fn call(world: &World, args: &[&str]) -> Fledged {
     let cluster = world.cluster();
     Fledged::new()
@@ -16,12 +16,12 @@ pub(crate) fn call(world: &World, args: &[&str]) -> Fledged {
         .args(["-n", cluster.namespace()])
 }
 
-/// Runs it to its end, while the cluster's parts go on.
+/// Runs a call to its end without blocking the other tasks of the test.
 pub(crate) fn run(call: Fledged) -> Output {
     tokio::task::block_in_place(|| call.run())
 }
 
-/// The same in the test's namespace, which has to end with that code.
+/// Runs `fledged` in the test's namespace and asserts its exit code.
 #[track_caller]
 pub(crate) fn fledged(world: &World, args: &[&str], code: i32) -> Output {
     let output = run(call(world, args));
@@ -29,7 +29,7 @@ pub(crate) fn fledged(world: &World, args: &[&str], code: i32) -> Output {
     output
 }
 
-/// Waits for the end of one that was started, which has to end with that code.
+/// Waits for the end of a started process and asserts its exit code.
 #[track_caller]
 pub(crate) fn ended(running: Running, code: i32) -> Output {
     let output = tokio::task::block_in_place(|| running.wait(fledged_tests::SOON));
@@ -37,14 +37,14 @@ pub(crate) fn ended(running: Running, code: i32) -> Output {
     output
 }
 
-/// The words of a line.
+/// Splits a line into words.
 pub(crate) fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
-/// Fails unless every part is in what it said on stderr.
+/// Asserts that stderr contains every part.
 #[track_caller]
-pub(crate) fn says(output: &Output, parts: &[&str]) {
+pub(crate) fn stderr_has(output: &Output, parts: &[&str]) {
     for part in parts {
         assert!(
             output.stderr.contains(part),

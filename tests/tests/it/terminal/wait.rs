@@ -3,10 +3,10 @@
 use fledged_apiserver::{Failure, RequestFilter};
 use fledged_tests::kube::{World, eventually};
 
-use crate::terminal::support::{APP, NOPE, call, ended, fledged, says};
+use crate::terminal::support::{APP, NOPE, call, ended, fledged, stderr_has};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_ends_when_every_image_is_cached_and_when_they_are_purged() {
+async fn wait_ends_when_all_images_are_cached_or_purged() {
     let world = World::start().await;
     world.publish(&[APP]);
     let node = world.node("a").await;
@@ -25,7 +25,7 @@ async fn it_ends_when_every_image_is_cached_and_when_they_are_purged() {
         output.stdout.contains("is cached: 1 of 1 cached on 1 node"),
         "{output}"
     );
-    // What is so already is so at once.
+    // A condition that is already met needs no time.
     let again = [
         "wait",
         "web",
@@ -49,11 +49,11 @@ async fn it_ends_when_every_image_is_cached_and_when_they_are_purged() {
         "{output}"
     );
     let cached = fledged(&world, &["wait", "web", "--for=cached", "--timeout=0s"], 1);
-    says(&cached, &["is not cached after 0s", "it is purged"]);
+    stderr_has(&cached, &["is not cached after 0s", "it is purged"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_breaks_is_begun_again() {
+async fn wait_continues_after_a_broken_watch() {
     let world = World::start().await;
     let Some(server) = world.cluster().embedded() else {
         return;
@@ -63,7 +63,7 @@ async fn a_watch_that_breaks_is_begun_again() {
     node.runtime.hold_pulls(true);
     world.apply("web", &[APP]).await;
     let waiting = call(&world, &["wait", "web", "--for=cached"]).spawn();
-    // The controller's, and ours.
+    // The watch of the controller and the watch of `fledged wait`.
     eventually("both to watch the caches", || async {
         let watches = server.count(|key| key.verb == "watch" && key.resource == "imagecaches");
         (watches >= 2).then_some(()).ok_or(watches.to_string())
@@ -82,7 +82,7 @@ async fn a_watch_that_breaks_is_begun_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timeout_says_what_is_missing() {
+async fn a_timeout_lists_the_missing_images() {
     let world = World::start().await;
     world.publish(&[APP]);
     let node = world.node("a").await;
@@ -90,7 +90,7 @@ async fn a_timeout_says_what_is_missing() {
     world.ended("web", "ImageCacheCreate", "Failed").await;
     let output = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
     let failure = format!("{NOPE} on {}: ImageNotFound: manifest unknown", node.name());
-    says(
+    stderr_has(
         &output,
         &[
             "is not cached after 1s",
@@ -101,19 +101,19 @@ async fn a_timeout_says_what_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_goes_away_or_is_looked_at_by_nobody_ends_it_with_1() {
+async fn a_deleted_or_unprocessed_cache_exits_with_1() {
     let world = World::without_controller(Default::default()).await;
     world.apply("web", &[APP]).await;
-    let nobody = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
-    says(&nobody, &["no controller has processed it"]);
+    let unprocessed = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
+    stderr_has(&unprocessed, &["no controller has processed it"]);
     let waiting = call(&world, &["wait", "web", "--for=cached", "--timeout=60s"]).spawn();
     world.delete("web").await;
-    // Deleted before it was looked at, or after: it is gone either way.
+    // Either the watch sees the deletion, or the first read finds no cache.
     let output = ended(waiting, 1);
     assert!(
         output.stderr.contains("was deleted") || output.stderr.contains("no ImageCache"),
         "{output}"
     );
     let goal = fledged(&world, &["wait", "web", "--for=ready"], 2);
-    says(&goal, &["'ready'", "cached", "purged"]);
+    stderr_has(&goal, &["'ready'", "cached", "purged"]);
 }

@@ -6,25 +6,25 @@ use fledged_core::planner::PlannerConfig;
 use fledged_tests::kube::{TestNode, World, WorldOptions};
 use serde_json::{Value, json};
 
-use crate::terminal::support::{APP, DB, NOPE, fledged, says};
+use crate::terminal::support::{APP, DB, NOPE, fledged, stderr_has};
 
-fn asked(world: &World, node: &str, image: &str, code: i32) -> Value {
+fn explain(world: &World, node: &str, image: &str, code: i32) -> Value {
     fledged(world, &["why", "web", node, image, "-o", "json"], code).json()
 }
 
 fn reason(world: &World, node: &TestNode, image: &str) -> Value {
-    asked(world, node.name(), image, 1)["reason"].clone()
+    explain(world, node.name(), image, 1)["reason"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_cached_fails_or_is_not_named() {
+async fn why_explains_cached_failed_and_unlisted_images() {
     let world = World::start().await;
     world.publish(&[APP]);
     let a = world.node("a").await;
     world.apply("web", &[APP, NOPE]).await;
     world.ended("web", "ImageCacheCreate", "Failed").await;
 
-    let cached = asked(&world, a.name(), APP, 0);
+    let cached = explain(&world, a.name(), APP, 0);
     assert_eq!(
         (&cached["cached"], &cached["reason"]),
         (&json!(true), &json!("Cached"))
@@ -38,7 +38,7 @@ async fn what_is_cached_fails_or_is_not_named() {
     );
     assert!(table.starts_with(&start), "{table}");
 
-    let failed = asked(&world, a.name(), NOPE, 1);
+    let failed = explain(&world, a.name(), NOPE, 1);
     assert_eq!(failed["reason"], "Failed");
     assert_eq!(failed["failure"], "ImageNotFound");
     assert_eq!(failed["message"], "manifest unknown");
@@ -57,22 +57,22 @@ async fn what_is_cached_fails_or_is_not_named() {
     }
 
     assert_eq!(reason(&world, &a, DB), "ImageNotInCache");
-    let similar = asked(&world, a.name(), "registry.test/app:9", 1);
+    let similar = explain(&world, a.name(), "registry.test/app:9", 1);
     assert_eq!(similar["evidence"][0]["value"], APP);
-    assert_eq!(asked(&world, "nowhere", APP, 1)["reason"], "NodeNotFound");
-    says(
+    assert_eq!(explain(&world, "nowhere", APP, 1)["reason"], "NodeNotFound");
+    stderr_has(
         &fledged(&world, &["why", "wep", a.name(), APP], 1),
         &["no ImageCache \"wep\""],
     );
-    says(&fledged(&world, &["why", "web", "A_b", APP], 2), &["A_b"]);
-    says(
+    stderr_has(&fledged(&world, &["why", "web", "A_b", APP], 2), &["A_b"]);
+    stderr_has(
         &fledged(&world, &["why", "web", a.name(), "UPPER"], 2),
         &["UPPER"],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_node_is_not_meant_for_or_can_not_do() {
+async fn why_explains_selectors_purges_and_not_ready_nodes() {
     let world = World::start().await;
     world.publish(&[APP, DB]);
     let a = world.node_with("a", &[("tier", "frontend")]).await;
@@ -82,20 +82,20 @@ async fn what_the_node_is_not_meant_for_or_can_not_do() {
     ] });
     world.apply_spec("web", groups).await;
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    let elsewhere = asked(&world, a.name(), APP, 1);
+    let elsewhere = explain(&world, a.name(), APP, 1);
     assert_eq!(elsewhere["reason"], "NodeNotSelected");
     let because = elsewhere["because"].as_str().unwrap();
     assert!(
         because.ends_with("it requires tier=backend, and the node has tier=frontend"),
         "{because}"
     );
-    assert_eq!(asked(&world, a.name(), DB, 0)["reason"], "Cached");
+    assert_eq!(explain(&world, a.name(), DB, 0)["reason"], "Cached");
 
     world
         .annotate("web", "kubefledged.io/purge-imagecache")
         .await;
     world.ended("web", "ImageCachePurge", "Succeeded").await;
-    let purged = asked(&world, a.name(), DB, 1);
+    let purged = explain(&world, a.name(), DB, 1);
     assert_eq!(purged["reason"], "CachePurged");
     let advice = purged["advice"].as_str().unwrap();
     assert!(advice.starts_with("fledged refresh web -n "), "{advice}");
@@ -109,7 +109,7 @@ async fn what_the_node_is_not_meant_for_or_can_not_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_on_its_way_or_waits() {
+async fn why_explains_running_and_waiting_pulls() {
     let mut options = WorldOptions::default();
     options.planner.max_concurrent_nodes = CountOrPercent::Count(1);
     let world = World::start_with(options).await;
@@ -130,7 +130,7 @@ async fn what_is_on_its_way_or_waits() {
             status.counts.is_some_and(|counts| counts.desired == 2)
         })
         .await;
-    let waiting = asked(&world, b.name(), APP, 1);
+    let waiting = explain(&world, b.name(), APP, 1);
     assert_eq!(waiting["reason"], "NotAssigned");
     assert!(
         waiting["advice"]
@@ -140,11 +140,11 @@ async fn what_is_on_its_way_or_waits() {
     );
     a.runtime.hold_pulls(false);
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
-    assert_eq!(asked(&world, b.name(), APP, 0)["reason"], "Cached");
+    assert_eq!(explain(&world, b.name(), APP, 0)["reason"], "Cached");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_for_now_and_what_nobody_answers() {
+async fn why_explains_backoff_and_unresponsive_nodes() {
     let world = World::start_with(WorldOptions {
         planner: PlannerConfig::default(),
         ..WorldOptions::default()
@@ -160,23 +160,23 @@ async fn what_fails_for_now_and_what_nobody_answers() {
         first.is_some_and(|image| image.phase.as_str() == "BackingOff")
     };
     world.record_when(&a, "backing off", backing_off).await;
-    let failing = asked(&world, a.name(), APP, 1);
+    let failing = explain(&world, a.name(), APP, 1);
     assert!(failing["message"].is_null() || failing["message"] == "injected: ConnectionFailed");
     assert!(["BackingOff", "Pulling"].contains(&failing["reason"].as_str().unwrap()));
 
-    // Ready, with nobody on it who answers.
+    // A Ready node without an agent.
     let b = world.unresponsive_node("b", &[]).await;
     b.object.set_ready(true).await;
     world
         .record_when(&b, "written", |record| !record.spec.images.is_empty())
         .await;
-    let waiting = asked(&world, b.name(), APP, 1);
+    let waiting = explain(&world, b.name(), APP, 1);
     assert_eq!(waiting["reason"], "Waiting");
     assert_eq!(waiting["evidence"][1]["value"], "none");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_nobody_has_looked_at() {
+async fn why_explains_an_unprocessed_edit() {
     let mut world = World::start().await;
     world.publish(&[APP]);
     let a = world.node("a").await;
@@ -184,7 +184,7 @@ async fn a_cache_that_nobody_has_looked_at() {
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
     world.stop_controller().await;
     world.apply("web", &[APP, DB]).await;
-    let answer = asked(&world, a.name(), DB, 1);
+    let answer = explain(&world, a.name(), DB, 1);
     assert_eq!(answer["reason"], "NotTakenUp");
     assert_eq!(answer["evidence"][0]["value"], "2");
     assert_eq!(answer["evidence"][1]["value"], "1");

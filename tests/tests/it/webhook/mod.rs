@@ -1,5 +1,7 @@
-//! The webhook as an API server asks it: over TLS that it sets up itself, on the embedded server or a real
-//! one. Only a real one asks by itself; of the embedded one it uses Secrets and Nodes.
+//! The webhook server: certificates, reviews over TLS, and calls from a real API server.
+//!
+//! The embedded API server calls no webhook; the tests send the reviews themselves, and the webhook server uses only
+//! its Secrets, Nodes and configurations.
 mod replica;
 mod rights;
 
@@ -16,7 +18,7 @@ use rights::without_making_secrets;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_is_told_what_is_wrong_and_what_will_surprise() {
+async fn reviews_deny_invalid_specs_and_warn() {
     let cluster = TestCluster::start().await;
     let tag = cluster.tag().to_owned();
     add_node(&cluster, &tag).await;
@@ -65,14 +67,14 @@ async fn whoever_asks_is_told_what_is_wrong_and_what_will_surprise() {
         ),
         ("/elsewhere", "", 404),
     ] {
-        let (answered, said) = webhook.ask(&bundle, path, body.to_owned()).await.unwrap();
-        assert_eq!(answered, status, "{said}");
+        let (answered, text) = webhook.ask(&bundle, path, body.to_owned()).await.unwrap();
+        assert_eq!(answered, status, "{text}");
     }
     webhook.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
+async fn replicas_share_and_renew_one_certificate() {
     let cluster = TestCluster::start().await;
     let clock = Shifted::new();
     let source = || CertificateSource::SelfIssued(self_issued(&cluster));
@@ -87,7 +89,7 @@ async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
         assert_eq!(answer["allowed"], true);
     }
 
-    // Another certificate, with the authority of the first one beside its own.
+    // The bundle of the new certificate also contains the previous authority.
     clock.pass(336);
     eventually("another certificate", || async {
         let now = kept(&cluster, "ca.crt").await;
@@ -96,9 +98,9 @@ async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
             .ok_or("the same".to_owned())
     })
     .await;
-    // Of clients, only those of the new authority accept it, and these not in real time, which is before its validity.
+    // A client that trusts only the old bundle refuses the new certificate; so this shows that it is served.
     for replica in [&one, &two] {
-        eventually("it to be served", || async {
+        eventually("the new certificate to be served", || async {
             clock.pass_a_minute();
             let asked = replica.ask(&bundle, PATH, String::new()).await;
             asked.err().map(drop).ok_or("the same".to_owned())
@@ -106,7 +108,7 @@ async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
         .await;
     }
 
-    // The Secret is removed.
+    // A deleted Secret is created again.
     secrets(&cluster)
         .delete("webhook-tls", &DeleteParams::default())
         .await
@@ -114,7 +116,7 @@ async fn replicas_share_a_certificate_and_renew_it_while_they_serve() {
     clock.pass(1);
     eventually("the Secret to be there again", || async {
         let found = secrets(&cluster).get_opt("webhook-tls").await.unwrap();
-        found.map(drop).ok_or("it is gone".to_owned())
+        found.map(drop).ok_or("no Secret".to_owned())
     })
     .await;
     one.end().await;
@@ -163,23 +165,26 @@ async fn webhook_without_its_secret_is_unready_and_keeps_serving() {
         .delete("webhook-tls", &DeleteParams::default())
         .await
         .unwrap();
-    // The same when it is applied again without the bundle.
+    // The configuration loses its bundle, as after another `kubectl apply`.
     let without_bundle = json!([{ "op": "remove", "path": "/webhooks/0/clientConfig/caBundle" }]);
     let patch = Patch::<Value>::Json(serde_json::from_value(without_bundle).unwrap());
     let params = PatchParams::default();
     configurations.patch(&name, &params, &patch).await.unwrap();
     clock.1.lock().unwrap().clear();
-    eventually("it to be logged at growing intervals", || async {
-        clock.pass(1);
-        let asked = clock.1.lock().unwrap().clone();
-        let pauses: Vec<u64> = asked.into_iter().skip_while(|pause| *pause != 5).collect();
-        let said = (webhook.ready)().err().unwrap_or_default();
-        let told = said.contains("webhook-tls does not exist and cannot be created");
-        match pauses.starts_with(&[5, 10, 20, 40, 60, 60]) {
-            true if told => Ok(()),
-            _ => Err(format!("{said:?} {pauses:?}")),
-        }
-    })
+    eventually(
+        "the missing Secret to be retried at growing intervals",
+        || async {
+            clock.pass(1);
+            let sleeps = clock.1.lock().unwrap().clone();
+            let pauses: Vec<u64> = sleeps.into_iter().skip_while(|pause| *pause != 5).collect();
+            let problem = (webhook.ready)().err().unwrap_or_default();
+            let named = problem.contains("webhook-tls does not exist and cannot be created");
+            match pauses.starts_with(&[5, 10, 20, 40, 60, 60]) {
+                true if named => Ok(()),
+                _ => Err(format!("{problem:?} {pauses:?}")),
+            }
+        },
+    )
     .await;
     let found = configurations.get(&name).await.unwrap();
     let found = found.webhooks.unwrap().remove(0).client_config.ca_bundle;
@@ -189,8 +194,8 @@ async fn webhook_without_its_secret_is_unready_and_keeps_serving() {
 
     let params = PostParams::default();
     secrets(&cluster).create(&params, &empty).await.unwrap();
-    // The pause that it is in may begin only now.
-    eventually("it to have filled its Secret", || async {
+    // The clock must pass after the current pause has begun.
+    eventually("the Secret to be filled", || async {
         clock.pass_a_minute();
         (webhook.ready)()
     })
@@ -202,10 +207,10 @@ async fn webhook_without_its_secret_is_unready_and_keeps_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_in_files_is_read_again_when_it_changes() {
+async fn changed_certificate_files_are_read_again() {
     let cluster = TestCluster::start().await;
     let clock = Shifted::new();
-    // Any certificate will do: another webhook's.
+    // Use the certificate of another webhook server.
     let source = CertificateSource::SelfIssued(self_issued(&cluster));
     let other = Replica::start(&cluster, source, Shifted::new()).await;
     other.is_ready().await;
@@ -220,7 +225,7 @@ async fn a_certificate_in_files_is_read_again_when_it_changes() {
     let webhook = Replica::start(&cluster, source, Arc::clone(&clock)).await;
     eventually("the missing file to be reported", || async {
         match (webhook.ready)() {
-            Err(said) if said.contains("tls.crt") => Ok(()),
+            Err(problem) if problem.contains("tls.crt") => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -230,7 +235,7 @@ async fn a_certificate_in_files_is_read_again_when_it_changes() {
     clock.pass(1);
     eventually("the bad key to be reported", || async {
         match (webhook.ready)() {
-            Err(said) if said.contains("private key") => Ok(()),
+            Err(problem) if problem.contains("private key") => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -244,12 +249,12 @@ async fn a_certificate_in_files_is_read_again_when_it_changes() {
     other.end().await;
 }
 
-/// What only an API server that asks webhooks can show.
+/// Needs a real API server, which calls webhooks.
 #[tokio::test(flavor = "multi_thread")]
 async fn api_server_calls_the_webhook_for_spec_changes_only() {
     let cluster = TestCluster::start().await;
     if cluster.kind() != ServerKind::Assets {
-        // The in-process server calls no webhook, and a whole cluster can't reach this process.
+        // The embedded server calls no webhook, and a whole cluster can't reach this process.
         return;
     }
     let name = format!("{}-webhook", cluster.namespace());
@@ -287,32 +292,32 @@ async fn api_server_calls_the_webhook_for_spec_changes_only() {
             kubectl.run_with(&args, &object.to_string(), &[]).await
         }
     };
-    // The definition's own rules let it through.
+    // The definition's own rules accept this spec.
     let terms = json!([{ "matchExpressions": [{ "key": "tier", "operator": "In" }] }]);
     let affinity =
         json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } });
     let bad = json!({ "cacheSpec": [{ "images": ["nginx:1"], "nodeAffinity": affinity }] });
-    eventually("the API server to ask the webhook", || async {
-        let said = apply(bad.clone(), "--dry-run=server").await;
-        match said
+    eventually("the API server to call the webhook", || async {
+        let answer = apply(bad.clone(), "--dry-run=server").await;
+        match answer
             .stderr
             .contains("denied the request: spec.cacheSpec[0].nodeAffinity")
         {
-            true if !said.success => Ok(()),
-            _ => Err(format!("{said:?}")),
+            true if !answer.success => Ok(()),
+            _ => Err(format!("{answer:?}")),
         }
     })
     .await;
-    let said = apply(
+    let answer = apply(
         json!({ "cacheSpec": [{ "images": ["nginx"] }] }),
         "--dry-run=none",
     )
     .await;
-    assert!(said.success, "{said:?}");
+    assert!(answer.success, "{answer:?}");
     let warning = "Warning: spec.cacheSpec[0]: nginx is a mutable tag";
-    assert!(said.stderr.contains(warning), "{said:?}");
+    assert!(answer.stderr.contains(warning), "{answer:?}");
 
-    // Without the webhook a status can still be written: it is not asked about these.
+    // The webhook is not called for writes to the status, so these succeed while the webhook is down.
     webhook.end().await;
     let status = json!({ "status": "Succeeded", "reason": "ImageCacheCreate", "message": "m",
         "startTime": "2026-01-01T00:00:00Z" });

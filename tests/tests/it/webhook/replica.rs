@@ -1,4 +1,4 @@
-//! Replicas of the webhook, and a clock that days pass on.
+//! Replicas of the webhook server, and a clock that tests advance by days.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 const SERVICE: &str = "webhook";
 
-/// Real time, and what a test adds to it; and the pauses that were asked for.
+/// A clock that shows real time plus an offset, and records the requested sleeps in seconds.
 pub(crate) struct Shifted(watch::Sender<SignedDuration>, pub(crate) Mutex<Vec<u64>>);
 
 impl Shifted {
@@ -60,7 +60,7 @@ impl Clock for Shifted {
     }
 }
 
-/// A replica of the webhook; it ends with the test.
+/// A running webhook server.
 pub(crate) struct Replica {
     pub(crate) port: u16,
     pub(crate) ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
@@ -113,7 +113,7 @@ impl Replica {
         self.task.await.unwrap();
     }
 
-    /// Asks as an API server that trusts this bundle.
+    /// Sends a POST request as an API server that trusts this CA bundle.
     pub(crate) async fn ask(
         &self,
         bundle: &str,
@@ -152,7 +152,7 @@ impl Replica {
     }
 }
 
-/// The certificates of a PEM text, in DER.
+/// Returns the certificates of a PEM text in DER.
 fn pem(text: &str) -> Vec<Vec<u8>> {
     use base64::Engine as _;
     let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);

@@ -5,7 +5,7 @@ use fledged_tests::kube::{Kubectl, TestCluster};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-/// A client that may not make Secrets, as the chart's webhook server.
+/// Returns a client that may not create Secrets.
 pub(crate) async fn without_making_secrets(cluster: &TestCluster) -> Client {
     if let Some(server) = cluster.embedded() {
         let filter = RequestFilter {
