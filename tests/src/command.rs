@@ -1,4 +1,4 @@
-//! Runs the `fledged` binary and captures what it does.
+//! Runs the `fledged` binary and captures its output.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
-/// Long enough for any test's apply, on a loaded machine.
+/// Default deadline of a call, with a margin for a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The `fledged` binary of the same build: `FLEDGED_BIN`, or beside the running test or benchmark.
+/// Finds the `fledged` binary of the same build: `FLEDGED_BIN`, or beside the running test or benchmark.
 ///
 /// # Errors
 ///
-/// How to build it, when it is missing.
+/// A missing binary; the error names the command that builds it.
 pub fn find_fledged() -> Result<PathBuf, String> {
     match std::env::var_os("FLEDGED_BIN") {
         Some(path) => Ok(path.into()),
@@ -28,7 +28,7 @@ pub fn find_fledged() -> Result<PathBuf, String> {
     }
 }
 
-/// A binary of the same build, beside the running test or benchmark.
+/// Finds a binary of the same build beside the running test or benchmark.
 fn find_binary(name: &str, package: &str) -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|e| format!("no path of this program: {e}"))?;
     // Tests are in TARGET/PROFILE/deps, binaries in TARGET/PROFILE.
@@ -46,29 +46,29 @@ fn find_binary(name: &str, package: &str) -> Result<PathBuf, String> {
     })
 }
 
-/// The same for tests.
+/// Returns the `fledged` binary of the same build.
 ///
 /// # Panics
 ///
-/// When it is missing.
+/// When the binary is missing.
 #[must_use]
 pub fn fledged_binary() -> PathBuf {
     find_fledged().unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The `fledged-operator` binary of the same build.
+/// Finds the `fledged-operator` binary of the same build.
 ///
 /// # Errors
 ///
-/// How to build it, when it is missing.
+/// A missing binary; the error names the command that builds it.
 pub fn find_operator() -> Result<PathBuf, String> {
     find_binary("fledged-operator", "fledged-operator")
 }
 
-/// One call of `fledged` or `fledged-operator`, being put together.
+/// A builder for one call of `fledged` or `fledged-operator`.
 ///
-/// It runs with an empty home folder and without the caller's registry credentials, proxies and log
-/// filter, so that nothing of the machine's own leaks into a test.
+/// The process gets an empty home folder and none of the caller's registry credentials, proxies and log
+/// filter, so the machine's configuration does not influence a test.
 #[derive(Debug)]
 pub struct Fledged {
     program: Option<PathBuf>,
@@ -85,7 +85,7 @@ impl Default for Fledged {
 }
 
 impl Fledged {
-    /// Without any argument.
+    /// Returns a call of `fledged` without arguments.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -97,11 +97,11 @@ impl Fledged {
         }
     }
 
-    /// A call of `fledged-operator` instead.
+    /// Returns a call of `fledged-operator` without arguments.
     ///
     /// # Panics
     ///
-    /// When it is missing.
+    /// When the binary is missing.
     #[must_use]
     pub fn operator() -> Self {
         Self {
@@ -110,57 +110,57 @@ impl Fledged {
         }
     }
 
-    /// With one more argument.
+    /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    /// With more arguments.
+    /// Adds arguments.
     #[must_use]
     pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// With an environment variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// In that folder.
+    /// Sets the working directory.
     #[must_use]
     pub fn current_dir(mut self, folder: &Path) -> Self {
         self.folder = Some(folder.to_owned());
         self
     }
 
-    /// With another deadline than two minutes. A process that outlives it is killed, and the test fails.
+    /// Replaces the default deadline of two minutes. A process that exceeds it is killed, and the test fails.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the process to its end.
     ///
     /// # Panics
     ///
-    /// When it is missing, or outlives the deadline.
+    /// When the binary is missing, or the process exceeds the deadline.
     #[must_use]
     pub fn run(self) -> Output {
         let deadline = self.deadline;
         self.spawn().wait(deadline)
     }
 
-    /// Starts it and leaves it running.
+    /// Starts the process and leaves it running.
     ///
     /// # Panics
     ///
-    /// When it is missing.
+    /// When the binary is missing.
     #[must_use]
     pub fn spawn(self) -> Running {
         let home = TempDir::with_prefix("home-").expect("a temporary folder");
@@ -206,7 +206,7 @@ impl Fledged {
     }
 }
 
-/// A `fledged` that runs; killed when dropped.
+/// A running process, killed when dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -249,7 +249,7 @@ impl Running {
         }
     }
 
-    /// Sends SIGKILL; nothing of its output is wanted.
+    /// Sends SIGKILL and discards the output.
     pub fn kill(&mut self) {
         self.kill_group();
         let _ = self.child.wait();
@@ -266,7 +266,7 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// When it outlives the deadline.
+    /// When the process exceeds the deadline.
     #[must_use]
     pub fn wait(mut self, deadline: Duration) -> Output {
         let start = Instant::now();
@@ -315,26 +315,26 @@ impl Drop for Running {
     }
 }
 
-/// How a call of `fledged` ended. `Display` shows all of it, for a test's message.
+/// The result of a call. `Display` shows exit code, stdout and stderr, for a test's message.
 #[derive(Debug, Clone)]
 pub struct Output {
     line: String,
-    /// The exit code; `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended the process.
     pub code: Option<i32>,
     /// Its standard output.
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
-    /// How long it ran.
+    /// Wall-clock time of the call.
     pub took: Duration,
 }
 
 impl Output {
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     ///
     /// # Panics
     ///
-    /// When it is none; shows what it is.
+    /// When standard output is not JSON; the message shows it.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON ({e}): {self}"))

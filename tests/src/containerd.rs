@@ -10,12 +10,12 @@ use crate::poll::{SOON, poll_until};
 use crate::process::{Process, unmount_below};
 use crate::require::find;
 
-/// The namespace that the CRI plugin keeps its images in.
+/// containerd's namespace for the images of the CRI plugin.
 const NAMESPACE: &str = "k8s.io";
 
-/// containerd with the CRI plugin and the overlayfs snapshotter, everything in its own folder.
+/// containerd with the CRI plugin and the overlayfs snapshotter, in a temporary folder.
 ///
-/// No CNI is configured: it can hold images, but sandboxes only on the host's network.
+/// No CNI is configured: images work, sandboxes only with the host's network.
 #[derive(Debug)]
 pub struct Containerd {
     process: Process,
@@ -23,11 +23,11 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts one and waits until its CRI plugin serves.
+    /// Starts containerd and waits until its CRI plugin serves.
     ///
     /// # Panics
     ///
-    /// When it does not start; says what it logged.
+    /// When containerd does not start; the message shows its log.
     #[must_use]
     pub fn start() -> Self {
         let folder = TempDir::with_prefix("containerd-").expect("a temporary folder");
@@ -61,23 +61,23 @@ impl Containerd {
         self.process.kill9();
     }
 
-    /// Starts it again on the same folders; kills it first where it still runs.
+    /// Kills containerd if it still runs, and starts it again on the same folders.
     ///
     /// # Panics
     ///
     /// When it does not start.
     pub fn restart(&mut self) {
         self.process.kill9();
-        // A leftover socket without a listener looks like a daemon that is not ready yet.
+        // Remove the stale socket, which would look like a daemon that is not ready yet.
         let _ = std::fs::remove_file(self.socket());
         self.process = launch(self.folder.path());
     }
 
-    /// Runs `ctr` on it in the namespace `k8s.io` and gives back its standard output.
+    /// Runs `ctr` in the namespace `k8s.io` and returns its standard output.
     ///
     /// # Panics
     ///
-    /// When it fails; says what it printed.
+    /// When `ctr` fails; the message shows its output.
     #[allow(clippy::must_use_candidate)]
     pub fn ctr(&self, args: &[&str]) -> String {
         let output = self.ctr_command(args).output().expect("running ctr");
@@ -103,8 +103,8 @@ impl Containerd {
         command
     }
 
-    /// The names of all images in the namespace `k8s.io`; the CRI plugin adds `sha256:ID` for each,
-    /// a moment after a pull that it did not do itself.
+    /// Returns the names of all images in the namespace `k8s.io`. The CRI plugin adds `sha256:ID` for each image, with
+    /// a short delay after a pull by another client.
     ///
     /// # Panics
     ///
@@ -115,7 +115,7 @@ impl Containerd {
         names.lines().map(str::to_owned).collect()
     }
 
-    /// Removes every image and collects what they held: content, snapshots and all.
+    /// Removes all images, their content and their snapshots.
     ///
     /// # Panics
     ///
@@ -124,7 +124,7 @@ impl Containerd {
         poll_until("all images to be gone", SOON, || {
             let names = self.image_names();
             for name in &names {
-                // Removed together with another name of the same image is as good.
+                // An error is fine: the image may be gone with another of its names.
                 let _ = self
                     .ctr_command(&["images", "remove", "--sync", name])
                     .output();
@@ -160,8 +160,7 @@ fn launch(root: &Path) -> Process {
     let ctr = find("ctr").expect("ctr is not installed");
     process.wait_ready(|_| {
         UnixStream::connect(&socket).ok()?;
-        // The socket is open before the plugins have started; a listed CRI plugin without an error
-        // is what the kubelet would wait for too.
+        // The socket accepts connections before the plugins have started, so wait for the CRI plugin.
         let output = Command::new(&ctr)
             .arg("--address")
             .arg(&socket)

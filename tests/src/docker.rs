@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::process::{Process, unmount_below};
 
-/// Docker Engine with its own containerd, without any networking of its own.
+/// Docker Engine with its own containerd and without container networks.
 ///
 /// Registries on loopback addresses may be plain HTTP, as is Docker's default.
 #[derive(Debug)]
@@ -18,11 +18,11 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// Starts one and waits until it answers.
+    /// Starts the Engine and waits until it answers.
     ///
     /// # Panics
     ///
-    /// When it does not start; says what it logged.
+    /// When the Engine does not start; the message shows its log.
     #[must_use]
     pub fn start() -> Self {
         let folder = TempDir::with_prefix("dockerd-").expect("a temporary folder");
@@ -48,7 +48,7 @@ impl Dockerd {
         self.folder.path().join("data")
     }
 
-    /// Stops it in good order; the folders stay for [`Self::restart`].
+    /// Sends SIGTERM and waits for the end; the folders stay for [`Self::restart`].
     pub fn stop(&mut self) {
         self.process.stop();
         self.kill_containerd();
@@ -60,7 +60,7 @@ impl Dockerd {
         self.kill_containerd();
     }
 
-    /// Starts it again on the same folders; stops it first where it still runs.
+    /// Stops the Engine if it still runs, and starts it again on the same folders.
     ///
     /// # Panics
     ///
@@ -68,8 +68,7 @@ impl Dockerd {
     pub fn restart(&mut self) {
         self.stop();
         let root = self.folder.path();
-        // Left by a SIGKILL. Another process with that number would pass for the old one,
-        // and be waited for.
+        // Stale after a SIGKILL: if another process has the same PID, dockerd takes it for the old one and waits.
         for stale in [
             "docker.sock",
             "docker.pid",
@@ -87,7 +86,7 @@ impl Dockerd {
         self.process.stderr()
     }
 
-    /// Its containerd is in a session of its own and dies with its parent, except in a race.
+    /// Kills the Engine's containerd, which runs in its own session and usually dies with its parent.
     fn kill_containerd(&self) {
         let file = self.folder.path().join("exec/containerd/containerd.pid");
         let pid = std::fs::read_to_string(file)
@@ -95,14 +94,14 @@ impl Dockerd {
             .and_then(|text| text.trim().parse().ok())
             .and_then(rustix::process::Pid::from_raw);
         let Some(pid) = pid else { return };
-        // The number may have been reused: only a process started for this folder counts.
+        // The PID may have been reused: kill only a process that was started for this folder.
         let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
         let ours = std::fs::read(proc.join("cmdline")).is_ok_and(|line| {
             String::from_utf8_lossy(&line).contains(&*self.folder.path().to_string_lossy())
         });
         if ours {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            crate::poll_until("containerd to go", crate::SOON, || {
+            crate::poll_until("containerd to end", crate::SOON, || {
                 let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
                 (stat.is_empty() || stat.contains(") Z ")).then_some(())
             });
@@ -112,7 +111,7 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
-        // A clean stop takes its mounts along; a test that panics need not wait for that.
+        // Only a clean stop unmounts; a test that panics need not wait for it.
         if std::thread::panicking() {
             self.process.kill9();
         } else {
@@ -134,7 +133,7 @@ fn launch(root: &Path) -> Process {
         format!("--data-root={}", root.join("data").display()),
         format!("--exec-root={}", root.join("exec").display()),
         format!("--pidfile={}", root.join("docker.pid").display()),
-        // A configuration of the machine's own Docker must not leak in.
+        // The configuration of the machine's Docker must not apply.
         format!("--config-file={}", root.join("daemon.json").display()),
         format!("--host=unix://{}", socket.display()),
     ];

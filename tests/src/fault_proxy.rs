@@ -1,4 +1,4 @@
-//! An HTTP proxy in front of a registry that does wrong on request.
+//! An HTTP proxy in front of a registry that injects faults.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -21,9 +21,9 @@ use crate::poll::{SOON, poll_until};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// A proxy before a registry: passes everything on verbatim, except where a [`Rule`] strikes.
+/// A proxy in front of a registry: forwards all requests unchanged, except those that match a [`Rule`].
 ///
-/// The `Host` header is passed on as well, so that the `Location` headers of a registry lead back
+/// The `Host` header is forwarded as well, so that the `Location` headers of a registry lead back
 /// to the proxy.
 #[derive(Debug)]
 pub struct FaultProxy {
@@ -57,11 +57,11 @@ impl Shared {
 }
 
 impl FaultProxy {
-    /// Starts one before the registry at that address (`host:port`).
+    /// Starts a proxy for the registry at `upstream` (`host:port`).
     ///
     /// # Panics
     ///
-    /// When no loopback port can be had.
+    /// When no loopback port is free.
     #[must_use]
     pub fn start(upstream: &str) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
@@ -101,23 +101,23 @@ impl FaultProxy {
         &self.addr
     }
 
-    /// Adds a rule; of several that match a request the first one added strikes.
+    /// Adds a rule; if several match a request, the one that was added first applies.
     pub fn add(&self, rule: Rule) {
         self.shared.state().rules.push(rule);
     }
 
-    /// Forgets all rules: from the next request on everything works.
+    /// Removes all rules.
     pub fn clear(&self) {
         self.shared.state().rules.clear();
     }
 
-    /// Everything it was asked so far, in the order of arrival.
+    /// Returns all requests so far, in the order of arrival.
     #[must_use]
     pub fn requests(&self) -> Vec<ProxiedRequest> {
         self.shared.state().requests.clone()
     }
 
-    /// The requests with that method whose path contains the text.
+    /// Returns the requests with this method whose path contains `path_part`.
     #[must_use]
     pub fn requests_matching(&self, method: &str, path_part: &str) -> Vec<ProxiedRequest> {
         let mut requests = self.requests();
@@ -125,11 +125,11 @@ impl FaultProxy {
         requests
     }
 
-    /// Waits until a request satisfies the condition, and gives it back.
+    /// Waits until a request satisfies the condition, and returns it.
     ///
     /// # Panics
     ///
-    /// When none does in a minute.
+    /// When no request does within a minute.
     #[allow(clippy::must_use_candidate)]
     pub fn wait_for(
         &self,
@@ -139,7 +139,7 @@ impl FaultProxy {
         poll_until(what, SOON, || self.requests().into_iter().find(&condition))
     }
 
-    /// The most blob downloads that were under way at the same time.
+    /// Returns the highest number of concurrent blob downloads so far.
     #[must_use]
     pub fn peak_downloads(&self) -> usize {
         self.shared.state().peak_downloads
@@ -160,7 +160,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
-            // An error here is a fault that was asked for, or a client that left.
+            // An error here is an injected fault or a closed connection.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -168,7 +168,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// An error ends the connection without an answer.
+/// Answers a request; an error closes the connection without an answer.
 async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
@@ -226,7 +226,7 @@ fn passed_on(response: Response<Incoming>, fault: Option<Fault>, flight: Flight)
     let (mut parts, body) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     flight.answered(parts.status.as_u16());
-    // One piece at a time: the sender knows that the piece before was consumed.
+    // Capacity 1: when a send succeeds, the previous piece was consumed.
     let (out, pieces) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::select! {
@@ -241,7 +241,7 @@ fn passed_on(response: Response<Incoming>, fault: Option<Fault>, flight: Flight)
     Response::from_parts(parts, StreamBody::new(pieces).boxed_unsync())
 }
 
-/// Passes a body on piece by piece, with the fault in it; `None` when the client left.
+/// Forwards a body piece by piece and applies the fault; `None` if the client has closed the connection.
 async fn relay(
     mut body: Incoming,
     fault: Option<Fault>,
@@ -258,7 +258,7 @@ async fn relay(
         while !data.is_empty() {
             let most = match &fault {
                 Some(Fault::CutAfter(limit) | Fault::StallAfter(limit)) => limit - sent,
-                // Some fifty pieces a second, so that the pace is even.
+                // About 50 pieces a second, for an even rate.
                 Some(Fault::Throttle { bytes_per_second }) => (bytes_per_second / 50).max(1),
                 _ => u64::MAX,
             };
@@ -274,7 +274,7 @@ async fn relay(
             sent += length as u64;
             flight.sent(sent);
             if let Some(Fault::Throttle { bytes_per_second }) = &fault {
-                // Fractions of a byte a second are of no interest here.
+                // The rate need not be exact.
                 #[allow(clippy::cast_precision_loss)]
                 let due = Duration::from_secs_f64(sent as f64 / (*bytes_per_second).max(1) as f64);
                 tokio::time::sleep_until(start + due).await;
@@ -291,7 +291,7 @@ async fn end_early(
     if matches!(fault, Some(Fault::StallAfter(_))) {
         return std::future::pending().await;
     }
-    // Room in the channel: the last piece was taken. Yielding lets it reach the socket.
+    // Capacity in the channel: the last piece was taken. Yield, so that hyper writes it to the socket.
     let room = out.reserve().await.ok()?;
     tokio::task::yield_now().await;
     room.send(Err(std::io::Error::other("cut on request")));
@@ -316,7 +316,7 @@ fn whole(text: &str) -> Body {
         .boxed_unsync()
 }
 
-/// One request under way; its end, however it comes, is noted.
+/// A request in progress; dropping it records its end.
 struct Flight {
     shared: Arc<Shared>,
     index: usize,

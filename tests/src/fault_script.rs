@@ -1,11 +1,11 @@
-//! The faults that a [`FaultProxy`](crate::FaultProxy) is scripted to make, and the requests it received.
+//! The faults that a [`FaultProxy`](crate::FaultProxy) injects, and its request log.
 
 use std::time::Duration;
 
-/// One way for a registry to misbehave.
+/// A fault of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Answers with this status instead of asking the registry.
+    /// Answers with this status without forwarding the request.
     Status {
         /// The status.
         status: u16,
@@ -14,18 +14,18 @@ pub enum Fault {
     },
     /// Closes the connection without an answer.
     Hangup,
-    /// Closes the connection after that many bytes of the body.
+    /// Closes the connection after this many bytes of the body.
     CutAfter(u64),
-    /// Flips the bits of the byte at that offset of the body.
+    /// Flips the bits of the byte at this offset of the body.
     CorruptAt(u64),
-    /// Lets through that many bytes a second, for each answer.
+    /// Limits the rate of each answer.
     Throttle {
         /// Bytes a second.
         bytes_per_second: u64,
     },
     /// Never answers; the connection stays open until the proxy is dropped.
     Stall,
-    /// Stops after that many bytes of the body; the connection stays open.
+    /// Stops after this many bytes of the body; the connection stays open.
     StallAfter(u64),
 }
 
@@ -39,7 +39,7 @@ impl Fault {
         }
     }
 
-    /// That status, without more.
+    /// A status without `Retry-After`.
     #[must_use]
     pub fn status(status: u16) -> Self {
         Self::Status {
@@ -60,7 +60,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// That fault, once, for whatever comes next.
+    /// Injects the fault once, into the next request.
     #[must_use]
     pub fn new(fault: Fault) -> Self {
         Self {
@@ -86,28 +86,28 @@ impl Rule {
         self
     }
 
-    /// Leaves the first matching requests alone.
+    /// Forwards the first matching requests unchanged.
     #[must_use]
     pub fn skip(mut self, requests: usize) -> Self {
         self.skip = requests;
         self
     }
 
-    /// For that many requests instead of one.
+    /// Applies to this many requests instead of one.
     #[must_use]
     pub fn times(mut self, requests: usize) -> Self {
         self.times = Some(requests);
         self
     }
 
-    /// For every matching request, until [`FaultProxy::clear`](crate::FaultProxy::clear).
+    /// Applies to every matching request, until [`FaultProxy::clear`](crate::FaultProxy::clear).
     #[must_use]
     pub fn always(mut self) -> Self {
         self.times = None;
         self
     }
 
-    /// The fault, if this request is one that it is meant for; counts it.
+    /// Returns the fault if the rule applies to this request, and counts the request.
     pub(crate) fn strike(&mut self, method: &str, path: &str) -> Option<Fault> {
         let meant = self.method.as_deref().is_none_or(|m| m == method)
             && path.contains(&self.path_part)
@@ -133,19 +133,19 @@ pub struct ProxiedRequest {
     pub method: String,
     /// The path with its query.
     pub path: String,
-    /// When it came, counted from the start of the proxy.
+    /// Time of arrival since the start of the proxy.
     pub at: Duration,
     /// The `Range` header, if it had one.
     pub range: Option<String>,
     /// Whether it had an `Authorization` header.
     pub authorized: bool,
-    /// The fault it met.
+    /// The injected fault.
     pub fault: Option<Fault>,
-    /// The status it was answered with, once it was.
+    /// The status of the answer, if there was one.
     pub status: Option<u16>,
-    /// Bytes of the body that were passed on so far.
+    /// Bytes of the answer's body that were forwarded so far.
     pub sent: u64,
-    /// Whether the answer has ended, well or badly.
+    /// Whether the answer has ended, complete or not.
     pub finished: bool,
 }
 
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_skips_strikes_and_is_spent() {
+    fn a_rule_skips_and_limits_matching_requests() {
         let mut rule = Rule::new(Fault::Hangup)
             .method("GET")
             .path("/blobs/")

@@ -10,10 +10,10 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// Longest a single request may take; uploads of the benchmark's large layers fit well within.
+/// Time limit of one request, sufficient for uploads of the benchmark's large layers.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What came back.
+/// The response to a request.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// The status.
@@ -24,7 +24,7 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// The value of an `Authorization` header for a user name and a password.
+/// Returns the value of an `Authorization` header for a user name and a password.
 #[must_use]
 pub fn basic(username: &str, password: &str) -> String {
     let pair = format!("{username}:{password}");
@@ -38,7 +38,7 @@ pub fn basic(username: &str, password: &str) -> String {
 ///
 /// # Errors
 ///
-/// A text for people when there is no connection, or no complete answer in time.
+/// A message if there is no connection, or no complete answer in time.
 pub fn send(
     addr: &str,
     method: Method,
@@ -85,7 +85,7 @@ async fn exchange(addr: &str, request: Request<Full<Bytes>>) -> Result<Response,
     })
 }
 
-/// Runs a future to its end on a thread and a runtime of its own, also when called from a runtime.
+/// Runs a future to its end on a separate thread with its own runtime; also works when called from a runtime.
 pub(crate) fn on_own_runtime<T: Send>(future: impl Future<Output = T> + Send) -> T {
     std::thread::scope(|scope| {
         scope

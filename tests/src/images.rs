@@ -12,7 +12,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Operating system and architecture of an image, in Go's words.
+/// Operating system and architecture of an image, as Go names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
     /// `linux`, ...
@@ -22,7 +22,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// That operating system and architecture.
+    /// Returns the platform with this operating system and architecture.
     #[must_use]
     pub fn new(os: &str, architecture: &str) -> Self {
         Self {
@@ -31,7 +31,7 @@ impl Platform {
         }
     }
 
-    /// What this machine can run.
+    /// Returns the platform of this machine.
     #[must_use]
     pub fn host() -> Self {
         let architecture = match std::env::consts::ARCH {
@@ -42,14 +42,14 @@ impl Platform {
         Self::new("linux", architecture)
     }
 
-    /// One that this machine can not run.
+    /// Returns a platform that this machine can't run.
     #[must_use]
     pub fn foreign() -> Self {
         Self::new("linux", "s390x")
     }
 }
 
-/// Puts an image together; without any layer it gets one small file.
+/// A builder of an image. An image without a layer gets one with a small file.
 #[derive(Debug, Clone)]
 pub struct ImageBuilder {
     platform: Platform,
@@ -81,40 +81,40 @@ impl ImageBuilder {
         self
     }
 
-    /// With a layer on top.
+    /// Adds a layer on top.
     #[must_use]
     pub fn layer(mut self, layer: Layer) -> Self {
         self.layers.push(layer);
         self
     }
 
-    /// With these layers on top, shared with whatever else is built on them.
+    /// Adds layers on top that other images may share.
     #[must_use]
     pub fn base(mut self, layers: &[Layer]) -> Self {
         self.layers.extend_from_slice(layers);
         self
     }
 
-    /// With a layer of these files (path, content) on top, compressed.
+    /// Adds a compressed layer with these files (path, content) on top.
     #[must_use]
     pub fn files(self, files: &[(&str, &[u8])]) -> Self {
         self.layer(Layer::files(files, Compression::Gzip))
     }
 
-    /// With a layer of that many incompressible bytes on top, below the folder `name`.
+    /// Adds a layer with `bytes` incompressible bytes on top, in the folder `name`.
     #[must_use]
     pub fn random_layer(self, name: &str, seed: u64, bytes: usize) -> Self {
         self.layer(Layer::random(name, seed, bytes, Compression::Stored))
     }
 
-    /// With a label in its configuration: another image (and ID) of the same layers.
+    /// Sets a label in the configuration, which makes another image (and ID) of the same layers.
     #[must_use]
     pub fn label(mut self, value: &str) -> Self {
         self.label = Some(value.to_owned());
         self
     }
 
-    /// Puts configuration and manifest together.
+    /// Builds configuration and manifest.
     #[must_use]
     pub fn build(mut self) -> Image {
         if self.layers.is_empty() {
@@ -151,7 +151,7 @@ impl ImageBuilder {
         }
     }
 
-    /// Builds and pushes it.
+    /// Builds and pushes the image.
     ///
     /// # Panics
     ///
@@ -184,7 +184,7 @@ impl Image {
         digest_of(&self.config)
     }
 
-    /// Pushes it under a tag.
+    /// Pushes the image under a tag.
     ///
     /// # Panics
     ///
@@ -223,28 +223,28 @@ impl Image {
     }
 }
 
-/// Puts a multi-platform index together.
+/// A builder of a multi-platform index.
 #[derive(Debug, Clone, Default)]
 pub struct ImageIndexBuilder {
     images: Vec<Image>,
 }
 
 impl ImageIndexBuilder {
-    /// An index of nothing.
+    /// Returns an empty index.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With an image for its own platform.
+    /// Adds an image for its platform.
     #[must_use]
     pub fn image(mut self, image: Image) -> Self {
         self.images.push(image);
         self
     }
 
-    /// Pushes the images and the index; the answer has the digest of the index, and the size and
-    /// configuration of the image for this machine (of the first one where there is none).
+    /// Pushes the images and the index. The result has the digest of the index, and the size and configuration of the
+    /// image for this machine, or of the first image if none matches.
     ///
     /// # Panics
     ///
@@ -283,7 +283,7 @@ impl ImageIndexBuilder {
     }
 }
 
-/// Pushes `count` images to `PREFIX-0:1` and on: the same base layers, `own_bytes` of their own each.
+/// Pushes `count` images to `PREFIX-0:1`, `PREFIX-1:1`, …: the same base layers, and `own_bytes` bytes for each image.
 #[allow(clippy::must_use_candidate)]
 pub fn images_with_shared_base(
     registry: &dyn RegistryEndpoint,

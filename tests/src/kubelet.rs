@@ -1,4 +1,4 @@
-//! The way the kubelet pulls, to be compared with.
+//! Pulls images as the kubelet does, for comparisons.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -11,15 +11,15 @@ use tonic::transport::{Channel, Endpoint};
 use crate::cri_proto::image_service_client::ImageServiceClient;
 use crate::cri_proto::{ImageSpec, ImageStatusRequest, PullImageRequest};
 
-/// Pulls images into the CRI runtime at a socket, by one connection and without a word of fledged's: is
-/// it there, pull it, how large is it.
+/// Pulls images into the CRI runtime at a socket with the kubelet's calls on one connection: `ImageStatus`,
+/// `PullImage`, `ImageStatus`. Uses no code of fledged.
 ///
-/// One at a time is the kubelet's default (`serializeImagePulls: true`), more is what
-/// `maxParallelImagePulls` allows it.
+/// The kubelet pulls one image at a time by default (`serializeImagePulls: true`), and up to
+/// `maxParallelImagePulls` otherwise.
 ///
 /// # Errors
 ///
-/// The runtime's error for the first that failed.
+/// The runtime's error for the first image that failed.
 pub fn pull_like_the_kubelet(
     socket: &Path,
     images: &[String],
@@ -71,7 +71,7 @@ async fn pull(mut service: ImageServiceClient<Channel>, image: &str) -> Result<(
     let found = service.image_status(status).await.map_err(failed)?;
     match found.into_inner().image {
         Some(_) => Ok(()),
-        None => Err(format!("{image} was pulled, and is not there")),
+        None => Err(format!("{image} was pulled but is not present")),
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_pulled_and_what_is_there_is_not() {
+    fn only_missing_images_are_pulled() {
         let cri = FakeCri::start();
         cri.put("registry.test/app-0:1");
         let images = names(3);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_the_runtimes_words() {
+    fn a_failure_has_the_runtimes_message() {
         let cri = FakeCri::start();
         cri.fail_pulls(1, Code::NotFound, "no such image");
         let error = pull_like_the_kubelet(&cri.socket(), &names(2), NonZeroUsize::MIN);

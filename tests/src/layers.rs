@@ -7,22 +7,22 @@ use flate2::write::GzEncoder;
 use fledged_core::model::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// Largest single file in a generated layer; larger layers hold several.
+/// Largest file in a generated layer; larger layers hold several files.
 const FILE_MAX: usize = 8 * 1024 * 1024;
 
-/// How a layer travels.
+/// The compression of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
     /// A plain tar.
     None,
-    /// gzip that only stores: costs next to nothing, also for layers of many megabytes.
+    /// gzip without compression, which is fast for large layers.
     #[default]
     Stored,
     /// gzip that compresses.
     Gzip,
 }
 
-/// One layer: the blob as the registry holds it, and the digest of what it unpacks to.
+/// A layer: its blob as stored in a registry, and the digest of its uncompressed tar.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// The blob.
@@ -36,7 +36,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// A layer with these files (path, content).
+    /// Returns a layer with these files (path, content).
     ///
     /// # Panics
     ///
@@ -59,7 +59,7 @@ impl Layer {
         Self::pack(archive.into_inner().expect("an archive"), compression)
     }
 
-    /// A layer of about that many bytes that do not compress, the same for the same seed.
+    /// Returns a layer of about `bytes` incompressible bytes, determined by the seed.
     #[must_use]
     pub fn random(name: &str, seed: u64, bytes: usize, compression: Compression) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);

@@ -1,4 +1,4 @@
-//! Whether a folder is a valid OCI image layout, by reading all of it.
+//! Checks that a folder is a valid OCI image layout.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,12 +17,12 @@ pub struct LayoutContent {
     pub blobs: BTreeSet<Digest>,
 }
 
-/// Reads the whole layout: every blob has the digest it is named by, and every entry of the index
-/// reaches a manifest, its configuration and all its layers.
+/// Checks the whole layout: each blob's content matches the digest in its name, and each entry of the index leads to a
+/// manifest, its configuration and all its layers.
 ///
 /// # Panics
 ///
-/// Where any of that does not hold; says what.
+/// When the layout is invalid; the message names the blob or entry.
 #[allow(clippy::must_use_candidate)]
 pub fn check_layout(folder: &Path) -> LayoutContent {
     let marker = json_at(&folder.join("oci-layout"));
@@ -47,7 +47,7 @@ pub fn check_layout(folder: &Path) -> LayoutContent {
             .expect("a name");
         assert!(
             content.references.insert(name.to_owned()),
-            "{name} is there twice"
+            "{name} occurs twice"
         );
         check_manifest(folder, entry, name);
     }
@@ -58,7 +58,7 @@ fn check_manifest(folder: &Path, descriptor: &Value, name: &str) {
     let bytes = check_blob(folder, descriptor, name);
     let manifest: Value = serde_json::from_slice(&bytes).expect("a manifest");
     if let Some(manifests) = manifest["manifests"].as_array() {
-        // Only some platforms of an index need be there, but one must.
+        // Not all platforms of an index must be present, but at least one.
         let there: Vec<&Value> = manifests
             .iter()
             .filter(|entry| blob_path(folder, entry).exists())

@@ -1,10 +1,9 @@
-//! Shared test support: real containerd, Docker Engine and registries from temporary folders, images
-//! to fill them with, a proxy that makes registries misbehave, and a runner for the `fledged` binary.
+//! Shared test support: real containerd, Docker Engine and registries in temporary folders, images
+//! to push, a proxy that injects registry faults, and a runner for the `fledged` binary.
 //!
-//! Everything here blocks and may be called from a plain test as well as from inside an async
-//! runtime (whatever needs one of its own runs it on its own thread). A fixture that cannot start
-//! panics, which fails the test; dropping it stops its processes by pid, unmounts what they left
-//! behind and deletes its folder, also while a test panics.
+//! All functions block, and may be called from a plain test and from inside an async runtime. A fixture
+//! that cannot start panics, which fails the test. Dropping a fixture stops its processes by PID, unmounts
+//! their file systems and deletes its folder, also while a test panics.
 //!
 //! ```no_run
 //! use fledged_tests::{Containerd, Fledged, ImageBuilder, Registry, require};
@@ -31,16 +30,16 @@
 //! | [`Containerd`] | containerd with the CRI plugin, overlayfs; `kill9`, `restart`, `ctr` |
 //! | [`Dockerd`] | Docker Engine with its own containerd; `kill9`, `stop`, `restart` |
 //! | [`FakeCri`] | a CRI runtime in memory: scripted failures, delays and images in use; records its requests |
-//! | [`FaultProxy`] | a proxy before a registry with scripted [`Fault`]s, and a timed request log |
+//! | [`FaultProxy`] | a proxy in front of a registry with scripted [`Fault`]s, and a timed request log |
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
-//! | [`ManifestFile`] | an ImageCache in a file, that can be edited |
+//! | [`ManifestFile`] | an ImageCache in a file that tests can edit |
 //! | [`kube::World`] | an API server, the operator's controller, nodes with agents on runtimes in memory |
 //! | [`Fledged`] | the `fledged` or `fledged-operator` binary, with a deadline, its output captured |
-//! | [`pull_like_the_kubelet`] | pulls by CRI as the kubelet does, with nothing of fledged in it |
-//! | [`check_layout`] | reads an OCI image layout through and checks that it is valid |
+//! | [`pull_like_the_kubelet`] | pulls over CRI as the kubelet does, without code of fledged |
+//! | [`check_layout`] | checks that an OCI image layout is valid |
 //! | [`poll_until`] | waits for a condition, with a deadline |
 
-// A fixture that cannot do its work must fail the test that asked for it.
+// A fixture that fails must fail the test that uses it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! ImageCache manifests in files, as users of kube-fledged have them.
+//! ImageCache manifests in files.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +11,11 @@ pub struct ManifestFile {
 }
 
 impl ManifestFile {
-    /// With these images for every node.
+    /// Writes an ImageCache with these images for all nodes.
     ///
     /// # Panics
     ///
-    /// When it can't be written.
+    /// When the file can't be written.
     #[must_use]
     pub fn new<S: AsRef<str>>(images: &[S]) -> Self {
         let file = Self {
@@ -25,17 +25,17 @@ impl ManifestFile {
         file
     }
 
-    /// Where it is.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("imagecache.yaml")
     }
 
-    /// Replaces it by one with these images, the way an editor does: a new file takes its name.
+    /// Replaces the manifest by one with these images, as editors do: a new file is renamed over the old one.
     ///
     /// # Panics
     ///
-    /// When it can't be written.
+    /// When the file can't be written.
     pub fn rewrite<S: AsRef<str>>(&self, images: &[S]) {
         let list: String = images
             .iter()
@@ -49,18 +49,18 @@ impl ManifestFile {
         self.replace(&text);
     }
 
-    /// Replaces it by that text.
+    /// Replaces the manifest by a text.
     ///
     /// # Panics
     ///
-    /// When it can't be written.
+    /// When the file can't be written.
     pub fn replace(&self, text: &str) {
         let next = self.folder.path().join("next");
         std::fs::write(&next, text).expect("a manifest that can be written");
         std::fs::rename(&next, self.path()).expect("a manifest that can be replaced");
     }
 
-    /// Its folder, for other files of the test.
+    /// The folder of the file, for other files of the test.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -1,18 +1,18 @@
-//! Waiting for a condition with a deadline: what tests do instead of sleeping.
+//! Polls a condition until a deadline, instead of a sleep.
 
 use std::time::{Duration, Instant};
 
-/// Long enough for anything that works, on a loaded machine; a test only waits for it when it fails.
+/// Default deadline, with a margin for a loaded machine. Only a failing test waits that long.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// Between two looks; short against everything that is waited for here.
+/// Pause between two checks, short compared with the awaited operations.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Looks until there is something to see, and gives it back.
+/// Polls until `look` returns a value, and returns this value.
 ///
 /// # Panics
 ///
-/// When the deadline passes first; says what was waited for.
+/// When the deadline passes first; the message contains `what`.
 pub fn poll_until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

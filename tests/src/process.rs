@@ -1,4 +1,4 @@
-//! A child process in a group of its own: stopped by pid, whatever happens to the test.
+//! A child process in its own process group, stopped by PID even if the test panics.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -11,10 +11,10 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use crate::poll::poll_until;
 use crate::require::find;
 
-/// How long a process may take to go after SIGTERM before it is killed.
+/// Time that a process has to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A running part of the fixture, with its output in files.
+/// A running child process, with its output in files.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -25,7 +25,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program, by name or path, in a process group of its own; its output is appended to `NAME.out` and
+    /// Starts a program, by name or path, in its own process group; its output is appended to `NAME.out` and
     /// `NAME.err` below `folder`.
     pub(crate) fn start<S: AsRef<str>>(program: &str, args: &[S], folder: &Path) -> Self {
         let path = find(program).unwrap_or_else(|| panic!("{program} is not installed"));
@@ -57,12 +57,12 @@ impl Process {
         }
     }
 
-    /// Polls until `ready` answers, and panics with the process's last words when it ends first.
+    /// Polls until `ready` returns a value; panics with the process's last output if the process ends first.
     pub(crate) fn wait_ready<T>(&mut self, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
         let what = format!("{} to become ready", self.name);
         poll_until(&what, crate::poll::SOON, || {
             if let Some(status) = self.try_wait() {
-                panic!("{} ended with {status}: {}", self.name, self.last_words());
+                panic!("{} ended with {status}: {}", self.name, self.last_output());
             }
             ready(self)
         })
@@ -83,7 +83,7 @@ impl Process {
         self.child.id()
     }
 
-    fn last_words(&self) -> String {
+    fn last_output(&self) -> String {
         let text = self.stderr();
         let lines: Vec<&str> = text.lines().rev().take(15).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
@@ -104,14 +104,14 @@ impl Process {
     pub(crate) fn kill9(&mut self) {
         if self.try_wait().is_none() {
             if let Some(pid) = self.pid() {
-                // Gone already is as good.
+                // The process may have ended already.
                 let _ = kill_process_group(pid, Signal::KILL);
             }
             self.ended = self.child.wait().ok();
         }
     }
 
-    /// SIGTERM to the child, a while to go, then SIGKILL to the group.
+    /// Sends SIGTERM to the child, waits for [`GRACE`], then sends SIGKILL to the group.
     pub(crate) fn stop(&mut self) {
         if self.try_wait().is_some() {
             return;

@@ -7,7 +7,7 @@ use hyper::Method;
 use crate::http;
 use crate::registry::RegistryEndpoint;
 
-/// An image that a registry holds now.
+/// An image that was pushed to a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
     /// `127.0.0.1:PORT/repository:tag`.
@@ -33,7 +33,7 @@ impl Pushed {
     ///
     /// # Panics
     ///
-    /// When the repository or the tag was not a valid one.
+    /// When the repository or the tag is invalid.
     #[must_use]
     pub fn image(&self) -> ImageRef {
         self.reference.parse().expect("a valid reference")
@@ -45,14 +45,14 @@ impl Pushed {
         format!("{}/{}@{}", self.registry, self.repository, self.digest)
     }
 
-    /// The reference by tag as seen through another address, a [`FaultProxy`](crate::FaultProxy)'s.
+    /// The reference by tag at another address, such as that of a [`FaultProxy`](crate::FaultProxy).
     #[must_use]
     pub fn reference_at(&self, addr: &str) -> String {
         format!("{addr}/{}:{}", self.repository, self.tag)
     }
 }
 
-/// A repository that is pushed to.
+/// The repository to push to.
 pub(crate) struct Target {
     pub(crate) addr: String,
     pub(crate) repository: String,
@@ -75,7 +75,7 @@ impl Target {
             .unwrap_or_else(|e| panic!("cannot push {}: {e}", self.repository))
     }
 
-    /// An upload in one piece (OCI distribution specification, "POST then PUT").
+    /// Uploads a blob in one piece (OCI distribution specification, "POST then PUT").
     pub(crate) fn put_blob(&self, digest: &Digest, blob: Bytes) {
         let octets = "application/octet-stream";
         let target = format!("/v2/{}/blobs/uploads/", self.repository);

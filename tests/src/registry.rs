@@ -11,12 +11,12 @@ use crate::http;
 use crate::poll::{SOON, poll_until};
 use crate::process::Process;
 
-/// Where a registry can be reached, and with which credentials; images are pushed to it.
+/// Address and credentials of a registry to push images to.
 pub trait RegistryEndpoint {
     /// `127.0.0.1:PORT`.
     fn addr(&self) -> String;
 
-    /// User name and password, where it wants some.
+    /// User name and password, if the registry requires them.
     fn credentials(&self) -> Option<(String, String)>;
 }
 
@@ -37,26 +37,26 @@ pub struct LoggedRequest {
     pub method: String,
     /// The path with its query.
     pub path: String,
-    /// The status it was answered with.
+    /// The status of the answer.
     pub status: u16,
 }
 
 impl Registry {
-    /// Starts one that anybody may use.
+    /// Starts a registry without authentication.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// When the registry does not start.
     #[must_use]
     pub fn start() -> Self {
         Self::launch(None)
     }
 
-    /// Starts one that wants this user name and password for everything.
+    /// Starts a registry that requires this user name and password for all requests.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// When the registry does not start.
     #[must_use]
     pub fn start_with_htpasswd(username: &str, password: &str) -> Self {
         Self::launch(Some((username.to_owned(), password.to_owned())))
@@ -90,7 +90,7 @@ impl Registry {
         std::fs::write(&file, config).expect("writing the registry's configuration");
         let file = file.display().to_string();
         let mut process = Process::start("docker-registry", &["serve", &file], root);
-        // Port 0 is chosen by the kernel; the registry logs which one it got.
+        // The kernel chooses a port for port 0; the registry logs it.
         let addr = process.wait_ready(|process| listening_addr(&process.stderr()));
         Self {
             process,
@@ -107,20 +107,20 @@ impl Registry {
         &self.addr
     }
 
-    /// Where it keeps its blobs.
+    /// The folder of the registry's blobs.
     #[must_use]
     pub fn storage(&self) -> std::path::PathBuf {
         self.folder.path().join("storage")
     }
 
-    /// Everything it was asked so far, in the order of the answers.
+    /// Returns all requests so far, in the order of the answers.
     ///
     /// # Panics
     ///
     /// When the registry no longer answers.
     #[must_use]
     pub fn requests(&self) -> Vec<LoggedRequest> {
-        // The log has a line only once the answer is complete: a request of our own marks the end.
+        // The registry logs a request once its answer is complete, so send a request that marks the end of the log.
         let mark = format!("/v2/?mark={}", self.marks.fetch_add(1, Ordering::Relaxed));
         http::send(&self.addr, Method::GET, &mark, &[], None, Bytes::new()).expect("a mark");
         let log = poll_until("the registry's request log", SOON, || {
@@ -133,7 +133,7 @@ impl Registry {
             .collect()
     }
 
-    /// The logged requests with that method whose path contains the text.
+    /// Returns the logged requests with this method whose path contains `path_part`.
     #[must_use]
     pub fn requests_matching(&self, method: &str, path_part: &str) -> Vec<LoggedRequest> {
         let mut requests = self.requests();
@@ -141,7 +141,7 @@ impl Registry {
         requests
     }
 
-    /// Deletes a manifest by digest, as its owner would.
+    /// Deletes a manifest by digest.
     ///
     /// # Panics
     ///
@@ -161,7 +161,7 @@ impl Registry {
         assert_eq!(response.status, 202, "deleting {target}");
     }
 
-    /// Stops it; connections are refused from here on.
+    /// Stops the registry; further connections are refused.
     pub fn stop(&mut self) {
         self.process.kill9();
     }

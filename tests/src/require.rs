@@ -1,16 +1,15 @@
-//! The rule for parts that a machine may lack: skipped at home, a failure in CI.
+//! Checks for programs that a machine may lack: a missing one skips a test locally and fails it in CI.
 
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Whether every named program is installed, and this user may start it.
+/// Returns whether all named programs are installed and this user may start them.
 ///
-/// Where one is missing, says so as `skipped: ...` and answers `false`: the test returns.
+/// If not, prints `skipped: …` and returns `false`; the test then returns.
 ///
 /// # Panics
 ///
-/// With `CI=true` instead of answering `false`: CI installs all parts, so that a missing one is a
-/// mistake there and never an unnoticed gap.
+/// With `CI=true` instead of returning `false`: CI installs all programs, so a missing one is an error there.
 #[must_use]
 pub fn require(programs: &[&str]) -> bool {
     let problem = programs.iter().find_map(|program| problem_with(program));
@@ -19,14 +18,14 @@ pub fn require(programs: &[&str]) -> bool {
 
 fn may_run(problem: Option<String>, ci: bool) -> bool {
     let Some(problem) = problem else { return true };
-    assert!(!ci, "{problem}, and CI=true wants every test to run");
+    assert!(!ci, "{problem}, and with CI=true no test may be skipped");
     skipped(&problem);
     false
 }
 
-/// Says that something is not tested here, and why: a gap is to be seen.
+/// Prints that a test is skipped, and why.
 pub fn skipped(why: &str) {
-    // Past the capture of a passing test's output.
+    // Write to stderr directly, because the output of passing tests is captured.
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
@@ -34,14 +33,14 @@ fn problem_with(program: &str) -> Option<String> {
     if find(program).is_none() {
         return Some(format!("{program} is not installed"));
     }
-    let wants_root = matches!(program, "containerd" | "dockerd");
-    if wants_root && !rustix::process::geteuid().is_root() {
+    let needs_root = matches!(program, "containerd" | "dockerd");
+    if needs_root && !rustix::process::geteuid().is_root() {
         return Some(format!("{program} can only be started by root"));
     }
     None
 }
 
-/// Where a program is, in `PATH` or in the folders that only root's `PATH` names.
+/// Finds a program in `PATH`, or in the `sbin` folders that only root has in its `PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -55,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
+    fn a_missing_program_is_named() {
         let problem = problem_with("no-such-program-anywhere");
         assert_eq!(
             problem.as_deref(),
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_skips_at_home() {
+    fn a_missing_program_skips_outside_ci() {
         assert!(may_run(None, true));
         assert!(!may_run(Some("x is not installed".to_owned()), false));
     }

@@ -1,7 +1,7 @@
-//! The commands that the documentation prints, run as they are printed.
+//! Runs the commands in the documentation.
 //!
-//! A binary of its own: cargo builds the workspace's programs with other features here, so nothing else may use
-//! them meanwhile, and cargo runs one test binary after another.
+//! This is a separate test binary: cargo builds the workspace's programs with other features here, so no other test
+//! may use them meanwhile. cargo runs test binaries one after another.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,22 +20,22 @@ use std::time::{Duration, Instant};
 use fledged_tests::poll_until;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Longest that one command may take, with everything that it builds first.
+/// Time limit of one command, including its builds.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// How a documented command is run.
+/// The way a documented command is run.
 enum Run {
-    /// To its end, which must be exit code 0.
+    /// The command runs to its end, with exit code 0.
     ToItsEnd,
-    /// Until it has printed a line with this text; Ctrl-C must then end it.
+    /// The command runs until it has printed a line with this text; Ctrl-C must then end it.
     Until(&'static str),
-    /// As this shorter command.
+    /// A shorter command runs instead.
     Shorter(&'static str),
-    /// As this program of the same build, with the arguments of the command and `--help`: it parses them and ends.
+    /// This program of the same build runs with the command's arguments and `--help`: it only parses them.
     Help(&'static str),
-    /// By `.ci/run`, which contains this line.
+    /// `.ci/run` contains this line, which runs the command.
     ByCi(&'static str),
-    /// By a test: the file of the workspace that it is in, and its name.
+    /// A test runs the command: its file in the workspace, and its name.
     ByTest(&'static str, &'static str),
 }
 
@@ -215,7 +215,7 @@ fn the_first_commands_of_the_readme_are_found() {
     }
 }
 
-/// All commands, each once a page.
+/// Returns all commands, each once for each page.
 fn documented() -> BTreeSet<Documented> {
     let root = root();
     let mut pages = Vec::new();
@@ -238,7 +238,7 @@ fn root() -> PathBuf {
     tests.parent().unwrap().to_owned()
 }
 
-/// Every Markdown file but the changelog, which speaks of other versions.
+/// Collects all Markdown files except the changelog, which is about other versions.
 fn collect_pages(folder: &Path, pages: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -254,9 +254,9 @@ fn collect_pages(folder: &Path, pages: &mut Vec<PathBuf>) {
     }
 }
 
-/// Commands of a page: the lines of its `console` blocks, and wherever else cargo or bash is called with arguments
-/// (`sh` blocks, whose other commands need a cluster, and inline code). A block that begins with a prompt is a
-/// session: what was typed there depends on the cluster.
+/// Returns the commands of a page: all lines of `console` blocks, and calls of cargo or bash in `sh` blocks and inline
+/// code. Other commands in `sh` blocks need a cluster. A block that begins with a prompt shows a session on a cluster
+/// and is skipped.
 fn commands_of(text: &str) -> Vec<String> {
     let mut commands = Vec::new();
     let mut block: Option<(bool, Vec<String>)> = None;
@@ -295,7 +295,7 @@ fn commands_of(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Inline code that is a whole call of cargo, not the name of a subcommand.
+/// Returns inline code that is a complete call of cargo, not the name of a subcommand.
 fn cargo(code: &str) -> Option<String> {
     let whole = code.starts_with("cargo ") && code.split_whitespace().count() > 3;
     whole.then(|| code.to_owned())
@@ -311,8 +311,8 @@ fn without_comment(command: &str) -> &str {
     command.split(" #").next().unwrap_or_default().trim()
 }
 
-/// A shell that runs the command in the checkout, in a process group of its own, with the environment of a
-/// person's shell: without what `cargo test` sets.
+/// Returns a shell that runs the command in the checkout, in its own process group, without the environment variables
+/// of `cargo test`.
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("bash");
     shell.args(["-c", &format!("exec env {command}")]);
@@ -333,7 +333,7 @@ fn shell(command: &str) -> Command {
     shell
 }
 
-/// A running command; killed with all that it started when the test ends first.
+/// A running command, killed with its child processes when dropped.
 struct Running {
     child: Child,
     output: tempfile::TempPath,
@@ -360,7 +360,7 @@ impl Running {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Waits for its end, which must be exit code 0.
+    /// Waits for the end of the command and asserts exit code 0.
     fn succeeds(&mut self) {
         let what = format!("`{}` to end", self.command);
         let status = poll_until(&what, LIMIT, || self.child.try_wait().unwrap());

@@ -19,7 +19,7 @@ use crate::cri_proto::runtime_service_server::RuntimeServiceServer;
 
 /// A CRI runtime on a Unix socket in a temporary folder, with its images in memory.
 ///
-/// Every image exists in its registry; a pull fails only when scripted to.
+/// Every image can be pulled; a pull fails only if a test scripts it.
 pub struct FakeCri {
     state: Arc<Mutex<State>>,
     held: watch::Sender<bool>,
@@ -33,11 +33,11 @@ struct Running {
 }
 
 impl FakeCri {
-    /// Starts one that serves CRI v1.
+    /// Starts a runtime that serves CRI v1.
     ///
     /// # Panics
     ///
-    /// When it cannot listen on its socket.
+    /// When the runtime cannot listen on its socket.
     #[must_use]
     pub fn start() -> Self {
         let mut fake = Self {
@@ -62,12 +62,12 @@ impl FakeCri {
         format!("unix://{}", self.socket().display())
     }
 
-    /// Cuts every connection and stops listening, as SIGKILL would: the socket's file stays, nothing
-    /// listens on it, and no call gets an answer.
+    /// Closes all connections and stops listening, as after SIGKILL: the socket's file stays without a listener, and
+    /// open calls get no answer.
     ///
     /// # Panics
     ///
-    /// When its thread panicked.
+    /// When the runtime's thread panicked.
     pub fn kill(&mut self) {
         if let Some(running) = self.server.take() {
             let _ = running.stop.send(());
@@ -75,11 +75,11 @@ impl FakeCri {
         }
     }
 
-    /// Serves again with the images it had; kills it first where it still runs.
+    /// Kills the runtime if it still runs, and serves again with the same images.
     ///
     /// # Panics
     ///
-    /// When it cannot listen on its socket.
+    /// When the runtime cannot listen on its socket.
     pub fn restart(&mut self) {
         self.kill();
         let socket = self.socket();
@@ -101,14 +101,14 @@ impl FakeCri {
                     _ = stopped => {}
                 }
             });
-            // Without waiting for anything: connections are cut.
+            // Does not wait for connections, so these are cut.
             runtime.shutdown_background();
         });
         listens.recv().expect("the fake runtime to listen");
         self.server = Some(Running { stop, thread });
     }
 
-    /// Which interface it serves from now on.
+    /// Sets the interface that the runtime serves from now on.
     pub fn serve(&self, interface: Interface) {
         self.state().interface = interface;
     }
@@ -118,7 +118,7 @@ impl FakeCri {
         self.state().images.push(image);
     }
 
-    /// Adds an image by that one normalised name; gives it back.
+    /// Adds an image with one normalised name, and returns it.
     #[allow(clippy::must_use_candidate)]
     pub fn put(&self, name: &str) -> FakeImage {
         let image = FakeImage::named(name);
@@ -126,11 +126,11 @@ impl FakeCri {
         image
     }
 
-    /// Pins or unpins the image of that name.
+    /// Pins or unpins an image.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// When there is no image of that name.
     pub fn set_pinned(&self, name: &str, pinned: bool) {
         let mut state = self.state();
         let mut images = state.images.iter_mut();
@@ -138,7 +138,7 @@ impl FakeCri {
         image.expect("an image of that name").pinned = pinned;
     }
 
-    /// Takes every image away behind everybody's back.
+    /// Removes all images without a request.
     pub fn remove_all_images(&self) {
         self.state().images.clear();
     }
@@ -170,7 +170,7 @@ impl FakeCri {
         });
     }
 
-    /// Takes every container away.
+    /// Removes all containers.
     pub fn remove_all_containers(&self) {
         self.state().containers.clear();
     }
@@ -181,24 +181,24 @@ impl FakeCri {
         self.state().filesystems.push((mountpoint, used_bytes));
     }
 
-    /// Makes that many pulls fail, after those already scripted to.
+    /// Makes `times` pulls fail, after those that are already scripted.
     pub fn fail_pulls(&self, times: usize, code: Code, text: &str) {
         let failures = std::iter::repeat_n((code, text.to_owned()), times);
         self.state().pull_failures.extend(failures);
     }
 
-    /// Makes that many removals fail, after those already scripted to.
+    /// Makes `times` removals fail, after those that are already scripted.
     pub fn fail_removals(&self, times: usize, code: Code, text: &str) {
         let failures = std::iter::repeat_n((code, text.to_owned()), times);
         self.state().removal_failures.extend(failures);
     }
 
-    /// Whether pulls report success and store nothing.
+    /// Sets whether pulls report success and store nothing.
     pub fn forget_pulls(&self, forget: bool) {
         self.state().pulls_are_forgotten = forget;
     }
 
-    /// Whether requests are received and never answered.
+    /// Sets whether requests are received but not answered.
     pub fn set_unresponsive(&self, unresponsive: bool) {
         self.state().unresponsive = unresponsive;
     }
@@ -208,18 +208,18 @@ impl FakeCri {
         self.held.send_replace(true);
     }
 
-    /// Lets waiting pulls, and those to come, go on.
+    /// Resumes waiting pulls and stops holding new ones.
     pub fn release_pulls(&self) {
         self.held.send_replace(false);
     }
 
-    /// How many pulls are under way.
+    /// The number of running pulls.
     #[must_use]
     pub fn pulls_running(&self) -> usize {
         self.state().pulls_running
     }
 
-    /// How many pulls ended because the client, or the fake itself, went away.
+    /// The number of pulls that ended because the client or the fake disconnected.
     #[must_use]
     pub fn pulls_cancelled(&self) -> usize {
         self.state().pulls_cancelled
@@ -231,7 +231,7 @@ impl FakeCri {
         self.state().requests.clone()
     }
 
-    /// Forgets the requests received so far.
+    /// Clears the request log.
     pub fn clear_requests(&self) {
         self.state().requests.clear();
     }

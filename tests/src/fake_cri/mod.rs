@@ -1,4 +1,4 @@
-//! A scripted CRI runtime, for failures that a real one cannot be made to have.
+//! A scripted CRI runtime, for failures that cannot be provoked in a real one.
 
 mod fake;
 mod server;

@@ -1,4 +1,4 @@
-//! The services of a fake runtime, and which of them it shows.
+//! The gRPC services of a fake runtime.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,7 +52,7 @@ impl Services {
     }
 }
 
-/// A pull under way; one that is dropped before it ended was cancelled.
+/// A running pull; a pull that is dropped before its end counts as cancelled.
 struct Pull<'a> {
     services: &'a Services,
     ended: bool,
@@ -164,7 +164,7 @@ impl ImageService for Services {
         };
         let mut pull = Pull::begin(self);
         self.receive(received).await;
-        // The sender goes with the fake itself; a pull held until then is one cut off.
+        // An error means that the fake was dropped, which cuts off the held pull.
         let _ = self.held.clone().wait_for(|held| !held).await;
         let answer = {
             let mut state = self.state();
@@ -261,7 +261,7 @@ where
     }
 }
 
-/// Where a request goes within the fake, or the words that Go's gRPC servers refuse it with.
+/// Returns the path of a request within the fake, or the error that Go's gRPC servers return.
 fn inner_path(interface: Interface, path: &str) -> Result<String, Status> {
     let (service, method) = path
         .trim_start_matches('/')

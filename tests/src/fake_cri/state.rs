@@ -1,4 +1,4 @@
-//! The state of a fake runtime: its images, and the failures that are scripted.
+//! The state of a fake runtime: its images and scripted failures.
 
 use std::collections::VecDeque;
 
@@ -23,7 +23,7 @@ pub struct FakeImage {
 }
 
 impl FakeImage {
-    /// An image by that one name, normalised, whose ID and digest follow from it.
+    /// Returns an image with one normalised name, from which its ID and digest are derived.
     ///
     /// # Panics
     ///
@@ -73,14 +73,14 @@ fn sha256(text: &str) -> String {
     format!("sha256:{hex}")
 }
 
-/// One container in a fake runtime. What is empty is left out of the answer.
+/// A container in a fake runtime. Empty fields are left out of the answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FakeContainer {
     /// Its ID.
     pub id: String,
     /// Its name within the pod.
     pub name: String,
-    /// What it was created from (`image.image`).
+    /// The image from which it was created (`image.image`).
     pub image: String,
     /// `image_ref`.
     pub image_ref: String,
@@ -118,7 +118,7 @@ pub enum Interface {
     None,
 }
 
-/// Credentials that came with a pull. Tests compare them, hence in the clear.
+/// The credentials of a pull, unmasked because tests compare them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SentAuth {
     /// `username`.
@@ -144,22 +144,22 @@ pub enum CriRequest {
     ListImages,
     /// `StreamImages`.
     StreamImages,
-    /// `ImageStatus` of that image.
+    /// `ImageStatus` of an image.
     ImageStatus(String),
     /// `PullImage`.
     PullImage {
-        /// Of that image.
+        /// The image.
         image: String,
-        /// With these credentials.
+        /// The credentials, if there are any.
         auth: Option<SentAuth>,
     },
-    /// `RemoveImage` of that image.
+    /// `RemoveImage` of an image.
     RemoveImage(String),
     /// `ImageFsInfo`.
     ImageFsInfo,
 }
 
-/// Everything a fake runtime knows; survives its restarts, as a disk does.
+/// The state of a fake runtime, which survives restarts.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) interface: Interface,
@@ -196,7 +196,7 @@ impl State {
         self.images.iter().find(|image| image.answers_to(name))
     }
 
-    /// Stores a pulled image; its ID.
+    /// Stores a pulled image and returns its ID.
     pub(super) fn pulled(&mut self, name: &str) -> String {
         if let Some(image) = self.find(name) {
             return image.id.clone();

@@ -1,4 +1,4 @@
-//! The API server that a test speaks to: the embedded one, or a real one.
+//! The API server of a test: the embedded one, or a real one.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +13,12 @@ use tempfile::TempDir;
 
 use super::envtest::EnvTest;
 
-/// Which API server it is.
+/// The kind of API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerKind {
-    /// The one in this process.
+    /// The API server in this process.
     Embedded,
-    /// etcd and kube-apiserver from `KUBEBUILDER_ASSETS`, with no controllers beside them.
+    /// etcd and kube-apiserver from `KUBEBUILDER_ASSETS`, without Kubernetes' controllers.
     Assets,
     /// A whole cluster, from `TEST_KUBECONFIG`.
     Cluster,
@@ -27,11 +27,11 @@ pub enum ServerKind {
 enum Server {
     Embedded(Box<fledged_apiserver::Server>),
     Assets(Box<EnvTest>),
-    /// One test at a time: there is one controller in a cluster.
+    /// Used by one test at a time, because a cluster has one controller.
     Cluster(#[expect(dead_code, reason = "held for its lock")] Option<std::fs::File>),
 }
 
-/// An API server with the CRDs, a namespace of the test's own, and nothing of other tests.
+/// An API server with the definitions and a namespace for this test, without objects of other tests.
 pub struct TestCluster {
     client: Client,
     kubeconfig: PathBuf,
@@ -43,7 +43,7 @@ pub struct TestCluster {
 }
 
 impl TestCluster {
-    /// The embedded server; a real one where `TEST_KUBECONFIG` or `KUBEBUILDER_ASSETS` names it.
+    /// Starts the embedded server, or a real one if `TEST_KUBECONFIG` or `KUBEBUILDER_ASSETS` is set.
     pub async fn start() -> Self {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(path) = variable("TEST_KUBECONFIG") {
@@ -55,7 +55,7 @@ impl TestCluster {
         }
     }
 
-    /// etcd and kube-apiserver of that folder.
+    /// Starts etcd and kube-apiserver from a folder.
     pub async fn start_assets(folder: &Path) -> Self {
         let folder = folder.to_owned();
         let start = move || EnvTest::start(&folder);
@@ -64,7 +64,7 @@ impl TestCluster {
         Self::of(Server::Assets(Box::new(server)), kubeconfig, None).await
     }
 
-    /// The embedded server.
+    /// Starts the embedded server.
     pub async fn start_embedded() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = fledged_apiserver::Server::builder().start().await.unwrap();
@@ -73,13 +73,13 @@ impl TestCluster {
         Self::of(Server::Embedded(Box::new(server)), kubeconfig, Some(folder)).await
     }
 
-    /// The cluster of that kubeconfig, once no other test uses it.
+    /// Uses the cluster of a kubeconfig, once no other test uses it.
     pub async fn start_on(kubeconfig: &Path) -> Self {
         let lock = tokio::task::spawn_blocking(lock_cluster).await.unwrap();
         Self::of(Server::Cluster(Some(lock)), kubeconfig.to_owned(), None).await
     }
 
-    /// The cluster of that kubeconfig, which only the caller uses.
+    /// Uses the cluster of a kubeconfig without a lock: the caller must be its only user.
     pub async fn start_alone_on(kubeconfig: &Path) -> Self {
         Self::of(Server::Cluster(None), kubeconfig.to_owned(), None).await
     }
@@ -114,7 +114,7 @@ impl TestCluster {
             .unwrap();
     }
 
-    /// Speaks through that client from now on.
+    /// Replaces the client.
     #[must_use]
     pub fn with_client(mut self, client: Client) -> Self {
         self.client = client;
@@ -133,7 +133,7 @@ impl TestCluster {
         &self.kubeconfig
     }
 
-    /// A namespace of this test's own.
+    /// The namespace of this test.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -145,7 +145,7 @@ impl TestCluster {
         &self.tag
     }
 
-    /// Which API server it is.
+    /// The kind of API server.
     #[must_use]
     pub fn kind(&self) -> ServerKind {
         match self.server {
@@ -155,7 +155,7 @@ impl TestCluster {
         }
     }
 
-    /// Stops the API server; what it holds is kept.
+    /// Stops the API server and keeps its objects.
     ///
     /// # Panics
     ///
@@ -168,7 +168,7 @@ impl TestCluster {
         }
     }
 
-    /// Starts it again, at the same address.
+    /// Starts the API server again at the same address.
     pub async fn start_server(&mut self) {
         match &mut self.server {
             Server::Embedded(server) => server.up().await.unwrap(),
@@ -177,7 +177,7 @@ impl TestCluster {
         }
     }
 
-    /// The embedded server, where it is that: only it can be made to fail.
+    /// Returns the embedded server, the only one that can inject failures; nothing for a real one.
     #[must_use]
     pub fn embedded(&self) -> Option<&fledged_apiserver::Server> {
         match &self.server {
@@ -190,11 +190,11 @@ impl TestCluster {
 /// Label of every node that a test makes.
 pub(super) const LABEL: &str = "fledged-test";
 
-/// Removes what tests leave in a cluster that stays.
+/// Removes objects of tests from a permanent cluster.
 async fn sweep(client: &Client) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let caches: Api<ImageCache> = Api::all(client.clone());
-    // Their metadata alone: some tests spoil the rest.
+    // Only the metadata: some tests store malformed specs.
     let left = caches.list_metadata(&ListParams::default()).await.unwrap();
     for cache in left {
         let namespace = cache.metadata.namespace.clone().unwrap_or_default();
@@ -230,7 +230,7 @@ impl Drop for TestCluster {
             return;
         }
         let kubeconfig = self.kubeconfig.clone();
-        // On a runtime of its own: the test's may be ending.
+        // On a separate runtime, because the test's runtime may be shutting down.
         let swept = std::thread::spawn(move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build();

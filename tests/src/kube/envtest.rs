@@ -13,13 +13,13 @@ use crate::process::Process;
 
 const TOKEN: &str = "test-admin-token";
 
-/// The two processes; they are stopped when it is dropped.
+/// The processes of etcd and kube-apiserver, stopped when dropped.
 #[derive(Debug)]
 pub(super) struct EnvTest {
     kubeconfig: PathBuf,
     program: PathBuf,
     args: Vec<String>,
-    // Dropped first: an API server without its etcd does not end in time.
+    // Dropped first, because an API server without its etcd does not end in time.
     apiserver: Process,
     _etcd: Process,
     folder: TempDir,
@@ -66,7 +66,7 @@ impl EnvTest {
             "--authorization-mode=RBAC".to_owned(),
             format!("--token-auth-file={}", tokens.display()),
             "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-            // No controller manager makes the ServiceAccounts that pods would need.
+            // There is no controller manager that creates default ServiceAccounts for pods.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
         ];
         let kubeconfig = root.join("kubeconfig");
@@ -83,7 +83,7 @@ impl EnvTest {
         }
     }
 
-    /// Stops the API server; etcd keeps what it holds.
+    /// Stops the API server; etcd keeps the objects.
     pub(super) fn stop(&mut self) {
         self.apiserver.kill9();
     }

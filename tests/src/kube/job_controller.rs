@@ -1,4 +1,4 @@
-//! Stand-in for the Job controller and the scheduler of a cluster.
+//! A stand-in for Kubernetes' Job controller and scheduler.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::watch_soon::watch_soon;
 
-/// Between attempts at what an API server does not do for now.
+/// Pause before a failed request is retried.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Labels of what it sees to: only the Jobs of the driver.
+/// Label selector of the Job driver's Jobs.
 const OURS: &str = "kubefledged=kubefledged-image-manager";
 
-/// Makes a pod of each Job, on the node that the pod asks for, and writes the Job's status when it ends. Pods of
-/// Jobs that are gone are deleted.
+/// Creates a pod for each Job on the node in the pod's affinity, and writes the Job's status when the pod ends. Deletes
+/// the pods of deleted Jobs.
 pub(super) async fn run(client: Client, stop: CancellationToken) -> Result<(), String> {
     let config = || watcher::Config::default().labels(OURS);
     let jobs = watch_soon(Api::<Job>::all(client.clone()), config());
@@ -70,7 +70,7 @@ impl JobController {
         }
     }
 
-    /// As the TTL controller does.
+    /// Deletes a finished Job after its TTL, as the TTL controller does.
     fn delete_after(&self, namespace: String, name: String, ttl: i32) {
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
         let ttl = Duration::from_secs(u64::try_from(ttl).unwrap());
@@ -104,7 +104,7 @@ impl JobController {
         }
     }
 
-    /// `backoffLimit` is none: a pod that is lost is the end of its Job.
+    /// Fails the Job of a deleted pod, because `backoffLimit` is 0.
     async fn pod_gone(&mut self, pod: &Pod) {
         let job = pod.labels()["batch.kubernetes.io/job-name"].clone();
         if self.pods.remove(&job).is_some() {
@@ -153,7 +153,7 @@ fn is_ended(job: &Job) -> bool {
     conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
 }
 
-/// Creates the pod of a Job, however often that fails.
+/// Creates the pod of a Job, with retries until it succeeds or the namespace is gone.
 async fn create_pod(client: &Client, job: &Job) {
     let spec = job.spec.as_ref().unwrap();
     let name = job.name_any();

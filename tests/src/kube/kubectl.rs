@@ -1,4 +1,4 @@
-//! The real kubectl.
+//! Runs the real kubectl.
 
 use std::process::Stdio;
 
@@ -8,10 +8,10 @@ use tokio::process::Command;
 use super::cluster::TestCluster;
 use crate::require::find;
 
-/// What kubectl answered.
+/// The result of a call of kubectl.
 #[derive(Debug, Clone)]
 pub struct KubectlOutput {
-    /// Whether it ended with 0.
+    /// Whether the exit code was 0.
     pub success: bool,
     /// Its standard output.
     pub stdout: String,
@@ -20,11 +20,11 @@ pub struct KubectlOutput {
 }
 
 impl KubectlOutput {
-    /// The standard output of a call that has to succeed.
+    /// Returns the standard output of a call that must succeed.
     ///
     /// # Panics
     ///
-    /// When it did not.
+    /// When the call failed.
     #[must_use]
     pub fn ok(self) -> String {
         assert!(self.success, "{}\n{}", self.stdout, self.stderr);
@@ -40,7 +40,7 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// For that cluster.
+    /// Returns kubectl for the test's namespace of a cluster.
     #[must_use]
     pub fn new(cluster: &TestCluster) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Kubectl {
         }
     }
 
-    /// For that cluster, in another namespace.
+    /// Returns kubectl for another namespace of a cluster.
     #[must_use]
     pub fn in_namespace(cluster: &TestCluster, namespace: &str) -> Self {
         Self {
@@ -58,12 +58,12 @@ impl Kubectl {
         }
     }
 
-    /// Runs it.
+    /// Runs kubectl with these arguments.
     pub async fn run(&self, args: &[&str]) -> KubectlOutput {
         self.run_with(args, "", &[]).await
     }
 
-    /// Runs it with something on its standard input, and with these variables set.
+    /// Runs kubectl with these arguments, standard input and environment variables.
     pub async fn run_with(
         &self,
         args: &[&str],
@@ -76,7 +76,7 @@ impl Kubectl {
             .args(["--namespace", &self.namespace])
             .args(args)
             .env("KUBECONFIG", &self.kubeconfig)
-            // Its cache of what a server serves must not outlive the server.
+            // kubectl caches API discovery in $HOME; another server may reuse the address.
             .env("HOME", home.path())
             .envs(variables.iter().copied())
             .stdin(Stdio::piped())

@@ -1,4 +1,4 @@
-//! A runtime in memory, on real time, and a registry that any number of them share.
+//! An image runtime in memory, in real time, and a registry that several runtimes share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,36 +18,36 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 struct Published {
     content: String,
-    /// User and password, where it is private.
+    /// User and password of a private image.
     private: Option<(String, String)>,
     failure: Option<Failure>,
 }
 
-/// What can be pulled. Clones share it.
+/// The images that can be pulled. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryRegistry(Arc<Mutex<BTreeMap<ImageRef, Published>>>);
 
 impl MemoryRegistry {
-    /// Publishes that content under a reference, or moves the reference to it.
+    /// Publishes content under a reference, or moves the reference to it.
     pub fn publish(&self, reference: &str, content: &str) {
         self.put(reference, |published| {
             content.clone_into(&mut published.content)
         });
     }
 
-    /// Lets only that user pull it.
+    /// Makes an image private: only this user can pull it.
     pub fn protect(&self, reference: &str, user: &str, password: &str) {
         let login = (user.to_owned(), password.to_owned());
         self.put(reference, |published| published.private = Some(login));
     }
 
-    /// Lets pulls of it fail for that reason.
+    /// Makes pulls of an image fail with this reason.
     pub fn fail(&self, reference: &str, reason: Reason) {
         let failure = Failure::new(reason, format!("injected: {reason}"));
         self.put(reference, |published| published.failure = Some(failure));
     }
 
-    /// Lets pulls of it succeed again.
+    /// Makes pulls of an image succeed again.
     pub fn mend(&self, reference: &str) {
         self.put(reference, |published| published.failure = None);
     }
@@ -106,7 +106,7 @@ pub struct MemoryRuntime {
 }
 
 impl MemoryRuntime {
-    /// An empty runtime whose pulls take that long.
+    /// Returns an empty runtime whose pulls take `pull`.
     #[must_use]
     pub fn new(registry: MemoryRegistry, pull: Duration) -> Self {
         Self {
@@ -117,13 +117,13 @@ impl MemoryRuntime {
         }
     }
 
-    /// Whether it holds that image.
+    /// Whether the runtime holds an image.
     #[must_use]
     pub fn holds(&self, reference: &str) -> bool {
         self.state().images.contains_key(&parse(reference))
     }
 
-    /// What it holds, in words to compare.
+    /// The references of all images, sorted.
     #[must_use]
     pub fn held(&self) -> Vec<String> {
         let state = self.state();
@@ -140,7 +140,7 @@ impl MemoryRuntime {
         self.state().images.get(&parse(reference)).cloned()
     }
 
-    /// The first images that it holds, in the words of a runtime.
+    /// The first `count` images, as the runtime lists them.
     #[must_use]
     pub fn first(&self, count: usize) -> Vec<RuntimeImage> {
         let mut state = self.state();
@@ -156,44 +156,44 @@ impl MemoryRuntime {
         Self::image(&self.state(), &parse(reference))?.digest
     }
 
-    /// How often pulls of that image were begun.
+    /// The number of started pulls of an image.
     #[must_use]
     pub fn pulls(&self, reference: &str) -> usize {
         let image = parse(reference);
         self.state().pulls.iter().filter(|p| **p == image).count()
     }
 
-    /// When the first pull was begun.
+    /// Start of the first pull.
     #[must_use]
     pub fn first_pull(&self) -> Option<Instant> {
         self.state().first_pull
     }
 
-    /// When the last pull that succeeded was done.
+    /// End of the last successful pull.
     #[must_use]
     pub fn last_pulled(&self) -> Option<Instant> {
         self.state().last_pulled
     }
 
-    /// How often it was asked what it holds.
+    /// The number of calls of `list`.
     #[must_use]
     pub fn readings(&self) -> usize {
         self.state().readings
     }
 
-    /// Puts an image there without a pull.
+    /// Adds an image without a pull.
     pub fn preload(&self, reference: &str, content: &str) {
         self.state()
             .images
             .insert(parse(reference), content.to_owned());
     }
 
-    /// Takes an image away behind everybody's back.
+    /// Removes an image as the kubelet's garbage collection does.
     pub fn evict(&self, reference: &str) {
         self.state().images.remove(&parse(reference));
     }
 
-    /// Lets a container use an image, or no longer.
+    /// Sets whether a container uses an image.
     pub fn set_in_use(&self, reference: &str, used: bool) {
         let mut state = self.state();
         match used {
@@ -202,7 +202,7 @@ impl MemoryRuntime {
         };
     }
 
-    /// Lets pulls wait, or go on.
+    /// Holds pulls, or resumes them.
     pub fn hold_pulls(&self, hold: bool) {
         self.open.send_replace(!hold);
     }

@@ -16,7 +16,7 @@ pub struct FakeNode {
     name: String,
 }
 
-/// A Linux node with that tag and those labels.
+/// Returns a Linux node with this tag and these labels.
 #[must_use]
 pub fn node_object(name: &str, tag: &str, labels: &[(&str, &str)]) -> Value {
     let mut all = BTreeMap::from([(LABEL, tag), ("kubernetes.io/os", "linux")]);
@@ -25,7 +25,7 @@ pub fn node_object(name: &str, tag: &str, labels: &[(&str, &str)]) -> Value {
 }
 
 impl FakeNode {
-    /// Registers a node that is not Ready yet.
+    /// Registers a node that is NotReady.
     pub async fn register(client: Client, name: &str, tag: &str, labels: &[(&str, &str)]) -> Self {
         let nodes: Api<Node> = Api::all(client.clone());
         let node = serde_json::from_value(node_object(name, tag, labels)).unwrap();
@@ -81,7 +81,7 @@ impl FakeNode {
         self.set_room().await;
     }
 
-    /// Writes allocatable resources, without which no scheduler gives it pods.
+    /// Writes allocatable resources, which a scheduler requires.
     pub(super) async fn set_room(&self) {
         let resources = json!({ "cpu": "16", "memory": "65842520Ki", "pods": "110",
             "ephemeral-storage": "203056560Ki" });
@@ -89,8 +89,8 @@ impl FakeNode {
         self.patch_status(patch).await;
     }
 
-    /// Writes these images with a heartbeat of that time, as a kubelet does. A failed write is ignored.
-    pub(super) async fn tell_images(&self, images: Vec<Value>, at: &str) {
+    /// Writes these images and a heartbeat with the time `at`, as a kubelet does. Ignores a failed write.
+    pub(super) async fn write_images(&self, images: Vec<Value>, at: &str) {
         let beat = json!({ "type": "Ready", "lastHeartbeatTime": at });
         let patch =
             Patch::Strategic(json!({ "status": { "images": images, "conditions": [beat] } }));
@@ -98,7 +98,7 @@ impl FakeNode {
         let nodes = self.nodes();
         let ready = nodes.get_opt(&self.name).await.ok().flatten();
         let ready = ready.and_then(|node| node.status?.conditions);
-        // Without a condition there is none to renew.
+        // Without a condition Ready there is no heartbeat to renew.
         if ready.is_some_and(|conditions| !conditions.is_empty()) {
             let _ = nodes.patch_status(&self.name, &params, &patch).await;
         }
@@ -115,7 +115,7 @@ impl FakeNode {
             .await;
     }
 
-    /// Says that it is still there, as a kubelet does every five minutes.
+    /// Renews the heartbeat, as a kubelet does every five minutes.
     pub async fn heartbeat(&self) {
         let now = jiff::Timestamp::now().as_second();
         let now = jiff::Timestamp::from_second(now).unwrap();
@@ -133,7 +133,7 @@ impl FakeNode {
             .unwrap();
     }
 
-    /// Sets a label, or takes it away.
+    /// Sets or removes a label.
     pub async fn label(&self, key: &str, value: Option<&str>) {
         let patch = json!({ "metadata": { "labels": { key: value } } });
         let patch = Patch::Merge(patch);

@@ -1,11 +1,11 @@
-//! Parts that run in the background of a test.
+//! Background tasks of a test.
 
 use std::future::Future;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A part that runs in the background; it is ended when it is dropped.
+/// A background task, ended when dropped.
 pub(super) struct Running {
     stop: CancellationToken,
     task: JoinHandle<Result<(), String>>,
@@ -21,13 +21,13 @@ impl Running {
         Self { stop, task }
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Cancels the task and waits for its end.
     pub(super) async fn stop(mut self) {
         self.stop.cancel();
         (&mut self.task).await.unwrap().unwrap();
     }
 
-    /// Ends it as SIGKILL would: nothing more is written.
+    /// Aborts the task, as SIGKILL would.
     pub(super) async fn kill(mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;

@@ -1,4 +1,4 @@
-//! A kubelet that runs the pods of Jobs on a runtime in memory.
+//! A stand-in for a kubelet that runs the pods of Jobs on a runtime in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +23,10 @@ use super::memory::MemoryRuntime;
 use super::nodes::FakeNode;
 use super::watch_soon::watch_soon;
 
-/// Between attempts to pull, at first and at most; ten seconds and five minutes in a real one.
+/// First and longest delay between attempts to pull; a real kubelet has 10 s and 5 min.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Runs the pods of one node until it is stopped; reports its heartbeat at an interval, and the
-/// images that it has.
+/// Runs the pods of one node until it is stopped; writes the node's heartbeat and images at an interval.
 pub(super) async fn run(
     client: Client,
     node: FakeNode,
@@ -45,7 +44,7 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            _ = ticks.tick() => tell_images(&node, &runtime).await,
+            _ = ticks.tick() => report_images(&node, &runtime).await,
             event = pods.next() => match event {
                 Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => {
                     let uid = pod.uid().unwrap();
@@ -74,7 +73,7 @@ pub(super) async fn run(
     }
 }
 
-/// Reports that no container of a deleted pod runs, so that the pod is removed.
+/// Reports that a deleted pod has no running container, so that the API server removes the pod.
 async fn let_go(client: Client, pod: Pod) {
     let pods: Api<Pod> = Api::namespaced(client, &pod.namespace().unwrap());
     let now = DeleteParams::default().grace_period(0);
@@ -91,9 +90,9 @@ async fn let_go(client: Client, pod: Pod) {
     }
 }
 
-/// Reports the images as a kubelet does: the largest fifty, with all their names.
-async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
-    // The list may be older than the heartbeat, and must not be newer.
+/// Reports the images as a kubelet does: the 50 largest, with all their names.
+async fn report_images(node: &FakeNode, runtime: &MemoryRuntime) {
+    // Take the time first: the heartbeat must not be newer than the list.
     let at = now();
     let images = runtime.first(50);
     let images = images.iter().map(|image| {
@@ -104,7 +103,7 @@ async fn tell_images(node: &FakeNode, runtime: &MemoryRuntime) {
         names.extend(image.references.iter().map(|r| r.as_str().to_owned()));
         json!({ "names": names, "sizeBytes": image.size.bytes() })
     });
-    node.tell_images(images.collect(), &at).await;
+    node.write_images(images.collect(), &at).await;
 }
 
 /// The state of one container.
@@ -134,8 +133,8 @@ impl RunningPod {
         }
     }
 
-    /// Runs it to its end: images first, one after another, then what they are for. A container whose
-    /// image fails is tried again, and keeps the pod from its end.
+    /// Runs the pod to its end: pulls the images one after another, then runs the containers. A failed pull is retried,
+    /// and the pod does not end before it succeeds.
     async fn run(self) {
         let copies = self
             .spec
@@ -194,7 +193,7 @@ impl RunningPod {
         containers.find(|container| container.name == name).unwrap()
     }
 
-    /// The image that a container is for, and its pull policy: that of its volume, else its own.
+    /// Returns the image to pull for a container and its pull policy: those of its image volume, or its own.
     fn target(&self, container: &Container) -> (String, String) {
         let mounts = container.volume_mounts.iter().flatten();
         let volumes = self.spec.volumes.as_ref();
@@ -234,7 +233,7 @@ impl RunningPod {
         }
     }
 
-    /// What `fledged-operator job remove` does.
+    /// Removes images as `fledged-operator job remove` does.
     async fn remove(&self, args: &[&str]) -> String {
         let split = args.iter().position(|arg| *arg == "--").unwrap();
         let (flags, images) = args.split_at(split);
@@ -250,7 +249,7 @@ impl RunningPod {
         outcomes.to_message()
     }
 
-    /// With the pod's secrets one after another; those that are not there are passed over in silence.
+    /// Pulls with each of the pod's secrets in turn, and ignores missing secrets.
     async fn pull(&self, image: &str) -> Result<(), Failure> {
         let image: ImageRef = image.parse().unwrap();
         let namespace = self.pod.namespace().unwrap();
@@ -307,7 +306,7 @@ impl RunningPod {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.pod.namespace().unwrap());
         let patch = Patch::Merge(json!({ "status": status }));
         let name = self.pod.name_any();
-        // It may be gone, or the API server; a kubelet says it again.
+        // A kubelet retries a failed write, unless the pod is gone.
         for _ in 0..100 {
             match pods
                 .patch_status(&name, &PatchParams::default(), &patch)
@@ -339,7 +338,7 @@ impl RunningPod {
     }
 }
 
-/// What containerd says for that reason.
+/// Returns containerd's message for a failure.
 fn words(image: &str, failure: &Failure) -> String {
     let text = match failure.reason {
         Reason::Unauthorized => {
@@ -349,7 +348,7 @@ fn words(image: &str, failure: &Failure) -> String {
         Reason::ConnectionFailed => "dial tcp 10.0.0.1:443: connect: connection refused",
         Reason::TooManyRequests => "429 Too Many Requests",
         Reason::DiskFull => "write /var/lib/containerd: no space left on device",
-        _ => "it does not work",
+        _ => "the pull fails",
     };
     format!(
         "failed to pull and unpack image {image:?}: failed to resolve reference {image:?}: {text}: {}",
@@ -357,7 +356,7 @@ fn words(image: &str, failure: &Failure) -> String {
     )
 }
 
-/// As the API writes it: whole seconds.
+/// Returns the current time as the Kubernetes API writes it, in whole seconds.
 fn now() -> String {
     let now = jiff::Timestamp::now().as_second();
     jiff::Timestamp::from_second(now).unwrap().to_string()

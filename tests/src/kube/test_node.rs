@@ -1,4 +1,4 @@
-//! A node of a test, with who acts on it.
+//! A node of a test, with its runtime and its agent or kubelet.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use super::wait::eventually;
 use super::way::Way;
 use super::world::WorldOptions;
 
-/// A node with a runtime in memory, and perhaps an agent.
+/// A node with a runtime in memory and, if started, an agent or kubelet.
 pub struct TestNode {
     /// The Node object.
     pub object: FakeNode,
-    /// What it holds.
+    /// The runtime with the node's images.
     pub runtime: MemoryRuntime,
     pub(super) client: Client,
     pub(super) options: WorldOptions,
@@ -32,7 +32,7 @@ impl TestNode {
         self.object.name()
     }
 
-    /// Starts an agent in place of the one that runs, if one does; with Jobs, a kubelet.
+    /// Starts an agent, or a kubelet with Jobs; replaces one that runs.
     pub fn start_agent(&mut self) {
         if self.options.way == Way::Jobs {
             let (client, runtime) = (self.client.clone(), self.runtime.clone());
@@ -54,14 +54,14 @@ impl TestNode {
         }));
     }
 
-    /// Ends the agent, or kubelet, as SIGKILL would.
+    /// Aborts the agent or kubelet, as SIGKILL would.
     pub async fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {
             agent.kill().await;
         }
     }
 
-    /// Waits until it holds exactly these images.
+    /// Waits until the runtime holds exactly these images.
     pub async fn holds_exactly(&self, references: &[&str]) {
         let wanted: Vec<String> = references.iter().map(|r| (*r).to_owned()).collect();
         eventually(

@@ -1,18 +1,18 @@
-//! Waiting inside an async test.
+//! Polls a condition in an async test.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use crate::poll::SOON;
 
-/// Between two looks at an API server.
+/// Pause between two checks.
 const INTERVAL: Duration = Duration::from_millis(25);
 
-/// Looks until there is something to see, and gives it back.
+/// Polls until `look` succeeds, and returns its value.
 ///
 /// # Panics
 ///
-/// When [`SOON`] passes first; says what was waited for, and what was seen last.
+/// After [`SOON`]; the message contains `what` and the last error.
 pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,

@@ -1,4 +1,4 @@
-//! A watch that is begun again soon, however often it was in vain: a test's server is back at once.
+//! A watch that is retried without back-off, because a test's API server restarts within a moment.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ impl Backoff for Soon {
     fn reset(&mut self) {}
 }
 
-/// Watches objects; never ends.
+/// Watches objects. The stream never ends.
 pub(super) fn watch_soon<K>(
     api: Api<K>,
     config: watcher::Config,

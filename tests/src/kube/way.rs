@@ -1,4 +1,4 @@
-//! How a test's nodes are reached.
+//! The node driver of a test: agents or Jobs.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -18,14 +18,13 @@ pub enum Way {
     #[default]
     #[value(name = "agent")]
     Agents,
-    /// Jobs, with a kubelet on each node that runs their pods; on every other node one that has image
-    /// volumes.
+    /// Jobs, with a stand-in kubelet on each node that runs their pods. Every other kubelet supports image volumes.
     #[value(name = "job")]
     Jobs,
 }
 
 impl Way {
-    /// The driver of a controller. `namespace` is the operator's.
+    /// Returns the controller's driver. `namespace` is the operator's.
     pub(super) fn driver(
         self,
         client: Client,
@@ -46,7 +45,7 @@ impl Way {
         }
     }
 
-    /// The controller's `--node-driver`.
+    /// The value of the controller's flag `--node-driver`.
     #[must_use]
     pub fn node_driver(self) -> &'static str {
         match self {
@@ -55,7 +54,7 @@ impl Way {
         }
     }
 
-    /// Field manager of what is written of a node.
+    /// The field manager of node reports.
     #[must_use]
     pub fn field_manager(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! The whole operator in a test: an API server, a controller, nodes with agents on them.
+//! The whole operator in a test: an API server, a controller, nodes with agents or kubelets.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -22,32 +22,32 @@ use super::test_node::TestNode;
 use super::wait::eventually;
 use super::way::Way;
 
-/// What a [`World`] is like.
+/// The configuration of a [`World`].
 #[derive(Debug, Clone)]
 pub struct WorldOptions {
     /// Limits of the controller.
     pub planner: PlannerConfig,
-    /// How long a pull takes.
+    /// Duration of a pull.
     pub pull: Duration,
-    /// How often agents read their runtime's inventory.
+    /// Interval at which agents read the inventory.
     pub inventory: Duration,
-    /// How many pulls an agent has under way at once.
+    /// Concurrent pulls of an agent.
     pub parallel: NonZeroUsize,
-    /// How nodes are reached.
+    /// The node driver.
     pub way: Way,
-    /// What becomes of Jobs that are done.
+    /// Whether finished Jobs are kept.
     pub retention: Retention,
-    /// How long Jobs that have ended are there.
+    /// Time after which finished Jobs are deleted.
     pub ttl: Duration,
-    /// With Jobs, how often a kubelet reports its images.
+    /// With Jobs, the interval at which a kubelet reports its images.
     pub image_report_interval: Duration,
-    /// Whether Jobs get their pods from a stand-in; by default in all but a whole cluster, which has a
-    /// controller and a scheduler of its own.
+    /// Whether to run a stand-in for the Job controller. By default it runs except in a whole cluster, which has its
+    /// own Job controller and scheduler.
     pub job_controller: Option<bool>,
 }
 
 impl WorldOptions {
-    /// The defaults, with nodes that are reached that way.
+    /// Returns the defaults with this node driver.
     #[must_use]
     pub fn by(way: Way) -> Self {
         Self {
@@ -75,46 +75,46 @@ impl Default for WorldOptions {
     }
 }
 
-/// An API server, a registry, perhaps a controller, and nodes.
+/// An API server, a registry, nodes and, if started, a controller.
 pub struct World {
     cluster: TestCluster,
     registry: MemoryRegistry,
     options: WorldOptions,
     controller: Option<Running>,
-    /// The controller of Jobs, where there are some.
+    /// The stand-in for the Job controller, if it runs.
     _jobs: Option<Running>,
-    /// Of agents to come, where it is another than the test's own.
+    /// The client of agents that are started later, if it is not the test's.
     agents: Option<Client>,
 }
 
 impl World {
-    /// With a running controller.
+    /// Starts a world with a running controller.
     pub async fn start() -> Self {
         Self::start_with(WorldOptions::default()).await
     }
 
-    /// With a running controller that reaches nodes that way.
+    /// Starts a world with a running controller and this node driver.
     pub async fn start_by(way: Way) -> Self {
         Self::start_with(WorldOptions::by(way)).await
     }
 
-    /// With a running controller of these limits.
+    /// Starts a world with a running controller and these options.
     pub async fn start_with(options: WorldOptions) -> Self {
         let mut world = Self::without_controller(options).await;
         world.start_controller();
         world
     }
 
-    /// Without a controller.
+    /// Starts a world without a controller.
     pub async fn without_controller(options: WorldOptions) -> Self {
         Self::on(TestCluster::start().await, options)
     }
 
-    /// On that API server, without a controller.
+    /// Returns a world on an existing API server, without a controller.
     #[must_use]
     pub fn on(cluster: TestCluster, options: WorldOptions) -> Self {
         let client = cluster.client();
-        // Two would make two pods of each Job.
+        // Two Job controllers would create two pods for each Job.
         let stands_in = options
             .job_controller
             .unwrap_or(cluster.kind() != ServerKind::Cluster);
@@ -130,7 +130,7 @@ impl World {
         }
     }
 
-    /// Lets agents that are started from now on speak through this client.
+    /// Sets the client of agents that are started from now on.
     #[must_use]
     pub fn with_agents_client(mut self, client: Client) -> Self {
         self.agents = Some(client);
@@ -149,7 +149,7 @@ impl World {
         &mut self.cluster
     }
 
-    /// What can be pulled.
+    /// The registry with the images that can be pulled.
     #[must_use]
     pub fn registry(&self) -> &MemoryRegistry {
         &self.registry
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// Starts a controller in place of the one that runs, if one does.
+    /// Starts a controller; replaces one that runs.
     pub fn start_controller(&mut self) {
         let mut config = ControllerConfig::default();
         config.planner = self.options.planner.clone();
@@ -177,7 +177,7 @@ impl World {
         }));
     }
 
-    /// What a controller reaches nodes by.
+    /// The node driver of a controller.
     #[must_use]
     pub fn driver(&self) -> Arc<dyn NodeDriver> {
         let (client, namespace) = (self.cluster.client(), self.cluster.namespace());
@@ -185,32 +185,32 @@ impl World {
         way.driver(client, namespace, &self.options)
     }
 
-    /// How nodes are reached.
+    /// The node driver.
     #[must_use]
     pub fn way(&self) -> Way {
         self.options.way
     }
 
-    /// Ends the controller in good order.
+    /// Stops the controller and waits for its end.
     pub async fn stop_controller(&mut self) {
         if let Some(controller) = self.controller.take() {
             controller.stop().await;
         }
     }
 
-    /// Ends the controller as SIGKILL would.
+    /// Aborts the controller, as SIGKILL would.
     pub async fn kill_controller(&mut self) {
         if let Some(controller) = self.controller.take() {
             controller.kill().await;
         }
     }
 
-    /// A Ready node with an agent.
+    /// Registers a Ready node with an agent.
     pub async fn node(&self, name: &str) -> TestNode {
         self.node_with(name, &[]).await
     }
 
-    /// A Ready node with these labels and an agent.
+    /// Registers a Ready node with these labels and an agent.
     pub async fn node_with(&self, name: &str, labels: &[(&str, &str)]) -> TestNode {
         let mut node = self.unresponsive_node(name, labels).await;
         node.start_agent();
@@ -218,7 +218,7 @@ impl World {
         node
     }
 
-    /// A node that is not Ready, and whose agent does not run yet.
+    /// Registers a NotReady node whose agent does not run yet.
     pub async fn unresponsive_node(&self, name: &str, labels: &[(&str, &str)]) -> TestNode {
         let (client, tag) = (self.cluster.client(), self.cluster.tag());
         let name = format!("{tag}-{name}");
@@ -276,9 +276,9 @@ impl World {
             .unwrap();
     }
 
-    /// Waits until what an annotation asked for is done, and recorded.
+    /// Waits until the controller has removed an annotation from a cache.
     pub async fn annotation_gone(&self, name: &str, annotation: &str) {
-        eventually("the annotation to be taken away", || async {
+        eventually("the annotation to be removed", || async {
             let cache = self.caches().get(name).await.map_err(|e| e.to_string())?;
             let annotations = cache.metadata.annotations.unwrap_or_default();
             match annotations.contains_key(annotation) {
@@ -297,7 +297,7 @@ impl World {
             .unwrap();
     }
 
-    /// Waits until a cache is gone.
+    /// Waits until a cache is deleted.
     pub async fn gone(&self, name: &str) {
         eventually(&format!("{name} to be gone"), || async {
             match self.caches().get_opt(name).await.unwrap() {
@@ -308,7 +308,7 @@ impl World {
         .await;
     }
 
-    /// Waits until the status of a cache is about its newest spec and as it should be.
+    /// Waits until the status of a cache is for its newest generation and satisfies a condition.
     pub async fn status_when(
         &self,
         name: &str,
@@ -328,7 +328,7 @@ impl World {
         .await
     }
 
-    /// Waits until an action on a cache has ended that way.
+    /// Waits until the status of a cache has this reason and status.
     pub async fn ended(&self, name: &str, reason: &str, status: &str) -> ImageCacheStatus {
         let what = format!("{status} after {reason}");
         self.status_when(name, &what, |seen| {
@@ -337,7 +337,7 @@ impl World {
         .await
     }
 
-    /// Waits until the record of a node is as it should be.
+    /// Waits until the record of a node satisfies a condition.
     pub async fn record_when(
         &self,
         node: &TestNode,
@@ -356,7 +356,7 @@ impl World {
         .await
     }
 
-    /// Creates any object from JSON in the test's namespace.
+    /// Creates an object from JSON in the test's namespace.
     pub async fn create<K>(&self, object: Value)
     where
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
@@ -371,7 +371,7 @@ impl World {
     }
 }
 
-/// An ImageCache; groups without a selector are for the nodes of that tag.
+/// Returns an ImageCache; groups without a selector select the nodes with this tag.
 #[must_use]
 pub fn cache_object(namespace: &str, name: &str, tag: &str, mut spec: Value) -> Value {
     for group in spec["cacheSpec"].as_array_mut().into_iter().flatten() {

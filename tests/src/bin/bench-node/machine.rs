@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine on which the figures were measured.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde::Serialize;
 
-/// The machine, as far as it decides the figures.
+/// Properties of the machine that influence the figures.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Machine {
@@ -14,11 +14,11 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) memory_bytes: u64,
     pub(crate) kernel: String,
-    /// Where images are written.
+    /// The folder to which images are written.
     pub(crate) folder: String,
-    /// The device and file system there.
+    /// Device and file system of the folder.
     pub(crate) disk: String,
-    /// The rivals' own words for their versions.
+    /// Version output of the compared programs.
     pub(crate) versions: Vec<String>,
 }
 

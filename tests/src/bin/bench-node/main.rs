@@ -1,12 +1,12 @@
-//! How fast images get onto a node: `fledged node apply` against what people use today.
+//! Measures how fast `fledged node apply` pulls images to a node, compared with other tools.
 //!
 //! `cargo build --release -p fledged-cli && cargo run --release -p fledged-tests --bin bench-node`
 //!
-//! With `--sweep`, images of several sizes with several numbers of pulls at once, against `ctr` and the
-//! kubelet's way; what came of it is in `README.md` beside this file.
+//! With `--sweep`, it pulls images of several sizes with several numbers of concurrent pulls, compared with `ctr` and
+//! the kubelet's calls. `README.md` beside this file has results.
 //!
-//! Every run is cold (a fresh containerd or folder), and all take turns, so that whatever else
-//! the machine does falls on all of them. Figures are printed; nothing is asserted on time.
+//! Every run is cold (a fresh containerd or folder). The compared tools take turns, so that other load on
+//! the machine affects all of them. Figures are printed; no time is asserted.
 
 mod machine;
 mod measure;
@@ -38,7 +38,7 @@ struct Args {
     /// Number of smaller images.
     #[arg(long, value_name = "N", default_value_t = 10)]
     images: usize,
-    /// Size of each smaller image, in MB; half of it is a base that all share.
+    /// Size of each smaller image, in MB; all share a base of half that size.
     #[arg(
         long,
         visible_alias = "layer-mb",
@@ -46,20 +46,20 @@ struct Args {
         default_value_t = 50
     )]
     each_mb: usize,
-    /// Runs of each side of each comparison; 5 by default, 3 of a sweep.
+    /// Runs of each tool in each comparison; 5 by default, 3 in a sweep.
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
-    /// Passed on to fledged; its own default without.
+    /// Passed to fledged; without it, fledged uses its default.
     #[arg(long, value_name = "N")]
     max_parallel_pulls: Option<usize>,
     /// Only these comparisons.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Place>,
-    /// Instead, images of several sizes into containerd, with several numbers of pulls at once, against
-    /// `ctr images pull` and the kubelet's way.
+    /// Instead of the comparisons, pull images of several sizes into containerd with several numbers of concurrent
+    /// pulls, compared with `ctr images pull` and the kubelet's calls.
     #[arg(long, conflicts_with_all = ["only", "max_parallel_pulls"])]
     sweep: bool,
-    /// Sizes of images of a sweep, in MB; eight of each, and no more than 3 GB together.
+    /// Image sizes of a sweep, in MB: up to eight images of each size, and at most 3 GB together.
     #[arg(
         long,
         value_name = "MB",
@@ -68,7 +68,7 @@ struct Args {
         requires = "sweep"
     )]
     sizes: Vec<usize>,
-    /// Pulls at once in a sweep.
+    /// Concurrent pulls in a sweep.
     #[arg(
         long,
         value_name = "N",
@@ -84,9 +84,9 @@ struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people.
+    /// A table.
     Table,
-    /// For programs: with every single run.
+    /// JSON with every run.
     Json,
 }
 
@@ -169,7 +169,7 @@ fn run(args: &Args) -> Result<Report, String> {
     Ok(report)
 }
 
-/// A B A B: both sides in turn, so that neither has the quieter half of the time.
+/// Runs both tools in turn (A B A B), so that other load affects both.
 fn compare(scenario: &Scenario<'_>, runs: usize) -> Result<Comparison, String> {
     let mut comparison = Comparison::new(scenario.name(), scenario.place.rival());
     for run in 1..=runs {

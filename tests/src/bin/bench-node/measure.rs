@@ -1,4 +1,4 @@
-//! One command, measured: how long it took, and the most memory it held.
+//! Measures time and peak memory of one command.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,23 +6,22 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Between two looks at a process's peak: the kernel keeps the peak, so that only growth in the
-/// last two milliseconds of a process can be missed.
+/// Interval at which a process's peak is read. The kernel keeps the peak, so only growth in the last two milliseconds
+/// of a process can be missed.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What one run cost.
+/// Time and memory of one run.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Sample {
     /// Wall clock.
     pub(crate) seconds: f64,
-    /// The most resident memory, in bytes; of several commands the largest. `None` where it was no
-    /// process of its own.
+    /// Peak resident memory in bytes, the largest of several commands. `None` if the work ran in this process.
     pub(crate) peak_rss: Option<u64>,
 }
 
 impl Sample {
-    /// This run and another after it.
+    /// Adds a run that followed this one.
     pub(crate) fn then(self, next: Self) -> Self {
         Self {
             seconds: self.seconds + next.seconds,
@@ -31,11 +30,11 @@ impl Sample {
     }
 }
 
-/// Something that is done in this process.
+/// Measures work in this process.
 ///
 /// # Errors
 ///
-/// As it fails.
+/// The error of the work.
 pub(crate) fn measure_here(work: impl FnOnce() -> Result<(), String>) -> Result<Sample, String> {
     let start = Instant::now();
     work()?;
@@ -45,14 +44,14 @@ pub(crate) fn measure_here(work: impl FnOnce() -> Result<(), String>) -> Result<
     })
 }
 
-/// Runs a command to its end.
+/// Runs and measures a command.
 ///
-/// The peak is read from `/proc`: what `wait4` reports begins with the memory of this program, from
-/// which the command was forked, and that held whole images a moment ago.
+/// The peak is read from `/proc`. The peak from `wait4` includes the memory of this program at the time of the fork,
+/// which has just held whole images.
 ///
 /// # Errors
 ///
-/// When it can't be started or fails; says what it printed.
+/// When the command can't be started or fails; the error shows its output.
 pub(crate) fn measure(mut command: Command) -> Result<Sample, String> {
     let shown = format!("{command:?}");
     let start = Instant::now();
@@ -93,7 +92,7 @@ pub(crate) fn measure(mut command: Command) -> Result<Sample, String> {
     })
 }
 
-/// `VmHWM`, in bytes (`proc_pid_status(5)`); nothing once the process has given its memory back.
+/// Reads `VmHWM` in bytes (`proc_pid_status(5)`); nothing for a process that has ended.
 fn peak_rss(status: &str) -> Option<u64> {
     let text = std::fs::read_to_string(status).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -106,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_and_memory_are_those_of_the_command() {
+    fn time_and_memory_of_a_command_are_measured() {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 0.2"]);
         let sample = measure(command).unwrap();
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_fails_is_an_error_with_its_words() {
+    fn a_failed_command_is_an_error_with_its_output() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo out of order >&2; exit 3"]);
         let error = measure(command).unwrap_err();

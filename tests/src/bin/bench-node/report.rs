@@ -1,4 +1,4 @@
-//! The figures, for people and for programs.
+//! The report, as a table or JSON.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::measure::Sample;
 use crate::sweep::Row;
 
-/// Everything that was measured.
+/// All measurements.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -19,7 +19,7 @@ pub(crate) struct Report {
     pub(crate) sweep: Vec<Row>,
 }
 
-/// Both sides of one comparison.
+/// The runs of both tools in one comparison.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) name: String,
@@ -27,14 +27,14 @@ pub(crate) struct Comparison {
     pub(crate) rival: Side,
 }
 
-/// All runs of one side.
+/// All runs of one tool.
 #[derive(Debug, Serialize)]
 pub(crate) struct Side {
     pub(crate) name: String,
     pub(crate) runs: Vec<Sample>,
 }
 
-/// The figures of one side.
+/// The summary of one tool's runs.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Summary {
@@ -73,7 +73,7 @@ impl Comparison {
         }
     }
 
-    /// Median against median: below 1, fledged is the faster one.
+    /// The ratio of the medians: below 1, fledged is faster.
     fn ratio(&self) -> f64 {
         self.fledged.summary().median_seconds / self.rival.summary().median_seconds
     }
@@ -93,7 +93,7 @@ impl Side {
     }
 }
 
-/// Of sorted numbers; the mean of the two in the middle where there are two.
+/// Returns the median of sorted numbers; the mean of the middle two if their count is even.
 fn median(sorted: &[f64]) -> f64 {
     let upper = sorted.len() / 2;
     let lower = sorted.len().saturating_sub(1) / 2;
@@ -102,11 +102,11 @@ fn median(sorted: &[f64]) -> f64 {
 }
 
 impl Report {
-    /// The same with every single run.
+    /// Returns the report as JSON with every run.
     ///
     /// # Errors
     ///
-    /// None that can happen with these types.
+    /// Never, with these types.
     pub(crate) fn json(&self) -> Result<String, serde_json::Error> {
         let mut value = serde_json::to_value(self)?;
         let entries = value
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_are_those_of_the_middle() {
+    fn medians_of_odd_and_even_counts() {
         assert!(median(&[]).abs() < f64::EPSILON);
         assert!((median(&[1.0, 2.0, 9.0]) - 2.0).abs() < f64::EPSILON);
         assert!((median(&[1.0, 2.0, 4.0, 9.0]) - 3.0).abs() < f64::EPSILON);

@@ -1,4 +1,4 @@
-//! What is compared: which images, into which runtime, by whom.
+//! The comparisons: images, runtime and tools.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::measure::{Sample, measure, measure_here};
 
-/// Where the images go.
+/// The runtime that receives the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Place {
     /// containerd, against `ctr images pull`.
@@ -24,7 +24,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// The programs without which there is nothing to compare.
+    /// The programs that the comparison needs.
     pub(crate) fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Containerd => &["containerd", "ctr", "docker-registry"],
@@ -40,7 +40,7 @@ impl Place {
     }
 }
 
-/// Images that a registry holds, and what they are.
+/// Images in a registry, with a description.
 #[derive(Debug)]
 pub(crate) struct ImageSet {
     pub(crate) name: String,
@@ -62,7 +62,7 @@ pub(crate) fn one_image(registry: &Registry, megabytes: usize, layers: usize) ->
     }
 }
 
-/// Smaller images, half of each a base that all share.
+/// Smaller images that share a base of half their size.
 pub(crate) fn many_images(registry: &Registry, count: usize, megabytes: usize) -> ImageSet {
     let half = megabytes * MB / 2;
     let base = [Layer::random("base", 999, half, Compression::Stored)];
@@ -73,7 +73,7 @@ pub(crate) fn many_images(registry: &Registry, count: usize, megabytes: usize) -
     }
 }
 
-/// Images of one size, of four layers each, that share nothing.
+/// Images of one size, each with four layers that no other image has.
 pub(crate) fn equal_images(registry: &Registry, count: usize, megabytes: usize) -> ImageSet {
     let each = megabytes * MB / 4;
     let references = (0..count).map(|number| {
@@ -108,7 +108,7 @@ impl Scenario<'_> {
         format!("{} into {place}", self.images.name)
     }
 
-    /// `fledged node apply` of a file that names all images.
+    /// Measures `fledged node apply` of a file with all images.
     pub(crate) fn run_fledged(&self) -> Result<Sample, String> {
         let folder = folder()?;
         let file = folder.path().join("cache.yaml");
@@ -142,7 +142,7 @@ impl Scenario<'_> {
         }
     }
 
-    /// The rival, once for each image, one after another.
+    /// Measures the other tool, called for one image after another.
     pub(crate) fn run_rival(&self) -> Result<Sample, String> {
         match self.place {
             Place::Containerd => {
@@ -173,7 +173,7 @@ impl Scenario<'_> {
         }
     }
 
-    /// The images by CRI, so many at once, as the kubelet would.
+    /// Measures pulls over CRI as the kubelet does them, `at_once` concurrently.
     pub(crate) fn run_kubelet(&self, at_once: NonZeroUsize) -> Result<Sample, String> {
         let containerd = self.fresh_containerd();
         let (socket, images) = (containerd.socket(), &self.images.references);
@@ -189,7 +189,7 @@ impl Scenario<'_> {
         })
     }
 
-    /// A containerd that has never held anything; cold without any doubt.
+    /// Starts a containerd with an empty store.
     fn fresh_containerd(&self) -> Containerd {
         let containerd = Containerd::start();
         settle();
@@ -243,7 +243,7 @@ fn folder() -> Result<TempDir, String> {
     TempDir::with_prefix("bench-").map_err(|e| format!("no temporary folder: {e}"))
 }
 
-/// What an earlier run left to be written must not be written in this one.
+/// Flushes pending writes of earlier runs, so that they don't slow down the next run.
 fn settle() {
     rustix::fs::sync();
 }

@@ -1,4 +1,4 @@
-//! Sizes of images and numbers of pulls at once, by everybody who can fill a containerd.
+//! A sweep over image sizes and numbers of concurrent pulls into containerd.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -11,12 +11,12 @@ use crate::measure::Sample;
 use crate::report::{Side, Summary};
 use crate::scenario::{ImageSet, Place, Scenario, equal_images};
 
-/// Most images of one size.
+/// Largest number of images of one size.
 const IMAGES_MAX: usize = 8;
-/// Most megabytes of one size together: three images of a gigabyte.
+/// Largest total size of the images of one size, in MB: three images of a gigabyte.
 const TOGETHER_MB: usize = 3_000;
 
-/// What a sweep goes through.
+/// The parameters of a sweep.
 #[derive(Debug)]
 pub(crate) struct Sweep<'a> {
     pub(crate) fledged: &'a Path,
@@ -26,14 +26,14 @@ pub(crate) struct Sweep<'a> {
     pub(crate) runs: usize,
 }
 
-/// Who pulls.
+/// A tool that pulls images into containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Puller {
     /// `fledged node apply --max-parallel-pulls N`.
     Fledged(NonZeroUsize),
     /// `ctr images pull`, one after another.
     Ctr,
-    /// CRI calls, N at once.
+    /// The kubelet's CRI calls, N concurrently.
     Kubelet(NonZeroUsize),
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Puller {
     }
 }
 
-/// Everybody's figures for images of one size.
+/// The figures of all tools for images of one size.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) name: String,
@@ -61,18 +61,18 @@ pub(crate) struct Row {
 }
 
 impl Sweep<'_> {
-    /// Goes through all sizes.
+    /// Measures all sizes.
     ///
     /// # Errors
     ///
-    /// When a side cannot pull.
+    /// When a tool cannot pull.
     pub(crate) fn run(&self) -> Result<Vec<Row>, String> {
         self.sizes.iter().map(|size| self.row(*size)).collect()
     }
 
-    /// A B C A B C: the sides take turns, so that none has the quieter part of the time.
+    /// Runs the tools in turn (A B C A B C), so that other load affects all of them.
     fn row(&self, megabytes: usize) -> Result<Row, String> {
-        // One of its own for each size: what a smaller one has left would be in the page cache.
+        // A new registry for each size, so that the page cache holds nothing of the previous size.
         let registry = Registry::start();
         let images = equal_images(&registry, count(megabytes), megabytes);
         let pullers = self.pullers(images.references.len());
@@ -102,7 +102,7 @@ impl Sweep<'_> {
         })
     }
 
-    /// Each side once, and none with more pulls at once than there are images.
+    /// Returns each tool once, with at most as many concurrent pulls as images.
     fn pullers(&self, images: usize) -> Vec<Puller> {
         let at_once = self.at_once.iter().copied();
         let at_once = at_once.filter(|n| n.get() <= images.max(1));
@@ -157,13 +157,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_fewer_images_where_they_are_larger() {
+    fn larger_images_are_fewer() {
         assert_eq!([1, 10, 100, 1_000].map(count), [8, 8, 8, 3]);
         assert_eq!([0, 9_000].map(count), [8, 1]);
     }
 
     #[test]
-    fn everybody_pulls_once_and_no_more_at_once_than_there_is() {
+    fn each_tool_is_listed_once_with_limited_concurrency() {
         let number = |n| NonZeroUsize::new(n).unwrap();
         let at_once = [1, 3, 8].map(number);
         let sweep = Sweep {

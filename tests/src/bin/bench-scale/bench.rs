@@ -1,4 +1,4 @@
-//! Everything that is measured, running.
+//! The measured system: API server, controller, nodes with agents.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -16,34 +16,34 @@ use crate::client::metered;
 use crate::meter::Meter;
 use crate::server::{self, Server};
 
-/// Requests of this program's own that are under way at once.
+/// Concurrent requests of this program.
 pub(crate) const AT_ONCE: usize = 16;
-/// Longest that anything but pulls may take before the run is given up.
+/// Time limit of each step, in addition to the pulls.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
-/// The API server, the controller, nodes with agents.
+/// The running system.
 pub(crate) struct Bench {
     // Writers are dropped first, then the world, which cleans up.
     pub(crate) nodes: Vec<TestNode>,
     /// Nodes that joined later.
     pub(crate) joined: Mutex<Vec<TestNode>>,
     controller: Mutex<Running>,
-    /// One agent is a process too, for what that takes; with Jobs there is none.
+    /// An agent that runs as a process, to measure its memory and CPU time; none with Jobs.
     pub(crate) agent: Option<AgentProcess>,
     pub(crate) world: World,
     pub(crate) server: String,
-    /// What agents ask.
+    /// Requests of the agents in this process.
     pub(crate) agents: Meter,
-    /// What this program asks.
+    /// Requests of this program as user and kubelet.
     pub(crate) own: Meter,
     pub(crate) own_client: kube::Client,
     pub(crate) images: Vec<String>,
-    /// Where the controller serves its metrics.
+    /// Address of the controller's metrics.
     pub(crate) controller_metrics: String,
     controller_args: Vec<String>,
-    /// Longest that anything may take.
+    /// Time limit of each step, including the pulls.
     patience: Duration,
-    // Last: the world still speaks to it.
+    // Dropped last, because the world sends requests when it is dropped.
     _embedded: Option<server::Embedded>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct AgentProcess {
 }
 
 impl Bench {
-    /// Registers nodes and starts everybody; returns when the controller has listed all there is.
+    /// Registers nodes and starts all processes; returns once the controller has listed all objects.
     pub(crate) async fn start(args: &Args) -> Result<Self, String> {
         fledged_tests::find_operator()?;
         let Server {
@@ -127,7 +127,7 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Ends the controller as SIGKILL would, and starts another.
+    /// Kills the controller with SIGKILL and starts a new one.
     pub(crate) fn restart_controller(&self) {
         let start = || controller(&self.controller_args, self.world.cluster().kubeconfig());
         let mut running = lock(&self.controller);
@@ -135,7 +135,7 @@ impl Bench {
         *running = start();
     }
 
-    /// Warnings of the controller that runs now, and of the agent that is a process.
+    /// Warnings in the logs of the current controller and of the agent process.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let agent = self.agent.iter().map(|agent| agent.running.stderr());
         let logs: Vec<String> = agent.chain([lock(&self.controller).stderr()]).collect();
@@ -143,22 +143,22 @@ impl Bench {
         lines.map(str::to_owned).collect()
     }
 
-    /// The controller's process.
+    /// Process ID of the controller.
     pub(crate) fn controller_id(&self) -> u32 {
         lock(&self.controller).id()
     }
 
-    /// Images of the cache, as they are written in a spec.
+    /// The image references of the cache.
     pub(crate) fn image_names(&self) -> Vec<&str> {
         self.images.iter().map(String::as_str).collect()
     }
 
-    /// Nodes with an agent, or with a kubelet that runs Jobs, all of which are Ready.
+    /// The number of Ready nodes with an agent, or with a kubelet that runs Jobs.
     pub(crate) fn served(&self) -> usize {
         self.nodes.len() + usize::from(self.agent.is_some()) + lock(&self.joined).len()
     }
 
-    /// Waits until the controller has listed everything: a cache for no node has ended by then.
+    /// Waits until the controller has listed all objects: then a cache that selects no node gets its final status.
     pub(crate) async fn settle(&self, cache: &str) -> Result<(), String> {
         let group = serde_json::json!({ "images": ["registry.example.com/none:1"],
             "nodeSelector": { "fledged-bench": "none" } });
@@ -170,7 +170,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Waits until an action on a cache has ended that way.
+    /// Waits until a cache has this reason and status; fails on another final status.
     pub(crate) async fn ended(
         &self,
         cache: &str,
@@ -187,7 +187,7 @@ impl Bench {
         }
     }
 
-    /// Waits until that many pairs of a cache are cached.
+    /// Waits until this many pairs of a cache are cached.
     pub(crate) async fn cached(&self, cache: &str, pairs: usize) -> Result<(), String> {
         let what = format!("{pairs} images of {cache} to be on their nodes");
         self.until(cache, &what, move |seen| {
@@ -198,7 +198,7 @@ impl Bench {
         .map(drop)
     }
 
-    /// Watches a cache until its status is about its newest spec and as it should be.
+    /// Watches a cache until its status is for the newest generation and satisfies a condition.
     async fn until(
         &self,
         cache: &str,
@@ -234,26 +234,26 @@ impl Bench {
         }
     }
 
-    /// Whether every runtime holds these images, or none of them does.
+    /// Checks that every runtime holds these images (`held`), or that none does.
     pub(crate) fn check(&self, images: &[&str], held: bool) -> Result<(), String> {
-        let says = |node: &str, image: &str| {
+        let mismatch = |node: &str, image: &str| {
             let (claimed, seen) = match held {
                 true => ("cached", "does not hold"),
                 false => ("removed", "still holds"),
             };
             Err(format!(
-                "the status says that all is {claimed}, and {node} {seen} {image}"
+                "by the status all images are {claimed}, but {node} {seen} {image}"
             ))
         };
         let joined = lock(&self.joined);
         for image in images {
             let mut nodes = self.nodes.iter().chain(joined.iter());
             if let Some(node) = nodes.find(|node| node.runtime.holds(image) != held) {
-                return says(node.name(), image);
+                return mismatch(node.name(), image);
             }
             let mut processes = self.agent.iter();
             if processes.any(|agent| agent.runtime.holds(image) != held) {
-                return says("the node of the agent that is a process", image);
+                return mismatch("the node of the agent that is a process", image);
             }
         }
         Ok(())
@@ -317,7 +317,7 @@ async fn node(world: &World, name: &str) -> TestNode {
     node
 }
 
-/// The reference of the nth image; its tag is one that does not move.
+/// The reference of the nth image, with a fixed tag.
 pub(crate) fn image(n: usize) -> String {
     format!("registry.example.com/team/app-{n:04}:v1.0.0")
 }

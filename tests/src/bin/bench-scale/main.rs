@@ -1,4 +1,4 @@
-//! How fast, and with how many requests, caches get onto many nodes: the README beside this file.
+//! Measures time and requests of rollouts to many nodes. See the README beside this file.
 //!
 //! `cargo build --release -p fledged-operator --features binary && cargo run --release -p fledged-tests --bin bench-scale`
 
@@ -43,7 +43,7 @@ async fn measure(args: &Args) -> Result<(), String> {
         eprintln!("bench-scale: this is not a release build; its figures mean nothing");
     }
     let mut shutdown = ShutdownSignal::listen().map_err(|error| error.to_string())?;
-    // Whatever ends it, everything that was started is stopped.
+    // A signal also drops the bench, which stops all processes.
     let report = tokio::select! {
         report = phases::run(args) => report?,
         number = shutdown.recv() => return Err(format!("ended by signal {number}")),

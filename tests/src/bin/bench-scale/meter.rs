@@ -1,4 +1,4 @@
-//! Counts the requests of a client, and cuts its connections.
+//! Counts the requests of a client, and can cut its connections.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use crate::meter_body::MeteredBody;
 
-/// What kind of request one is, in the words of an API server's metrics.
+/// The kind of a request, with the labels of an API server's metrics.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Kind {
     pub(crate) resource: String,
@@ -24,7 +24,7 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// Whether it changes something.
+    /// Whether the request is a write.
     pub(crate) fn is_write(&self) -> bool {
         !["GET", "LIST", "WATCH"].contains(&self.verb.as_str())
     }
@@ -42,7 +42,7 @@ impl Kind {
         let named = rest.len() > 1;
         let asks = |what: &str| uri.query().is_some_and(|query| query.contains(what));
         let is_watch = asks("watch=");
-        // A list of one name is a get in the eyes of an API server.
+        // An API server counts a list of one name as a GET.
         let is_list = !named && !asks("fieldSelector=metadata.name%3D");
         let content_type = headers.get(header::CONTENT_TYPE);
         let is_apply = content_type.is_some_and(|t| t.as_bytes().starts_with(b"application/apply"));
@@ -64,14 +64,14 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Shared {
     requests: Mutex<BTreeMap<Kind, u64>>,
-    /// When each request was sent.
+    /// Time of each request.
     sent: Mutex<Vec<Instant>>,
     pub(crate) received: AtomicU64,
     pub(crate) watches: AtomicI64,
     cuts: watch::Sender<u64>,
 }
 
-/// Counts what clients that share it do.
+/// Counts the requests of all clients that share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter(Arc<Shared>);
 
@@ -90,28 +90,28 @@ impl Meter {
         }))
     }
 
-    /// Requests so far.
+    /// All requests so far, by kind.
     pub(crate) fn requests(&self) -> BTreeMap<Kind, u64> {
         lock(&self.0.requests).clone()
     }
 
-    /// When requests were sent since then.
+    /// Times of the requests since `since`.
     pub(crate) fn sent_since(&self, since: Instant) -> Vec<Instant> {
         let sent = lock(&self.0.sent);
         sent.iter().copied().filter(|at| *at >= since).collect()
     }
 
-    /// Bytes of answers so far.
+    /// Received bytes so far.
     pub(crate) fn received(&self) -> u64 {
         self.0.received.load(Ordering::Relaxed)
     }
 
-    /// Watches that are open.
+    /// Number of open watches.
     pub(crate) fn watches(&self) -> i64 {
         self.0.watches.load(Ordering::Relaxed)
     }
 
-    /// Ends every answer that is under way, as a connection does that is reset.
+    /// Cuts all open answers, as a connection reset does.
     pub(crate) fn cut(&self) {
         self.0.cuts.send_modify(|cuts| *cuts += 1);
     }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_sorted_as_an_api_server_sorts_them() {
+    fn requests_are_classified_as_by_an_api_server() {
         let ours = "/apis/kubefledged.io/v1alpha2";
         for (method, path, content_type, wanted) in [
             (

@@ -1,4 +1,4 @@
-//! An answer that is counted, and may be cut.
+//! A response body that is counted and can be cut.
 
 use std::fmt;
 use std::future::Future;
@@ -15,7 +15,7 @@ use tower::BoxError;
 
 use crate::meter::Shared;
 
-/// The body of an answer.
+/// A response body that is counted and can be cut.
 pub(crate) struct MeteredBody<B> {
     inner: Pin<Box<B>>,
     shared: Arc<Shared>,
@@ -79,7 +79,7 @@ where
         }
         if self.is_watch && self.cut.as_mut().poll(context).is_ready() {
             self.is_cut = true;
-            // The holder may wait before it watches again: this is no open watch any more.
+            // The client may keep the body for a while, but the watch is no longer open.
             self.is_watch = false;
             self.shared.watches.fetch_sub(1, Ordering::Relaxed);
             let error = io::Error::from(io::ErrorKind::ConnectionReset);

@@ -1,4 +1,4 @@
-//! One phase, measured: how long it took, and what everybody did meanwhile.
+//! Measures one phase: time, requests, CPU time and memory.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,58 +14,58 @@ use crate::meter::Kind;
 use crate::process::{Usage, usage};
 use crate::snapshot::{ServerUsage, Snapshot};
 
-/// Between two looks at whether all is quiet, and how many there are at most.
+/// Interval and largest number of checks for the end of writes.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOKS: usize = 20;
 
-/// What was measured. Times in seconds, sizes in bytes.
+/// The measurements of one phase. Times are in seconds, sizes in bytes.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Phase {
     pub(crate) name: String,
-    /// Nodes that it was about.
+    /// Number of nodes in the phase.
     pub(crate) nodes: usize,
-    /// Until the status of the cache was complete.
+    /// Time until the status of the cache was complete.
     pub(crate) seconds: f64,
-    /// What can't be faster: the pulls.
+    /// Lower bound of the time: the pulls.
     pub(crate) floor: Option<f64>,
-    /// Until the work was done, whatever the status.
+    /// Time until all images were present, before the status was complete.
     pub(crate) done: Option<f64>,
     /// Writes to NodeImageCaches, of the controller and of agents.
     pub(crate) record_writes: u64,
     /// All requests, by verb, resource and writer.
     pub(crate) requests: Vec<Requests>,
-    /// Writes that the controller itself has counted.
+    /// Writes by the controller's own metrics.
     pub(crate) controller_writes: u64,
     /// Bytes of the bodies of writes.
     pub(crate) sent: f64,
     /// Bytes of answers to agents.
     pub(crate) agents_received: u64,
-    /// Writes to the store.
+    /// Writes to the API server's store.
     pub(crate) revisions: u64,
     pub(crate) controller: Usage,
     pub(crate) server: ServerUsage,
-    /// Of this program: all agents but one, and who plays kubelet and user.
+    /// CPU time of this program: all agents but one, the stand-in kubelets and the user's requests.
     pub(crate) agents_cpu: f64,
     /// Other figures of this phase.
     pub(crate) figures: BTreeMap<&'static str, f64>,
 }
 
-/// Requests of one kind.
+/// The counts of one kind of request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Requests {
     pub(crate) verb: String,
     pub(crate) resource: String,
-    /// What the API server has answered.
+    /// Requests answered by the API server.
     pub(crate) all: u64,
-    /// What agents in this program have sent.
+    /// Requests of the agents in this program.
     pub(crate) agents: u64,
-    /// What this program has sent to play user and kubelet.
+    /// Requests of this program as user and kubelet.
     pub(crate) bench: u64,
-    /// Requests of neither: the controller's, and those of the agent that is a process.
+    /// All other requests: those of the controller and of the agent process.
     pub(crate) controller: u64,
-    /// Whether it changes something.
+    /// Whether the request is a write.
     #[serde(skip)]
     pub(crate) is_write: bool,
 }
@@ -79,7 +79,7 @@ pub(crate) struct Outcome {
     pub(crate) figures: BTreeMap<&'static str, f64>,
 }
 
-/// What controller and agents write to.
+/// The resource that controller and agents write.
 const RECORDS: &str = "nodeimagecaches";
 
 struct Moment {
@@ -110,7 +110,7 @@ impl Moment {
         })
     }
 
-    /// Writes to NodeImageCaches so far, by whomever.
+    /// Writes to NodeImageCaches so far, of all clients.
     fn record_writes(&self) -> u64 {
         let requests = self.server.requests.iter();
         let writes = requests.filter(|(kind, _)| kind.resource == RECORDS && kind.is_write());
@@ -118,7 +118,7 @@ impl Moment {
     }
 }
 
-/// The end of the work: some writes follow the status that says so.
+/// Waits until writes end, because some follow the final status. Returns the figures at that moment.
 async fn quiet(bench: &Bench) -> Result<Moment, String> {
     let mut seen = Moment::of(bench).await?;
     for _ in 0..LOOKS {
@@ -134,7 +134,7 @@ async fn quiet(bench: &Bench) -> Result<Moment, String> {
     Ok(seen)
 }
 
-/// Does something, and measures it.
+/// Runs and measures a phase.
 pub(crate) async fn measured<'b, F>(
     name: &str,
     bench: &'b Bench,
@@ -149,7 +149,7 @@ where
     let seconds = before.at.elapsed().as_secs_f64();
     let after = quiet(bench).await?;
     let requests = requests(&before, &after);
-    // Another process begins at nothing.
+    // A new controller process starts its counters at 0.
     let (controller_writes, controller_cpu) = match before.controller_id == after.controller_id {
         true => (before.controller_writes, before.controller.cpu),
         false => (0, 0.0),
@@ -210,7 +210,7 @@ fn requests(before: &Moment, after: &Moment) -> Vec<Requests> {
     all.filter(|requests| requests.all > 0).collect()
 }
 
-/// What the controller says that it has written; a new one begins at nothing.
+/// Reads the controller's count of writes, which starts at 0 in a new process.
 async fn controller_writes(bench: &Bench) -> Result<u64, String> {
     let address = &bench.controller_metrics;
     let answer = tokio::task::block_in_place(|| {

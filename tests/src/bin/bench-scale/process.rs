@@ -1,4 +1,4 @@
-//! What a process takes (proc(5)).
+//! CPU time and memory of a process (proc(5)).
 
 use serde::Serialize;
 
@@ -6,15 +6,15 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Usage {
-    /// The most memory it has held, in bytes.
+    /// Peak resident memory in bytes.
     pub(crate) peak_rss: u64,
-    /// What it holds now, in bytes.
+    /// Current resident memory in bytes.
     pub(crate) rss: u64,
     /// Processor time so far, in seconds.
     pub(crate) cpu: f64,
 }
 
-/// What a process has taken so far.
+/// Reads the usage of a process so far.
 pub(crate) fn usage(pid: u32) -> Result<Usage, String> {
     read(pid).ok_or_else(|| format!("process {pid} has ended"))
 }
@@ -33,7 +33,7 @@ fn read(pid: u32) -> Option<Usage> {
     Some(Usage {
         peak_rss: kib("VmHWM:")? * 1024,
         rss: kib("VmRSS:")? * 1024,
-        // USER_HZ is 100 on every Linux platform that Rust has.
+        // USER_HZ is 100 on every Linux platform that Rust supports.
         cpu: (next()? + next()?) / 100.0,
     })
 }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_takes_something() {
+    fn usage_of_a_running_process_is_read() {
         let used = usage(std::process::id()).unwrap();
         assert!(used.peak_rss >= used.rss && used.rss > 1 << 20, "{used:?}");
         let error = usage(0x7fff_ffff).unwrap_err();

@@ -1,4 +1,4 @@
-//! The text form of metrics, as far as it is needed: names, labels and values.
+//! A parser for the parts of Prometheus' text format that API servers use.
 
 /// One value.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,7 +9,7 @@ pub(crate) struct Sample<'a> {
 }
 
 impl Sample<'_> {
-    /// The value of a label; empty where there is no such label.
+    /// The value of a label; empty if the label is missing.
     pub(crate) fn label(&self, name: &str) -> &str {
         let mut rest = self.labels;
         while let Some((key, after)) = rest.split_once("=\"") {
@@ -25,7 +25,7 @@ impl Sample<'_> {
     }
 }
 
-/// All values of a text. Label values with escaped quotes are not understood: API servers have none.
+/// Parses all values. Escaped quotes in label values are not supported; API servers have none.
 pub(crate) fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_labels_and_values_are_read() {
+    fn names_labels_and_values_are_parsed() {
         let text = "# TYPE a counter\na{verb=\"GET\",subresource=\"\",code=\"200\"} 3\nb 1.5e+06\n";
         let all: Vec<Sample<'_>> = samples(text).collect();
         assert_eq!(all.len(), 2);

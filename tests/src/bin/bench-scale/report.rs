@@ -1,4 +1,4 @@
-//! The figures, for people and for programs.
+//! The report, as a table or JSON.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use crate::args::Args;
 use crate::bench::Bench;
 use crate::phase::{Phase, Requests};
 
-/// As many warnings are shown to people.
+/// Largest number of warnings in the table.
 const WARNINGS: usize = 10;
 
-/// Everything that was measured.
+/// All measurements.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
@@ -23,9 +23,9 @@ pub(crate) struct Report {
     /// Seconds.
     pull: f64,
     max_concurrent_nodes: String,
-    /// A NodeImageCache with its status, as JSON.
+    /// Size of a NodeImageCache with its status, as JSON.
     record_bytes: usize,
-    /// What the controller and the agent that is a process have warned of.
+    /// Warnings in the logs of the controller and of the agent process.
     warnings: Vec<String>,
     phases: Vec<Phase>,
 }
@@ -48,13 +48,13 @@ impl Report {
 
     /// # Errors
     ///
-    /// None that can happen with these types.
+    /// Never, with these types.
     pub(crate) fn json(&self) -> Result<String, String> {
         serde_json::to_string_pretty(self).map_err(|error| error.to_string())
     }
 }
 
-/// The value below which that share of the values lies, by rank.
+/// Returns the value below which `share` of the values lie, by rank.
 pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -173,7 +173,7 @@ impl Phase {
         for requests in &self.requests {
             requests.line(f)?;
         }
-        // Its Lease is none of what it counts.
+        // The controller does not count writes to its Lease.
         let writes = self
             .requests
             .iter()

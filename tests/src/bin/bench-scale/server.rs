@@ -1,4 +1,4 @@
-//! The API server that is measured on.
+//! The API server of the benchmark.
 
 use std::io::Read;
 use std::path::Path;
@@ -17,19 +17,19 @@ use crate::args::Args;
 use crate::client::metered;
 use crate::meter::Meter;
 
-/// How long the embedded one may take to be there.
+/// Time limit for the start of the embedded API server.
 const START: Duration = Duration::from_secs(30);
 
-/// An API server, and its name for people.
+/// An API server and its description.
 pub(crate) struct Server {
     pub(crate) cluster: TestCluster,
     pub(crate) name: String,
-    /// Dropped after the cluster, which cleans up.
+    /// Dropped after the cluster, whose cleanup sends requests.
     pub(crate) embedded: Option<Embedded>,
 }
 
-/// The embedded API server in a process of its own, so that its share of the machine shows; it ends
-/// when this is dropped.
+/// The embedded API server in a separate process, so that its CPU time and memory can be measured. Dropping it stops
+/// the process.
 pub(crate) struct Embedded {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -43,7 +43,7 @@ impl Drop for Embedded {
     }
 }
 
-/// Starts what the arguments name.
+/// Starts the API server that the arguments select.
 pub(crate) async fn start(args: &Args) -> Result<Server, String> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty());
     match (&args.kubeconfig, assets) {
@@ -72,7 +72,7 @@ pub(crate) async fn start(args: &Args) -> Result<Server, String> {
     }
 }
 
-/// Whether a cluster can be reached and has no other ImageCaches: all of them would be removed.
+/// Checks that a cluster can be reached and has no ImageCaches, because the benchmark deletes all of them.
 async fn check(kubeconfig: &Path) -> Result<(), String> {
     let client = metered(kubeconfig, &Meter::new()).await?;
     let fail = |error: kube::Error| format!("{}: {error}", kubeconfig.display());
@@ -80,7 +80,7 @@ async fn check(kubeconfig: &Path) -> Result<(), String> {
     let caches: Api<ImageCache> = Api::all(client);
     let found = match caches.list_metadata(&ListParams::default()).await {
         Ok(found) => found.items,
-        // Without the definition there are none.
+        // Without the definition there are no ImageCaches.
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(error) => return Err(fail(error)),
     };
@@ -123,9 +123,9 @@ async fn spawn() -> Result<Embedded, String> {
     Ok(embedded)
 }
 
-/// Is the embedded API server until standard input ends.
+/// Runs the embedded API server until standard input ends.
 pub(crate) async fn serve(kubeconfig: &Path) -> Result<(), String> {
-    // The parent process decides when it ends, also when both are interrupted.
+    // Ignore signals: the parent process decides when the server ends, also after Ctrl-C.
     let _signals = ShutdownSignal::listen().map_err(|error| error.to_string())?;
     let server = fledged_apiserver::Server::builder().start().await;
     let server = server.map_err(|error| error.to_string())?;

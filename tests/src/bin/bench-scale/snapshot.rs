@@ -1,4 +1,4 @@
-//! What an API server has done so far.
+//! Counters of an API server at one moment.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use fledged_operator::crd::NodeImageCache;
 use crate::meter::Kind;
 use crate::prometheus::{Sample, samples};
 
-/// What controllers and agents have to do with; requests for anything else are other people's.
+/// Resources that controller and agents use. Requests for other resources are not counted.
 const RESOURCES: [&str; 9] = [
     "imagecaches",
     "nodeimagecaches",
@@ -24,20 +24,20 @@ const RESOURCES: [&str; 9] = [
     "pods",
 ];
 
-/// An API server's own figures at one moment.
+/// An API server's metrics at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
-    /// Requests answered, by whomever.
+    /// Answered requests of all clients.
     pub(crate) requests: BTreeMap<Kind, u64>,
     /// Bytes of the bodies of writes.
     pub(crate) body_bytes: f64,
-    /// Writes to anything: the revision of the store.
+    /// Revision of the store, which counts all writes.
     pub(crate) revision: u64,
     /// Processor seconds and resident bytes of the API server's process.
     pub(crate) server: ServerUsage,
 }
 
-/// What the API server's process takes.
+/// CPU time and memory of the API server's process.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct ServerUsage {
     pub(crate) cpu: f64,
@@ -45,7 +45,7 @@ pub(crate) struct ServerUsage {
 }
 
 impl Snapshot {
-    /// Reads it.
+    /// Reads the metrics of an API server.
     pub(crate) async fn take(client: &Client) -> Result<Self, String> {
         let request = http::Request::get("/metrics").body(Vec::new());
         let request = request.map_err(|error| error.to_string())?;
@@ -69,7 +69,7 @@ impl Snapshot {
     fn add(&mut self, sample: &Sample<'_>) {
         let ours = RESOURCES.contains(&sample.label("resource"));
         match sample.name {
-            // What the API server asks of itself is its own business.
+            // Requests of the API server to itself are not counted.
             "apiserver_request_total" if ours && sample.label("system_client").is_empty() => {
                 let kind = Kind {
                     resource: sample.label("resource").to_owned(),

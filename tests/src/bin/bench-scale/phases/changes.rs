@@ -1,4 +1,4 @@
-//! What changes after the rollout.
+//! Phases that change nodes or caches after the rollout.
 
 use std::time::Instant;
 
@@ -12,10 +12,10 @@ use crate::bench::{Bench, image, lock};
 use crate::phase::Outcome;
 use crate::report::percentile;
 
-/// Longest until a new node pulls.
+/// Time limit for the first pull of a new node.
 const FIRST_PULL: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Nodes turn Ready one by one; how long each waits for its first pull.
+/// Nodes turn Ready one by one; measures the time until the first pull of each.
 pub(super) async fn join(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let mut waits = Vec::with_capacity(args.joins);
     for n in 0..args.joins {
@@ -38,7 +38,7 @@ pub(super) async fn join(bench: &Bench, args: &Args) -> Result<Outcome, String> 
     })
 }
 
-/// A node registers with its agent running and turns Ready; seconds until its first pull.
+/// Registers a node with a running agent and sets it Ready. Returns the node and the seconds until its first pull.
 async fn join_one(bench: &Bench, name: &str) -> Result<(TestNode, f64), String> {
     let mut node = bench.world.unresponsive_node(name, &[]).await;
     node.object.describe().await;
@@ -56,7 +56,7 @@ async fn join_one(bench: &Bench, name: &str) -> Result<(TestNode, f64), String> 
     Ok((node, wait))
 }
 
-/// One image more for all nodes.
+/// Adds one image for all nodes.
 pub(super) async fn edit(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let more = image(bench.images.len());
     let mut images = bench.image_names();
@@ -71,7 +71,7 @@ pub(super) async fn edit(bench: &Bench, args: &Args) -> Result<Outcome, String> 
     })
 }
 
-/// A cache for one node only.
+/// Creates a cache for one node.
 pub(super) async fn one(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let node = bench.nodes.first().ok_or("there is no node")?;
     node.object.label("fledged-bench", Some("one")).await;
@@ -83,7 +83,7 @@ pub(super) async fn one(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     bench.ended("one", "ImageCacheCreate", "Succeeded").await?;
     if !node.runtime.holds(&more) {
         return Err(format!(
-            "the status says that {more} is cached, and it is not"
+            "by the status {more} is cached, but the node does not hold it"
         ));
     }
     Ok(Outcome {
@@ -93,7 +93,7 @@ pub(super) async fn one(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     })
 }
 
-/// A refresh by hand of images whose tags do not move.
+/// Requests a refresh of images with fixed tags.
 pub(super) async fn refresh(bench: &Bench) -> Result<Outcome, String> {
     bench.world.annotate(CACHE, REFRESH_ANNOTATION).await;
     bench.ended(CACHE, "ImageCacheRefresh", "Succeeded").await?;
@@ -101,7 +101,7 @@ pub(super) async fn refresh(bench: &Bench) -> Result<Outcome, String> {
     Ok(Outcome::default())
 }
 
-/// Everything is removed again, by both caches.
+/// Purges both caches.
 pub(super) async fn purge(bench: &Bench) -> Result<Outcome, String> {
     let one = bench.world.caches().get_opt("one").await;
     if one.map_err(|error| error.to_string())?.is_some() {

@@ -1,4 +1,4 @@
-//! What is measured, in order.
+//! The phases, in order.
 
 mod changes;
 mod quiet;
@@ -9,15 +9,15 @@ use crate::bench::Bench;
 use crate::phase::{Phase, measured};
 use crate::report::Report;
 
-/// The one cache that most phases are about.
+/// The cache of most phases.
 const CACHE: &str = "bench";
 
-/// Measures the rollout, and whatever else is wanted.
+/// Measures the rollout and the selected phases.
 pub(crate) async fn run(args: &Args) -> Result<Report, String> {
     let bench = Bench::start(args).await?;
     let mut phases = vec![measured("rollout", &bench, |b| rollout::rollout(b, args)).await?];
     let record_bytes = rollout::record_bytes(&bench).await?;
-    // In the order in which they leave the cluster fit for the next.
+    // In an order in which each phase leaves the cluster in the state that the next one needs.
     for name in [
         PhaseName::Join,
         PhaseName::Edit,

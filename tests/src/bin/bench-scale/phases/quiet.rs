@@ -1,4 +1,4 @@
-//! An idle cluster.
+//! Phases without a change: idle, reconnect, restart.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::process::{Usage, usage};
 
 /// How often a kubelet writes the status of a node that does not change.
 const NODE_STATUS: Duration = Duration::from_secs(300);
-/// Longest until every agent watches again.
+/// Time limit until every agent watches again.
 const BACK: Duration = Duration::from_secs(180);
 
-/// Only kubelets write: their heartbeats.
+/// Measures an idle cluster, in which only kubelets write (heartbeats).
 pub(super) async fn idle(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let agent = bench.agent.as_ref().map(|agent| agent.running.id());
     let before = agent.map(usage).transpose()?;
@@ -55,7 +55,7 @@ fn agent_figures(
     .into()
 }
 
-/// Every agent's connection is reset at the same moment; how they come back.
+/// Resets the connections of all agents at once and measures their reconnects.
 pub(super) async fn reconnect(bench: &Bench) -> Result<Outcome, String> {
     let watches = bench.agents.watches();
     let cut = Instant::now();
@@ -87,7 +87,7 @@ pub(super) async fn reconnect(bench: &Bench) -> Result<Outcome, String> {
     })
 }
 
-/// The most that fall into any window of that length.
+/// Returns the largest number of `times` within any window of this length.
 fn busiest(times: &[f64], window: f64) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -101,7 +101,7 @@ fn busiest(times: &[f64], window: f64) -> f64 {
     most
 }
 
-/// The controller dies and comes back: until it has decided something new.
+/// Kills and restarts the controller; measures the time until it has processed a new cache.
 pub(super) async fn restart(bench: &Bench) -> Result<Outcome, String> {
     tokio::task::block_in_place(|| bench.restart_controller());
     bench.settle("restarted").await?;

@@ -1,4 +1,4 @@
-//! A cache gets onto all nodes.
+//! Rollouts of a cache to all nodes.
 
 use std::time::Instant;
 
@@ -10,10 +10,10 @@ use crate::bench::{AT_ONCE, Bench, image, lock};
 use crate::phase::Outcome;
 use crate::report::percentile;
 
-/// Images from here on are those of the second rollout.
+/// Index of the first image of the second rollout.
 const MORE: usize = 5000;
 
-/// From the application of a cache to `Succeeded`.
+/// Measures from the creation of a cache to `Succeeded`.
 pub(super) async fn rollout(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let images = bench.image_names();
     let began = Instant::now();
@@ -22,7 +22,7 @@ pub(super) async fn rollout(bench: &Bench, args: &Args) -> Result<Outcome, Strin
     outcome(bench, args, &images, began)
 }
 
-/// As many other images for all nodes.
+/// Rolls out the same number of other images.
 pub(super) async fn again(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let images: Vec<String> = (0..bench.images.len()).map(|n| image(MORE + n)).collect();
     let images: Vec<&str> = images.iter().map(String::as_str).collect();
@@ -33,7 +33,7 @@ pub(super) async fn again(bench: &Bench, args: &Args) -> Result<Outcome, String>
     outcome(bench, args, &images, began)
 }
 
-/// No status is believed before every runtime holds every image.
+/// Checks that every runtime holds every image, and returns the outcome.
 fn outcome(bench: &Bench, args: &Args, images: &[&str], began: Instant) -> Result<Outcome, String> {
     bench.check(images, true)?;
     let joined = lock(&bench.joined);
@@ -53,7 +53,7 @@ fn outcome(bench: &Bench, args: &Args, images: &[&str], began: Instant) -> Resul
     })
 }
 
-/// Nodes that are not Ready, and as many that are and have no agent; the first cache goes.
+/// Registers NotReady nodes and as many Ready nodes without an agent, and deletes the first cache.
 pub(super) async fn register_troubled(bench: &Bench, args: &Args) {
     let names = (0..2 * args.troubled()).map(|n| (n % 2 == 0, format!("troubled-{n:05}")));
     let _: Vec<()> = stream::iter(names)
@@ -69,7 +69,7 @@ pub(super) async fn register_troubled(bench: &Bench, args: &Args) {
     bench.world.gone(CACHE).await;
 }
 
-/// Size of one NodeImageCache with its status, as an API server sends it.
+/// Returns the size of one NodeImageCache with its status, as sent by an API server.
 pub(super) async fn record_bytes(bench: &Bench) -> Result<usize, String> {
     let node = bench.nodes.first().ok_or("there is no node")?;
     let record = bench.world.records().get(node.name()).await;
