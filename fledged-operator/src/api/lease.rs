@@ -1,6 +1,6 @@
 //! Leader election by a Lease (`coordination.k8s.io/v1`), as client-go does it.
 //!
-//! [`Election`] is a pure state machine that decides the next step; [`Elector`] reads and writes the Lease.
+//! `Election` is a pure state machine that decides the next step; [`Elector`] reads and writes the Lease.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -46,47 +46,22 @@ impl Default for LeaseTimes {
     }
 }
 
-impl LeaseTimes {
-    /// Sets `lease_duration`.
-    #[must_use]
-    pub fn with_lease_duration(mut self, duration: Duration) -> Self {
-        self.lease_duration = duration;
-        self
-    }
-
-    /// Sets `renew_deadline`.
-    #[must_use]
-    pub fn with_renew_deadline(mut self, deadline: Duration) -> Self {
-        self.renew_deadline = deadline;
-        self
-    }
-
-    /// Sets `retry_period`.
-    #[must_use]
-    pub fn with_retry_period(mut self, period: Duration) -> Self {
-        self.retry_period = period;
-        self
-    }
-}
-
 /// The content of a Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LeaseRecord {
+struct LeaseRecord {
     /// Identity of the holder; empty if the lease is free.
-    pub holder: String,
+    holder: String,
     /// Validity after a renewal.
-    pub duration: Duration,
+    duration: Duration,
     /// Time of the last renewal by the holder's clock. It is compared for equality only.
-    pub renewed: Option<Timestamp>,
+    renewed: Option<Timestamp>,
     /// Number of changes of the holder.
-    pub transitions: i32,
+    transitions: i32,
 }
 
 /// The next step of a candidate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Step {
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
     /// Write this record to become or stay the leader.
     Write(LeaseRecord),
     /// Another candidate leads; evaluate again after this time.
@@ -97,8 +72,8 @@ pub enum Step {
 ///
 /// Clocks of different machines are never compared: a lease has expired when it did not change for its
 /// duration, measured by the local clock.
-#[derive(Debug, Clone)]
-pub struct Election {
+#[derive(Debug)]
+struct Election {
     identity: String,
     times: LeaseTimes,
     observed: Option<(LeaseRecord, Timestamp)>,
@@ -106,31 +81,17 @@ pub struct Election {
 }
 
 impl Election {
-    /// A candidate with this identity, which must be unique.
-    #[must_use]
-    pub fn new(identity: impl Into<String>, times: LeaseTimes) -> Self {
+    fn new(identity: String, times: LeaseTimes) -> Self {
         Self {
-            identity: identity.into(),
+            identity,
             times,
             observed: None,
             renewed_at: None,
         }
     }
 
-    /// The identity of this candidate.
-    #[must_use]
-    pub fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    /// The durations.
-    #[must_use]
-    pub fn times(&self) -> LeaseTimes {
-        self.times
-    }
-
     /// The next step, given the current content of the Lease; `None` if it does not exist.
-    pub fn evaluate(&mut self, found: Option<&LeaseRecord>, now: Timestamp) -> Step {
+    fn evaluate(&mut self, found: Option<&LeaseRecord>, now: Timestamp) -> Step {
         let known = self.observed.as_ref().map(|(record, _)| record);
         if known != found {
             self.observed = found.map(|record| (record.clone(), now));
@@ -157,15 +118,14 @@ impl Election {
     }
 
     /// Records a successful write whose attempt started at `at`.
-    pub fn written(&mut self, record: LeaseRecord, at: Timestamp) {
+    fn written(&mut self, record: LeaseRecord, at: Timestamp) {
         self.observed = Some((record, at));
         self.renewed_at = Some(at);
     }
 
     /// How long this candidate may act as the leader; zero means stop. Counted from the start of the last renewal,
     /// and always shorter than other candidates wait.
-    #[must_use]
-    pub fn time_left(&self, now: Timestamp) -> Duration {
+    fn time_left(&self, now: Timestamp) -> Duration {
         match self.renewed_at {
             None => Duration::ZERO,
             Some(at) => remaining(at, self.times.renew_deadline, now),
@@ -173,8 +133,7 @@ impl Election {
     }
 
     /// The record that releases the lease, if this candidate holds it. The next candidate may acquire it at once.
-    #[must_use]
-    pub fn released(&self, found: &LeaseRecord) -> Option<LeaseRecord> {
+    fn released(&self, found: &LeaseRecord) -> Option<LeaseRecord> {
         (found.holder == self.identity).then(|| LeaseRecord {
             holder: String::new(),
             duration: Duration::from_secs(1),
@@ -224,18 +183,15 @@ impl fmt::Display for LeaseName {
     }
 }
 
-/// Why a leader must stop.
+/// The lease was not renewed in time, or another candidate acquired it: the leader must stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the lease {lease} was lost: {problem}")]
 #[non_exhaustive]
-pub enum LeaseError {
-    /// It was not renewed in time, or another candidate acquired it.
-    #[error("the lease {lease} was lost: {problem}")]
-    Lost {
-        /// Which lease.
-        lease: LeaseName,
-        /// The last failure.
-        problem: String,
-    },
+pub struct LeaseError {
+    /// The lease.
+    pub lease: LeaseName,
+    /// The last failure.
+    pub problem: String,
 }
 
 /// Acquires, renews and releases a Lease.
@@ -270,7 +226,7 @@ impl Elector {
         Self {
             leases: Api::namespaced(client, &lease.namespace),
             lease,
-            election: Election::new(identity, times),
+            election: Election::new(identity.into(), times),
             clock,
             object: None,
         }
@@ -278,9 +234,9 @@ impl Elector {
 
     /// Returns when this candidate leads. Failures are logged and retried without limit.
     pub async fn acquire(&mut self) {
-        info!(lease = %self.lease, identity = self.election.identity(), "waiting for the leader lease");
+        info!(lease = %self.lease, identity = self.election.identity, "waiting for the leader lease");
         loop {
-            let limit = self.election.times().renew_deadline;
+            let limit = self.election.times.renew_deadline;
             match self.attempt_within(limit).await {
                 Ok(None) => break,
                 Ok(Some(wait)) => self.clock.sleep(wait).await,
@@ -290,7 +246,7 @@ impl Elector {
                 }
             }
         }
-        info!(lease = %self.lease, identity = self.election.identity(), "leader lease acquired");
+        info!(lease = %self.lease, identity = self.election.identity, "leader lease acquired");
     }
 
     /// Renews the lease; returns when it is lost.
@@ -308,7 +264,7 @@ impl Elector {
                 break problem;
             }
         };
-        LeaseError::Lost {
+        LeaseError {
             lease: self.lease.clone(),
             problem,
         }
@@ -340,7 +296,7 @@ impl Elector {
     }
 
     async fn pause(&self) {
-        self.clock.sleep(self.election.times().retry_period).await;
+        self.clock.sleep(self.election.times.retry_period).await;
     }
 
     async fn attempt_within(&mut self, limit: Duration) -> Result<Option<Duration>, String> {
@@ -466,7 +422,7 @@ mod election_tests {
     }
 
     fn mk(identity: &str) -> Election {
-        Election::new(identity, LeaseTimes::default())
+        Election::new(identity.to_owned(), LeaseTimes::default())
     }
 
     fn write(step: Step) -> LeaseRecord {

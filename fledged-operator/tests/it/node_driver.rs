@@ -5,7 +5,7 @@ use std::time::Duration;
 use fledged_core::model::{AssignedImage, NodeName};
 use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
-use fledged_operator::api::lease::{LeaseName, LeaseTimes};
+use fledged_operator::api::lease::LeaseName;
 use fledged_operator::controller::DriverError;
 use fledged_operator::controller::{Candidate, Controller, ControllerConfig, ControllerError};
 use fledged_operator::crd::{ImageCache, NodeImageCache};
@@ -30,9 +30,8 @@ impl Running {
     fn start(client: &Client, driver: &Arc<Recording>) -> Self {
         let driver = Arc::clone(driver);
         let lease = LeaseName::of_controller("default");
-        let times = LeaseTimes::default().with_retry_period(Duration::from_millis(200));
         let mut election = Candidate::new(lease, "test");
-        election.times = times;
+        election.times.retry_period = Duration::from_millis(200);
         let mut config = ControllerConfig::default();
         config.election = Some(election);
         config.driver = Some(driver);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_operator::api::lease::{LeaseName, LeaseTimes};
+use fledged_operator::api::lease::LeaseName;
 use fledged_operator::controller::{self, Controller, ControllerConfig};
 use fledged_tests::kube::{Way, World, WorldOptions, eventually};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -25,15 +25,13 @@ struct Candidate {
 
 fn candidate(world: &World, identity: &str) -> Candidate {
     let lease = LeaseName::new(world.cluster().namespace(), "controller");
-    let times = LeaseTimes::default()
-        .with_lease_duration(Duration::from_secs(3))
-        .with_renew_deadline(Duration::from_secs(2))
-        .with_retry_period(Duration::from_millis(200));
+    let mut election = controller::Candidate::new(lease, identity);
+    election.times.lease_duration = Duration::from_secs(3);
+    election.times.renew_deadline = Duration::from_secs(2);
+    election.times.retry_period = Duration::from_millis(200);
     let mut config = ControllerConfig::default();
     config.planner = WorldOptions::by(world.way()).planner;
     config.driver = Some(world.driver());
-    let mut election = controller::Candidate::new(lease, identity);
-    election.times = times;
     config.election = Some(election);
     let controller = Controller::new(world.cluster().client(), config);
     let stop = CancellationToken::new();
