@@ -51,7 +51,7 @@ use crate::api::status_writer::Writer;
 use crate::metrics::AgentMetrics;
 use crate::serve::register_build_info;
 use observe::{MeasuredRuntime, Observer};
-use watch::{Inputs, Watch};
+use watch::{Watch, inputs};
 
 /// Field manager of the agents.
 pub const FIELD_MANAGER: &str = "fledged-agent";
@@ -251,7 +251,7 @@ impl Agent {
     /// writes the final state and ends.
     fn start(self, stop: &CancellationToken) -> Tasks {
         let (reports, reporter_events) = mpsc::unbounded_channel();
-        let (inputs, receiver) = mpsc::channel(INPUTS);
+        let (sender, receiver) = mpsc::channel(INPUTS);
         let (config, health, metrics) = (self.config, self.health, self.metrics);
         let clock = config.clock;
         let credentials = config
@@ -275,7 +275,7 @@ impl Agent {
         let mut node_loop = NodeLoop::new(warmer, Arc::new(runtime), Arc::clone(&clock))
             .with_credentials(credentials)
             .with_observer(Arc::new(observer));
-        let inputs_of_loop = Inputs::new(receiver, health.clone(), Arc::clone(&clock));
+        let inputs = inputs(receiver, health.clone(), Arc::clone(&clock));
         let client = bounded(&self.client, REQUEST_LIMIT);
         let status = StatusApi {
             client: client.clone(),
@@ -292,7 +292,7 @@ impl Agent {
         let watch = Watch::new(
             client,
             self.node,
-            inputs,
+            sender,
             reports,
             health,
             clock,
@@ -301,7 +301,7 @@ impl Agent {
         let mut tasks = Tasks::default();
         let stopped = stop.clone();
         tasks.spawn("image loop", async move {
-            node_loop.run(inputs_of_loop, stopped.cancelled()).await;
+            node_loop.run(inputs, stopped.cancelled()).await;
         });
         tasks.spawn("status writer", writer.run(reporter_events));
         tasks.spawn("watch", watch.run(stop.clone()));

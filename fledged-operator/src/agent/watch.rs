@@ -4,17 +4,16 @@
 //! would reconnect at the moment when a load balancer drops them. Here, every end of a watch is reported.
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fledged_core::model::{Assignment, NodeName};
 use fledged_core::port::Clock;
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::warmer::NodeEvent;
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::FutureExt;
+use futures_util::stream::{self, Stream, StreamExt};
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -316,41 +315,21 @@ impl Watch {
 }
 
 /// The inputs of the loop. Each poll counts as a heartbeat, so a timer wakes the loop regularly.
-pub(super) struct Inputs {
-    receiver: mpsc::Receiver<NodeEvent>,
+pub(super) fn inputs(
+    mut receiver: mpsc::Receiver<NodeEvent>,
     health: AgentHealth,
     clock: Arc<dyn Clock>,
-    beat: BoxFuture<'static, ()>,
-}
-
-impl Inputs {
-    pub(super) fn new(
-        receiver: mpsc::Receiver<NodeEvent>,
-        health: AgentHealth,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self {
-            receiver,
-            health,
-            beat: beat(&clock),
-            clock,
+) -> impl Stream<Item = NodeEvent> + Send + Unpin {
+    let next_beat = move || {
+        let clock = Arc::clone(&clock);
+        async move { clock.sleep(BEAT).await }.boxed()
+    };
+    let mut beat = next_beat();
+    stream::poll_fn(move |context| {
+        health.beat();
+        while beat.poll_unpin(context).is_ready() {
+            beat = next_beat();
         }
-    }
-}
-
-fn beat(clock: &Arc<dyn Clock>) -> BoxFuture<'static, ()> {
-    let clock = Arc::clone(clock);
-    Box::pin(async move { clock.sleep(BEAT).await })
-}
-
-impl Stream for Inputs {
-    type Item = NodeEvent;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeEvent>> {
-        self.health.beat();
-        while self.beat.poll_unpin(context).is_ready() {
-            self.beat = beat(&self.clock);
-        }
-        self.receiver.poll_recv(context)
-    }
+        receiver.poll_recv(context)
+    })
 }

@@ -10,31 +10,34 @@ use serde_json::json;
 use crate::api::error::problem;
 use crate::crd::{NodeImageCache, NodeImageCacheStatus};
 
-/// A status that was not written.
+/// Parts of the messages for a body above the API server's limit, a request above etcd's, and a message above gRPC's.
+const TOO_LARGE: [&str; 3] = [
+    "entity too large",
+    "request is too large",
+    "message larger than max",
+];
+
+/// Why the status of a NodeImageCache was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
     /// The object was deleted or replaced by another of its name.
-    #[error("the NodeImageCache {node} of this status is gone: {problem}")]
-    Gone { node: NodeName, problem: String },
+    #[error("the NodeImageCache is gone: {0}")]
+    Gone(String),
     /// The object is larger than the API accepts.
-    #[error("the status of NodeImageCache {node} is too large, {bytes} bytes: {problem}")]
-    TooLarge {
-        node: NodeName,
-        bytes: usize,
-        problem: String,
-    },
+    #[error("{bytes} bytes are too many: {problem}")]
+    TooLarge { bytes: usize, problem: String },
     /// Another failure, which may pass.
-    #[error("cannot write the status of NodeImageCache {node}: {}", problem(.error))]
-    Failed { node: NodeName, error: kube::Error },
+    #[error("{}", problem(.0))]
+    Failed(kube::Error),
 }
 
 impl WriteError {
     /// The value of the metrics' label.
     pub(super) fn result(&self) -> &'static str {
         match self {
-            Self::Gone { .. } => "Gone",
+            Self::Gone(_) => "Gone",
             Self::TooLarge { .. } => "TooLarge",
-            Self::Failed { .. } => "Failed",
+            Self::Failed(_) => "Failed",
         }
     }
 }
@@ -66,53 +69,35 @@ impl StatusApi {
         let parameters = PatchParams::apply(self.manager).force();
         let patch = Request::new(NodeImageCache::url_path(&(), None))
             .patch_subresource("status", node, &parameters, &patch)
-            .map_err(|error| self.failed(kube::Error::BuildRequest(error), 0))?;
+            .map_err(|error| WriteError::Failed(kube::Error::BuildRequest(error)))?;
         let bytes = patch.body().len();
         let written = self.client.request(patch).await;
         let object: PartialObjectMeta<NodeImageCache> =
-            written.map_err(|error| self.failed(error, bytes))?;
+            written.map_err(|error| classify(error, bytes))?;
         // API servers do not compare the UID of an applied status. The watch reports the new object, which gets
         // its own status.
         if object.metadata.uid.is_some() && object.metadata.uid != uid {
-            return Err(WriteError::Gone {
-                node: self.node.clone(),
-                problem: "another object has its name".to_owned(),
-            });
+            let problem = "another object has its name".to_owned();
+            return Err(WriteError::Gone(problem));
         }
         Ok(bytes)
     }
+}
 
-    fn failed(&self, error: kube::Error, bytes: usize) -> WriteError {
-        let node = self.node.clone();
-        let kube::Error::Api(status) = &error else {
-            return WriteError::Failed { node, error };
-        };
-        // Without a name, the kind is missing (not served yet), not the object.
-        let named = status.details.as_ref().is_some_and(|d| !d.name.is_empty());
-        let text = status.message.to_ascii_lowercase();
-        let other = status.is_conflict() && text.contains("uid");
-        // A body above the API server's limit, a request above etcd's, a message above gRPC's.
-        let large = status.code == 413
-            || [
-                "request is too large",
-                "entity too large",
-                "message larger than max",
-            ]
-            .iter()
-            .any(|words| text.contains(words));
-        if (status.is_not_found() && named) || other {
-            let problem = problem(&error);
-            WriteError::Gone { node, problem }
-        } else if large {
-            let problem = problem(&error);
-            WriteError::TooLarge {
-                node,
-                bytes,
-                problem,
-            }
-        } else {
-            WriteError::Failed { node, error }
-        }
+fn classify(error: kube::Error, bytes: usize) -> WriteError {
+    let kube::Error::Api(status) = &error else {
+        return WriteError::Failed(error);
+    };
+    // Without a name, the kind is missing (not served yet), not the object.
+    let named = status.details.as_ref().is_some_and(|d| !d.name.is_empty());
+    let text = status.message.to_ascii_lowercase();
+    let problem = problem(&error);
+    if (status.is_not_found() && named) || (status.is_conflict() && text.contains("uid")) {
+        WriteError::Gone(problem)
+    } else if status.code == 413 || TOO_LARGE.iter().any(|words| text.contains(words)) {
+        WriteError::TooLarge { bytes, problem }
+    } else {
+        WriteError::Failed(error)
     }
 }
 

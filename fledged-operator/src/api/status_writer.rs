@@ -145,7 +145,7 @@ impl Writer {
             }
             Err(error) => {
                 (self.count)(error.result());
-                warn!(%error, "status not written");
+                warn!(node = %self.api.node, %error, "status not written");
                 self.failed(&error)
             }
         };
@@ -154,12 +154,12 @@ impl Writer {
 
     fn failed(&mut self, error: &WriteError) -> ReporterEvent {
         let asked = match error {
-            WriteError::Gone { .. } => return ReporterEvent::RecordGone,
+            WriteError::Gone(_) => return ReporterEvent::RecordGone,
             WriteError::TooLarge { .. } => {
                 self.shrink = self.shrink.further();
                 None
             }
-            WriteError::Failed { error, .. } => retry_after(error),
+            WriteError::Failed(error) => retry_after(error),
         };
         ReporterEvent::Failed {
             retry_at: after(self.clock.now(), self.delays.next(asked)),
