@@ -1,13 +1,13 @@
 //! Watches that never end, and the index that finds what a new list no longer holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
 use futures_util::stream::{Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
-use kube::runtime::watcher::{self, Event, ExponentialBackoff};
+use kube::runtime::watcher::{self, Config, Event, ExponentialBackoff};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -41,26 +41,9 @@ impl<B: Backoff> Backoff for NoResetOnEvent<B> {
     fn reset(&mut self) {}
 }
 
-/// Watches for ever. After failures the watch is restarted with growing, jittered delays.
-pub(crate) fn watch<K>(api: Api<K>) -> impl Stream<Item = Event<K>> + Send
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    watch_by(api, watcher::Config::default())
-}
-
-/// Like [`watch`], of the objects that match this label selector.
-pub(crate) fn watch_labelled<K>(
-    api: Api<K>,
-    labels: &str,
-) -> impl Stream<Item = Event<K>> + Send + use<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    watch_by(api, watcher::Config::default().labels(labels))
-}
-
-fn watch_by<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>> + Send
+/// Watches the objects that this configuration selects, for ever. After failures the watch is restarted with
+/// growing, jittered delays.
+pub(crate) fn watch<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -90,51 +73,93 @@ where
     })
 }
 
-/// The keys of the objects that exist, with a value for each. Finds the objects that a new list no longer holds.
-#[derive(Debug)]
-pub(crate) struct Inventory<K, V> {
-    known: BTreeMap<K, V>,
-    /// Keys of the list in progress.
-    listed: Option<BTreeSet<K>>,
+/// What an event of a watch says about the objects that exist.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change<K, O> {
+    /// This object exists.
+    Applied(K, O),
+    /// The objects with these keys do not exist.
+    Gone(Vec<K>),
 }
 
-impl<K: Ord + Clone, V> Inventory<K, V> {
-    pub(crate) fn new() -> Self {
+/// The keys of the objects that exist. Finds the objects that a new list no longer holds.
+#[derive(Debug)]
+pub(crate) struct Inventory<K> {
+    known: BTreeSet<K>,
+    /// Keys of the list in progress.
+    listing: Option<BTreeSet<K>>,
+    listed: bool,
+}
+
+impl<K> Default for Inventory<K> {
+    fn default() -> Self {
         Self {
-            known: BTreeMap::new(),
-            listed: None,
+            known: BTreeSet::new(),
+            listing: None,
+            listed: false,
+        }
+    }
+}
+
+impl<K: Ord + Clone> Inventory<K> {
+    /// Takes an event. Objects without a key are ignored.
+    pub(crate) fn apply<O>(
+        &mut self,
+        event: Event<O>,
+        key: impl Fn(&O) -> Option<K>,
+    ) -> Change<K, O> {
+        match event {
+            Event::Init => {
+                self.listing = Some(BTreeSet::new());
+                Change::Gone(Vec::new())
+            }
+            Event::InitApply(object) | Event::Apply(object) => match key(&object) {
+                None => Change::Gone(Vec::new()),
+                Some(key) => {
+                    self.insert(key.clone());
+                    Change::Applied(key, object)
+                }
+            },
+            Event::Delete(object) => {
+                let key = key(&object);
+                key.iter().for_each(|key| self.remove(key));
+                Change::Gone(key.into_iter().collect())
+            }
+            Event::InitDone => {
+                self.listed = true;
+                let Some(listed) = self.listing.take() else {
+                    return Change::Gone(Vec::new());
+                };
+                let known = std::mem::replace(&mut self.known, listed);
+                Change::Gone(known.difference(&self.known).cloned().collect())
+            }
         }
     }
 
-    /// A list starts.
-    pub(crate) fn begin(&mut self) {
-        self.listed = Some(BTreeSet::new());
-    }
-
-    /// Adds or updates an object; returns its previous value.
-    pub(crate) fn put(&mut self, key: K, value: V) -> Option<V> {
-        if let Some(listed) = &mut self.listed {
-            listed.insert(key.clone());
+    /// Adds the key of an object that is known from elsewhere, such as the response to its creation.
+    pub(crate) fn insert(&mut self, key: K) {
+        if let Some(listing) = &mut self.listing {
+            listing.insert(key.clone());
         }
-        self.known.insert(key, value)
+        self.known.insert(key);
     }
 
-    /// Removes an object; returns its value.
-    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        self.known.remove(key)
-    }
-
-    /// The list is complete; removes and returns the keys that it did not hold.
-    pub(crate) fn end(&mut self) -> Vec<K> {
-        let Some(listed) = self.listed.take() else {
-            return Vec::new();
-        };
-        let gone = self.known.keys().filter(|key| !listed.contains(*key));
-        let gone: Vec<K> = gone.cloned().collect();
-        for key in &gone {
-            self.known.remove(key);
+    /// Removes the key of an object that does not count any more.
+    pub(crate) fn remove(&mut self, key: &K) {
+        if let Some(listing) = &mut self.listing {
+            listing.remove(key);
         }
-        gone
+        self.known.remove(key);
+    }
+
+    /// Whether the first list is complete.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether a list is in progress.
+    pub(crate) fn is_listing(&self) -> bool {
+        self.listing.is_some()
     }
 }
 
@@ -165,7 +190,7 @@ mod watch_tests {
         });
         let client = Client::new(service, "default");
         let pods: Api<Pod> = Api::all(client);
-        let watching = watch(pods).for_each(async |_| {});
+        let watching = watch(pods, Config::default()).for_each(async |_| {});
         let _ = tokio::time::timeout(Duration::from_secs(60), watching).await;
         let asked = asked.lock().unwrap();
         assert!((6..=20).contains(&asked.len()), "{}", asked.len());
@@ -180,16 +205,45 @@ mod inventory_tests {
 
     #[test]
     fn a_new_list_removes_missing_keys() {
-        let mut inventory = Inventory::new();
-        inventory.begin();
-        inventory.put("a", 1);
-        inventory.put("b", 1);
-        assert!(inventory.end().is_empty());
-        assert_eq!(inventory.put("a", 2), Some(1));
-        inventory.begin();
-        inventory.put("b", 2);
-        assert_eq!(inventory.end(), ["a"]);
-        assert_eq!(inventory.remove(&"a"), None);
-        assert!(inventory.end().is_empty(), "no list was in progress");
+        let mut inventory = Inventory::default();
+        let mut apply = |event| inventory.apply(event, |name: &&'static str| Some(*name));
+        apply(Event::Init);
+        assert_eq!(apply(Event::InitApply("a")), Change::Applied("a", "a"));
+        apply(Event::InitApply("b"));
+        assert_eq!(apply(Event::InitDone), Change::Gone(vec![]));
+        apply(Event::Apply("c"));
+        assert_eq!(apply(Event::Delete("c")), Change::Gone(vec!["c"]));
+        apply(Event::Init);
+        apply(Event::InitApply("b"));
+        assert_eq!(apply(Event::InitDone), Change::Gone(vec!["a"]));
+        let done = apply(Event::InitDone);
+        assert_eq!(done, Change::Gone(vec![]), "no list was in progress");
+        assert!(inventory.is_listed() && !inventory.is_listing());
+    }
+
+    #[test]
+    fn an_interrupted_list_starts_again() {
+        let mut inventory = Inventory::default();
+        let mut apply = |event| inventory.apply(event, |name: &&'static str| Some(*name));
+        apply(Event::Apply("a"));
+        apply(Event::Apply("b"));
+        apply(Event::Init);
+        apply(Event::InitApply("a"));
+        apply(Event::Init);
+        apply(Event::InitApply("b"));
+        assert_eq!(apply(Event::InitDone), Change::Gone(vec!["a"]));
+    }
+
+    #[test]
+    fn an_object_without_a_key_is_ignored() {
+        let mut inventory = Inventory::<u8>::default();
+        assert_eq!(
+            inventory.apply(Event::Apply("x"), |_| None),
+            Change::Gone(vec![])
+        );
+        assert_eq!(
+            inventory.apply(Event::Delete("x"), |_| None),
+            Change::Gone(vec![])
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! The node driver for nodes with agents: assignments are the specs of NodeImageCaches, reports are their status.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -9,13 +10,13 @@ use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tracing::debug;
 
 use crate::api::error::write_failure;
-use crate::api::watch::{Inventory, watch};
+use crate::api::watch::{Change, Inventory, watch};
 use crate::controller::FIELD_MANAGER;
 use crate::controller::node_driver::{NodeDriver, NodeTarget};
 use crate::crd::{GROUP, NodeImageCacheSpec, ReadNodeCache, VERSION};
@@ -47,7 +48,7 @@ impl AgentDriver {
     pub(crate) fn driver_events(
         watch: impl Stream<Item = Event<ReadNodeCache>> + Send + 'static,
     ) -> impl Stream<Item = ClusterEvent> + Send + 'static {
-        let mut records = RecordReader::new();
+        let mut records = RecordReader::default();
         watch.flat_map(move |event| stream::iter(records.read(event)))
     }
 
@@ -59,7 +60,7 @@ impl AgentDriver {
 #[async_trait]
 impl NodeDriver for AgentDriver {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-        Self::driver_events(watch(self.records())).boxed()
+        Self::driver_events(watch(self.records(), Config::default())).boxed()
     }
 
     async fn assign(
@@ -110,45 +111,32 @@ struct RecordVersion {
 }
 
 /// Finds the changes in a watch of NodeImageCaches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RecordReader {
-    known: Inventory<NodeName, RecordVersion>,
+    records: Inventory<NodeName>,
+    versions: BTreeMap<NodeName, RecordVersion>,
 }
 
 impl RecordReader {
-    pub(super) fn new() -> Self {
-        Self {
-            known: Inventory::new(),
-        }
-    }
-
     pub(super) fn read(&mut self, event: Event<ReadNodeCache>) -> Vec<ClusterEvent> {
-        match event {
-            Event::Init => {
-                self.known.begin();
-                Vec::new()
+        let was_listed = self.records.is_listed();
+        let name = |record: &ReadNodeCache| NodeName::new(record.name_any()).ok();
+        let mut events = match self.records.apply(event, name) {
+            Change::Applied(node, record) => self.recorded(node, &record),
+            Change::Gone(gone) => {
+                gone.iter()
+                    .for_each(|node| drop(self.versions.remove(node)));
+                gone.into_iter().map(ClusterEvent::AssignmentGone).collect()
             }
-            Event::InitApply(record) | Event::Apply(record) => self.recorded(&record),
-            Event::Delete(record) => match NodeName::new(record.name_any()) {
-                Err(_) => Vec::new(),
-                Ok(name) => {
-                    self.known.remove(&name);
-                    vec![ClusterEvent::AssignmentGone(name)]
-                }
-            },
-            Event::InitDone => {
-                let gone = self.known.end().into_iter();
-                let gone = gone.map(ClusterEvent::AssignmentGone);
-                gone.chain([ClusterEvent::Synced]).collect()
-            }
+        };
+        if !was_listed && self.records.is_listed() {
+            events.push(ClusterEvent::Synced);
         }
+        events
     }
 
     /// The events of a changed object. A spec change is not a report, and the echo of a write causes none.
-    fn recorded(&mut self, record: &ReadNodeCache) -> Vec<ClusterEvent> {
-        let Ok(node) = NodeName::new(record.name_any()) else {
-            return Vec::new();
-        };
+    fn recorded(&mut self, node: NodeName, record: &ReadNodeCache) -> Vec<ClusterEvent> {
         let mut hasher = DefaultHasher::new();
         record.status.hash(&mut hasher);
         let seen = RecordVersion {
@@ -157,7 +145,7 @@ impl RecordReader {
             status: hasher.finish(),
         };
         let (uid, generation, status) = (seen.uid.clone(), seen.generation, seen.status);
-        let before = self.known.put(node.clone(), seen);
+        let before = self.versions.insert(node.clone(), seen);
         let before = before.as_ref();
         let mut events = Vec::new();
         if before.is_some_and(|before| before.uid != uid) {

@@ -7,11 +7,11 @@ use fledged_core::model::{CacheId, NodeName};
 use fledged_core::planner::ClusterEvent;
 use futures_util::future;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt};
 use tracing::warn;
 
-use crate::api::watch::{Inventory, watch};
+use crate::api::watch::{Change, Inventory, watch};
 use crate::controller::kube_cluster::KnownCaches;
 use crate::controller::kube_node::ReadNode;
 use crate::crd::ReadCache;
@@ -58,8 +58,10 @@ pub(super) fn events(
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let caches = watch(caches).map(SourceEvent::Cache).boxed();
-    let nodes = watch(Api::all(client.clone()))
+    let caches = watch(caches, Config::default())
+        .map(SourceEvent::Cache)
+        .boxed();
+    let nodes = watch(Api::all(client.clone()), Config::default())
         .map(SourceEvent::Node)
         .boxed();
     merge_sources([caches, nodes], driver, uids, known)
@@ -90,23 +92,23 @@ pub(super) fn merge_sources(
 
 /// Converts events of the sources to events of the planner.
 struct EventReader {
-    caches: Inventory<CacheId, ()>,
-    nodes: Inventory<NodeName, ()>,
+    caches: Inventory<CacheId>,
+    nodes: Inventory<NodeName>,
     uids: NodeUids,
     known: KnownCaches,
-    /// Whether the lists of caches, nodes and assignments are complete.
-    listed: [bool; 3],
+    /// Whether the list of assignments is complete.
+    driver_listed: bool,
     synced: bool,
 }
 
 impl EventReader {
     fn new(uids: NodeUids, known: KnownCaches) -> Self {
         Self {
-            caches: Inventory::new(),
-            nodes: Inventory::new(),
+            caches: Inventory::default(),
+            nodes: Inventory::default(),
             uids,
             known,
-            listed: [false; 3],
+            driver_listed: false,
             synced: false,
         }
     }
@@ -117,7 +119,8 @@ impl EventReader {
             SourceEvent::Node(event) => self.read_node(event),
             SourceEvent::Driver(event) => self.read_driver(event),
         };
-        if !self.synced && self.listed == [true; 3] {
+        let listed = self.caches.is_listed() && self.nodes.is_listed() && self.driver_listed;
+        if !self.synced && listed {
             self.synced = true;
             events.push(ClusterEvent::Synced);
         }
@@ -125,24 +128,12 @@ impl EventReader {
     }
 
     fn read_cache(&mut self, event: Event<ReadCache>) -> Vec<ClusterEvent> {
-        match event {
-            Event::Init => {
-                self.caches.begin();
-                Vec::new()
-            }
-            Event::InitApply(cache) | Event::Apply(cache) => {
-                self.caches.put(cache.id(), ());
+        match self.caches.apply(event, |cache| Some(cache.id())) {
+            Change::Applied(_, cache) => {
                 self.known.insert(&cache);
                 vec![ClusterEvent::CacheApplied(Box::new(cache.into_facts()))]
             }
-            Event::Delete(cache) => {
-                self.caches.remove(&cache.id());
-                self.known.remove(&cache.id());
-                vec![ClusterEvent::CacheGone(cache.id())]
-            }
-            Event::InitDone => {
-                self.listed[0] = true;
-                let gone = self.caches.end();
+            Change::Gone(gone) => {
                 gone.iter().for_each(|id| self.known.remove(id));
                 gone.into_iter().map(ClusterEvent::CacheGone).collect()
             }
@@ -150,16 +141,8 @@ impl EventReader {
     }
 
     fn read_node(&mut self, event: Event<ReadNode>) -> Vec<ClusterEvent> {
-        match event {
-            Event::Init => {
-                self.nodes.begin();
-                Vec::new()
-            }
-            Event::InitApply(node) | Event::Apply(node) => {
-                let Some(name) = node.name() else {
-                    return Vec::new();
-                };
-                self.nodes.put(name.clone(), ());
+        match self.nodes.apply(event, ReadNode::name) {
+            Change::Applied(name, node) => {
                 let uid = node.uid().unwrap_or_default();
                 let before = self.uids.set(&name, uid.clone());
                 let replaced = before.is_some_and(|before| before != uid);
@@ -167,17 +150,7 @@ impl EventReader {
                 let applied = ClusterEvent::NodeApplied(node.into_facts(name));
                 gone.into_iter().chain([applied]).collect()
             }
-            Event::Delete(node) => match node.name() {
-                None => Vec::new(),
-                Some(name) => {
-                    self.nodes.remove(&name);
-                    self.uids.remove(&name);
-                    vec![ClusterEvent::NodeGone(name)]
-                }
-            },
-            Event::InitDone => {
-                self.listed[1] = true;
-                let gone = self.nodes.end();
+            Change::Gone(gone) => {
                 gone.iter().for_each(|name| self.uids.remove(name));
                 gone.into_iter().map(ClusterEvent::NodeGone).collect()
             }
@@ -188,7 +161,7 @@ impl EventReader {
     fn read_driver(&mut self, event: ClusterEvent) -> Vec<ClusterEvent> {
         match event {
             ClusterEvent::Synced => {
-                self.listed[2] = true;
+                self.driver_listed = true;
                 Vec::new()
             }
             ClusterEvent::AssignmentRecorded { .. }

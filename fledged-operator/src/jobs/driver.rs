@@ -18,7 +18,7 @@ use futures_util::stream::{BoxStream, FuturesUnordered, Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -37,7 +37,7 @@ use super::store::ObjectStore;
 use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
 use crate::api::node_status::StatusApi;
 use crate::api::status_writer::Writer;
-use crate::api::watch::{Inventory, watch, watch_labelled};
+use crate::api::watch::{Change, Inventory, watch};
 use crate::controller::{AgentDriver, DriverError, NodeDriver, NodeTarget};
 use crate::crd::ReadNodeCache;
 use crate::metrics::JobMetrics;
@@ -131,18 +131,18 @@ impl JobDriver {
 
     /// Everything that is watched but NodeImageCaches.
     fn watches(&self) -> impl Stream<Item = Watched> + Send + use<> {
-        let nodes = watch(Api::<Node>::all(self.client.clone()))
+        let nodes = watch(Api::<Node>::all(self.client.clone()), Config::default())
             .map(|event| Watched::Node(Box::new(event)));
         let mut watches = vec![nodes.boxed()];
-        let labels = selector();
+        let config = Config::default().labels(&selector());
         let namespaces = self.options.watched_namespaces();
         for (scope, namespace) in namespaces.iter().enumerate() {
-            let jobs = watch_labelled(self.api(namespace.as_deref()), &labels);
+            let jobs = watch(self.api(namespace.as_deref()), config.clone());
             watches.push(
                 jobs.map(move |event| Watched::Job(scope, Box::new(event)))
                     .boxed(),
             );
-            let pods = watch_labelled(self.api(namespace.as_deref()), &labels);
+            let pods = watch(self.api(namespace.as_deref()), config.clone());
             watches.push(
                 pods.map(move |event| Watched::Pod(scope, Box::new(event)))
                     .boxed(),
@@ -159,7 +159,7 @@ impl NodeDriver for JobDriver {
         let tee = tee.clone();
         let records: Api<ReadNodeCache> = Api::all(self.client.clone());
         // One watch serves the planner and this driver.
-        let events = watch(records).inspect(move |event| {
+        let events = watch(records, Config::default()).inspect(move |event| {
             if let Some(tee) = &tee {
                 let _ = tee.send(event.clone());
             }
@@ -274,11 +274,9 @@ struct Reconciler {
     store: ObjectStore,
     memories: BTreeMap<NodeName, NodeMemory>,
     records: BTreeMap<NodeName, Record>,
-    record_names: Inventory<NodeName, ()>,
+    record_names: Inventory<NodeName>,
     /// Records that came before everything was listed.
     early: BTreeMap<NodeName, ReadNodeCache>,
-    records_listed: bool,
-    listing_records: bool,
     synced: bool,
     readiness: LeadingReadiness,
     /// Nodes to reconcile now, and later.
@@ -306,10 +304,8 @@ impl Reconciler {
             rng: fastrand::Rng::with_seed(seed),
             memories: BTreeMap::new(),
             records: BTreeMap::new(),
-            record_names: Inventory::new(),
+            record_names: Inventory::default(),
             early: BTreeMap::new(),
-            records_listed: false,
-            listing_records: false,
             synced: false,
             readiness,
             dirty: BTreeSet::new(),
@@ -390,7 +386,7 @@ impl Reconciler {
             return;
         }
         let mut unlisted = self.store.unlisted();
-        if !self.records_listed {
+        if !self.record_names.is_listed() {
             unlisted.push("NodeImageCaches");
         }
         self.synced = unlisted.is_empty();
@@ -444,35 +440,11 @@ impl Reconciler {
     }
 
     fn apply_record_event(&mut self, event: Event<ReadNodeCache>) {
-        match event {
-            Event::Init => {
-                self.record_names.begin();
-                self.listing_records = true;
-            }
-            Event::InitApply(record) | Event::Apply(record) => {
-                let Ok(node) = NodeName::new(record.name_any()) else {
-                    return;
-                };
-                self.record_names.put(node.clone(), ());
-                if self.synced {
-                    self.serve(node, &record);
-                } else {
-                    self.early.insert(node, record);
-                }
-            }
-            Event::Delete(record) => {
-                if let Ok(node) = NodeName::new(record.name_any()) {
-                    self.record_names.remove(&node);
-                    self.release(&node);
-                }
-            }
-            Event::InitDone => {
-                for node in self.record_names.end() {
-                    self.release(&node);
-                }
-                self.listing_records = false;
-                self.records_listed = true;
-            }
+        let name = |record: &ReadNodeCache| NodeName::new(record.name_any()).ok();
+        match self.record_names.apply(event, name) {
+            Change::Applied(node, record) if self.synced => self.serve(node, &record),
+            Change::Applied(node, record) => drop(self.early.insert(node, record)),
+            Change::Gone(gone) => gone.iter().for_each(|node| self.release(node)),
         }
     }
 
@@ -505,7 +477,7 @@ impl Reconciler {
             && known.generation == generation
         {
             // The watch repeats what was written from here, perhaps late.
-            if self.listing_records || is_tampered_with(record) {
+            if self.record_names.is_listing() || is_tampered_with(record) {
                 let _ = known.reporter.send(read);
             }
             return;

@@ -16,7 +16,7 @@ use super::manifest::{JobKey, JobPlan};
 use super::observe::{JobWork, ObservedJob, ObservedNode, PullSlot, node_of};
 use super::options::JobOptions;
 use super::pod::ObservedPod;
-use crate::api::watch::Inventory;
+use crate::api::watch::{Change, Inventory};
 
 /// A Job that is being created.
 pub(super) struct Creating {
@@ -174,19 +174,17 @@ impl Creating {
 }
 
 /// Jobs and pods of one pair of watches.
+#[derive(Default)]
 struct Scope {
-    jobs: Inventory<JobKey, ()>,
-    pods: Inventory<JobKey, ()>,
-    jobs_listed: bool,
-    pods_listed: bool,
+    jobs: Inventory<JobKey>,
+    pods: Inventory<JobKey>,
 }
 
 /// The objects of all nodes.
 pub(super) struct ObjectStore {
     options: JobOptions,
     nodes: BTreeMap<NodeName, NodeObjects>,
-    names: Inventory<NodeName, ()>,
-    nodes_listed: bool,
+    names: Inventory<NodeName>,
     scopes: Vec<Scope>,
     /// The node of each Job, and of each pod.
     job_homes: BTreeMap<JobKey, NodeName>,
@@ -195,18 +193,13 @@ pub(super) struct ObjectStore {
 
 impl ObjectStore {
     pub(super) fn new(options: JobOptions) -> Self {
-        let scopes = options.watched_namespaces().into_iter().map(|_| Scope {
-            jobs: Inventory::new(),
-            pods: Inventory::new(),
-            jobs_listed: false,
-            pods_listed: false,
-        });
+        let namespaces = options.watched_namespaces();
+        let scopes = namespaces.into_iter().map(|_| Scope::default());
         Self {
             scopes: scopes.collect(),
             options,
             nodes: BTreeMap::new(),
-            names: Inventory::new(),
-            nodes_listed: false,
+            names: Inventory::default(),
             job_homes: BTreeMap::new(),
             pod_homes: BTreeMap::new(),
         }
@@ -215,9 +208,15 @@ impl ObjectStore {
     /// The kinds that are not listed yet.
     pub(super) fn unlisted(&self) -> Vec<&'static str> {
         let kinds = [
-            ("Nodes", self.nodes_listed),
-            ("Jobs", self.scopes.iter().all(|scope| scope.jobs_listed)),
-            ("Pods", self.scopes.iter().all(|scope| scope.pods_listed)),
+            ("Nodes", self.names.is_listed()),
+            (
+                "Jobs",
+                self.scopes.iter().all(|scope| scope.jobs.is_listed()),
+            ),
+            (
+                "Pods",
+                self.scopes.iter().all(|scope| scope.pods.is_listed()),
+            ),
         ];
         let unlisted = kinds.into_iter().filter(|(_, listed)| !listed);
         unlisted.map(|(kind, _)| kind).collect()
@@ -243,37 +242,21 @@ impl ObjectStore {
 
     /// Takes an event of a Node; returns the nodes that it concerns.
     pub(super) fn apply_node(&mut self, event: Event<Node>) -> Vec<NodeName> {
-        let gone = match event {
-            Event::Init => {
-                self.names.begin();
-                return Vec::new();
-            }
-            Event::InitApply(node) | Event::Apply(node) => {
-                let Ok(name) = NodeName::new(node.name_any()) else {
-                    return Vec::new();
-                };
-                self.names.put(name.clone(), ());
+        let name = |node: &Node| NodeName::new(node.name_any()).ok();
+        match self.names.apply(event, name) {
+            Change::Applied(name, node) => {
                 self.get_mut(&name).node = Some(Arc::new(ObservedNode::read(node)));
-                return vec![name];
-            }
-            Event::Delete(node) => {
-                let Ok(name) = NodeName::new(node.name_any()) else {
-                    return Vec::new();
-                };
-                self.names.remove(&name);
                 vec![name]
             }
-            Event::InitDone => {
-                self.nodes_listed = true;
-                self.names.end()
-            }
-        };
-        for name in &gone {
-            if let Some(objects) = self.nodes.get_mut(name) {
-                objects.node = None;
+            Change::Gone(gone) => {
+                for name in &gone {
+                    if let Some(objects) = self.nodes.get_mut(name) {
+                        objects.node = None;
+                    }
+                }
+                gone
             }
         }
-        gone
     }
 
     /// Takes an event of a Job; returns the nodes that it concerns.
@@ -281,34 +264,20 @@ impl ObjectStore {
         let Some(of_scope) = self.scopes.get_mut(scope) else {
             return Vec::new();
         };
-        let gone = match event {
-            Event::Init => {
-                of_scope.jobs.begin();
-                return Vec::new();
-            }
-            Event::InitApply(job) | Event::Apply(job) => {
-                let key = key_of(&job);
+        let gone = match of_scope.jobs.apply(event, |job| Some(key_of(job))) {
+            Change::Applied(key, job) => {
                 let recorded = node_of(&job.metadata).and_then(|node| {
                     let objects = self.nodes.get(&node)?;
                     objects.created.get(&key).map(String::as_str)
                 });
                 if let Some(read) = ObservedJob::read(&job, &self.options, recorded) {
-                    of_scope.jobs.put(key, ());
                     return self.put_job(read);
                 }
                 // Not ours, or not any more.
                 of_scope.jobs.remove(&key);
                 vec![key]
             }
-            Event::Delete(job) => {
-                let key = key_of(&job);
-                of_scope.jobs.remove(&key);
-                vec![key]
-            }
-            Event::InitDone => {
-                of_scope.jobs_listed = true;
-                of_scope.jobs.end()
-            }
+            Change::Gone(gone) => gone,
         };
         let mut nodes = Vec::new();
         for key in gone {
@@ -370,7 +339,7 @@ impl ObjectStore {
             namespace.is_none_or(|namespace| *namespace == key.namespace)
         });
         if let Some(scope) = scope.and_then(|scope| self.scopes.get_mut(scope)) {
-            scope.jobs.put(key.clone(), ());
+            scope.jobs.insert(key.clone());
         }
         self.put_job(read);
         Ok(())
@@ -381,30 +350,16 @@ impl ObjectStore {
         let Some(of_scope) = self.scopes.get_mut(scope) else {
             return Vec::new();
         };
-        let gone = match event {
-            Event::Init => {
-                of_scope.pods.begin();
-                return Vec::new();
-            }
-            Event::InitApply(pod) | Event::Apply(pod) => {
+        let gone = match of_scope.pods.apply(event, |pod| Some(key_of(pod))) {
+            Change::Applied(key, pod) => {
                 let Some(node) = node_of(&pod.metadata) else {
                     return Vec::new();
                 };
-                let key = key_of(&pod);
-                of_scope.pods.put(key.clone(), ());
                 self.pod_homes.insert(key.clone(), node.clone());
                 self.get_mut(&node).pods.insert(key, pod.pruned());
                 return vec![node];
             }
-            Event::Delete(pod) => {
-                let key = key_of(&pod);
-                of_scope.pods.remove(&key);
-                vec![key]
-            }
-            Event::InitDone => {
-                of_scope.pods_listed = true;
-                of_scope.pods.end()
-            }
+            Change::Gone(gone) => gone,
         };
         let mut nodes = Vec::new();
         for key in gone {

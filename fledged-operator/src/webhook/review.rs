@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse};
 use kube::core::{PartialObjectMeta, Status};
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt};
 
 use crate::api::watch::watch;
@@ -208,7 +208,8 @@ impl NodeLabels {
 
     /// Watches the nodes. While the watch fails, the last known labels are used. Never returns.
     pub(super) async fn watch(self, client: Client) {
-        let mut events = pin!(watch(Api::<PartialObjectMeta<Node>>::all(client)));
+        let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
+        let mut events = pin!(watch(nodes, Config::default()));
         while let Some(event) = events.next().await {
             self.read(event);
         }
