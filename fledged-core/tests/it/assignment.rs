@@ -1,4 +1,4 @@
-//! How caches are folded into what one node should hold.
+//! How image caches are folded into the assignment of a node.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn policies(images: &[AssignedImage]) -> BTreeMap<String, ImagePullPolicy> {
 }
 
 #[test]
-fn images_come_in_the_order_of_the_caches_each_once() {
+fn images_are_listed_once_in_the_order_of_caches() {
     let caches = [
         mk_images("one", &["c:1", "a:1"]),
         mk_cache(
@@ -62,7 +62,7 @@ fn images_come_in_the_order_of_the_caches_each_once() {
 }
 
 #[test]
-fn only_groups_that_mean_the_node_count() {
+fn only_groups_that_match_the_node_count() {
     let cache = mk_cache(
         "cache",
         json!({"cacheSpec": [
@@ -77,13 +77,13 @@ fn only_groups_that_mean_the_node_count() {
     assert_eq!(
         folded.images[0].wanted_by.len(),
         1,
-        "one cache, although twice"
+        "a cache with two matching groups is listed once"
     );
     assert_eq!(words(&fold(&[cache])), ["all:1"]);
 }
 
 #[test]
-fn always_wins_and_moving_references_are_always_pulled() {
+fn policy_always_wins_and_mutable_tags_are_always_pulled() {
     let with = |policy: &str, images: &[&str]| {
         mk_cache(
             policy,
@@ -108,17 +108,17 @@ fn always_wins_and_moving_references_are_always_pulled() {
     assert_eq!(found["default:1"], Always);
     assert_eq!(
         found["lazy:1"], Always,
-        "one of its caches leaves it to the default"
+        "one of its caches uses the default policy"
     );
     let found = policies(&Assignment::for_node(&mk_node(&[]), &caches[1..2], defaults).images);
     assert_eq!(
         found["lazy:1"], IfNotPresent,
-        "written words beat the default"
+        "an explicit policy overrides the default"
     );
 }
 
 #[test]
-fn credentials_of_all_caches_are_united_in_order() {
+fn credentials_of_all_caches_are_merged_in_order() {
     let with = |name: &str, secrets: &[&str], account: &str| {
         let secrets: Vec<_> = secrets.iter().map(|s| json!({"name": s})).collect();
         mk_cache(
@@ -147,7 +147,7 @@ fn credentials_of_all_caches_are_united_in_order() {
 }
 
 #[test]
-fn an_assignment_can_be_turned_into_its_removal() {
+fn into_absent_marks_all_images_absent() {
     let images = fold(&[mk_images("one", &["a:1", "b:1"])]);
     let absent = Assignment::new(4, images).into_absent();
     assert_eq!(absent.generation, 4);

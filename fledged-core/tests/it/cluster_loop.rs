@@ -1,4 +1,4 @@
-//! A whole cluster: the planner's loop, nodes that really pull, and writes that fail.
+//! A simulated cluster: the planner's loop, nodes that pull, and failing writes.
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,9 +22,9 @@ use proptest::prelude::*;
 const IMAGES: [&str; 4] = ["app:1", "app:2", "db:1", "tool"];
 const CACHES: [&str; 2] = ["api", "web"];
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// Faults, edits and restarts end by then.
+/// Time in seconds at which faults, edits and restarts end.
 const TROUBLE: u64 = 600;
-/// And by then all is quiet: longer than a deadline, its grace and the longest backoff of a write.
+/// End in seconds, after convergence: longer than a deadline, its grace period and the longest back-off of a write.
 const END: u64 = TROUBLE + 900;
 
 fn mk_id(name: &str) -> CacheId {
@@ -68,14 +68,14 @@ enum Step {
     Ready(usize, bool),
     /// Something removes an image from a node.
     Lose(usize, usize),
-    /// A refresh on demand, and nothing else until it is over.
+    /// A refresh on demand; the next step follows its end.
     Refresh(usize),
 }
 
 struct Stage {
     clock: SimClock,
     cluster: SimCluster,
-    /// What was not there when a refresh was over.
+    /// Images that were missing at the end of a refresh.
     missed: Mutex<Vec<String>>,
 }
 
@@ -104,21 +104,21 @@ impl Stage {
             self.clock.sleep(Duration::from_millis(20)).await;
             assert!(
                 self.clock.elapsed().as_secs() < END,
-                "it never comes to that"
+                "the cache never reaches that state"
             );
         }
     }
 
     async fn refresh(&self, cache: usize) {
         let id = mk_id(CACHES[cache]);
-        // While the annotation of the last one is there, there is no new one.
+        // A new refresh needs the annotation of the last one to be removed.
         self.until(&id, |facts| !facts.refresh_requested).await;
         let before = self.cluster.status(&id).map_or(0, |s| s.verify_revision);
         let taken_up = |status: &CacheStatus| status.verify_revision > before;
         let is_over = |status: &CacheStatus| taken_up(status) && status.completion_time.is_some();
         self.until(&id, |facts| {
             let status = facts.status.as_ref();
-            // The last removal of the annotation may have been answered as failed, and be repeated.
+            // The removal of the annotation may have succeeded with an error as the answer, and is then repeated.
             if !facts.refresh_requested && !status.is_some_and(taken_up) {
                 self.cluster.annotate(&id, Annotation::Refresh);
             }
@@ -164,7 +164,7 @@ impl Stage {
         }
     }
 
-    /// Plays the steps; a new planner takes over at each of these times.
+    /// Plays the steps; a new planner takes over at each time in `restarts`.
     fn play(&self, config: &PlannerConfig, steps: &[(u64, Step)], restarts: &[u64]) {
         let until = |seconds: u64| {
             let at = Duration::from_secs(seconds);
@@ -194,10 +194,7 @@ impl Stage {
     }
 
     fn status(&self, cache: &str) -> ActionStatus {
-        let facts = self
-            .cluster
-            .cache(&mk_id(cache))
-            .expect("the cache is there");
+        let facts = self.cluster.cache(&mk_id(cache)).expect("the cache exists");
         facts.status.expect("a status was written").status
     }
 
@@ -311,7 +308,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    // A case is some twenty minutes of a cluster's life.
+    // A case simulates 25 minutes of a cluster.
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
@@ -367,7 +364,7 @@ proptest! {
                 names
             };
             prop_assert_eq!(names(&record), names(&expected));
-            let runtime = stage.cluster.runtime(&facts.name).expect("the node is there");
+            let runtime = stage.cluster.runtime(&facts.name).expect("the node exists");
             for image in &expected.images {
                 prop_assert!(runtime.holds(&image.image), "{} is not on {}", image.image, facts.name);
             }

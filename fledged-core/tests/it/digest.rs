@@ -1,10 +1,10 @@
-//! What is a content digest and what is not.
+//! Parsing of content digests.
 use fledged_core::model::Digest;
 
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 #[test]
-fn digests_are_strict() {
+fn only_well_formed_digests_are_parsed() {
     for (algorithm, digits) in [("sha256", 64), ("sha384", 96), ("sha512", 128)] {
         let text = format!("{algorithm}:{}", "a".repeat(digits));
         let digest: Digest = text.parse().unwrap();

@@ -1,4 +1,4 @@
-//! What a program of one's own relies on: futures that any runtime takes, a small port, a cluster at hand.
+//! The API for embedding: a minimal runtime, futures that are `Send`, the simulated cluster.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use fledged_core::runner::{ClusterLoop, NodeLoop};
 use fledged_core::sim::{SimClock, SimCluster, SimImage, SimRegistry, SimRuntime};
 use fledged_core::warmer::{Warmer, WarmerConfig};
 
-/// Holds one image, or fails to say so; implements only what it has to.
+/// A runtime that lists one image or fails; implements only the required methods.
 struct Least(Result<ImageRef, Failure>);
 
 #[async_trait]
@@ -49,7 +49,7 @@ fn mk_ref(text: &str) -> ImageRef {
 }
 
 #[test]
-fn a_runtime_looks_up_through_its_list() {
+fn the_default_lookup_searches_the_list() {
     let held = Least(Ok(mk_ref("app:1")));
     let look = |runtime: &Least, image| runtime.lookup(&mk_ref(image)).now_or_never().unwrap();
     let found = look(&held, "docker.io/library/app:1").unwrap();
@@ -63,7 +63,7 @@ fn a_runtime_looks_up_through_its_list() {
 }
 
 #[test]
-fn every_future_can_be_sent_to_another_thread() {
+fn all_futures_are_send() {
     fn sent<T: Send>(future: T) -> T {
         future
     }
@@ -89,7 +89,7 @@ fn every_future_can_be_sent_to_another_thread() {
 }
 
 #[test]
-fn a_simulated_cluster_goes_on_where_it_was_stopped() {
+fn a_simulated_cluster_continues_after_run_for() {
     let clock = SimClock::new();
     let cluster = SimCluster::new(clock.clone(), 1);
     let image = SimImage::new("app", &[("base", ByteSize::new(60_000_000))]);

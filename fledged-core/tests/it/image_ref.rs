@@ -1,4 +1,4 @@
-//! What is an image reference, what is not, and when two are the same.
+//! Parsing, normalisation and comparison of image references.
 use std::collections::{BTreeMap, HashMap};
 
 use fledged_core::model::{Digest, ImageRef};
@@ -11,10 +11,10 @@ fn parse(text: &str) -> ImageRef {
     ImageRef::parse(text).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The problem that is found with a text; the error must repeat the text.
+/// Returns the problem with an invalid reference; asserts that the error contains the reference.
 fn problem(text: &str) -> String {
     let error = match ImageRef::parse(text) {
-        Ok(image) => panic!("{text:?} was taken for {image:?}"),
+        Ok(image) => panic!("{text:?} was parsed as {image:?}"),
         Err(error) => error,
     };
     assert_eq!(error.value(), text);
@@ -72,7 +72,11 @@ fn references_are_normalised() {
     ] {
         let image = parse(written);
         assert_eq!(image.as_str(), normalised);
-        assert_eq!(image.to_string(), written, "display keeps the words");
+        assert_eq!(
+            image.to_string(),
+            written,
+            "Display keeps the original text"
+        );
         assert_eq!(image.original(), written);
         assert_eq!(format!("{image:?}"), format!("ImageRef({normalised})"));
         assert_eq!(image, parse(normalised));
@@ -83,7 +87,7 @@ fn references_are_normalised() {
 }
 
 #[test]
-fn a_reference_has_parts() {
+fn references_are_split_into_parts() {
     let image = parse(&format!("host:5000/team/app:1.2@sha256:{HEX}"));
     assert_eq!(image.registry(), "host:5000");
     assert_eq!(image.repository(), "team/app");
@@ -99,7 +103,7 @@ fn a_reference_has_parts() {
 }
 
 #[test]
-fn only_untagged_and_latest_references_move() {
+fn only_untagged_and_latest_references_are_mutable() {
     for (written, mutable) in [
         ("app", true),
         ("host:5000/app", true),
@@ -119,7 +123,7 @@ fn references_compare_by_their_normalised_form() {
     assert_eq!(short, long);
     assert_eq!(short.cmp(&long), std::cmp::Ordering::Equal);
     assert_ne!(short, parse("nginx:1"));
-    // Written the other way round than they sort.
+    // Their original texts would sort the other way round.
     assert!(parse("zebra.example/a") > parse("nginx"));
     assert!(parse("nginx") < parse("nginy"));
 
@@ -133,7 +137,7 @@ fn references_compare_by_their_normalised_form() {
 }
 
 #[test]
-fn what_has_no_place_in_a_reference_is_named() {
+fn invalid_characters_are_named() {
     for (text, expected) in [
         ("nginx ", "white space"),
         (" nginx", "white space"),
@@ -262,7 +266,7 @@ fn malformed_references_are_explained() {
 }
 
 #[test]
-fn the_longest_parts_are_taken() {
+fn parts_of_the_greatest_length_are_accepted() {
     let tag = "t".repeat(128);
     assert_eq!(parse(&format!("app:{tag}")).tag(), Some(tag.as_str()));
     let name = "n".repeat(255 - "docker.io/library/".len());
@@ -273,7 +277,7 @@ fn the_longest_parts_are_taken() {
 }
 
 #[test]
-fn a_long_value_is_cut_in_the_error_but_kept_for_the_program() {
+fn long_values_are_shortened_only_in_the_message() {
     let text = "x ".repeat(300);
     let error = ImageRef::parse(&text).unwrap_err();
     assert_eq!(error.value(), text);
@@ -283,7 +287,7 @@ fn a_long_value_is_cut_in_the_error_but_kept_for_the_program() {
 }
 
 #[test]
-fn references_are_text_on_the_wire() {
+fn references_serialize_as_text() {
     let image: ImageRef = serde_json::from_str("\"nginx\"").unwrap();
     assert_eq!(image, parse("nginx:latest"));
     assert_eq!(serde_json::to_string(&image).unwrap(), "\"nginx\"");
@@ -292,7 +296,7 @@ fn references_are_text_on_the_wire() {
     assert!(serde_json::from_str::<ImageRef>("7").is_err());
 }
 
-/// Text that is often nearly a reference.
+/// Generates texts, many of which are almost references.
 fn nearly() -> impl Strategy<Value = String> {
     let odd = prop_oneof![
         Just(String::new()),
@@ -314,7 +318,7 @@ fn nearly() -> impl Strategy<Value = String> {
         })
 }
 
-/// Text of the grammar's own characters, rich in separators.
+/// Generates texts of the grammar's characters with many separators.
 fn component_like() -> impl Strategy<Value = String> {
     "[a-c1A._-]{1,6}([/:.][a-c1A._-]{0,6}){0,3}"
 }
@@ -323,7 +327,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_accepted_is_safe_and_normal(text in prop_oneof![nearly(), ".{0,40}", "[a-z0-9]{1,9}(/[a-z0-9]{1,9}){0,2}(:[a-z0-9]{1,9})?"]) {
+    fn accepted_references_are_safe_and_normalised(text in prop_oneof![nearly(), ".{0,40}", "[a-z0-9]{1,9}(/[a-z0-9]{1,9}){0,2}(:[a-z0-9]{1,9})?"]) {
         let Ok(image) = ImageRef::parse(&text) else { return Ok(()) };
         let of_the_grammar = |c: char| c.is_ascii_alphanumeric() || ".:/-_@".contains(c);
         prop_assert!(text.chars().all(of_the_grammar), "{text:?}");
@@ -337,7 +341,7 @@ proptest! {
     }
 
     #[test]
-    fn the_grammar_is_the_one_of_a_kept_parser(text in prop_oneof![nearly(), component_like()]) {
+    fn the_grammar_matches_a_reference_parser(text in prop_oneof![nearly(), component_like()]) {
         let ours = ImageRef::parse(&text);
         match (ours, Reference::try_from(text.as_str())) {
             (Ok(ours), theirs) => {
@@ -347,7 +351,7 @@ proptest! {
                 prop_assert_eq!(ours.tag().filter(|_| theirs.tag().is_some()), theirs.tag());
                 prop_assert_eq!(ours.digest().map(Digest::as_str), theirs.digest());
             }
-            // Where it is laxer than the specification, we are not.
+            // The other parser is laxer than the specification in these cases.
             (Err(error), Ok(theirs)) => {
                 let upper = |text: &str| text.chars().any(|c| c.is_ascii_uppercase());
                 let odd_host = |c: char| !(c.is_ascii_alphanumeric() || ".:-".contains(c));
@@ -366,7 +370,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_makes_the_parser_panic(text in any::<String>()) {
+    fn the_parser_never_panics(text in any::<String>()) {
         if let Err(error) = ImageRef::parse(&text) {
             prop_assert!(!error.to_string().contains('\n'));
         }

@@ -1,4 +1,4 @@
-//! The integration tests of fledged-core, one module an area.
+//! Integration tests of fledged-core, one module for each area.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! The loop around the warmer: what it does through the ports, on a simulated node and with mocks.
+//! The node loop around the warmer, on a simulated node.
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use fledged_core::warmer::{NodeEvent, Warmer, WarmerConfig};
 use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 
-/// Bytes a second; an image of as many takes a second.
+/// Bandwidth in bytes per second, so an image of this size takes a second.
 const SPEED: u64 = 8_000_000;
 
 fn mk_ref(text: &str) -> ImageRef {
@@ -37,7 +37,7 @@ fn mk_image(name: &str, seconds: u64) -> SimImage {
     SimImage::new(name, &[(name, ByteSize::new(seconds * SPEED))])
 }
 
-/// A node with a registry of `a` and `b` that take 1 s each, and `big` that takes 100 s.
+/// A node with a registry of the images `a` and `b`, whose pulls take 1 s each, and `big`, whose pull takes 100 s.
 struct Node {
     clock: SimClock,
     runtime: SimRuntime,
@@ -45,7 +45,7 @@ struct Node {
     node: NodeLoop,
 }
 
-/// Keeps what an observer is told.
+/// Records the calls of an observer.
 #[derive(Default)]
 struct Recorder {
     phases: Mutex<Vec<(String, ImagePhase)>>,
@@ -111,7 +111,7 @@ impl Node {
         self.clock.block_on(self.node.run(inputs, end)).unwrap()
     }
 
-    /// Inputs at their seconds, counted from now.
+    /// Returns a stream of inputs, each at its time in seconds from now.
     fn inputs(&self, inputs: Vec<(u64, NodeEvent)>) -> impl Stream<Item = NodeEvent> + use<> {
         let clock = self.clock.clone();
         let start = clock.elapsed();
@@ -125,7 +125,7 @@ impl Node {
         })
     }
 
-    /// When something happened for the first time.
+    /// Time of the first occurrence of an event.
     fn first(&self, event: &TraceEvent) -> Option<Duration> {
         let trace = self.runtime.trace();
         trace
@@ -145,7 +145,7 @@ fn phases(report: &NodeReport) -> Vec<ImagePhase> {
 }
 
 #[test]
-fn settling_pulls_what_is_missing_and_ends() {
+fn settling_pulls_missing_images_and_ends() {
     let mut node = mk_node();
     node.runtime.preload(&mk_ref("b"));
     let report = node.settle(&[
@@ -168,14 +168,14 @@ fn settling_pulls_what_is_missing_and_ends() {
 }
 
 #[test]
-fn settling_on_nothing_asks_nothing() {
+fn settling_an_empty_assignment_takes_no_time() {
     let mut node = mk_node();
     assert_eq!(node.settle(&[]).images, []);
     assert_eq!(node.clock.elapsed(), Duration::ZERO);
 }
 
 #[test]
-fn settling_again_looks_again() {
+fn settling_again_reads_the_inventory_again() {
     let mut node = mk_node();
     let images = [mk_present("a"), mk_present("b")];
     for round in 1..4 {
@@ -198,7 +198,7 @@ fn settling_again_looks_again() {
 }
 
 #[test]
-fn settling_ends_although_the_runtime_never_answers() {
+fn settling_ends_while_the_runtime_does_not_answer() {
     let faults = Faults::until(Duration::MAX).with_calls(vec![Fault::Hang]);
     let mut node = mk_node_with(faults);
     let report = node.settle(&[mk_present("a"), mk_absent("b")]);
@@ -212,7 +212,7 @@ fn settling_ends_although_the_runtime_never_answers() {
 }
 
 #[test]
-fn a_call_that_never_answers_is_asked_again() {
+fn a_call_without_an_answer_is_retried() {
     let faults = Faults::until(Duration::from_secs(100)).with_calls(vec![Fault::Hang]);
     let mut node = mk_node_with(faults);
     let report = node.settle(&[mk_present("a")]);
@@ -221,7 +221,7 @@ fn a_call_that_never_answers_is_asked_again() {
 }
 
 #[test]
-fn a_pull_that_hangs_is_dropped_at_its_deadline() {
+fn a_stalled_pull_is_dropped_at_its_deadline() {
     let faults = Faults::until(Duration::MAX).with_pulls(vec![Fault::Hang]);
     let mut node = mk_node_with(faults);
     let report = node.settle(&[mk_present("a")]);
@@ -231,7 +231,7 @@ fn a_pull_that_hangs_is_dropped_at_its_deadline() {
 }
 
 #[test]
-fn running_follows_edits_and_drops_pulls_that_nobody_wants() {
+fn running_follows_edits_and_drops_obsolete_pulls() {
     let mut node = mk_node();
     let edits = vec![
         (1, NodeEvent::Assigned(mk_assignment(&[mk_present("big")]))),
@@ -246,12 +246,12 @@ fn running_follows_edits_and_drops_pulls_that_nobody_wants() {
     assert_eq!(
         node.clock.elapsed(),
         Duration::from_secs(60),
-        "the end of inputs ends nothing"
+        "the loop ran on after the end of its inputs"
     );
 }
 
 #[test]
-fn running_repairs_drift_and_refreshes() {
+fn running_repairs_drift_within_an_interval_and_on_refresh() {
     let mut node = mk_node();
     let inputs = vec![
         (0, NodeEvent::Assigned(mk_assignment(&[mk_present("a")]))),
@@ -293,14 +293,14 @@ fn shutting_down_abandons_pulls_at_once() {
     assert_eq!(node.clock.elapsed(), Duration::from_secs(10));
     let dropped = node.first(&TraceEvent::PullFailed(mk_ref("big")));
     assert_eq!(dropped, Some(Duration::from_secs(10)));
-    // And the loop can be used again.
+    // The loop can be used again.
     let report = node.settle(&[mk_present("big")]);
     assert_eq!(phases(&report), [ImagePhase::Cached]);
     assert!(node.clock.elapsed() < Duration::from_secs(115));
 }
 
 #[test]
-fn a_loop_whose_future_was_dropped_starts_over() {
+fn a_loop_starts_over_after_its_future_was_dropped() {
     let mut node = mk_node();
     let clock = node.clock.clone();
     {
@@ -323,7 +323,7 @@ fn a_loop_whose_future_was_dropped_starts_over() {
 }
 
 #[test]
-fn what_was_reported_before_a_restart_is_resumed() {
+fn reports_before_a_restart_are_resumed() {
     let mut node = mk_node();
     for name in ["a", "b"] {
         node.runtime.preload(&mk_ref(name));
@@ -352,9 +352,9 @@ fn an_observer_sees_phases_and_progress() {
     let mut node = mk_node();
     node.settle(&[mk_present("a")]);
     let phases = node.observer.phases.lock().unwrap();
-    let told: Vec<_> = phases.iter().map(|(_, phase)| *phase).collect();
+    let seen: Vec<_> = phases.iter().map(|(_, phase)| *phase).collect();
     use ImagePhase::{Cached, Pending, Pulling};
-    assert_eq!(told, [Pending, Pulling, Cached]);
+    assert_eq!(seen, [Pending, Pulling, Cached]);
     let size = ByteSize::new(SPEED);
     let progress = node.observer.progress.lock().unwrap();
     let whole = PullProgress::new(size, size);
@@ -362,7 +362,7 @@ fn an_observer_sees_phases_and_progress() {
 }
 
 #[test]
-fn a_loop_can_be_shown_without_its_secrets() {
+fn a_loop_implements_debug() {
     let node = mk_node();
     assert!(format!("{:?}", node.node).contains("NodeLoop"));
 }

@@ -1,4 +1,4 @@
-//! The loop under inputs that come faster than anything else.
+//! The node loop with inputs that are always ready.
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -13,7 +13,7 @@ use futures_util::stream::{self, StreamExt};
 
 const INPUTS: usize = 1_000;
 
-/// Remembers how many inputs had been taken when the image was there.
+/// Records how many inputs the loop had taken when the image was cached.
 struct Watch {
     taken: Arc<AtomicUsize>,
     cached_after: Mutex<Option<usize>>,
@@ -31,7 +31,7 @@ impl NodeObserver for Watch {
 }
 
 #[test]
-fn inputs_without_end_do_not_keep_a_pull_from_going_on() {
+fn a_pull_progresses_while_inputs_are_always_ready() {
     let image: ImageRef = "app:1".parse().unwrap();
     let held = RuntimeImage::new("app", [image.clone()]).with_size(ByteSize::new(1));
     let mut runtime = MockImageRuntime::new();
@@ -66,5 +66,8 @@ fn inputs_without_end_do_not_keep_a_pull_from_going_on() {
     });
     clock.block_on(node.run(inputs, shutdown)).unwrap();
     let after = watch.cached_after.lock().unwrap().unwrap();
-    assert!(after < INPUTS, "only once all {after} inputs were taken");
+    assert!(
+        after < INPUTS,
+        "the image was cached only after all {after} inputs"
+    );
 }

@@ -1,4 +1,4 @@
-//! How the loop uses the ports: which call, in which order, with which credentials.
+//! The node loop's calls of the ports: their order and their credentials.
 use std::sync::{Arc, Mutex};
 
 use fledged_core::error::{Failure, Reason};
@@ -33,7 +33,7 @@ fn mk_info() -> RuntimeInfo {
     RuntimeInfo::new("mock", "1", RemovalScope::Image).with_api_version("v1")
 }
 
-/// A runtime that holds nothing.
+/// Returns a runtime without images.
 fn mk_empty() -> MockImageRuntime {
     let mut runtime = MockImageRuntime::new();
     runtime.expect_info().times(1).returning(|| Ok(mk_info()));
@@ -41,7 +41,7 @@ fn mk_empty() -> MockImageRuntime {
     runtime
 }
 
-/// A runtime that lists what is put there.
+/// Returns a runtime that lists the images in `held`.
 fn mk_holding(held: &Arc<Mutex<Vec<RuntimeImage>>>) -> MockImageRuntime {
     let mut runtime = MockImageRuntime::new();
     let held = Arc::clone(held);
@@ -52,10 +52,10 @@ fn mk_holding(held: &Arc<Mutex<Vec<RuntimeImage>>>) -> MockImageRuntime {
     runtime
 }
 
-/// What a registry says to each user; users that are not listed are accepted.
+/// The reasons for which a registry refuses users; all other users are accepted.
 type Answers = &'static [(&'static str, Reason)];
 
-/// Pulls `app` once with these credentials from a registry that answers so; also who was tried.
+/// Pulls `app` with these credentials and answers. Returns the report and the users that were tried.
 fn pull(
     credentials: Result<Vec<&'static str>, Failure>,
     answers: Answers,
@@ -139,7 +139,7 @@ fn credentials_that_are_all_refused_are_counted() {
 }
 
 #[test]
-fn an_image_that_is_not_found_is_not_blamed_on_credentials() {
+fn image_not_found_does_not_mention_credentials() {
     let answers = &[
         ("one", Reason::ImageNotFound),
         ("two", Reason::ImageNotFound),
@@ -150,7 +150,7 @@ fn an_image_that_is_not_found_is_not_blamed_on_credentials() {
 }
 
 #[test]
-fn other_failures_do_not_use_up_credentials() {
+fn other_failures_try_no_further_credentials() {
     for reason in [Reason::DiskFull, Reason::InvalidImage] {
         let answers: Answers = match reason {
             Reason::DiskFull => &[("one", Reason::DiskFull)],
@@ -163,7 +163,7 @@ fn other_failures_do_not_use_up_credentials() {
 }
 
 #[test]
-fn a_public_image_needs_no_credentials_that_can_not_be_read() {
+fn a_public_image_is_pulled_without_readable_credentials() {
     let unavailable = || {
         Failure::new(
             Reason::CredentialsUnavailable,
@@ -186,7 +186,7 @@ fn a_public_image_needs_no_credentials_that_can_not_be_read() {
 }
 
 #[test]
-fn credentials_that_can_not_be_read_for_now_are_asked_for_again_within_the_round() {
+fn unavailable_credentials_are_retried_within_the_round() {
     let unreachable = Failure::new(Reason::ConnectionFailed, "secret default/key: no answer");
     let (report, tried) = pull(Err(unreachable), &[("anonymous", Reason::Unauthorized)]);
     assert!(tried.len() > 1, "{tried:?}");
@@ -198,7 +198,7 @@ fn credentials_that_can_not_be_read_for_now_are_asked_for_again_within_the_round
 }
 
 #[test]
-fn credentials_are_asked_for_what_the_assignment_names() {
+fn credentials_are_requested_for_the_assigned_secrets() {
     let secret = ObjectName::new("ns", "key");
     let image = AssignedImage::present(mk_ref("app"))
         .with_pull_secrets(vec![secret.clone()])
@@ -222,7 +222,7 @@ fn credentials_are_asked_for_what_the_assignment_names() {
 }
 
 #[test]
-fn users_are_listed_before_images_and_the_scope_is_asked_once() {
+fn usage_is_read_before_the_list_and_info_once() {
     let mut order = Sequence::new();
     let mut runtime = MockImageRuntime::new();
     runtime
@@ -250,7 +250,7 @@ fn users_are_listed_before_images_and_the_scope_is_asked_once() {
 }
 
 #[test]
-fn a_removal_goes_by_reference() {
+fn an_image_is_removed_by_reference() {
     let mut runtime = MockImageRuntime::new();
     runtime.expect_info().times(1).returning(|| Ok(mk_info()));
     runtime.expect_in_use().returning(|| Ok(Vec::new()));
@@ -271,7 +271,7 @@ fn a_removal_goes_by_reference() {
 }
 
 #[test]
-fn a_reading_without_its_users_is_no_reading() {
+fn a_reading_fails_if_usage_cannot_be_read() {
     let mut runtime = MockImageRuntime::new();
     runtime.expect_info().times(1..).returning(|| Ok(mk_info()));
     let unsupported = || Failure::new(Reason::RuntimeUnsupported, "no containers here");
@@ -300,7 +300,7 @@ fn credentials_are_never_shown() {
 }
 
 #[test]
-fn a_runtime_that_says_it_has_pulled_is_not_believed() {
+fn a_pulled_image_must_be_listed_by_the_runtime() {
     let mut runtime = mk_empty();
     runtime
         .expect_pull()

@@ -1,4 +1,4 @@
-//! What users do to caches, and what nodes are then asked for.
+//! The planner after user actions: assignments, statuses and events.
 use crate::world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{DeletionPolicy, ImageCacheSpec};
@@ -99,7 +99,7 @@ fn failures_are_counted_and_sampled() {
     assert_eq!(status.failures["app:1"][0].reason, Reason::ImageNotFound);
     assert_eq!(
         status.failures["app:1"][0].message,
-        "the runtime said ImageNotFound"
+        "the runtime failed with ImageNotFound"
     );
     let degraded = |c: &&fledged_core::planner::Condition| c.kind == ConditionKind::Degraded;
     assert!(status.conditions.iter().find(degraded).unwrap().status);
@@ -124,7 +124,7 @@ fn a_cache_without_matching_node_reports_it() {
     let mut world = World::new();
     world.cache("web", &mk_spec(&["app:1"], &["zone=nowhere"]));
     assert_eq!(world.word("web"), ActionStatus::NoImagesPulledOrDeleted);
-    // One that comes later is served without anybody asking.
+    // A node that joins later is served without a request.
     world.node(mk_node("n1", &["zone=nowhere"]));
     assert_eq!(world.assigned("n1"), ["app:1"]);
     world.settle();
@@ -149,7 +149,7 @@ fn an_invalid_spec_keeps_the_images() {
         status.message
     );
     assert_eq!(status.counts.cached, 4);
-    // Neither a restart nor another cache's edit makes it forget.
+    // The images stay assigned after a restart and after an edit of another cache.
     world.restart();
     world.settle();
     assert_eq!(world.records, before);
@@ -342,7 +342,7 @@ fn a_purge_lasts_until_a_refresh_or_an_edit() {
         "the annotation is removed"
     );
     assert_eq!(world.agents[&mk_name("n1")].held.len(), 0);
-    // It is not forgotten, neither by a restart nor for a node that comes late.
+    // The purge also lasts after a restart and for a new node.
     world.restart();
     world.node(mk_node("n3", &[]));
     assert_eq!(world.assigned("n3"), [""; 0]);
@@ -390,7 +390,7 @@ fn a_purging_deletion_waits_only_for_reachable_nodes() {
     assert_eq!(world.caches.len(), 1, "n2 has not answered");
     world.act("n2");
     assert_eq!(world.caches.len(), 0);
-    // The one that could not answer does so when it is back.
+    // The NotReady node removes its images when it is back.
     assert_eq!(world.assigned("n3"), ["-app:1", "-db:1"]);
     world.set_ready("n3", true);
     world.settle();

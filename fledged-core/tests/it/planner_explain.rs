@@ -1,4 +1,4 @@
-//! `Planner::explain`: one cause for each situation, in a live planner and in one made from records.
+//! `Planner::explain`: one cause for each situation, in a running planner and in one built from records.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// A cache, a node and its record, in which the image is cached on the node.
+/// A cache, a node and its record; the image is cached on the node.
 struct Scene {
     cache: CacheFacts,
     node: Option<NodeFacts>,
@@ -155,7 +155,7 @@ fn the_node_is_checked_next() {
         taint: taint("gpu"),
     };
     assert_eq!(cause(tainted("gpu")), expected);
-    // Cordoned, which does not concern images.
+    // A cordoned node still gets images.
     let cached = Cause::Cached { verifying: false };
     assert_eq!(cause(tainted("node.kubernetes.io/unschedulable")), cached);
     let os = "windows".to_owned();
@@ -181,7 +181,7 @@ fn a_purged_image_is_gone_or_in_use() {
     assert_eq!(in_use.assigned, Some(DesiredState::Absent));
     assert_eq!(in_use.last_phase, Some(ImagePhase::InUse));
     assert!(!in_use.present);
-    // Another cache still wants it.
+    // Another cache still lists the image.
     let shared = when(|scene| {
         purged(scene);
         scene.entry().wanted_by.push(mk_id("other"));
@@ -253,7 +253,7 @@ fn an_agent_that_misses_its_deadline_is_unresponsive() {
             observed_generation: None,
         }
     );
-    // One that has acknowledged has the deadline of its images and a grace period.
+    // An agent that has acknowledged has the deadline of its images and a grace period.
     let pulling = |seconds: u64| {
         cause(|scene| {
             scene.report(ImagePhase::Pulling);
@@ -264,7 +264,7 @@ fn an_agent_that_misses_its_deadline_is_unresponsive() {
     };
     assert_eq!(pulling(359), Cause::Pulling { again: false });
     assert!(matches!(pulling(361), Cause::AgentUnresponsive { .. }));
-    // Without work in progress it need not report, and it holds what it held.
+    // An agent without work in progress need not report; its images count as cached.
     let idle = |scene: &mut Scene| {
         scene.record().written_at = None;
         scene.record().reported_at = Some(at("2025-01-01T00:00:00Z"));

@@ -1,4 +1,4 @@
-//! What becomes of nodes: late ones, lost ones, and those that wait for their turn.
+//! The planner with nodes that join, leave, fail or wait for a rollout slot.
 use crate::world::{World, mk_limited, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{
@@ -44,7 +44,7 @@ fn a_new_node_gets_the_assignment_of_its_peers() {
     mk_nodes(&mut world, 2);
     let images = |name| world.records[&mk_name(name)].images.clone();
     assert_eq!(images("n1"), images("n2"));
-    // What was complete stays so while it is served.
+    // A complete cache stays complete while the new node pulls.
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
     assert_eq!(world.status("web").counts.pulling, 2);
 }
@@ -130,7 +130,7 @@ fn node_condition_taints_change_nothing() {
     cordoned.taints = vec![taint("node.kubernetes.io/unschedulable")];
     world.node(cordoned.clone());
     assert_eq!(world.assigned("n1"), ["app:1"]);
-    // One that is not tolerated keeps images from coming, but takes none away, as with pods.
+    // A taint that is not tolerated prevents new images but removes none, as with pods.
     cordoned.taints.push(taint("dedicated"));
     world.node(cordoned.clone());
     assert_eq!(world.assigned("n1"), [""; 0]);
@@ -153,7 +153,7 @@ fn an_unresponsive_node_is_skipped_until_it_reports() {
     world.pass(29);
     assert_eq!(assigned(&world), ["n1"]);
     world.pass(2);
-    assert_eq!(assigned(&world), ["n1", "n2"], "its slot is given back");
+    assert_eq!(assigned(&world), ["n1", "n2"], "the slot of n1 is released");
     world.act("n2");
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
     assert_eq!(world.status("web").counts.unreachable, 1);
@@ -182,16 +182,12 @@ fn the_cluster_limit_bounds_concurrent_pulls() {
     assert_eq!(world.status("web").counts.pulling, 5);
     world.act("n2");
     assert_eq!(assigned(&world), ["n1", "n2", "n3"]);
-    // One that turns NotReady gives its slot back at once.
+    // A node that turns NotReady releases its slot at once.
     world.set_ready("n1", false);
     assert_eq!(assigned(&world), ["n1", "n2", "n3", "n4"]);
     world.set_ready("n1", true);
     world.act("n3");
-    assert_eq!(
-        assigned(&world).len(),
-        4,
-        "n1 went on with what it had begun"
-    );
+    assert_eq!(assigned(&world).len(), 4, "n1 continued its pulls");
     world.settle();
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
     assert_eq!(world.most_active, 2);
@@ -246,7 +242,7 @@ fn failures_within_a_second_are_published_once() {
     for n in 1..=49 {
         world.act(&format!("n{n}"));
     }
-    assert_eq!(world.status_writes, before, "nothing but numbers changed");
+    assert_eq!(world.status_writes, before, "only counts changed");
     world.pass(1);
     assert_eq!(world.status_writes, before + 1);
     assert_eq!(world.status("web").counts.cached, 49);
@@ -376,7 +372,7 @@ fn a_failure_stays_published_during_the_next_attempt() {
     for (attempts, reason, failures) in [
         (1, None, 0),
         (3, Some(Reason::ConnectionFailed), 1),
-        // It was lost, and is pulled again: nothing has failed.
+        // An evicted image that is pulled again is not a failure.
         (1, Some(Reason::Evicted), 0),
         (2, Some(Reason::Evicted), 0),
     ] {

@@ -143,7 +143,7 @@ fn play(limit: u32, steps: &[Step]) -> World {
     world
 }
 
-/// Ends all trouble on the nodes and lets everybody act.
+/// Ends all faults on the nodes, and runs all agents until nothing changes.
 fn calm(world: &mut World) {
     for agent in world.agents.values_mut() {
         agent.fails.clear();
@@ -152,7 +152,7 @@ fn calm(world: &mut World) {
     world.settle();
 }
 
-/// Every node holds exactly the images of the model, and every status agrees.
+/// Checks that every node holds exactly the images of the model, and that every status agrees.
 fn check(world: &World) -> Result<(), TestCaseError> {
     for (name, facts) in &world.nodes {
         if !facts.ready || facts.os != "linux" {
@@ -184,12 +184,12 @@ fn check(world: &World) -> Result<(), TestCaseError> {
             status.counts.desired
         );
         prop_assert!(!facts.refresh_requested && !facts.purge_requested);
-        prop_assert!(!facts.deleting, "its finalizer is never released");
+        prop_assert!(!facts.deleting, "the finalizer was not removed");
     }
     Ok(())
 }
 
-/// Explanations agree with the counts of the statuses, and are the same for a reader of the records.
+/// Checks that explanations agree with the counts of the statuses, and with a planner built from the records.
 fn check_explanations(world: &World) -> Result<(), TestCaseError> {
     let records = world.records.iter().map(|(node, assignment)| {
         let mut record = NodeRecord::new(node.clone(), assignment.clone());
@@ -222,7 +222,7 @@ fn check_explanations(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The image is assigned and taken back while the node is NotReady: its report answers neither.
+/// The image is assigned and dropped while the node is NotReady, so the node's report acknowledges neither.
 #[test]
 fn an_image_in_use_is_explained_by_the_last_report() {
     let spec = |image| mk_spec(&[image], &[]);
@@ -246,15 +246,15 @@ fn an_image_in_use_is_explained_by_the_last_report() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
-    /// Also: never over budget, nothing wanted is marked absent, no refresh on demand is over before
-    /// every node has looked (the world checks at every write).
+    /// The world also checks at every write: the limit of active nodes, no desired image marked absent, no refresh on
+    /// demand that ends before every node has verified its images.
     #[test]
     fn converges_after_any_history(limit in 1..4u32, steps in prop::collection::vec(step(), 0..60)) {
         let mut world = play(limit, &steps);
         calm(&mut world);
         check(&world)?;
         check_explanations(&world)?;
-        // A new planner finds nothing to do.
+        // A new planner writes nothing.
         let writes = (world.writes, world.status_writes);
         world.restart();
         prop_assert_eq!((world.writes, world.status_writes), writes);
@@ -300,7 +300,7 @@ proptest! {
         cache in 0..CACHES.len(),
         new in spec(),
     ) {
-        // A refresh that falls due meanwhile would change images as well.
+        // A refresh by the interval would change images as well.
         let mut config = PlannerConfig::default();
         config.refresh_interval = Duration::ZERO;
         let mut world = World::with(config);

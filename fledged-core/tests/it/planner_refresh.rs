@@ -7,7 +7,7 @@ use fledged_core::planner::{ActionReason, ActionStatus, ConditionKind, PlannerCo
 /// Longer than the interval between refreshes, with its jitter.
 const INTERVAL: u64 = 16 * 60 + 30;
 
-/// Two nodes and one settled cache `web` of these.
+/// Returns a world with two nodes and one settled cache `web` of these images.
 fn mk_settled(images: &[&str]) -> World {
     let mut world = World::new();
     world.node(mk_node("n1", &[]));
@@ -18,7 +18,7 @@ fn mk_settled(images: &[&str]) -> World {
     world
 }
 
-/// The revisions of what a node is to hold, in the order of the record.
+/// Returns the revisions of a node's desired images, in the order of the record.
 fn revisions(world: &World, node: &str) -> Vec<u64> {
     let record = &world.records[&mk_name(node)];
     record.images.iter().map(|i| i.revision).collect()
@@ -90,7 +90,7 @@ fn the_interval_refreshes_only_mutable_tags() {
     assert_eq!(status.message, "2 of 4 cached on 2 nodes, 2 to be pulled");
     world.settle();
     assert_eq!(world.writes, writes + 2);
-    // On demand again: both.
+    // A refresh on demand changes the revisions of both images.
     world.refresh("web");
     let third = world.status("web").refresh_revision;
     assert_eq!(revisions(&world, "n2"), [third, third]);
@@ -117,7 +117,7 @@ fn the_interval_skips_busy_and_purged_caches() {
     let mut always = mk_spec(&["app:1"], &[]);
     always.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
     world.cache("web", &always);
-    // Not while it is processing.
+    // No refresh while the cache is processing.
     world.pass(16 * 60 + 30);
     assert_eq!(world.status("web").reason, ActionReason::ImageCacheCreate);
     world.settle();
@@ -125,7 +125,7 @@ fn the_interval_skips_busy_and_purged_caches() {
     assert_eq!(world.status("web").reason, ActionReason::ImageCacheRefresh);
     world.settle();
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
-    // Not after a purge.
+    // No refresh after a purge.
     world.purge("web");
     world.settle();
     world.pass(40 * 60);
@@ -145,7 +145,11 @@ fn every_refresh_retries_failed_images() {
     assert_eq!(world.word("web"), ActionStatus::Failed);
     world.pass(INTERVAL);
     let now = world.status("web").refresh_revision;
-    assert_eq!(revisions(&world, "n1"), [now, now], "it failed there");
+    assert_eq!(
+        revisions(&world, "n1"),
+        [now, now],
+        "the fixed tag has failed on n1"
+    );
     assert_eq!(revisions(&world, "n2"), [0, now]);
     world.settle();
     assert_eq!(world.word("web"), ActionStatus::Failed);
@@ -226,7 +230,7 @@ fn the_later_refresh_of_a_shared_image_wins() {
     assert_eq!(
         world.word("web"),
         ActionStatus::Succeeded,
-        "it is not refreshed"
+        "db:1 is not refreshed"
     );
     assert_eq!(
         world.status("web").message,
@@ -247,7 +251,7 @@ fn the_later_refresh_of_a_shared_image_wins() {
         ("db:1".to_owned(), jobs),
     ];
     assert_eq!(by_image(&world), expected);
-    // It does not fall when the cache goes that asked for more.
+    // The revision stays when the cache with the later refresh is deleted.
     world.delete("jobs");
     world.settle();
     expected.remove(1);

@@ -1,4 +1,4 @@
-//! Whatever happens to a node, in whatever order: it converges, and never does what it must not.
+//! Properties of a node under random faults, edits and interference: convergence and safety.
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use fledged_core::warmer::{NodeEvent, Warmer, WarmerConfig};
 use futures_util::stream::{self, StreamExt};
 use proptest::prelude::*;
 
-/// Faults, edits and interference end by then.
+/// Time at which faults, edits and interference end.
 const TROUBLE: Duration = Duration::from_secs(20 * 60);
-/// And by then all is quiet: longer than the longest backoff (1 h with jitter) and a deadline.
+/// Time at which the node has converged: longer than the longest back-off (1 h with jitter) and a deadline.
 const END: Duration = Duration::from_secs(4 * 3600);
 const NAMES: usize = 8;
 
-/// What one name is, in the registry and on the node.
+/// The state of one name in the registry and on the node.
 #[derive(Debug, Clone)]
 struct Name {
-    /// Names of equal content are one image.
+    /// Names with equal content are names of one image.
     content: u8,
     preloaded: bool,
     in_use: bool,
@@ -63,8 +63,8 @@ struct Scenario {
 }
 
 fn reference(name: usize) -> ImageRef {
-    // Two registries, so that a hold on one can be told from a hold on the other; each repository by
-    // a tag and by a digest, because some runtimes take the one away with the other.
+    // Two registries, so that a hold on one can be distinguished from a hold on the other. Each repository has a tag
+    // and a digest, because some runtimes remove the digest with the tag.
     let (repository, by_digest) = (name / 2, name % 2 == 1);
     let host = if repository % 2 == 0 { "a" } else { "b" };
     let text = match by_digest {
@@ -160,7 +160,7 @@ fn assignment(generation: u64, wishes: &[Wish]) -> Assignment {
     Assignment::new(generation, images)
 }
 
-/// References that are to be present: `Present` wins where a name is wished both ways.
+/// Returns the desired references: `Present` wins for a name with both states.
 fn desired(wishes: &[Wish]) -> BTreeSet<ImageRef> {
     wishes
         .iter()
@@ -198,7 +198,7 @@ struct Outcome {
     report: NodeReport,
     trace: Vec<TraceEntry>,
     runtime: SimRuntime,
-    /// When which wishes came into force, in seconds.
+    /// The wishes and the time in seconds from which they apply.
     history: Vec<(u64, Vec<Wish>)>,
 }
 
@@ -282,7 +282,7 @@ fn play(scenario: &Scenario) -> Outcome {
     }
 }
 
-/// The wishes in force at that moment; at the moment of an edit, both the old and the new.
+/// Returns the wishes that apply at a time; at the time of an edit, the old and the new ones.
 fn in_force(history: &[(u64, Vec<Wish>)], at: Duration) -> Vec<&Vec<Wish>> {
     let before = history
         .iter()
@@ -305,13 +305,13 @@ proptest! {
         let outcome = play(&scenario);
         let wanted = desired(&scenario.last);
         for image in &wanted {
-            prop_assert!(outcome.runtime.holds(image), "{image} is not there");
+            prop_assert!(outcome.runtime.holds(image), "{image} is missing");
         }
         for entry in &outcome.report.images {
             if wanted.contains(&entry.image) {
                 prop_assert_eq!(entry.phase, ImagePhase::Cached, "{:?}", entry);
             } else if outcome.runtime.holds(&entry.image) {
-                // Once removed, an image that somebody else brought back is left alone.
+                // A removed image that another client pulls again is not removed a second time.
                 prop_assert!(
                     matches!(entry.phase, ImagePhase::InUse | ImagePhase::Removed),
                     "{:?}", entry
@@ -335,9 +335,9 @@ proptest! {
     }
 
     #[test]
-    fn never_removes_what_is_desired(scenario in scenario()) {
+    fn never_removes_desired_images(scenario in scenario()) {
         let outcome = play(&scenario);
-        // What counts is when the removal was asked for: an edit may overtake a slow one.
+        // The time of the request counts, because an edit may overtake a slow removal.
         let mut asked = BTreeMap::new();
         for entry in &outcome.trace {
             match &entry.event {
@@ -356,7 +356,7 @@ proptest! {
     }
 
     #[test]
-    fn never_removes_what_nobody_named(scenario in scenario()) {
+    fn removes_only_images_that_were_marked_absent(scenario in scenario()) {
         let outcome = play(&scenario);
         let named: BTreeSet<ImageRef> = outcome
             .history
@@ -366,11 +366,11 @@ proptest! {
         for entry in &outcome.trace {
             if let TraceEvent::Removed(_, gone) = &entry.event {
                 for image in gone {
-                    // A digest comes and goes with its tag.
+                    // A runtime removes a digest with its tag.
                     let came_along = |tag: &ImageRef| image.digest().is_some() && tag.name() == image.name();
                     prop_assert!(
                         named.contains(image) || named.iter().any(came_along),
-                        "{image} was removed, but nobody asked for it"
+                        "{image} was removed but was never marked absent"
                     );
                 }
             }
@@ -383,10 +383,10 @@ proptest! {
     }
 
     #[test]
-    fn does_nothing_when_nothing_changed(scenario in scenario()) {
+    fn does_nothing_while_nothing_changes(scenario in scenario()) {
         let mut quiet = scenario.clone();
         quiet.steps.clear();
-        // Assigned again at the end of the trouble: the same wishes, so nothing is to be done.
+        // The same wishes are assigned again at the end of the faults, so there is nothing to do.
         quiet.steps.push((0, Step::Assign(scenario.last.clone())));
         quiet.chance = 0.0;
         let busy = |entry: &TraceEntry| {

@@ -1,4 +1,4 @@
-//! What the reporter writes, and when, on simulated nodes with a record that accepts every write.
+//! Content and times of the reporter's writes, with a record that accepts every write.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ struct Node {
     now: Timestamp,
     bytes: usize,
     report: NodeReport,
-    /// Milliseconds since the start, and what was written.
+    /// Time in milliseconds since the start, and the written report.
     writes: Vec<(u64, NodeReport)>,
 }
 
@@ -77,7 +77,7 @@ impl Node {
         self.apply(ReporterEvent::Observed(self.report.clone()));
     }
 
-    /// Lets time pass, with every write that becomes due.
+    /// Advances the clock and performs the writes that become due.
     fn pass(&mut self, time: Duration) {
         let until = after(self.now, time);
         while let Some(due) = self.reporter.next_wakeup().filter(|due| *due <= until) {
@@ -109,7 +109,7 @@ impl Node {
     }
 }
 
-/// Images 1 to `count`, three at a time, done `seconds` after the start.
+/// Pulls images 1 to `count`, three at a time, within `seconds`.
 fn roll_out(node: &mut Node, count: usize, seconds: f64) {
     let pending = (1..=count).map(|n| mk_image(n, ImagePhase::Pending));
     node.assign(mk_report(1, pending.collect()));
@@ -167,7 +167,7 @@ fn images_already_present_are_reported_at_once() {
     node.pass_seconds(60.0);
     assert_eq!(node.writes.len(), 1);
     assert!((50..=100).contains(&node.writes[0].0));
-    // The same images in a new assignment, a second after the last write at the soonest.
+    // A new assignment with the same images is acknowledged at most once a second.
     node.assign(mk_report(2, vec![mk_image(1, ImagePhase::Cached)]));
     node.assign(mk_report(3, vec![mk_image(1, ImagePhase::Cached)]));
     node.pass_seconds(60.0);
@@ -231,7 +231,7 @@ fn a_failing_image_is_written_twice_a_minute_at_most() {
     let gaps = &node.gaps()[first..];
     assert!(gaps.iter().all(|gap| *gap >= 24_000), "{gaps:?}");
     assert!(gaps.len() <= 25);
-    // The end of the round ends every wait for the node.
+    // The end of the round is written at once.
     let writes = node.writes.len();
     node.change(mk_failing(1, ImagePhase::Failed, reason, 120));
     node.pass_seconds(2.0);
@@ -268,7 +268,7 @@ fn a_lost_image_is_written_once_it_is_back() {
     let written = node.writes.iter();
     let counts: Vec<_> = written.map(|(_, r)| count(r, ImagePhase::Cached)).collect();
     assert_eq!(counts, [1, 1]);
-    // Where that takes longer, so does the node lack it.
+    // If the pull takes longer, the missing image is written.
     node.change(mk_image(1, ImagePhase::Pulling));
     node.pass_seconds(20.0);
     assert_eq!(node.last_count(ImagePhase::Cached), 0);
@@ -314,7 +314,7 @@ fn changes_during_a_write_are_written_next() {
     assert_eq!(node.last_count(ImagePhase::Cached), 1);
 }
 
-/// The record that the write that is due now goes to.
+/// Returns the record of the write that is due.
 fn written_to(node: &mut Node) -> String {
     node.reporter.poll(node.now).unwrap().record.unwrap()
 }
@@ -351,7 +351,7 @@ fn a_write_to_an_older_record_does_not_count() {
     node.assign(report.with_record("uid-2".to_owned()));
     node.written();
     node.pass_seconds(60.0);
-    assert_eq!(node.writes.len(), 1, "the new object is answered too");
+    assert_eq!(node.writes.len(), 1, "the new object is written as well");
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn a_restored_record_is_written_again() {
     node.pass_seconds(60.0);
     node.read("uid-1", Some(report));
     node.pass_seconds(60.0);
-    assert_eq!(node.writes.len(), 1, "it says what was written");
+    assert_eq!(node.writes.len(), 1, "the record already has this report");
     node.read("uid-1", None);
     node.pass_seconds(60.0);
     assert_eq!(node.writes.len(), 2);

@@ -1,4 +1,4 @@
-//! Which nodes a selector, an affinity and tolerations mean.
+//! Matching of nodes by selectors, affinity and tolerations.
 use std::collections::BTreeMap;
 
 use fledged_core::model::{
@@ -32,7 +32,7 @@ fn mk_taint(key: &str, value: &str, effect: &str) -> Taint {
     }
 }
 
-/// A group from the rest of a cacheSpec entry, as JSON.
+/// Returns a group from the fields of a cacheSpec entry besides `images`.
 fn mk_group(rest: Value) -> ImageGroup {
     let mut entry = rest;
     entry["images"] = json!(["nginx"]);
@@ -76,7 +76,7 @@ fn requirements_are_evaluated_as_in_kubernetes() {
 }
 
 #[test]
-fn malformed_requirements_are_refused_by_key() {
+fn malformed_requirements_are_refused_with_their_key() {
     for (key, operator, values, expected) in [
         ("", "Exists", &[][..], "key is empty"),
         ("k", "In", &[], "at least one value"),
@@ -130,7 +130,7 @@ fn affinity_terms_are_alternatives_of_requirements() {
 }
 
 #[test]
-fn no_affinity_means_all_nodes_and_no_terms_none() {
+fn no_affinity_matches_all_nodes_and_no_terms_match_none() {
     assert!(NodeAffinity::default().matches("n", &mk_labels(&[])));
     let none = NodeAffinity {
         required_during_scheduling_ignored_during_execution: Some(NodeSelector::default()),
@@ -156,7 +156,7 @@ fn no_affinity_means_all_nodes_and_no_terms_none() {
 }
 
 #[test]
-fn a_toleration_fits_its_taints() {
+fn tolerations_match_taints_as_in_kubernetes() {
     let gpu = mk_taint("gpu", "yes", "NoSchedule");
     for (toleration, expected) in [
         (json!({"key": "gpu", "value": "yes"}), true),
@@ -197,7 +197,7 @@ fn a_toleration_fits_its_taints() {
 }
 
 #[test]
-fn only_taints_that_repel_need_a_toleration() {
+fn only_no_schedule_and_no_execute_need_a_toleration() {
     let mut node = mk_node("n", &[]);
     let lenient = mk_group(json!({}));
     let strict = mk_group(json!({"tolerations": []}));
@@ -215,7 +215,7 @@ fn only_taints_that_repel_need_a_toleration() {
 }
 
 #[test]
-fn a_group_needs_selector_affinity_and_tolerations_alike() {
+fn a_group_requires_selector_affinity_and_tolerations() {
     let group = mk_group(json!({
         "nodeSelector": {"tier": "backend"},
         "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [

@@ -1,4 +1,4 @@
-//! The simulation itself: its clock, its bandwidth, its disk, its faults.
+//! The simulation: clock, bandwidth, disk, registry, faults.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -82,7 +82,7 @@ fn timers_end_in_their_order() {
 }
 
 #[test]
-fn waiting_for_nothing_is_a_deadlock_and_not_a_hang() {
+fn block_on_reports_a_deadlock_if_no_timer_is_left() {
     let clock = SimClock::new();
     clock.block_on(clock.sleep(Duration::from_secs(7))).unwrap();
     let deadlock = clock.block_on(std::future::pending::<()>()).unwrap_err();
@@ -91,7 +91,7 @@ fn waiting_for_nothing_is_a_deadlock_and_not_a_hang() {
 }
 
 #[test]
-fn a_timer_that_was_dropped_moves_no_time() {
+fn a_dropped_timer_does_not_advance_time() {
     let clock = SimClock::new();
     let long = clock.sleep(Duration::from_secs(1_000));
     let short = clock.sleep(Duration::from_secs(1));
@@ -102,7 +102,7 @@ fn a_timer_that_was_dropped_moves_no_time() {
 }
 
 #[test]
-fn no_pause_and_an_endless_one_are_timers_too() {
+fn zero_and_endless_sleeps_end() {
     let clock = SimClock::new();
     clock.block_on(clock.sleep(Duration::ZERO)).unwrap();
     assert_eq!(clock.elapsed(), Duration::ZERO);
@@ -111,7 +111,7 @@ fn no_pause_and_an_endless_one_are_timers_too() {
 }
 
 #[test]
-fn bandwidth_is_shared_by_the_pulls_under_way() {
+fn concurrent_pulls_share_the_bandwidth() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock);
     clock.block_on(pull(&runtime, "a")).unwrap().unwrap();
@@ -133,7 +133,7 @@ fn bandwidth_is_shared_by_the_pulls_under_way() {
 }
 
 #[test]
-fn layers_that_are_there_are_not_fetched_again() {
+fn present_layers_are_not_fetched_again() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock);
     runtime.preload(&mk_ref("a"));
@@ -149,7 +149,7 @@ fn layers_that_are_there_are_not_fetched_again() {
 }
 
 #[test]
-fn a_disk_never_holds_more_than_fits() {
+fn a_disk_never_exceeds_its_capacity() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock).with_capacity(ByteSize::new(100 * MB));
     let both = join(pull(&runtime, "a"), pull(&runtime, "b"));
@@ -166,7 +166,7 @@ fn a_disk_never_holds_more_than_fits() {
 }
 
 #[test]
-fn a_registry_refuses_strangers_and_unknown_names() {
+fn a_registry_refuses_anonymous_pulls_and_unknown_names() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock);
     let reason = |name| clock.block_on(pull(&runtime, name)).unwrap();
@@ -179,7 +179,7 @@ fn a_registry_refuses_strangers_and_unknown_names() {
 }
 
 #[test]
-fn a_removal_takes_one_name_or_all() {
+fn the_removal_scope_decides_which_names_go() {
     for (scope, left) in [
         (RemovalScope::Image, false),
         (RemovalScope::Reference, true),
@@ -201,7 +201,7 @@ fn a_removal_takes_one_name_or_all() {
 }
 
 #[test]
-fn what_is_used_or_pinned_is_not_removed() {
+fn used_and_pinned_images_are_not_removed() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock);
     let (a, b) = (mk_ref("a"), mk_ref("b"));
@@ -222,7 +222,7 @@ fn what_is_used_or_pinned_is_not_removed() {
 }
 
 #[test]
-fn a_reference_that_moves_leaves_its_old_image() {
+fn a_moved_tag_keeps_the_old_image() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock);
     let (a, alias) = (mk_ref("a"), mk_ref("alias"));
@@ -237,7 +237,7 @@ fn a_reference_that_moves_leaves_its_old_image() {
 }
 
 #[test]
-fn faults_end_when_they_are_to() {
+fn faults_end_at_their_time() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock).with_faults(
         Faults::until(Duration::from_secs(60))
@@ -258,7 +258,7 @@ fn faults_end_when_they_are_to() {
 }
 
 #[test]
-fn a_fault_midway_costs_time_and_a_slow_one_more() {
+fn faults_can_fail_midway_or_delay_a_pull() {
     let time = |fault| {
         let clock = SimClock::new();
         let runtime =
@@ -293,13 +293,13 @@ fn play(seed: u64) -> Vec<TraceEntry> {
 }
 
 #[test]
-fn a_seed_decides_everything() {
+fn the_trace_depends_only_on_the_seed() {
     assert_eq!(play(5), play(5));
     assert!((0..20).any(|seed| play(seed) != play(5)));
 }
 
 #[test]
-fn a_dropped_pull_is_no_longer_under_way() {
+fn a_dropped_pull_no_longer_counts() {
     let clock = SimClock::new();
     let runtime = mk_runtime(&clock);
     let dropped = select(

@@ -1,4 +1,4 @@
-//! ImageCache manifests as users write them: what is taken, and what is said of the rest.
+//! Validation of ImageCache specs: accepted specs, and the errors for invalid ones.
 use fledged_core::model::{
     CacheId, CountOrPercent, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,
     InvalidSpec, ObjectName,
@@ -21,7 +21,7 @@ fn refuse(spec: Value) -> InvalidSpec {
     mk_spec(spec).validate(mk_id()).unwrap_err()
 }
 
-/// The one invalid field: path, value, problem.
+/// Validates a spec with one invalid field, and returns the field's path, value and problem.
 fn refuse_one(spec: Value) -> (String, String, String) {
     let error = refuse(spec);
     assert_eq!(error.fields.len(), 1, "{error}");
@@ -29,14 +29,14 @@ fn refuse_one(spec: Value) -> (String, String, String) {
     (field.field, field.value, field.problem)
 }
 
-/// A spec of one entry with these fields beside `images`.
+/// Returns a spec with one entry that has these fields besides `images`.
 fn mk_entry(rest: Value) -> Value {
     let mut entry = rest;
     entry["images"] = json!(["nginx"]);
     json!({"cacheSpec": [entry]})
 }
 
-/// A spec with these fields beside `cacheSpec`.
+/// Returns a spec with these fields besides `cacheSpec`.
 fn mk_beside(rest: Value) -> Value {
     let mut spec = rest;
     spec["cacheSpec"] = json!([{"images": ["nginx"]}]);
@@ -44,7 +44,7 @@ fn mk_beside(rest: Value) -> Value {
 }
 
 #[test]
-fn a_manifest_of_kube_fledged_is_taken_as_it_stands() {
+fn a_spec_of_kube_fledged_is_accepted() {
     let cache = mk_cache(json!({
         "cacheSpec": [
             {"images": ["ghcr.io/jitesoft/nginx:1.23.1"]},
@@ -75,7 +75,7 @@ fn a_manifest_of_kube_fledged_is_taken_as_it_stands() {
 }
 
 #[test]
-fn what_is_not_written_has_its_default() {
+fn missing_fields_have_defaults() {
     let cache = mk_cache(json!({"cacheSpec": [{"images": ["nginx"]}]}));
     assert_eq!(cache.deletion_policy, DeletionPolicy::Retain);
     assert_eq!(cache.service_account, None);
@@ -87,7 +87,7 @@ fn what_is_not_written_has_its_default() {
 }
 
 #[test]
-fn the_added_fields_are_taken() {
+fn fields_beyond_kube_fledgeds_are_accepted() {
     let cache = mk_cache(json!({
         "cacheSpec": [{
             "images": ["nginx"],
@@ -110,7 +110,7 @@ fn the_added_fields_are_taken() {
 }
 
 #[test]
-fn a_spec_reads_what_it_writes() {
+fn a_spec_survives_serialization() {
     let spec = mk_spec(json!({
         "cacheSpec": [{"images": ["nginx"], "nodeSelector": {"a": "b"}, "imagePullPolicy": "IfNotPresent"}],
         "imagePullSecrets": [{"name": "key"}],
@@ -121,7 +121,7 @@ fn a_spec_reads_what_it_writes() {
         serde_json::from_value::<ImageCacheSpec>(wire.clone()).unwrap(),
         spec
     );
-    // Nothing is written that was not there.
+    // Fields that were not set are not written.
     assert_eq!(wire["cacheSpec"][0].as_object().unwrap().len(), 3);
     assert_eq!(wire.as_object().unwrap().len(), 3);
 }
@@ -138,7 +138,7 @@ fn an_empty_spec_is_refused() {
 }
 
 #[test]
-fn every_invalid_image_is_named_by_path_and_value() {
+fn invalid_images_are_reported_with_path_and_value() {
     let error = refuse(json!({"cacheSpec": [
         {"images": ["nginx", "nginx ; reboot", "ok:1", "Nginx"]},
         {"images": ["http://x/y"]},
@@ -165,7 +165,7 @@ fn every_invalid_image_is_named_by_path_and_value() {
 }
 
 #[test]
-fn invalid_fields_of_all_kinds_are_reported_together_in_order() {
+fn all_invalid_fields_are_reported_in_order() {
     let error = refuse(json!({
         "cacheSpec": [
             {"images": []},
@@ -202,7 +202,7 @@ fn invalid_fields_of_all_kinds_are_reported_together_in_order() {
 }
 
 #[test]
-fn tolerations_are_checked_word_by_word() {
+fn invalid_tolerations_are_reported_by_field() {
     for (toleration, field, value) in [
         (
             json!({"key": "a", "operator": "exists"}),
@@ -237,7 +237,7 @@ fn affinity_without_a_term_is_refused() {
 }
 
 #[test]
-fn an_image_written_twice_in_the_same_words_is_refused_and_in_others_merged() {
+fn repeated_images_are_refused_and_aliases_are_merged() {
     let (field, value, problem) =
         refuse_one(json!({"cacheSpec": [{"images": ["nginx", "redis", "nginx"]}]}));
     assert_eq!(
@@ -256,7 +256,7 @@ fn an_image_written_twice_in_the_same_words_is_refused_and_in_others_merged() {
 }
 
 #[test]
-fn a_list_has_a_limit() {
+fn a_list_has_at_most_2000_images() {
     let images = |count| -> Vec<_> { (0..count).map(|n| format!("app{n}")).collect() };
     let cache = mk_cache(json!({"cacheSpec": [{"images": images(2_000)}]}));
     assert_eq!(cache.groups[0].images.len(), 2_000);
@@ -269,7 +269,7 @@ fn a_list_has_a_limit() {
 }
 
 #[test]
-fn what_an_error_shows_cannot_forge_a_line() {
+fn errors_escape_control_characters() {
     let error = refuse(
         json!({"cacheSpec": [{"images": ["a\nlevel=info msg=\"all good\"", "b\u{202e}c\u{1b}[2J"]}]}),
     );
@@ -282,7 +282,7 @@ fn what_an_error_shows_cannot_forge_a_line() {
 }
 
 #[test]
-fn a_count_or_a_percentage_of_nodes() {
+fn max_concurrent_nodes_is_a_count_or_a_percentage() {
     let limit = |value: Value| serde_json::from_value::<CountOrPercent>(value).unwrap();
     for (value, whole, expected) in [
         (json!(1), 10, Some(1)),
@@ -316,7 +316,7 @@ fn a_count_or_a_percentage_of_nodes() {
 }
 
 #[test]
-fn unknown_words_for_a_policy_are_refused() {
+fn unknown_policies_are_refused() {
     for (entry, word) in [
         (mk_entry(json!({"imagePullPolicy": "Never"})), "Never"),
         (mk_beside(json!({"deletionPolicy": "Delete"})), "Delete"),

@@ -1,4 +1,4 @@
-//! What a warmer does with an assignment on a node where all goes well, and what it says of it.
+//! The warmer without failures: commands and reports for an assignment.
 use std::time::Duration;
 
 use crate::warmer_node::{TestNode, mk_absent, mk_image, mk_inventory, mk_present, mk_secret};
@@ -15,7 +15,7 @@ fn mk_hasty(name: &str, seconds: u64) -> AssignedImage {
 }
 
 #[test]
-fn without_an_assignment_nothing_happens() {
+fn nothing_is_done_without_an_assignment() {
     let mut node = TestNode::new(3);
     assert_eq!(node.poll().0, []);
     assert_eq!(node.warmer.next_wakeup(), None);
@@ -32,7 +32,7 @@ fn an_empty_assignment_is_settled() {
 }
 
 #[test]
-fn the_inventory_is_asked_before_anything_is_pulled() {
+fn the_inventory_is_read_before_the_first_pull() {
     let mut node = TestNode::new(3);
     let asked = node.assign(vec![mk_present("a"), mk_present("b")]);
     assert!(asked.reads());
@@ -48,7 +48,7 @@ fn the_inventory_is_asked_before_anything_is_pulled() {
 }
 
 #[test]
-fn usage_is_only_asked_for_where_something_is_to_be_removed() {
+fn usage_is_read_only_if_images_must_be_removed() {
     let with_usage = |images| {
         let asked = TestNode::new(3).assign(images);
         asked.0.iter().find_map(|command| match command {
@@ -64,7 +64,7 @@ fn usage_is_only_asked_for_where_something_is_to_be_removed() {
 }
 
 #[test]
-fn what_is_found_present_counts_no_attempt_and_no_time() {
+fn present_images_have_no_attempts_or_times() {
     let (node, _) = TestNode::warmed(3, vec![mk_present("a")], &["a"]);
     let report = node.report("a");
     assert_eq!(report.phase, ImagePhase::Cached);
@@ -77,7 +77,7 @@ fn what_is_found_present_counts_no_attempt_and_no_time() {
 }
 
 #[test]
-fn a_pull_is_told_before_it_begins_and_when_it_ends() {
+fn a_pull_is_reported_at_its_start_and_end() {
     let (mut node, asked) = TestNode::warmed(3, vec![mk_present("a")], &[]);
     let kinds: Vec<_> = asked.0.iter().map(std::mem::discriminant).collect();
     let report = asked
@@ -99,14 +99,14 @@ fn a_pull_is_told_before_it_begins_and_when_it_ends() {
     assert_eq!(report.started_at, Some(started));
     assert_eq!(report.finished_at, Some(node.now));
     assert_eq!(report.next_attempt_at, None);
-    // Not believed because it succeeded: the inventory has to say so.
+    // A successful pull must be confirmed by the inventory.
     assert!(asked.reads() && !node.is_settled());
     node.answer(Ok(mk_inventory(&["a"])));
     assert!(node.is_settled());
 }
 
 #[test]
-fn a_pull_names_its_credentials_and_deadline() {
+fn a_pull_has_its_credentials_and_deadline() {
     let image = mk_hasty("a", 70)
         .with_pull_secrets(vec![mk_secret("first"), mk_secret("second")])
         .with_service_accounts(vec![mk_secret("builder")]);
@@ -126,7 +126,7 @@ fn a_pull_names_its_credentials_and_deadline() {
 }
 
 #[test]
-fn no_more_pulls_than_allowed_run_at_once() {
+fn concurrent_pulls_are_limited() {
     let names = ["a", "b", "c", "d", "e"];
     let images = names.iter().map(|name| mk_present(name)).collect();
     let (mut node, asked) = TestNode::warmed(2, images, &[]);
@@ -143,7 +143,7 @@ fn no_more_pulls_than_allowed_run_at_once() {
 }
 
 #[test]
-fn higher_priority_goes_first_and_the_order_breaks_ties() {
+fn pulls_are_ordered_by_priority_and_then_position() {
     let images = vec![
         mk_prioritised("low", -1),
         mk_prioritised("first", 0),
@@ -162,7 +162,7 @@ fn the_deadline_counts_from_the_start_of_the_pull() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_hasty("a", 100), mk_hasty("b", 100)], &[]);
     node.pass(99);
     assert_eq!(node.phase("a"), ImagePhase::Pulling);
-    // `b` has waited for 99 s by now; it still has its 100.
+    // `b` has waited for 99 s, but its deadline of 100 s begins now.
     assert_eq!(node.pulled("a").pulls(), ["b"]);
     node.pass(99);
     assert_eq!(node.phase("b"), ImagePhase::Pulling);
@@ -173,14 +173,14 @@ fn the_deadline_counts_from_the_start_of_the_pull() {
     assert_eq!(report.reason, Some(Reason::DeadlineExceeded));
     assert!(report.message.unwrap().contains("100s"));
     assert_eq!(report.finished_at, Some(node.now));
-    // A reading that began while `b` was under way may have missed what came of it.
+    // A reading that began during the pull of `b` may have missed its result.
     node.answer(Ok(mk_inventory(&["a"])));
     node.answer(Ok(mk_inventory(&["a"])));
     assert!(node.is_settled());
 }
 
 #[test]
-fn waiting_in_the_queue_costs_no_deadline() {
+fn waiting_in_the_queue_does_not_use_the_deadline() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a"), mk_hasty("b", 10)], &[]);
     node.pass(250);
     assert_eq!(node.phase("b"), ImagePhase::Pending);
@@ -190,7 +190,7 @@ fn waiting_in_the_queue_costs_no_deadline() {
 }
 
 #[test]
-fn a_deadline_of_nothing_is_taken_as_a_second() {
+fn a_deadline_of_zero_counts_as_a_second() {
     let (mut node, asked) = TestNode::warmed(1, vec![mk_hasty("a", 0)], &[]);
     assert_eq!(asked.pulls(), ["a"]);
     node.pass(1);
@@ -198,7 +198,7 @@ fn a_deadline_of_nothing_is_taken_as_a_second() {
 }
 
 #[test]
-fn an_interval_of_nothing_is_taken_as_a_second() {
+fn an_interval_of_zero_counts_as_a_second() {
     let mut config = crate::warmer_node::mk_config(1);
     config.inventory_interval = Duration::ZERO;
     let mut node = TestNode::with(config);
@@ -208,19 +208,19 @@ fn an_interval_of_nothing_is_taken_as_a_second() {
 }
 
 #[test]
-fn a_retry_goes_before_images_that_were_not_tried_yet() {
+fn retries_precede_first_attempts() {
     let names = ["a", "b", "c", "d"];
     let images = names.iter().map(|name| mk_present(name)).collect();
     let (mut node, _) = TestNode::warmed(1, images, &[]);
     assert_eq!(node.failed("a", Reason::RegistryError).pulls(), ["b"]);
     node.pass(30);
-    // The deadline of `a` is running; in the queue behind `c` and `d` it could only pass.
+    // The deadline of `a` is running and would pass if `a` waited for `c` and `d`.
     assert_eq!(node.pulled("b").pulls(), ["a"]);
     assert_eq!(node.report("a").attempts, 2);
 }
 
 #[test]
-fn reports_stand_in_the_order_of_the_assignment() {
+fn reports_have_the_order_of_the_assignment() {
     let images = vec![mk_present("z"), mk_present("a"), mk_absent("m")];
     let (node, _) = TestNode::warmed(3, images, &[]);
     let report = node.warmer.report();
@@ -230,7 +230,7 @@ fn reports_stand_in_the_order_of_the_assignment() {
 }
 
 #[test]
-fn an_image_assigned_twice_is_one_and_present_wins() {
+fn aliases_are_merged_and_present_wins() {
     let images = vec![
         mk_absent("nginx"),
         mk_present("nginx:latest"),
@@ -243,7 +243,7 @@ fn an_image_assigned_twice_is_one_and_present_wins() {
 }
 
 #[test]
-fn a_report_uses_the_words_of_the_last_assignment() {
+fn a_report_uses_the_latest_spelling_of_a_reference() {
     let (mut node, _) = TestNode::warmed(3, vec![mk_present("nginx")], &["nginx"]);
     node.assign(vec![mk_present("docker.io/library/nginx:latest")]);
     let report = node.report("nginx");
@@ -251,7 +251,7 @@ fn a_report_uses_the_words_of_the_last_assignment() {
 }
 
 #[test]
-fn the_same_assignment_again_changes_nothing() {
+fn an_equal_assignment_changes_nothing() {
     let images = vec![mk_present("a"), mk_present("b"), mk_absent("c")];
     let (mut node, _) = TestNode::warmed(1, images.clone(), &["b"]);
     let before = node.warmer.report().images;
@@ -261,14 +261,14 @@ fn the_same_assignment_again_changes_nothing() {
 }
 
 #[test]
-fn answers_to_unknown_questions_are_ignored() {
+fn events_with_unknown_ids_are_ignored() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
-    let nothing = node.tell(NodeEvent::PullEnded {
+    let nothing = node.send(NodeEvent::PullEnded {
         id: fledged_core::warmer::PullId(99),
         result: Ok(mk_image(&["a"])),
     });
     assert_eq!(nothing.0, []);
-    let nothing = node.tell(NodeEvent::InventoryRead {
+    let nothing = node.send(NodeEvent::InventoryRead {
         id: fledged_core::warmer::InventoryId(99),
         result: Ok(mk_inventory(&[])),
     });
@@ -282,7 +282,7 @@ fn answers_to_unknown_questions_are_ignored() {
 }
 
 #[test]
-fn of_two_thousand_images_an_event_concerns_its_own_and_the_next_alone() {
+fn an_event_changes_only_its_image_and_the_next() {
     let names: Vec<String> = (0..2_000)
         .map(|n| format!("registry.example/app{n}:1"))
         .collect();
@@ -293,10 +293,10 @@ fn of_two_thousand_images_an_event_concerns_its_own_and_the_next_alone() {
     while let Some(name) = queue.pop() {
         let asked = node.pulled(&name);
         let next = names.get(begun);
-        let mut told = vec![(name, ImagePhase::Cached)];
-        told.extend(next.map(|next| (next.clone(), ImagePhase::Pulling)));
-        told.sort();
-        assert_eq!(asked.phases(), told);
+        let mut expected = vec![(name, ImagePhase::Cached)];
+        expected.extend(next.map(|next| (next.clone(), ImagePhase::Pulling)));
+        expected.sort();
+        assert_eq!(asked.phases(), expected);
         assert_eq!(asked.pulls().first(), next);
         begun += asked.pulls().len();
         queue.extend(asked.pulls());

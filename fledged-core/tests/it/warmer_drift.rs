@@ -1,4 +1,4 @@
-//! What a warmer does when the node or the assignment turns out to be different from before.
+//! The warmer after changes of the node or the assignment: evictions, refreshes, edits, restarts.
 use std::time::Duration;
 
 use crate::warmer_node::{
@@ -27,13 +27,13 @@ fn the_inventory_is_read_every_interval() {
     assert_eq!(
         node.read(mk_inventory(&["a"])).0,
         [],
-        "nothing changed, nothing is told"
+        "an unchanged inventory causes no report"
     );
     assert!(!node.pass(53).reads());
 }
 
 #[test]
-fn nodes_that_were_assigned_together_do_not_go_on_reading_together() {
+fn readings_of_many_nodes_spread_out() {
     let mut readings: Vec<i64> = (0..1_000)
         .map(|seed| {
             let mut node = TestNode::with(mk_config(1));
@@ -53,7 +53,10 @@ fn nodes_that_were_assigned_together_do_not_go_on_reading_together() {
     readings.sort_unstable();
     assert!(readings[0] >= 3 * 54_000 && readings[999] <= 3 * 60_000);
     for (first, later) in readings.iter().zip(&readings[200..]) {
-        assert!(later - first > 1_000, "more than a fifth within a second");
+        assert!(
+            later - first > 1_000,
+            "more than a fifth of the readings are within a second"
+        );
     }
 }
 
@@ -81,17 +84,17 @@ fn an_evicted_image_is_pulled_again() {
 }
 
 #[test]
-fn repeated_evictions_are_repaired_ever_more_slowly() {
+fn repeated_evictions_are_repaired_with_backoff() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
     let mut waits = Vec::new();
     for _ in 0..7 {
-        // A reading that was under way during the pull does not count.
+        // A reading that began before the end of the pull does not count.
         while node.phase("a") == ImagePhase::Cached {
             node.read_next(mk_inventory(&[]));
         }
         let vanished = node.now;
         if node.phase("a") == ImagePhase::Failed {
-            // Something that goes on takes it away; that is told, and ends a round.
+            // Repeated evictions are reported and end the round.
             assert_eq!(node.report("a").reason, Some(Reason::Evicted));
             assert!(node.is_settled());
             assert!(node.report("a").next_attempt_at > Some(node.now));
@@ -115,7 +118,7 @@ fn a_refresh_repairs_repeated_evictions_at_once() {
 }
 
 #[test]
-fn an_eviction_long_after_is_no_repetition() {
+fn an_eviction_after_the_window_is_not_a_repetition() {
     let mut config = mk_config(1);
     config.eviction_window = 2 * MINUTE;
     let mut node = TestNode::with(config);
@@ -131,7 +134,7 @@ fn an_eviction_long_after_is_no_repetition() {
 }
 
 #[test]
-fn a_copy_that_could_not_be_refreshed_is_replaced_when_it_vanishes() {
+fn an_evicted_image_is_pulled_after_a_failed_refresh() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_always("a")], &["a"]);
     node.failed("a", Reason::InvalidImage);
     assert_eq!(node.phase("a"), ImagePhase::Failed);
@@ -140,7 +143,7 @@ fn a_copy_that_could_not_be_refreshed_is_replaced_when_it_vanishes() {
 }
 
 #[test]
-fn an_image_that_somebody_else_brought_ends_the_backoff() {
+fn an_image_pulled_by_another_client_ends_the_backoff() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     node.failed("a", Reason::Unauthorized);
     node.assign(vec![mk_present("a"), mk_present("b")]);
@@ -153,19 +156,19 @@ fn an_image_that_somebody_else_brought_ends_the_backoff() {
 }
 
 #[test]
-fn a_reading_older_than_a_pull_does_not_count() {
+fn a_reading_that_began_before_a_pull_ended_is_ignored() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     while !node.is_reading() {
         node.wake();
     }
     node.pulled("a");
-    // That reading was asked for before the pull ended.
+    // This reading began before the pull ended.
     assert_eq!(node.read(mk_inventory(&[])).pulls(), [""; 0]);
     assert_eq!(node.phase("a"), ImagePhase::Cached);
 }
 
 #[test]
-fn an_image_assigned_during_a_reading_waits_for_the_next() {
+fn an_image_assigned_during_a_reading_needs_another() {
     let mut node = TestNode::new(1);
     node.assign(vec![mk_present("a")]);
     node.assign(vec![mk_present("a"), mk_present("b")]);
@@ -176,7 +179,7 @@ fn an_image_assigned_during_a_reading_waits_for_the_next() {
 }
 
 #[test]
-fn a_new_revision_is_pulled_although_present() {
+fn a_new_revision_with_policy_always_is_pulled() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_revision("a", 3)], &["a"]);
     node.pulled("a");
     node.read(mk_inventory(&["a"]));
@@ -184,14 +187,18 @@ fn a_new_revision_is_pulled_although_present() {
     assert!(node.assign(vec![mk_revision("a", 4)]).reads());
     assert!(!node.is_settled());
     assert_eq!(node.read(mk_inventory(&["a"])).pulls(), ["a"]);
-    assert_eq!(node.report("a").revision, Some(3), "not satisfied yet");
+    assert_eq!(
+        node.report("a").revision,
+        Some(3),
+        "revision 4 is not satisfied yet"
+    );
     node.pulled("a");
     assert_eq!(node.report("a").revision, Some(4));
     assert_eq!(node.assign(vec![mk_revision("a", 4)]).0, []);
 }
 
 #[test]
-fn a_revision_that_comes_during_a_pull_asks_for_another() {
+fn a_new_revision_during_a_pull_causes_another_pull() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_revision("a", 1)], &[]);
     assert_eq!(node.assign(vec![mk_revision("a", 2)]).cancels(), 0);
     node.read(mk_inventory(&[]));
@@ -202,7 +209,7 @@ fn a_revision_that_comes_during_a_pull_asks_for_another() {
 }
 
 #[test]
-fn a_new_revision_forgets_why_the_last_one_failed() {
+fn a_new_revision_clears_the_last_failure() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_revision("a", 1), mk_present("b")], &[]);
     node.failed("a", Reason::ImageNotFound);
     node.assign(vec![mk_revision("a", 2), mk_present("b")]);
@@ -223,7 +230,7 @@ fn policy_always_pulls_once_for_each_refresh() {
 }
 
 #[test]
-fn a_refresh_tries_again_what_has_failed() {
+fn a_refresh_retries_failed_images() {
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &[]);
     node.failed("a", Reason::ImageNotFound);
     node.failed("b", Reason::RegistryError);
@@ -231,7 +238,7 @@ fn a_refresh_tries_again_what_has_failed() {
 }
 
 #[test]
-fn a_refresh_leaves_a_throttling_registry_alone() {
+fn a_refresh_respects_the_delay_of_a_registry() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     node.ended("a", Err(crate::warmer_node::mk_throttled(100)));
     assert_eq!(node.refresh().pulls(), [""; 0]);
@@ -240,7 +247,7 @@ fn a_refresh_leaves_a_throttling_registry_alone() {
 }
 
 #[test]
-fn a_pull_that_nobody_wants_any_more_is_cancelled() {
+fn a_pull_of_a_dropped_image_is_cancelled() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a"), mk_present("b")], &[]);
     let asked = node.assign(vec![mk_present("b")]);
     assert_eq!(asked.cancels(), 1);
@@ -249,20 +256,20 @@ fn a_pull_that_nobody_wants_any_more_is_cancelled() {
 }
 
 #[test]
-fn a_pull_of_what_is_now_to_be_absent_is_cancelled_and_undone() {
+fn a_pull_of_an_image_to_be_absent_is_cancelled_and_undone() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     let asked = node.assign(vec![mk_absent("a")]);
     assert_eq!(asked.cancels(), 1);
-    // It may have been complete before it was cancelled.
+    // The pull may have completed before it was cancelled.
     assert_eq!(node.read(mk_inventory(&["a"])).removals(), ["a"]);
 }
 
 #[test]
-fn after_a_restart_satisfied_revisions_are_not_pulled_again() {
+fn satisfied_revisions_survive_a_restart() {
     let past =
         |name: &str, phase, revision| ImageReport::new(mk_ref(name), phase).with_revision(revision);
     let mut node = TestNode::new(3);
-    node.tell(NodeEvent::Resumed(vec![
+    node.send(NodeEvent::Resumed(vec![
         past("a", ImagePhase::Cached, 2),
         past("b", ImagePhase::Cached, 1),
         past("gone", ImagePhase::Removed, 0),
@@ -279,7 +286,7 @@ fn after_a_restart_satisfied_revisions_are_not_pulled_again() {
     let held = ["a", "b", "new", "gone", "again"];
     let asked = node.read(mk_inventory(&held));
     assert_eq!(node.phase("a"), ImagePhase::Cached);
-    // Somebody brought it back after it was removed; that is left alone.
+    // An image that another client pulled after the removal is kept.
     assert_eq!(node.phase("gone"), ImagePhase::Removed);
     assert_eq!(asked.removals(), ["again"]);
     let asked = node.removal("again", Ok(fledged_core::port::Removal::Removed));
@@ -287,7 +294,7 @@ fn after_a_restart_satisfied_revisions_are_not_pulled_again() {
 }
 
 #[test]
-fn after_a_restart_what_is_still_there_is_told_as_before() {
+fn reports_of_unchanged_images_survive_a_restart() {
     let mut node = TestNode::new(3);
     let digest = |n: u8| Digest::parse(&format!("sha256:{n:064x}")).unwrap();
     let past = |name: &str| {
@@ -300,7 +307,7 @@ fn after_a_restart_what_is_still_there_is_told_as_before() {
             .with_revision(0)
     };
     let reports = ["same", "moved", "lost"].map(past);
-    node.tell(NodeEvent::Resumed(reports.to_vec()));
+    node.send(NodeEvent::Resumed(reports.to_vec()));
     node.assign(["same", "moved", "lost"].map(mk_present).to_vec());
     let mk_held = |name: &str, n| mk_image(&[name]).with_digest(digest(n));
     let held = vec![mk_held("same", 1), mk_held("moved", 2)];
@@ -314,11 +321,11 @@ fn after_a_restart_what_is_still_there_is_told_as_before() {
 }
 
 #[test]
-fn after_an_interruption_nothing_is_believed() {
+fn the_inventory_is_read_again_after_an_interruption() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a"), mk_present("b")], &["a"]);
     assert_eq!(node.phase("b"), ImagePhase::Pulling);
     node.forget();
-    assert!(node.tell(NodeEvent::Interrupted).reads());
+    assert!(node.send(NodeEvent::Interrupted).reads());
     assert!(!node.is_settled());
     assert_eq!(node.warmer.pulls_under_way(), 0);
     let asked = node.read(mk_inventory(&["b"]));

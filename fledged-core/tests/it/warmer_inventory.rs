@@ -1,4 +1,4 @@
-//! What a warmer does while the runtime can't say what it holds.
+//! The warmer while the inventory can't be read.
 use std::time::Duration;
 
 use crate::warmer_node::{TestNode, mk_absent, mk_failure, mk_inventory, mk_present};
@@ -12,7 +12,7 @@ fn unavailable() -> fledged_core::error::Failure {
 }
 
 #[test]
-fn a_reading_that_fails_is_repeated_ever_more_slowly() {
+fn failed_readings_are_retried_with_backoff() {
     let mut node = TestNode::new(1);
     node.assign(vec![mk_present("a")]);
     let mut waits = Vec::new();
@@ -30,7 +30,7 @@ fn a_reading_that_fails_is_repeated_ever_more_slowly() {
 }
 
 #[test]
-fn images_give_up_after_their_own_deadline_and_recover() {
+fn images_fail_at_their_own_deadline_and_recover() {
     let hasty = mk_present("hasty").with_deadline(20 * SECOND);
     let mut node = TestNode::new(1);
     node.assign(vec![hasty, mk_present("patient"), mk_absent("old")]);
@@ -64,7 +64,7 @@ fn images_give_up_after_their_own_deadline_and_recover() {
         node.seconds()
     );
 
-    // It answers again: nothing of the trouble is left in what is told.
+    // The runtime answers again: the reports contain no failure any more.
     let asked = node.read_next(mk_inventory(&["old", "patient"]));
     assert_eq!(asked.removals(), ["old"]);
     assert_eq!(node.phase("patient"), ImagePhase::Cached);
@@ -74,7 +74,7 @@ fn images_give_up_after_their_own_deadline_and_recover() {
 }
 
 #[test]
-fn a_runtime_that_never_answers_is_given_up_on_as_well() {
+fn images_fail_while_the_runtime_does_not_answer() {
     let mut node = TestNode::new(1);
     node.assign(vec![mk_present("a")]);
     node.wake();
@@ -86,7 +86,7 @@ fn a_runtime_that_never_answers_is_given_up_on_as_well() {
 }
 
 #[test]
-fn a_runtime_that_can_never_answer_fails_at_once() {
+fn images_fail_at_once_on_an_unsupported_runtime() {
     let mut node = TestNode::new(1);
     node.assign(vec![mk_present("a"), mk_absent("b")]);
     node.answer(Err(mk_failure(Reason::RuntimeUnsupported)));
@@ -97,12 +97,12 @@ fn a_runtime_that_can_never_answer_fails_at_once() {
         assert_eq!(report.reason, Some(Reason::RuntimeUnsupported));
         assert_eq!(report.finished_at, Some(node.now));
     }
-    // It may have been replaced meanwhile.
+    // The runtime may be replaced later, so the reading is repeated.
     assert_eq!(node.read_next(mk_inventory(&[])).pulls(), ["a"]);
 }
 
 #[test]
-fn what_is_known_stays_while_the_runtime_is_away() {
+fn phases_are_kept_while_the_runtime_is_unavailable() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a"), mk_present("b")], &["a"]);
     let read_at = node.warmer.report().inventory_at;
     while !node.is_reading() {
@@ -115,15 +115,15 @@ fn what_is_known_stays_while_the_runtime_is_away() {
 }
 
 #[test]
-fn a_runtime_that_was_away_is_looked_into_as_soon_as_it_is_back() {
+fn the_inventory_is_read_once_the_runtime_is_back() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a"), mk_present("b")], &["a"]);
-    // A pull is the first to notice.
+    // A failed pull shows that the runtime is unavailable.
     assert!(node.failed("b", Reason::RuntimeUnavailable).reads());
     node.answer(Err(unavailable()));
     let asked = node.read_next(mk_inventory(&[]));
     assert!(node.seconds() <= 2.0, "{}", node.seconds());
     assert_eq!(node.report("a").reason, Some(Reason::Evicted), "{asked:?}");
-    // While it is known to be away, the reading has its own delays.
+    // While the runtime is unavailable, readings are retried with back-off.
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &[]);
     node.failed("a", Reason::RuntimeUnavailable);
     node.answer(Err(unavailable()));
@@ -131,7 +131,7 @@ fn a_runtime_that_was_away_is_looked_into_as_soon_as_it_is_back() {
 }
 
 #[test]
-fn an_edit_asks_the_runtime_at_once() {
+fn an_edit_reads_the_inventory_at_once() {
     let mut node = TestNode::new(1);
     node.assign(vec![mk_present("a")]);
     for _ in 0..6 {
@@ -143,14 +143,14 @@ fn an_edit_asks_the_runtime_at_once() {
 }
 
 #[test]
-fn the_wait_for_a_reading_begins_with_the_reading() {
+fn the_deadline_for_a_reading_begins_with_the_reading() {
     let mut node = TestNode::new(1);
     let impatient = |name: &str| mk_present(name).with_deadline(15 * SECOND);
     node.assign(vec![mk_present("a")]);
-    // Assigned while a reading is under way, which says nothing about it.
+    // `b` is assigned during a reading, which does not cover it.
     node.assign(vec![mk_present("a"), impatient("b")]);
     node.pass(14);
-    // The first reading ends at the moment at which the wait of `b` is over.
+    // The first reading ends when the deadline of `b` would pass if it had begun with the assignment.
     node.now += SECOND;
     assert!(node.read(mk_inventory(&["a"])).reads());
     assert_eq!(
@@ -164,12 +164,12 @@ fn the_wait_for_a_reading_begins_with_the_reading() {
 }
 
 #[test]
-fn whoever_knows_of_a_change_need_not_wait_for_the_interval() {
+fn a_possible_change_causes_a_reading_at_once() {
     let mut node = TestNode::new(1);
     node.assign(vec![mk_present("a")]);
     node.read(mk_inventory(&["a"]));
     assert!(!node.is_reading() && node.phase("a") == ImagePhase::Cached);
-    node.look();
+    node.inventory_changed();
     assert!(node.is_reading());
     assert_eq!(node.read(mk_inventory(&[])).pulls(), ["a"]);
 }

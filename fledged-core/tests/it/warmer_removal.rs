@@ -1,4 +1,4 @@
-//! What a warmer removes, what it leaves, and in which order.
+//! Removals by the warmer: their order, and images that are kept.
 use crate::warmer_node::{TestNode, mk_absent, mk_failure, mk_image, mk_inventory, mk_present};
 use fledged_core::error::Reason;
 use fledged_core::model::{AssignedImage, ImagePhase};
@@ -7,7 +7,7 @@ use fledged_core::warmer::Inventory;
 
 const NONE: [&str; 0] = [];
 
-/// A runtime with these images, of which containers use those.
+/// Returns an inventory of `images`, of which containers use `used`.
 fn mk_used(images: Vec<RuntimeImage>, used: &[&str], removal: RemovalScope) -> Inventory {
     let used: Vec<_> = used.iter().map(|id| ImageId((*id).to_owned())).collect();
     Inventory::new(images, used, removal)
@@ -34,7 +34,7 @@ fn rig_with(
 }
 
 #[test]
-fn what_is_to_be_absent_is_removed_one_after_another() {
+fn images_are_removed_one_after_another() {
     let images = vec![mk_absent("a"), mk_absent("b"), mk_absent("c")];
     let (mut node, asked) = rig_with(images, mk_inventory(&["a", "b", "other"]));
     assert_eq!(asked.removals(), ["a"]);
@@ -52,12 +52,12 @@ fn what_is_to_be_absent_is_removed_one_after_another() {
 }
 
 #[test]
-fn an_image_in_use_is_kept_until_it_no_longer_is() {
+fn an_image_in_use_is_removed_once_it_is_unused() {
     for scope in [RemovalScope::Image, RemovalScope::Reference] {
         let used = |used: &[&str]| mk_used(vec![mk_image(&["a"])], used, scope);
         let (mut node, asked) = rig_with(vec![mk_absent("a")], used(&["a"]));
         if scope == RemovalScope::Reference {
-            // Only the runtime knows whether the name is the last.
+            // Only the runtime knows whether this name is the last one.
             assert_eq!(asked.removals(), ["a"]);
             node.removal("a", Ok(Removal::InUse("pod web-1".to_owned())));
             let message = node.report("a").message.unwrap();
@@ -70,7 +70,7 @@ fn an_image_in_use_is_kept_until_it_no_longer_is() {
         assert_eq!(report.reason, Some(Reason::InUse));
         assert!(node.is_settled());
         for _ in 0..3 {
-            // Nothing changed: nothing is asked and nothing is told.
+            // An unchanged inventory causes no command and no report.
             assert_eq!(node.read_next(used(&["a"])).0, []);
         }
         assert_eq!(node.read_next(used(&[])).removals(), ["a"]);
@@ -94,7 +94,7 @@ fn a_pinned_image_is_kept() {
 }
 
 #[test]
-fn an_image_that_is_wanted_by_another_name_is_kept_where_all_names_would_go() {
+fn an_image_desired_by_another_name_is_kept() {
     let images = vec![mk_absent("app:1"), mk_present("app:stable")];
     let names: &[&[&str]] = &[&["app:1", "app:stable"]];
     let (node, asked) = rig_with(images.clone(), mk_whole(names));
@@ -108,7 +108,7 @@ fn an_image_that_is_wanted_by_another_name_is_kept_where_all_names_would_go() {
 }
 
 #[test]
-fn a_name_that_nobody_gave_up_is_kept_where_all_names_would_go() {
+fn an_image_with_an_unlisted_name_is_kept() {
     let names: &[&[&str]] = &[&["app:1", "mirror.example/app:1"]];
     let (node, asked) = rig_with(vec![mk_absent("app:1")], mk_whole(names));
     assert_eq!(asked.removals(), NONE);
@@ -124,7 +124,7 @@ fn a_name_that_nobody_gave_up_is_kept_where_all_names_would_go() {
 }
 
 #[test]
-fn the_digest_that_came_with_a_tag_goes_with_it() {
+fn a_tag_is_removed_with_its_digest() {
     let digest = format!("app@sha256:{}", "a".repeat(64));
     let foreign = format!("other@sha256:{}", "a".repeat(64));
     let (_, asked) = rig_with(vec![mk_absent("app:1")], mk_whole(&[&["app:1", &digest]]));
@@ -135,7 +135,7 @@ fn the_digest_that_came_with_a_tag_goes_with_it() {
 }
 
 #[test]
-fn removals_come_before_pulls_where_a_removal_takes_all_names() {
+fn removals_of_whole_images_precede_pulls() {
     let images = vec![mk_present("new"), mk_absent("old")];
     let (mut node, asked) = rig_with(images.clone(), mk_inventory(&["old"]));
     assert_eq!(asked.removals(), ["old"]);
@@ -147,7 +147,7 @@ fn removals_come_before_pulls_where_a_removal_takes_all_names() {
 }
 
 #[test]
-fn a_removal_of_whole_images_waits_for_pulls_and_a_reading_that_knows_them() {
+fn a_removal_waits_for_pulls_and_a_later_reading() {
     let (mut node, _) = rig_with(
         vec![mk_present("a"), mk_present("b")],
         mk_inventory(&["old"]),
@@ -160,12 +160,12 @@ fn a_removal_of_whole_images_waits_for_pulls_and_a_reading_that_knows_them() {
         mk_absent("old"),
     ]);
     let asked = node.read(mk_inventory(&["old", "b"]));
-    // `a` is still being pulled: no removal yet, and no new pull either.
+    // `a` is still being pulled: no removal and no new pull starts.
     assert_eq!((asked.removals(), asked.pulls()), (vec![], vec![]));
     let asked = node.pulled("a");
     assert!(asked.reads());
     assert_eq!((asked.removals(), asked.pulls()), (vec![], vec![]));
-    // It turns out that `a` is another name of the old image.
+    // By this reading, `a` is another name of the old image.
     let asked = node.read(mk_whole(&[&["old", "a"], &["b"]]));
     assert_eq!(asked.removals(), NONE);
     assert_eq!(node.report("old").reason, Some(Reason::SharedImage));
@@ -173,7 +173,7 @@ fn a_removal_of_whole_images_waits_for_pulls_and_a_reading_that_knows_them() {
 }
 
 #[test]
-fn pulls_and_removals_do_not_wait_for_a_reading_that_never_comes() {
+fn failed_readings_do_not_block_pulls_forever() {
     let (mut node, _) = rig_with(
         vec![mk_present("a"), mk_present("b")],
         mk_inventory(&["old"]),
@@ -202,7 +202,7 @@ fn pulls_and_removals_do_not_wait_for_a_reading_that_never_comes() {
     assert!(node.is_settled(), "{:?}", node.report("old"));
     assert_eq!(node.phase("old"), ImagePhase::Failed);
     assert!(node.seconds() < 400.0);
-    // Once it can be read, the rest is done.
+    // Once the inventory can be read, the removal is done.
     assert_eq!(
         node.read_next(mk_inventory(&["old", "a", "b", "c"]))
             .removals(),
@@ -211,12 +211,12 @@ fn pulls_and_removals_do_not_wait_for_a_reading_that_never_comes() {
 }
 
 #[test]
-fn a_removal_that_was_due_is_judged_by_the_newest_assignment() {
+fn a_pending_removal_follows_the_latest_assignment() {
     let names: &[&[&str]] = &[&["a"], &["app:1", "app:stable"]];
     let images = vec![mk_absent("a"), mk_absent("app:1"), mk_absent("app:stable")];
     let (mut node, asked) = rig_with(images, mk_whole(names));
     assert_eq!(asked.removals(), ["a"]);
-    // `app:1` would be next, but now the same image is wanted by its other name.
+    // `app:1` would be next, but the same image is now desired by its other name.
     node.assign(vec![mk_absent("app:1"), mk_present("app:stable")]);
     assert_eq!(node.removal("a", Ok(Removal::Removed)).removals(), NONE);
     assert_eq!(node.report("app:1").reason, Some(Reason::SharedImage));
@@ -225,24 +225,28 @@ fn a_removal_that_was_due_is_judged_by_the_newest_assignment() {
 }
 
 #[test]
-fn a_name_that_was_assigned_during_a_removal_is_looked_at_again() {
+fn an_image_assigned_during_a_removal_is_checked_again() {
     let names: &[&[&str]] = &[&["app:1", "app:stable"]];
     let both = vec![mk_absent("app:1"), mk_absent("app:stable")];
     let (mut node, asked) = rig_with(both, mk_whole(names));
     assert_eq!(asked.removals(), ["app:1"]);
     node.assign(vec![mk_absent("app:1"), mk_present("app:stable")]);
-    // Read while the removal had not happened yet.
+    // This reading precedes the end of the removal.
     node.read(mk_whole(names));
     assert_eq!(node.phase("app:stable"), ImagePhase::Cached);
     let asked = node.removal("app:1", Ok(Removal::Removed));
     assert!(asked.reads());
     assert!(!node.is_settled());
     assert_eq!(node.read(mk_whole(&[])).pulls(), ["app:stable"]);
-    assert_eq!(node.report("app:stable").reason, None, "it was us");
+    assert_eq!(
+        node.report("app:stable").reason,
+        None,
+        "the image was removed by the warmer, not evicted"
+    );
 }
 
 #[test]
-fn what_is_wanted_again_during_its_removal_is_pulled_after_it() {
+fn an_image_assigned_during_its_removal_is_pulled_after() {
     for by_name in [false, true] {
         let inventory = |held: &[&[&str]]| match by_name {
             true => mk_by_name(held, &[]),
@@ -252,14 +256,14 @@ fn what_is_wanted_again_during_its_removal_is_pulled_after_it() {
         assert_eq!(asked.removals(), ["a"]);
         node.assign(vec![mk_present("a")]);
         let asked = node.read(inventory(&[]));
-        assert_eq!(asked.pulls(), NONE, "the removal is still under way");
+        assert_eq!(asked.pulls(), NONE, "the removal is still in progress");
         assert!(node.removal("a", Ok(Removal::Removed)).reads());
         assert_eq!(node.read(inventory(&[])).pulls(), ["a"]);
     }
 }
 
 #[test]
-fn a_removal_that_nobody_wants_any_more_is_still_the_only_one() {
+fn an_obsolete_removal_still_blocks_the_next_one() {
     let (mut node, asked) = rig_with(vec![mk_absent("a")], mk_inventory(&["a", "b"]));
     assert_eq!(asked.removals(), ["a"]);
     node.assign(vec![mk_absent("b")]);
@@ -268,7 +272,7 @@ fn a_removal_that_nobody_wants_any_more_is_still_the_only_one() {
 }
 
 #[test]
-fn a_removal_that_fails_is_repeated_and_then_given_up_for_now() {
+fn failed_removals_are_retried_until_the_round_ends() {
     let (mut node, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
     node.removal("a", Err(mk_failure(Reason::RuntimeUnavailable)));
     let report = node.report("a");
@@ -281,7 +285,7 @@ fn a_removal_that_fails_is_repeated_and_then_given_up_for_now() {
 }
 
 #[test]
-fn while_a_removal_backs_off_pulls_go_on() {
+fn pulls_continue_while_a_removal_backs_off() {
     let images = vec![mk_absent("old"), mk_present("new")];
     let (mut node, _) = rig_with(images, mk_inventory(&["old"]));
     let asked = node.removal("old", Err(mk_failure(Reason::RuntimeUnavailable)));
@@ -289,7 +293,7 @@ fn while_a_removal_backs_off_pulls_go_on() {
 }
 
 #[test]
-fn what_was_removed_is_not_removed_again_without_a_new_revision() {
+fn a_second_removal_needs_a_new_revision() {
     let (mut node, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
     node.removal("a", Ok(Removal::Removed));
     assert_eq!(node.read_next(mk_inventory(&["a"])).removals(), NONE);
@@ -300,13 +304,13 @@ fn what_was_removed_is_not_removed_again_without_a_new_revision() {
 }
 
 #[test]
-fn a_new_revision_does_not_trust_a_reading_that_was_not_asked_for_users() {
+fn a_removal_needs_a_reading_with_usage() {
     let (mut node, _) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
     node.removal("a", Ok(Removal::Removed));
     while !node.is_reading() {
         node.wake();
     }
-    // This reading was begun when nothing was left to remove: it does not list users.
+    // This reading began when there was nothing to remove, so it has no usage.
     let again = mk_absent("a").with_revision(1);
     node.assign(vec![again]);
     assert_eq!(node.read(mk_inventory(&["a"])).removals(), NONE);
@@ -316,7 +320,7 @@ fn a_new_revision_does_not_trust_a_reading_that_was_not_asked_for_users() {
 }
 
 #[test]
-fn the_last_tag_is_kept_where_its_wanted_digest_would_go_with_it() {
+fn the_last_tag_of_a_desired_digest_is_kept() {
     let digest = format!("registry.example/app@sha256:{:064x}", 1);
     let names: [&str; 3] = [
         "registry.example/app:1",
@@ -344,7 +348,7 @@ fn the_last_tag_is_kept_where_its_wanted_digest_would_go_with_it() {
 }
 
 #[test]
-fn a_name_that_two_images_have_is_judged_by_both() {
+fn a_name_of_two_images_is_kept_if_one_is_shared() {
     let images = vec![mk_absent("old"), mk_present("keep")];
     let contradiction = vec![mk_image(&["old", "keep"]), mk_image(&["old"])];
     for images_of_runtime in [

@@ -1,4 +1,4 @@
-//! What follows a failed pull: when it is repeated, what it holds back, and what is said of it.
+//! The warmer after failed pulls: retries, back-off, holds on registries and disks, reports.
 use std::time::Duration;
 
 use crate::warmer_node::{
@@ -11,7 +11,7 @@ use fledged_core::port::Removal;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Fails the pull of `a` that way and tells how long it takes to be pulled again.
+/// Fails the pull of `a` and returns the time until the next attempt.
 fn wait_after(node: &mut TestNode, reason: Reason) -> Duration {
     node.failed("a", reason);
     let (waited, pulled) = node.until_pull(&[]);
@@ -20,7 +20,7 @@ fn wait_after(node: &mut TestNode, reason: Reason) -> Duration {
 }
 
 #[test]
-fn passing_failures_are_repeated_soon_and_within_the_round() {
+fn transient_failures_are_retried_within_the_round() {
     let (mut node, _) = TestNode::warmed(3, vec![mk_present("a")], &[]);
     let started = node.now;
     for (attempt, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (7, 30)] {
@@ -31,7 +31,7 @@ fn passing_failures_are_repeated_soon_and_within_the_round() {
         assert_eq!(report.reason, Some(Reason::ConnectionFailed));
         assert_eq!(
             report.message.as_deref(),
-            Some("the runtime said ConnectionFailed")
+            Some("the runtime failed with ConnectionFailed")
         );
         assert_eq!(report.next_attempt_at, Some(node.now + seconds * SECOND));
         assert_eq!(
@@ -72,7 +72,7 @@ fn a_round_ends_when_the_next_attempt_would_miss_its_deadline() {
 }
 
 #[test]
-fn rounds_that_failed_for_good_wait_long_and_longer() {
+fn permanent_failures_wait_for_minutes_and_double() {
     for (reason, minutes) in [
         (Reason::Unauthorized, [1, 2, 4, 8, 15, 15]),
         (Reason::CredentialsUnavailable, [1, 2, 4, 8, 15, 15]),
@@ -93,7 +93,7 @@ fn rounds_that_failed_for_good_wait_long_and_longer() {
 }
 
 #[test]
-fn a_success_starts_the_backoff_anew() {
+fn a_success_resets_the_backoff() {
     let (mut node, _) = TestNode::warmed(3, vec![mk_present("a")], &[]);
     wait_after(&mut node, Reason::ImageNotFound);
     wait_after(&mut node, Reason::ImageNotFound);
@@ -104,12 +104,12 @@ fn a_success_starts_the_backoff_anew() {
 }
 
 #[test]
-fn a_registry_that_names_a_delay_is_left_alone_that_long() {
+fn the_delay_of_a_registry_holds_all_its_images() {
     let names = ["quay.io/a", "quay.io/b", "ghcr.io/c", "ghcr.io/d"];
     let images = names.iter().map(|name| mk_present(name)).collect();
     let (mut node, _) = TestNode::warmed(1, images, &[]);
     let asked = node.ended("quay.io/a", Err(mk_throttled(90)));
-    // The other registry goes on; nothing more is asked of the one that throttles.
+    // Pulls from the other registry continue; pulls from the throttling one wait.
     assert_eq!(asked.pulls(), ["ghcr.io/c"]);
     assert_eq!(node.pulled("ghcr.io/c").pulls(), ["ghcr.io/d"]);
     assert_eq!(node.pulled("ghcr.io/d").pulls(), [""; 0]);
@@ -120,7 +120,7 @@ fn a_registry_that_names_a_delay_is_left_alone_that_long() {
     assert!(held.next_attempt_at >= Some(node.now + 90 * SECOND));
     assert_eq!(node.phase("quay.io/a"), ImagePhase::BackingOff);
     let own = node.report("quay.io/a").message.unwrap();
-    assert_eq!(own, "the runtime said TooManyRequests");
+    assert_eq!(own, "the runtime failed with TooManyRequests");
 
     let (waited, _) = node.until_pull(&["ghcr.io/c", "ghcr.io/d"]);
     assert!(waited >= 90 * SECOND && waited <= 99 * SECOND, "{waited:?}");
@@ -140,19 +140,19 @@ fn the_longest_delay_of_a_registry_counts() {
 }
 
 #[test]
-fn waiting_for_a_place_does_not_use_up_the_patience_with_a_registry() {
+fn waiting_in_the_queue_does_not_count_as_throttling() {
     let slow = mk_present("a").with_deadline(10 * MINUTE);
     let (mut node, _) = TestNode::warmed(1, vec![slow, mk_present("b")], &[]);
     node.pass(400);
     node.ended("a", Err(mk_throttled(10)));
-    // `b` has waited for longer than its deadline, but never had its turn.
+    // `b` has waited for longer than its deadline, but its pull has not started.
     assert_eq!(node.phase("b"), ImagePhase::Pending);
     let (waited, _) = node.until_pull(&[]);
     assert!(waited <= 11 * SECOND);
 }
 
 #[test]
-fn a_registry_that_asks_for_more_than_the_deadline_fails_its_images_for_now() {
+fn a_delay_beyond_the_deadline_fails_the_round() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a"), mk_present("b")], &[]);
     node.ended("a", Err(mk_throttled(600)));
     for name in ["a", "b"] {
@@ -167,7 +167,7 @@ fn a_registry_that_asks_for_more_than_the_deadline_fails_its_images_for_now() {
 }
 
 #[test]
-fn a_registry_that_keeps_throttling_is_not_waited_for_longer_than_the_deadline() {
+fn repeated_throttling_fails_images_at_their_deadline() {
     let (mut node, _) = TestNode::warmed(
         1,
         vec![mk_present("a"), mk_present("b"), mk_present("c")],
@@ -188,7 +188,7 @@ fn a_registry_that_keeps_throttling_is_not_waited_for_longer_than_the_deadline()
 }
 
 #[test]
-fn an_absurd_delay_is_not_believed_for_ever() {
+fn very_long_delays_are_capped() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     let absurd = mk_failure(Reason::TooManyRequests).with_retry_after(Some(Duration::MAX));
     node.ended("a", Err(absurd));
@@ -197,14 +197,14 @@ fn an_absurd_delay_is_not_believed_for_ever() {
 }
 
 #[test]
-fn throttling_without_a_delay_backs_off_by_itself() {
+fn throttling_without_a_delay_uses_the_backoff() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     assert_eq!(wait_after(&mut node, Reason::TooManyRequests), 5 * SECOND);
     assert_eq!(wait_after(&mut node, Reason::TooManyRequests), 10 * SECOND);
 }
 
 #[test]
-fn a_full_disk_stops_new_pulls_and_is_then_probed_with_one() {
+fn a_full_disk_stops_pulls_and_is_probed_by_one() {
     let names = ["a", "b", "c", "d"];
     let images = names.iter().map(|name| mk_present(name)).collect();
     let (mut node, _) = TestNode::warmed(2, images, &[]);
@@ -220,7 +220,7 @@ fn a_full_disk_stops_new_pulls_and_is_then_probed_with_one() {
     node.failed("b", Reason::DiskFull);
     assert!(node.is_settled());
 
-    // Found full twice: two minutes. Then one pull at a time, until one succeeds.
+    // After two failures, one pull probes the disk after two minutes.
     let (waited, pulled) = node.until_pull(&[]);
     assert_eq!(waited, 2 * MINUTE);
     assert_eq!(pulled.len(), 1);
@@ -229,7 +229,7 @@ fn a_full_disk_stops_new_pulls_and_is_then_probed_with_one() {
 }
 
 #[test]
-fn a_disk_that_stays_full_is_probed_ever_more_rarely() {
+fn a_full_disk_is_probed_with_backoff() {
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &[]);
     node.failed("a", Reason::DiskFull);
     node.failed("b", Reason::DiskFull);
@@ -244,7 +244,7 @@ fn a_disk_that_stays_full_is_probed_ever_more_rarely() {
 }
 
 #[test]
-fn a_removal_that_makes_room_lifts_the_hold() {
+fn a_removal_ends_the_hold_on_a_full_disk() {
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &["old"]);
     node.failed("a", Reason::DiskFull);
     node.failed("b", Reason::DiskFull);
@@ -259,7 +259,7 @@ fn a_removal_that_makes_room_lifts_the_hold() {
 }
 
 #[test]
-fn a_refresh_tries_a_full_disk_again() {
+fn a_refresh_ends_the_hold_on_a_full_disk() {
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &[]);
     node.failed("a", Reason::DiskFull);
     node.failed("b", Reason::DiskFull);
@@ -267,7 +267,7 @@ fn a_refresh_tries_a_full_disk_again() {
 }
 
 #[test]
-fn changed_secrets_are_tried_at_once() {
+fn changed_secrets_are_used_at_once() {
     let with = |secret: &str| mk_present("a").with_pull_secrets(vec![mk_secret(secret)]);
     let (mut node, _) = TestNode::warmed(2, vec![with("old")], &[]);
     for _ in 0..4 {
@@ -276,12 +276,12 @@ fn changed_secrets_are_tried_at_once() {
     node.failed("a", Reason::Unauthorized);
     assert_eq!(node.assign(vec![with("old")]).pulls(), [""; 0]);
     assert_eq!(node.assign(vec![with("new")]).pulls(), ["a"]);
-    // And what went before is forgotten.
+    // The back-off has been reset.
     assert_eq!(wait_after(&mut node, Reason::Unauthorized), MINUTE);
 }
 
 #[test]
-fn secrets_that_change_during_a_pull_are_tried_when_it_fails() {
+fn secrets_changed_during_a_pull_are_used_after_its_failure() {
     let with = |secret: &str| mk_present("a").with_pull_secrets(vec![mk_secret(secret)]);
     let (mut node, _) = TestNode::warmed(2, vec![with("old")], &[]);
     node.pass(5);
@@ -313,7 +313,7 @@ fn delays_are_spread_by_the_jitter() {
 }
 
 #[test]
-fn a_failed_refresh_says_that_an_earlier_copy_is_there() {
+fn a_failed_refresh_mentions_the_earlier_copy() {
     let image = mk_present("a").with_pull_policy(ImagePullPolicy::Always);
     let (mut node, asked) = TestNode::warmed(1, vec![image], &["a"]);
     assert_eq!(asked.pulls(), ["a"]);

@@ -1,4 +1,4 @@
-//! What a warmer does about a new revision of an image that does not move: it looks again.
+//! The warmer after a refresh of a fixed tag, which verifies that the image is present.
 use crate::warmer_node::{TestNode, mk_failure, mk_image, mk_inventory, mk_present, mk_ref};
 use fledged_core::error::Reason;
 use fledged_core::model::{AssignedImage, Digest, ImagePhase, ImagePullPolicy, ImageReport};
@@ -7,32 +7,36 @@ use fledged_core::warmer::{Inventory, NodeEvent};
 
 const NONE: [&str; 0] = [];
 
-fn mk_asked(name: &str, revision: u64) -> AssignedImage {
+fn mk_revision(name: &str, revision: u64) -> AssignedImage {
     mk_present(name).with_revision(revision)
 }
 
 #[test]
-fn what_is_there_satisfies_a_new_revision_without_a_pull() {
+fn a_present_image_satisfies_a_new_revision() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
-    assert!(node.assign(vec![mk_asked("a", 7)]).reads(), "at once");
+    assert!(node.assign(vec![mk_revision("a", 7)]).reads(), "at once");
     assert!(!node.is_settled());
     assert_eq!(
         node.report("a").revision,
         Some(0),
-        "nothing is known as of now"
+        "revision 7 is not verified yet"
     );
     let asked = node.read(mk_inventory(&["a"]));
     assert_eq!(asked.pulls(), NONE);
     assert_eq!(asked.phases(), [("a".to_owned(), ImagePhase::Cached)]);
     assert_eq!(node.report("a").revision, Some(7));
     assert!(node.is_settled());
-    assert_eq!(node.assign(vec![mk_asked("a", 7)]).0, [], "asked once");
+    assert_eq!(
+        node.assign(vec![mk_revision("a", 7)]).0,
+        [],
+        "an equal assignment changes nothing"
+    );
 }
 
 #[test]
-fn what_was_taken_away_is_missed_at_once_and_pulled() {
+fn a_refresh_pulls_evicted_images() {
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &["a", "b"]);
-    node.assign(vec![mk_asked("a", 7), mk_asked("b", 7)]);
+    node.assign(vec![mk_revision("a", 7), mk_revision("b", 7)]);
     assert_eq!(node.read(mk_inventory(&["a"])).pulls(), ["b"]);
     let pulling = node.report("b");
     assert_eq!(
@@ -45,48 +49,48 @@ fn what_was_taken_away_is_missed_at_once_and_pulled() {
 }
 
 #[test]
-fn what_is_taken_away_again_and_again_is_pulled_at_once_when_asked_for() {
+fn a_refresh_repairs_repeated_evictions_at_once() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
     for revision in 1..4 {
-        node.assign(vec![mk_asked("a", revision)]);
+        node.assign(vec![mk_revision("a", revision)]);
         assert_eq!(node.read_next(mk_inventory(&[])).pulls(), ["a"]);
         node.pulled("a");
-        // What was pulled is looked at once more.
+        // A pull is followed by a reading.
         node.read(mk_inventory(&["a"]));
     }
-    // Without anybody asking, it is pulled ever more slowly.
+    // Without a refresh, repeated evictions are repaired with back-off.
     assert_eq!(node.read_next(mk_inventory(&[])).pulls(), NONE);
     assert_eq!(node.phase("a"), ImagePhase::Failed);
 }
 
 #[test]
-fn a_reading_from_before_the_question_is_no_answer() {
+fn a_reading_that_began_before_a_refresh_is_ignored() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
     while !node.is_reading() {
         node.wake();
     }
-    node.assign(vec![mk_asked("a", 7)]);
+    node.assign(vec![mk_revision("a", 7)]);
     assert!(node.read(mk_inventory(&["a"])).reads());
     assert_eq!(node.report("a").revision, Some(0));
     assert_eq!(node.read(mk_inventory(&[])).pulls(), ["a"]);
 }
 
 #[test]
-fn a_pull_that_ends_after_the_question_answers_it() {
+fn a_pull_that_ends_after_a_refresh_satisfies_it() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
-    assert_eq!(node.assign(vec![mk_asked("a", 7)]).cancels(), 0);
+    assert_eq!(node.assign(vec![mk_revision("a", 7)]).cancels(), 0);
     node.read(mk_inventory(&[]));
     assert_eq!(node.pulled("a").pulls(), NONE);
     assert_eq!(node.report("a").revision, Some(7));
 }
 
 #[test]
-fn what_has_failed_is_looked_for_and_tried_again() {
+fn a_refresh_retries_failed_images() {
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &[]);
     node.failed("a", Reason::ImageNotFound);
     node.failed("b", Reason::Unauthorized);
-    node.assign(vec![mk_asked("a", 7), mk_asked("b", 7)]);
-    // Somebody else has brought one of them.
+    node.assign(vec![mk_revision("a", 7), mk_revision("b", 7)]);
+    // Another client has pulled one of the images.
     assert_eq!(node.read(mk_inventory(&["a"])).pulls(), ["b"]);
     assert_eq!(node.phase("a"), ImagePhase::Cached);
     node.failed("b", Reason::Unauthorized);
@@ -94,9 +98,9 @@ fn what_has_failed_is_looked_for_and_tried_again() {
 }
 
 #[test]
-fn a_runtime_that_does_not_answer_is_told_when_the_deadline_is_over() {
+fn an_unavailable_runtime_fails_a_refresh_at_the_deadline() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
-    node.assign(vec![mk_asked("a", 7)]);
+    node.assign(vec![mk_revision("a", 7)]);
     let asked_at = node.now;
     while node.phase("a") == ImagePhase::Pending {
         match node.is_reading() {
@@ -114,7 +118,7 @@ fn a_runtime_that_does_not_answer_is_told_when_the_deadline_is_over() {
 }
 
 #[test]
-fn how_it_got_there_is_still_true() {
+fn a_refresh_keeps_the_history_of_an_unchanged_image() {
     let digest = |n: u8| Digest::parse(&format!("sha256:{n:064x}")).unwrap();
     let held = |n| {
         let image = mk_image(&["a"]).with_digest(digest(n));
@@ -128,11 +132,11 @@ fn how_it_got_there_is_still_true() {
     let before = node.report("a");
     assert_eq!(before.attempts, 2);
     node.pass(10);
-    node.assign(vec![mk_asked("a", 7)]);
+    node.assign(vec![mk_revision("a", 7)]);
     node.read(held(1));
     assert_eq!(node.report("a"), before.with_revision(7));
-    // Somebody has replaced it.
-    node.assign(vec![mk_asked("a", 8)]);
+    // Another client has replaced the image.
+    node.assign(vec![mk_revision("a", 8)]);
     node.read(held(2));
     let after = node.report("a");
     assert_eq!((after.attempts, after.finished_at), (0, None));
@@ -140,18 +144,18 @@ fn how_it_got_there_is_still_true() {
 }
 
 #[test]
-fn a_look_does_not_make_it_new() {
+fn a_refresh_does_not_restart_the_eviction_window() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     node.pulled("a");
     node.read(mk_inventory(&["a"]));
     for revision in 1..40 {
         node.pass(50);
-        node.assign(vec![mk_asked("a", revision)]);
+        node.assign(vec![mk_revision("a", revision)]);
         node.read(mk_inventory(&["a"]));
     }
-    // 33 minutes after it was pulled, twice: longer than whatever counts as an eviction.
+    // Each eviction is 33 minutes after the pull, which is longer than the eviction window.
     for _ in 0..2 {
-        node.assign(vec![mk_asked("a", 40)]);
+        node.assign(vec![mk_revision("a", 40)]);
         assert_eq!(node.read_next(mk_inventory(&[])).pulls(), ["a"]);
         assert_eq!(
             node.report("a").message.unwrap(),
@@ -165,12 +169,12 @@ fn a_look_does_not_make_it_new() {
 }
 
 #[test]
-fn an_agent_that_restarts_in_the_middle_looks_all_the_same() {
+fn a_refresh_is_completed_after_a_restart() {
     let past = ImageReport::new(mk_ref("a"), ImagePhase::Cached).with_revision(0);
     for held in [&["a"][..], &[]] {
         let mut node = TestNode::new(1);
-        node.tell(NodeEvent::Resumed(vec![past.clone()]));
-        node.assign(vec![mk_asked("a", 7)]);
+        node.send(NodeEvent::Resumed(vec![past.clone()]));
+        node.assign(vec![mk_revision("a", 7)]);
         let missing = held.is_empty();
         assert_eq!(node.read(mk_inventory(held)).pulls().is_empty(), !missing);
         if missing {
@@ -181,8 +185,8 @@ fn an_agent_that_restarts_in_the_middle_looks_all_the_same() {
 }
 
 #[test]
-fn what_is_to_be_pulled_always_is_pulled_for_a_new_revision() {
-    let always = |revision| mk_asked("a", revision).with_pull_policy(ImagePullPolicy::Always);
+fn a_refresh_pulls_images_with_policy_always() {
+    let always = |revision| mk_revision("a", revision).with_pull_policy(ImagePullPolicy::Always);
     let (mut node, _) = TestNode::warmed(1, vec![always(3)], &["a"]);
     node.pulled("a");
     node.read(mk_inventory(&["a"]));
@@ -191,8 +195,8 @@ fn what_is_to_be_pulled_always_is_pulled_for_a_new_revision() {
     node.pulled("a");
     node.read(mk_inventory(&["a"]));
     assert_eq!(node.report("a").revision, Some(4));
-    // Where it is not, what is there will do.
-    node.assign(vec![mk_asked("a", 5)]);
+    // Without policy Always, the present image satisfies the revision.
+    node.assign(vec![mk_revision("a", 5)]);
     assert_eq!(node.read_next(mk_inventory(&["a"])).pulls(), NONE);
     assert_eq!(node.report("a").revision, Some(5));
 }

@@ -1,8 +1,8 @@
-//! What is written on a command line or in a manifest, and what is said of the rest.
+//! Parsing of values that command lines and manifests share.
 use fledged_core::model::{CountOrPercent, ImagePullPolicy, NodeName};
 
 #[test]
-fn a_number_or_a_percentage_is_parsed_and_shown_again() {
+fn counts_and_percentages_parse_and_display() {
     for (text, of_forty) in [
         ("1", 1),
         ("100", 100),
@@ -20,7 +20,7 @@ fn a_number_or_a_percentage_is_parsed_and_shown_again() {
 }
 
 #[test]
-fn what_is_neither_is_refused_with_its_value() {
+fn invalid_counts_and_percentages_are_named() {
     for text in [
         "",
         "0",
@@ -35,9 +35,9 @@ fn what_is_neither_is_refused_with_its_value() {
         "4294967296",
     ] {
         let error = text.parse::<CountOrPercent>().unwrap_err();
-        let said = error.to_string();
-        assert!(said.contains(&format!("\"{text}\"")), "{said}");
-        assert!(said.contains("1% to 100%"), "{said}");
+        let shown = error.to_string();
+        assert!(shown.contains(&format!("\"{text}\"")), "{shown}");
+        assert!(shown.contains("1% to 100%"), "{shown}");
         let unchecked = CountOrPercent::Percent(text.to_owned());
         assert_eq!(unchecked.check(), Err(error));
     }
@@ -46,7 +46,7 @@ fn what_is_neither_is_refused_with_its_value() {
 }
 
 #[test]
-fn a_pull_policy_is_the_same_word_everywhere() {
+fn a_pull_policy_has_one_spelling() {
     for policy in ImagePullPolicy::ALL {
         assert_eq!(policy.to_string(), policy.as_str());
         assert_eq!(policy.as_str().parse(), Ok(policy));
@@ -61,7 +61,7 @@ fn a_pull_policy_is_the_same_word_everywhere() {
 }
 
 #[test]
-fn a_node_name_is_parsed_as_it_is_made() {
+fn parsing_a_node_name_equals_new() {
     assert_eq!("node-1".parse(), NodeName::new("node-1"));
     assert!("Node 1".parse::<NodeName>().is_err());
 }

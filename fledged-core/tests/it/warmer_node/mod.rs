@@ -1,6 +1,6 @@
-//! A warmer on a hand-driven clock: every step applies one event, polls and looks at what comes out.
+//! A warmer with a manual clock: each step applies one event, polls and returns the commands.
 //!
-//! Each test file uses its own part of it.
+//! Each test file uses other parts of this module.
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -31,27 +31,27 @@ pub(crate) fn mk_secret(name: &str) -> ObjectName {
     ObjectName::new("default", name)
 }
 
-/// An image with these names; its ID is its first name.
+/// Returns an image with these names; its ID is the first name.
 pub(crate) fn mk_image(names: &[&str]) -> RuntimeImage {
     let first = names.first().expect("an image has a name");
     RuntimeImage::new(*first, names.iter().map(|name| mk_ref(name))).with_size(ByteSize::new(1_000))
 }
 
-/// A runtime that removes whole images and holds these, each with one name.
+/// Returns the inventory of a runtime that removes whole images, each with one name.
 pub(crate) fn mk_inventory(names: &[&str]) -> Inventory {
     let images = names.iter().map(|name| mk_image(&[name])).collect();
     Inventory::new(images, [], RemovalScope::Image)
 }
 
 pub(crate) fn mk_failure(reason: Reason) -> Failure {
-    Failure::new(reason, format!("the runtime said {reason}"))
+    Failure::new(reason, format!("the runtime failed with {reason}"))
 }
 
 pub(crate) fn mk_throttled(seconds: u64) -> Failure {
     mk_failure(Reason::TooManyRequests).with_retry_after(Some(Duration::from_secs(seconds)))
 }
 
-/// The defaults without jitter, so that delays are exact.
+/// Returns the defaults without jitter, so that delays are exact.
 pub(crate) fn mk_config(parallel: usize) -> WarmerConfig {
     let mut config = WarmerConfig::default();
     config.max_parallel_pulls = NonZeroUsize::new(parallel).unwrap();
@@ -59,7 +59,7 @@ pub(crate) fn mk_config(parallel: usize) -> WarmerConfig {
     config
 }
 
-/// What one poll asked for.
+/// The commands of one poll.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Asked(pub Vec<NodeCommand>);
 
@@ -125,7 +125,7 @@ impl TestNode {
         }
     }
 
-    /// A node that was assigned these and told that the runtime holds those.
+    /// Returns a node with assigned `images` after a reading of `held`.
     pub(crate) fn warmed(
         parallel: usize,
         images: Vec<AssignedImage>,
@@ -145,7 +145,7 @@ impl TestNode {
         self.start + Duration::from_secs(u64::try_from(seconds).unwrap())
     }
 
-    /// Polls; what must hold after every poll is checked here.
+    /// Polls, and checks the invariants of every poll.
     pub(crate) fn poll(&mut self) -> Asked {
         let commands = self.warmer.poll(self.now);
         assert_eq!(
@@ -188,23 +188,23 @@ impl TestNode {
         Asked(commands)
     }
 
-    pub(crate) fn tell(&mut self, event: NodeEvent) -> Asked {
+    pub(crate) fn send(&mut self, event: NodeEvent) -> Asked {
         self.warmer.apply(event, self.now);
         self.poll()
     }
 
     pub(crate) fn assign(&mut self, images: Vec<AssignedImage>) -> Asked {
         self.generation += 1;
-        self.tell(NodeEvent::Assigned(Assignment::new(
+        self.send(NodeEvent::Assigned(Assignment::new(
             self.generation,
             images,
         )))
     }
 
-    /// Answers the reading that is under way.
+    /// Answers the running reading.
     pub(crate) fn answer(&mut self, result: Result<Inventory, Failure>) -> Asked {
-        let id = self.reading.take().expect("no reading is under way");
-        self.tell(NodeEvent::InventoryRead { id, result })
+        let id = self.reading.take().expect("no reading is running");
+        self.send(NodeEvent::InventoryRead { id, result })
     }
 
     pub(crate) fn read(&mut self, inventory: Inventory) -> Asked {
@@ -223,7 +223,7 @@ impl TestNode {
         self.reading.is_some()
     }
 
-    /// Loses what was under way, as a loop does that is dropped.
+    /// Drops running pulls and readings, as a dropped loop does.
     pub(crate) fn forget(&mut self) {
         self.reading = None;
         self.pulls.clear();
@@ -232,7 +232,7 @@ impl TestNode {
     pub(crate) fn ended(&mut self, name: &str, result: Result<RuntimeImage, Failure>) -> Asked {
         let pull = self.pulls.remove(&mk_ref(name));
         let id = pull.unwrap_or_else(|| panic!("{name} is not being pulled"));
-        self.tell(NodeEvent::PullEnded { id, result })
+        self.send(NodeEvent::PullEnded { id, result })
     }
 
     pub(crate) fn pulled(&mut self, name: &str) -> Asked {
@@ -245,31 +245,34 @@ impl TestNode {
 
     pub(crate) fn removal(&mut self, name: &str, result: Result<Removal, Failure>) -> Asked {
         let image = mk_ref(name);
-        self.tell(NodeEvent::RemovalEnded { image, result })
+        self.send(NodeEvent::RemovalEnded { image, result })
     }
 
     pub(crate) fn refresh(&mut self) -> Asked {
-        self.tell(NodeEvent::RefreshRequested)
+        self.send(NodeEvent::RefreshRequested)
     }
 
-    /// Says that what the runtime holds may have changed.
-    pub(crate) fn look(&mut self) -> Asked {
-        self.tell(NodeEvent::ResyncRequested)
+    /// Sends the event that the inventory may have changed.
+    pub(crate) fn inventory_changed(&mut self) -> Asked {
+        self.send(NodeEvent::ResyncRequested)
     }
 
-    /// Lets time pass without looking in between.
+    /// Advances the clock, then polls once.
     pub(crate) fn pass(&mut self, seconds: u64) -> Asked {
         self.now += Duration::from_secs(seconds);
         self.poll()
     }
 
-    /// Lets time pass until the warmer wants to be woken.
+    /// Advances the clock to the warmer's next wakeup.
     pub(crate) fn wake(&mut self) -> Asked {
-        self.now = self.warmer.next_wakeup().expect("it waits for nothing");
+        self.now = self
+            .warmer
+            .next_wakeup()
+            .expect("the warmer has no next wakeup");
         self.poll()
     }
 
-    /// Wakes it until it starts a pull; answers readings with `held`. How long that took.
+    /// Wakes the warmer until it starts pulls; answers readings with `held`. Returns the elapsed time and the pulls.
     pub(crate) fn until_pull(&mut self, held: &[&str]) -> (Duration, Vec<String>) {
         let from = self.now;
         for _ in 0..10_000 {

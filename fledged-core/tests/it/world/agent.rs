@@ -1,4 +1,4 @@
-//! An agent without a runtime.
+//! An agent that acts on its assignment without a runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,14 +7,14 @@ use fledged_core::model::{
     Assignment, DesiredState, ImagePhase, ImageRef, ImageReport, NodeReport,
 };
 
-/// A node's agent: what it holds, and at which revision.
+/// A node's agent: its images and their revisions.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Agent {
     pub held: BTreeMap<ImageRef, u64>,
     pub fails: BTreeMap<ImageRef, Reason>,
     pub in_use: BTreeSet<ImageRef>,
     pub reported: Option<NodeReport>,
-    /// When it last looked for what, by the world's count of steps.
+    /// The step of the world in which each image was last verified.
     pub looked: BTreeMap<ImageRef, u64>,
 }
 
@@ -27,7 +27,7 @@ impl Agent {
             if let Some(reason) = self.fails.get(&spec.image) {
                 report.phase = ImagePhase::Failed;
                 report.reason = Some(*reason);
-                report.message = Some(format!("the runtime said {reason}"));
+                report.message = Some(format!("the runtime failed with {reason}"));
             } else if spec.state == DesiredState::Present {
                 self.held.insert(spec.image.clone(), spec.revision);
                 report.revision = Some(spec.revision);
@@ -45,7 +45,7 @@ impl Agent {
         report
     }
 
-    /// Whether it has reported everything as done.
+    /// Whether the agent has reported a final phase for every image.
     pub(crate) fn has_answered(&self, assignment: &Assignment) -> bool {
         let removed = assignment
             .images
@@ -60,7 +60,7 @@ impl Agent {
         removed && self.is_done(assignment)
     }
 
-    /// Whether it has reported all its pulls as finished.
+    /// Whether the agent has reported all its pulls as finished.
     pub(crate) fn is_done(&self, assignment: &Assignment) -> bool {
         let present = assignment
             .images

@@ -1,6 +1,5 @@
-//! What must hold after every poll, checked against the state of the nodes and not against the planner's own
-//! totals: the limit on nodes that pull, and the promise of a refresh on demand. When such a refresh ends,
-//! every reachable node has verified its images since the request.
+//! The invariants of every poll, checked against the state of the nodes rather than the planner's totals: the limit
+//! of nodes that pull, and that every reachable node has verified its images when a refresh on demand ends.
 
 use fledged_core::model::{Assignment, CacheId, DesiredState, ImagePullPolicy, NodeName};
 use fledged_core::planner::CacheStatus;
@@ -16,7 +15,7 @@ pub(super) struct PendingRefresh {
 }
 
 impl World {
-    /// Notes a refresh that is about to be requested.
+    /// Records a refresh that is about to be requested.
     pub(crate) fn note_request(&mut self, name: &str) {
         let Some(facts) = self.caches.get(&mk_id(name)) else {
             return;
@@ -31,7 +30,7 @@ impl World {
         }
     }
 
-    /// Called with a status before it is recorded.
+    /// Checks requested refreshes against a status before it is recorded.
     pub(crate) fn check_request(&mut self, id: &CacheId, status: &CacheStatus) {
         let known = self.caches.get(id).and_then(|facts| facts.status.as_ref());
         let ends = status.completion_time.is_some()
@@ -45,7 +44,7 @@ impl World {
         self.requests.remove(id);
         for (name, facts) in &self.nodes {
             let known_unresponsive = self.active_at.get(name).copied().flatten().is_none();
-            // By then it may count as unresponsive, which only its own report ends.
+            // After this time the node may count as unresponsive until it reports.
             let limit = self.config.answer_grace;
             let may_be = self
                 .reported_at
@@ -68,7 +67,7 @@ impl World {
         }
     }
 
-    /// Every reachable node was asked to verify everything that was requested.
+    /// Checks that every reachable node is assigned the requested revisions.
     pub(crate) fn check_revisions(&self) {
         for (name, facts) in &self.nodes {
             let Some(record) = self.records.get(name).filter(|_| facts.ready) else {
@@ -92,13 +91,13 @@ impl World {
             images.any(|i| i.state == DesiredState::Present)
         };
         let at = self.active_at.get(name).copied().flatten();
-        // These agents finish everything before their first report.
+        // These agents finish all pulls before their first report.
         let limit = self.config.answer_grace;
         let unresponsive = at.is_none_or(|at| at + limit <= self.now);
         ready && !unresponsive && record.filter(pulls).is_some_and(|record| !done(record))
     }
 
-    /// An assignment is a reason to report, unless the node owes a report already.
+    /// Records that a node has to report, unless it already owes a report.
     pub(crate) fn note_reason_to_report(&mut self, name: &NodeName) {
         let limit = self.config.answer_grace;
         let agent = self.agents.get(name);

@@ -1,4 +1,4 @@
-//! Small things to build scenes of.
+//! Constructors of test objects.
 
 use fledged_core::model::{
     CacheId, CacheSpecImages, CountOrPercent, ImageCacheSpec, ImageRef, NodeFacts, NodeName,

@@ -1,5 +1,5 @@
-//! A planner in a cluster without I/O: writes are recorded at once, and agents act on request. The
-//! invariants of every poll are checked here.
+//! A planner in a cluster without I/O: writes are recorded at once, and agents act when a test runs them. The world
+//! checks the invariants of every poll.
 mod agent;
 mod invariants;
 mod mk;
@@ -32,9 +32,9 @@ pub(crate) struct World {
     pub writes: usize,
     pub status_writes: usize,
     pub most_active: usize,
-    /// When a node last reported or was given a reason to; `None`: its agent is known not to respond.
+    /// Time of a node's last report or last reason to report; `None` if its agent is known to be unresponsive.
     active_at: BTreeMap<NodeName, Option<Timestamp>>,
-    /// When a node last reported or turned Ready.
+    /// Time at which a node last reported or turned Ready.
     reported_at: BTreeMap<NodeName, Timestamp>,
     /// Counts actions of agents, because the clock does not advance with them.
     step: u64,
@@ -46,7 +46,7 @@ impl World {
         Self::with(PlannerConfig::default())
     }
 
-    /// A synced planner in an empty cluster.
+    /// Returns a world with a synced planner and an empty cluster.
     pub(crate) fn with(config: PlannerConfig) -> Self {
         let mut world = Self::unsynced(config);
         world.send(ClusterEvent::Synced);
@@ -118,7 +118,7 @@ impl World {
             } => {
                 self.writes += 1;
                 self.check_wanted(&node, &images);
-                // A node that has not answered yet may hold a slot, and keeps it.
+                // A node that has not reported yet may hold a slot, and keeps it.
                 let was_active = self.is_active(&node) || self.owes_report(&node);
                 self.note_reason_to_report(&node);
                 let generation = self.records.get(&node).map_or(1, |r| r.generation + 1);
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// Changes an object as the planner requested, and sends the echo.
+    /// Changes an object as the planner requested, and sends the resulting watch event.
     fn echo(&mut self, id: &CacheId, change: impl FnOnce(&mut CacheFacts)) {
         let Some(facts) = self.caches.get_mut(id) else {
             return;
@@ -185,7 +185,7 @@ impl World {
         self.apply(ClusterEvent::CacheApplied(Box::new(facts)));
     }
 
-    /// Caches with desired images, by their recorded status.
+    /// Returns the caches with desired images, by their recorded status.
     pub(crate) fn wanting(&self) -> Vec<&ImageCache> {
         let purged = |facts: &CacheFacts| facts.status.as_ref().is_some_and(|s| s.purged);
         let active = self.caches.values();
@@ -195,7 +195,7 @@ impl World {
             .collect()
     }
 
-    /// The images that the node should hold by the rules of the model, whatever its history.
+    /// Returns the images that the node should hold by the rules of the model.
     pub(crate) fn expected(&self, node: &NodeFacts) -> Vec<AssignedImage> {
         let caches = self.wanting();
         let mut images = Assignment::for_node(node, caches, self.config.defaults).images;
@@ -209,7 +209,7 @@ impl World {
         images
     }
 
-    /// The recorded images of a node, without the revisions of fixed tags, which only request
+    /// Returns the recorded images of a node without the revisions of fixed tags, which only request
     /// verification.
     pub(crate) fn recorded(&self, node: &NodeName) -> Vec<AssignedImage> {
         let record = self.records.get(node);
@@ -287,7 +287,7 @@ impl World {
         self.change(name, |facts| facts.deleting = true);
     }
 
-    /// One agent executes its assignment and reports.
+    /// Runs one agent: executes its assignment and reports.
     pub(crate) fn act(&mut self, name: &str) {
         let name = mk_name(name);
         let facts = &self.nodes[&name];
@@ -302,7 +302,7 @@ impl World {
         self.send(ClusterEvent::Reported { node: name, report });
     }
 
-    /// All agents act until nothing changes.
+    /// Runs all agents until nothing changes.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100 {
             let writes = (self.writes, self.status_writes);
@@ -318,7 +318,7 @@ impl World {
         panic!("the cluster does not settle");
     }
 
-    /// The node's agent is known not to respond.
+    /// Sends the event that the node's agent is unresponsive.
     pub(crate) fn unresponsive(&mut self, name: &str) {
         let name = mk_name(name);
         if self.nodes.contains_key(&name) {
@@ -332,7 +332,7 @@ impl World {
         self.run();
     }
 
-    /// A new planner that knows only what is recorded.
+    /// Replaces the planner by a new one with the recorded state.
     pub(crate) fn restart(&mut self) {
         self.planner = Planner::new(self.config.clone(), 2);
         let now = Some(self.now);
@@ -352,12 +352,16 @@ impl World {
                 self.apply(ClusterEvent::Reported { node, report });
             }
         }
-        assert_eq!(self.planner.poll(self.now), [], "wrote before it knew all");
+        assert_eq!(
+            self.planner.poll(self.now),
+            [],
+            "the planner wrote before it was synced"
+        );
         self.send(ClusterEvent::Synced);
     }
 
     pub(crate) fn status(&self, name: &str) -> &CacheStatus {
-        let facts = self.caches.get(&mk_id(name)).expect("the cache is there");
+        let facts = self.caches.get(&mk_id(name)).expect("the cache exists");
         facts.status.as_ref().expect("a status was written")
     }
 
@@ -365,7 +369,7 @@ impl World {
         self.status(name).status
     }
 
-    /// A node's recorded images, those to be absent with a `-` before them.
+    /// Returns a node's recorded images; absent ones have the prefix `-`.
     pub(crate) fn assigned(&self, name: &str) -> Vec<String> {
         let record = self.records.get(&mk_name(name));
         let images = record.map_or(&[][..], |record| &record.images);
