@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn no_schedule_is_too_long() {
+    fn long_schedules_saturate() {
         let endless = Schedule {
             base: Duration::MAX,
             cap: Duration::MAX,
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_stays_within_its_share_and_uses_it() {
+    fn jitter_uses_its_whole_range() {
         let backoff = Backoff::default();
         let mut rng = mk_rng();
         let mut seen = (f64::MAX, 0.0_f64);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_jitter_harms_nothing() {
+    fn invalid_jitter_is_limited() {
         for jitter in [f64::NAN, f64::INFINITY, -1.0, 7.0] {
             let backoff = Backoff {
                 jitter,
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_other_side_asked_for_is_never_cut_short() {
+    fn delays_are_never_shorter_than_retry_after() {
         let backoff = Backoff::default();
         let mut rng = mk_rng();
         let asked = Duration::from_secs(1_000);
@@ -256,13 +256,13 @@ mod tests {
                 assert!(delay >= asked && delay <= asked.mul_f64(1.1), "{delay:?}");
             }
         }
-        // It replaces our guess at a throttling registry's delay, which begins at 5 s.
+        // A delay replaces the default for throttling, which begins at 5 s.
         let short = failure
             .clone()
             .with_retry_after(Some(Duration::from_secs(2)));
         let delay = backoff.within_round(&short, 1, &mut rng);
         assert!(delay < Duration::from_secs(3), "{delay:?}");
-        // A short wish does not shorten what is due anyway.
+        // A short delay does not shorten the back-off.
         let failure = failure.with_retry_after(Some(Duration::from_millis(1)));
         let delay = backoff.within_round(&failure, 6, &mut rng);
         assert!(delay >= Duration::from_secs(22), "{delay:?}");
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_has_its_schedule() {
+    fn every_error_class_has_its_schedule() {
         let backoff = Backoff {
             jitter: 0.0,
             ..Backoff::default()

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_serialize_as_their_word() {
+    fn reasons_serialize_as_their_name() {
         for reason in [
             Reason::Unauthorized,
             Reason::CredentialsUnavailable,

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn advances_when_the_wall_clock_is_set_back() {
+    async fn the_clock_advances_when_the_wall_clock_is_set_back() {
         let start: Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
         WALL.set(start);
         let clock = clock();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn follows_a_wall_clock_that_is_ahead_and_never_goes_back() {
+    async fn the_clock_follows_the_wall_clock_only_forward() {
         let boot = Timestamp::UNIX_EPOCH;
         WALL.set(boot);
         let clock = clock();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_wall_clock_outside_a_tokio_runtime() {
+    fn the_wall_clock_is_read_without_a_tokio_runtime() {
         let before = Timestamp::now();
         let clock = TokioClock::new();
         let (first, second) = (clock.now(), clock.now());

@@ -73,7 +73,7 @@ impl<'de> Deserialize<'de> for NodeName {
     }
 }
 
-/// Which cache: its name, and the UID that tells it from a later one of the same name.
+/// The identity of a cache: its name, and the UID that distinguishes it from a later cache of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CacheId {
     /// Namespace of the ImageCache.

@@ -123,14 +123,14 @@ impl Taint {
         DELETION_TAINTS.contains(&self.key.as_str())
     }
 
-    /// Whether it keeps pods away that do not tolerate it.
+    /// Whether pods need a toleration to be scheduled or to stay.
     #[must_use]
     pub fn repels(&self) -> bool {
         matches!(self.effect.as_str(), "NoSchedule" | "NoExecute")
     }
 
-    /// Whether it tells of a node's passing state (not ready, cordoned, under pressure), not of whom it
-    /// is for; a DaemonSet's pods tolerate these as well.
+    /// Whether the taint marks a temporary state of the node (not ready, cordoned, under pressure) rather than
+    /// dedicates the node. A DaemonSet's pods tolerate such taints as well.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.key.starts_with("node.kubernetes.io/")

@@ -35,7 +35,7 @@ pub struct ImageCacheSpec {
 }
 
 impl ImageCacheSpec {
-    /// These images on these nodes, and nothing else said.
+    /// A spec with these entries, and defaults for all other fields.
     pub fn new(entries: impl IntoIterator<Item = CacheSpecImages>) -> Self {
         Self {
             cache_spec: entries.into_iter().collect(),
@@ -286,7 +286,7 @@ impl fmt::Display for InvalidField {
     }
 }
 
-/// A spec with at least one invalid field; says all of them.
+/// An invalid spec, with all its invalid fields; there is at least one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .fields.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 #[non_exhaustive]

@@ -105,7 +105,7 @@ impl ParseCountError {
 /// A number, or a percentage such as `"25%"` (`intstr.IntOrString`).
 ///
 /// One that was parsed is valid; one that was read with serde, or put together, may not be:
-/// [`CountOrPercent::check`] says so.
+/// [`CountOrPercent::check`] returns the error.
 ///
 /// ```
 /// use fledged_core::model::CountOrPercent;
@@ -353,7 +353,7 @@ mod tests {
             (1023, "1023 B"),
             (1024, "1.0 KiB"),
             (1536, "1.5 KiB"),
-            // Never "1024.0": what rounds up to it is the next unit's one.
+            // A value that rounds up to 1024.0 is shown as 1.0 of the next unit.
             (1024 * 1024 - 1, "1.0 MiB"),
             (512 * 1024 * 1024, "512.0 MiB"),
             (1 << 30, "1.0 GiB"),
@@ -384,7 +384,7 @@ mod tests {
 
     /// Rows of `parseDurationTests` in Go's `time/time_test.go`.
     #[test]
-    fn parses_what_go_parses() {
+    fn durations_of_go_are_parsed() {
         const MS: u128 = 1_000_000;
         const S: u128 = 1_000 * MS;
         for (text, want) in [
@@ -421,13 +421,13 @@ mod tests {
             ("0.100000000000000000000h", 360 * S),
         ] {
             let got = nanos(text);
-            // Go rounds a fraction of many digits by floating point; ours may be one part in 1e9 off.
+            // Go rounds a fraction of many digits in floating point, so the results may differ by one part in 1e9.
             assert!(got.abs_diff(want) <= want / 1_000_000_000, "{text}: {got}");
         }
     }
 
     #[test]
-    fn refuses_what_go_refuses_and_negatives() {
+    fn invalid_and_negative_durations_are_refused() {
         for text in [
             "",
             "3",
@@ -453,12 +453,12 @@ mod tests {
             "1S",
             "٣s",
         ] {
-            assert!(text.parse::<GoDuration>().is_err(), "{text:?} was taken");
+            assert!(text.parse::<GoDuration>().is_err(), "{text:?} was accepted");
         }
     }
 
     #[test]
-    fn an_error_names_value_and_remedy() {
+    fn a_duration_error_names_value_and_remedy() {
         let error = "5 minutes".parse::<GoDuration>().unwrap_err().to_string();
         assert!(error.contains("\"5 minutes\""), "{error}");
         assert!(error.contains("unknown unit"), "{error}");
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn displays_in_the_same_syntax() {
+    fn durations_display_in_the_syntax_of_go() {
         for text in ["5m", "1h30m", "500ms", "0s", "1.25s", "15m", "1h0.5s"] {
             let duration: GoDuration = text.parse().unwrap();
             assert_eq!(duration.to_string().parse(), Ok(duration), "{text}");

@@ -445,7 +445,7 @@ mod tests {
             let ticket = node.write(&next, NOW);
             node.acknowledge(ticket, 1);
         };
-        // In another spelling, in any order, and with images that are not assigned.
+        // A report with another spelling, another order, and unassigned images.
         report(&mut node, &["d", "docker.io/library/b", "a"]);
         write(&mut node, &["c", "b", "d"]);
         assert_eq!(cached(&node), ["b", "d"]);

@@ -84,7 +84,7 @@ pub trait Credentials: Send + Sync {
     ///
     /// A [`Failure`] with [`Reason::CredentialsUnavailable`](crate::error::Reason) when a named
     /// source is missing or malformed and no other matched; one of a transient
-    /// [class](crate::error::ErrorClass::is_transient) when that can't be told for now.
+    /// [class](crate::error::ErrorClass::is_transient) when a source can't be read for now.
     async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure>;
 }
 

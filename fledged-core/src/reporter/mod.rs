@@ -25,9 +25,9 @@ pub enum ReporterEvent {
     /// The state of the node's images now, whole. [`NodeReport::record`] identifies the record to
     /// write to; without one, nothing is written.
     Observed(NodeReport),
-    /// The record was read, or read again: what it says differs from what was written if the record
-    /// was restored from a backup or changed by others. To come before the first report for a new
-    /// record, which is else assumed to be empty.
+    /// The record was read, or read again. Its report differs from the written one if the record was
+    /// restored from a backup or changed by another writer. This event must precede the first report for
+    /// a new record, which is otherwise assumed to be empty.
     RecordRead {
         /// Identifies the record, as in [`NodeReport::record`].
         record: String,
@@ -273,7 +273,7 @@ impl Reporter {
         report
     }
 
-    /// Takes what a record says for what was written to it.
+    /// Assumes that a record's report is the last one written to it.
     fn assume_written(&mut self, found: Option<&NodeReport>) {
         self.written = Written::default();
         self.written_failures.clear();

@@ -155,7 +155,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// When each of a thousand nodes writes a change that happened on all of them at once.
+    /// Returns the times at which 1,000 nodes write a change that happens on all of them at once.
     fn write_times(when: impl Fn(&Pace) -> Timestamp) -> Vec<Duration> {
         let mut times: Vec<Duration> = (0..1_000)
             .map(|seed| when(&Pace::new(seed)).duration_since(Timestamp::UNIX_EPOCH))
@@ -165,7 +165,7 @@ mod tests {
         times
     }
 
-    /// The most writes within any period of that length.
+    /// Returns the largest number of writes within any period of this length.
     fn busiest(sorted: &[Duration], within: Duration) -> usize {
         let writes = sorted.iter().enumerate();
         let writes =

@@ -114,7 +114,7 @@ mod tests {
                 Some(unauthorized),
                 Urgency::Failure,
             ),
-            // Another round of the same: known until it succeeds, or gives up.
+            // Another failed round with the same reason is a detail.
             (Some(Failed), Some(busy), Pulling, None, Urgency::Detail),
             (
                 Some(Pulling),

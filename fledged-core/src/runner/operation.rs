@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_refusals_are_tried_with_other_credentials() {
+    fn only_refusals_and_missing_images_use_other_credentials() {
         for (reason, expected) in [
             (Reason::Unauthorized, true),
             (Reason::CredentialsUnavailable, true),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_reason_and_credentials() {
+    fn a_refused_pull_names_reason_and_credentials() {
         use Reason::{ConnectionFailed, CredentialsUnavailable, ImageNotFound, Unauthorized};
         for (last, known, unavailable, reason, message) in [
             (Unauthorized, 0, None, Unauthorized, "denied"),

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_failure_decides_between_retry_replan_and_drop() {
+    fn failures_cause_a_retry_a_replan_or_a_drop() {
         let decide = |failure: &WriteFailure, failures, optional| {
             WritePolicy::new(1)
                 .decide(failure, failures, optional, NOW)

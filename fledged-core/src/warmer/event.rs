@@ -19,8 +19,8 @@ pub struct InventoryId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeEvent {
-    /// The reports from before a restart, to come before the first assignment: they tell which
-    /// revisions are satisfied already. Optional.
+    /// The reports from before a restart, from which the warmer knows the revisions that are already
+    /// satisfied. Optional; must precede the first assignment.
     Resumed(Vec<ImageReport>),
     /// The node is to hold this from now on; replaces what was assigned before.
     Assigned(Assignment),

@@ -266,7 +266,7 @@ mod tests {
         }
     }
 
-    /// What keeps that image where `app:1` is to be absent and `wanted` present.
+    /// Returns the reason to keep the image if `app:1` is absent and `wanted` present.
     fn found(
         image: &RuntimeImage,
         used: bool,
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_and_users_keep_whole_images_only() {
+    fn other_names_keep_an_image_only_if_it_is_removed_whole() {
         use RemovalScope::{Image, Reference};
         let two = mk_image(&["app:1", "app:2"]);
         assert_eq!(found(&two, false, Image, &[]), Some(Reason::SharedImage));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_tag_takes_its_digests_along() {
+    fn the_last_tag_is_removed_with_its_digests() {
         let scope = RemovalScope::ReferenceAndDigests;
         let digest = format!("app@sha256:{}", "0".repeat(64));
         let foreign = format!("mirror.example/{digest}");
@@ -338,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_belongs_to_its_repository_only() {
+    fn a_digest_counts_only_for_its_repository() {
         let hex = "0".repeat(64);
         let own = format!("app@sha256:{hex}");
         let other = format!("mirror.example/app@sha256:{hex}");
         let image = mk_image(&["app:1", &own]);
         assert_eq!(found(&image, false, RemovalScope::Image, &[]), None);
-        // The digest itself is to be present.
+        // The digest is desired.
         let wanted = [own.as_str()];
         let kept = found(&image, false, RemovalScope::Image, &wanted);
         assert_eq!(kept, Some(Reason::SharedImage));
