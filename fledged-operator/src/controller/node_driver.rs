@@ -50,7 +50,7 @@ impl NodeTarget {
 ///    `observed_generation`, even if all images are `Pending`: it acknowledges the assignment.
 /// 3. The node pulls and removes images. The driver reports changes; more reports mean more status writes (at most
 ///    one a second for each cache).
-/// 4. An image is done when a report for the generation that requested it, or a later one, says `Cached` with a
+/// 4. An image is done when a report for the generation that requested it, or a later one, has `Cached` with a
 ///    `revision` of at least the assigned one, `Removed`, `InUse` for an image that should be absent but cannot be
 ///    removed, or `Failed`. A greater revision requests a new pull if the policy is `Always`, and otherwise a check
 ///    that the image is present. The node releases its rollout slot once nothing is left to pull.

@@ -663,7 +663,7 @@ impl Record {
     }
 }
 
-/// Whether somebody else has written to the status.
+/// Whether another writer has changed the status.
 fn is_tampered_with(record: &ReadNodeCache) -> bool {
     let fields = record.metadata.managed_fields.iter().flatten();
     let mut status = fields.filter(|entry| entry.subresource.as_deref() == Some("status"));
@@ -689,6 +689,9 @@ mod tests {
         assert!(readiness.check().is_ok());
         leading.set_missing(vec!["Nodes"]);
         drop(leading);
-        assert!(readiness.check().is_ok(), "not the leader any more");
+        assert!(
+            readiness.check().is_ok(),
+            "not the leader any more, so not waiting for lists"
+        );
     }
 }

@@ -47,7 +47,7 @@ fn mk_plan(method: Method) -> PullPlan {
     }
 }
 
-/// The Job as the API server reads it: unknown fields are lost.
+/// Reads a Job as the API server does: unknown fields are dropped.
 fn read(body: &Value) -> (Job, PodSpec) {
     let job: Job = serde_json::from_value(body.clone()).unwrap();
     let pod = job.spec.clone().unwrap().template.spec.unwrap();
@@ -58,7 +58,7 @@ fn image_of(container: &Container) -> &str {
     container.image.as_deref().unwrap()
 }
 
-/// Asserts what the Pod Security Standard `restricted` requires of these pods.
+/// Asserts the requirements of the Pod Security Standard `restricted` for these pods.
 fn assert_restricted(pod: &PodSpec) {
     let of_pod = pod.security_context.clone().unwrap();
     assert_eq!(of_pod.run_as_non_root, Some(true));
@@ -79,7 +79,7 @@ fn assert_restricted(pod: &PodSpec) {
 }
 
 #[test]
-fn image_volumes_mount_images_and_run_nothing_of_them() {
+fn image_volumes_mount_images_without_running_them() {
     let (job, pod) = read(&pull_job(&mk_plan(Method::ImageVolume), &mk_options()));
     assert_restricted(&pod);
     let volumes = pod.volumes.unwrap();
@@ -110,7 +110,7 @@ fn image_volumes_mount_images_and_run_nothing_of_them() {
 }
 
 #[test]
-fn containers_run_our_program_in_place_of_the_entry_point() {
+fn containers_run_the_job_program_as_their_command() {
     let (_, pod) = read(&pull_job(&mk_plan(Method::Container), &mk_options()));
     assert_restricted(&pod);
     let init = &pod.init_containers.as_ref().unwrap()[0];
@@ -291,7 +291,7 @@ fn label_values_are_valid_and_unique_for_long_names() {
 }
 
 #[test]
-fn container_names_depend_on_the_image_alone() {
+fn container_names_depend_only_on_the_image() {
     let name = |text: &str| container_name(&text.parse().unwrap());
     assert!(name("quay.io/team/x:1").starts_with("x-1-"));
     assert_eq!(name("nginx"), name("docker.io/library/nginx:latest"));

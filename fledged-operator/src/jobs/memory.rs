@@ -1,4 +1,4 @@
-//! What a node's past tells that its objects do not: evidence of images, failed rounds, and removals that
+//! State of a node that its objects do not hold: evidence of images, failed rounds, and removals that
 //! the kubelet's list does not show yet.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,7 +113,7 @@ pub(super) struct Evidence {
 #[derive(Debug)]
 pub(super) struct ImageMemory {
     pub(super) progress: ImageProgress,
-    /// Whether a Job has pulled it, or an earlier report says that it is present.
+    /// Whether a Job has pulled the image, or an earlier report has it as present.
     pub(super) evidence: Option<Evidence>,
     /// Until when a Job that is gone may have pulled it.
     pub(super) maybe_pulled: Option<Timestamp>,

@@ -37,7 +37,7 @@
 //! # Which Jobs count
 //!
 //! Jobs that this driver created, recognised by UID or field manager, and by their content; pods that such
-//! a Job owns and that run what it says. Labels and names alone prove nothing.
+//! a Job owns and that run its template. Labels and names alone prove nothing.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -3,7 +3,7 @@
 //! A Job counts as this driver's only if this driver created it (its UID is recorded, or the driver is the
 //! manager of its fields) and if its content is what the driver makes: the name, the node that it runs on,
 //! and containers that stand for images. A Pod counts only if such a Job owns it and if it runs what the
-//! Job says. Labels and names prove nothing: anybody can set them.
+//! Job defines. Labels and names prove nothing: any user can set them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -52,7 +52,7 @@ fn mk_removal(namespace: &str) -> JobPlan {
     })
 }
 
-/// The Job that the API server makes of a plan of this driver.
+/// Returns the Job that the API server creates from a plan of this driver.
 fn created(plan: &JobPlan) -> Value {
     let mut job = plan.manifest(&mk_options());
     job["metadata"]["uid"] = "1".into();
@@ -66,7 +66,7 @@ fn read(job: Value) -> Option<ObservedJob> {
 }
 
 #[test]
-fn a_job_is_read_from_what_the_driver_created() {
+fn jobs_of_the_driver_are_read() {
     for method in [Method::ImageVolume, Method::Container] {
         let job = read(created(&mk_pull(method))).unwrap();
         assert_eq!(job.work, JobWork::Pull([PullSlot::new(app(), 4)].into()));
@@ -79,7 +79,7 @@ fn a_job_is_read_from_what_the_driver_created() {
 }
 
 #[test]
-fn a_strangers_job_is_not_read_whatever_its_labels() {
+fn jobs_of_other_creators_are_ignored() {
     let pull = || created(&mk_pull(Method::ImageVolume));
     let strangers: [(&str, Value); 9] = [
         ("another manager", {
@@ -144,7 +144,7 @@ fn a_recorded_uid_replaces_the_manager() {
 }
 
 #[test]
-fn a_pod_counts_if_the_job_owns_it_and_it_runs_what_the_job_says() {
+fn only_pods_that_the_job_owns_and_defines_count() {
     for plan in [mk_pull(Method::ImageVolume), mk_removal("operator")] {
         let body = created(&plan);
         let job = read(body.clone()).unwrap();
@@ -224,7 +224,7 @@ fn the_method_follows_the_versions_of_kubelet_and_runtime() {
 }
 
 #[test]
-fn the_socket_is_the_runtimes_unless_one_is_given() {
+fn the_socket_follows_the_runtime_unless_set() {
     let socket = |runtime: &str, given: Option<&str>| {
         let socket = mk_node("v1.30.0", runtime).socket(given);
         (socket.path, socket.docker)
@@ -241,7 +241,7 @@ fn the_socket_is_the_runtimes_unless_one_is_given() {
 }
 
 #[test]
-fn listed_images_are_read_by_all_their_names() {
+fn all_names_of_listed_images_are_read() {
     let node = mk_node("", "");
     assert!(node.ready && node.listed_at.is_some());
     let first = node.images.first().unwrap();
@@ -253,7 +253,7 @@ fn listed_images_are_read_by_all_their_names() {
 }
 
 #[test]
-fn five_names_of_an_image_may_not_be_all() {
+fn a_list_of_five_names_may_be_incomplete() {
     let digest = "a".repeat(64);
     let node = |names: &[&str]| {
         let named = names

@@ -187,7 +187,7 @@ impl ObservedPod {
             && owners.any(|owner| owner.kind == "Job" && owner.uid == uid)
     }
 
-    /// Whether it runs what the Job says, on the Job's node or on none yet.
+    /// Whether the pod runs the containers of the Job, on the Job's node or not scheduled yet.
     pub(super) fn runs(&self, job: &ObservedJob) -> bool {
         let PodContent {
             node,

@@ -18,7 +18,7 @@ fn mk_pod(status: Value) -> ObservedPod {
     serde_json::from_value(pod).unwrap()
 }
 
-/// The progress of a container in that state.
+/// Returns the progress of a container in this state.
 fn of_state(state: Value) -> Progress {
     let name = container_name(&app());
     let status = json!({ "phase": "Pending", "containerStatuses": [
@@ -36,7 +36,7 @@ fn failure_of(progress: Progress) -> Failure {
 }
 
 #[test]
-fn a_container_that_waits_says_nothing() {
+fn a_waiting_container_is_no_progress() {
     for reason in ["ContainerCreating", "PodInitializing", ""] {
         let state = json!({ "waiting": { "reason": reason } });
         assert_eq!(of_state(state), Progress::Waiting, "{reason}");
@@ -48,7 +48,7 @@ fn a_container_that_waits_says_nothing() {
 }
 
 #[test]
-fn a_container_that_has_started_has_its_image() {
+fn a_started_container_proves_its_image() {
     let start = "2026-01-01T00:00:00Z";
     let at = start.parse::<Timestamp>().ok();
     for (state, at) in [
@@ -73,13 +73,13 @@ fn a_container_that_has_started_has_its_image() {
             "{state}"
         );
     }
-    // A container that never existed is reported as terminated too.
+    // A container that never existed is also reported as terminated.
     let state = json!({ "terminated": { "exitCode": 137, "reason": "ContainerStatusUnknown" } });
     assert!(matches!(of_state(state), Progress::Failing(_)));
 }
 
 #[test]
-fn the_digest_is_that_of_the_image_and_not_of_our_program() {
+fn the_digest_is_not_that_of_the_job_image() {
     let digest = |c: &str| format!("sha256:{}", c.repeat(64));
     let status = |image_id: String, volume: Option<String>| {
         let name = container_name(&app());
@@ -109,7 +109,7 @@ fn the_digest_is_that_of_the_image_and_not_of_our_program() {
 }
 
 #[test]
-fn a_failing_pull_has_the_kubelets_words() {
+fn a_failing_pull_has_the_kubelets_message() {
     let refused = "failed to pull and unpack image \"registry.test/app:1\": 401 Unauthorized";
     for (reason, message, expected) in [
         ("ErrImagePull", refused, Reason::Unauthorized),
@@ -126,7 +126,7 @@ fn a_failing_pull_has_the_kubelets_words() {
         ("RegistryUnavailable", "", Reason::ConnectionFailed),
         ("SignatureValidationFailed", "no", Reason::InvalidImage),
         ("ErrImageNeverPull", "", Reason::ImageNotFound),
-        ("CreateContainerError", "it does not", Reason::Unknown),
+        ("CreateContainerError", "no such device", Reason::Unknown),
     ] {
         let state = json!({ "waiting": { "reason": reason, "message": message } });
         let failure = failure_of(of_state(state));
@@ -137,14 +137,14 @@ fn a_failing_pull_has_the_kubelets_words() {
 }
 
 #[test]
-fn an_image_is_not_blamed_for_our_own() {
+fn a_failure_of_the_job_image_is_not_the_images() {
     let message = format!("failed to pull and unpack image \"{OWN}\": 401 Unauthorized");
     let state = json!({ "waiting": { "reason": "ErrImagePull", "message": message } });
     let failure = failure_of(of_state(state.clone()));
     assert_eq!(failure.reason, Reason::Unknown);
     assert!(failure.message.contains("Jobs themselves"), "{failure}");
 
-    // The same of the init container, while the others wait.
+    // The init container fails while the others wait.
     let of = |init: Value| {
         let name = container_name(&app());
         let status = json!({ "phase": "Pending",
@@ -166,7 +166,7 @@ fn an_image_is_not_blamed_for_our_own() {
 }
 
 #[test]
-fn a_failed_pod_says_why() {
+fn a_failed_pod_is_reported_with_its_message() {
     let evicted = |message: &str| {
         let pod = mk_pod(json!({ "phase": "Failed", "reason": "Evicted", "message": message }));
         failure_of(pod.pull_progress(&PullSlot::new(app(), 0), &own()))
@@ -179,7 +179,7 @@ fn a_failed_pod_says_why() {
 }
 
 #[test]
-fn a_removal_is_over_when_its_container_has_ended() {
+fn a_removal_ends_with_its_container() {
     let of = |state: Value| {
         let pod = mk_pod(json!({ "containerStatuses": [{ "name": REMOVE, "state": state }] }));
         pod.removal_progress(&own())
@@ -195,7 +195,7 @@ fn a_removal_is_over_when_its_container_has_ended() {
 }
 
 #[test]
-fn a_pod_is_described_by_what_it_waits_for() {
+fn a_pending_pod_is_described_with_its_cause() {
     let unscheduled = json!({ "phase": "Pending", "conditions": [
         { "type": "Ready", "status": "False", "reason": "X", "message": "not ready" },
         { "type": "PodScheduled", "status": "False", "reason": "Unschedulable",

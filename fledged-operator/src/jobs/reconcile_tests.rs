@@ -45,7 +45,7 @@ fn mk_node(listed_at: i64, names: &[&[&str]]) -> ObservedNode {
     ObservedNode::mk(at(listed_at), images.collect())
 }
 
-/// The Job that the API server makes of a plan.
+/// Returns the Job that the API server creates from a plan.
 fn mk_job(plan: &JobPlan, created: i64, options: &JobOptions) -> Job {
     let mut job = plan.manifest(options);
     job["metadata"]["uid"] = format!("uid-{}", plan.key().name).into();
@@ -54,7 +54,7 @@ fn mk_job(plan: &JobPlan, created: i64, options: &JobOptions) -> Job {
     serde_json::from_value(job).unwrap()
 }
 
-/// A pod of that Job whose containers have these states.
+/// Returns a pod of the Job whose containers have these states.
 fn mk_pod(job: &Job, phase: &str, states: &[(&str, Value)]) -> ObservedPod {
     let pod = mk_pod_object(job, phase, states);
     serde_json::from_value::<ObservedPod>(pod).unwrap().pruned()
@@ -161,8 +161,8 @@ impl Node {
         )
     }
 
-    /// Reconciles, and does what comes of it: Jobs are created at once, deletions take their time.
-    /// Reconciling again without a change must do nothing.
+    /// Reconciles and executes the actions: Jobs are created at once, deletions complete in `jobs_gone`.
+    /// Asserts that a second reconciliation does nothing.
     fn step(&mut self, now: i64) -> Plan {
         let plan = self.observe(now);
         for action in &plan.actions {
@@ -184,7 +184,7 @@ impl Node {
         plan
     }
 
-    /// The states of the containers of the last Job's pod.
+    /// Sets the states of the containers in the last Job's pod.
     fn pod(&mut self, phase: &str, states: &[(&str, Value)]) {
         let job = self.jobs.last().unwrap();
         let pod = mk_pod(job, phase, states);
@@ -193,7 +193,7 @@ impl Node {
         self.pods.push(pod);
     }
 
-    /// The API server has deleted what is to be deleted, pods last.
+    /// Completes the deletion of Jobs; their pods stay.
     fn jobs_gone(&mut self) {
         let deleting = std::mem::take(&mut self.deleting);
         self.jobs
@@ -207,7 +207,7 @@ impl Node {
         job.status = Some(serde_json::from_value(status).unwrap());
     }
 
-    /// What another process knows: the objects, and the status that was last written.
+    /// Replaces the memory by that of a new process, which has the objects and the last written status.
     fn restart(&mut self, report: &NodeReport) {
         self.memory = NodeMemory::new(2);
         self.memory.resume(report);
@@ -239,7 +239,7 @@ fn created(plan: &Plan) -> Vec<&JobPlan> {
     created.collect()
 }
 
-/// The pull Jobs that are created: namespace and images.
+/// Returns namespace and images of the created pull Jobs.
 fn pulls(plan: &Plan) -> Vec<(String, Vec<String>)> {
     let pulls = created(plan).into_iter().filter_map(|plan| match plan {
         JobPlan::Pull(pull) => Some((
@@ -275,7 +275,7 @@ fn of_shop(images: &[&str]) -> (String, Vec<String>) {
     ("shop".to_owned(), images.collect())
 }
 
-/// A node on which `APP` was pulled and then removed by our own Job at 100 s; the kubelet's list is older.
+/// Returns a node on which a removal Job has removed `APP` at 100 s. The kubelet's list is older and still has it.
 fn mk_removed(options: JobOptions) -> Node {
     let mut node = Node::with(options, [mk_absent(APP)]);
     node.view = mk_node(0, &[&[APP]]);
@@ -289,7 +289,7 @@ fn mk_removed(options: JobOptions) -> Node {
 }
 
 #[test]
-fn one_job_pulls_everything_that_is_missing() {
+fn one_job_pulls_all_missing_images() {
     let mut options = mk_options();
     options.debounce = Duration::from_millis(100);
     let first = mk_present(DB).with_priority(1);
@@ -323,7 +323,7 @@ fn a_job_has_one_namespace_and_a_limited_number_of_images() {
 }
 
 #[test]
-fn a_started_container_is_evidence_and_a_done_job_is_deleted() {
+fn a_started_container_is_evidence_of_its_image() {
     let mut node = Node::new([mk_present(APP), mk_present(DB)]);
     node.step(0);
     node.pod("Pending", &[(APP, done(5)), (DB, creating())]);
@@ -365,7 +365,7 @@ fn the_kubelets_reason_is_reported_while_it_retries() {
 }
 
 #[test]
-fn a_missing_image_fails_at_once_and_the_others_go_on() {
+fn a_missing_image_fails_without_stopping_the_others() {
     let mut node = Node::new([mk_present(APP), mk_present(DB)]);
     node.step(0);
     node.pod(
@@ -385,7 +385,7 @@ fn a_missing_image_fails_at_once_and_the_others_go_on() {
 }
 
 #[test]
-fn rounds_that_fail_are_repeated_less_and_less() {
+fn failed_rounds_are_repeated_with_backoff() {
     let mut node = Node::new([mk_present(APP)]);
     let mut now = 0;
     let mut pauses = Vec::new();
@@ -409,7 +409,7 @@ fn rounds_that_fail_are_repeated_less_and_less() {
 }
 
 #[test]
-fn images_that_fail_together_are_pulled_again_by_one_job() {
+fn one_job_retries_images_that_failed_together() {
     let mut node = Node::new([mk_present(APP), mk_present(DB)]);
     node.step(0);
     let unknown = || failing("manifest unknown");
@@ -449,7 +449,7 @@ fn refused_credentials_are_followed_by_those_of_the_next_namespace() {
     assert_eq!((app.phase, app.attempts), (ImagePhase::Failed, 1));
     node.jobs_gone();
     node.pods.clear();
-    // The next round begins with the first again. A connection that fails does so everywhere.
+    // The next round begins with the first namespace. Other credentials do not help if the connection fails.
     let due = app.next_attempt_at.unwrap().as_second() + 1;
     assert_eq!(namespaces(&node.step(due)), ["b"]);
     node.pod("Pending", &[(APP, failing(REFUSED))]);
@@ -470,10 +470,14 @@ fn a_refusal_names_the_credentials_of_the_job() {
 }
 
 #[test]
-fn the_deadline_is_one_images_until_the_pod_is_accepted() {
+fn an_unaccepted_pod_fails_after_the_deadline_of_one_image() {
     let mut node = Node::new([mk_present(APP), mk_present(DB)]);
     node.step(0);
-    assert_eq!(node.step(0).wake_at, Some(at(5)), "asks for the pod");
+    assert_eq!(
+        node.step(0).wake_at,
+        Some(at(5)),
+        "the wakeup to check for the pod"
+    );
     node.pod("Pending", &[]);
     let pod = node.pods.last_mut().unwrap();
     let status = json!({ "phase": "Pending", "conditions": [{ "type": "PodScheduled",
@@ -508,7 +512,7 @@ fn a_job_that_ends_early_is_a_failed_attempt() {
         node.pod("Pending", &[(APP, creating())]);
         node.step(1);
         node.end_job("Failed", reason);
-        // The pod may have more to say.
+        // The pod may still report a more specific failure.
         assert_eq!(phases(&node.step(2)), [ImagePhase::Pulling]);
         node.pods.clear();
         let plan = node.step(3);
@@ -525,7 +529,7 @@ fn a_job_that_ends_early_is_a_failed_attempt() {
 }
 
 #[test]
-fn a_job_that_somebody_deletes_is_a_failed_attempt() {
+fn a_job_deleted_by_a_user_is_a_failed_attempt() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     node.step(1);
@@ -537,7 +541,7 @@ fn a_job_that_somebody_deletes_is_a_failed_attempt() {
 }
 
 #[test]
-fn no_job_is_created_on_a_node_that_is_not_ready() {
+fn no_job_is_created_for_a_not_ready_node() {
     let mut node = Node::new([mk_present(APP), mk_absent(DB)]);
     node.view = mk_node(0, &[&[DB]]);
     node.view.ready = false;
@@ -553,7 +557,7 @@ fn no_job_is_created_on_a_node_that_is_not_ready() {
 }
 
 #[test]
-fn what_prevents_a_pod_is_asked_for_and_reported() {
+fn the_cause_of_a_missing_pod_is_looked_up_and_reported() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     let plan = node.step(5);
@@ -626,7 +630,7 @@ fn a_mutable_tag_is_pulled_for_every_revision() {
 }
 
 #[test]
-fn a_refresh_of_an_immutable_tag_needs_only_its_presence() {
+fn a_refresh_of_a_fixed_tag_verifies_its_presence() {
     let mut node = Node::new([mk_present(APP)]);
     node.view = mk_node(0, &[&[APP]]);
     node.step(1);
@@ -637,7 +641,7 @@ fn a_refresh_of_an_immutable_tag_needs_only_its_presence() {
 }
 
 #[test]
-fn a_refresh_and_new_credentials_retry_what_has_failed() {
+fn a_refresh_or_new_credentials_retry_failed_images() {
     let failed = || {
         let mut node = Node::new([mk_present(APP)]);
         node.step(0);
@@ -660,7 +664,7 @@ fn a_refresh_and_new_credentials_retry_what_has_failed() {
 }
 
 #[test]
-fn credentials_that_change_during_a_pull_are_tried_at_once() {
+fn credentials_changed_during_a_pull_are_used_at_once() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     let secret = ObjectName::new("shop", "login");
@@ -694,7 +698,7 @@ fn a_full_disk_stops_pulls_and_is_probed_by_one() {
 }
 
 #[test]
-fn a_complete_and_newer_list_decides() {
+fn a_newer_complete_list_proves_absence() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     node.pod("Succeeded", &[(APP, done(1_000))]);
@@ -707,13 +711,13 @@ fn a_complete_and_newer_list_decides() {
     let plan = node.step(1_061);
     assert_eq!(pulls(&plan), [of_shop(&[APP])]);
     assert_eq!(report(&plan, APP).reason, Some(Reason::Evicted));
-    // An older list does not bring it back.
+    // An older list does not prove presence.
     node.view = mk_node(1_000, &[]);
     assert_eq!(phases(&node.step(1_062)), [ImagePhase::Pulling]);
 }
 
 #[test]
-fn absence_from_a_cut_list_proves_nothing() {
+fn an_incomplete_list_does_not_prove_absence() {
     let digest = format!("a.test/app@sha256:{}", "0".repeat(64));
     let names: &[&str] = &[
         &digest,
@@ -741,7 +745,7 @@ fn absence_from_a_cut_list_proves_nothing() {
         assert_eq!(
             removals(&plan),
             [["a.test/app:3"]],
-            "not known to be absent"
+            "the image may be present"
         );
         node.view = mk_node(9_000, &[&["a:1"], &names[..4]]);
         assert_eq!(report(&node.step(9_003), APP).phase, ImagePhase::Pending);
@@ -749,7 +753,7 @@ fn absence_from_a_cut_list_proves_nothing() {
 }
 
 #[test]
-fn an_image_that_keeps_vanishing_is_pulled_less_and_less() {
+fn repeated_evictions_are_repaired_with_backoff() {
     let mut node = Node::new([mk_present(APP)]);
     let mut now = 0;
     let mut failures = 0;
@@ -768,7 +772,7 @@ fn an_image_that_keeps_vanishing_is_pulled_less_and_less() {
 }
 
 #[test]
-fn one_job_removes_what_is_present_and_spares_other_names() {
+fn one_job_removes_present_images_and_keeps_other_names() {
     let digest = format!("a.test/app@sha256:{}", "1".repeat(64));
     let other = mk_present("a.test/app:2");
     let mut node = Node::new([mk_absent(APP), mk_absent(DB), mk_absent(CRON), other]);
@@ -814,7 +818,7 @@ fn a_short_pull_deadline_does_not_cut_a_removal() {
 }
 
 #[test]
-fn an_image_with_a_wanted_name_stays() {
+fn an_image_with_a_desired_name_is_kept() {
     let mut node = Node::new([mk_absent(APP), mk_present(DB)]);
     node.view = mk_node(0, &[&[APP, DB]]);
     let plan = node.step(0);
@@ -826,14 +830,14 @@ fn an_image_with_a_wanted_name_stays() {
     assert_eq!(
         report(&plan, APP).reason,
         Some(Reason::SharedImage),
-        "also named"
+        "the image has another name"
     );
     node.assign([mk_absent(APP), mk_absent(DB)]);
     assert_eq!(removals(&node.step(2)), [[APP, DB]]);
 }
 
 #[test]
-fn an_image_that_the_job_did_not_process_is_in_the_next() {
+fn unprocessed_images_are_in_the_next_removal_job() {
     let mut node = Node::new([mk_absent(APP), mk_absent(DB)]);
     node.view = mk_node(0, &[&[APP], &[DB]]);
     node.step(0);
@@ -859,7 +863,7 @@ fn pulls_wait_for_the_removal_of_the_same_image() {
     assert_eq!(
         phases(&plan),
         [ImagePhase::Pending],
-        "not believed to be present"
+        "the image may be removed"
     );
     assert_eq!(plan.actions, []);
     node.pod("Succeeded", &[(REMOVE, removed(2, r#"{"removed":[0]}"#))]);
@@ -867,7 +871,7 @@ fn pulls_wait_for_the_removal_of_the_same_image() {
 }
 
 #[test]
-fn a_removal_that_has_not_started_gives_way_to_a_pull() {
+fn a_removal_without_a_pod_is_cancelled_for_a_pull() {
     let mut node = Node::new([mk_absent(APP)]);
     node.view = mk_node(0, &[&[APP]]);
     node.step(0);
@@ -877,12 +881,12 @@ fn a_removal_that_has_not_started_gives_way_to_a_pull() {
     assert_eq!(phases(&plan), [ImagePhase::Pending]);
     node.jobs_gone();
     node.step(2);
-    // No pod has appeared: nothing was removed, and the list is believed.
+    // No pod has appeared, so nothing was removed and the list counts.
     assert_eq!(phases(&node.step(6)), [ImagePhase::Cached]);
 }
 
 #[test]
-fn a_removal_waits_for_the_pod_of_a_pull_that_was_given_up() {
+fn a_removal_waits_for_the_pod_of_a_cancelled_pull() {
     let mut node = Node::new([mk_present(APP), mk_present(DB)]);
     node.step(0);
     node.pod("Pending", &[(APP, creating()), (DB, creating())]);
@@ -892,9 +896,9 @@ fn a_removal_waits_for_the_pod_of_a_pull_that_was_given_up() {
     assert_eq!(deletes(&plan), 1);
     assert_eq!(phases(&plan), [ImagePhase::Removing, ImagePhase::Removing]);
     node.jobs_gone();
-    assert_eq!(node.step(3).actions, [], "its pod exists");
+    assert_eq!(node.step(3).actions, [], "the pod of the pull exists");
     node.pods.clear();
-    // The list is complete and lacks them, but it is older than the pod.
+    // The list is complete and lacks the images, but it is older than the pod.
     assert_eq!(removals(&node.step(4)), [[APP, DB]]);
 }
 
@@ -926,7 +930,7 @@ fn a_removal_waits_for_pulls_and_fails_at_its_deadline() {
     let plan = node.step(1);
     assert_eq!(plan.actions, []);
     assert_eq!(report(&plan, DB).phase, ImagePhase::Removing);
-    // What has failed does not hold it up.
+    // A failing pull does not block the removal.
     node.pod("Pending", &[(APP, failing(REFUSED))]);
     assert_eq!(removals(&node.step(2)), [[DB]]);
 
@@ -947,14 +951,14 @@ fn a_removal_waits_for_pulls_and_fails_at_its_deadline() {
 }
 
 #[test]
-fn a_removed_image_is_not_believed_to_be_present() {
+fn an_older_list_does_not_revive_a_removed_image() {
     // Purge, delete and apply again, while the kubelet's list still has the image.
     let mut node = mk_removed(mk_options());
     node.assign([]);
     assert_eq!(
         node.step(102).actions,
         [],
-        "the Job is the record of the removal"
+        "the Job must stay as the record of the removal"
     );
     node.assign([mk_present(APP)]);
     let plan = node.step(103);
@@ -963,15 +967,15 @@ fn a_removed_image_is_not_believed_to_be_present() {
 }
 
 #[test]
-fn a_removal_is_remembered_over_a_restart() {
-    // From the Job, although nothing was assigned when the process ended.
+fn a_removal_is_known_after_a_restart() {
+    // Known from the Job, although nothing was assigned when the process ended.
     let mut node = mk_removed(mk_options());
     node.assign([]);
     node.step(102);
     node.restart(&NodeReport::default());
     node.assign([mk_present(APP)]);
     assert_eq!(phases(&node.step(103)), [ImagePhase::Pulling]);
-    // From the status, although the Job is gone.
+    // Known from the status, although the Job is gone.
     let mut node = mk_removed(mk_options());
     let report = node.step(102).report;
     node.jobs.clear();
@@ -989,7 +993,7 @@ fn a_removal_job_stays_until_a_newer_list_covers_it() {
     assert_eq!(node.step(160).actions, []);
     node.view = mk_node(161, &[]);
     assert_eq!(deletes(&node.step(161)), 1);
-    // Somebody has brought the image back: the newer list is believed.
+    // Another client has pulled the image: the newer list counts.
     let mut node = mk_removed(mk_options());
     node.assign([mk_present(APP)]);
     node.view = mk_node(161, &[&[APP]]);
@@ -1025,7 +1029,7 @@ fn an_older_pull_job_is_no_evidence_after_a_removal() {
 }
 
 #[test]
-fn a_removal_without_an_outcome_voids_older_evidence() {
+fn a_removal_without_a_result_voids_older_evidence() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     node.pod("Succeeded", &[(APP, done(10))]);
@@ -1036,7 +1040,7 @@ fn a_removal_without_an_outcome_voids_older_evidence() {
     node.step(20);
     node.pod("Running", &[(REMOVE, json!({ "running": {} }))]);
     node.step(21);
-    // The pod is killed: it may have removed the image, or not.
+    // The pod was killed and may have removed the image.
     node.jobs.clear();
     node.pods.clear();
     node.assign([mk_present(APP)]);
@@ -1044,7 +1048,7 @@ fn a_removal_without_an_outcome_voids_older_evidence() {
 }
 
 #[test]
-fn a_restart_goes_on_with_the_jobs_that_are_needed() {
+fn a_restart_continues_needed_jobs_and_deletes_others() {
     let mut node = Node::new([mk_present(APP)]);
     let plan = node.step(0);
     node.pod("Pending", &[(APP, creating())]);
@@ -1059,7 +1063,7 @@ fn a_restart_goes_on_with_the_jobs_that_are_needed() {
     node.restart(&plan.report);
     node.assign([]);
     assert_eq!(deletes(&node.step(11)), 1);
-    // What was reported as present counts until a newer list says otherwise.
+    // An image that was reported as present counts as present until a newer list lacks it.
     let mut cached = ImageReport::new(image(APP), ImagePhase::Cached);
     cached.finished_at = Some(at(1_000));
     let mut node = Node::new([mk_present(APP)]);
@@ -1071,7 +1075,7 @@ fn a_restart_goes_on_with_the_jobs_that_are_needed() {
 }
 
 #[test]
-fn the_end_of_a_job_that_was_not_followed_is_no_failure() {
+fn a_job_that_failed_during_downtime_is_no_failed_attempt() {
     let mut node = Node::new([mk_present(APP)]);
     let plan = node.step(0);
     node.end_job("Failed", "BackoffLimitExceeded");
@@ -1082,7 +1086,7 @@ fn the_end_of_a_job_that_was_not_followed_is_no_failure() {
 }
 
 #[test]
-fn retained_jobs_stay_unless_they_would_pull_what_nobody_wants() {
+fn retained_jobs_are_kept_unless_they_pull_dropped_images() {
     let mut options = mk_options();
     options.retention = Retention::Retain;
     let mut node = Node::with(options, [mk_present(APP), mk_present(DB)]);
@@ -1096,7 +1100,7 @@ fn retained_jobs_stay_unless_they_would_pull_what_nobody_wants() {
     assert_eq!(deletes(&plan), 0);
     node.assign([mk_present(DB)]);
     assert_eq!(deletes(&node.step(7)), 1);
-    // The Job's end is observed some time after its pod's.
+    // The end of a Job is observed some time after the end of its pod.
     let mut options = mk_options();
     options.retention = Retention::Retain;
     let mut node = Node::with(options, [mk_present(APP)]);
@@ -1108,7 +1112,7 @@ fn retained_jobs_stay_unless_they_would_pull_what_nobody_wants() {
 }
 
 #[test]
-fn a_strangers_pod_is_no_evidence_and_blocks_nothing() {
+fn foreign_pods_are_no_evidence_and_block_nothing() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     let job = node.jobs.last().unwrap().clone();
@@ -1123,7 +1127,7 @@ fn a_strangers_pod_is_no_evidence_and_blocks_nothing() {
         forged(&|pod| pod["metadata"]["ownerReferences"][0]["uid"] = "another".into()),
         forged(&|pod| pod["metadata"]["namespace"] = "evil".into()),
         forged(&|pod| pod["spec"]["nodeName"] = "another".into()),
-        // A container of the computed name with another image.
+        // A container with the computed name and another image.
         forged(&|pod| {
             pod["spec"]["containers"] = json!([{ "name": name, "image": "a.test/other:1" }]);
         }),
@@ -1133,7 +1137,7 @@ fn a_strangers_pod_is_no_evidence_and_blocks_nothing() {
     node.assign([mk_absent(APP)]);
     node.step(10);
     node.jobs_gone();
-    // Only the pod that our Job owns in its namespace may still act.
+    // Only a pod that the Job owns in its namespace could still act.
     for pod in &mut node.pods {
         pod.set_status(json!({ "phase": "Running" }));
     }
@@ -1142,7 +1146,7 @@ fn a_strangers_pod_is_no_evidence_and_blocks_nothing() {
 }
 
 #[test]
-fn a_job_in_a_namespace_that_does_not_want_the_image_settles_nothing() {
+fn jobs_in_namespaces_without_the_cache_do_not_count() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     let bank = CacheId::new("bank", "web", "uid-bank");
@@ -1155,7 +1159,7 @@ fn a_job_in_a_namespace_that_does_not_want_the_image_settles_nothing() {
 }
 
 #[test]
-fn an_image_that_is_both_wanted_and_unwanted_is_wanted() {
+fn present_wins_for_an_image_with_both_states() {
     let mut node = Node::new([mk_absent(APP), mk_present(APP)]);
     node.view = mk_node(0, &[&[APP]]);
     let plan = node.step(0);

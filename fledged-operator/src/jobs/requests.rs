@@ -38,7 +38,7 @@ pub(super) enum Created {
     Exists(Box<Job>, Vec<String>),
     /// The API server refuses the Job for what it is.
     Refused(Failure),
-    /// The creation was cancelled, or somebody has deleted the Job already.
+    /// The creation was cancelled, or another client has deleted the Job already.
     Gone,
 }
 
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_of_the_pods_account_are_named_beside_those_of_the_job_image() {
+    fn pods_have_the_secrets_of_account_and_job_image() {
         let mut plan = PullPlan {
             key: JobKey {
                 namespace: "shop".to_owned(),
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(unnamed_account(&options, &plan), of("default"));
         options.service_account = Some("jobs".to_owned());
         assert_eq!(unnamed_account(&options, &plan), of("jobs"));
-        // A cache names an account: the pod adds no other then, either.
+        // If a cache names a ServiceAccount, the pod gets the secrets of no other account.
         plan.accounts.push(ObjectName::new("shop", "web"));
         assert_eq!(unnamed_account(&options, &plan), None);
         plan.accounts.clear();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_spaced_and_wait_as_long_as_the_server_asks() {
+    fn requests_are_spaced_and_respect_retry_after() {
         let pace = Pace::new(NonZeroU32::new(20).unwrap());
         let now = Timestamp::UNIX_EPOCH;
         let pauses: Vec<u128> = (0..4).map(|_| pace.reserve(now).as_millis()).collect();
@@ -340,7 +340,7 @@ mod tests {
         pace.hold(Duration::from_secs(7), now);
         assert_eq!(pace.reserve(now).as_millis(), 7_000);
         assert_eq!(pace.reserve(now).as_millis(), 7_050);
-        // Time that passed unused is not saved up.
+        // Unused time does not allow a burst of requests.
         let later = after(now, Duration::from_secs(60));
         assert_eq!(pace.reserve(later).as_millis(), 0);
         assert_eq!(pace.reserve(later).as_millis(), 50);

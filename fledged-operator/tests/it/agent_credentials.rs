@@ -48,7 +48,7 @@ impl Store {
         apply(&secrets, name, object).await;
     }
 
-    /// A secret of the usual kind.
+    /// Writes a secret of type `kubernetes.io/dockerconfigjson`.
     async fn put_auths(&self, name: &str, auths: Value) {
         self.put(name, CONFIG, &json!({"auths": auths}).to_string())
             .await;
@@ -75,7 +75,7 @@ impl Store {
             .with_service_accounts(names(accounts))
     }
 
-    /// The user names, in the order to try them.
+    /// Returns the user names, in the order in which pulls try them.
     async fn users(
         &self,
         image: &str,
@@ -154,19 +154,19 @@ async fn missing_secrets_fail_only_if_nothing_else_matches() {
         .await;
     let secrets = ["missing", "there"];
     let users = store
-        .users("r.example/app:1", &secrets, &["nobody"])
+        .users("r.example/app:1", &secrets, &["unknown"])
         .await
         .unwrap();
     assert_eq!(users, ["u"]);
     let failure = store
-        .users("quay.io/app:1", &secrets, &["nobody"])
+        .users("quay.io/app:1", &secrets, &["unknown"])
         .await
         .unwrap_err();
     assert_eq!(failure.reason, Reason::CredentialsUnavailable);
     assert_eq!(
         failure.message,
         format!(
-            "service account {0}/nobody: not found; pull secret {0}/missing: not found",
+            "service account {0}/unknown: not found; pull secret {0}/missing: not found",
             store.namespace
         )
     );
@@ -202,7 +202,7 @@ async fn malformed_secrets_are_named_without_their_content() {
         assert!(failure.message.starts_with(&start), "{failure}");
         assert!(failure.message.contains(words), "{failure}");
     }
-    // A malformed entry for somebody else's registry harms nobody.
+    // A malformed entry for another registry does not affect this image.
     let users = store
         .users("good.example/app:1", &["entry"], &[])
         .await
@@ -218,7 +218,7 @@ async fn invalid_names_are_not_requested() {
     for name in ["../configmaps/x", "a/b", "key?watch=true", "", "Key", ".."] {
         let failure = store.users("r.example/app:1", &[name], &[]).await;
         match name {
-            // As in a pod, where an empty name is left over by a template.
+            // As in a pod, where a template may leave an empty name.
             "" => assert_eq!(failure.unwrap(), [""; 0]),
             _ => assert!(
                 failure

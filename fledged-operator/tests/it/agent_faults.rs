@@ -1,4 +1,4 @@
-//! An agent whose API server, runtime or own tasks fail.
+//! Faults of an agent's API server, runtime and tasks.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -194,9 +194,12 @@ async fn a_runtime_that_cannot_be_read_makes_the_agent_unready() {
     })
     .await;
     node.runtime.set_unreadable(false);
-    eventually("it is ready", || async { health.ready().ok() }).await;
+    eventually("the agent is ready", || async { health.ready().ok() }).await;
     node.runtime.set_unreadable(true);
-    eventually("it is not ready again", || async { health.ready().err() }).await;
+    eventually("the agent is not ready again", || async {
+        health.ready().err()
+    })
+    .await;
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     assert!(text.contains("fledged_build_info{version="), "{text}");

@@ -1,4 +1,4 @@
-//! An agent whose API server goes away, forgets, or is set back.
+//! Outages of an agent's API server: it stops, compacts its history, or loses writes.
 use std::time::Duration;
 
 use crate::agent_support::{Node, Server, eventually, image, images};
@@ -22,7 +22,7 @@ async fn changes_during_an_outage_are_exchanged_after_it() {
     .await;
     node.pass(Duration::from_secs(60)).await;
     assert_eq!(health.live(), Ok(()));
-    assert_eq!(health.ready(), Ok(()), "it knows what to do");
+    assert_eq!(health.ready(), Ok(()), "the agent has an assignment");
     server.up();
     assert_eq!(node.settled().await.cached, Some(1));
     let both = images(&["r.example/app:1", "r.example/app:2"]);

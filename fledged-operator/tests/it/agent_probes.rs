@@ -17,7 +17,7 @@ async fn start(routes: Routes) -> (SocketAddr, JoinHandle<()>) {
     (address, tokio::spawn(server.run(std::future::pending())))
 }
 
-/// What is answered to these bytes, until the server closes the connection.
+/// Sends these bytes and returns the answer, once the server has closed the connection.
 async fn send(address: SocketAddr, text: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
@@ -106,7 +106,7 @@ async fn idle_connections_do_not_block_requests() {
         silent.push(stream);
     }
     assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
-    // And is not waited for either.
+    // Shutdown does not wait for idle connections either.
     let mut last = silent.pop().unwrap();
     let mut rest = Vec::new();
     let reading = last.read_to_end(&mut rest);

@@ -1,4 +1,4 @@
-//! An agent brings its node to what its NodeImageCache asks for, and says so in few words.
+//! An agent reconciles its node with its NodeImageCache, and reports with few writes.
 use std::time::Duration;
 
 use crate::agent_support::{Node, Server, eventually, image, images};
@@ -16,7 +16,7 @@ use serde_json::json;
 async fn a_rollout_of_20_images_takes_three_status_writes() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "rollout");
-    // Twenty images, three at a time: 7 s, and time to spare for a machine that is busy.
+    // Twenty images, three at a time, take 7 s; a margin for a loaded machine.
     node.runtime.set_pull_time(Duration::from_secs(1));
     node.start();
     let names: Vec<String> = (0..20).map(|n| format!("r.example/app:{n}")).collect();
@@ -34,7 +34,7 @@ async fn a_rollout_of_20_images_takes_three_status_writes() {
         .collect();
     assert_eq!(order, names, "in the order of the spec");
     assert!(node.writes() <= 3, "{}", node.writes());
-    // Details of what was pulled may follow once; then nothing does.
+    // One write with details may follow, and no further writes.
     node.pass(Duration::from_secs(40)).await;
     let writes = node.writes();
     node.pass(Duration::from_secs(60)).await;
@@ -46,7 +46,7 @@ async fn a_rollout_of_20_images_takes_three_status_writes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_status_is_the_agents() {
+async fn an_agent_owns_only_the_status() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "owner");
     node.start();
@@ -77,13 +77,13 @@ async fn every_assignment_is_acknowledged_and_applied_once() {
     node.start();
     node.assign(images(&["r.example/app:1"])).await;
     assert_eq!(node.settled().await.observed_generation, Some(1));
-    // A change that asks for nothing new is answered all the same.
+    // A change without new images is acknowledged as well.
     let mut same = images(&["r.example/app:1"]);
     same[0].priority = 3;
     node.assign(same).await;
     assert_eq!(node.settled().await.observed_generation, Some(2));
     assert_eq!(node.runtime.pulls().len(), 1);
-    // What is no change of the spec is not taken as one.
+    // A change of the metadata is not a new assignment.
     let labels = json!({"metadata": {"labels": {"a": "b"}}});
     let writes = node.writes();
     let patch = Patch::Merge(&labels);
@@ -117,13 +117,13 @@ async fn images_are_removed_on_request_but_stay_on_deletion() {
     })
     .await;
     let writes = node.writes();
-    // The agent has taken note: what is lost now is not pulled again.
+    // Images without an assignment are not pulled again.
     node.pass(Duration::from_secs(5)).await;
     node.runtime.lose(&one);
     node.pass(Duration::from_secs(30)).await;
     assert_eq!(node.runtime.pulls().len(), 2);
     assert_eq!(node.writes(), writes);
-    // A new object of the same name is another one.
+    // A new object of the same name is a new assignment.
     let object = node.assign(images(&["r.example/app:2"])).await;
     assert_eq!(object.metadata.generation, Some(1));
     let status = node.settled().await;
@@ -247,7 +247,7 @@ async fn failures_and_recoveries_are_reported() {
     assert_eq!(failed.reason.as_deref(), Some("ImageNotFound"));
     assert_eq!(failed.message.as_deref(), Some("manifest unknown"));
     node.runtime.lose(&good);
-    eventually("it is back", || async {
+    eventually("the image is pulled again", || async {
         node.runtime.holds(&good).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! The definitions are brought into a cluster.
+//! Installation of the custom resource definitions.
 use std::error::Error;
 
 use fledged_apiserver::{Failure, RequestFilter, Server};
@@ -13,7 +13,7 @@ const CACHES: &str = "imagecaches.kubefledged.io";
 async fn install_is_idempotent_and_waits_until_served() {
     let server = Server::builder().start().await.unwrap();
     let client = server.client().unwrap();
-    // A user has applied one of them, and lost a field of it.
+    // A user has applied a definition without one of its fields.
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let [mut older, _] = definitions();
     older.spec.names.short_names = None;
@@ -50,7 +50,7 @@ async fn a_refusal_names_the_definition() {
     };
     server.fail_next(1, refuse, Failure::forbidden("no"));
     let error = install(&server.client().unwrap()).await.unwrap_err();
-    let said = error.to_string();
-    assert!(said.contains(CACHES), "{said}");
+    let text = error.to_string();
+    assert!(text.contains(CACHES), "{text}");
     assert!(error.source().is_some());
 }

@@ -1,5 +1,4 @@
-//! The custom resources: what is shipped is what the types say, and nothing is lost on the way to the
-//! wire and back.
+//! The custom resources: the shipped definitions match the types, and serialization loses nothing.
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -35,7 +34,7 @@ fn shipped_definitions_match_the_types() {
     );
 }
 
-/// The sample of kube-fledged's own repository, with everything that its v1alpha2 has.
+/// The sample in kube-fledged's repository, with all fields of its v1alpha2.
 const THEIRS: &str = "
 apiVersion: kubefledged.io/v1alpha2
 kind: ImageCache
@@ -75,7 +74,7 @@ fn manifests_of_kube_fledged_are_read() {
     assert_eq!(second.images.len(), 2);
     assert_eq!(second.node_selector.as_ref().unwrap()["tier"], "backend");
     assert_eq!(cache.spec.image_pull_secrets[0].name, "myregistrykey");
-    // What their controller found out is not taken over: nobody knows whether it still holds.
+    // The status of kube-fledged is not adopted, because it may be outdated.
     assert_eq!(cache.status.unwrap().to_recorded(1), None);
 
     let read: ReadCache = serde_saphyr::from_str(THEIRS).unwrap();
@@ -128,7 +127,7 @@ fn mk_status(status: ActionStatus, reason: ActionReason) -> CacheStatus {
 }
 
 #[test]
-fn a_status_survives_the_wire() {
+fn a_status_survives_serialization() {
     for status in [
         ActionStatus::Processing,
         ActionStatus::Succeeded,
@@ -200,7 +199,7 @@ fn entry(image: &'static str) -> impl Strategy<Value = AssignedImage> {
                 entry.priority = priority;
                 entry.pull_secrets = secrets;
                 entry.service_accounts = accounts;
-                // Nobody wants what is to be absent, and nothing waits for a pull of it.
+                // An absent image has no caches and no pull deadline.
                 if absent {
                     entry.state = DesiredState::Absent;
                 } else {
@@ -218,7 +217,7 @@ fn assignment() -> impl Strategy<Value = Vec<AssignedImage>> {
     some.prop_flat_map(|images| images.into_iter().map(entry).collect::<Vec<_>>())
 }
 
-/// The record as a watch tells it.
+/// Reads the record as a watch returns it.
 fn read(spec: &Value) -> ReadNodeCache {
     let object = json!({ "metadata": { "name": "node-1", "generation": 7 }, "spec": spec });
     serde_json::from_str(&object.to_string()).unwrap()
@@ -226,13 +225,13 @@ fn read(spec: &Value) -> ReadNodeCache {
 
 proptest! {
     #[test]
-    fn an_assignment_survives_the_wire(images in assignment()) {
+    fn an_assignment_survives_serialization(images in assignment()) {
         let spec = NodeImageCacheSpec::from_images(&images);
         let (assignment, invalid) = read(&serde_json::to_value(&spec).unwrap()).assignment();
         prop_assert_eq!(&invalid, &[]);
         prop_assert_eq!(assignment.generation, 7);
         prop_assert_eq!(&assignment.images, &images);
-        // What was read and is written again is the same, so that it need not be.
+        // A spec that was read is written unchanged, so comparing shows that no write is needed.
         prop_assert_eq!(NodeImageCacheSpec::from_images(&assignment.images), spec);
     }
 }
@@ -286,7 +285,7 @@ fn invalid_entries_are_skipped_and_named() {
     );
 }
 
-/// Bytes of a record of that many images that all were pulled, as an API server stores it.
+/// Returns the size of a record with `count` pulled images, as an API server stores it.
 fn bytes(count: usize) -> usize {
     let uid = "0b0a4c5e-6f0e-4d3c-9c7c-0b7d8f1e2a3b";
     let mut images = Vec::new();
@@ -342,10 +341,10 @@ fn bytes(count: usize) -> usize {
 
 #[test]
 fn records_are_small() {
-    // 7,287 as this is written: 250 an image for the status, 54 for the spec, 1.2 KB around them.
+    // 7,287 bytes now: 250 for each image in the status, 54 in the spec, and 1.2 KB of metadata.
     let twenty = bytes(20);
     assert!(twenty < 7_500, "{twenty} bytes");
-    // etcd takes 1.5 MiB.
+    // etcd's limit is 1.5 MiB.
     let most = bytes(2_000);
     assert!(most < 700_000, "{most} bytes");
 }

@@ -1,4 +1,4 @@
-//! Nodes without machines.
+//! Node objects without machines.
 use std::collections::BTreeMap;
 
 use fledged_apiserver::{HollowNode, Server};

@@ -1,4 +1,4 @@
-//! What Jobs run: `fledged-operator job`.
+//! The program that Jobs run: `fledged-operator job`.
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -8,7 +8,7 @@ use fledged_operator::jobs::RemovalOutcomes;
 
 fn run(program: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(program);
-    // Containers of other people's images have nothing of ours around them.
+    // The containers of foreign images have none of the operator's environment variables.
     command.env_clear().args(args).output().unwrap()
 }
 
@@ -39,7 +39,7 @@ fn a_failed_copy_is_reported() {
     assert!(text(&copied).contains(nowhere), "{}", text(&copied));
 }
 
-/// Removes these, and reads what became of them.
+/// Removes images and returns the result of each.
 fn remove(runtime: &str, images: &[&str]) -> RemovalOutcomes {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("termination-log");
@@ -68,7 +68,7 @@ fn the_termination_message_has_the_result_of_each_image() {
 }
 
 #[test]
-fn unreachable_runtime_is_reported_and_images_are_no_flags() {
+fn remove_reports_failures_and_refuses_flags_as_images() {
     let outcomes = remove("unix:///nowhere.sock", &["registry.test/app:1"]);
     let failure = outcomes.get(0).unwrap().unwrap_err();
     assert_eq!(failure.reason, Reason::RuntimeUnavailable, "{failure}");
@@ -90,9 +90,9 @@ fn the_job_driver_requires_an_image() {
         &["controller", "--node-driver=job", "--job-image=No Image"],
     );
     assert_eq!(refused.status.code(), Some(2));
-    let told = text(&refused);
+    let shown = text(&refused);
     assert!(
-        told.contains("--job-image") && told.contains("No Image"),
-        "{told}"
+        shown.contains("--job-image") && shown.contains("No Image"),
+        "{shown}"
     );
 }

@@ -1,4 +1,4 @@
-//! The integration tests of fledged-operator, one module an area.
+//! Integration tests of fledged-operator, one module for each area.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! A controller whose nodes are reached in another way than by agents.
+//! A controller with another node driver than agents.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::driver_support::{NODE, Recording, cache, cache_of, cluster, settled, 
 
 const IMAGE: &str = "registry.test/app:1";
 
-/// A controller with that driver, and how it is asked to end.
+/// A running controller with a driver, and its shutdown signal.
 struct Running {
     stop: CancellationToken,
     task: JoinHandle<Result<(), ControllerError>>,
@@ -56,7 +56,7 @@ fn assign() -> String {
 }
 
 #[tokio::test]
-async fn assignments_and_reports_go_through_the_driver_alone() {
+async fn assignments_and_reports_use_only_the_driver() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(false);
     let running = Running::start(&client, &driver);
@@ -78,7 +78,7 @@ async fn assignments_and_reports_go_through_the_driver_alone() {
     assert!(records.items.is_empty());
 }
 
-/// A controller was there before; returns what was asked for since another one started.
+/// Runs a controller, then a second one; returns the driver's calls by the second.
 async fn after_a_restart(keeps_record: bool) -> Vec<String> {
     let (_server, client) = cluster().await;
     let driver = Recording::new(keeps_record);
@@ -93,7 +93,7 @@ async fn after_a_restart(keeps_record: bool) -> Vec<String> {
     if !keeps_record {
         driver.calls_when(before.len() + 2).await;
     }
-    // Written once everything before it is thought over.
+    // The status of this cache follows all earlier writes.
     let nowhere = json!({ "images": [IMAGE], "nodeSelector": { "no": "node" } });
     cache_of(&client, "nowhere", nowhere).await;
     status_is(&client, "nowhere", "NoImagesPulledOrDeleted").await;
@@ -120,7 +120,7 @@ async fn a_deleted_record_is_written_again() {
     let running = Running::start(&client, &driver);
     cache(&client, "web", IMAGE).await;
     status_is(&client, "web", "Succeeded").await;
-    driver.tell(ClusterEvent::AssignmentGone(NodeName::new(NODE).unwrap()));
+    driver.send(ClusterEvent::AssignmentGone(NodeName::new(NODE).unwrap()));
     assert_eq!(driver.calls_when(3).await[1..], [assign(), assign()]);
     running.stop().await;
 }
@@ -133,11 +133,11 @@ async fn an_unresponsive_node_is_unreachable_until_it_reports() {
     cache(&client, "web", IMAGE).await;
     status_is(&client, "web", "Succeeded").await;
     let node = || NodeName::new(NODE).unwrap();
-    driver.tell(ClusterEvent::AgentUnresponsive(node()));
+    driver.send(ClusterEvent::AgentUnresponsive(node()));
     status_is(&client, "web", "Unknown").await;
     let image = IMAGE.parse().unwrap();
     let report = settled(1, &[AssignedImage::present(image)]);
-    driver.tell(ClusterEvent::Reported {
+    driver.send(ClusterEvent::Reported {
         node: node(),
         report,
     });
@@ -150,7 +150,7 @@ async fn failed_pulls_are_retried() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(false);
     driver.fail(vec![
-        WriteFailure::Conflict("it was changed".to_owned()),
+        WriteFailure::Conflict("the object was changed".to_owned()),
         WriteFailure::Unavailable {
             message: "not now".to_owned(),
             retry_after: None,
@@ -172,7 +172,7 @@ async fn background_work_outlives_the_last_call() {
     cache(&client, "web", IMAGE).await;
     driver.calls_when(2).await;
     running.stop.cancel();
-    // The call goes on after the end was asked for, and the work after the call.
+    // The call continues after the shutdown began, and the background work after the call.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -200,7 +200,10 @@ async fn background_work_is_dropped_when_the_lease_is_lost() {
     assert_eq!(driver.calls(), ["run", "run dropped"]);
     let lease = leases.get("kubefledged-controller").await.unwrap();
     let holder = lease.spec.unwrap().holder_identity.unwrap();
-    assert_eq!(holder, "another", "what is another's is not given back");
+    assert_eq!(
+        holder, "another",
+        "the lease of another holder was released"
+    );
 }
 
 #[tokio::test]
@@ -213,7 +216,7 @@ async fn the_end_of_the_driver_ends_the_controller_with_its_error() {
             ControllerError::DriverFailed(failed),
         ),
         (|driver| driver.end(Ok(())), ControllerError::DriverEnded),
-        (Recording::fall_silent, ControllerError::WatchesEnded),
+        (Recording::end_events, ControllerError::WatchesEnded),
     ];
     for (end, wanted) in ends {
         let (_server, client) = cluster().await;
@@ -223,7 +226,7 @@ async fn the_end_of_the_driver_ends_the_controller_with_its_error() {
         status_is(&client, "web", "Succeeded").await;
         end(&driver);
         assert_eq!(running.ended().await, Err(wanted));
-        // Nobody has to wait for the lease to expire.
+        // The lease is released, so a successor need not wait.
         let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
         let lease = leases.get("kubefledged-controller").await.unwrap();
         let holder = lease.spec.unwrap().holder_identity.unwrap_or_default();

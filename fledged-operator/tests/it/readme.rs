@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 const PAGE: &str = include_str!("../../../docs/reference.md");
 
-/// Every word of a text that begins with `start` and continues with these characters.
+/// Returns all words of a text that begin with `start` and continue with these characters.
 fn words(text: &str, start: &str, continues: impl Fn(char) -> bool) -> BTreeSet<String> {
     let found = text.match_indices(start).map(|(at, _)| {
         let rest = &text[at + start.len()..];
@@ -36,7 +36,7 @@ fn every_flag_is_listed() {
     }
     known.remove("--help");
     assert!(known.len() > 15, "{known:?}");
-    // Dashes alone are the lines of a table.
+    // Dashes alone are the separator rows of a table.
     let mut listed = flags(PAGE);
     listed.retain(|flag| !flag.trim_matches('-').is_empty());
     assert_eq!(listed, known);
@@ -88,7 +88,7 @@ async fn every_metric_is_listed() {
         .iter()
         .map(|word| word.trim_start_matches("| `").to_owned())
         .collect();
-    // A metric with labels appears once it is counted; the page lists more than are known here.
+    // A metric with labels appears once it is counted, so the page lists more metrics.
     assert!(known.len() >= 10, "{known:?}");
     let missing: Vec<&String> = known.difference(&listed).collect();
     assert!(missing.is_empty(), "not on the page: {missing:?}");

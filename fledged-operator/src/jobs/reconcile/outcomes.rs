@@ -181,7 +181,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Somebody else has deleted a Job.
+    /// Handles a Job that another client has deleted.
     fn fail_open(&mut self, known: &mut JobMemory, key: &JobKey) {
         let failure = unknown(format!("Job {} was deleted", key.name));
         let slots = known

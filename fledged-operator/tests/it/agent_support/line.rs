@@ -1,4 +1,4 @@
-//! The line between an agent and its API server.
+//! The connection between an agent and its API server.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,13 +18,13 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// An error of the server's.
+    /// An error response.
     pub(crate) fn status(code: u16, reason: &str, message: &str) -> Self {
         Self::Answers(json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
             "status": "Failure", "message": message, "reason": reason, "code": code}))
     }
 
-    /// The server is busy and names a delay.
+    /// A response 429 with a delay.
     pub(crate) fn busy(seconds: u64) -> Self {
         let mut fault = Self::status(429, "TooManyRequests", "too many requests");
         if let Self::Answers(status) = &mut fault {
@@ -36,7 +36,7 @@ impl Fault {
 
 type Rule = Box<dyn Fn(&Method, &str) -> Option<Fault> + Send>;
 
-/// A client's requests: all are noted, and some fail.
+/// The requests of a client: all are recorded, and some fail.
 #[derive(Clone)]
 pub(crate) struct Line {
     client: Client,
@@ -53,7 +53,7 @@ impl Line {
         }
     }
 
-    /// A client whose requests go along this line.
+    /// Returns a client whose requests use this connection.
     pub(crate) fn client(&self) -> Client {
         let line = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -82,17 +82,17 @@ impl Line {
         }
     }
 
-    /// From now on, requests fail as this says; watches under way go on.
+    /// Makes requests fail for which `rule` returns a fault; open watches continue.
     pub(crate) fn fail(&self, rule: impl Fn(&Method, &str) -> Option<Fault> + Send + 'static) {
         *self.rule.lock().unwrap() = Some(Box::new(rule));
     }
 
-    /// From now on, none fails.
+    /// Makes all requests succeed again.
     pub(crate) fn mend(&self) {
         *self.rule.lock().unwrap() = None;
     }
 
-    /// How many requests there were of that method to paths that end so.
+    /// The number of requests with this method whose path ends with `end`.
     pub(crate) fn count(&self, method: &Method, end: &str) -> usize {
         let seen = self.seen.lock().unwrap();
         let matching = seen

@@ -1,4 +1,4 @@
-//! One node: its object, its runtime, its agent.
+//! A node with its object, runtime and agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(crate) fn images(names: &[&str]) -> Vec<NodeImage> {
     names.iter().map(entry).collect()
 }
 
-/// An agent that runs, and what ends it.
+/// A running agent and its shutdown signal.
 type Running = (oneshot::Sender<()>, JoinHandle<Result<(), AgentError>>);
 
 /// A node of a cluster, and the agent on it.
@@ -106,14 +106,14 @@ impl Node {
         health
     }
 
-    /// Asks the agent to end, and returns how it did.
+    /// Stops the agent and returns its result.
     pub(crate) async fn stop(&mut self) -> Result<(), AgentError> {
         let (stop, task) = self.running.take().unwrap();
         let _ = stop.send(());
         task.await.unwrap()
     }
 
-    /// How the agent ends when nobody asks it to.
+    /// Waits until the agent ends by itself, and returns its result.
     pub(crate) async fn end(&mut self) -> Result<(), AgentError> {
         let (_stop, task) = self.running.take().unwrap();
         task.await.unwrap()
@@ -123,7 +123,7 @@ impl Node {
         self.api.get_opt(&self.name).await.unwrap()?.status
     }
 
-    /// The status once it is as wanted.
+    /// Waits for a status that satisfies `wanted`.
     pub(crate) async fn status_when(
         &self,
         what: &str,
@@ -132,7 +132,7 @@ impl Node {
         eventually(what, || async { self.status().await.filter(&wanted) }).await
     }
 
-    /// The status once it answers the object as it is now, and nothing is left to do.
+    /// Waits for a status that acknowledges the current generation and has only final phases.
     pub(crate) async fn settled(&self) -> NodeImageCacheStatus {
         eventually("the node is settled", || async {
             let object = self.api.get(&self.name).await.unwrap();
@@ -146,12 +146,12 @@ impl Node {
         .await
     }
 
-    /// Writes of the status so far, also those that failed.
+    /// Number of writes of the status so far, including failed ones.
     pub(crate) fn writes(&self) -> usize {
         self.line.count(&Method::PATCH, "/status")
     }
 
-    /// Lets this much time pass, to show what does not happen meanwhile.
+    /// Advances the clock, to show that nothing happens.
     pub(crate) async fn pass(&self, time: Duration) {
         self.clock.sleep(time).await;
     }

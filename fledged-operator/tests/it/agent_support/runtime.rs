@@ -23,7 +23,7 @@ struct State {
     panics: bool,
 }
 
-/// A runtime that holds what it pulled. Clones share their state.
+/// A runtime in memory. Clones share their state.
 #[derive(Clone)]
 pub(crate) struct FakeRuntime {
     clock: Arc<dyn Clock>,
@@ -38,7 +38,7 @@ impl FakeRuntime {
         }
     }
 
-    /// How long a pull takes.
+    /// Sets the duration of a pull.
     pub(crate) fn set_pull_time(&self, time: Duration) {
         self.state.lock().unwrap().pull_time = time;
     }
@@ -55,7 +55,7 @@ impl FakeRuntime {
         self.state.lock().unwrap().held.contains(image)
     }
 
-    /// Pulls of this image fail from now on.
+    /// Makes pulls of an image fail.
     pub(crate) fn fail(&self, image: &ImageRef, reason: Reason, message: &str) {
         let failure = Failure::new(reason, message);
         self.state
@@ -65,22 +65,22 @@ impl FakeRuntime {
             .insert(image.clone(), failure);
     }
 
-    /// Whether the inventory can't be read.
+    /// Sets whether reading the inventory fails.
     pub(crate) fn set_unreadable(&self, unreadable: bool) {
         self.state.lock().unwrap().unreadable = unreadable;
     }
 
-    /// The next reading of the inventory panics.
+    /// Makes the next reading of the inventory panic.
     pub(crate) fn panic(&self) {
         self.state.lock().unwrap().panics = true;
     }
 
-    /// Who last pulled it; nobody where that was anonymous.
+    /// The user of the last pull; nothing for an anonymous pull.
     pub(crate) fn user_of(&self, image: &ImageRef) -> Option<String> {
         self.state.lock().unwrap().users.get(image).cloned()
     }
 
-    /// Pulls begun so far.
+    /// The started pulls.
     pub(crate) fn pulls(&self) -> Vec<ImageRef> {
         self.state.lock().unwrap().pulls.clone()
     }

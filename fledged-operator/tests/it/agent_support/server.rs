@@ -1,4 +1,4 @@
-//! The API server.
+//! The API server of the agent tests.
 
 use std::future::Future;
 use std::ops::Deref;

@@ -1,4 +1,4 @@
-//! A driver that writes down what it is asked for, and a cluster to try it on.
+//! A driver that records its calls, and a cluster for it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,14 +31,14 @@ struct State {
     listener: Option<mpsc::UnboundedSender<ClusterEvent>>,
 }
 
-/// Answers every assignment at once with images that are as they are to be.
+/// A driver that reports every assignment as done at once.
 pub(crate) struct Recording {
     state: Mutex<State>,
-    /// Whether what was assigned before is told to a controller that starts.
+    /// Whether a controller that starts gets the earlier assignments.
     keeps_record: bool,
-    /// Whether assignments go through.
+    /// Whether assignments are accepted, or wait.
     open: watch::Sender<bool>,
-    /// How its own work is to end.
+    /// The result with which the background work ends.
     end: watch::Sender<Option<Result<(), DriverError>>>,
 }
 
@@ -52,12 +52,12 @@ impl Recording {
         })
     }
 
-    /// What was asked for so far, in words.
+    /// The calls so far, as text.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.state.lock().unwrap().calls.clone()
     }
 
-    /// Waits until so much was asked for.
+    /// Waits until there were `count` calls.
     pub(crate) async fn calls_when(&self, count: usize) -> Vec<String> {
         eventually("calls", || async {
             let calls = self.calls();
@@ -68,28 +68,28 @@ impl Recording {
         .await
     }
 
-    /// The next assignments fail like that, the last one first.
+    /// Makes the next assignments fail, with the last failure first.
     pub(crate) fn fail(&self, failures: Vec<WriteFailure>) {
         self.state.lock().unwrap().failures = failures;
     }
 
-    /// Lets assignments wait, or go on.
+    /// Holds assignments, or resumes them.
     pub(crate) fn hold(&self, hold: bool) {
         self.open.send_replace(!hold);
     }
 
-    /// Lets its own work end like that.
+    /// Ends the background work with this result.
     pub(crate) fn end(&self, result: Result<(), DriverError>) {
         self.end.send_replace(Some(result));
     }
 
-    /// Lets its events end.
-    pub(crate) fn fall_silent(&self) {
+    /// Ends the stream of events.
+    pub(crate) fn end_events(&self) {
         self.state.lock().unwrap().listener = None;
     }
 
-    /// Tells something.
-    pub(crate) fn tell(&self, event: ClusterEvent) {
+    /// Sends an event to the controller.
+    pub(crate) fn send(&self, event: ClusterEvent) {
         let state = self.state.lock().unwrap();
         state.listener.as_ref().unwrap().send(event).unwrap();
     }
@@ -99,7 +99,7 @@ impl Recording {
     }
 }
 
-/// What a node says that is as it is to be.
+/// Returns the report of a node on which the assignment is done.
 pub(crate) fn settled(generation: u64, images: &[AssignedImage]) -> NodeReport {
     let images = images.iter().map(|image| {
         let phase = match image.state {
@@ -116,7 +116,7 @@ pub(crate) fn settled(generation: u64, images: &[AssignedImage]) -> NodeReport {
 #[async_trait]
 impl NodeDriver for Recording {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-        let (listener, mut heard) = mpsc::unbounded_channel();
+        let (listener, mut events) = mpsc::unbounded_channel();
         let mut state = self.state.lock().unwrap();
         if self.keeps_record {
             for (node, assignment) in state.assigned.clone() {
@@ -134,7 +134,7 @@ impl NodeDriver for Recording {
         }
         listener.send(ClusterEvent::Synced).unwrap();
         state.listener = Some(listener);
-        stream::poll_fn(move |context| heard.poll_recv(context)).boxed()
+        stream::poll_fn(move |context| events.poll_recv(context)).boxed()
     }
 
     async fn assign(
@@ -173,7 +173,7 @@ impl NodeDriver for Recording {
     async fn release(&self, node: &NodeName) -> Result<(), WriteFailure> {
         self.note(format!("release {node}"));
         self.state.lock().unwrap().assigned.remove(node);
-        Err(WriteFailure::Gone("it may be said twice".to_owned()))
+        Err(WriteFailure::Gone("released before".to_owned()))
     }
 
     async fn run(&self, shutdown: CancellationToken) -> Result<(), DriverError> {
@@ -193,7 +193,7 @@ impl NodeDriver for Recording {
     }
 }
 
-/// Its own work, as long as it goes on.
+/// The background work; dropping it before its end is recorded.
 struct Work<'a> {
     driver: &'a Recording,
     ended: bool,
@@ -207,7 +207,7 @@ impl Drop for Work<'_> {
     }
 }
 
-/// An API server with a node that is Ready.
+/// Starts an API server with a Ready node.
 pub(crate) async fn cluster() -> (Server, Client) {
     let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
     let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE }, "status": ready });
@@ -218,12 +218,12 @@ pub(crate) async fn cluster() -> (Server, Client) {
     (server, client)
 }
 
-/// Makes a cache of that image for every node.
+/// Creates a cache of one image for all nodes.
 pub(crate) async fn cache(client: &Client, name: &str, image: &str) {
     cache_of(client, name, json!({ "images": [image] })).await;
 }
 
-/// Makes a cache of these images for the nodes that match.
+/// Creates a cache with one group.
 pub(crate) async fn cache_of(client: &Client, name: &str, group: Value) {
     let spec = serde_json::from_value(json!({ "cacheSpec": [group] })).unwrap();
     let caches: Api<ImageCache> = Api::default_namespaced(client.clone());
@@ -231,7 +231,7 @@ pub(crate) async fn cache_of(client: &Client, name: &str, group: Value) {
     caches.create(&PostParams::default(), &cache).await.unwrap();
 }
 
-/// Waits until the cache has that status.
+/// Waits until a cache has this status.
 pub(crate) async fn status_is(client: &Client, name: &str, wanted: &str) {
     let caches: Api<ImageCache> = Api::default_namespaced(client.clone());
     eventually(&format!("{name} to be {wanted}"), || async {
@@ -244,7 +244,7 @@ pub(crate) async fn status_is(client: &Client, name: &str, wanted: &str) {
     .await;
 }
 
-/// Looks until there is something to see.
+/// Polls until the condition returns a value.
 pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(
     what: &str,
     mut look: impl FnMut() -> F,
