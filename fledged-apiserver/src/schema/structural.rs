@@ -73,7 +73,7 @@ pub(crate) struct Schema {
 pub(crate) struct PatchStrategy {
     /// Lists are merged, not replaced.
     pub(crate) merge: bool,
-    /// The key that tells items apart; none for lists of scalars.
+    /// The key that identifies items; none for lists of scalars.
     pub(crate) key: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Server-side apply: who owns what, and what is left when they stop.
+//! Server-side apply: ownership of fields, and removal of fields without an owner.
 use crate::support::{APPLY, Cluster, MERGE};
 use serde_json::{Value, json};
 
@@ -153,7 +153,7 @@ async fn fields_not_applied_again_are_removed(cluster: &Cluster) {
         json!({"size": 1, "labels": {"b": "2"}, "images": ["y"], "policy": "Always"})
     );
     assert!(left["metadata"].get("labels").is_none());
-    // What an update has changed belongs to the one who updated.
+    // The fields that an update has changed belong to its field manager.
     cluster
         .patch(
             &widgets.path,

@@ -1,4 +1,4 @@
-//! What goes with what: owners, namespaces, definitions.
+//! Garbage collection: dependents of owners, namespaces and definitions.
 use crate::support::{Cluster, MERGE};
 use serde_json::{Value, json};
 
@@ -113,7 +113,7 @@ async fn an_absent_owner_counts_as_deleted() {
         .await
         .ok();
     cluster.until_gone(&format!("{path}/child")).await;
-    // One owner left is enough.
+    // A dependent with one remaining owner is kept.
     let there = cluster
         .post(&path, json!({"metadata": {"name": "there"}}))
         .await

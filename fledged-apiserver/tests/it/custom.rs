@@ -110,8 +110,8 @@ async fn transition_rules_need_an_old_state(cluster: &Cluster) {
     spec["properties"]["list"] = json!({"type": "array", "maxItems": 9, "items": item});
     let refused = cluster.post(&path, crd).await.causes();
     let part = "oldSelf cannot be used on the uncorrelatable portion";
-    let told = refused.iter().any(|(_, message)| message.contains(part));
-    assert!(told, "{refused:?}");
+    let named = refused.iter().any(|(_, message)| message.contains(part));
+    assert!(named, "{refused:?}");
 }
 async fn schemas_are_enforced(cluster: &Cluster) {
     let root = cluster.widgets("schemas.example.com").await;

@@ -1,4 +1,4 @@
-//! Objects: how they are made, changed, selected, listed and deleted.
+//! Objects: creation, changes, selection, lists and deletion.
 use crate::support::{Cluster, JSON_PATCH, MERGE, STRATEGIC};
 use serde_json::{Value, json};
 
@@ -157,7 +157,7 @@ async fn an_update_needs_the_latest_version(cluster: &Cluster) {
     cluster.put(&one, renamed).await.refused(400, "BadRequest");
     let unversioned = json!({"metadata": {"resourceVersion": null}, "data": {"a": "2"}});
     cluster.patch(&one, MERGE, unversioned).await.ok();
-    // A ConfigMap may be replaced blindly; a Lease may not, but may be made by a PUT.
+    // A PUT without resourceVersion replaces a ConfigMap, but not a Lease; it can create a Lease.
     let mut blind = config_map("one");
     blind["data"]["a"] = "3".into();
     assert_eq!(cluster.put(&one, blind).await.ok()["data"]["a"], "3");

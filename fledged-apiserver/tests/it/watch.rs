@@ -158,7 +158,7 @@ async fn bookmarks_carry_the_latest_version(cluster: &Cluster) {
         );
         bookmarks += 1;
     }
-    // A real server has none to send in so short a time.
+    // A real server sends no bookmark in so short a time.
     assert!(bookmarks > 0 || cluster.is_real(), "it ended without one");
 }
 

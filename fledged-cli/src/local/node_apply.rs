@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_says_why_images_were_kept() {
+    fn the_summary_counts_kept_images_by_reason() {
         use ImagePhase::InUse;
         let (used, pinned) = (Some(Reason::InUse), Some(Reason::Pinned));
         assert_eq!(

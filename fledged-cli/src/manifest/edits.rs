@@ -100,7 +100,7 @@ mod tests {
         Ok(vec![("f".to_owned(), text.to_owned())])
     }
 
-    /// The indexes of the readings that complete an edit; each is made at that many milliseconds.
+    /// Returns the indexes of the readings that complete an edit; each reading has a time in milliseconds.
     fn accepted(readings: &[(u64, Reading)]) -> Vec<usize> {
         let mut filter = EditFilter {
             current: reading("a"),

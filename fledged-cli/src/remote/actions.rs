@@ -127,7 +127,7 @@ async fn request(
         show(None, CacheOverview::new(&cache))?;
         return Ok(Exit::Done);
     }
-    // The controller removes the annotation once the action has completed and the status says so.
+    // The controller removes the annotation once the status has the result of the action.
     let judge = |cache: Option<&ReadCache>| match cache {
         Some(cache) if has_annotation(cache, action.annotation()) => None,
         cache => Some(cache.map(CacheOverview::new)),

@@ -534,7 +534,7 @@ mod tests {
     #[test]
     fn an_edit_ends_a_purge() {
         let mut cache = mk_cache("web", &[APP]);
-        // As in the file: any difference is an edit.
+        // The spec is compared as in the file, so any difference is an edit.
         cache["spec"].as_object_mut().unwrap().remove("rollout");
         cache["status"]["purged"] = true.into();
         cache["status"]["reason"] = "ImageCachePurge".into();

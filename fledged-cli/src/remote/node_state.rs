@@ -250,7 +250,7 @@ mod tests {
 
     const NOW: &str = "2026-01-01T00:10:00Z";
 
-    /// The state of an image with that assignment and that report.
+    /// Returns the state of an image with this assignment and report.
     fn state(purged: bool, desired: &str, policy: &str, revision: u64, phase: &str) -> State {
         let image = "docker.io/library/a:1";
         let cache = serde_json::from_value(json!({

@@ -1,4 +1,4 @@
-//! `demo`: what it shows, and that it leaves no files.
+//! `demo`: its output, and that it leaves no files.
 
 use std::path::Path;
 use std::process::Command;
@@ -120,7 +120,7 @@ spec:
 ---
 apiVersion: kubefledged.io/v1alpha2
 kind: ImageCache
-metadata: {name: nobody}
+metadata: {name: desktop}
 spec:
   cacheSpec:
   - images: ['desktop:1']
@@ -149,7 +149,7 @@ fn images_of_a_file_keep_their_names() {
             "$ fledged get -A -w",
             "$ fledged status shop -n store",
             "NODE     1   2   3   4   5\nnode-1   C   C   C   C   .\nnode-2   C   C   C   .   .\n",
-            "$ fledged status nobody",
+            "$ fledged status desktop",
             "it selects no node",
             "4 images on 2 nodes (7 pulls)",
             "$ fledged purge shop -n store --wait",
@@ -159,7 +159,7 @@ fn images_of_a_file_keep_their_names() {
     let run = run.expect_stderr(&[
         "ImageCache store/shop: spec.imagePullSecrets and spec.serviceAccountName are ignored",
         "ImageCache store/shop: spec.cacheSpec[2]: nodeSelector kubernetes.io/arch=s390x matches no node of the demo",
-        "ImageCache default/nobody: spec.cacheSpec[0]: nodeSelector kubernetes.io/os=windows matches no node",
+        "ImageCache default/desktop: spec.cacheSpec[0]: nodeSelector kubernetes.io/os=windows matches no node",
     ]);
     assert_no_files(&folder, &run.stdout);
 }
@@ -169,7 +169,7 @@ fn invalid_input_is_reported_before_anything_starts() {
     let (folder, files) = (folder(), folder());
     let file = files.path().join("bad.yaml");
     let file = text_of(&file);
-    for (from, to, says) in [
+    for (from, to, message) in [
         (
             "nginx:1.27",
             "Not An Image",
@@ -179,7 +179,7 @@ fn invalid_input_is_reported_before_anything_starts() {
     ] {
         std::fs::write(&file, OWN.replace(from, to)).unwrap();
         let run = run(&["-f", &file], &folder).expect_code(2);
-        let run = run.expect_stderr(&[&file, says]);
+        let run = run.expect_stderr(&[&file, message]);
         assert_no_files(&folder, &run.stdout);
     }
     let (_, unmatched) = OWN.split_once("---\n").unwrap();
@@ -187,10 +187,10 @@ fn invalid_input_is_reported_before_anything_starts() {
     let run_unmatched = run(&["-f", &file], &folder).expect_code(2).expect_stderr(&[
         "nothing to show",
         &file,
-        "ImageCache default/nobody: spec.cacheSpec[0]: nodeSelector kubernetes.io/os=windows",
+        "ImageCache default/desktop: spec.cacheSpec[0]: nodeSelector kubernetes.io/os=windows",
     ]);
     assert_eq!(run_unmatched.stdout, "");
-    for (args, says) in [
+    for (args, message) in [
         (
             ["--nodes", "0"],
             "invalid value '0' for '--nodes <N>': 0 is not in 1..=50",
@@ -204,7 +204,7 @@ fn invalid_input_is_reported_before_anything_starts() {
             "'--keep' cannot be used with '--no-wait'",
         ),
     ] {
-        run(&args, &folder).expect_code(2).expect_stderr(&[says]);
+        run(&args, &folder).expect_code(2).expect_stderr(&[message]);
     }
 }
 

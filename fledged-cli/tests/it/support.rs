@@ -12,7 +12,7 @@ use crate::demo_registry::{DemoImage, DemoRegistry, generate};
 /// Longest wait for any condition.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The program with those arguments, without the settings of this machine.
+/// Returns the program with these arguments, without the settings of this machine.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fledged"));
     command.args(args).stdin(Stdio::null());
@@ -42,7 +42,7 @@ impl From<Output> for Run {
 }
 
 impl Run {
-    /// Fails unless the exit code is that.
+    /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn expect_code(self, code: i32) -> Self {
         assert_eq!(
@@ -55,7 +55,7 @@ impl Run {
         self
     }
 
-    /// Fails unless every part is on stderr.
+    /// Asserts that stderr contains every part.
     #[track_caller]
     pub(crate) fn expect_stderr(self, parts: &[&str]) -> Self {
         for part in parts {
@@ -81,7 +81,7 @@ pub(crate) fn fledged(args: &[&str]) -> Run {
     command(args).output().unwrap().into()
 }
 
-/// Runs the program to its end with that text on stdin.
+/// Runs the program to its end with this text on stdin.
 pub(crate) fn fledged_with_stdin(args: &[&str], stdin: &str) -> Run {
     let mut child = command(args)
         .stdin(Stdio::piped())
@@ -98,7 +98,7 @@ pub(crate) fn fledged_with_stdin(args: &[&str], stdin: &str) -> Run {
     child.wait_with_output().unwrap().into()
 }
 
-/// An ImageCache with those images on every node.
+/// Returns an ImageCache with these images on all nodes.
 pub(crate) fn manifest(images: &[String]) -> String {
     format!(
         "apiVersion: kubefledged.io/v1alpha2\nkind: ImageCache\nmetadata: {{name: test}}\nspec:\n  cacheSpec:\n  - images: {images:?}\n"

@@ -1,4 +1,4 @@
-//! What the program shows on a terminal.
+//! Output on a terminal.
 #![cfg(target_os = "linux")]
 use std::io::Write as _;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn has_script() -> bool {
     false
 }
 
-/// Runs a command line on a terminal of that type, presses Enter, and returns what is shown.
+/// Runs a command line on a terminal of this type, presses Enter, and returns the output.
 fn at_a_terminal(term: &str, line: &str, folder: &Path) -> String {
     let mut script = Command::new("script")
         .args(["--quiet", "--return", "--command", line, "/dev/null"])

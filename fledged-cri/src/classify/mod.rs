@@ -63,7 +63,7 @@ pub fn failure_of_text(message: &str) -> Failure {
 }
 
 /// As [`reason_of_text`], but `None` for an unknown text. `Some(Reason::Unknown)` is a known text that
-/// says nothing about the image.
+/// is not about the image.
 pub(crate) fn known_reason_of_text(message: &str) -> Option<Reason> {
     let words = Words::of(message);
     phrase_in(&words, BEFORE_STATUS)

@@ -68,7 +68,7 @@ pub(crate) async fn fetch(
         return Err(Failure::new(
             Reason::DigestMismatch,
             format!(
-                "blob {} comes with {length} bytes, its descriptor says {}",
+                "blob {} comes with {length} bytes, its descriptor has {}",
                 blob.digest, blob.size
             ),
         ));
@@ -83,7 +83,7 @@ pub(crate) async fn fetch(
         match response.chunk().await {
             Ok(Some(chunk)) => {
                 meter.advance(chunk.len() as u64);
-                // Closed: the writer has ended; its result below says why.
+                // The channel is closed because the writer has ended; its result below has the error.
                 if sender.send(chunk).await.is_err() {
                     break;
                 }
@@ -155,7 +155,7 @@ fn mismatch(blob: &Blob, how: &str) -> Failure {
     Failure::new(
         Reason::DigestMismatch,
         format!(
-            "blob {} {how} the {} bytes that its descriptor says",
+            "blob {} {how} the {} bytes in its descriptor",
             blob.digest, blob.size
         ),
     )

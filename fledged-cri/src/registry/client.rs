@@ -234,7 +234,7 @@ fn reason_of_refused_token(status: u16, text: &str) -> Reason {
     }
 }
 
-/// What an answer with an error status says.
+/// The message of an answer with an error status.
 struct Refusal {
     status: reqwest::StatusCode,
     retry_after: Option<Duration>,

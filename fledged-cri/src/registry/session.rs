@@ -162,7 +162,7 @@ impl Session {
             Some(length) if length != blob.size => Err(Failure::new(
                 Reason::DigestMismatch,
                 format!(
-                    "blob {} has {length} bytes, its descriptor says {}",
+                    "blob {} has {length} bytes, its descriptor has {}",
                     blob.digest, blob.size
                 ),
             )),

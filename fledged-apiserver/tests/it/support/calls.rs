@@ -25,7 +25,7 @@ impl Answer {
         self.body
     }
 
-    /// Checks that it is a refusal with a code and a reason.
+    /// Asserts that the response is a refusal with a code and a reason.
     pub fn refused(self, code: u16, reason: &str) -> Value {
         assert_eq!(
             (self.code, self.body["reason"].as_str().unwrap_or("")),
@@ -36,7 +36,7 @@ impl Answer {
         self.body
     }
 
-    /// The fields that made an object invalid, with what was wrong with each, in order.
+    /// The invalid fields of an object with their errors, in order.
     pub fn causes(self) -> Vec<(String, String)> {
         let body = self.refused(422, "Invalid");
         let causes = body["details"]["causes"]

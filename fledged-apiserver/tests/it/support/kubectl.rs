@@ -27,7 +27,7 @@ impl KubectlOutput {
     }
 }
 
-/// Whether there is a `kubectl`; with `CI=true` there must be.
+/// Returns whether `kubectl` is installed; with `CI=true` it must be.
 pub fn has_kubectl() -> bool {
     let found = Command::new("kubectl")
         .args(["version", "--client"])
@@ -52,7 +52,7 @@ impl Cluster {
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, self.kubeconfig()).unwrap();
         let mut command = Command::new("kubectl");
-        // A cache of its own: discovery is kept for minutes otherwise.
+        // A separate cache, because kubectl caches API discovery for minutes.
         command
             .args(arguments)
             .env("KUBECONFIG", &kubeconfig)

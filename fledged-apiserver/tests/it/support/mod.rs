@@ -25,10 +25,10 @@ pub use calls::{Answer, Lines};
 pub use kubectl::has_kubectl;
 pub use real::RealServer;
 
-/// The deadline of conditions that are waited for.
+/// Deadline of polled conditions.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// The pause between two requests of a condition that is waited for.
+/// Pause between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Content types of patches.
@@ -129,7 +129,7 @@ impl Cluster {
         .await;
         let root = format!("/apis/{group}/v1");
         let deadline = tokio::time::Instant::now() + SOON;
-        // A real server serves them shortly after it reports them as established.
+        // A real server serves a resource shortly after it reports the definition as established.
         while self.get(&format!("{root}/widgets")).await.code != 200 {
             assert!(
                 tokio::time::Instant::now() < deadline,
@@ -180,7 +180,7 @@ pub fn widget_yaml(group: &str) -> String {
     include_str!("widgets.yaml").replace("GROUP", group)
 }
 
-/// The same as an object.
+/// The definition as an object.
 pub fn widget_crd(group: &str) -> Value {
     serde_saphyr::from_str(&widget_yaml(group)).unwrap()
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-/// `etcd` and `kube-apiserver`, in a temporary folder; they end when it is dropped.
+/// `etcd` and `kube-apiserver` in a temporary folder, stopped when dropped.
 pub struct RealServer {
     processes: Vec<Child>,
     folder: TempDir,
@@ -40,7 +40,7 @@ fn assets() -> Option<PathBuf> {
 }
 
 impl RealServer {
-    /// Starts one, if `KUBEBUILDER_ASSETS` says where it is.
+    /// Starts a real API server, if `KUBEBUILDER_ASSETS` is set.
     pub async fn start() -> Option<Self> {
         let Some(assets) = assets() else {
             let _ = writeln!(
