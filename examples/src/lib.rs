@@ -1,4 +1,4 @@
-//! What the examples share: their log, and a cluster to try them on.
+//! Shared code of the examples: logging, and an embedded cluster.
 
 mod log;
 mod playground;

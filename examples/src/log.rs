@@ -1,9 +1,8 @@
-//! Where the log goes.
+//! Set-up of logging and TLS.
 
 use std::io::IsTerminal;
 
-/// Logs to stderr, and chooses what TLS connections are made with: both are up to the program, not to
-/// its libraries.
+/// Logs to stderr and selects the TLS implementation. Both are decisions of the program, not of its libraries.
 pub fn set_up() {
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
     log.with_ansi(std::io::stderr().is_terminal()).init();

@@ -1,4 +1,4 @@
-//! A cluster in this process, with nothing installed.
+//! An embedded cluster, which needs nothing installed.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 /// The nodes of every playground.
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
-/// An API server in this process, with two nodes, the custom resources, and what an example starts from.
-/// What becomes of its ImageCaches is printed. It ends with this value.
+/// An API server in this process with two nodes, the custom resources, and the sample objects of an example. Prints
+/// the status of ImageCaches. Stopped when dropped.
 pub struct Playground {
     client: Client,
     folder: TempDir,
@@ -29,11 +29,11 @@ pub struct Playground {
 }
 
 impl Playground {
-    /// A playground with these objects in it.
+    /// Starts a playground with these objects.
     ///
     /// # Errors
     ///
-    /// Whatever kept it from starting.
+    /// Any failure to start.
     pub async fn start(objects: impl IntoIterator<Item = Value>) -> Result<Self, Box<dyn Error>> {
         let server = Server::builder().seed(NODES.map(node));
         let server = server.start().await?;
@@ -51,7 +51,7 @@ impl Playground {
             create(&client, object).await?;
         }
         let mut tasks = JoinSet::new();
-        tasks.spawn(tell(client.clone()));
+        tasks.spawn(print_statuses(client.clone()));
         Ok(Self {
             client,
             folder,
@@ -60,23 +60,23 @@ impl Playground {
         })
     }
 
-    /// A client of it.
+    /// A client of the API server.
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// Where the images of a node are.
+    /// The folder with the images of a node.
     #[must_use]
     pub fn images_of(&self, node: &str) -> PathBuf {
         self.folder.path().join("images").join(node)
     }
 
-    /// Runs an agent for each node, whose images are a folder: they are really pulled.
+    /// Runs an agent for each node, which pulls images into the node's folder.
     ///
     /// # Errors
     ///
-    /// A folder that can't be made.
+    /// A folder that can't be created.
     pub fn with_agents(mut self) -> Result<Self, Box<dyn Error>> {
         for node in NODES {
             let uri = format!("oci:{}", self.images_of(node).display());
@@ -97,7 +97,7 @@ impl Playground {
     }
 }
 
-/// A Node that no kubelet stands behind.
+/// Returns a Node without a kubelet.
 fn node(name: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -119,8 +119,8 @@ async fn create(client: &Client, object: Value) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints what becomes of every ImageCache.
-async fn tell(client: Client) {
+/// Prints the status of every ImageCache when it changes.
+async fn print_statuses(client: Client) {
     let caches: Api<ReadCache> = Api::all(client);
     let changes = watcher(caches, watcher::Config::default());
     let changes = changes.default_backoff().applied_objects();

@@ -1,4 +1,4 @@
-//! Warms a node from a program of one's own: `warm-node RUNTIME IMAGE...`, where RUNTIME is a URI such
+//! Pulls images to a node from a custom program: `warm-node RUNTIME IMAGE...`, where RUNTIME is a URI such
 //! as `unix:///run/containerd/containerd.sock`, `docker:///var/run/docker.sock` or `oci:DIR`.
 
 use std::{error::Error, sync::Arc};

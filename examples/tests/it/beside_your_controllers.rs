@@ -1,4 +1,4 @@
-//! Both controllers of one program work, and end together.
+//! The example `beside-your-controllers`: two controllers in one program.
 use crate::support::Example;
 use fledged_tests::http;
 use fledged_tests::kube::{World, WorldOptions, eventually};
@@ -47,7 +47,7 @@ async fn paused_is(world: &World, wanted: bool) {
     .await;
 }
 
-/// Asks the program's own server; the status, and the text.
+/// Sends a GET request to the program's server and returns status and text.
 fn get(address: &str, path: &str) -> (u16, String) {
     let answer = http::send(address, Method::GET, path, &[], None, Default::default());
     let answer = answer.unwrap();
@@ -73,7 +73,7 @@ async fn both_controllers_work_and_end_together() {
     assert_eq!(get(&address, "/livez").0, 200);
     assert_eq!(get(&address, "/else").0, 404);
 
-    // Its own controller waits for a cache that is not there yet, and then for its images.
+    // The gate waits until the cache exists, and then until its images are cached.
     deploy(&world, json!({}), "other").await;
     deploy(&world, json!({ "fledged.example/wait-for": "web" }), "web").await;
     paused_is(&world, true).await;
@@ -94,7 +94,10 @@ async fn both_controllers_work_and_end_together() {
     node.runtime.hold_pulls(false);
     paused_is(&world, false).await;
     node.holds_exactly(&[APP[1]]).await;
-    assert!(!paused(&world, "other").await, "nobody asked for that");
+    assert!(
+        !paused(&world, "other").await,
+        "a Deployment without the annotation was paused"
+    );
 
     eventually("the metrics of both", || async {
         let (status, text) = get(&address, "/metrics");
@@ -117,7 +120,7 @@ async fn an_occupied_port_is_an_error() {
     let address = taken.local_addr().unwrap().to_string();
     let program = env!("CARGO_BIN_EXE_beside-your-controllers");
     let example = Example::start(program, &["--listen", &address], world.cluster());
-    let said = example.logged("cannot listen on ").await;
-    assert!(said.starts_with(&address), "{said}");
+    let error = example.logged("cannot listen on ").await;
+    assert!(error.starts_with(&address), "{error}");
     assert!(!example.ended().await.success());
 }

@@ -1,4 +1,4 @@
-//! The driver of one's own fills the folders of the nodes, and tells where they stand.
+//! The example `custom-driver`: a driver that pulls into a folder for each node.
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -21,7 +21,7 @@ async fn node(world: &World, name: &str) -> TestNode {
     node
 }
 
-/// Waits until the folder of a node holds exactly these images, and is whole.
+/// Waits until the folder of a node is a valid layout with exactly these images.
 async fn holds(folder: &Path, node: &TestNode, images: &[&str]) {
     let folder = folder.join(node.name());
     let wanted: BTreeSet<String> = images.iter().map(|image| (*image).to_owned()).collect();
@@ -60,7 +60,7 @@ async fn each_node_is_a_folder_that_follows_the_image_caches() {
         assert!(record.is_none(), "no agent, no record");
     }
 
-    // An edit takes away what it replaces, and says what can't be pulled, with the registry's words.
+    // An edit removes dropped images, and reports a failed pull with the registry's message.
     let missing = format!("{}/edge/app:3", registry.addr());
     world.apply("edge", &[&two, &missing]).await;
     let status = world.ended("edge", "ImageCacheUpdate", "Failed").await;
@@ -79,7 +79,7 @@ async fn each_node_is_a_folder_that_follows_the_image_caches() {
         .await;
     world.ended("edge", "ImageCacheRefresh", "Succeeded").await;
 
-    // A node that joins is filled, one that leaves is forgotten, its folder is not.
+    // A new node gets the images. A deleted node leaves the counts; its folder stays.
     let c = node(&world, "c").await;
     holds(folder.path(), &c, &[&two, &missing]).await;
     b.object.delete().await;
@@ -117,7 +117,7 @@ async fn images_in_folders_survive_a_restart() {
     assert!(before > 0);
 
     let example = start(&world, &folder);
-    // A cache more that wants the same: its status is about what the folder holds.
+    // A second cache with the same image is cached without another pull.
     let spec = json!({ "cacheSpec": [{ "images": [&image] }] });
     world.apply_spec("more", spec).await;
     world.ended("more", "ImageCacheCreate", "Succeeded").await;

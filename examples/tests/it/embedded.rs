@@ -1,10 +1,10 @@
-//! Whoever tries an example with nothing installed sees something at once.
+//! The examples with `--embedded`, which need nothing installed.
 use std::path::Path;
 
 use crate::support::Example;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_example_runs_on_a_cluster_of_its_own() {
+async fn every_example_runs_on_an_embedded_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().to_str().unwrap();
     let examples = [
@@ -24,9 +24,9 @@ async fn every_example_runs_on_a_cluster_of_its_own() {
         let example = Example::start_embedded(program, &args);
         let kubeconfig = example.printed("export KUBECONFIG=").await;
         assert!(Path::new(&kubeconfig).exists());
-        // Without a line to a registry it stays like that, or fails; with one, it succeeds.
-        let told = example.printed(cache).await;
-        assert!(told.starts_with("ImageCacheCreate: "), "{told}");
+        // The result depends on whether the registry can be reached, so only the action is checked.
+        let printed = example.printed(cache).await;
+        assert!(printed.starts_with("ImageCacheCreate: "), "{printed}");
         assert!(example.stop().await.success(), "{program}");
     }
 }

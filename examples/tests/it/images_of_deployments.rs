@@ -1,4 +1,4 @@
-//! The controller on top of fledged does what it says.
+//! The example `images-of-deployments`: a controller that derives ImageCaches from Deployments.
 use crate::support::Example;
 use fledged_operator::crd::ImageCacheSpec;
 use fledged_tests::kube::{World, WorldOptions, eventually};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const APP: [&str; 2] = ["registry.test/team/app:1", "registry.test/team/app:2"];
 const INIT: &str = "registry.test/team/init:1";
 
-/// A world whose controller is the example.
+/// Starts a world with the example as its controller.
 async fn start() -> (World, Example) {
     let world = World::without_controller(WorldOptions::default()).await;
     world.publish(&[APP[0], APP[1], INIT]);
@@ -21,7 +21,7 @@ async fn start() -> (World, Example) {
     (world, example)
 }
 
-/// Whether the Deployments of the test's namespace are meant.
+/// Sets or removes the label that selects the test's namespace.
 async fn label(world: &World, value: Option<&str>) {
     let namespaces: Api<Namespace> = Api::all(world.cluster().client());
     let labels = json!({ "fledged.example/cache-deployments": value });
@@ -35,7 +35,7 @@ fn deployments(world: &World) -> Api<Deployment> {
     Api::namespaced(world.cluster().client(), world.cluster().namespace())
 }
 
-/// Pods of these images, on the nodes of the test.
+/// Applies a Deployment with these images, for the nodes of the test.
 async fn deploy(world: &World, name: &str, images: &[&str]) {
     let containers = images.iter().enumerate();
     let containers =
@@ -65,13 +65,13 @@ async fn deploy(world: &World, name: &str, images: &[&str]) {
         .unwrap();
 }
 
-/// Waits until the cache says that.
-async fn cache_says(world: &World, wanted: Option<Value>) {
+/// Waits until the cache has this spec, or is deleted.
+async fn cache_is(world: &World, wanted: Option<Value>) {
     let wanted: Option<ImageCacheSpec> = wanted.map(|spec| serde_json::from_value(spec).unwrap());
-    eventually(&format!("the cache to say {wanted:?}"), || async {
+    eventually(&format!("the cache to be {wanted:?}"), || async {
         let cache = world.caches().get_opt("deployments").await.unwrap();
-        let says = cache.map(|cache| cache.spec);
-        (says == wanted).then_some(()).ok_or(format!("{says:?}"))
+        let spec = cache.map(|cache| cache.spec);
+        (spec == wanted).then_some(()).ok_or(format!("{spec:?}"))
     })
     .await;
 }
@@ -90,7 +90,7 @@ async fn images_follow_the_deployments() {
     let node = world.node("a").await;
     deploy(&world, "web", &[APP[0]]).await;
     label(&world, Some("true")).await;
-    cache_says(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
+    cache_is(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
     world
         .record_when(&node, "of two images", |r| r.spec.images.len() == 2)
         .await;
@@ -100,12 +100,12 @@ async fn images_follow_the_deployments() {
         .await;
 
     deploy(&world, "web", &[APP[1]]).await;
-    cache_says(&world, Some(cache_of(&world, &[APP[1], INIT]))).await;
+    cache_is(&world, Some(cache_of(&world, &[APP[1], INIT]))).await;
     node.holds_exactly(&[APP[1], INIT]).await;
 
     let params = DeleteParams::default();
     deployments(&world).delete("web", &params).await.unwrap();
-    cache_says(&world, None).await;
+    cache_is(&world, None).await;
     assert!(example.stop().await.success());
 }
 
@@ -115,7 +115,7 @@ async fn an_invalid_image_is_skipped() {
     label(&world, Some("true")).await;
     deploy(&world, "bad", &["Not An Image"]).await;
     deploy(&world, "web", &[APP[0]]).await;
-    cache_says(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
+    cache_is(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn drift_is_reverted_and_foreign_fields_are_kept() {
     let (world, _example) = start().await;
     label(&world, Some("true")).await;
     deploy(&world, "web", &[APP[0]]).await;
-    cache_says(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
+    cache_is(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
     let edit = json!({ "spec": {
         "cacheSpec": [{ "images": ["registry.test/other:1"] }],
         "rollout": { "maxConcurrentNodes": 1 },
@@ -131,16 +131,16 @@ async fn drift_is_reverted_and_foreign_fields_are_kept() {
     let caches = world.caches();
     let (params, patch) = (PatchParams::default(), Patch::Merge(edit));
     caches.patch("deployments", &params, &patch).await.unwrap();
-    let mut mended = cache_of(&world, &[APP[0], INIT]);
-    mended["rollout"] = json!({ "maxConcurrentNodes": 1 });
-    cache_says(&world, Some(mended)).await;
+    let mut expected = cache_of(&world, &[APP[0], INIT]);
+    expected["rollout"] = json!({ "maxConcurrentNodes": 1 });
+    cache_is(&world, Some(expected)).await;
 
     caches
         .delete("deployments", &DeleteParams::default())
         .await
         .unwrap();
-    cache_says(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
+    cache_is(&world, Some(cache_of(&world, &[APP[0], INIT]))).await;
 
     label(&world, None).await;
-    cache_says(&world, None).await;
+    cache_is(&world, None).await;
 }

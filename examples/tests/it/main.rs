@@ -1,4 +1,4 @@
-//! The integration tests of examples, one module an area.
+//! Integration tests of the examples, one module for each area.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

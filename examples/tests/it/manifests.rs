@@ -1,4 +1,4 @@
-//! Every sample manifest is taken by an API server as it stands, and does what it says.
+//! The sample manifests: an API server accepts each, and its images reach the selected nodes.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use kube::core::GroupVersionKind;
 use kube::{Api, discovery};
 use serde_json::{Value, json};
 
-/// Everything that stands in the manifests, and where.
+/// Returns all objects in the manifests with their paths.
 fn documents() -> Vec<(PathBuf, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
     let mut all = Vec::new();
@@ -40,7 +40,7 @@ async fn every_manifest_is_valid() {
     assert_eq!(names.len(), 5, "{names:?}");
 }
 
-/// Applies it as a user does, strictly: an unknown field is an error too.
+/// Applies an object with strict validation, which refuses unknown fields, and returns its kind.
 async fn apply(cluster: &TestCluster, document: &Value, path: &Path) -> String {
     let object: DynamicObject = serde_json::from_value(document.clone()).unwrap();
     let types = object.types.clone().unwrap();
@@ -71,7 +71,7 @@ fn mk_secret(name: &str, server: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_manifest_places_its_images() {
-    // Groups without a selector mean every node, which has to be one of the test's.
+    // Groups without a selector match all nodes, so the cluster must have only nodes of this test.
     let cluster = TestCluster::start_embedded().await;
     let mut world = World::on(cluster, WorldOptions::default());
     for (name, server) in [

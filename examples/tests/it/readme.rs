@@ -1,4 +1,4 @@
-//! The README lists every program and every manifest, with the command that runs it.
+//! The README of the examples lists every program and every manifest, with the command that runs it.
 use std::path::Path;
 
 /// Names of a directory's entries, without extensions.
@@ -47,7 +47,7 @@ fn code_on_other_pages_is_from_warm_node() {
 }
 
 #[test]
-fn every_manifest_says_what_it_is_for() {
+fn every_manifest_begins_with_a_description() {
     for name in names("manifests") {
         let path = format!("{}/manifests/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();

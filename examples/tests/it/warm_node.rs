@@ -1,4 +1,4 @@
-//! The example does what it says.
+//! The example `warm-node`.
 use std::process::Command;
 
 use fledged_tests::{ImageBuilder, Registry, require};
@@ -22,12 +22,12 @@ fn warm_node_pulls_an_image() {
             String::from_utf8(output.stdout).unwrap(),
         )
     };
-    let (ok, told) = warm(&pushed.reference);
-    assert!(ok, "{told}");
-    assert_eq!(told.trim(), format!("{} Cached", pushed.reference));
+    let (ok, stdout) = warm(&pushed.reference);
+    assert!(ok, "{stdout}");
+    assert_eq!(stdout.trim(), format!("{} Cached", pushed.reference));
 
     let missing = format!("{}/app:2", registry.addr());
-    let (ok, told) = warm(&missing);
-    assert!(!ok, "{told}");
-    assert!(told.starts_with(&format!("{missing} Failed")), "{told}");
+    let (ok, stdout) = warm(&missing);
+    assert!(!ok, "{stdout}");
+    assert!(stdout.starts_with(&format!("{missing} Failed")), "{stdout}");
 }

@@ -1,4 +1,4 @@
-//! The controller of one's own: a Deployment is paused until its ImageCache is Ready.
+//! The program's own controller: pauses a Deployment until its ImageCache is Ready.
 
 use std::error::Error;
 use std::future::Future;
@@ -20,12 +20,12 @@ use tracing::{info, warn};
 
 /// Annotation of a Deployment: the name of the ImageCache that it waits for, in its namespace.
 const WAIT_FOR: &str = "fledged.example/wait-for";
-/// Field manager of what is written here: `spec.paused`, and nothing else.
+/// Field manager of this controller, which writes only `spec.paused`.
 const FIELD_MANAGER: &str = "image-gate";
-/// After something failed.
+/// Delay before a retry after a failure.
 const RETRY: Duration = Duration::from_secs(15);
 
-/// Why a Deployment was not brought to what it should be.
+/// A failure to reconcile a Deployment.
 #[derive(Debug, thiserror::Error)]
 enum GateError {
     #[error("cannot read image cache {namespace}/{name}: {source}")]
@@ -43,7 +43,7 @@ enum GateError {
     },
 }
 
-/// Holds Deployments back.
+/// The controller that pauses Deployments.
 #[derive(Clone)]
 pub(crate) struct Gate {
     client: Client,
@@ -51,7 +51,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// A gate whose metrics are in that registry.
+    /// Returns a gate with metrics in `registry`.
     pub(crate) fn new(client: Client, registry: &mut Registry) -> Self {
         let opened = Counter::default();
         registry.register(
@@ -62,12 +62,12 @@ impl Gate {
         Self { client, opened }
     }
 
-    /// Works until `stop` resolves.
+    /// Runs the controller until `stop` resolves.
     pub(crate) async fn run(self, stop: impl Future<Output = ()> + Send + Sync + 'static) {
         let everything = watcher::Config::default;
         let deployments: Api<Deployment> = Api::all(self.client.clone());
-        // A second watch beside that of fledged's controller. It reads whatever stands in a cache: one
-        // that does not fit the types must not end the watch.
+        // A second watch besides that of fledged's controller. `ReadCache` accepts any spec, so a cache with an
+        // unexpected one does not end the watch.
         let caches: Api<ReadCache> = Api::all(self.client.clone());
         let deployments = Controller::new(deployments, everything());
         let known = deployments.store();
@@ -83,7 +83,7 @@ impl Gate {
         results
             .for_each(async |result| {
                 if let Err(error) = result {
-                    // With what caused it, which is not in its text.
+                    // Log the source as well, which the error's text does not contain.
                     let error: &(dyn Error + 'static) = &error;
                     warn!(error, "not reconciled");
                 }
@@ -91,7 +91,7 @@ impl Gate {
             .await;
     }
 
-    /// Pauses a Deployment, or lets it go.
+    /// Pauses or resumes a Deployment.
     async fn decide(&self, deployment: &Deployment) -> Result<Action, GateError> {
         let Some(cache) = wanted(deployment) else {
             return Ok(Action::await_change());
@@ -107,7 +107,7 @@ impl Gate {
             name: cache.to_owned(),
             source,
         })?;
-        // A cache that is not there is waited for as well.
+        // A missing cache is not ready, so the Deployment stays paused.
         let paused = !found.as_ref().is_some_and(is_ready);
         let spec = deployment.spec.as_ref();
         if spec.and_then(|spec| spec.paused).unwrap_or_default() == paused {
@@ -134,12 +134,12 @@ impl Gate {
     }
 }
 
-/// The cache that a Deployment waits for.
+/// Returns the name of the cache that a Deployment waits for.
 fn wanted(deployment: &Deployment) -> Option<&str> {
     deployment.annotations().get(WAIT_FOR).map(String::as_str)
 }
 
-/// The Deployments that wait for that cache.
+/// Returns the Deployments that wait for a cache.
 fn waiting(known: &Store<Deployment>, cache: &ReadCache) -> Vec<ObjectRef<Deployment>> {
     let (namespace, name) = (cache.namespace(), cache.name_any());
     let known = known.state();
@@ -150,7 +150,7 @@ fn waiting(known: &Store<Deployment>, cache: &ReadCache) -> Vec<ObjectRef<Deploy
     waiting.map(|found| ObjectRef::from_obj(&**found)).collect()
 }
 
-/// Ready, and about the newest spec: what was Ready before the last edit says nothing about it.
+/// Whether the cache is Ready for its newest spec; a condition from before the last edit does not count.
 fn is_ready(cache: &ReadCache) -> bool {
     let generation = cache.status.get("observedGeneration");
     let newest = generation.and_then(|seen| seen.as_i64()) == cache.metadata.generation;
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_is_ready_when_it_says_so_of_its_newest_spec() {
+    fn ready_must_be_for_the_newest_generation() {
         assert!(is_ready(&mk_cache(2, 2, "True")));
         assert!(!is_ready(&mk_cache(2, 2, "False")));
         assert!(!is_ready(&mk_cache(3, 2, "True")));

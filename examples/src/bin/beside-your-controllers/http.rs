@@ -1,5 +1,5 @@
-//! The program's own HTTP server: any other, such as axum, answers the same two questions, what the
-//! metrics are and how the controller fares. `fledged_operator::serve` has one for those who have none.
+//! The program's own HTTP server for metrics and probes. Any other server, such as axum, works as well, and
+//! `fledged_operator::serve` is one for programs without a server.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
-/// Answers until `stop` resolves.
+/// Serves requests until `stop` resolves.
 pub(crate) async fn serve(
     address: SocketAddr,
     registry: Arc<Registry>,
@@ -68,9 +68,9 @@ fn answer(path: &str, registry: &Registry, health: &ControllerHealth) -> Respons
                 Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             }
         }
-        // Fails while the loop stands still: a reason to start the process anew.
+        // Fails while the loop is stuck: the process should be restarted.
         "/livez" => probe(health.live()),
-        // Fails until everything is known: a reason to wait, not to start anew.
+        // Fails until all lists are complete: no reason for a restart.
         "/readyz" => probe(health.ready()),
         _ => plain(StatusCode::NOT_FOUND, "not found\n".to_owned()),
     }

@@ -1,5 +1,5 @@
-//! fledged's controller in a program that has a controller of its own: one `kube::Client`, one shutdown,
-//! one registry of metrics, one HTTP server for probes, all of them the program's.
+//! Runs fledged's controller in a program with its own controller. Both share the program's `kube::Client`, shutdown
+//! signal, registry of metrics and HTTP server.
 //!
 //! Its own controller is a gate. A Deployment with the annotation `fledged.example/wait-for: CACHE` is
 //! paused until that ImageCache is Ready, so that a new version is rolled out when its images are on the
@@ -12,7 +12,7 @@
 //! curl localhost:8080/metrics; curl localhost:8080/readyz
 //! ```
 //!
-//! `gate.rs` is the controller of one's own, `http.rs` the server. Beside fledged's own rights it needs:
+//! `gate.rs` is the program's own controller, `http.rs` the server. In addition to fledged's rights the program needs:
 //! get, list, watch and patch deployments.
 
 mod gate;
@@ -60,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Some(playground) => playground.client(),
         None => Client::try_default().await?,
     };
-    // Whoever waits for it, and as often as they like.
+    // Shared, so that several tasks can wait for the signal.
     let stop = async move {
         shutdown.recv().await;
     };
@@ -81,14 +81,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let health = fledged.health();
     let served = http::serve(args.listen, Arc::new(registry), health, stop.clone());
 
-    // The first that fails ends the others, and the program says why.
+    // The first failure ends the other tasks, and the program returns it.
     let fledged = async { Ok::<_, Box<dyn Error>>(fledged.run(stop.clone()).await?) };
     let gate = gate.run(stop.clone()).map(Ok);
     tokio::try_join!(fledged, gate, served)?;
     Ok(())
 }
 
-/// What there is to see in a cluster that has nothing yet.
+/// Sample objects for an embedded cluster.
 fn samples() -> [Value; 2] {
     let image = "registry.k8s.io/pause:3.10";
     let cache = json!({

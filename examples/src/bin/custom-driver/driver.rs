@@ -1,4 +1,4 @@
-//! The seam: assignments go to the folders, and their events go to the controller.
+//! The `NodeDriver`: passes assignments to the nodes' tasks, and their events to the controller.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,14 +19,14 @@ use crate::node::{EventSender, Node};
 #[derive(Default)]
 struct State {
     nodes: BTreeMap<NodeName, Node>,
-    /// One count for all nodes: it grows also where one is released and assigned something again.
+    /// One count for all nodes, so that it also grows when a node is released and assigned again.
     generation: u64,
-    /// Whoever listens to what nodes say.
+    /// The sender of events to the controller, once it listens.
     sender: Option<EventSender>,
 }
 
-/// Fills a folder for each node. Has no work of its own beside the calls: each node has a task, which
-/// ends with it, and all end with the driver, which the controller drops when it ends.
+/// Fills a folder for each node. Each node has a task, which ends when the node is dropped, and all nodes are dropped
+/// with the driver when the controller ends. There is no other background work.
 pub(crate) struct GatewayDriver {
     client: Client,
     folder: PathBuf,
@@ -51,8 +51,8 @@ impl GatewayDriver {
 #[async_trait]
 impl NodeDriver for GatewayDriver {
     fn events(&self) -> BoxStream<'static, ClusterEvent> {
-        // No record is kept: a folder says itself what is in it. So everything begins anew with each
-        // controller, which assigns everything again and finds most of it present.
+        // No record is kept, because the folders show their images. So each new controller assigns all images again
+        // and finds most of them present.
         let (sender, mut events) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.nodes.clear();
@@ -88,7 +88,7 @@ impl NodeDriver for GatewayDriver {
     }
 
     async fn release(&self, node: &NodeName) -> Result<(), WriteFailure> {
-        // Its folder stays as it is.
+        // The node's folder is kept.
         self.state().nodes.remove(node);
         Ok(())
     }

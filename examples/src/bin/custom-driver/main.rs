@@ -1,15 +1,14 @@
-//! A `NodeDriver` of one's own: a fleet at the edge behind one gateway. The nodes have no line to a
-//! registry and no agent; this program pulls what each of them is to hold into a folder of its own,
-//! `DIR/NODE`, an OCI image layout that is carried there, served there, or built into the node's disk.
-//! Users see none of that: they write ImageCaches and read their status, as with agents.
+//! A custom `NodeDriver`, for edge nodes behind one gateway. The nodes have no connection to a registry and no agent.
+//! This program pulls the images of each node into the folder `DIR/NODE`, an OCI image layout that is then copied
+//! to the node, served to it, or built into its disk. Users write ImageCaches and read their status, as with agents.
 //!
 //! ```console
 //! custom-driver DIR               # on the cluster it runs in, or that KUBECONFIG names
 //! custom-driver DIR --embedded    # on a cluster in this process, with an ImageCache to begin with
 //! ```
 //!
-//! `driver.rs` is the seam: assignments in, events out. `node.rs` is one node: core's own
-//! loop, which pulls, tries again, removes and repairs, on a folder.
+//! `driver.rs` implements `NodeDriver`: assignments in, events out. `node.rs` is one node: the node loop of
+//! fledged-core, which pulls, retries, removes and repairs images, on a folder.
 
 mod driver;
 mod node;
@@ -29,7 +28,7 @@ use serde_json::json;
 /// Keeps the images of every node in a folder.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Where the folders of the nodes are.
+    /// Folder that holds the folders of the nodes.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Nodes whose images are pulled at the same time.
@@ -58,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut config = ControllerConfig::default();
     config.planner.max_concurrent_nodes = CountOrPercent::Count(args.nodes_at_once);
     config.driver = Some(Arc::new(driver));
-    // Where more than one may run, set `config.election` too: the folders are one place.
+    // If more than one replica runs, also set `config.election`, because all replicas write to the same folders.
     let controller = Controller::new(client, config);
     let stop = async {
         shutdown.recv().await;
@@ -67,7 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What there is to see in a cluster that has nothing yet.
+/// A sample cache for an embedded cluster.
 fn sample() -> serde_json::Value {
     json!({
         "apiVersion": "kubefledged.io/v1alpha2",

@@ -1,4 +1,4 @@
-//! One node: core's loop on a folder.
+//! One node: the node loop of fledged-core on a folder.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Takes what nodes say.
+/// Sends events of nodes to the controller.
 pub(crate) type EventSender = mpsc::UnboundedSender<ClusterEvent>;
 
-/// A folder that is kept at what was last assigned, until this is dropped.
+/// A folder that is reconciled with the last assignment until the value is dropped.
 pub(crate) struct Node {
     inputs: mpsc::UnboundedSender<NodeEvent>,
     _task: AbortOnDropHandle<()>,
@@ -52,7 +52,7 @@ impl Node {
 
     /// Sets what the node should hold. The work and its reports follow later.
     pub(crate) fn assign(&self, assignment: Assignment) {
-        // The task takes inputs as long as this lives.
+        // The task receives inputs as long as this value exists, so the send succeeds.
         self.inputs.send(NodeEvent::Assigned(assignment)).ok();
     }
 }

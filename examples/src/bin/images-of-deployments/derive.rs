@@ -1,4 +1,4 @@
-//! From Deployments to what their ImageCache says.
+//! Derives the spec of an ImageCache from Deployments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +9,12 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt;
 
-/// What is derived of a namespace's Deployments.
+/// The result for the Deployments of a namespace.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Derived {
-    /// What the cache says; `None` where there is nothing to cache.
+    /// The spec of the cache; `None` if there is nothing to cache.
     pub(crate) spec: Option<ImageCacheSpec>,
-    /// What is left out of it.
+    /// The images that are left out.
     pub(crate) invalid: Vec<InvalidImage>,
 }
 
@@ -26,15 +26,15 @@ pub(crate) struct InvalidImage {
     pub(crate) deployment: String,
     /// Name of the container in it.
     pub(crate) container: String,
-    /// What is wrong with its image.
+    /// The problem with the image.
     pub(crate) source: ParseImageRefError,
 }
 
-/// The images of all containers and init containers, each on the nodes that its pods can be
-/// scheduled to by their node selector, with the pull secrets of all pods. Also those of Deployments
-/// without replicas: they are the ones that profit most.
+/// Derives the cache: the images of all containers and init containers, on the nodes that match the pods' node
+/// selectors, with the pull secrets of all pods. Deployments without replicas count as well, because they are
+/// the ones that may be scaled up.
 ///
-/// The same Deployments give the same spec, in whatever order they come.
+/// The result does not depend on the order of the Deployments.
 pub(crate) fn derive(deployments: &[Deployment]) -> Derived {
     let mut groups: BTreeMap<BTreeMap<String, String>, BTreeSet<ImageRef>> = BTreeMap::new();
     let mut secrets = BTreeSet::new();
@@ -59,7 +59,7 @@ pub(crate) fn derive(deployments: &[Deployment]) -> Derived {
         let named = pod.image_pull_secrets.iter().flatten();
         secrets.extend(named.map(|secret| secret.name.clone()));
     }
-    // Kubernetes lets a pod name nothing here.
+    // Kubernetes accepts an empty name here.
     secrets.remove("");
     let groups = groups.into_iter();
     let cache_spec: Vec<_> = groups
@@ -70,7 +70,7 @@ pub(crate) fn derive(deployments: &[Deployment]) -> Derived {
     Derived { spec, invalid }
 }
 
-/// The pods of a Deployment that is to stay.
+/// Returns the pod spec of a Deployment that is not being deleted.
 fn pod_of(deployment: &Deployment) -> Option<&PodSpec> {
     if deployment.metadata.deletion_timestamp.is_some() {
         return None;
@@ -78,11 +78,11 @@ fn pod_of(deployment: &Deployment) -> Option<&PodSpec> {
     deployment.spec.as_ref()?.template.spec.as_ref()
 }
 
-/// Images for the same nodes, no more than a list may have.
+/// Returns entries for images of the same nodes, each with at most [`IMAGES_MAX`] images.
 fn entries(nodes: &BTreeMap<String, String>, images: BTreeSet<ImageRef>) -> Vec<CacheSpecImages> {
     let images: Vec<ImageRef> = images.into_iter().collect();
     let lists = images.chunks(IMAGES_MAX).map(|images| {
-        // Normalised: written as in one of the Deployments, it would depend on their order.
+        // Normalised, because the spelling in the Deployments would depend on their order.
         let entry = CacheSpecImages::new(images.iter().map(ImageRef::as_str));
         match nodes.is_empty() {
             true => entry,
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_image_of_every_container_is_there_once_and_normalised() {
+    fn images_are_listed_once_and_normalised() {
         let mut web = mk_pod(&["nginx", "quay.io/team/app:2"]);
         web["initContainers"] = json!([{ "name": "init", "image": "quay.io/team/init:1" }]);
         let deployments = [
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn images_go_where_the_pods_can_go() {
+    fn images_are_grouped_by_node_selector() {
         let mut gpu = mk_pod(&["quay.io/team/model:1", "quay.io/team/app:1"]);
         gpu["nodeSelector"] = json!({ "tier": "gpu" });
         let deployments = [
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn pull_secrets_are_taken_over() {
+    fn pull_secrets_are_merged() {
         let mut pod = mk_pod(&["quay.io/team/app:1"]);
         pod["imagePullSecrets"] = json!([{ "name": "b" }, { "name": "a" }, {}]);
         let deployments = [mk_deployment("x", pod.clone()), mk_deployment("y", pod)];
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_node_can_pull_is_left_out_and_named() {
+    fn invalid_images_are_skipped_and_named() {
         let deployments = [mk_deployment(
             "web",
             mk_pod(&["quay.io/team/app:1", "Not An Image"]),
@@ -172,13 +172,13 @@ mod tests {
         let derived = derive(&deployments);
         let spec = derived.spec.unwrap();
         assert_eq!(spec.cache_spec[0].images, ["quay.io/team/app:1"]);
-        let said = derived.invalid[0].to_string();
-        assert!(said.contains("web") && said.contains("c1"), "{said}");
-        assert!(said.contains("Not An Image"), "{said}");
+        let error = derived.invalid[0].to_string();
+        assert!(error.contains("web") && error.contains("c1"), "{error}");
+        assert!(error.contains("Not An Image"), "{error}");
     }
 
     #[test]
-    fn nothing_to_cache_is_no_cache() {
+    fn no_cache_is_derived_without_images() {
         assert_eq!(derive(&[]), Derived::default());
         let mut going = mk_deployment("web", mk_pod(&["quay.io/team/app:1"]));
         going.metadata.deletion_timestamp =
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn no_list_is_longer_than_it_may_be() {
+    fn long_lists_are_split() {
         let images: Vec<String> = (0..=IMAGES_MAX)
             .map(|n| format!("quay.io/team/app:{n}"))
             .collect();

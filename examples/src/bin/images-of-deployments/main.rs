@@ -1,6 +1,6 @@
-//! A controller of one's own on top of fledged: keeps an ImageCache `deployments` in every namespace
-//! that is labelled `fledged.example/cache-deployments=true`, with the images of its Deployments. A
-//! Deployment that is scaled up, moved or rolled back then finds its images on the nodes.
+//! A controller on top of fledged: keeps an ImageCache `deployments` in every namespace with the label
+//! `fledged.example/cache-deployments=true`, with the images of its Deployments. A Deployment that is scaled up,
+//! moved or rolled back then finds its images on the nodes.
 //!
 //! fledged's own controller runs in the same process, on the same client. Agents run on the nodes, as
 //! with `fledged-operator controller`, whose place this program takes.
@@ -10,9 +10,9 @@
 //! images-of-deployments --embedded    # on a cluster in this process, with a Deployment to begin with
 //! ```
 //!
-//! `derive.rs` and `step.rs` decide, without a cluster: what the cache is to say, and what is to be done
-//! about the one that is found. `reconcile.rs` reads and writes. Beside fledged's own rights it needs: get,
-//! list, watch namespaces and deployments; get, list, watch, create, patch and delete imagecaches.
+//! `derive.rs` computes the spec of the cache, and `step.rs` the next action for the cache that exists, both without
+//! I/O. `reconcile.rs` reads and writes. In addition to fledged's rights the program needs: get, list and watch
+//! namespaces and deployments; get, list, watch, create, patch and delete imagecaches.
 
 mod derive;
 mod reconcile;
@@ -66,13 +66,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         config.election = Some(Candidate::new(lease, identity(None)));
     }
     let fledged = Controller::new(client.clone(), config).run(stop.clone());
-    // Needs no election: what two of them write is the same.
+    // Needs no election, because all replicas write the same objects.
     let ours = reconcile::run(client, stop).map(Ok);
     tokio::try_join!(fledged, ours)?;
     Ok(())
 }
 
-/// What there is to see in a cluster that has nothing yet.
+/// Sample objects for an embedded cluster.
 fn samples() -> [Value; 2] {
     let labels = json!({ "fledged.example/cache-deployments": "true" });
     let namespace = json!({

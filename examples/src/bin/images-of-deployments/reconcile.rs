@@ -1,4 +1,4 @@
-//! The controller: one namespace at a time, whatever it was that changed in it.
+//! The controller, which reconciles one namespace after each change in it.
 
 use std::error::Error;
 use std::future::Future;
@@ -19,16 +19,16 @@ use tracing::{info, warn};
 use crate::derive::{Derived, derive};
 use crate::step::{CACHE, MANAGED_BY, Step, step};
 
-/// Label of the namespaces that are meant, and its value.
+/// Label that selects namespaces, and its value.
 const WANTED: (&str, &str) = ("fledged.example/cache-deployments", "true");
-/// Field manager of what is written here.
+/// Field manager of this controller.
 const FIELD_MANAGER: &str = "images-of-deployments";
-/// After something failed. An API server that is away is noticed by the watches as well.
+/// Delay before a retry after a failure. Watches are retried independently.
 const RETRY: Duration = Duration::from_secs(15);
-/// Namespaces at once: enough to hide latencies at the start, when all of them are due.
+/// Concurrently reconciled namespaces, to hide latencies at the start, when all of them are due.
 const AT_ONCE: u16 = 8;
 
-/// Why a namespace was not brought to what it should be.
+/// A failure to reconcile a namespace.
 #[derive(Debug, thiserror::Error)]
 enum ReconcileError {
     #[error("cannot list the deployments of namespace {namespace}: {source}")]
@@ -70,8 +70,8 @@ pub(crate) async fn run(client: Client, stop: impl Future<Output = ()> + Send + 
         .watches(caches, ours, move |cache| {
             meant(&of_caches, cache.namespace())
         })
-        // No debounce: it would put off everything while a rollout goes on. What comes while a
-        // namespace is looked at is one look more, of two reads.
+        // No debounce, which would delay all work during a rollout. Changes during a reconciliation cause one more,
+        // which takes two reads.
         .with_config(Config::default().concurrency(AT_ONCE))
         .graceful_shutdown_on(stop)
         .run(
@@ -82,7 +82,7 @@ pub(crate) async fn run(client: Client, stop: impl Future<Output = ()> + Send + 
     results
         .for_each(async |result| {
             if let Err(error) = result {
-                // With what caused it, which is not in its text.
+                // Log the source as well, which the error's text does not contain.
                 let error: &(dyn Error + 'static) = &error;
                 warn!(error, "not reconciled");
             }
@@ -90,8 +90,8 @@ pub(crate) async fn run(client: Client, stop: impl Future<Output = ()> + Send + 
         .await;
 }
 
-/// The namespace of something that changed, where it matters. One that is not known yet, or is
-/// labelled later, comes by itself.
+/// Returns the namespace of a changed object if it is selected. A namespace that is created or labelled later causes
+/// an event of its own.
 fn meant(known: &Store<Namespace>, namespace: Option<String>) -> Option<ObjectRef<Namespace>> {
     let namespace = ObjectRef::new(&namespace?);
     known
@@ -106,7 +106,7 @@ fn wants(namespace: &Namespace) -> bool {
     labelled && namespace.metadata.deletion_timestamp.is_none()
 }
 
-/// Brings the cache of one namespace to what its Deployments are now.
+/// Reconciles the cache of one namespace with its Deployments.
 async fn reconcile(namespace: Arc<Namespace>, client: Client) -> Result<Action, ReconcileError> {
     let name = namespace.name_any();
     let derived = match wants(&namespace) {
@@ -130,7 +130,7 @@ async fn reconcile(namespace: Arc<Namespace>, client: Client) -> Result<Action, 
                 warn!(
                     namespace = name,
                     cache = CACHE,
-                    "somebody else's cache is left alone"
+                    "an ImageCache of another owner is left unchanged"
                 );
             }
         }

@@ -1,30 +1,30 @@
-//! What is to be done, given what is there.
+//! The next action for a cache, computed from the existing and the desired one.
 
 use fledged_core::model::ImageCacheSpec;
 use fledged_operator::crd::ReadCache;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-/// Name of every cache that is kept here.
+/// Name of all caches of this controller.
 pub(crate) const CACHE: &str = "deployments";
-/// Label of every cache that is kept here, and its value.
+/// Label of all caches of this controller, and its value.
 pub(crate) const MANAGED_BY: (&str, &str) =
     ("app.kubernetes.io/managed-by", "images-of-deployments");
 
-/// What is to be done about the cache of one namespace.
+/// The next action for the cache of a namespace.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Step {
-    /// Everything is as it should be.
+    /// The cache is up to date.
     Nothing,
-    /// Somebody else made a cache of that name.
+    /// A cache of this name has another owner.
     NotOurs,
     /// Apply this object.
     Apply(Value),
-    /// Delete the cache with that UID.
+    /// Delete the cache with this UID.
     Delete(Option<String>),
 }
 
-/// The next step from what was found to what is wanted.
+/// Returns the next step from the existing to the desired cache.
 pub(crate) fn step(found: Option<&ReadCache>, wanted: Option<&ImageCacheSpec>) -> Step {
     if found.is_some_and(|cache| !is_ours(cache)) {
         return Step::NotOurs;
@@ -33,8 +33,8 @@ pub(crate) fn step(found: Option<&ReadCache>, wanted: Option<&ImageCacheSpec>) -
         (None, None) => Step::Nothing,
         (Some(found), None) => Step::Delete(found.uid()),
         (found, Some(wanted)) => {
-            // These two fields alone: whoever sets others, such as `rollout`, keeps them. Both are
-            // always there, as one that is left out would be left to others too.
+            // Only these two fields are applied, so users can set others, such as `rollout`. Both are always
+            // present, because this controller would give up ownership of a field that it leaves out.
             let spec = json!({
                 "cacheSpec": wanted.cache_spec,
                 "imagePullSecrets": wanted.image_pull_secrets,
@@ -81,7 +81,7 @@ mod tests {
             .with_image_pull_secrets(secrets.iter().copied())
     }
 
-    /// The cache as it is read after it was applied.
+    /// Returns the cache as it is read after it was applied.
     fn mk_found(spec: &ImageCacheSpec) -> ReadCache {
         let Step::Apply(mut object) = step(None, Some(spec)) else {
             panic!("nothing is applied");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_it_should_be_is_not_written() {
+    fn an_up_to_date_cache_is_not_written() {
         for secrets in [&[][..], &["a"]] {
             let spec = mk_spec("quay.io/team/app:1", secrets);
             let mut found = mk_found(&spec);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_applied() {
+    fn a_different_spec_is_applied() {
         let found = mk_found(&mk_spec("quay.io/team/app:1", &["a"]));
         for (image, secrets) in [
             ("quay.io/team/app:2", &["a"][..]),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_without_deployments_goes() {
+    fn a_cache_without_deployments_is_deleted() {
         let found = mk_found(&mk_spec("quay.io/team/app:1", &[]));
         assert_eq!(
             step(Some(&found), None),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_of_somebody_elses_is_left_alone() {
+    fn a_cache_of_another_owner_is_left_unchanged() {
         let spec = mk_spec("quay.io/team/app:1", &[]);
         let mut found = mk_found(&spec);
         found.metadata.labels = None;

@@ -1,4 +1,4 @@
-//! An example as it runs.
+//! Runs an example.
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 
@@ -6,7 +6,7 @@ use fledged_tests::kube::{TestCluster, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::{NamedTempFile, TempPath};
 
-/// A running example, ended with the test; its log is shown when that fails.
+/// A running example, killed when dropped; prints its output and log if the test fails.
 pub(crate) struct Example {
     child: Child,
     log: TempPath,
@@ -14,14 +14,14 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    /// Starts it on the test's API server.
+    /// Starts an example on the test's API server.
     pub(crate) fn start(program: &str, args: &[&str], cluster: &TestCluster) -> Self {
         let mut command = Command::new(program);
         command.args(args).env("KUBECONFIG", cluster.kubeconfig());
         Self::spawn(command)
     }
 
-    /// Starts it with a cluster of its own.
+    /// Starts an example with an embedded cluster.
     pub(crate) fn start_embedded(program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
         command
@@ -38,29 +38,29 @@ impl Example {
         Self { child, log, output }
     }
 
-    /// Waits until it has printed a line with that text; returns the rest of the line.
+    /// Waits until the example has printed a line with this text; returns the rest of the line.
     pub(crate) async fn printed(&self, text: &str) -> String {
         rest_of_line(&self.output, text).await
     }
 
-    /// Waits until it has logged a line with that text; returns the rest of the line.
+    /// Waits until the example has logged a line with this text; returns the rest of the line.
     pub(crate) async fn logged(&self, text: &str) -> String {
         rest_of_line(&self.log, text).await
     }
 
-    /// Asks it to end, and says how it did.
+    /// Sends SIGTERM and returns the exit status.
     pub(crate) async fn stop(self) -> ExitStatus {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         self.ended().await
     }
 
-    /// Waits until it ends, and says how it did.
+    /// Waits for the end of the example and returns the exit status.
     pub(crate) async fn ended(mut self) -> ExitStatus {
         let child = Mutex::new(&mut self.child);
         eventually("the example to end", || async {
             let ended = child.lock().unwrap().try_wait().unwrap();
-            ended.ok_or_else(|| "it runs".to_owned())
+            ended.ok_or_else(|| "still running".to_owned())
         })
         .await
     }
@@ -69,7 +69,7 @@ impl Example {
 async fn rest_of_line(file: &TempPath, text: &str) -> String {
     eventually(&format!("{text:?}"), || async {
         let all = std::fs::read_to_string(file).unwrap();
-        // A line that is not ended may go on.
+        // An unterminated line may be incomplete.
         let mut lines = all
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'));
