@@ -71,7 +71,7 @@ fn own_certificate_is_used_only_if_enabled() {
         return;
     }
     let set = [
-        "--set=secret.name=of-somebody",
+        "--set=secret.name=of-another-part",
         "--set=validatingWebhookCABundle=notbase64!",
     ];
     assert_eq!(template(&set), template(&[]));
@@ -106,7 +106,7 @@ fn cert_manager_certificate_is_mounted_at_the_flag_paths() {
     }
     let objects = template(&[
         "--set=webhookServer.certManager.enable=true",
-        "--set=secret.name=of-somebody",
+        "--set=secret.name=of-another-part",
         "--set=args.webhookServerCertFile=/etc/webhook/a.pem",
         "--set=args.webhookServerKeyFile=/etc/webhook/b.pem",
     ]);
