@@ -297,17 +297,14 @@ async fn api_server_calls_the_webhook_for_spec_changes_only() {
     let affinity =
         json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } });
     let bad = json!({ "cacheSpec": [{ "images": ["nginx:1"], "nodeAffinity": affinity }] });
-    eventually("the API server to call the webhook", || async {
+    let denied = || async {
         let answer = apply(bad.clone(), "--dry-run=server").await;
-        match answer
-            .stderr
-            .contains("denied the request: spec.cacheSpec[0].nodeAffinity")
-        {
-            true if !answer.success => Ok(()),
-            _ => Err(format!("{answer:?}")),
-        }
-    })
-    .await;
+        let denial = "denied the request: spec.cacheSpec[0].nodeAffinity";
+        (!answer.success && answer.stderr.contains(denial))
+            .then_some(())
+            .ok_or(format!("{answer:?}"))
+    };
+    eventually("the API server to call the webhook", denied).await;
     let answer = apply(
         json!({ "cacheSpec": [{ "images": ["nginx"] }] }),
         "--dry-run=none",
@@ -317,8 +314,28 @@ async fn api_server_calls_the_webhook_for_spec_changes_only() {
     let warning = "Warning: spec.cacheSpec[0]: nginx is a mutable tag";
     assert!(answer.stderr.contains(warning), "{answer:?}");
 
-    // The webhook is not called for writes to the status, so these succeed while the webhook is down.
+    // Another certificate, whose authority joins the first one in the bundle.
+    let mut issued = self_issued(&cluster);
+    issued.names.push("another.test".to_owned());
+    issued.configuration = Some(name.clone());
+    let source = CertificateSource::SelfIssued(issued);
+    let other = Replica::start(&cluster, source, Shifted::new()).await;
+    other.is_ready().await;
     webhook.end().await;
+    let bundle = kept(&cluster, "ca.crt").await;
+    assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 2);
+    let url = format!("https://localhost:{}{PATH}", other.port);
+    let operation =
+        json!({ "op": "replace", "path": "/webhooks/0/clientConfig/url", "value": url });
+    let patch = Patch::<Value>::Json(serde_json::from_value(json!([operation])).unwrap());
+    let params = PatchParams::default();
+    let patched = configurations.patch(&name, &params, &patch).await.unwrap();
+    let found = patched.webhooks.unwrap().remove(0).client_config.ca_bundle;
+    assert_eq!(found.unwrap().0, bundle.as_bytes());
+    eventually("the API server to accept the other certificate", denied).await;
+
+    // The webhook is not called for writes to the status, so these succeed while the webhook is down.
+    other.end().await;
     let status = json!({ "status": "Succeeded", "reason": "ImageCacheCreate", "message": "m",
         "startTime": "2026-01-01T00:00:00Z" });
     let status = json!({ "status": status }).to_string();
