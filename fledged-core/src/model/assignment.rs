@@ -36,26 +36,26 @@ pub enum DesiredState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AssignedImage {
-    /// Which image.
+    /// The image.
     pub image: ImageRef,
     /// Present or absent.
     pub state: DesiredState,
     /// When to pull it although it is present.
     pub pull_policy: ImagePullPolicy,
-    /// A revision above the one last satisfied asks for a new pull where the policy is `Always`, and
-    /// else for certainty: a new look at what the runtime holds, and a pull if the image is not there.
-    /// What has failed is tried again for it.
+    /// A revision greater than the last satisfied one requests a new pull if the policy is `Always`, and
+    /// otherwise a verification: the inventory is read again, and the image is pulled if it is missing.
+    /// A failed image is retried.
     pub revision: u64,
-    /// Longest a round of pulling may take, counted from the start of its first attempt. Less than
-    /// a second is taken as one.
+    /// Longest duration of a round, counted from the start of its first attempt. Less than a second
+    /// counts as one second.
     pub deadline: Duration,
-    /// Higher comes first.
+    /// Images with a higher priority are pulled first.
     pub priority: i32,
     /// Secrets with credentials, in the order to try them.
     pub pull_secrets: Vec<ObjectName>,
     /// ServiceAccounts whose pull secrets are used as well.
     pub service_accounts: Vec<ObjectName>,
-    /// The caches that want it; empty where it is to be absent.
+    /// The caches that list the image; empty if it should be absent.
     pub wanted_by: Vec<CacheId>,
 }
 
@@ -77,7 +77,7 @@ impl AssignedImage {
         }
     }
 
-    /// An image that is to be absent.
+    /// An image that should be absent.
     #[must_use]
     pub fn absent(image: ImageRef) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl AssignedImage {
         }
     }
 
-    /// The same image, to be absent, and without caches that want it.
+    /// The same image with the state absent and without caches.
     #[must_use]
     pub fn into_absent(mut self) -> Self {
         self.state = DesiredState::Absent;
@@ -136,7 +136,7 @@ impl AssignedImage {
         self
     }
 
-    /// Wanted by these caches.
+    /// With these caches that list the image.
     #[must_use]
     pub fn with_wanted_by(mut self, caches: impl IntoIterator<Item = CacheId>) -> Self {
         self.wanted_by = caches.into_iter().collect();
@@ -144,18 +144,18 @@ impl AssignedImage {
     }
 }
 
-/// Values for what a cache does not set.
+/// Defaults for fields that a cache does not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AssignmentDefaults {
-    /// Pull policy of caches that name none.
+    /// Pull policy of caches without one.
     pub pull_policy: ImagePullPolicy,
     /// Deadline of each image's round.
     pub deadline: Duration,
 }
 
 impl Default for AssignmentDefaults {
-    /// `IfNotPresent` and five minutes, as kube-fledged.
+    /// `IfNotPresent` and five minutes, as in kube-fledged.
     fn default() -> Self {
         Self {
             pull_policy: ImagePullPolicy::IfNotPresent,
@@ -181,7 +181,7 @@ impl AssignmentDefaults {
 }
 
 impl Assignment {
-    /// These images, at that generation.
+    /// An assignment with these images and this generation.
     pub fn new(generation: u64, images: impl IntoIterator<Item = AssignedImage>) -> Self {
         Self {
             record: None,
@@ -190,24 +190,24 @@ impl Assignment {
         }
     }
 
-    /// Read from that record.
+    /// With the record that the assignment was read from.
     #[must_use]
     pub fn with_record(mut self, record: impl Into<Option<String>>) -> Self {
         self.record = record.into();
         self
     }
 
-    /// These images, all to be present, as [`AssignedImage::present`] has them.
+    /// An assignment of these images, each as [`AssignedImage::present`].
     #[must_use]
     pub fn present(images: impl IntoIterator<Item = ImageRef>) -> Self {
         Self::new(0, images.into_iter().map(AssignedImage::present))
     }
 
-    /// Folds caches into what one node should hold.
+    /// Folds caches into the assignment of one node.
     ///
-    /// An image that several caches want is there once, with the secrets of all of them; `Always`
-    /// wins over `IfNotPresent`, and a reference that moves ([`ImageRef::is_mutable`]) is always
-    /// pulled, as the kubelet does. The order is that of the caches and their lists.
+    /// An image that several caches list occurs once, with the secrets of all of them. `Always` wins over
+    /// `IfNotPresent`, and a mutable tag ([`ImageRef::is_mutable`]) is always pulled, as the kubelet does.
+    /// The order is that of the caches and their lists.
     #[must_use]
     pub fn for_node<'a>(
         node: &NodeFacts,
@@ -235,7 +235,7 @@ impl Assignment {
         Self::new(0, images)
     }
 
-    /// The same images, all to be absent.
+    /// The same images, all with the state absent.
     #[must_use]
     pub fn into_absent(mut self) -> Self {
         let images = self.images.into_iter();

@@ -1,4 +1,4 @@
-//! Image references and digests, and the grammar of both.
+//! Image references and digests.
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
@@ -13,10 +13,10 @@ use super::value::shown;
 /// Longest `registry/repository`, in bytes (the limit of the reference grammar in
 /// `distribution/reference`).
 const NAME_MAX: usize = 255;
-/// Longest input that is looked at: name, tag (128) and the longest digest, with separators.
+/// Longest input that is parsed: name, tag (128) and the longest digest, with separators.
 const REFERENCE_MAX: usize = NAME_MAX + 1 + 128 + 1 + 7 + 128;
 
-/// Why a string is not an image reference.
+/// The error for a string that is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid image reference \"{}\": {problem}", shown(.value))]
 pub struct ParseImageRefError {
@@ -32,13 +32,13 @@ impl ParseImageRefError {
         }
     }
 
-    /// The text that was refused, whole.
+    /// The whole text that was refused.
     #[must_use]
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// What is wrong with it, without the text itself.
+    /// The problem, without the text.
     #[must_use]
     pub fn problem(&self) -> &str {
         &self.problem
@@ -152,7 +152,7 @@ impl ImageRef {
         &self.0.normalised
     }
 
-    /// What the user wrote.
+    /// The reference as the user wrote it.
     #[must_use]
     pub fn original(&self) -> &str {
         &self.0.original
@@ -194,9 +194,9 @@ impl ImageRef {
         self.0.digest.as_ref()
     }
 
-    /// Whether the reference is expected to move: no digest, and no tag or `latest`.
+    /// Whether the reference is a mutable tag: no digest, and no tag or `latest`.
     ///
-    /// These are pulled again on a refresh, as the kubelet and kube-fledged do.
+    /// Mutable tags are pulled again on a refresh, as by the kubelet and kube-fledged.
     #[must_use]
     pub fn is_mutable(&self) -> bool {
         self.0.digest.is_none() && self.0.tag.as_deref().is_none_or(|tag| tag == "latest")
@@ -239,7 +239,7 @@ impl PartialOrd for ImageRef {
 
 impl Ord for ImageRef {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // Most are copies of few: a planner compares them hundreds of thousands of times.
+        // A fast path, because most references are copies and a planner makes hundreds of thousands of comparisons.
         match Arc::ptr_eq(&self.0, &other.0) {
             true => std::cmp::Ordering::Equal,
             false => self.0.normalised.cmp(&other.0.normalised),
@@ -253,7 +253,7 @@ impl Hash for ImageRef {
     }
 }
 
-/// Lets maps keyed by reference be searched by a runtime's own (normalised) name.
+/// Allows lookups in maps keyed by reference with a runtime's (normalised) name.
 impl Borrow<str> for ImageRef {
     fn borrow(&self) -> &str {
         &self.0.normalised
@@ -273,12 +273,12 @@ impl<'de> Deserialize<'de> for ImageRef {
     }
 }
 
-/// Whether it is that many lower-case hexadecimal digits.
+/// Whether a text consists of `len` lower-case hexadecimal digits.
 fn is_lower_hex(text: &str, len: usize) -> bool {
     text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Why a string is not a digest.
+/// The error for a string that is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid digest \"{}\": {problem}", shown(.value))]
 pub struct ParseDigestError {
@@ -287,7 +287,7 @@ pub struct ParseDigestError {
 }
 
 impl ParseDigestError {
-    /// What is wrong with it, without the text itself.
+    /// The problem, without the text.
     #[must_use]
     pub fn problem(&self) -> &str {
         self.problem
@@ -390,15 +390,15 @@ struct Split<'a> {
     registry: &'a str,
     repository: Cow<'a, str>,
     tag: Option<&'a str>,
-    /// Not looked at yet.
+    /// Not validated yet.
     digest: Option<&'a str>,
 }
 
-/// Takes a reference apart.
+/// Splits a reference into its parts.
 ///
 /// # Errors
 ///
-/// What is wrong with it, without the text itself.
+/// The problem, without the text.
 fn split(value: &str) -> Result<Split<'_>, Cow<'static, str>> {
     const FORM: &str = "it does not follow [registry[:port]/]repository[:tag][@digest]";
     if value.contains("://") {
@@ -461,7 +461,7 @@ fn split(value: &str) -> Result<Split<'_>, Cow<'static, str>> {
     })
 }
 
-/// Whether the first part of a name is a registry: what has a dot or a port, and `localhost`.
+/// Whether the first part of a name is a registry: it has a dot or a port, or is `localhost`.
 fn names_registry(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost"
 }

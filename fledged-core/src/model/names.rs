@@ -1,11 +1,11 @@
-//! Names of the things that images, nodes and caches belong to.
+//! Names of nodes, caches and objects.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Whether it can be the name of a Kubernetes object: a DNS subdomain (RFC 1123).
+/// Whether a text is a DNS subdomain (RFC 1123), as names of Kubernetes objects are.
 pub(super) fn is_dns_subdomain(text: &str) -> bool {
     let label = |part: &str| {
         !part.is_empty()
@@ -18,7 +18,7 @@ pub(super) fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
-/// Why a string is not a node name.
+/// The error for a string that is not a node name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid node name {value:?}: it must be a DNS subdomain (at most 253 of a-z, 0-9, \"-\" and \".\")"
@@ -80,7 +80,7 @@ pub struct CacheId {
     pub namespace: String,
     /// Name of the ImageCache.
     pub name: String,
-    /// UID given by the API server; for a cache from a file, its path and position or the like.
+    /// UID from the API server; for a cache in a file, for example its path and position.
     pub uid: String,
 }
 
@@ -115,7 +115,7 @@ pub struct ObjectName {
 }
 
 impl ObjectName {
-    /// An object of that namespace and name.
+    /// The object with this namespace and name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             namespace: namespace.into(),

@@ -1,4 +1,4 @@
-//! Nodes, and what selects them: labels, affinity, taints and tolerations.
+//! Nodes and their selection by labels, affinity, taints and tolerations.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeName;
 
-/// What is known of one node. Only what decides: no conditions, no image list.
+/// The properties of a node that decide about its images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeFacts {
@@ -16,18 +16,18 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
     /// Its taints.
     pub taints: Vec<Taint>,
-    /// Whether it can act now (the `Ready` condition).
+    /// Whether the node can pull and remove images now (the `Ready` condition).
     pub ready: bool,
     /// Whether it is cordoned.
     pub unschedulable: bool,
-    /// `linux`, `windows`: `GOOS` words.
+    /// Operating system as in `GOOS`: `linux`, `windows`.
     pub os: String,
-    /// `amd64`, `arm64`, `arm`: `GOARCH` words.
+    /// Architecture as in `GOARCH`: `amd64`, `arm64`, `arm`.
     pub architecture: String,
 }
 
 impl NodeFacts {
-    /// A Ready Linux node of that name and this machine's architecture, without labels and taints.
+    /// A Ready Linux node with this machine's architecture, without labels and taints.
     #[must_use]
     pub fn new(name: NodeName) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl NodeFacts {
         }
     }
 
-    /// With these labels beside those it has.
+    /// Adds labels.
     #[must_use]
     pub fn with_labels<K: Into<String>, V: Into<String>>(
         mut self,
@@ -74,7 +74,7 @@ impl NodeFacts {
         self
     }
 
-    /// With another operating system and architecture, in the words of `GOOS` and `GOARCH`.
+    /// With another operating system and architecture, as in `GOOS` and `GOARCH`.
     #[must_use]
     pub fn with_platform(mut self, os: impl Into<String>, architecture: impl Into<String>) -> Self {
         self.os = os.into();
@@ -83,7 +83,7 @@ impl NodeFacts {
     }
 }
 
-/// Rust's word for an architecture as Go and OCI write it.
+/// Translates an architecture from Rust's name to that of Go and OCI.
 fn go_architecture(arch: &str) -> &str {
     match arch {
         "x86_64" => "amd64",
@@ -161,7 +161,7 @@ pub struct Toleration {
 }
 
 impl Toleration {
-    /// Checks the words; the error is the field, its value and the problem.
+    /// Validates operator, key and effect. The error is the field, its value and the problem.
     pub(super) fn validate(&self) -> Result<(), (&'static str, &str, String)> {
         let operator = self.operator();
         if !matches!(operator, "Equal" | "Exists") {
@@ -184,7 +184,7 @@ impl Toleration {
         }
     }
 
-    /// The operator, `Equal` where none is written.
+    /// The operator; `Equal` if there is none.
     fn operator(&self) -> &str {
         match self.operator.as_deref() {
             None | Some("") => "Equal",
@@ -192,7 +192,7 @@ impl Toleration {
         }
     }
 
-    /// Whether it tolerates that taint.
+    /// Whether the toleration matches a taint.
     #[must_use]
     pub fn tolerates(&self, taint: &Taint) -> bool {
         let key = self.key.as_deref().unwrap_or_default();
@@ -211,16 +211,16 @@ impl Toleration {
     }
 }
 
-/// Labels as they stand on an object.
+/// The labels of an object.
 type Labels = BTreeMap<String, String>;
 
-/// Why a selector's requirement can't be evaluated.
+/// The error for a requirement that can't be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("requirement on {key:?} is invalid: {problem}")]
 pub struct InvalidSelector {
     /// The label key of the requirement.
     pub key: String,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: String,
 }
 
@@ -306,7 +306,7 @@ pub struct NodeAffinity {
 }
 
 impl NodeAffinity {
-    /// Whether a node with that name and those labels is meant.
+    /// Whether a node with this name and these labels matches.
     #[must_use]
     pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         self.required_during_scheduling_ignored_during_execution

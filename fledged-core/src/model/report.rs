@@ -41,7 +41,7 @@ impl ImagePhase {
         )
     }
 
-    /// The word as it stands in status and output.
+    /// The phase as written in status and output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,25 +67,25 @@ impl fmt::Display for ImagePhase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageReport {
-    /// Which image.
+    /// The image.
     pub image: ImageRef,
-    /// Where it stands.
+    /// The phase of the image.
     pub phase: ImagePhase,
-    /// Digest of what is present, if the runtime reports it.
+    /// Digest of the present image, if the runtime reports it.
     pub digest: Option<Digest>,
-    /// Size of what is present, as the runtime counts it.
+    /// Size of the present image, as the runtime counts it.
     pub size: Option<ByteSize>,
-    /// Attempts of the current or last round; zero for what was found present.
+    /// Attempts of the current or last round; zero for an image that was found present.
     pub attempts: u32,
     /// Start of the current or last round's first attempt.
     pub started_at: Option<Timestamp>,
-    /// When the round ended, well or badly; `None` while it is under way, and for what was found present.
+    /// End of the last round; `None` during a round, and for an image that was found present.
     pub finished_at: Option<Timestamp>,
     /// When the next attempt is due, while backing off, failed or held back.
     pub next_attempt_at: Option<Timestamp>,
     /// The revision that was last satisfied; see [`AssignedImage::revision`](super::AssignedImage).
     pub revision: Option<u64>,
-    /// Why, where the phase alone does not say it.
+    /// The reason for the phase, if it needs one.
     pub reason: Option<Reason>,
     /// The runtime's own text.
     pub message: Option<String>,
@@ -180,17 +180,17 @@ impl ImageReport {
 pub struct NodeReport {
     /// The record that the assignment was read from; see [`Assignment::record`](super::Assignment).
     pub record: Option<String>,
-    /// Generation of the assignment that this answers.
+    /// Generation of the assignment that the report acknowledges.
     pub observed_generation: u64,
-    /// When the runtime's inventory was last read; `None` before the first time, and where that is not
-    /// passed on.
+    /// When the runtime's inventory was last read; `None` before the first reading, and if the driver does not
+    /// report it.
     pub inventory_at: Option<Timestamp>,
     /// The images.
     pub images: Vec<ImageReport>,
 }
 
 impl NodeReport {
-    /// An answer to the assignment of that generation. When the inventory was read is not known.
+    /// A report on the assignment of this generation, without the time of the inventory.
     pub fn new(observed_generation: u64, images: impl IntoIterator<Item = ImageReport>) -> Self {
         Self {
             record: None,
@@ -200,7 +200,7 @@ impl NodeReport {
         }
     }
 
-    /// For that record.
+    /// With the record of the assignment.
     #[must_use]
     pub fn with_record(mut self, record: impl Into<Option<String>>) -> Self {
         self.record = record.into();

@@ -1,4 +1,4 @@
-//! The ImageCache spec as it stands on the wire: everything a user may write, not yet checked.
+//! The ImageCache spec as written by users, before validation.
 //!
 //! A superset of kube-fledged's `kubefledged.io/v1alpha2`. [`ImageCacheSpec::validate`] turns it
 //! into an [`ImageCache`](super::ImageCache), in which every value is valid.
@@ -54,21 +54,21 @@ impl ImageCacheSpec {
         self
     }
 
-    /// With that ServiceAccount.
+    /// With this ServiceAccount.
     #[must_use]
     pub fn with_service_account_name(mut self, name: impl Into<String>) -> Self {
         self.service_account_name = Some(name.into());
         self
     }
 
-    /// With that deletion policy.
+    /// With this deletion policy.
     #[must_use]
     pub fn with_deletion_policy(mut self, policy: DeletionPolicy) -> Self {
         self.deletion_policy = Some(policy);
         self
     }
 
-    /// At that pace.
+    /// With these limits of the rollout.
     #[must_use]
     pub fn with_rollout(mut self, rollout: Rollout) -> Self {
         self.rollout = Some(rollout);
@@ -99,7 +99,7 @@ pub struct CacheSpecImages {
 }
 
 impl CacheSpecImages {
-    /// These images, on all nodes.
+    /// An entry with these images, for all nodes.
     pub fn new<I: Into<String>>(images: impl IntoIterator<Item = I>) -> Self {
         Self {
             images: images.into_iter().map(Into::into).collect(),
@@ -107,7 +107,7 @@ impl CacheSpecImages {
         }
     }
 
-    /// Only on nodes with these labels, beside those that were named before.
+    /// Adds labels that a node must have.
     #[must_use]
     pub fn with_node_selector<K: Into<String>, V: Into<String>>(
         mut self,
@@ -120,21 +120,21 @@ impl CacheSpecImages {
         self
     }
 
-    /// With that pull policy.
+    /// With this pull policy.
     #[must_use]
     pub fn with_image_pull_policy(mut self, policy: ImagePullPolicy) -> Self {
         self.image_pull_policy = Some(policy);
         self
     }
 
-    /// Only on nodes whose taints these tolerate.
+    /// With these tolerations: only nodes whose taints are tolerated get the images.
     #[must_use]
     pub fn with_tolerations(mut self, tolerations: impl IntoIterator<Item = Toleration>) -> Self {
         self.tolerations = Some(tolerations.into_iter().collect());
         self
     }
 
-    /// Only on nodes that match that affinity.
+    /// With this affinity: only nodes that match get the images.
     #[must_use]
     pub fn with_node_affinity(mut self, affinity: NodeAffinity) -> Self {
         self.node_affinity = Some(affinity);
@@ -151,7 +151,7 @@ pub struct LocalObjectReference {
 }
 
 impl LocalObjectReference {
-    /// The object of that name.
+    /// A reference to the object of this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
@@ -169,7 +169,7 @@ pub enum ImagePullPolicy {
     Always,
 }
 
-/// Why a string is not a pull policy.
+/// The error for a string that is not a pull policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid image pull policy \"{}\": it must be IfNotPresent or Always", shown(.value))]
 pub struct ParsePullPolicyError {
@@ -180,7 +180,7 @@ impl ImagePullPolicy {
     /// Every policy.
     pub const ALL: [Self; 2] = [Self::IfNotPresent, Self::Always];
 
-    /// The word as it stands in a spec.
+    /// The policy as written in a spec.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -199,7 +199,7 @@ impl fmt::Display for ImagePullPolicy {
 impl FromStr for ImagePullPolicy {
     type Err = ParsePullPolicyError;
 
-    /// Case does not matter here; in a spec it does.
+    /// Ignores case, unlike the parser of a spec.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         let same = |policy: &Self| policy.as_str().eq_ignore_ascii_case(value);
         let found = Self::ALL.into_iter().find(same);
@@ -233,7 +233,7 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// With at most that many nodes at once.
+    /// With this limit of nodes that pull at the same time.
     #[must_use]
     pub fn with_max_concurrent_nodes(mut self, nodes: CountOrPercent) -> Self {
         self.max_concurrent_nodes = Some(nodes);
@@ -241,23 +241,23 @@ impl Rollout {
     }
 }
 
-/// Most images one list may name; keeps objects within what an API server stores.
+/// Largest number of images in one list, so that objects stay below an API server's size limit.
 pub const IMAGES_MAX: usize = 2_000;
 
-/// One field of a spec that is not valid.
+/// An invalid field of a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidField {
     /// Path of the field, `spec.cacheSpec[0].images[2]`.
     pub field: String,
-    /// The value, as it was written.
+    /// The value as written.
     pub value: String,
-    /// What is wrong with it.
+    /// The problem with the value.
     pub problem: String,
 }
 
 impl InvalidField {
-    /// What is wrong with that value of that field.
+    /// An invalid field with its value and the problem.
     pub fn new(
         field: impl Into<String>,
         value: impl Into<String>,
@@ -304,11 +304,11 @@ impl InvalidSpec {
     }
 }
 
-/// An image cache whose every value is valid; [`ImageCacheSpec::validate`] makes one.
+/// A valid image cache, created by [`ImageCacheSpec::validate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageCache {
-    /// Which cache this is.
+    /// Identity of the cache.
     pub id: CacheId,
     /// Images, and the nodes they belong on.
     pub groups: Vec<ImageGroup>,
@@ -316,7 +316,7 @@ pub struct ImageCache {
     pub pull_secrets: Vec<ObjectName>,
     /// ServiceAccount whose pull secrets are used as well.
     pub service_account: Option<ObjectName>,
-    /// What a deletion does to the images.
+    /// What happens to the images when the cache is deleted.
     pub deletion_policy: DeletionPolicy,
     /// How fast the images go out.
     pub rollout: Rollout,
@@ -326,7 +326,7 @@ pub struct ImageCache {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageGroup {
-    /// The images, each once, in the order written.
+    /// The images in the order of the spec, each once.
     pub images: Vec<ImageRef>,
     /// Labels a node must have.
     pub node_selector: BTreeMap<String, String>,
@@ -334,12 +334,12 @@ pub struct ImageGroup {
     pub node_affinity: NodeAffinity,
     /// Taints that are tolerated; `None`: all.
     pub tolerations: Option<Vec<Toleration>>,
-    /// When to pull what is present; `None`: the operator's default.
+    /// When to pull an image that is present; `None`: the operator's default.
     pub pull_policy: Option<ImagePullPolicy>,
 }
 
 impl ImageGroup {
-    /// Whether that node is meant, by labels, affinity and taints. Readiness is not asked here.
+    /// Whether the group matches a node by labels, affinity and taints. Readiness does not matter.
     #[must_use]
     pub fn matches(&self, node: &NodeFacts) -> bool {
         let tolerated = |taint| match &self.tolerations {
@@ -349,7 +349,7 @@ impl ImageGroup {
         self.selects(node) && node.taints.iter().filter(|t| t.repels()).all(tolerated)
     }
 
-    /// Whether that node is meant by labels and affinity, whatever its taints.
+    /// Whether the group selects a node by labels and affinity. Taints do not matter.
     #[must_use]
     pub fn selects(&self, node: &NodeFacts) -> bool {
         self.node_selector
@@ -359,7 +359,7 @@ impl ImageGroup {
     }
 }
 
-/// Checks the name of an object that is to be read from an API server.
+/// Checks the name of an object that will be read from an API server.
 fn object_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("must not be empty".to_owned());
@@ -371,10 +371,10 @@ fn object_name(name: &str) -> Result<(), String> {
 }
 
 impl ImageCacheSpec {
-    /// Checks every field and returns the cache it describes.
+    /// Validates every field and returns the cache.
     ///
-    /// An image written twice in one list in the same words is refused, as kube-fledged's webhook
-    /// does; one written twice in different words (`nginx`, `nginx:latest`) is taken once.
+    /// An image that occurs twice in one list with the same spelling is refused, as by kube-fledged's
+    /// webhook. Different spellings of one image (`nginx`, `nginx:latest`) are merged.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Small values: sizes, counts, durations.
+//! Sizes, counts and durations.
 
 use std::fmt;
 use std::iter::Sum;
@@ -19,7 +19,7 @@ impl ByteSize {
     /// No bytes.
     pub const ZERO: Self = Self(0);
 
-    /// That many bytes.
+    /// A size in bytes.
     #[must_use]
     pub const fn new(bytes: u64) -> Self {
         Self(bytes)
@@ -31,7 +31,7 @@ impl ByteSize {
         self.0
     }
 
-    /// The difference, zero where `other` is larger.
+    /// The difference; zero if `other` is larger.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -70,7 +70,7 @@ impl fmt::Display for ByteSize {
         if self.0 < 1024 {
             return f.pad(&format!("{} B", self.0));
         }
-        // Precision beyond 2^53 bytes is of no use in a display.
+        // More precision than 2^53 bytes is not needed for display.
         #[allow(clippy::cast_precision_loss)]
         let mut value = self.0 as f64 / 1024.0;
         let mut unit = UNITS.iter();
@@ -84,14 +84,14 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Why a string is neither a number nor a percentage.
+/// The error for a string that is neither a number nor a percentage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid number or percentage \"{}\": it {PROBLEM}", shown(.value))]
 pub struct ParseCountError {
     value: String,
 }
 
-/// What is wrong with whatever is not valid.
+/// The problem of every invalid value.
 const PROBLEM: &str = "must be a number from 1 up, or a percentage from 1% to 100%";
 
 impl ParseCountError {
@@ -104,7 +104,7 @@ impl ParseCountError {
 
 /// A number, or a percentage such as `"25%"` (`intstr.IntOrString`).
 ///
-/// One that was parsed is valid; one that was read with serde, or put together, may not be:
+/// A parsed value is valid. A value from serde or from a constructor may be invalid:
 /// [`CountOrPercent::check`] returns the error.
 ///
 /// ```
@@ -178,7 +178,7 @@ impl CountOrPercent {
         }
     }
 
-    /// The number it comes to among `whole`, rounded up; at least one. `None` when it is malformed.
+    /// The number of `whole` that the value stands for, rounded up and at least one. `None` if the value is invalid.
     #[must_use]
     pub fn of(&self, whole: usize) -> Option<usize> {
         let count = match self {
@@ -200,7 +200,7 @@ impl CountOrPercent {
     }
 }
 
-/// Why a string is not a duration.
+/// The error for a string that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid duration {value:?}: {problem}; write it as 1h30m, 90s or 500ms")]
 pub struct ParseDurationError {
@@ -210,12 +210,12 @@ pub struct ParseDurationError {
 
 /// A duration in Go's syntax (`time.ParseDuration`): `1h30m`, `1.5s`, `500ms`, `0`.
 ///
-/// Signs are parsed, but only zero and positive durations are durations of anything here, so `-1s`
-/// is an error. Precision is a nanosecond; digits beyond it are cut off.
+/// Signs are parsed, but negative durations such as `-1s` are refused. Precision is a nanosecond; further
+/// digits are cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration(pub Duration);
 
-/// Longest duration Go can hold: `int64` nanoseconds, some 292 years.
+/// Longest duration in Go: `int64` nanoseconds, about 292 years.
 const NANOS_MAX: u128 = i64::MAX as u128;
 
 impl FromStr for GoDuration {
@@ -254,7 +254,7 @@ impl FromStr for GoDuration {
     }
 }
 
-/// One number with its unit, in nanoseconds, and what follows it.
+/// Parses one number with its unit. Returns its nanoseconds and the rest of the text.
 fn term(text: &str) -> Result<(u128, &str), &'static str> {
     let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
     let (whole, rest) = text.split_at(digits(text));
@@ -271,7 +271,7 @@ fn term(text: &str) -> Result<(u128, &str), &'static str> {
     let (unit, rest) = rest.split_at(end);
     let scale: u128 = match unit {
         "ns" => 1,
-        // The micro sign U+00B5 and the Greek letter U+03BC, as Go takes them.
+        // The micro sign U+00B5 and the Greek letter U+03BC, as in Go.
         "us" | "µs" | "μs" => 1_000,
         "ms" => 1_000_000,
         "s" => 1_000_000_000,
@@ -280,7 +280,7 @@ fn term(text: &str) -> Result<(u128, &str), &'static str> {
         "" => return Err("a unit is missing (ns, us, ms, s, m, h)"),
         _ => return Err("it has an unknown unit (known: ns, us, ms, s, m, h)"),
     };
-    // 19 digits are the most that int64 can hold; whatever is longer is too long in any unit.
+    // int64 holds at most 19 digits; a longer number is too large in any unit.
     let whole: u128 = match whole.trim_start_matches('0') {
         "" => 0,
         digits if digits.len() > 19 => return Err("it is too long"),
@@ -320,11 +320,11 @@ impl fmt::Display for GoDuration {
     }
 }
 
-/// How much of an invalid input an error repeats, in characters.
+/// Longest part of an invalid input that an error repeats, in characters.
 const SHOWN_MAX: usize = 120;
 
-/// The value as an error shows it: what does not print or changes how the rest prints is escaped,
-/// and it is cut to a readable length.
+/// Formats a value for an error: escapes characters that do not print or that change how the rest prints, and
+/// cuts the value to [`SHOWN_MAX`] characters.
 pub(super) fn shown(value: &str) -> String {
     let mut out: String = value
         .chars()

@@ -1,4 +1,4 @@
-//! The agents of a simulated cluster: the real node loop, fed from the node's record.
+//! The agents of a simulated cluster: each runs a [`NodeLoop`](crate::runner::NodeLoop) on its node's record.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -15,10 +15,10 @@ use crate::port::{Clock, Cluster};
 use crate::runner::{ClusterLoop, NodeLoop, NodeObserver};
 use crate::warmer::{NodeEvent, Warmer, WarmerConfig};
 
-/// Between reports of one agent: as often as a real one writes at most.
+/// Interval of an agent's reports, the shortest of a real agent.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Seed of the delays between attempts of a write; any does.
+/// Seed of the delays between attempts of a write; the value does not matter.
 const CONTROLLER_SEED: u64 = 7;
 
 /// The last report of an agent's loop.
@@ -42,12 +42,12 @@ impl NodeObserver for LastReport {
 }
 
 impl SimCluster {
-    /// Runs that planner, and an agent on every node, for so long. Another call is a restart of them
-    /// all: they go on from what is recorded.
+    /// Runs a planner, and an agent on every node, for `duration`. Another call acts as a restart of all of
+    /// them: they continue from the recorded state.
     ///
     /// # Errors
     ///
-    /// [`Deadlock`] when nothing can go on.
+    /// [`Deadlock`] when all tasks wait and no timer is set.
     pub fn run_for(&self, planner: Planner, duration: Duration) -> Result<(), Deadlock> {
         let (cluster, clock) = (Arc::new(self.clone()), Arc::new(self.clock.clone()));
         let mut controller = ClusterLoop::new(planner, cluster, clock, CONTROLLER_SEED);
@@ -57,7 +57,7 @@ impl SimCluster {
         self.clock.block_on(both).map(drop)
     }
 
-    /// Runs an agent on every node, also on those that join, until `shutdown` resolves.
+    /// Runs an agent on every node, including nodes that join later, until `shutdown` resolves.
     pub async fn run_nodes(&self, config: WarmerConfig, shutdown: impl Future<Output = ()>) {
         let mut agents = FuturesUnordered::new();
         let mut running: BTreeSet<NodeName> = BTreeSet::new();
@@ -73,7 +73,7 @@ impl SimCluster {
             };
             for (node, runtime, joined) in nodes {
                 if running.insert(node.clone()) {
-                    // One seed a node, the same in every run.
+                    // One seed for each node, the same in every run.
                     let seed = node
                         .as_str()
                         .bytes()
@@ -93,7 +93,7 @@ impl SimCluster {
         }
     }
 
-    /// One agent, until its node is gone.
+    /// Runs one agent until its node is deleted.
     async fn run_node(
         &self,
         node: NodeName,
@@ -126,7 +126,7 @@ impl SimCluster {
         node
     }
 
-    /// Records the agent's report once a period, until the node is gone.
+    /// Records the agent's report once in every [`PERIOD`], until the node is deleted.
     async fn send_reports(&self, node: &NodeName, joined: u64, last_report: &LastReport) {
         let mut ticks = stream::repeat(())
             .then(|()| self.clock.sleep(PERIOD))

@@ -1,4 +1,4 @@
-//! A clock that jumps from one timer to the next when nothing else is left to do.
+//! A virtual clock that advances to the next timer when all tasks wait.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,12 +13,12 @@ use jiff::Timestamp;
 
 use crate::port::Clock;
 
-/// Everything waits and no timer is set: the simulated program would hang for ever.
+/// The error for a simulated program that would hang forever: all tasks wait and no timer is set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("deadlock at {at}: everything waits and no timer is set")]
 #[non_exhaustive]
 pub struct Deadlock {
-    /// Simulated time at which it was found.
+    /// Simulated time of the deadlock.
     pub at: Timestamp,
 }
 
@@ -44,7 +44,7 @@ impl SimClock {
     /// A clock that starts at 2026-01-01T00:00:00Z.
     #[must_use]
     pub fn new() -> Self {
-        // Any fixed moment does; this one reads well in a trace.
+        // The value does not matter; this one is easy to read in a trace.
         let start = Timestamp::from_second(1_767_225_600).unwrap_or(Timestamp::UNIX_EPOCH);
         Self(Arc::new(Mutex::new(State {
             start,
@@ -58,18 +58,18 @@ impl SimClock {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Simulated time since the clock was made.
+    /// Simulated time since the clock was created.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         let state = self.state();
         Duration::try_from(state.now.duration_since(state.start)).unwrap_or_default()
     }
 
-    /// Runs a future to its end. Whenever it can't go on, time jumps to the next timer.
+    /// Runs a future to its end. Whenever all tasks wait, time advances to the next timer.
     ///
     /// # Errors
     ///
-    /// [`Deadlock`] when it can't go on and no timer is set.
+    /// [`Deadlock`] when all tasks wait and no timer is set.
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, Deadlock> {
         let flag = Arc::new(Flag(AtomicBool::new(true)));
         let waker = Waker::from(Arc::clone(&flag));

@@ -117,11 +117,11 @@ impl SimCluster {
             Annotation::Refresh => facts.refresh_requested = true,
             Annotation::Purge => facts.purge_requested = true,
         });
-        // Nothing to request from a cache that does not exist.
+        // Fails only for a cache that does not exist, which has nothing to refresh or purge.
         annotated.ok();
     }
 
-    /// Deletes a cache. It is gone once it has no finalizer.
+    /// Requests the deletion of a cache, which is deleted once it has no finalizer.
     pub fn delete_cache(&self, id: &CacheId) {
         let deleted = self.objects().change(id, |facts| facts.deleting = true);
         // It may be deleted already.

@@ -1,47 +1,47 @@
-//! What goes wrong in a simulation.
+//! The faults of a simulation.
 
 use std::time::Duration;
 
 use crate::error::{Failure, Reason};
 
-/// One thing that can go wrong with an operation.
+/// A fault of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It fails at once.
+    /// The operation fails at once.
     Fail(Failure),
-    /// It fails after half of its bytes.
+    /// The operation fails after half of its bytes.
     FailMidway(Failure),
     /// The call never returns; the caller has to drop it.
     Hang,
-    /// It takes that much longer.
+    /// The operation takes longer by this duration.
     Slow(Duration),
 }
 
 impl Fault {
-    /// Fails at once for that reason.
+    /// A fault that fails at once with this reason.
     #[must_use]
     pub fn fail(reason: Reason) -> Self {
         Self::Fail(Failure::new(reason, format!("injected: {reason}")))
     }
 }
 
-/// Which faults, how often, and for how long.
+/// The faults of a simulation, their chance, and the time at which they end.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Faults {
-    /// Faults of pulls, drawn evenly.
+    /// Faults of pulls, each with the same chance.
     pub pulls: Vec<Fault>,
-    /// Faults of everything else: readings and removals of a runtime, writes of a cluster. Drawn evenly.
+    /// Faults of all other calls, each with the same chance: readings and removals of a runtime, writes of a cluster.
     pub calls: Vec<Fault>,
-    /// Chance that an operation meets one, 0 to 1.
+    /// Chance that an operation has a fault, 0 to 1.
     pub chance: f64,
-    /// No faults from then on, counted from the start of the simulation.
+    /// Time since the start of the simulation after which there are no faults.
     pub until: Duration,
 }
 
 impl Faults {
-    /// Every operation meets one of those given, until that much time has passed.
+    /// Faults for every operation until `end`, counted from the start of the simulation.
     #[must_use]
     pub fn until(end: Duration) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Faults {
         }
     }
 
-    /// With another chance that an operation meets one, 0 to 1.
+    /// With another chance that an operation has a fault, 0 to 1.
     #[must_use]
     pub fn with_chance(mut self, chance: f64) -> Self {
         self.chance = chance;

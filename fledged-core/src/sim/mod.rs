@@ -1,6 +1,5 @@
-//! A node, or a whole cluster ([`SimCluster`]), without I/O: an in-memory runtime and registry with
-//! bandwidth and faults, and a clock that jumps. Seeded and deterministic: the same seed gives the
-//! same trace.
+//! A simulated node or cluster ([`SimCluster`]) without I/O: a runtime and a registry in memory with
+//! bandwidth and faults, and a virtual clock. Deterministic: the same seed gives the same trace.
 //!
 //! ```
 //! use std::sync::Arc;

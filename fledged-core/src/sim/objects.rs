@@ -16,7 +16,7 @@ pub(super) struct Queue {
     pub(super) waker: Option<Waker>,
 }
 
-/// A node. One that is added again after its deletion is another node.
+/// A node. A node that is added again after its deletion is a different one.
 #[derive(Debug)]
 pub(super) struct SimNode {
     pub(super) facts: NodeFacts,
@@ -56,7 +56,7 @@ impl Objects {
         }
     }
 
-    /// All objects, for a new watcher.
+    /// Returns an event for each existing object, for a new watcher.
     pub(super) fn everything(&self) -> VecDeque<ClusterEvent> {
         let caches = self.caches.values().cloned().map(Box::new);
         let mut events: VecDeque<_> = caches.map(ClusterEvent::CacheApplied).collect();
@@ -72,7 +72,7 @@ impl Objects {
         events
     }
 
-    /// Changes a cache. One that is being deleted is gone once it has no finalizer.
+    /// Changes a cache. A cache that is being deleted is removed once it has no finalizer.
     pub(super) fn change(
         &mut self,
         id: &CacheId,

@@ -1,4 +1,4 @@
-//! What a simulated registry holds.
+//! A simulated registry and its images.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use crate::model::{ByteSize, ImageRef};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SimImage {
-    /// Its identifier; references with the same one are the same image.
+    /// The identifier of the image. References with equal identifiers name the same image.
     pub id: String,
     /// Its layers: name and compressed size. Layers of the same name are the same blob.
     pub layers: Vec<(String, ByteSize)>,
-    /// Whether it needs credentials.
+    /// Whether a pull needs credentials.
     pub private: bool,
 }
 
 impl SimImage {
-    /// A public image of these layers.
+    /// A public image with these layers.
     #[must_use]
     pub fn new(id: &str, layers: &[(&str, ByteSize)]) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl SimImage {
         }
     }
 
-    /// The same image, only for those who have credentials.
+    /// The same image as a private one, which only pulls with credentials may fetch.
     #[must_use]
     pub fn private(mut self) -> Self {
         self.private = true;
@@ -51,7 +51,7 @@ impl SimRegistry {
         Self::default()
     }
 
-    /// The same registry with one more image. A reference that does not parse is left out.
+    /// With one more image. An invalid reference is ignored.
     #[must_use]
     pub fn with(mut self, reference: &str, image: SimImage) -> Self {
         if let Ok(reference) = ImageRef::parse(reference) {

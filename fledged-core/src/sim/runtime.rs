@@ -28,7 +28,7 @@ pub struct SimRuntime {
 }
 
 impl SimRuntime {
-    /// An empty runtime that pulls from that registry.
+    /// An empty runtime that pulls from `registry`.
     #[must_use]
     pub fn new(clock: SimClock, registry: SimRegistry, seed: u64) -> Self {
         Self {
@@ -49,21 +49,21 @@ impl SimRuntime {
         }
     }
 
-    /// Bytes a second, shared by all pulls under way. Without, bytes take no time.
+    /// Sets the bandwidth in bytes per second, which concurrent pulls share. By default bytes take no time.
     #[must_use]
     pub fn with_bandwidth(self, bytes_per_second: u64) -> Self {
         self.state().bandwidth = Some(bytes_per_second.max(1));
         self
     }
 
-    /// Bytes that fit on the disk.
+    /// Sets the size of the disk.
     #[must_use]
     pub fn with_capacity(self, capacity: ByteSize) -> Self {
         self.state().capacity = Some(capacity);
         self
     }
 
-    /// What a removal takes away.
+    /// Sets what a removal removes.
     #[must_use]
     pub fn with_removal(self, removal: RemovalScope) -> Self {
         self.state().removal = removal;
@@ -131,19 +131,19 @@ impl SimRuntime {
         self.state().registry.push(reference, image);
     }
 
-    /// Whether a reference is there.
+    /// Whether the runtime holds an image with this reference.
     #[must_use]
     pub fn holds(&self, image: &ImageRef) -> bool {
         self.state().find(image).is_some()
     }
 
-    /// Everything that happened so far.
+    /// All events so far.
     #[must_use]
     pub fn trace(&self) -> Vec<TraceEntry> {
         self.state().trace.clone()
     }
 
-    /// A failure for this call, if the faults say so.
+    /// Takes the time of a call, and fails if the call has a fault.
     async fn call_fault(&self) -> Result<(), Failure> {
         let elapsed = self.clock.elapsed();
         let fault = {
@@ -168,7 +168,7 @@ impl SimRuntime {
             let fault = state.faults.draw_pull(elapsed, &mut state.rng);
             (fault, state.registry.get(&request.image).cloned())
         };
-        // A request takes time even when it fails, so that no loop can spin at one moment.
+        // A failed request takes time as well, so that no loop can retry forever without advancing the clock.
         self.clock.sleep(Duration::from_millis(10)).await;
         let mut midway = None;
         match fault {
@@ -251,7 +251,7 @@ fn store(
     layers: &[(String, ByteSize)],
 ) -> RuntimeImage {
     let id = ImageId(id.to_owned());
-    // A reference that moved leaves the image it named before.
+    // A moved reference no longer names the old image.
     if state.find(reference).is_some_and(|(old, _)| *old != id) {
         state.unname(reference, RemovalScope::Reference);
     }
@@ -265,7 +265,7 @@ fn store(
     stored.described(&id)
 }
 
-/// Counts a pull while it is under way, also when it is dropped.
+/// A running pull, which counts until it ends or is dropped.
 struct Under<'a>(&'a SimRuntime, &'a ImageRef, bool);
 
 impl Drop for Under<'_> {

@@ -1,4 +1,4 @@
-//! What a simulated runtime holds, and what happened to it.
+//! The state and the trace of a simulated runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
 use crate::port::{ImageId, RemovalScope, RuntimeImage};
 
-/// Something that happened to a simulated runtime.
+/// An event of a simulated runtime, with its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TraceEntry {
@@ -22,15 +22,15 @@ pub struct TraceEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TraceEvent {
-    /// A pull began, with that many under way including it.
+    /// A pull began; the number of running pulls includes it.
     PullBegan(ImageRef, usize),
     /// A pull succeeded.
     Pulled(ImageRef),
     /// A pull failed or was abandoned.
     PullFailed(ImageRef),
-    /// A removal of a name was asked for.
+    /// The removal of a name was requested.
     RemovalBegan(ImageRef),
-    /// A name was removed, and these references with it.
+    /// A name was removed, together with these references.
     Removed(ImageRef, Vec<ImageRef>),
     /// An image was removed from outside.
     Evicted(ImageRef),
@@ -83,7 +83,7 @@ impl State {
         self.layers.values().copied().sum()
     }
 
-    /// Fails where so many bytes more do not fit.
+    /// Fails if the disk has no room for `size` more bytes.
     pub(super) fn room_for(&self, size: ByteSize) -> Result<(), Failure> {
         match self.capacity {
             Some(capacity) if self.used() + size > capacity => {
@@ -114,7 +114,7 @@ impl State {
         gone
     }
 
-    /// Forgets layers that no image needs.
+    /// Deletes layers that no image uses.
     fn collect_layers(&mut self) {
         let needed: BTreeSet<String> = self
             .images
