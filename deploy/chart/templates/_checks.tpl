@@ -8,7 +8,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* An empty duration, or one of at least a second, where a single part of it has to reach a second. */}}
+{{/* A duration must be empty or at least 1s. Only its parts are compared: one of them must be at least a second. */}}
 {{- define "fledged.checkSeconds" -}}
 {{- $any := "[0-9]+(\\.[0-9]+)?(ns|us|µs|ms|s|m|h)" -}}
 {{- $second := "([0-9]*[1-9][0-9]*(\\.[0-9]+)?(s|m|h)|0+\\.[1-9][0-9]*(m|h)|[1-9][0-9]{3,}(\\.[0-9]+)?ms)" -}}
