@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_image_is_absent_until_it_is_removed() {
+    fn a_dropped_image_is_absent_until_its_removal() {
         let mut assignment = empty();
         assignment.update(&caches(&["a:1", "b:1"]));
         let second = assignment.update(&caches(&["a:1"]));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_present_image_stays_when_it_is_reported_removed() {
+    fn a_present_image_stays_when_reported_removed() {
         let mut assignment = empty();
         assignment.update(&caches(&["a:1"]));
         assert_eq!(assignment.drop_removed([image("a:1")]), None);

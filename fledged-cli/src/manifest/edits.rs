@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_is_accepted_once_when_it_is_stable() {
+    fn a_stable_edit_is_accepted_once() {
         let whole = || reading("whole");
         let readings = [
             (0, reading("a")),

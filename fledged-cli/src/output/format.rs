@@ -115,7 +115,7 @@ mod tests {
 
     #[cfg(feature = "cluster")]
     #[test]
-    fn spans_are_written_as_kubectl_does() {
+    fn spans_are_formatted_as_by_kubectl() {
         for (seconds, text) in [
             (-5, "0s"),
             (119, "119s"),

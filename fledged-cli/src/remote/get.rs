@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_show_counts_and_whether_they_are_current() {
+    fn rows_show_counts_and_mark_unprocessed_edits() {
         let counts =
             json!({ "desired": 6, "cached": 4, "pulling": 1, "failed": 1, "unreachable": 0 });
         let status = json!({ "status": "Processing", "reason": "ImageCacheUpdate", "message": "m",

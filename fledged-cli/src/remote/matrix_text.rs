@@ -414,7 +414,7 @@ C cached, W waiting, U unreachable, F failed
     }
 
     #[test]
-    fn an_invalid_cache_shows_what_nodes_still_have() {
+    fn an_invalid_cache_shows_the_images_on_nodes() {
         let cache = json!({
             "metadata": { "namespace": "shop", "name": "web", "uid": "1", "generation": 1 },
             "spec": { "cacheSpec": [{ "images": ["UPPER:1"] }] },

@@ -116,7 +116,7 @@ fn lost_images_are_pulled_again_and_others_are_kept() {
 }
 
 #[test]
-fn an_interrupted_apply_lists_what_is_left() {
+fn an_interrupted_apply_lists_unfinished_images() {
     let bed = TestBed::new();
     let file = bed.write("images.yaml", &manifest(&bed.images));
     let store = bed.store();

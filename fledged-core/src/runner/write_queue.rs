@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_is_retried_unless_it_is_replaced() {
+    fn a_failed_write_is_retried_unless_replaced() {
         let now = Timestamp::UNIX_EPOCH;
         let mut writes = WriteQueue::new(1);
         writes.push(mk_finalizer(true));

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_keep_an_image_only_if_it_is_removed_whole() {
+    fn other_names_keep_images_only_from_whole_removals() {
         use RemovalScope::{Image, Reference};
         let two = mk_image(&["app:1", "app:2"]);
         assert_eq!(found(&two, false, Image, &[]), Some(Reason::SharedImage));

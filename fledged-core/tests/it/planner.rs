@@ -19,7 +19,7 @@ fn mk_settled() -> World {
 }
 
 #[test]
-fn a_new_cache_goes_to_every_matching_node() {
+fn a_new_cache_is_assigned_to_every_matching_node() {
     let mut world = World::new();
     world.node(mk_node("n1", &["zone=a"]));
     world.node(mk_node("n2", &["zone=b"]));

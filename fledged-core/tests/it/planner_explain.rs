@@ -168,7 +168,7 @@ fn the_node_is_checked_next() {
 }
 
 #[test]
-fn a_purged_image_is_gone_or_in_use() {
+fn a_purged_image_is_removed_or_in_use() {
     let purged = |scene: &mut Scene| scene.status().purged = true;
     assert_eq!(cause(purged), Cause::CachePurged);
     let in_use = |scene: &mut Scene| {
@@ -273,7 +273,7 @@ fn an_agent_that_misses_its_deadline_is_unresponsive() {
 }
 
 #[test]
-fn a_final_phase_counts_whichever_generation_it_answers() {
+fn a_final_phase_counts_for_any_generation() {
     let older = |scene: &mut Scene| {
         scene.record().report.as_mut().unwrap().observed_generation = 2;
     };
@@ -301,7 +301,7 @@ fn an_unassigned_image_waits_for_the_controller() {
 }
 
 #[test]
-fn a_waiting_node_names_the_limit_that_holds_it() {
+fn the_limit_that_blocks_a_waiting_node_is_named() {
     let (a, b) = (mk_name("a"), mk_name("b"));
     let mut world = World::budget(1);
     world.node(mk_node("a", &[]));

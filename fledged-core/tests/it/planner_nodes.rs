@@ -145,7 +145,7 @@ fn node_condition_taints_change_nothing() {
 }
 
 #[test]
-fn an_unresponsive_node_is_skipped_until_it_reports() {
+fn an_unresponsive_node_is_skipped_until_its_report() {
     let mut world = World::budget(1);
     mk_nodes(&mut world, 2);
     world.cache("web", &mk_spec(&["app:1"], &[]));

@@ -263,7 +263,7 @@ fn the_later_refresh_of_a_shared_image_wins() {
 }
 
 #[test]
-fn an_unreachable_node_is_refreshed_once_it_is_back() {
+fn a_node_is_refreshed_once_reachable_again() {
     let mut world = mk_settled(&["app:1"]);
     world.set_ready("n2", false);
     world.refresh("web");

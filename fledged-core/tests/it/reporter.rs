@@ -255,7 +255,7 @@ fn repeated_failed_rounds_are_written_as_details() {
 }
 
 #[test]
-fn a_lost_image_is_written_once_it_is_back() {
+fn a_lost_image_is_written_after_its_repair() {
     let mut node = Node::new();
     node.assign(mk_report(1, vec![mk_image(1, ImagePhase::Cached)]));
     node.pass_seconds(60.0);

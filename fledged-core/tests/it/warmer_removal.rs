@@ -52,7 +52,7 @@ fn images_are_removed_one_after_another() {
 }
 
 #[test]
-fn an_image_in_use_is_removed_once_it_is_unused() {
+fn an_image_in_use_is_removed_once_unused() {
     for scope in [RemovalScope::Image, RemovalScope::Reference] {
         let used = |used: &[&str]| mk_used(vec![mk_image(&["a"])], used, scope);
         let (mut node, asked) = rig_with(vec![mk_absent("a")], used(&["a"]));

@@ -76,7 +76,7 @@ fn a_reading_that_began_before_a_refresh_is_ignored() {
 }
 
 #[test]
-fn a_pull_that_ends_after_a_refresh_satisfies_it() {
+fn a_pull_that_ends_after_a_refresh_satisfies_its_revision() {
     let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
     assert_eq!(node.assign(vec![mk_revision("a", 7)]).cancels(), 0);
     node.read(mk_inventory(&[]));

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_entries_keep_the_blobs_they_reach() {
+    fn unknown_entries_keep_their_blobs() {
         let store = Store::new();
         let layer = store.blob("layer");
         let (sparse, nested) = (store.image(&[&layer]), store.blob("nested"));

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_ours_if_all_its_names_are_equal() {
+    fn an_entry_is_owned_if_all_its_names_are_equal() {
         let full = "docker.io/library/nginx:latest";
         assert_eq!(image(full).as_str(), full);
         let named = |annotations: Value| name_of(&json!({ "annotations": annotations }));

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_server_in_trouble_does_not_refuse_credentials() {
+    fn a_failing_token_server_does_not_refuse_credentials() {
         let details = r#"{"details":"incorrect username or password"}"#;
         for (status, text, reason) in [
             (401, details, Reason::Unauthorized),

@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_explain_what_is_not_established() {
+    fn conditions_explain_an_unestablished_definition() {
         let [mut definition, _] = definitions();
         assert!(problem(None).contains("no condition"));
         definition.status = serde_json::from_value(json!({

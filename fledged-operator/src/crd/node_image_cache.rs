@@ -446,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_recorded_equals_what_is_read_back() {
+    fn as_recorded_equals_the_status_that_is_read_back() {
         use ImagePhase::{BackingOff, Cached, Failed, Pulling};
         let image: ImageRef = "app:1".parse().unwrap();
         let at = jiff::Timestamp::from_millisecond(1_234_567).unwrap();

@@ -345,7 +345,7 @@ fn a_started_container_is_evidence_of_its_image() {
 }
 
 #[test]
-fn the_kubelets_reason_is_reported_while_it_retries() {
+fn the_kubelets_reason_is_reported_during_retries() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
     node.pod("Pending", &[(APP, failing(REFUSED))]);
@@ -424,7 +424,7 @@ fn one_job_retries_images_that_failed_together() {
 }
 
 #[test]
-fn refused_credentials_are_followed_by_those_of_the_next_namespace() {
+fn a_refused_pull_uses_the_next_namespaces_credentials() {
     let caches = ["a", "b"].map(|namespace| CacheId::new(namespace, "web", namespace));
     let secret = ObjectName::new("b", "login");
     let wanted = AssignedImage::present(image(APP)).with_wanted_by(caches);

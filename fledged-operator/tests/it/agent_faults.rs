@@ -126,7 +126,7 @@ async fn missing_object_is_dropped_missing_definition_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_writes_to_a_replaced_object_until_it_is_seen() {
+async fn a_replaced_object_gets_no_writes_before_its_event() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "other-uid");
     node.start();

@@ -7,7 +7,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 #[tokio::test(start_paused = true)]
-async fn changes_during_an_outage_are_exchanged_after_it() {
+async fn changes_during_an_outage_are_exchanged_afterwards() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "away");
     node.runtime.set_pull_time(Duration::from_secs(10));

@@ -126,7 +126,7 @@ async fn a_deleted_record_is_written_again() {
 }
 
 #[tokio::test]
-async fn an_unresponsive_node_is_unreachable_until_it_reports() {
+async fn an_unresponsive_node_is_unreachable_until_its_report() {
     let (_server, client) = cluster().await;
     let driver = Recording::new(true);
     let running = Running::start(&client, &driver);

@@ -104,9 +104,9 @@ async fn documented_commands_delete_their_webhook_server() {
     remove_definitions(&cluster).await;
 }
 
-/// The documented way back deletes all objects but the definitions and the namespace; agents would run forever.
+/// The documented rollback deletes all objects but the definitions and the namespace, so no agents keep running.
 #[test]
-fn documented_way_back_deletes_every_object() {
+fn documented_rollback_deletes_every_object() {
     let commands = documented("kubectl delete -f");
     assert_eq!(commands.len(), 1, "{commands:?}");
     let files = commands[0]

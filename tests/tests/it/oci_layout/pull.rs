@@ -121,7 +121,7 @@ async fn ten_images_fetch_shared_blobs_once() {
 }
 
 #[tokio::test]
-async fn progress_adds_up_to_what_was_fetched() {
+async fn progress_adds_up_to_the_fetched_bytes() {
     if !require(&["docker-registry"]) {
         return;
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 scenarios! {
     a_created_cache_is_on_every_node_and_succeeds,
     a_failed_image_is_reported_by_node_and_reason,
-    a_failing_pull_is_reported_while_it_is_retried,
+    a_failing_pull_is_reported_during_retries,
     a_cache_without_matching_nodes_has_its_own_status,
     a_refresh_pulls_moved_tags_and_removes_the_annotation,
     a_refresh_ends_once_evicted_images_are_back,
@@ -104,7 +104,7 @@ async fn a_failed_image_is_reported_by_node_and_reason(way: Way) {
     world.ended("web", "ImageCacheRefresh", "Succeeded").await;
 }
 
-async fn a_failing_pull_is_reported_while_it_is_retried(way: Way) {
+async fn a_failing_pull_is_reported_during_retries(way: Way) {
     let world = World::start_by(way).await;
     world.publish(&[APP, DB]);
     world.registry().fail(APP, Reason::ConnectionFailed);

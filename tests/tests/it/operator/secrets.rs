@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 scenarios! {
     a_private_image_is_pulled_with_a_pull_secret,
     a_private_image_is_pulled_with_a_service_account,
-    a_missing_secret_is_named_and_used_once_it_exists,
+    a_missing_secret_is_named_and_later_used,
     a_malformed_secret_is_named_but_not_shown,
 }
 
@@ -76,7 +76,7 @@ async fn a_private_image_is_pulled_with_a_service_account(way: Way) {
     a.holds_exactly(&[APP]).await;
 }
 
-async fn a_missing_secret_is_named_and_used_once_it_exists(way: Way) {
+async fn a_missing_secret_is_named_and_later_used(way: Way) {
     let world = private_world(way).await;
     let a = world.node("a").await;
     world.apply_spec("web", spec()).await;
