@@ -35,7 +35,7 @@ impl Schedule {
     }
 }
 
-/// `delay` with jitter: from `share` less to `share` more. A delay too long for that stays as it is.
+/// `delay` with jitter: from `share` less to `share` more. A delay that would overflow stays unchanged.
 pub(crate) fn jittered(delay: Duration, share: f64, rng: &mut fastrand::Rng) -> Duration {
     let share = share.clamp(0.0, 1.0);
     let factor = 1.0 - share + 2.0 * share * rng.f64();
@@ -70,7 +70,7 @@ impl RetryDelays {
         let delay = self.schedule.delay(self.failures);
         match retry_after {
             None => delay.mul_f64(0.5 + self.rng.f64() / 2.0),
-            // All clients are asked for the same delay; only coming later spreads them.
+            // All clients get the same delay, so only longer delays can spread them.
             Some(asked) => asked + delay.max(asked / 2).mul_f64(self.rng.f64()),
         }
     }
@@ -101,8 +101,8 @@ pub struct Backoff {
     pub invalid: Schedule,
     /// How long a full disk stops new pulls. Default 1 min to 10 min.
     pub disk_full: Schedule,
-    /// Before an image is pulled again that vanished repeatedly soon after it was cached. The first
-    /// time is at once; then 10 s to 30 min.
+    /// Before an evicted image is pulled again. The first eviction is repaired at once; repeated ones after
+    /// 10 s to 30 min.
     pub evicted: Schedule,
     /// Between attempts to read the inventory. Default 1 s to 30 s.
     pub inventory: Schedule,
@@ -138,7 +138,7 @@ impl Backoff {
             ErrorClass::Throttled => &self.throttled,
             _ => &self.transient,
         };
-        // A delay that the registry names replaces our own guess at one.
+        // A delay from the registry replaces the default for throttling.
         let schedule = failure.retry_after.map_or(schedule, |_| &self.transient);
         self.honour(failure, schedule.delay(attempts), rng)
     }
@@ -159,7 +159,7 @@ impl Backoff {
         self.honour(failure, schedule.delay(rounds), rng)
     }
 
-    /// The delay with jitter, but never shorter than the other side asked for.
+    /// The delay with jitter, but never shorter than the failure's `retry_after`.
     fn honour(&self, failure: &Failure, delay: Duration, rng: &mut fastrand::Rng) -> Duration {
         let delay = self.spread(delay, rng);
         match failure.retry_after {
@@ -168,8 +168,8 @@ impl Backoff {
         }
     }
 
-    /// The delay that the registry asked for, at most a day, and up to a tenth more: never sooner than
-    /// asked, and spread so that nodes do not all come back at once.
+    /// The delay that the registry asked for, at most a day, lengthened by up to a tenth, so that nodes do
+    /// not all retry at once.
     pub(crate) fn asked(asked: Duration, rng: &mut fastrand::Rng) -> Duration {
         let asked = asked.min(ASKED_MAX);
         asked.saturating_add(asked.mul_f64(0.1 * rng.f64()))

@@ -83,7 +83,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The class that decides what happens next.
+    /// The class of the reason.
     #[must_use]
     pub fn class(self) -> ErrorClass {
         match self {
@@ -106,7 +106,7 @@ impl Reason {
         }
     }
 
-    /// The reason as a word.
+    /// The reason as text.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -140,21 +140,21 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What went wrong with one operation: a reason for machines, a message for people.
+/// The failure of one operation: a reason for programs, a message for users.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]
 pub struct Failure {
-    /// Why, in one word; decides the class.
+    /// The reason, which decides the class.
     pub reason: Reason,
     /// The runtime's or registry's own text. Never holds credentials.
     pub message: String,
-    /// The delay before the next request that the other side asked for (`Retry-After`), if any.
+    /// The delay before the next request that the server asked for (`Retry-After`), if any.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// A failure with that reason and text.
+    /// A failure with this reason and text.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -163,7 +163,7 @@ impl Failure {
         }
     }
 
-    /// With the delay that the other side asked for.
+    /// With the delay that the server asked for.
     #[must_use]
     pub fn with_retry_after(mut self, delay: Option<Duration>) -> Self {
         self.retry_after = delay;

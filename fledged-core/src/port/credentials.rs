@@ -21,7 +21,7 @@ pub enum RegistryAuth {
     },
     /// An OAuth2 refresh token (`identitytoken` in a docker configuration).
     IdentityToken(SecretString),
-    /// A bearer token sent to the registry as it stands (`registrytoken`).
+    /// A bearer token, sent to the registry unchanged (`registrytoken`).
     RegistryToken(SecretString),
 }
 
@@ -35,7 +35,7 @@ impl RegistryAuth {
     }
 }
 
-/// What credentials are wanted for.
+/// A request for the credentials of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CredentialsRequest {
@@ -48,7 +48,7 @@ pub struct CredentialsRequest {
 }
 
 impl CredentialsRequest {
-    /// For that image, with nothing named that may hold credentials.
+    /// A request for an image without secrets and ServiceAccounts.
     #[must_use]
     pub fn new(image: ImageRef) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl CredentialsRequest {
     }
 }
 
-/// Where registry credentials come from; asked before every pull, nothing is kept.
+/// A source of registry credentials, which is read before every pull.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Credentials: Send + Sync {

@@ -2,7 +2,7 @@
 //! cluster or clock.
 //!
 //! All are object-safe (`async-trait`), their futures are `Send`, and each has a `mockall` mock behind
-//! the feature `mock`. What is handed through them is made by `new` and `with_…`, so that it can grow.
+//! the feature `mock`. Their parameters are created with `new` and `with_…`, so that fields can be added.
 
 mod cluster;
 mod credentials;
@@ -23,11 +23,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-/// Time, as the loops see it.
+/// The clock of the loops.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Clock: Send + Sync {
-    /// The time now. Must never go back, also when the wall clock is set back.
+    /// The current time. Must never go back, even when the wall clock is set back.
     fn now(&self) -> Timestamp;
 
     /// Returns once `now()` has advanced by `duration`.

@@ -81,32 +81,32 @@ pub trait ImageRuntime: Send + Sync {
     }
 }
 
-/// How a removal ended.
+/// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Removal {
-    /// It was there and is gone.
+    /// The image was removed.
     Removed,
-    /// It was not there.
+    /// The image was not present.
     Absent,
-    /// A container uses it; nothing was removed. Names the container where known.
+    /// A container uses the image; nothing was removed. Names the container if known.
     InUse(String),
 }
 
-/// How full one file system is.
+/// The usage of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FilesystemUsage {
-    /// Where it is mounted, or the folder that was asked for.
+    /// Its mount point, or the requested folder.
     pub path: String,
     /// Bytes taken by images.
     pub used: ByteSize,
-    /// Bytes that can still be written, where the runtime provides it.
+    /// Free bytes, if the runtime provides them.
     pub available: Option<ByteSize>,
 }
 
 impl FilesystemUsage {
-    /// A file system of which images take that much; how much is left is not known.
+    /// A file system with this usage and unknown free space.
     pub fn new(path: impl Into<String>, used: ByteSize) -> Self {
         Self {
             path: path.into(),
@@ -115,7 +115,7 @@ impl FilesystemUsage {
         }
     }
 
-    /// With the bytes that can still be written.
+    /// With the number of free bytes.
     #[must_use]
     pub fn with_available(mut self, available: impl Into<Option<ByteSize>>) -> Self {
         self.available = available.into();
@@ -140,7 +140,7 @@ impl From<String> for ImageId {
     }
 }
 
-/// For a runtime that has no identifiers of its own: the normalised reference.
+/// The normalised reference, for a runtime without identifiers.
 impl From<&ImageRef> for ImageId {
     fn from(image: &ImageRef) -> Self {
         Self(image.as_str().to_owned())
@@ -153,7 +153,7 @@ impl fmt::Display for ImageId {
     }
 }
 
-/// What a runtime is and can do.
+/// The identity and the capabilities of a runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuntimeInfo {
@@ -161,15 +161,14 @@ pub struct RuntimeInfo {
     pub name: String,
     /// The runtime's own version.
     pub version: String,
-    /// The version of the interface spoken with it (`v1` for CRI, `1.41` for Docker); empty where there
-    /// is none but the runtime's own.
+    /// The version of the runtime's API (`v1` for CRI, `1.41` for Docker); empty if the API has no version.
     pub api_version: String,
-    /// What [`ImageRuntime::remove`](super::ImageRuntime::remove) takes away.
+    /// What [`ImageRuntime::remove`](super::ImageRuntime::remove) removes.
     pub removal: RemovalScope,
 }
 
 impl RuntimeInfo {
-    /// A runtime of that name and version, from which a removal takes that much.
+    /// A runtime with this name, version and scope of removals.
     pub fn new(name: impl Into<String>, version: impl Into<String>, removal: RemovalScope) -> Self {
         Self {
             name: name.into(),
@@ -179,7 +178,7 @@ impl RuntimeInfo {
         }
     }
 
-    /// With the version of the interface spoken with it.
+    /// With the version of its API.
     #[must_use]
     pub fn with_api_version(mut self, version: impl Into<String>) -> Self {
         self.api_version = version.into();
@@ -187,21 +186,21 @@ impl RuntimeInfo {
     }
 }
 
-/// What a removal by reference takes away.
+/// The scope of a removal by reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RemovalScope {
-    /// Only that name; the content stays while another name holds it.
+    /// Only this name; the content stays while another name needs it.
     Reference,
-    /// That name, and with the last tag of a repository the repository's digest references to the
-    /// image too (Docker Engine).
+    /// This name, and with the last tag of a repository also the repository's digest references to the
+    /// image (Docker Engine).
     ReferenceAndDigests,
-    /// The image with every name it has (CRI's `RemoveImage`).
+    /// The image with all its names (CRI's `RemoveImage`).
     Image,
 }
 
 impl RemovalScope {
-    /// The other names of `image` that go when `target` is removed from it.
+    /// The other names of `image` that are removed together with `target`.
     pub fn takes_along<'a>(
         self,
         target: &'a ImageRef,
@@ -225,18 +224,18 @@ impl RemovalScope {
 pub struct RuntimeImage {
     /// The runtime's own identifier.
     pub id: ImageId,
-    /// Every reference it can be started by: tags and digests.
+    /// All references of the image: tags and digests.
     pub references: Vec<ImageRef>,
     /// Digest of the manifest or index, if the runtime reports it.
     pub digest: Option<Digest>,
     /// Size on disk as the runtime counts it (unpacked for Docker, compressed for containerd).
     pub size: ByteSize,
-    /// Whether the runtime keeps it from garbage collection.
+    /// Whether the runtime protects the image from garbage collection.
     pub pinned: bool,
 }
 
 impl RuntimeImage {
-    /// An image by all its references; of unknown digest and size zero, not pinned.
+    /// An image with these references, without a digest, of size zero, not pinned.
     pub fn new(id: impl Into<ImageId>, references: impl IntoIterator<Item = ImageRef>) -> Self {
         Self {
             id: id.into(),
@@ -261,7 +260,7 @@ impl RuntimeImage {
         self
     }
 
-    /// Kept from garbage collection by the runtime, or not.
+    /// Pinned or not.
     #[must_use]
     pub fn with_pinned(mut self, pinned: bool) -> Self {
         self.pinned = pinned;
@@ -269,15 +268,15 @@ impl RuntimeImage {
     }
 }
 
-/// One pull.
+/// The parameters of a pull.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PullRequest {
     /// What to pull.
     pub image: ImageRef,
-    /// Credentials to use; anonymous without.
+    /// Credentials; the pull is anonymous without them.
     pub auth: Option<RegistryAuth>,
-    /// Where progress goes.
+    /// The receiver of progress.
     pub progress: ProgressSink,
 }
 
@@ -307,18 +306,18 @@ impl PullRequest {
     }
 }
 
-/// How far a pull has got.
+/// The progress of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PullProgress {
-    /// Bytes fetched, of layers that were not there before.
+    /// Fetched bytes of layers that were missing.
     pub done: ByteSize,
     /// Bytes to fetch, once known; may grow while manifests are read.
     pub total: Option<ByteSize>,
 }
 
 impl PullProgress {
-    /// So many bytes, of so many where that is known.
+    /// Fetched bytes, and the total if known.
     pub fn new(done: ByteSize, total: impl Into<Option<ByteSize>>) -> Self {
         Self {
             done,

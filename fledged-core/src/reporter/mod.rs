@@ -1,9 +1,9 @@
-//! When a node's report is worth a write.
+//! Decides when a node's report is written.
 //!
-//! [`Reporter`] is a pure state machine: [`Reporter::apply`] takes what happened, [`Reporter::poll`]
-//! returns the report to write now, [`Reporter::next_wakeup`] the time to ask again. It compares
-//! [`NodeReport`]s and knows nothing of where they are written. A rollout of 20 images that takes
-//! 14 s costs three writes: the answer to the assignment, one of progress, and the end.
+//! [`Reporter`] is a pure state machine: [`Reporter::apply`] takes events, [`Reporter::poll`] returns the
+//! report to write, and [`Reporter::next_wakeup`] the time of the next poll. It compares [`NodeReport`]s
+//! and does not depend on where they are written. A rollout of 20 images that takes 14 s costs three
+//! writes: the acknowledgement of the assignment, one with progress, and the result.
 
 mod pace;
 mod urgency;
@@ -18,12 +18,12 @@ use crate::error::Reason;
 use crate::model::{ImageRef, ImageReport, NodeReport};
 use crate::time::after;
 
-/// Something that happened to a node, to its record, or to a write.
+/// An event of a node, its record, or a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReporterEvent {
-    /// The state of the node's images now, whole. [`NodeReport::record`] identifies the record to
-    /// write to; without one, nothing is written.
+    /// The complete current state of the node's images. [`NodeReport::record`] identifies the record to
+    /// write to; without it, nothing is written.
     Observed(NodeReport),
     /// The record was read, or read again. Its report differs from the written one if the record was
     /// restored from a backup or changed by another writer. This event must precede the first report for
@@ -34,21 +34,21 @@ pub enum ReporterEvent {
         /// The report that it holds.
         found: Option<NodeReport>,
     },
-    /// The write under way succeeded.
+    /// The write in progress succeeded.
     Written {
         /// Its size.
         bytes: usize,
     },
-    /// The write under way failed.
+    /// The write in progress failed.
     Failed {
-        /// Nothing is written before.
+        /// Earliest time of the next write.
         retry_at: Timestamp,
     },
-    /// The write under way failed because the record no longer exists.
+    /// The write in progress failed because the record no longer exists.
     RecordGone,
 }
 
-/// What the record is known to hold.
+/// The state that the record is known to have.
 #[derive(Debug, Default, PartialEq)]
 struct Written {
     generation: Option<u64>,
@@ -77,22 +77,22 @@ struct WriteUnderWay {
 /// Pure: after every [`apply`](Self::apply) and at every [`next_wakeup`](Self::next_wakeup), call
 /// [`poll`](Self::poll), write what it returns, and apply the result. At most one write is under way.
 ///
-/// A failure, the end of a rollout and the answer to an assignment are written within about a second;
-/// progress at growing intervals; retries of what is known to fail twice a minute at most; and nothing
-/// when nothing changed.
+/// A failure, the end of a rollout and the acknowledgement of an assignment are written within about a
+/// second, progress at growing intervals, and retries of failing images at most twice a minute. Without
+/// a change nothing is written.
 #[derive(Debug)]
 pub struct Reporter {
     pace: Pace,
     /// The last report.
     observed: NodeReport,
-    /// Since when every image is settled.
+    /// Time since which every image is settled.
     settled_since: Option<Timestamp>,
-    /// When the assignment is to be answered at the latest, until it is.
+    /// Latest time to acknowledge the assignment, until it is acknowledged.
     answer_due: Option<Timestamp>,
     written: Written,
-    /// Why images fail, as last written.
+    /// The reasons of failing images, as last written.
     written_failures: BTreeMap<ImageRef, Reason>,
-    /// How the observed report differs from the written one.
+    /// The differences between the observed and the written report.
     pending: PendingChanges,
     /// A record that was read before its assignment was observed.
     read_ahead: Option<(String, Option<NodeReport>)>,
@@ -121,7 +121,7 @@ impl Reporter {
         }
     }
 
-    /// Takes note of something that happened at `now`.
+    /// Applies an event that happened at `now`.
     pub fn apply(&mut self, event: ReporterEvent, now: Timestamp) {
         match event {
             ReporterEvent::Observed(report) => self.observe(report, now),
@@ -138,7 +138,7 @@ impl Reporter {
         }
     }
 
-    /// Takes the state of the node's images at `now`; the same as [`ReporterEvent::Observed`].
+    /// Applies the state of the node's images at `now`, as [`ReporterEvent::Observed`] does.
     pub fn observe(&mut self, report: NodeReport, now: Timestamp) {
         let before = std::mem::replace(&mut self.observed, report);
         let report = &self.observed;
@@ -186,7 +186,7 @@ impl Reporter {
         self.retry_at.is_some()
     }
 
-    /// When [`poll`](Self::poll) is to be called next if nothing happens before.
+    /// When to call [`poll`](Self::poll) next if no event comes before.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         if !self.can_write() {
@@ -224,7 +224,7 @@ impl Reporter {
             let found = read.filter(|(record, _)| Some(record) == self.observed.record.as_ref());
             self.assume_written(found.and_then(|(_, found)| found).as_ref());
         }
-        // A failure is news again unless the image still fails for the written reason.
+        // A failure counts as new, unless the image still fails for the written reason.
         let failures: BTreeMap<_, _> = self
             .observed
             .images
@@ -322,7 +322,7 @@ impl Reporter {
         self.settled_since = self.is_settled().then(|| self.settled_since.unwrap_or(now));
     }
 
-    /// How urgent it is to write this state; `None` where it is written.
+    /// The urgency of writing this state; `None` if it is written.
     fn urgency(&self, report: &ImageReport) -> Option<Urgency> {
         let failure = self.written_failures.get(&report.image).copied();
         urgency(self.written.images.get(&report.image), failure, report)

@@ -1,4 +1,4 @@
-//! How often a node's report is written: intervals, byte rate, jitter.
+//! The pace of a node's writes: intervals, byte rate, jitter.
 
 use std::time::Duration;
 
@@ -7,36 +7,35 @@ use jiff::Timestamp;
 use crate::backoff::{Schedule, jittered};
 use crate::time::after;
 
-/// Between a change that ends a rollout or is a failure, and its write, so that changes that come
-/// together are written together; down to half of it on some nodes, so that a hundred nodes that
-/// finish together do not write together.
+/// Delay of the write of a failure or of the end of a rollout, so that simultaneous changes are written
+/// together. Shortened by up to half, at random, so that nodes that finish together do not write together.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// From an assignment to its first answer, while there is work to do: by then the inventory is known
-/// and the answer includes it.
+/// Delay of the acknowledgement of an assignment while there is work to do, so that it includes the
+/// inventory.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
-/// From a change on a settled node to its write: most repairs take less and are then written once.
+/// Delay of the write of a change on a settled node. Most repairs take less time and are then written once.
 const REPAIR: Duration = Duration::from_secs(3);
-/// Between any two writes.
+/// Shortest interval of writes.
 const LEAST: Duration = Duration::from_secs(1);
-/// Between writes of mere progress: a rollout of 20 images that takes 14 s is written at 1 s, at 11 s
-/// and at its end.
+/// Intervals of writes with only progress: a rollout of 20 images that takes 14 s is written at 1 s, at
+/// 11 s and at its end.
 const PROGRESS: [Duration; 3] = [
     Duration::from_secs(10),
     Duration::from_secs(20),
     Duration::from_secs(30),
 ];
-/// Between writes of details.
+/// Interval of writes with only details.
 const DETAIL: Duration = Duration::from_secs(30);
-/// Between writes of new failures.
+/// Intervals of writes with new failures.
 const FAILURE: Schedule = Schedule::seconds(1, 30);
-/// Failures this far apart are not in a row.
+/// Time after which a failure no longer counts as one in a row.
 const FAILURE_MEMORY: Duration = Duration::from_secs(300);
-/// Bytes a second that one node may write; 1,000 nodes at once are then 100 MB/s at worst.
+/// Limit of bytes per second for one node, so that 1,000 nodes write at most 100 MB/s.
 const BYTES_PER_SECOND: f64 = 100_000.0;
-/// Share by which delays are spread, so that nodes that were assigned together do not write together.
+/// Share by which delays are spread, so that nodes with simultaneous assignments do not write together.
 const JITTER: f64 = 0.2;
 
-/// When which kind of change may be written next.
+/// The earliest times of the next writes, by kind of change.
 #[derive(Debug)]
 pub(super) struct Pace {
     rng: fastrand::Rng,

@@ -1,4 +1,4 @@
-//! How the observed state differs from the written one, and how urgent that is.
+//! The differences between the observed and the written state, and their urgency.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +7,25 @@ use jiff::Timestamp;
 use crate::error::Reason;
 use crate::model::{ImagePhase, ImageRef, ImageReport};
 
-/// How soon a change is to be written.
+/// The urgency of writing a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
-    /// No user waits for it: attempts and delays of an image that keeps failing, for example.
+    /// A detail that no user waits for, such as another attempt at a failing image.
     Detail,
-    /// An image got further.
+    /// Progress of an image.
     Progress,
-    /// An image fails that did not, or for another reason than before.
+    /// A new failure, or another reason of a failure.
     Failure,
 }
 
-/// Why an image fails, if it does.
+/// The reason of a failing image; `None` if it does not fail.
 pub(super) fn failure_reason(report: &ImageReport) -> Option<Reason> {
     let fails = matches!(report.phase, ImagePhase::Failed | ImagePhase::BackingOff);
     report.reason.filter(|_| fails)
 }
 
-/// How urgent it is to write `report` over `written`; `None` where they are equal.
-/// `written_failure` is why the image failed when it was last written, unless it succeeded since.
+/// The urgency of writing `report` over `written`; `None` if they are equal. `written_failure` is the
+/// reason of the last written failure, unless the image has succeeded since.
 pub(super) fn urgency(
     written: Option<&ImageReport>,
     written_failure: Option<Reason>,
@@ -41,7 +41,7 @@ pub(super) fn urgency(
     } else if phase == Some(report.phase) {
         Urgency::Detail
     } else if written_failure.is_some() && phase.is_some() && !report.phase.is_settled() {
-        // Another attempt at what is known to fail.
+        // Another attempt at an image that is known to fail.
         Urgency::Detail
     } else {
         Urgency::Progress

@@ -34,7 +34,7 @@ pub trait NodeObserver: Send + Sync {
         let _ = report;
     }
 
-    /// A pull under way got further.
+    /// A running pull has progressed.
     fn progress(&self, image: &ImageRef, progress: PullProgress) {
         let _ = (image, progress);
     }
@@ -61,9 +61,9 @@ enum Done {
 /// Drives one node: polls its [`Warmer`], carries out the commands through the ports, and applies the
 /// results.
 ///
-/// Everything runs in the one task that polls [`settle`](Self::settle) or [`run`](Self::run). What
-/// is under way pauses when that future is dropped; it is abandoned when the loop itself is
-/// dropped or one of the two is called again, which starts from what the runtime holds then.
+/// Everything runs in the task that polls [`settle`](Self::settle) or [`run`](Self::run). Running
+/// operations pause when that future is dropped. They are abandoned when the loop is dropped, or when one
+/// of the two methods is called again, which starts with a new inventory.
 pub struct NodeLoop {
     warmer: Warmer,
     runtime: Arc<dyn ImageRuntime>,
@@ -103,7 +103,7 @@ impl NodeLoop {
         }
     }
 
-    /// With credentials from that source.
+    /// With a source of credentials.
     #[must_use]
     pub fn with_credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
         self.credentials = credentials;
@@ -117,15 +117,14 @@ impl NodeLoop {
         self
     }
 
-    /// The state of every image now.
+    /// The current state of every image.
     #[must_use]
     pub fn report(&self) -> NodeReport {
         self.warmer.report()
     }
 
-    /// Runs one round of the assignment and returns the state of every image at its end. Always ends:
-    /// each image has its deadline. May be called repeatedly; each call starts from what the runtime
-    /// holds then.
+    /// Runs one round of the assignment and returns the state of every image at its end. Always ends,
+    /// because each image has a deadline. May be called repeatedly; each call starts with a new inventory.
     pub async fn settle(&mut self, assignment: Assignment) -> NodeReport {
         self.begin();
         self.apply(NodeEvent::Assigned(assignment));
@@ -143,8 +142,8 @@ impl NodeLoop {
         self.report()
     }
 
-    /// Keeps the node at what `inputs` last assigned, until `shutdown` resolves. The end of
-    /// `inputs` changes nothing. What is under way at shutdown is abandoned.
+    /// Reconciles the node with the last assignment from `inputs` until `shutdown` resolves, even after
+    /// `inputs` has ended. Running operations are abandoned at shutdown.
     ///
     /// Inputs are [`Assigned`](NodeEvent::Assigned), [`RefreshRequested`](NodeEvent::RefreshRequested),
     /// [`ResyncRequested`](NodeEvent::ResyncRequested) and [`Resumed`](NodeEvent::Resumed); the loop
@@ -161,7 +160,7 @@ impl NodeLoop {
         let mut open = true;
         loop {
             let pause = self.advance();
-            // Dropping it loses nothing but a timer.
+            // Dropping the future loses only a timer.
             let input = async {
                 match open {
                     true => inputs.next().await,
@@ -170,7 +169,7 @@ impl NodeLoop {
             };
             futures_util::select_biased! {
                 () = shutdown => break,
-                // Before the inputs: many of them must not keep what is under way from going on.
+                // Before the inputs, so that many inputs do not delay running operations.
                 () = self.step(pause).fuse() => {}
                 input = input.fuse() => match input {
                     Some(input) => self.take_input(input),
@@ -210,7 +209,7 @@ impl NodeLoop {
         self.warmer.apply(event, self.clock.now());
     }
 
-    /// Starts everything that is due; returns how long until more is.
+    /// Starts all operations that are due. Returns the time until the next ones are due.
     fn advance(&mut self) -> Option<Duration> {
         let now = self.clock.now();
         let mut changed = false;
@@ -230,7 +229,7 @@ impl NodeLoop {
         Some(Duration::try_from(wakeup.duration_since(now)).unwrap_or_default())
     }
 
-    /// Waits for one operation to end, or for the pause to be over.
+    /// Waits for the end of one operation or of the pause.
     async fn step(&mut self, pause: Option<Duration>) {
         let done = first_of(&mut self.operations, self.clock.as_ref(), pause).await;
         if let Some(Done::Event(event, pull, removal)) = done {
@@ -310,7 +309,7 @@ impl NodeLoop {
         }
     }
 
-    /// Drops everything under way.
+    /// Drops all running operations.
     fn abandon(&mut self) {
         debug!(
             operations = self.operations.len(),

@@ -12,7 +12,7 @@ use crate::port::{
 };
 use crate::warmer::Inventory;
 
-/// Longest that anything but a pull may take: the kubelet's default `--runtime-request-timeout`.
+/// Time limit of all calls but pulls: the kubelet's default `--runtime-request-timeout`.
 /// A pull has its image's own deadline.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
 
@@ -33,7 +33,7 @@ pub(super) async fn answered<T>(
     }
 }
 
-/// Reads what a runtime holds. `removal` is its removal scope, if known: it never changes.
+/// Reads a runtime's inventory. `removal` is its scope of removals, which never changes, if it is known.
 pub(super) async fn read_inventory(
     runtime: &dyn ImageRuntime,
     with_usage: bool,

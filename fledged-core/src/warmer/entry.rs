@@ -15,29 +15,29 @@ use crate::model::{AssignedImage, ImagePhase, ImagePullPolicy, ImageRef, ImageRe
 use crate::port::RuntimeImage;
 use crate::time::after;
 
-/// Place in the queue of the images that are due, smaller first: priority, whether no round is under
-/// way, failed rounds, attempts, place in the assignment.
+/// Rank in the queue of due images, smaller first: priority, whether no round has begun, failed rounds,
+/// attempts, position in the assignment.
 type Rank = (Reverse<i32>, bool, u32, u32, usize);
 
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) progress: ImageProgress,
-    /// Place in the assignment, given with it; breaks ties.
+    /// Position in the assignment, which breaks ties.
     pub(super) order: usize,
-    /// The last report that was handed out; an equal one is not repeated.
+    /// The last returned report; an equal one is not returned again.
     pub(super) last_report: Option<ImageReport>,
     /// Whether an inventory was read since the last change.
     pub(super) known: bool,
     pub(super) present: bool,
     /// Readings up to this one began too early to show the image as it is now.
     pub(super) stale: InventoryId,
-    /// When the wait for a first inventory began.
+    /// Start of the wait for a first inventory.
     pub(super) waiting_since: Timestamp,
     pub(super) pull: Option<PullId>,
-    /// The revision that the pull under way will satisfy.
+    /// The revision that the running pull will satisfy.
     pub(super) pull_revision: u64,
     pub(super) removing: bool,
-    /// Since when something other than the image itself keeps it from being pulled.
+    /// Time since which a hold blocks the pull.
     pub(super) held_since: Option<Timestamp>,
     /// The report from before a restart or a new check, until an inventory confirms it.
     pub(super) past: Option<ImageReport>,
@@ -83,29 +83,29 @@ impl Entry {
         )
     }
 
-    /// When the next pull is due; `None` where none is needed or one is under way.
+    /// When the next pull is due; `None` if none is needed or one is running.
     fn pull_due(&self) -> Option<Timestamp> {
         let waits = self.known && self.wants_present() && self.pull.is_none();
         self.progress.due.filter(|_| waits)
     }
 
-    /// When the next removal is due; `None` where none is needed.
+    /// When the next removal is due; `None` if none is needed.
     fn removal_due(&self) -> Option<Timestamp> {
         let waits = self.known && !self.wants_present();
         self.progress.due.filter(|_| waits)
     }
 
-    /// When the round under way, or the wait for an inventory, has to be over.
+    /// The deadlines of the current round and of the wait for an inventory.
     fn ends(&self) -> impl Iterator<Item = Timestamp> {
         self.round_expires().into_iter().chain(self.wait_expires())
     }
 
-    /// When the round under way is to be ended; a removal is not interrupted.
+    /// The deadline of the current round; a removal is not interrupted.
     fn round_expires(&self) -> Option<Timestamp> {
         self.progress.round_ends().filter(|_| !self.removing)
     }
 
-    /// When the wait for an inventory is to be given up.
+    /// The deadline of the wait for an inventory.
     fn wait_expires(&self) -> Option<Timestamp> {
         let waits = !self.known && self.progress.report.phase != ImagePhase::Failed;
         waits.then(|| after(self.waiting_since, self.progress.spec.deadline))
@@ -129,7 +129,7 @@ impl Entry {
         if self.progress.report.phase != ImagePhase::Cached {
             self.cached(now);
         }
-        // The same image as before: how it got there, and when, is still true.
+        // The same image as before, so its attempts and times stay.
         if let Some(past) = self
             .past
             .take()
@@ -150,11 +150,11 @@ impl Entry {
         backoff: &Backoff,
         rng: &mut fastrand::Rng,
     ) {
-        // A copy that could not be refreshed is as good as any while it lasts.
+        // After a failed refresh, an earlier copy counts as present until it is evicted.
         let vanished = match self.progress.report.phase {
             ImagePhase::Cached => true,
             ImagePhase::Failed => self.present,
-            // It was there before it was to be checked again.
+            // The image was present before the new check.
             ImagePhase::Pending => self.present && !self.known,
             _ => false,
         };
@@ -241,8 +241,8 @@ impl Entry {
         report
     }
 
-    /// Takes over the report from before a restart: the satisfied revision, how the image got there,
-    /// and that it was removed, which is not done twice.
+    /// Adopts the report from before a restart: the satisfied revision, the attempts and times, and a
+    /// completed removal, which is not repeated.
     pub(super) fn resumed(mut self, past: Option<ImageReport>) -> Self {
         let Some(past) = past else { return self };
         self.progress.report.revision = past.revision;
@@ -257,7 +257,7 @@ impl Entry {
         self
     }
 
-    /// Starts over: the next inventory decides what is to be done. A pull under way goes on.
+    /// Starts over with the next inventory. A running pull continues.
     pub(super) fn reconsider(&mut self, now: Timestamp) {
         if self.pull.is_some() || self.removing {
             return;
@@ -344,7 +344,7 @@ impl Entries {
         self.values().all(Entry::is_settled)
     }
 
-    /// When the next round, or wait for an inventory, has to be over.
+    /// The next deadline of a round or of a wait for an inventory.
     pub(super) fn next_end(&self) -> Option<Timestamp> {
         self.values().flat_map(Entry::ends).min()
     }
@@ -387,13 +387,13 @@ impl Entries {
         self.values_mut().filter(due)
     }
 
-    /// Images whose round has to be over by now, in the order of the images.
+    /// Images whose round is past its deadline, in the order of the images.
     pub(super) fn expired_rounds(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
         let expired = move |e: &&mut Entry| e.round_expires().is_some_and(|end| end <= now);
         self.values_mut().filter(expired)
     }
 
-    /// Images whose wait for an inventory has to be over by `until`, in the order of the images.
+    /// Images whose wait for an inventory ends by `until`, in the order of the images.
     pub(super) fn expired_waits(&mut self, until: Timestamp) -> impl Iterator<Item = &mut Entry> {
         let expired = move |e: &&mut Entry| e.wait_expires().is_some_and(|end| end <= until);
         self.values_mut().filter(expired)

@@ -15,34 +15,34 @@ pub struct PullId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct InventoryId(pub u64);
 
-/// Something that happened.
+/// An event of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeEvent {
     /// The reports from before a restart, from which the warmer knows the revisions that are already
     /// satisfied. Optional; must precede the first assignment.
     Resumed(Vec<ImageReport>),
-    /// The node is to hold this from now on; replaces what was assigned before.
+    /// A new assignment, which replaces the last one.
     Assigned(Assignment),
     /// Verify presence, pull images with policy `Always` again, and retry failed images, all now.
     RefreshRequested,
-    /// What the runtime holds may have changed: its inventory is read now.
+    /// The inventory may have changed and is read now.
     ResyncRequested,
-    /// The operations under way were abandoned and will not be answered. Every image is checked
-    /// against a new inventory.
+    /// The running operations were abandoned and will have no result. Every image is checked against a
+    /// new inventory.
     Interrupted,
     /// The reading of an inventory ended.
     InventoryRead {
         /// Which reading.
         id: InventoryId,
-        /// What the runtime holds.
+        /// The inventory.
         result: Result<Inventory, Failure>,
     },
     /// A pull ended. Ignored for a pull that was cancelled.
     PullEnded {
         /// Which pull.
         id: PullId,
-        /// The image that is present now.
+        /// The pulled image.
         result: Result<RuntimeImage, Failure>,
     },
     /// A removal ended.
@@ -54,33 +54,33 @@ pub enum NodeEvent {
     },
 }
 
-/// Something to do.
+/// A command to the loop.
 ///
-/// Exhaustive on purpose: a loop has to carry out every command.
+/// Exhaustive on purpose: a loop must execute every command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeCommand {
-    /// Read what the runtime holds and answer with [`NodeEvent::InventoryRead`].
+    /// Read the inventory and send [`NodeEvent::InventoryRead`].
     ReadInventory {
-        /// Repeated in the answer.
+        /// Repeated in the event.
         id: InventoryId,
         /// Whether the images in use are needed; otherwise their list may be empty.
         with_usage: bool,
     },
-    /// Pull and answer with [`NodeEvent::PullEnded`].
+    /// Pull an image and send [`NodeEvent::PullEnded`].
     Pull {
-        /// Repeated in the answer.
+        /// Repeated in the event.
         id: PullId,
-        /// Which image, and where to look for its credentials.
+        /// The image, and the sources of its credentials.
         credentials: CredentialsRequest,
-        /// The warmer cancels the pull at this time; a runtime may use it, too.
+        /// Time at which the warmer cancels the pull; a runtime may use it as well.
         deadline: Timestamp,
     },
-    /// Abandon a pull. No answer is expected.
+    /// Abandon a pull. No event is expected.
     CancelPull {
         /// Which pull.
         id: PullId,
     },
-    /// Remove and answer with [`NodeEvent::RemovalEnded`].
+    /// Remove an image and send [`NodeEvent::RemovalEnded`].
     Remove {
         /// Which image.
         image: ImageRef,

@@ -9,15 +9,15 @@ use crate::error::{ErrorClass, Failure, Reason};
 use crate::model::ImageRef;
 use crate::time::after;
 
-/// A reason why no image, or none of one registry, is pulled for now.
+/// A hold on pulls: of all images, or of those of one registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hold {
     /// When pulls may start again.
     pub until: Timestamp,
-    /// The reason that is reported of images that wait.
+    /// The reported reason of waiting images.
     pub reason: Reason,
-    /// The message that is reported of images that wait.
+    /// The reported message of waiting images.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a runtime holds, searchable by reference.
+//! The inventory of a runtime, searchable by reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ impl Inventory {
         self.in_use.contains(&image.id)
     }
 
-    /// What a removal takes away.
+    /// The scope of removals.
     #[must_use]
     pub fn removal(&self) -> RemovalScope {
         self.removal

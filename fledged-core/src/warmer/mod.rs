@@ -1,7 +1,7 @@
-//! The node side: what one machine should hold against what its runtime really holds.
+//! The node side: compares a node's assignment with the inventory of its runtime.
 //!
-//! [`Warmer`] is a pure state machine: [`Warmer::apply`] takes what happened, [`Warmer::poll`] returns
-//! what to do now, [`Warmer::next_wakeup`] when to ask again. [`crate::runner`] is the loop around it.
+//! [`Warmer`] is a pure state machine: [`Warmer::apply`] takes events, [`Warmer::poll`] returns commands,
+//! and [`Warmer::next_wakeup`] is the time of the next poll. [`crate::runner`] is the loop around it.
 
 mod entry;
 mod event;
@@ -31,25 +31,25 @@ use crate::model::{
 use crate::port::{CredentialsRequest, RuntimeImage};
 use crate::time::after;
 
-/// Shortest interval and deadline that are honoured: with none at all the loop would spin.
+/// Shortest interval and deadline; the loop would spin with zero.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Limits and intervals of a [`Warmer`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct WarmerConfig {
-    /// Pulls under way at once. Default 3: enough to hide latencies, few enough to leave a starting
-    /// pod its share (the kubelet itself pulls one at a time by default).
+    /// Concurrent pulls. Default 3: enough to hide latencies, few enough to leave bandwidth for starting
+    /// pods (the kubelet pulls one image at a time by default).
     pub max_parallel_pulls: NonZeroUsize,
-    /// How often the runtime's inventory is read without any other cause, at most once a second. Up to
-    /// a tenth of it sooner, so that nodes do not keep the same time. Default 60 s, so that an image
-    /// that the kubelet collected is back within about a minute.
+    /// Interval at which the runtime's inventory is read, at least one second. Shortened by up to a tenth, at
+    /// random, so that nodes do not read at the same time. Default 60 s, so that an evicted image is pulled
+    /// again within about a minute.
     pub inventory_interval: Duration,
-    /// An image that vanishes sooner than this after it was cached counts towards
+    /// Evictions sooner than this after the image was cached count as repeated and wait for
     /// [`Backoff::evicted`]. Default 30 min: the kubelet's garbage collection runs every 5 min, and
-    /// pulling at once what it keeps collecting would only wear the disk.
+    /// an immediate pull of an image that it removes again would only wear the disk.
     pub eviction_window: Duration,
-    /// When failed attempts are repeated.
+    /// Delays of retries.
     pub backoff: Backoff,
 }
 
@@ -64,10 +64,10 @@ impl Default for WarmerConfig {
     }
 }
 
-/// The share of the interval by which a reading may come early, as its divisor.
+/// Divisor of the interval for the largest random reduction.
 const EARLIER: u32 = 10;
 
-/// Brings one node's images to its assignment and keeps them there.
+/// Reconciles one node's images with its assignment.
 ///
 /// Pure: no clock, no I/O, no randomness but the seed's. After every [`apply`](Self::apply) and at
 /// every [`next_wakeup`](Self::next_wakeup), call [`poll`](Self::poll) and carry out its commands.
@@ -82,24 +82,24 @@ pub struct Warmer {
     history: BTreeMap<ImageRef, ImageReport>,
     pulls: BTreeMap<PullId, ImageRef>,
     last_pull: u64,
-    /// The removal under way, also when the image is to be present again.
+    /// The running removal, even if its image is desired again.
     removal: Option<ImageRef>,
     inventory: Option<Inventory>,
     inventory_at: Option<Timestamp>,
-    /// The last reading that was asked for.
+    /// The last requested reading.
     last_inventory: InventoryId,
     reading: bool,
-    /// When to read it next; `None` while that depends on a reading under way.
+    /// When to read the inventory next; `None` while that depends on a running reading.
     read_due: Option<Timestamp>,
     read_failures: u32,
     read_failure: Option<Failure>,
-    /// Whether images were pulled that the last reading does not know of.
+    /// Whether images were pulled after the last reading.
     inventory_outdated: bool,
-    /// Whether pulls are or were under way while the reading is: it may have missed them.
+    /// Whether pulls ran during the current reading, which may have missed them.
     reading_overlaps: bool,
     holds: Holds,
     polled_at: Option<Timestamp>,
-    /// Pulls to be cancelled by the loop.
+    /// Pulls that the loop must cancel.
     cancelled: Vec<PullId>,
     /// Images whose report may have changed.
     touched: BTreeSet<ImageRef>,
@@ -136,7 +136,7 @@ impl Warmer {
         }
     }
 
-    /// Takes note of something that happened at `now`.
+    /// Applies an event that happened at `now`.
     pub fn apply(&mut self, event: NodeEvent, now: Timestamp) {
         match event {
             NodeEvent::Resumed(reports) => {
@@ -152,7 +152,7 @@ impl Warmer {
         }
     }
 
-    /// What to do now. Calling it again without a change in between returns nothing.
+    /// The commands to execute at `now`. Empty if it is called again without a change.
     pub fn poll(&mut self, now: Timestamp) -> Vec<NodeCommand> {
         self.polled_at = Some(now);
         self.holds.expire(now);
@@ -175,8 +175,8 @@ impl Warmer {
         commands
     }
 
-    /// When [`poll`](Self::poll) is next to be called if nothing happens before. Right after a
-    /// poll it lies in the future: what waits for an event has no time of its own.
+    /// When to call [`poll`](Self::poll) next if no event comes before. Right after a poll, this is in the
+    /// future.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         if !self.assigned {
@@ -224,7 +224,7 @@ impl Warmer {
         }
     }
 
-    /// How many pulls are under way.
+    /// The number of running pulls.
     #[must_use]
     pub fn pulls_under_way(&self) -> usize {
         self.pulls.len()
@@ -258,7 +258,7 @@ impl Warmer {
             let entry = match previous.remove(&image) {
                 Some(mut entry) if entry.progress.spec.state == spec.state => {
                     if entry.update(spec, now) {
-                        // A reading under way may lack what the new revision needs to know.
+                        // A running reading may be too old for the new revision.
                         entry.stale = self.last_inventory;
                         unknown = true;
                     }
@@ -308,8 +308,8 @@ impl Warmer {
         self.read_soon(now);
     }
 
-    /// Operations under way are not answered any more and their effect is unknown: every image but
-    /// those already removed is checked against a new inventory.
+    /// Handles the loss of running operations, whose effect is unknown: every image, except removed ones, is
+    /// checked against a new inventory.
     fn interrupted(&mut self, now: Timestamp) {
         self.pulls.clear();
         self.cancelled.clear();
@@ -337,7 +337,7 @@ impl Warmer {
         self.cancelled.push(pull);
     }
 
-    /// Makes a reading of the inventory due now, also while one is under way.
+    /// Makes a reading of the inventory due now, even during another reading.
     fn read_soon(&mut self, now: Timestamp) {
         self.read_due = Some(now);
         self.read_failures = 0;
@@ -358,7 +358,7 @@ impl Warmer {
         self.last_inventory.0 += 1;
         self.reading = true;
         if self.read_failure.is_none() {
-            // The wait for the runtime begins now.
+            // The deadline for the inventory begins now.
             for entry in self.entries.values_mut().filter(|entry| !entry.known) {
                 entry.waiting_since = now;
             }
@@ -392,7 +392,7 @@ impl Warmer {
                 self.inventory_at = Some(now);
                 self.inventory = Some(inventory);
                 self.inventory_outdated = self.reading_overlaps;
-                // Spreads the readings of nodes that were assigned together: they may share a host.
+                // Spreads the readings of nodes with simultaneous assignments, which may share a host.
                 let interval = self.config.inventory_interval;
                 let earlier = (interval / EARLIER).mul_f64(self.rng.f64());
                 let interval = interval.saturating_sub(earlier);
@@ -410,7 +410,7 @@ impl Warmer {
                 self.read_failure = Some(failure);
             }
         }
-        // Another reading was asked for while this one was under way.
+        // Another reading was requested during this one.
         if let Some(again) = again {
             self.read_due = self.read_due.map(|due| due.min(again));
         }

@@ -11,7 +11,7 @@ use crate::model::{ImagePhase, ImageRef};
 use crate::port::{Removal, RemovalScope, RuntimeImage};
 
 impl Warmer {
-    /// Decides whether an image that is to be absent can be removed.
+    /// Decides whether an image that should be absent can be removed.
     pub(super) fn judge_removal(
         &mut self,
         image: &ImageRef,
@@ -110,7 +110,7 @@ impl Warmer {
         }
     }
 
-    /// Whether the runtime may take other names of an image away with the one to be removed.
+    /// Whether a removal may remove other names of the image as well.
     pub(super) fn removes_more_than_names(&self) -> bool {
         self.inventory
             .as_ref()
@@ -234,7 +234,7 @@ pub(super) fn obstacle(
     {
         return shared("wanted as", wanted);
     }
-    // The digest form of a doomed name was added with its tag.
+    // A digest reference was added with its tag, so it goes with the tag.
     let came_along = |name: &ImageRef| {
         let doomed = |other: &&ImageRef| is_doomed(other) && other.name() == name.name();
         name.digest().is_some() && image.references.iter().any(|other| doomed(&other))
