@@ -1,8 +1,8 @@
 //! How an assignment reaches a node, and how the controller learns what the node reports.
 //!
 //! [`AgentDriver`](super::AgentDriver) is the default: one NodeImageCache per node, which the agent on the node watches
-//! and answers. [`NodeDriver`] is the seam for every other way: Jobs, a gateway in front of the nodes, a machine image
-//! that is built. An implementation goes into [`ControllerConfig::driver`](super::ControllerConfig::driver).
+//! and reports in. [`NodeDriver`] is the interface for other ways: Jobs, a gateway in front of the nodes, a machine
+//! image that is built. An implementation goes into [`ControllerConfig::driver`](super::ControllerConfig::driver).
 
 use std::error::Error;
 
@@ -27,7 +27,7 @@ pub struct NodeTarget {
 }
 
 impl NodeTarget {
-    /// The node of that name and UID.
+    /// The node with this name and UID.
     #[must_use]
     pub fn new(name: NodeName, uid: impl Into<String>) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! The Job driver: watches, carries out what [`reconcile`] decides, reports.
+//! The Job driver: watches objects, executes the decisions of [`reconcile`], and reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -42,7 +42,7 @@ use crate::controller::{AgentDriver, DriverError, NodeDriver, NodeTarget};
 use crate::crd::ReadNodeCache;
 use crate::metrics::JobMetrics;
 
-/// Between attempts to write a status.
+/// Delays between attempts to write a status.
 const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
 /// Maximum number of events that are applied before nodes are reconciled.
 const BURST: usize = 256;
@@ -51,8 +51,8 @@ const INVALID_MAX: usize = 10;
 
 /// Reaches nodes by Kubernetes Jobs; see the [module](super).
 ///
-/// As with agents, what a node should hold is the spec of its NodeImageCache, and the state of its images
-/// is the status. The driver writes the status under [`FIELD_MANAGER`](super::FIELD_MANAGER).
+/// As with agents, the spec of a node's NodeImageCache is the assignment, and its status is the report. The
+/// driver writes the status under [`FIELD_MANAGER`](super::FIELD_MANAGER).
 pub struct JobDriver {
     client: Client,
     options: JobOptions,
@@ -74,7 +74,7 @@ impl fmt::Debug for JobDriver {
 }
 
 impl JobDriver {
-    /// A driver for the cluster of that client.
+    /// A driver for the cluster of this client.
     #[must_use]
     pub fn new(client: Client, options: JobOptions) -> Self {
         Self {
@@ -275,7 +275,7 @@ struct Reconciler {
     memories: BTreeMap<NodeName, NodeMemory>,
     records: BTreeMap<NodeName, Record>,
     record_names: Inventory<NodeName>,
-    /// Records that came before everything was listed.
+    /// Records that arrived before all lists were complete.
     early: BTreeMap<NodeName, ReadNodeCache>,
     synced: bool,
     readiness: LeadingReadiness,
@@ -341,7 +341,7 @@ impl Reconciler {
                 },
                 Some(event) = watches.next() => {
                     self.apply(event);
-                    // Events come in bursts; one reconciliation is enough for many.
+                    // Events arrive in bursts, and one reconciliation covers many of them.
                     for _ in 0..BURST {
                         match watches.next().now_or_never() {
                             Some(Some(event)) => self.apply(event),
@@ -380,7 +380,7 @@ impl Reconciler {
         self.dirty.extend(nodes);
     }
 
-    /// Begins to reconcile once everything is listed.
+    /// Begins to reconcile once all lists are complete.
     fn sync(&mut self) {
         if self.synced {
             return;
@@ -448,7 +448,7 @@ impl Reconciler {
         }
     }
 
-    /// The record of a node is gone. What was removed from it is remembered.
+    /// Handles the deletion of a node's record. The removals of its images stay in memory.
     fn release(&mut self, node: &NodeName) {
         self.early.remove(node);
         if self.records.remove(node).is_some() {
@@ -457,7 +457,7 @@ impl Reconciler {
         }
     }
 
-    /// A record, as it is now.
+    /// Handles a new or changed record.
     fn serve(&mut self, node: NodeName, record: &ReadNodeCache) {
         let uid = record.metadata.uid.clone().unwrap_or_default();
         let generation = record.generation();
@@ -476,7 +476,7 @@ impl Reconciler {
         if let Some(known) = self.records.get(&node)
             && known.generation == generation
         {
-            // The watch repeats what was written from here, perhaps late.
+            // The watch also returns the writes of this driver, perhaps late.
             if self.record_names.is_listing() || is_tampered_with(record) {
                 let _ = known.reporter.send(read);
             }
@@ -541,7 +541,7 @@ impl Reconciler {
         }
     }
 
-    /// Reconciles one node, and carries out what comes of it.
+    /// Reconciles one node and executes the resulting actions.
     fn reconcile(&mut self, node: &NodeName) {
         if !self.records.contains_key(node) && self.store.drop_if_empty(node) {
             self.memories.remove(node);

@@ -14,14 +14,14 @@ use crate::crd::{GROUP, VERSION};
 
 /// Maximum length of a label's value and of a container's name.
 const LABEL_MAX: usize = 63;
-/// Hexadecimal digits of a hash that replace what is cut off: 64 bits.
+/// Hexadecimal digits of the hash that replaces the end of a long name: 64 bits.
 const HASH: usize = 16;
 
-/// Labels and annotations; kube-fledged's names where it has them.
+/// Labels and annotations, with kube-fledged's names if it has them.
 pub(super) const APP: (&str, &str) = ("app", "kubefledged");
 pub(super) const COMPONENT: (&str, &str) = ("kubefledged", "kubefledged-image-manager");
 const CACHE: &str = "imagecache";
-/// Label: the node, cut and hashed where it is too long. Annotation: the node's full name.
+/// Label: the node's name, shortened with a hash if it is too long. Annotation: the full name.
 pub(super) const NODE: &str = "kubefledged.io/node";
 /// Label: `pull` or `remove`.
 pub(super) const KIND: &str = "kubefledged.io/job";
@@ -32,7 +32,7 @@ pub(super) const REVISIONS: &str = "kubefledged.io/revisions";
 
 /// User of pull Jobs: `nonroot` of distroless images.
 const NONROOT: u32 = 65_532;
-/// Folder of the copied program. No image has such a folder of its own.
+/// Folder of the copied program, which no image has.
 const PROGRAM_FOLDER: &str = "/.fledged";
 pub(super) const PROGRAM: &str = "/.fledged/fledged-operator";
 /// Path of the runtime's socket inside the container.
@@ -42,7 +42,7 @@ pub(super) const REMOVE: &str = "remove";
 /// Name of the init container that copies the program.
 pub(super) const COPY: &str = "copy";
 /// Grace period of the pods. A pod without one disappears from the API server before its kubelet has
-/// stopped pulling; a longer one has no use.
+/// stopped pulling; a longer one is not needed.
 const GRACE_SECONDS: u32 = 1;
 
 /// What a Job does.
@@ -91,7 +91,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// The URI of the runtime where the socket is mounted at that path.
+    /// The URI of the runtime if its socket is mounted at `path`.
     fn uri(&self, path: &str) -> String {
         let scheme = if self.docker { "docker" } else { "unix" };
         format!("{scheme}://{path}")
@@ -114,15 +114,15 @@ pub(super) struct PullPlan {
     pub(super) key: JobKey,
     pub(super) node: NodeName,
     pub(super) method: Method,
-    /// In the order in which the kubelet pulls.
+    /// The images, in the order in which the kubelet pulls them.
     pub(super) images: Vec<PullImage>,
     /// Names of pull secrets in the Job's namespace.
     pub(super) secrets: Vec<String>,
     /// ServiceAccounts whose pull secrets are added to `secrets` before the Job is created.
     pub(super) accounts: Vec<ObjectName>,
-    /// ImageCaches of the namespace that want any of the images.
+    /// ImageCaches of the namespace that list any of the images.
     pub(super) caches: Vec<CacheId>,
-    /// The cache that the label names: the one that wants most of the images.
+    /// The cache in the label: the one that lists most of the images.
     pub(super) cache: Option<String>,
     /// `activeDeadlineSeconds`.
     pub(super) deadline: Duration,
@@ -190,7 +190,7 @@ fn hash(text: &str, digits: usize) -> String {
     hex
 }
 
-/// The text as a label's value: unchanged, or its beginning and a hash where it is too long.
+/// The text as a label's value: unchanged, or shortened with a hash if it is too long.
 fn label_value(text: &str) -> String {
     if text.len() <= LABEL_MAX {
         return text.to_owned();
@@ -222,7 +222,7 @@ pub(super) fn container_name(image: &ImageRef) -> String {
     }
 }
 
-/// What the names of all Jobs of a kind on a node begin with.
+/// The prefix of the names of all Jobs of a kind on a node.
 pub(super) fn name_prefix(kind: JobKind, node: &NodeName) -> String {
     format!("fledged-{}-{}-", kind.as_str(), hash(node.as_str(), HASH))
 }
@@ -321,7 +321,7 @@ fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
     for image in &plan.keep {
         args.extend(["--keep", image.as_str()]);
     }
-    // What follows is not read as flags.
+    // The arguments after this are not parsed as flags.
     args.push("--");
     args.extend(plan.images.iter().map(ImageRef::as_str));
     // The socket belongs to root. Every other privilege is dropped.
@@ -393,7 +393,7 @@ fn secrets(own: &[String], options: &JobOptions) -> Value {
     all.map(|name| json!({ "name": name })).collect()
 }
 
-/// An object with more fields; a field that is there already is replaced, empty lists are dropped.
+/// Adds fields to an object. Existing fields are replaced, empty lists are dropped.
 fn with(mut object: Value, more: Value) -> Value {
     if let (Value::Object(fields), Value::Object(more)) = (&mut object, more) {
         fields.extend(more);
@@ -411,7 +411,7 @@ fn labels(kind: JobKind, node: &NodeName) -> BTreeMap<&'static str, String> {
     ])
 }
 
-/// The fields that all pods have.
+/// The common fields of all pods.
 fn pod(node: &NodeName, options: &JobOptions) -> Value {
     let base = json!({
         "restartPolicy": "Never",

@@ -19,16 +19,16 @@ use super::observe::ObservedNode;
 use super::options::JobOptions;
 use fledged_core::time::after;
 
-/// How long an image that is in use is left alone before its removal is tried again: containers on the
-/// node can't be observed, and every attempt takes a pod.
+/// Time before the removal of an image in use is retried. The containers on the node can't be observed, and
+/// every attempt takes a pod.
 const IN_USE: Duration = Duration::from_secs(15 * 60);
 /// Shortest deadline of a pull, as for agents.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// Shortest deadline of a removal. The assigned deadline is that of a pull, and may be too short for a pod
-/// to be scheduled; a runtime has as long to answer an agent.
+/// Shortest deadline of a removal. The assigned deadline is for pulls, and may be too short for a pod
+/// to be scheduled. A call of an agent to its runtime has the same limit.
 const SHORTEST_REMOVAL: Duration = Duration::from_secs(120);
 
-/// Resolution of timestamps in Kubernetes objects. What is dated to a second happened during it.
+/// Resolution of timestamps in Kubernetes objects: the event happened during that second.
 const RESOLUTION: Duration = Duration::from_secs(1);
 
 /// Memory of one node.
@@ -38,31 +38,31 @@ pub(super) struct NodeMemory {
     pub(super) rng: fastrand::Rng,
     backoff: Backoff,
     eviction_window: Duration,
-    /// Generation of the assignment that `images` are of.
+    /// Generation of the assignment of `images`.
     generation: Option<u64>,
     /// The assigned images.
     pub(super) images: BTreeMap<ImageRef, ImageMemory>,
-    /// What was reported before a restart, until the first assignment.
+    /// The report from before a restart, until the first assignment.
     reported: BTreeMap<ImageRef, ImageReport>,
     /// Images that this driver removed, or may have removed, until a newer list covers it. Independent of
     /// the assignment.
     pub(super) removals: BTreeMap<ImageRef, RemovalMark>,
     pub(super) jobs: BTreeMap<JobKey, JobMemory>,
     pub(super) disk: DiskHold,
-    /// When the first of the images that wait for a new Job began to wait.
+    /// Time since which the first of the missing images waits for a new Job.
     pub(super) missing_since: Option<Timestamp>,
 }
 
-/// A removal by this driver. Evidence that is not newer counts no more.
+/// A removal by this driver. Only newer evidence counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RemovalMark {
     /// When the removal ended.
     pub(super) at: Timestamp,
-    /// Whether the image was absent then; else it may have been removed.
+    /// Whether the image was certainly absent then; otherwise it may have been removed.
     pub(super) absent: bool,
 }
 
-/// What is remembered of a Job.
+/// The memory of a Job.
 #[derive(Debug)]
 pub(super) struct JobMemory {
     pub(super) uid: Option<String>,
@@ -71,61 +71,61 @@ pub(super) struct JobMemory {
     pub(super) slots: BTreeMap<ImageRef, SlotState>,
     /// Images that it removes.
     pub(super) removes: Vec<ImageRef>,
-    /// Whether this process has known it before its end.
+    /// Whether this process has observed the Job before its end.
     pub(super) followed: bool,
-    /// Whether its outcome is recorded, or given up.
+    /// Whether its result is recorded, or no longer awaited.
     pub(super) settled: bool,
     pub(super) pod_seen: bool,
     /// Whether a kubelet has accepted its pod.
     pub(super) accepted: bool,
-    /// Whether its removals are all known.
+    /// Whether the results of all its removals are known.
     pub(super) reported: bool,
     /// Whether this driver deletes it.
     pub(super) deleted: bool,
-    /// How often the reason for its missing pod was asked for, and when that is due again.
+    /// Number of lookups of the reason for its missing pod, and the time of the next one.
     pub(super) asked: (u32, Option<Timestamp>),
 }
 
-/// What is remembered of one image of a pull Job.
+/// The memory of one image of a pull Job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SlotState {
-    /// The outcome is awaited.
+    /// The result is awaited.
     Open,
-    /// The outcome does not matter any more, unless it is a success.
+    /// Only a success still matters.
     Closed,
     /// The image was pulled.
     Pulled,
 }
 
-/// An image was present at some time.
+/// Evidence that an image was present at some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Evidence {
     digest: Option<Digest>,
     size: ByteSize,
     at: Timestamp,
-    /// Whether `at` is when it was pulled; else that time is not known.
+    /// Whether `at` is the time of the pull; otherwise that time is unknown.
     dated: bool,
-    /// Whether a removal was under way, which may have taken it along.
+    /// Whether a removal was running, which may have removed the image as well.
     during_removal: bool,
 }
 
-/// What is remembered of an assigned image.
+/// The memory of an assigned image.
 #[derive(Debug)]
 pub(super) struct ImageMemory {
     pub(super) progress: ImageProgress,
     /// Whether a Job has pulled the image, or an earlier report has it as present.
     pub(super) evidence: Option<Evidence>,
-    /// Until when a Job that is gone may have pulled it.
+    /// Time until which a deleted Job may have pulled the image.
     pub(super) maybe_pulled: Option<Timestamp>,
     /// Namespaces in which the current attempt has failed.
     pub(super) refused_in: BTreeSet<String>,
-    /// Until when it counts as in use.
+    /// Time until which the image counts as in use.
     pub(super) in_use_until: Option<Timestamp>,
-    /// Since when another Job keeps it from its own.
+    /// Time since which another Job blocks the image's Job.
     pub(super) blocked_since: Option<Timestamp>,
 }
 
-/// The kubelet's list of images, as of now.
+/// The kubelet's latest list of images.
 pub(super) struct ImageList<'a> {
     node: &'a ObservedNode,
     margin: Duration,
@@ -149,28 +149,28 @@ impl<'a> ImageList<'a> {
         self.named.get(image).copied()
     }
 
-    /// Whether the list is newer than that time by the margin.
+    /// Whether the list is newer than `at` by the margin.
     pub(super) fn covers(&self, at: Timestamp) -> bool {
         let from = after(at, self.margin.saturating_add(RESOLUTION));
         let listed_at = self.node.listed_at;
         listed_at.is_some_and(|listed_at| listed_at >= from)
     }
 
-    /// Whether absence from the list means that the image is absent: neither the list nor the names of an
-    /// image that could be this one are cut.
+    /// Whether absence from the list proves that the image is absent: neither the list nor the names of an
+    /// image that could be this one are incomplete.
     pub(super) fn is_complete_for(&self, image: &ImageRef) -> bool {
         let complete = self.node.listed_at.is_some() && self.node.listed < self.max;
         complete && !self.node.may_hide(image)
     }
 
-    /// Whether the image was lost since that time.
+    /// Whether the image has disappeared since `at`.
     fn lacks_since(&self, image: &ImageRef, at: Timestamp) -> bool {
         self.find(image).is_none() && self.is_complete_for(image) && self.covers(at)
     }
 }
 
 impl NodeMemory {
-    /// Nothing is remembered. The seed decides the names of Jobs and the jitter of delays.
+    /// An empty memory. The seed determines the names of Jobs and the jitter of delays.
     pub(super) fn new(seed: u64) -> Self {
         let config = WarmerConfig::default();
         Self {
@@ -188,7 +188,7 @@ impl NodeMemory {
         }
     }
 
-    /// Takes over what was last reported of the node, by an earlier process or for an earlier record.
+    /// Adopts the last report of the node, by an earlier process or for an earlier record.
     pub(super) fn resume(&mut self, report: &NodeReport) {
         self.generation = None;
         self.images.clear();
@@ -201,7 +201,7 @@ impl NodeMemory {
         }
     }
 
-    /// Takes over what is assigned. Each image counts once; `Present` wins over `Absent`.
+    /// Adopts an assignment. Each image counts once; `Present` wins over `Absent`.
     pub(super) fn assign(&mut self, assignment: &Assignment, now: Timestamp) {
         if self.generation == Some(assignment.generation) {
             return;
@@ -241,7 +241,7 @@ impl NodeMemory {
         }
     }
 
-    /// Drops what a newer list decides.
+    /// Drops evidence and removals that a newer list covers.
     pub(super) fn drop_covered(&mut self, list: &ImageList<'_>) {
         self.removals.retain(|_, mark| !list.covers(mark.at));
         for (image, known) in &mut self.images {
@@ -256,7 +256,7 @@ impl NodeMemory {
         }
     }
 
-    /// The image, if there is evidence that it is present which is newer than our last removal.
+    /// The image, if there is evidence of its presence that is newer than the driver's last removal.
     pub(super) fn find_present(
         &self,
         image: &ImageRef,
@@ -289,8 +289,8 @@ impl NodeMemory {
         }
     }
 
-    /// A Job has pulled the image. `followed`: the pull began under the eyes of this process, and so after
-    /// every removal that is recorded.
+    /// Records that a Job has pulled the image. `followed`: this process observed the start of the pull, which
+    /// is therefore later than every recorded removal.
     pub(super) fn record_pull(
         &mut self,
         image: &ImageRef,
@@ -328,7 +328,7 @@ impl NodeMemory {
         }
     }
 
-    /// A Job has removed the image, or may have.
+    /// Records that a Job has removed the image, or may have removed it.
     pub(super) fn mark_removed(&mut self, image: &ImageRef, at: Timestamp, absent: bool) {
         if let Some(known) = self.images.get_mut(image) {
             let older = |evidence: &mut Evidence| !evidence.dated || evidence.at <= at;
@@ -342,7 +342,7 @@ impl NodeMemory {
         }
     }
 
-    /// A removal has ended that may have taken other names of the image along.
+    /// Records that a removal may have removed other names of the image as well.
     pub(super) fn doubt_others(&mut self, names: &BTreeSet<ImageRef>, at: Timestamp) {
         let images = self.images.iter();
         let during = images.filter(|(_, m)| m.evidence.as_ref().is_some_and(|e| e.during_removal));
@@ -356,7 +356,7 @@ impl NodeMemory {
         }
     }
 
-    /// Space was freed: what failed for lack of it is tried again, one image at a time.
+    /// Records that space was freed: images that failed because of a full disk are retried, one at a time.
     pub(super) fn record_freed_space(&mut self, now: Timestamp) {
         if !self.disk.release() {
             return;
@@ -370,7 +370,7 @@ impl NodeMemory {
         }
     }
 
-    /// An attempt has failed: back off within the round, or end it. `over`: the round's deadline has
+    /// Records a failed attempt: backs off within the round, or ends it. `over`: the round's deadline has
     /// passed.
     pub(super) fn fail(&mut self, image: &ImageRef, failure: &Failure, over: bool, now: Timestamp) {
         let Some(known) = self.images.get_mut(image) else {
@@ -380,7 +380,7 @@ impl NodeMemory {
         known.blocked_since = None;
         let progress = &mut known.progress;
         let present = progress.report.digest.is_some() || progress.report.size.is_some();
-        // Images that fail together are due together: the jitter is the node's.
+        // The jitter belongs to the node, so that images that fail together are retried together.
         let attempt = if over {
             progress.failed_rounds
         } else {
@@ -400,14 +400,14 @@ impl NodeMemory {
         }
     }
 
-    /// Fails an image because the disk is full; `None` where it is not.
+    /// Fails an image if the disk is full; `None` otherwise.
     pub(super) fn fail_for_disk(&mut self, image: &ImageRef, now: Timestamp) -> Option<Timestamp> {
         let hold = self.disk.current(now)?;
         self.images.get_mut(image)?.progress.blocked(hold, now);
         Some(hold.until)
     }
 
-    /// The image is not present any more, although this driver has not removed it.
+    /// Records that the image has disappeared although this driver has not removed it.
     pub(super) fn record_eviction(&mut self, image: &ImageRef, now: Timestamp) {
         if let Some(known) = self.images.get_mut(image) {
             let evictions = u64::from(known.progress.evictions);
@@ -452,14 +452,14 @@ impl ImageMemory {
         self.progress.wants_present()
     }
 
-    /// Whether a cache of that namespace wants it.
+    /// Whether a cache of this namespace lists the image.
     pub(super) fn is_wanted_in(&self, namespace: &str, operator: &str) -> bool {
         let mut wanted = self.progress.spec.wanted_by.iter();
         let unnamed = self.progress.spec.wanted_by.is_empty() && namespace == operator;
         self.wants_present() && (unnamed || wanted.any(|id| id.namespace == namespace))
     }
 
-    /// Namespaces whose Jobs may pull it: those of the caches that want it, with credentials first.
+    /// Namespaces whose Jobs may pull the image: those of its caches, with credentials first.
     pub(super) fn namespaces(&self, operator: &str) -> Vec<String> {
         let named = self
             .progress
@@ -485,13 +485,13 @@ impl ImageMemory {
         all
     }
 
-    /// Whether its removal is reported for the assigned revision.
+    /// Whether the image's removal is reported for the assigned revision.
     pub(super) fn is_removed(&self) -> bool {
         let current = self.progress.report.revision == Some(self.progress.spec.revision);
         self.progress.report.phase == ImagePhase::Removed && current
     }
 
-    /// The same image is assigned again, perhaps with other details.
+    /// Applies a new assignment of the same image, perhaps with other details.
     fn update(&mut self, spec: &AssignedImage, now: Timestamp) {
         match self.progress.update(with_deadline(spec)) {
             Update::Renewed => {
@@ -509,8 +509,7 @@ impl ImageMemory {
         }
     }
 
-    /// Takes over what was reported before a restart: that it is present, that it was removed, and which
-    /// revision is satisfied.
+    /// Adopts the report from before a restart: presence, removal, and the satisfied revision.
     fn resume(&mut self, past: ImageReport, now: Timestamp) {
         self.progress.report.revision = past.revision;
         let at = past.finished_at;
@@ -538,7 +537,7 @@ impl ImageMemory {
         }
     }
 
-    /// A Job is created for it.
+    /// Records that a Job is created for the image.
     pub(super) fn begin(&mut self, phase: ImagePhase, now: Timestamp) {
         self.blocked_since = None;
         let attempts = self.progress.report.attempts;
@@ -549,14 +548,14 @@ impl ImageMemory {
         }
     }
 
-    /// A Job works on it, or fails at it for now.
+    /// Records that a Job works on the image, or is failing so far.
     pub(super) fn follow(
         &mut self,
         phase: ImagePhase,
         since: Timestamp,
         failure: Option<&Failure>,
     ) {
-        // The round of a Job begins with its creation, also where an earlier process created it.
+        // The round of a Job begins with its creation, even if an earlier process created it.
         let first = self.progress.report.attempts <= 1 && self.refused_in.is_empty();
         if self.progress.round.is_none() || first {
             self.progress.report.attempts = self.progress.report.attempts.max(1);
@@ -582,7 +581,7 @@ impl ImageMemory {
         }
     }
 
-    /// It is present and as fresh as asked for.
+    /// Records that the image is present and has the assigned revision.
     pub(super) fn cached(&mut self, now: Timestamp) {
         self.refused_in.clear();
         self.blocked_since = None;
@@ -597,7 +596,7 @@ impl ImageMemory {
         self.progress.report.finished_at = round.map(|start| pulled.max(start));
     }
 
-    /// It is absent, as asked for.
+    /// Records that the image is absent, as assigned.
     pub(super) fn removed(&mut self, at: Timestamp) {
         let at = self
             .progress
@@ -609,13 +608,13 @@ impl ImageMemory {
         self.blocked_since = None;
     }
 
-    /// It is not removed.
+    /// Records that the image is kept, and why.
     pub(super) fn kept(&mut self, reason: Reason, message: String) {
         self.progress.kept(reason, message);
         self.blocked_since = None;
     }
 
-    /// A removal Job found it in use then.
+    /// Records that a removal Job found the image in use.
     pub(super) fn in_use(&mut self, by: String, at: Timestamp) {
         self.kept(Reason::InUse, by);
         self.in_use_until = Some(after(at, IN_USE));

@@ -1,10 +1,10 @@
 //! Nodes without agents: Kubernetes Jobs pull and remove images.
 //!
 //! [`JobDriver`] goes into [`ControllerConfig::driver`](crate::controller::ControllerConfig::driver).
-//! It watches Jobs, pods, nodes and NodeImageCaches. For each node that something changes for, it runs one
-//! pure function, `reconcile`, over what is assigned, observed and remembered; then it creates and deletes
-//! Jobs and writes the node's status. The back-off is that of an agent. A restart needs no special path:
-//! the function is run over the objects that exist and the status that was last reported.
+//! It watches Jobs, pods, nodes and NodeImageCaches. For each affected node it runs one pure function,
+//! `reconcile`, of the assignment, the observed objects and the memory of the node. Then it creates and
+//! deletes Jobs and writes the node's status. The back-off is that of an agent. A restart needs no special
+//! path: the function runs on the existing objects and the last written status.
 //!
 //! # Pulls
 //!
@@ -28,10 +28,10 @@
 //!
 //! # Presence
 //!
-//! A runtime can't be read from afar. An image counts as present once its container has started, or when
+//! The driver can't read a runtime. An image counts as present once its container has started, or when
 //! the node's status lists it, until the node's status is complete, newer and does not list it. No evidence
 //! counts that is older than the driver's own last removal of the image. A kubelet's list of 50 images is
-//! cut: absence from it proves nothing. A refresh on demand does not look further: an immutable image gets
+//! incomplete: absence from it proves nothing. A refresh on demand adds no further check: a fixed tag gets
 //! a Job only if it is not known to be present.
 //!
 //! # Which Jobs count

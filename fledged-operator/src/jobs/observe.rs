@@ -1,8 +1,8 @@
 //! Typed observations of Jobs, Pods and Nodes.
 //!
 //! A Job counts as this driver's only if this driver created it (its UID is recorded, or the driver is the
-//! manager of its fields) and if its content is what the driver makes: the name, the node that it runs on,
-//! and containers that stand for images. A Pod counts only if such a Job owns it and if it runs what the
+//! manager of its fields) and if its content is what the driver creates: the name, the node that it runs on,
+//! and the containers of images. A Pod counts only if such a Job owns it and if it runs what the
 //! Job defines. Labels and names prove nothing: any user can set them.
 
 use std::collections::BTreeSet;
@@ -51,7 +51,7 @@ pub(super) enum JobWork {
     Remove(Arc<[ImageRef]>),
 }
 
-/// How a Job has ended.
+/// The end of a Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum JobEnd {
     Complete,
@@ -79,7 +79,7 @@ pub(super) struct ObservedJob {
     pub(super) secrets: Vec<String>,
     /// ServiceAccounts whose pull secrets could not be read, and why.
     pub(super) missing: Vec<String>,
-    /// What prevents the Job, or its pod, from being created.
+    /// The failure that prevents the creation of the Job or of its pod.
     pub(super) trouble: Option<Failure>,
     /// Whether the API server has refused the Job for good.
     pub(super) refused: bool,
@@ -161,8 +161,8 @@ impl ObservedJob {
         }
     }
 
-    /// The failure, with the credentials that the Job has where the registry refuses them: a kubelet
-    /// ignores missing pull secrets.
+    /// Adds the Job's credentials to the failure if the registry refuses them, because a kubelet ignores
+    /// missing pull secrets.
     pub(super) fn explain(&self, mut failure: Failure) -> Failure {
         let namespace = &self.key.namespace;
         let secrets = self.secrets.iter();
@@ -239,7 +239,7 @@ fn work_of(kind: JobKind, metadata: &ObjectMeta, pod: &PodSpec) -> Option<JobWor
     }
 }
 
-/// The image that a container of a pull Job stands for: that of its image volume, or its own.
+/// The image that a container of a pull Job pulls: that of its image volume, or its own.
 pub(super) fn pulled_image(container: &Container, pod: &PodSpec) -> Option<ImageRef> {
     let mounts = container.volume_mounts.iter().flatten();
     let volumes = pod.volumes.as_deref().unwrap_or_default();
@@ -281,7 +281,7 @@ fn end_of(job: &Job) -> Option<(JobEnd, Option<Timestamp>)> {
         })
 }
 
-/// What is known of a node.
+/// The observed state of a node.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ObservedNode {
     /// Whether its kubelet runs pods.
@@ -343,7 +343,7 @@ impl ObservedNode {
         }
     }
 
-    /// Whether one of the listed images may have that name although it is not listed.
+    /// Whether one of the listed images may have this name although the name is not listed.
     pub(super) fn may_hide(&self, image: &ImageRef) -> bool {
         self.cut.iter().any(|cut| match cut {
             CutNames::Of(repositories) => repositories.contains(image.name()),
@@ -351,7 +351,7 @@ impl ObservedNode {
         })
     }
 
-    /// How images are pulled there. `unsupported`: the API server does not know image volumes.
+    /// The method of pulls on this node. `unsupported`: the API server does not serve image volumes.
     pub(super) fn method(&self, wanted: PullMethod, unsupported: bool) -> Method {
         match wanted {
             PullMethod::ImageVolume => Method::ImageVolume,
@@ -388,7 +388,7 @@ fn listed_image(image: ContainerImage) -> Option<RuntimeImage> {
     Some(found.with_size(ByteSize::new(size)))
 }
 
-/// Names that may be missing from an entry. A pulled tag comes with a digest of its repository, and all
+/// Names that may be missing from an entry. A pulled tag has a digest of its repository, and all
 /// digests are listed before the first tag.
 fn cut_names(image: &ContainerImage) -> Option<CutNames> {
     let names = image.names.as_deref().unwrap_or_default();

@@ -14,8 +14,8 @@ pub enum PullMethod {
     Auto,
     /// Mounts images as `image` volumes (KEP-4639). Nothing of an image is run.
     ImageVolume,
-    /// Runs a container of each image, with a static program of our own in place of its entry point. An
-    /// init container copies the program in.
+    /// Runs a container of each image with a static program of the operator as its command. An init container
+    /// copies the program.
     Container,
 }
 
@@ -69,9 +69,9 @@ pub struct JobOptions {
     pub images_per_job: NonZeroUsize,
     /// Maximum number of Jobs created per second. Default 20.
     pub creations_per_second: NonZeroU32,
-    /// How long a new Job waits for more images to take along. Default 100 ms.
+    /// How long the creation of a Job waits for more images. Default 100 ms.
     pub debounce: Duration,
-    /// How much newer than a pull or a removal a node's list of images must be to count against it. The
+    /// How much newer than a pull or a removal a node's list of images must be to override it. The
     /// kubelet's list is up to 30 s old when it is reported. Default 60 s.
     pub list_margin: Duration,
     /// Maximum number of images that a kubelet lists (its `nodeStatusMaxImages`): absence from a list of
@@ -104,7 +104,7 @@ impl JobOptions {
         }
     }
 
-    /// Namespaces whose Jobs and pods are watched; `None` stands for all.
+    /// Namespaces whose Jobs and pods are watched; `None` means all namespaces.
     pub(super) fn watched_namespaces(&self) -> Vec<Option<String>> {
         match &self.caches_namespace {
             None => vec![None],

@@ -1,4 +1,4 @@
-//! Pods of Jobs: what they run, and how far their containers have got.
+//! Pods of Jobs: their containers and their progress.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::{COPY, REMOVE};
 use super::observe::{JobWork, ObservedJob, PullSlot, pulled_image, removed_images};
 
-/// Reasons of containers that merely have not started.
+/// Reasons of containers that have not started yet.
 const NOT_STARTED: [&str; 3] = ["", "ContainerCreating", "PodInitializing"];
 /// Reasons of containers that have started: their images were present.
 const STARTED: [&str; 5] = [
@@ -25,10 +25,10 @@ const STARTED: [&str; 5] = [
     "OOMKilled",
 ];
 
-/// A pod, as far as it concerns images.
+/// The parts of a pod that concern images.
 ///
 /// The Kubernetes API of the version that this is built for does not have the status of image volumes
-/// (KEP-5365), so the status is read by types of our own.
+/// (KEP-5365), so the status has its own types here.
 #[derive(Resource, Debug, Clone, Default, Serialize, Deserialize)]
 #[resource(inherit = Pod)]
 #[serde(default)]
@@ -40,7 +40,7 @@ pub(super) struct ObservedPod {
     content: PodContent,
 }
 
-/// What a pod runs, and where.
+/// The containers of a pod, and its node.
 #[derive(Debug, Clone, Default)]
 struct PodContent {
     node: Option<String>,
@@ -112,7 +112,7 @@ struct Terminated {
     finished_at: Option<Time>,
 }
 
-/// What an image volume holds (KEP-5365, from Kubernetes 1.35).
+/// The status of an image volume (KEP-5365, from Kubernetes 1.35).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct MountStatus {
@@ -134,7 +134,7 @@ struct ImageVolumeStatus {
 /// State of a container that pulls an image, or of the one that removes images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Nothing is known yet.
+    /// The container has not started.
     Waiting,
     /// The container has started: the kubelet has pulled its image.
     Pulled {
@@ -143,18 +143,18 @@ pub(super) enum Progress {
         /// When the container started, by the kubelet's clock.
         at: Option<Timestamp>,
     },
-    /// The container has removed images, and left this message.
+    /// The container has removed images and written this termination message.
     Ended {
         message: String,
         /// When it ended, by the kubelet's clock.
         at: Option<Timestamp>,
     },
-    /// It fails; the kubelet may still be retrying.
+    /// The container fails; the kubelet may retry.
     Failing(Failure),
 }
 
 impl ObservedPod {
-    /// The same pod with its spec read, and without what is not needed.
+    /// Parses the spec and drops the fields that are not needed.
     pub(super) fn pruned(mut self) -> Self {
         self.metadata.managed_fields = None;
         self.metadata.labels = None;
@@ -180,7 +180,7 @@ impl ObservedPod {
         self.status = serde_json::from_value(status).unwrap_or_default();
     }
 
-    /// Whether a Job of that UID in that namespace owns it.
+    /// Whether a Job with this UID and namespace owns the pod.
     pub(super) fn is_owned_by(&self, namespace: &str, uid: &str) -> bool {
         let mut owners = self.metadata.owner_references.iter().flatten();
         self.metadata.namespace.as_deref() == Some(namespace)
@@ -205,12 +205,12 @@ impl ObservedPod {
         placed && content
     }
 
-    /// Whether a kubelet has accepted it.
+    /// Whether a kubelet has accepted the pod.
     pub(super) fn is_accepted(&self) -> bool {
         self.status.start_time.is_some()
     }
 
-    /// Whether all of its containers have ended for good.
+    /// Whether all containers of the pod have ended.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
     }
@@ -276,7 +276,7 @@ impl ObservedPod {
         failure.map_or(Progress::Waiting, Progress::Failing)
     }
 
-    /// Why no container of the pod starts: the program can't be copied in.
+    /// The failure of the init container, without which no container starts.
     fn copy_failure(&self, own: &ImageRef) -> Option<Failure> {
         let mut inits = self.status.init_container_statuses.iter();
         let state = &inits.find(|status| status.name == COPY)?.state;
@@ -292,11 +292,11 @@ impl ObservedPod {
         Some(waiting.failure_of_own(own))
     }
 
-    /// Why the pod as a whole has failed.
+    /// The failure of the pod.
     fn failure(&self) -> Failure {
         let (reason, message) = (&self.status.reason, &self.status.message);
         let text = format!("pod {} failed: {reason} {message}", self.name());
-        // The kubelet's words where it evicts for lack of disk space.
+        // Words of the kubelet's message if it evicts the pod for lack of disk space.
         let disk = ["ephemeral-storage", "DiskPressure", "imagefs", "nodefs"];
         let full = reason == "Evicted" && disk.iter().any(|word| message.contains(word));
         let reason = if full {
@@ -315,7 +315,7 @@ impl ObservedPod {
     pub(super) fn describe(&self) -> String {
         let mut text = format!("pod {} is {}", self.name(), self.status.phase);
         let conditions = self.status.conditions.iter();
-        // The scheduler's message first: without a node the others do not matter.
+        // The scheduler's message first, because the others do not matter without a node.
         let hindrance = conditions.filter(|c| c.status == "False" && !c.message.is_empty());
         let hindrance = hindrance.max_by_key(|c| c.kind == "PodScheduled");
         if let Some(condition) = hindrance {
@@ -334,8 +334,8 @@ impl ObservedPod {
 }
 
 impl ContainerStatus {
-    /// The digest of that image, where a volume or the container itself has it. With an image volume the
-    /// container's own image is the operator's.
+    /// The digest of an image, from the status of its volume or of the container. With an image volume the
+    /// container's image is the operator's.
     fn digest(&self, image: &ImageRef) -> Option<Digest> {
         let volumes = self.volume_mounts.iter();
         let ids = volumes.map(|mount| mount.volume_status.image.image_ref.as_str());
@@ -349,7 +349,7 @@ impl ContainerStatus {
 }
 
 impl Terminated {
-    /// Whether the container ran. One that never did is reported as terminated when its pod ends.
+    /// Whether the container has run. A container that never ran is also reported as terminated when its pod ends.
     fn has_started(&self) -> bool {
         self.started_at.is_some() || STARTED.contains(&self.reason.as_str())
     }
@@ -367,7 +367,7 @@ impl Waiting {
         }
     }
 
-    /// Why that image can't be pulled.
+    /// The failure to pull an image.
     fn failure(&self, image: &ImageRef, own: &ImageRef) -> Failure {
         let names = |image: &ImageRef| {
             self.message.contains(image.as_str()) || self.message.contains(image.original())
@@ -389,7 +389,7 @@ impl Waiting {
         }
     }
 
-    /// Why the operator's image does not run, which is not the fault of the image to be pulled.
+    /// The failure of the operator's image, which is not a failure of the image to be pulled.
     fn failure_of_own(&self, own: &ImageRef) -> Failure {
         let text = self.text();
         unknown(format!(

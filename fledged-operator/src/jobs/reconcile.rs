@@ -1,18 +1,18 @@
-//! Decides what to do about the Jobs of one node, and what to report of its images.
+//! Decides about the Jobs of one node and about the report on its images.
 //!
-//! [`reconcile`] is a pure function of what is assigned, what is observed and what is remembered. It is run
-//! whenever any of these changes and at the time that it asks for; running it again without a change does
-//! nothing. A restart needs no special case: an empty memory is filled from the status that was last
-//! reported, and the Jobs that exist are observed like any others.
+//! [`reconcile`] is a pure function of the assignment, the observed objects and the memory of the node. It runs
+//! whenever one of these changes, and at the time that it returns; running it again without a change does
+//! nothing. A restart needs no special case: an empty memory is filled from the last written status, and
+//! existing Jobs are observed like any others.
 //!
 //! - A pull Job takes all images of a namespace that are missing. Its round begins at its
 //!   `creationTimestamp`. It has `activeDeadlineSeconds`, the sum of the images' deadlines because a kubelet
 //!   pulls the images of a pod one after another, but no more than one deadline until a kubelet has
 //!   accepted its pod.
-//! - A failure that another namespace's credentials may solve is tried there next. A transient one is left
+//! - After a failure that other credentials may solve, the next namespace is tried. A transient failure is left
 //!   to the kubelet's own retries until the deadline. Everything else ends the round.
 //! - Removals and pulls exclude each other: a runtime removes an image with all its names. A removal also
-//!   waits for the pods of pull Jobs that were given up, which may still bring the image.
+//!   waits for the pods of cancelled pull Jobs, which may still pull the image.
 
 mod outcomes;
 
@@ -35,17 +35,17 @@ use super::options::{JobOptions, Retention};
 use super::pod::ObservedPod;
 use fledged_core::time::after;
 
-/// When the reason for a missing pod is asked for, after the Job's creation and again.
+/// Delays before the reason for a missing pod is looked up, after the Job's creation and repeatedly.
 const ASK: Schedule = Schedule::seconds(5, 60);
 
-/// What is observed of a node.
+/// The observed state of a node and its Jobs.
 pub(super) struct Observed<'a> {
     pub(super) name: &'a NodeName,
     pub(super) node: &'a ObservedNode,
     /// The Jobs of this driver on the node, including those that are being created.
     pub(super) jobs: &'a [ObservedJob],
     pub(super) pods: &'a [&'a ObservedPod],
-    /// Whether the API server does not know image volumes.
+    /// Whether the API server does not serve image volumes.
     pub(super) no_image_volumes: bool,
 }
 
@@ -55,7 +55,7 @@ pub(super) enum JobAction {
     Create(JobPlan),
     /// With the UID, unless the Job is still being created.
     Delete(JobKey, Option<String>),
-    /// Ask the API server why the Job has no pod.
+    /// Look up why the Job has no pod.
     Explain(JobKey),
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Plan {
     pub(super) wake_at: Option<Timestamp>,
 }
 
-/// Decides what to do about the Jobs of one node, and what to report of its images.
+/// Decides about the Jobs of one node and about the report on its images.
 pub(super) fn reconcile(
     options: &JobOptions,
     assignment: &Assignment,
@@ -124,16 +124,16 @@ struct Step<'a> {
     now: Timestamp,
     actions: Vec<JobAction>,
     wakes: Vec<Timestamp>,
-    /// Images that a Job works on, since when, and what it fails with for now.
+    /// Images that a Job works on, with the start and the current failure.
     followed_pulls: BTreeMap<ImageRef, (Timestamp, Option<Failure>)>,
     followed_removals: BTreeMap<ImageRef, (Timestamp, Option<Failure>)>,
     /// Images that a pod may still pull.
     pulling: BTreeSet<ImageRef>,
     /// Images that a pod may still remove.
     removing: BTreeSet<ImageRef>,
-    /// Whether a pull is under way that has not failed so far.
+    /// Whether a pull is running that has not failed so far.
     pulls_open: bool,
-    /// The same of a removal.
+    /// Whether a removal is running that has not failed so far.
     removal_open: bool,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Step<'a> {
         known.is_some_and(|m| m.is_wanted_in(namespace, &self.options.namespace))
     }
 
-    /// Decides about the images that are to be absent; returns those that need a removal Job.
+    /// Decides about the images that should be absent. Returns those that need a removal Job.
     fn evaluate_absent(&mut self, assignment: &Assignment) -> Vec<ImageRef> {
         let mut due = Vec::new();
         for image in assigned(assignment) {
@@ -211,8 +211,8 @@ impl<'a> Step<'a> {
         due
     }
 
-    /// Why the image may not be removed: the runtime would remove it with another name that is wanted, or
-    /// that is not to be removed. A digest of the same repository comes with the tag.
+    /// Why the image may not be removed: the runtime would also remove another name that is desired or that is
+    /// not assigned. A digest of the same repository is removed with its tag.
     fn obstacle(&self, image: &ImageRef) -> Option<String> {
         let listed = self.list.find(image)?;
         let state = |name: &ImageRef| self.memory.images.get(name).map(|m| m.wants_present());
@@ -234,7 +234,7 @@ impl<'a> Step<'a> {
         stranger.map(|name| shared("also named", name))
     }
 
-    /// Fails an image that other Jobs have kept from its own for its whole deadline; whether it did.
+    /// Fails an image that other Jobs have blocked for its whole deadline. Returns whether it failed.
     fn expire_wait(&mut self, image: &ImageRef, blocked: bool) -> bool {
         let Some(known) = self.memory.images.get_mut(image) else {
             return false;
@@ -258,7 +258,7 @@ impl<'a> Step<'a> {
         true
     }
 
-    /// Decides about the images that are to be present; returns those that need a pull Job.
+    /// Decides about the images that should be present. Returns those that need a pull Job.
     fn evaluate_present(&mut self, assignment: &Assignment, removals: bool) -> Vec<ImageRef> {
         let mut due = Vec::new();
         for image in assigned(assignment) {
@@ -391,7 +391,7 @@ impl<'a> Step<'a> {
                 groups.entry(namespace).or_default().push(image);
             }
         }
-        // Where the disk was full, one pull shows whether there is room again.
+        // After a full disk, one pull probes whether there is room again.
         let probing = self.memory.disk.is_probing();
         if probing && self.pulls_open {
             return;
@@ -463,7 +463,7 @@ impl<'a> Step<'a> {
         }
         plan.accounts.sort();
         plan.accounts.dedup();
-        // The cache that wants most of the images; of several, the first by name.
+        // The cache that lists most of the images; of several, the first by name.
         let most = caches.iter().rev().max_by_key(|(_, count)| **count);
         plan.cache = most.map(|(id, _)| id.name.clone());
         plan.caches = caches.into_keys().collect();
@@ -477,7 +477,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Remembers a Job that is about to be created.
+    /// Records a Job that is about to be created.
     fn begin(&mut self, key: &JobKey, phase: ImagePhase, images: &[ImageRef]) {
         let mut known = JobMemory::new(None, self.now);
         known.followed = true;
@@ -495,7 +495,7 @@ impl<'a> Step<'a> {
         self.memory.jobs.insert(key.clone(), known);
     }
 
-    /// Deletes a Job that is not needed, or asks why it has no pod.
+    /// Deletes a Job that is not needed, or looks up why it has no pod.
     fn tidy_up(&mut self, live: &Live<'_>) {
         let job = live.job;
         let needed = match job.kind() {

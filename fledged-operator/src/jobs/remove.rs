@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// Maximum length of a termination message that a kubelet passes on, in bytes.
 pub const MESSAGE_MAX: usize = 4_096;
-/// Texts are cut to this many characters where the message is too long, and further from there.
+/// First limit of texts in characters if the message is too long; it is reduced until the message fits.
 const TEXT_MAX: usize = 400;
 /// How long a transient failure of the runtime is retried.
 const RETRY_FOR: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ impl RemovalOutcomes {
         }
     }
 
-    /// The outcome of one image; `None` where it was not processed.
+    /// The outcome of one image; `None` if it was not processed.
     #[must_use]
     pub fn get(&self, place: usize) -> Option<Result<Removal, Failure>> {
         if self.removed.contains(&place) {

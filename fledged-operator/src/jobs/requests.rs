@@ -29,14 +29,14 @@ use crate::agent::credentials::{Objects, ServiceAccount};
 use crate::api::error::{problem, retry_after};
 use crate::metrics::JobMetrics;
 
-/// Between attempts at the same request.
+/// Delays between attempts at the same request.
 const AGAIN: Schedule = Schedule::seconds(1, 30);
 
 /// The end of a Job's creation.
 pub(super) enum Created {
-    /// The Job exists. With the pull secrets that could not be looked up.
+    /// The Job exists. Contains the ServiceAccounts whose pull secrets could not be read.
     Exists(Box<Job>, Vec<String>),
-    /// The API server refuses the Job for what it is.
+    /// The API server refuses the Job permanently.
     Refused(Failure),
     /// The creation was cancelled, or another client has deleted the Job already.
     Gone,
@@ -50,7 +50,7 @@ pub(super) struct Requests {
     pub(super) metrics: JobMetrics,
     pace: Pace,
     accounts: Objects<ServiceAccount>,
-    /// Whether the API server has shown not to know image volumes.
+    /// Whether the API server is known not to serve image volumes.
     no_image_volumes: AtomicBool,
 }
 
@@ -145,7 +145,7 @@ impl Requests {
         }
     }
 
-    /// Uses containers where the API server refuses image volumes and they are not required.
+    /// Falls back to containers if the API server refuses image volumes and they are not required.
     fn fall_back(&self, plan: &mut JobPlan, problem: &str) -> bool {
         let JobPlan::Pull(plan) = plan else {
             return false;
@@ -197,14 +197,14 @@ impl Requests {
         self.client.request(post).await
     }
 
-    /// A Job by its name. By a list, which needs no right that a watch does not need.
+    /// Finds a Job by its name, with a list, which needs no more rights than the watch.
     async fn find(&self, key: &JobKey) -> Option<Job> {
         let params = ListParams::default().fields(&format!("metadata.name={}", key.name));
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
         jobs.list(&params).await.ok()?.items.into_iter().next()
     }
 
-    /// Deletes a Job of that UID and its pods, with retries until it is gone.
+    /// Deletes a Job with this UID and its pods, with retries until it is deleted.
     pub(super) async fn delete(&self, key: &JobKey, uid: String, seed: u64) {
         let mut delays = RetryDelays::new(AGAIN, seed);
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
@@ -218,7 +218,7 @@ impl Requests {
                     debug!(job = %key, "Job deleted");
                     return;
                 }
-                // A conflict: another Job has its name by now.
+                // A conflict means that another Job has this name now.
                 Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                     return;
                 }
@@ -229,7 +229,7 @@ impl Requests {
         }
     }
 
-    /// Why a Job has no pod, as its events say.
+    /// The reason in a Job's events why it has no pod.
     pub(super) async fn explain(&self, key: &JobKey) -> Option<Failure> {
         let (namespace, name) = (&key.namespace, &key.name);
         let about = format!("involvedObject.kind=Job,involvedObject.name={name}");
@@ -246,8 +246,8 @@ impl Requests {
     }
 }
 
-/// The ServiceAccount whose pull secrets a pod gets as long as it names none: the pod's own. Where it names
-/// those of the operator's image, it has to name those of the account as well.
+/// The pod's ServiceAccount, if its pull secrets must be added: a pod gets the secrets of its account only if it
+/// names none itself, such as those of the operator's image.
 fn unnamed_account(options: &JobOptions, plan: &PullPlan) -> Option<ObjectName> {
     let named = !plan.secrets.is_empty() || !plan.accounts.is_empty();
     if named || options.image_pull_secrets.is_empty() {
@@ -287,7 +287,7 @@ impl Pace {
         Duration::try_from(at.duration_since(now)).unwrap_or_default()
     }
 
-    /// Makes no request for that long, as the server has asked.
+    /// Sends no request for `delay`, as the server has asked.
     fn hold(&self, delay: Duration, now: Timestamp) {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *next = (*next).max(after(now, delay));

@@ -1,4 +1,4 @@
-//! The objects that are watched, by node.
+//! The watched objects, by node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct Creating {
     pub(super) cancel: CancellationToken,
 }
 
-/// What is known of one node and its Jobs.
+/// The objects of one node.
 #[derive(Default)]
 pub(super) struct NodeObjects {
     node: Option<Arc<ObservedNode>>,
@@ -40,12 +40,12 @@ pub(super) struct NodeObjects {
     deleting: BTreeSet<JobKey>,
     /// Pull secrets that a Job lacks.
     missing: BTreeMap<JobKey, Vec<String>>,
-    /// Why a Job has no pod.
+    /// The failures because of which Jobs have no pod.
     troubles: BTreeMap<JobKey, Failure>,
 }
 
 impl NodeObjects {
-    /// The node; one of which nothing is known where it does not exist.
+    /// The node, or an empty one if it does not exist.
     pub(super) fn node(&self) -> Arc<ObservedNode> {
         self.node.clone().unwrap_or_default()
     }
@@ -69,7 +69,7 @@ impl NodeObjects {
         self.pods.values().collect()
     }
 
-    /// Whether nothing is known that matters.
+    /// Whether there are no objects of the node.
     pub(super) fn is_empty(&self) -> bool {
         self.node.is_none()
             && self.jobs.is_empty()
@@ -77,7 +77,7 @@ impl NodeObjects {
             && self.creating.is_empty()
     }
 
-    /// A Job's creation is requested.
+    /// Records that a Job's creation is requested.
     pub(super) fn begin(&mut self, plan: JobPlan, now: Timestamp) -> CancellationToken {
         let cancel = CancellationToken::new();
         let creating = Creating {
@@ -91,7 +91,7 @@ impl NodeObjects {
         cancel
     }
 
-    /// What keeps a Job from being created, or from having a pod.
+    /// Records the failure that prevents a Job's creation or its pod.
     pub(super) fn set_trouble(&mut self, key: &JobKey, trouble: Failure) {
         if let Some(creating) = self.creating.get_mut(key) {
             creating.trouble = Some(trouble);
@@ -100,7 +100,7 @@ impl NodeObjects {
         }
     }
 
-    /// A Job's creation is refused for good.
+    /// Records that a Job's creation is refused permanently.
     pub(super) fn set_refused(&mut self, key: &JobKey, failure: Failure) {
         if let Some(creating) = self.creating.get_mut(key) {
             creating.trouble = Some(failure);
@@ -120,12 +120,12 @@ impl NodeObjects {
         }
     }
 
-    /// Requests a Job's deletion; whether that is new.
+    /// Records that a Job's deletion is requested. Returns whether that is new.
     pub(super) fn delete(&mut self, key: &JobKey) -> bool {
         self.deleting.insert(key.clone())
     }
 
-    /// A Job does not exist, and never did.
+    /// Drops a Job that was never created.
     pub(super) fn forget_creation(&mut self, key: &JobKey) {
         self.creating.remove(key);
         if !self.jobs.contains_key(key) {
@@ -222,7 +222,7 @@ impl ObjectStore {
         unlisted.map(|(kind, _)| kind).collect()
     }
 
-    /// Nodes of which anything is known.
+    /// Nodes with any objects.
     pub(super) fn names(&self) -> impl Iterator<Item = &NodeName> {
         self.nodes.keys()
     }
@@ -231,7 +231,7 @@ impl ObjectStore {
         self.nodes.entry(node.clone()).or_default()
     }
 
-    /// Forgets a node of which nothing is left; whether it did.
+    /// Drops a node without objects. Returns whether it was dropped.
     pub(super) fn drop_if_empty(&mut self, node: &NodeName) -> bool {
         let empty = self.nodes.get(node).is_none_or(NodeObjects::is_empty);
         if empty {
@@ -240,7 +240,7 @@ impl ObjectStore {
         empty
     }
 
-    /// Takes an event of a Node; returns the nodes that it concerns.
+    /// Applies an event of a Node. Returns the affected nodes.
     pub(super) fn apply_node(&mut self, event: Event<Node>) -> Vec<NodeName> {
         let name = |node: &Node| NodeName::new(node.name_any()).ok();
         match self.names.apply(event, name) {
@@ -259,7 +259,7 @@ impl ObjectStore {
         }
     }
 
-    /// Takes an event of a Job; returns the nodes that it concerns.
+    /// Applies an event of a Job. Returns the affected nodes.
     pub(super) fn apply_job(&mut self, scope: usize, event: Event<Job>) -> Vec<NodeName> {
         let Some(of_scope) = self.scopes.get_mut(scope) else {
             return Vec::new();
@@ -273,7 +273,7 @@ impl ObjectStore {
                 if let Some(read) = ObservedJob::read(&job, &self.options, recorded) {
                     return self.put_job(read);
                 }
-                // Not ours, or not any more.
+                // Not a Job of this driver, or not any more.
                 of_scope.jobs.remove(&key);
                 vec![key]
             }
@@ -302,11 +302,11 @@ impl ObjectStore {
         vec![node]
     }
 
-    /// Takes the answer to a Job's creation. The watch may have been faster, and may know of its end already.
+    /// Applies the response to a Job's creation. The watch may have been faster and may already have its end.
     ///
     /// # Errors
     ///
-    /// The UID, where the Job is not what was to be created.
+    /// The UID, if the Job differs from the requested one.
     pub(super) fn created(
         &mut self,
         node: &NodeName,
@@ -345,7 +345,7 @@ impl ObjectStore {
         Ok(())
     }
 
-    /// Takes an event of a pod; returns the nodes that it concerns.
+    /// Applies an event of a pod. Returns the affected nodes.
     pub(super) fn apply_pod(&mut self, scope: usize, event: Event<ObservedPod>) -> Vec<NodeName> {
         let Some(of_scope) = self.scopes.get_mut(scope) else {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! What the Jobs of a node have done: from their pods to the memory.
+//! Reads the results of a node's Jobs from their pods, and records them in the memory.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::super::remove::RemovalOutcomes;
 use super::{Step, unknown};
 use fledged_core::time::after;
 
-/// How long a Job that is gone may have a pod that is not observed yet: the watches are independent, and
+/// How long a deleted Job may have a pod that is not observed yet: the watches are independent, and
 /// the Job controller may act on a Job that was just deleted.
 const UNSEEN_POD: Duration = Duration::from_secs(5);
 
@@ -26,14 +26,14 @@ pub(super) struct Live<'a> {
     pub(super) pod: Option<&'a ObservedPod>,
     /// Whether its pod may still pull or remove.
     acts: bool,
-    /// Whether nothing more is to be learnt of it.
+    /// Whether no further result can be read from the Job.
     over: bool,
     /// When its deadline passes.
     pub(super) expires: Timestamp,
 }
 
 impl Live<'_> {
-    /// What it waits for, for messages.
+    /// Describes the current wait, for messages.
     fn describe(&self) -> String {
         let JobKey { name, .. } = &self.job.key;
         match (self.pod, &self.job.trouble) {
@@ -44,7 +44,7 @@ impl Live<'_> {
         }
     }
 
-    /// The failure that the Job's end is for whatever it has not done.
+    /// The failure of all unfinished images at the Job's end.
     fn end_failure(&self) -> Failure {
         let name = &self.job.key.name;
         match &self.job.end {
@@ -90,7 +90,7 @@ impl<'a> Step<'a> {
         known.removes = job.removes().to_vec();
         known.pod_seen |= pod.is_some();
         known.followed |= job.end.is_none() && pod.is_none_or(|pod| !pod.has_ended());
-        // A Job that had ended before this process saw it, and whose pod is gone, may have done anything.
+        // A Job that ended before this process observed it, and whose pod is deleted, has an unknown result.
         let history = !known.followed && pod.is_none();
         known.accepted |= history || pod.is_some_and(ObservedPod::is_accepted);
         let unseen = !known.pod_seen && !history;
@@ -127,7 +127,7 @@ impl<'a> Step<'a> {
         live
     }
 
-    /// Forgets Jobs that are gone, once their pods are.
+    /// Drops deleted Jobs from the memory once their pods are deleted.
     pub(super) fn forget_gone_jobs(&mut self) {
         let there: BTreeSet<&JobKey> = self.observed.jobs.iter().map(|job| &job.key).collect();
         let gone = self.memory.jobs.keys().filter(|key| !there.contains(key));
@@ -211,13 +211,13 @@ impl<'a> Step<'a> {
         let Some(mut known) = self.memory.jobs.remove(&job.key) else {
             return;
         };
-        // A Job that had ended before this process saw it is history: only what it did counts.
+        // Of a Job that ended before this process observed it, only the results count.
         let seen = known.followed;
         if !known.settled {
             self.settle_removal(live, &mut known, seen);
         }
         if known.settled && !known.reported {
-            // Given up: what its pod did is still worth knowing.
+            // The results of the pod count even if the Job is no longer awaited.
             if let Some(Progress::Ended { message, at }) = live
                 .pod
                 .map(|pod| pod.removal_progress(&self.options.image))
@@ -363,7 +363,7 @@ impl<'a> Step<'a> {
                     .record_pull(image, pull, followed, during, self.now);
                 continue;
             }
-            // A Job that had ended before this process saw it is history.
+            // A Job that ended before this process observed it is not a failed attempt.
             let ended = live.over || job.end.is_some() || job.deleting;
             let history = state.is_none() && ended && !job.refused;
             if state == Some(SlotState::Closed) || history || known.deleted {
@@ -391,7 +391,7 @@ impl<'a> Step<'a> {
         self.memory.jobs.insert(job.key.clone(), known);
     }
 
-    /// Follows a pull that is under way; whether it is given up.
+    /// Follows a running pull. Returns whether it is cancelled.
     fn follow_pull(
         &mut self,
         image: &ImageRef,
@@ -429,7 +429,7 @@ impl<'a> Step<'a> {
 }
 
 /// Whether the credentials, the quota or the policies of another namespace may solve it. Some registries
-/// answer "not found" where credentials are missing.
+/// answer "not found" if credentials are missing.
 fn may_be_solved_elsewhere(failure: &Failure) -> bool {
     let refused = matches!(
         failure.class(),
