@@ -1,4 +1,4 @@
-//! A warmer, and a node whose runtime does at once what it is asked for.
+//! A warmer, and a node whose runtime executes commands at once.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl Machine {
         assert!(self.warmer.is_settled());
     }
 
-    /// The end of a pull that is under way.
+    /// The end of a running pull.
     pub fn next_pull(&mut self) -> Option<NodeEvent> {
         let (id, image) = self.pulls.pop()?;
         self.pulled += 1;
@@ -79,7 +79,7 @@ impl Machine {
         assert!(self.reading.is_some());
     }
 
-    /// Answers the reading under way; how many commands follow.
+    /// Answers the running reading and returns the number of commands that follow.
     pub fn read(&mut self, inventory: Inventory) -> usize {
         let id = self.reading.take().unwrap();
         let result = Ok(inventory);

@@ -187,7 +187,7 @@ pub struct Condition {
     pub reason: String,
     /// A sentence.
     pub message: String,
-    /// Since when `status` is what it is.
+    /// Time since which `status` has its value.
     pub since: Timestamp,
 }
 

@@ -75,7 +75,7 @@ struct WriteUnderWay {
 /// Decides which report of a node is written, and when.
 ///
 /// Pure: after every [`apply`](Self::apply) and at every [`next_wakeup`](Self::next_wakeup), call
-/// [`poll`](Self::poll), write what it returns, and apply the result. At most one write is under way.
+/// [`poll`](Self::poll), write what it returns, and apply the result. At most one write is in progress.
 ///
 /// A failure, the end of a rollout and the acknowledgement of an assignment are written within about a
 /// second, progress at growing intervals, and retries of failing images at most twice a minute. Without
@@ -165,7 +165,7 @@ impl Reporter {
         }
     }
 
-    /// The report to write now, if one is due. Its write is under way until
+    /// The report to write now, if one is due. Its write is in progress until
     /// [`ReporterEvent::Written`], [`Failed`](ReporterEvent::Failed) or
     /// [`RecordGone`](ReporterEvent::RecordGone) is applied.
     pub fn poll(&mut self, now: Timestamp) -> Option<NodeReport> {
@@ -174,7 +174,7 @@ impl Reporter {
     }
 
     /// The report to write before the process ends, due or not; `None` when the record is up to date
-    /// or a write is under way.
+    /// or a write is in progress.
     pub fn final_flush(&mut self) -> Option<NodeReport> {
         let outstanding = self.answer_due.is_some() || !self.pending.is_empty();
         (outstanding && self.can_write()).then(|| self.begin_write())
@@ -208,7 +208,7 @@ impl Reporter {
         Some(self.retry_at.map_or(due, |retry| due.max(retry)))
     }
 
-    /// Whether there is a record to write to and no write is under way.
+    /// Whether there is a record to write to and no write is in progress.
     fn can_write(&self) -> bool {
         self.observed.record.is_some() && !self.record_gone && self.under_way.is_none()
     }

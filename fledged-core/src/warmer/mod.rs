@@ -562,7 +562,7 @@ impl Warmer {
         }
     }
 
-    /// Ends rounds whose deadline has passed: pulls under way are cancelled; an image that waits for
+    /// Ends rounds whose deadline has passed: running pulls are cancelled; an image that waits for
     /// its next attempt or a free slot keeps its last failure.
     fn expire_rounds(&mut self, now: Timestamp) {
         let mut cancelled = Vec::new();

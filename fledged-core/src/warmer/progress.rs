@@ -24,7 +24,7 @@ pub struct ImageProgress {
     pub spec: AssignedImage,
     /// What is reported of it, except `next_attempt_at`; see [`snapshot`](Self::snapshot).
     pub report: ImageReport,
-    /// When the next attempt is due; `None` if none is needed, or one is under way.
+    /// When the next attempt is due; `None` if none is needed, or one is running.
     pub due: Option<Timestamp>,
     /// Start of the current round.
     pub round: Option<Timestamp>,

@@ -59,7 +59,7 @@ impl Warmer {
     ///
     /// Removals run one at a time: they are quick, and each changes what the next may remove. A runtime
     /// that removes other names as well could remove one that a pull has just added. There, removals
-    /// wait for pulls under way and for an inventory read after them.
+    /// wait for running pulls and for an inventory read after them.
     pub(super) fn start_removals(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
         if self.removal.is_some() || !self.removal_due(now) {
             return;
@@ -117,7 +117,7 @@ impl Warmer {
             .is_some_and(|i| i.removal() != RemovalScope::Reference)
     }
 
-    /// Whether a removal is under way or could be started now.
+    /// Whether a removal is running or could be started now.
     pub(super) fn removal_due(&self, now: Timestamp) -> bool {
         self.removal.is_some()
             || self
