@@ -81,7 +81,7 @@ impl HollowNode {
             false => ("False", "KubeletNotReady"),
         };
         let condition = json!({
-            "type": "Ready", "status": status, "reason": reason, "message": "no kubelet stands behind it",
+            "type": "Ready", "status": status, "reason": reason, "message": "this node has no kubelet",
             "lastHeartbeatTime": now, "lastTransitionTime": now,
         });
         let info = json!({

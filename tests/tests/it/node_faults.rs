@@ -194,7 +194,7 @@ fn apply_converges_after_containerd_is_killed_during_a_pull() {
         .proxy
         .add(Rule::new(slow).method("GET").path("/blobs/").always());
     let running = stage.apply(&containerd.uri()).spawn();
-    poll_until("a pull under way", SOON, || {
+    poll_until("a pull in progress", SOON, || {
         let blobs = stage.proxy.requests_matching("GET", "/blobs/");
         blobs
             .iter()

@@ -111,7 +111,7 @@ fn run_survives_a_runtime_crash_and_stops_during_a_pull() {
             .always(),
     );
     manifest.rewrite(&[large.reference_at(proxy.addr())]);
-    poll_until("a pull under way", SOON, || {
+    poll_until("a pull in progress", SOON, || {
         let blobs = proxy.requests_matching("GET", "/blobs/");
         blobs.iter().any(|blob| blob.sent > 0).then_some(())
     });

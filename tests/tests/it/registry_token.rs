@@ -227,7 +227,7 @@ async fn every_kind_of_credentials_gets_a_token() {
         assert_eq!(probe.digest, pushed.digest);
     }
     assert_eq!(server.grants(), ["anonymous", "basic", "identity"]);
-    // A registry token is sent as it is; no token is requested.
+    // A registry token is sent unchanged; no token is requested.
     server
         .probe(&pushed, r#"{"registrytoken":"fixed"}"#)
         .await

@@ -31,7 +31,7 @@ async fn containerd_killed_during_a_pull_is_used_again() {
         let (runtime, name) = (runtime.clone(), name.clone());
         async move { pull(&runtime, &name).await }
     });
-    poll_until("a blob to be asked for", SOON, || {
+    poll_until("a request for a blob", SOON, || {
         (!proxy.requests_matching("GET", "/blobs/").is_empty()).then_some(())
     });
     containerd.kill9();

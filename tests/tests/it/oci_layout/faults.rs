@@ -201,7 +201,7 @@ async fn another_pull_takes_over_a_layer_whose_pull_is_dropped() {
     let wait = |what: &str, part: &str| {
         tokio::task::block_in_place(|| proxy.wait_for(what, |r| r.path.contains(part)));
     };
-    wait("the shared layer to be asked for", shared);
+    wait("a request for the shared layer", shared);
     let second = start(&pushed[1]);
     wait("the second pull", pushed[1].layers[1].as_str());
     assert_eq!(proxy.requests_matching("GET", shared).len(), 1, "it waits");
