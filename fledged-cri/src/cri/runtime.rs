@@ -90,14 +90,16 @@ impl CriRuntime {
         // only the name otherwise.
         match self.client.remove(&found.id.0).await {
             Ok(()) => Ok(Removal::Removed),
-            Err(failure) if says_in_use(&failure.message) => Ok(Removal::InUse(failure.message)),
+            Err(failure) if is_in_use_refusal(&failure.message) => {
+                Ok(Removal::InUse(failure.message))
+            }
             Err(failure) => Err(failure),
         }
     }
 }
 
 /// Whether a runtime (CRI-O, cri-dockerd) refused a removal because the image is in use.
-fn says_in_use(message: &str) -> bool {
+fn is_in_use_refusal(message: &str) -> bool {
     let text = message.to_lowercase();
     ["in use by", "being used by", "image used by", "is using"]
         .iter()

@@ -126,7 +126,7 @@ fn a_failing_pull_has_the_kubelets_message() {
         ("RegistryUnavailable", "", Reason::ConnectionFailed),
         ("SignatureValidationFailed", "no", Reason::InvalidImage),
         ("ErrImageNeverPull", "", Reason::ImageNotFound),
-        ("CreateContainerError", "no such device", Reason::Unknown),
+        ("CreateContainerError", "exit status 1", Reason::Unknown),
     ] {
         let state = json!({ "waiting": { "reason": reason, "message": message } });
         let failure = failure_of(of_state(state));
