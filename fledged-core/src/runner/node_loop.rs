@@ -313,7 +313,7 @@ impl NodeLoop {
     fn abandon(&mut self) {
         debug!(
             operations = self.operations.len(),
-            "abandoning what is under way"
+            "running operations abandoned"
         );
         self.pulls.clear();
         self.operations = FuturesUnordered::new();
