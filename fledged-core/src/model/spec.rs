@@ -244,6 +244,16 @@ impl Rollout {
 /// Largest number of images in one list, so that objects stay below an API server's size limit.
 pub const IMAGES_MAX: usize = 2_000;
 
+/// Largest number of pull secrets of one cache. Each is tried for each image on each node.
+pub const PULL_SECRETS_MAX: usize = 10;
+
+/// Largest number of entries of one list or map that selects nodes: labels, tolerations, terms, expressions, values.
+pub const SELECTORS_MAX: usize = 100;
+
+/// Largest number of entries of all lists and maps that select nodes in one cache. The planner evaluates them for every
+/// node.
+pub const SELECTORS_TOTAL_MAX: usize = 10_000;
+
 /// An invalid field of a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -395,6 +405,7 @@ impl ImageCacheSpec {
                 "must have at least one entry".to_owned(),
             );
         }
+        let mut selectors = 0;
         let mut groups = Vec::with_capacity(self.cache_spec.len());
         for (i, entry) in self.cache_spec.iter().enumerate() {
             let at = format!("spec.cacheSpec[{i}]");
@@ -433,6 +444,11 @@ impl ImageCacheSpec {
                     Err(error) => refuse(field(), text, error.problem().to_owned()),
                 }
             }
+            if let Some((field, count)) = over_limit(entry) {
+                let problem = format!("has {count} entries, the limit is {SELECTORS_MAX}");
+                refuse(format!("{at}.{field}"), "", problem);
+            }
+            selectors += selector_count(entry);
             let node_affinity = entry.node_affinity.clone().unwrap_or_default();
             if let Err(error) = node_affinity.validate() {
                 refuse(format!("{at}.nodeAffinity"), &error.key, error.problem);
@@ -449,6 +465,18 @@ impl ImageCacheSpec {
                 tolerations: entry.tolerations.clone(),
                 pull_policy: entry.image_pull_policy,
             });
+        }
+        if selectors > SELECTORS_TOTAL_MAX {
+            let problem = format!(
+                "selects nodes by {selectors} labels, tolerations and values, the limit is \
+                 {SELECTORS_TOTAL_MAX}"
+            );
+            refuse("spec.cacheSpec".to_owned(), "", problem);
+        }
+        let secrets = self.image_pull_secrets.len();
+        if secrets > PULL_SECRETS_MAX {
+            let problem = format!("names {secrets} secrets, the limit is {PULL_SECRETS_MAX}");
+            refuse("spec.imagePullSecrets".to_owned(), "", problem);
         }
         for (i, secret) in self.image_pull_secrets.iter().enumerate() {
             if let Err(problem) = object_name(&secret.name) {
@@ -494,4 +522,45 @@ impl ImageCacheSpec {
             id,
         })
     }
+}
+
+/// The number of entries of each list and map by which a group selects nodes.
+fn selector_lists(group: &CacheSpecImages) -> Vec<(&'static str, usize)> {
+    let mut lists = vec![
+        (
+            "nodeSelector",
+            group.node_selector.as_ref().map_or(0, BTreeMap::len),
+        ),
+        (
+            "tolerations",
+            group.tolerations.as_ref().map_or(0, Vec::len),
+        ),
+    ];
+    let affinity = group.node_affinity.as_ref();
+    let required = affinity.and_then(|affinity| {
+        let required = &affinity.required_during_scheduling_ignored_during_execution;
+        required.as_ref()
+    });
+    let terms = required.map_or(&[][..], |required| &required.node_selector_terms);
+    lists.push(("nodeAffinity", terms.len()));
+    for term in terms {
+        lists.push(("nodeAffinity", term.match_expressions.len()));
+        lists.push(("nodeAffinity", term.match_fields.len()));
+        let requirements = term.match_expressions.iter().chain(&term.match_fields);
+        lists.extend(requirements.map(|one| ("nodeAffinity", one.values.len())));
+    }
+    lists
+}
+
+fn selector_count(group: &CacheSpecImages) -> usize {
+    selector_lists(group)
+        .into_iter()
+        .map(|(_, count)| count)
+        .sum()
+}
+
+/// The first list or map that is too long.
+fn over_limit(group: &CacheSpecImages) -> Option<(&'static str, usize)> {
+    let mut lists = selector_lists(group).into_iter();
+    lists.find(|(_, count)| *count > SELECTORS_MAX)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use fledged_core::model::IMAGES_MAX;
+use fledged_core::model::{IMAGES_MAX, PULL_SECRETS_MAX, SELECTORS_MAX};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
     ValidationRule,
@@ -51,8 +51,14 @@ pub fn definitions_yaml() -> Result<String, serde_saphyr::ser::Error> {
 /// Largest number of entries of `cacheSpec`. It bounds the estimated cost of the CEL rules; an object reaches etcd's
 /// limit of 1.5 MiB first.
 const GROUPS_MAX: i64 = 1_000;
-/// Largest number of entries of the small lists: secrets, tolerations, terms of an affinity.
-const ENTRIES_MAX: i64 = 100;
+/// Largest number of images, or of ImageCaches, in a NodeImageCache. The planner keeps a record far below.
+const RECORD_ENTRIES_MAX: i64 = 20_000;
+/// Longest value of a label or taint, and longest reason.
+const LABEL_VALUE_MAX: i64 = 63;
+/// Longest message in a status. Controller and agents write shorter ones.
+const MESSAGE_MAX: i64 = 1_024;
+/// Longest digest: `sha512:` and 128 digits, with room for others.
+const DIGEST_MAX: i64 = 200;
 /// Longest reference: name (255), tag (128), the longest digest (136), separators.
 const REFERENCE_MAX: i64 = 520;
 /// Longest key of a label or taint: a DNS subdomain, a slash, 63 characters.
@@ -85,23 +91,57 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
             in_field(group, "images", |images| {
                 images.x_kubernetes_list_type = Some("set".to_owned());
             });
-            in_list(group, "tolerations", 0, ENTRIES_MAX, |toleration| {
-                one_of(toleration, "operator", &["", "Equal", "Exists"]);
-                in_field(toleration, "key", |key| {
-                    key.max_length = Some(LABEL_KEY_MAX)
-                });
-                let effects = ["", "NoSchedule", "PreferNoSchedule", "NoExecute"];
-                one_of(toleration, "effect", &effects);
-                rule(
-                    toleration,
-                    "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
-                    "key must be given, unless operator is Exists",
-                );
+            in_field(group, "nodeSelector", |labels| {
+                labels.max_properties = Some(limit(SELECTORS_MAX));
+                if let Some(JSONSchemaPropsOrBool::Schema(value)) =
+                    labels.additional_properties.as_mut()
+                {
+                    value.max_length = Some(LABEL_VALUE_MAX);
+                }
+                let longest = format!("self.all(key, size(key) <= {LABEL_KEY_MAX})");
+                let message = format!("keys of labels have at most {LABEL_KEY_MAX} characters");
+                rule(labels, &longest, &message);
             });
+            in_field(group, "nodeAffinity", |affinity| {
+                let required = "requiredDuringSchedulingIgnoredDuringExecution";
+                in_field(affinity, required, |selector| {
+                    in_list(
+                        selector,
+                        "nodeSelectorTerms",
+                        0,
+                        limit(SELECTORS_MAX),
+                        node_selector_term,
+                    );
+                });
+            });
+            in_list(
+                group,
+                "tolerations",
+                0,
+                limit(SELECTORS_MAX),
+                |toleration| {
+                    one_of(toleration, "operator", &["", "Equal", "Exists"]);
+                    longest(toleration, "key", LABEL_KEY_MAX);
+                    longest(toleration, "value", LABEL_VALUE_MAX);
+                    let effects = ["", "NoSchedule", "PreferNoSchedule", "NoExecute"];
+                    one_of(toleration, "effect", &effects);
+                    rule(
+                        toleration,
+                        "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
+                        "key must be given, unless operator is Exists",
+                    );
+                },
+            );
         });
-        in_list(spec, "imagePullSecrets", 0, ENTRIES_MAX, |secret| {
-            in_field(secret, "name", object_name);
-        });
+        in_list(
+            spec,
+            "imagePullSecrets",
+            0,
+            limit(PULL_SECRETS_MAX),
+            |secret| {
+                in_field(secret, "name", object_name);
+            },
+        );
         in_field(spec, "serviceAccountName", object_name);
         in_field(spec, "rollout", |rollout| {
             in_field(rollout, "maxConcurrentNodes", |limit| {
@@ -114,29 +154,75 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
     });
 }
 
-/// Adds the list types of NodeImageCache.
+fn node_selector_term(term: &mut JSONSchemaProps) {
+    for list in ["matchExpressions", "matchFields"] {
+        in_list(term, list, 0, limit(SELECTORS_MAX), |requirement| {
+            longest(requirement, "key", LABEL_KEY_MAX);
+            longest(requirement, "operator", LABEL_VALUE_MAX);
+            in_list(requirement, "values", 0, limit(SELECTORS_MAX), |value| {
+                // A field can be the name of a node.
+                value.max_length = Some(NAME_MAX);
+            });
+        });
+    }
+}
+
+/// Adds the limits and list types of NodeImageCache.
 pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition) {
+    let secrets = limit(PULL_SECRETS_MAX);
     for_each(definition, "spec", |spec| {
-        in_field(spec, "images", |images| {
-            images.x_kubernetes_list_type = Some("atomic".to_owned());
+        in_list(spec, "images", 0, RECORD_ENTRIES_MAX, |image| {
+            longest(image, "image", REFERENCE_MAX);
+            for names in ["pullSecrets", "serviceAccounts"] {
+                in_list(image, names, 0, RECORD_ENTRIES_MAX, |name| {
+                    name.max_length = Some(2 * NAME_MAX + 1);
+                });
+            }
+            in_list(image, "wantedBy", 0, RECORD_ENTRIES_MAX, |uid| {
+                uid.max_length = Some(NAME_MAX);
+            });
         });
-        in_field(spec, "caches", |caches| {
-            caches.x_kubernetes_list_type = Some("atomic".to_owned());
+        in_field(spec, "images", atomic);
+        in_list(spec, "caches", 0, RECORD_ENTRIES_MAX, |cache| {
+            for field in ["namespace", "name", "uid"] {
+                longest(cache, field, NAME_MAX);
+            }
+            for names in ["pullSecrets", "serviceAccounts"] {
+                in_list(cache, names, 0, secrets, |name| {
+                    name.max_length = Some(NAME_MAX)
+                });
+            }
         });
+        in_field(spec, "caches", atomic);
+    });
+    for_each(definition, "status", |status| {
+        in_list(status, "images", 0, RECORD_ENTRIES_MAX, |image| {
+            longest(image, "image", REFERENCE_MAX);
+            longest(image, "digest", DIGEST_MAX);
+            longest(image, "reason", LABEL_VALUE_MAX);
+            longest(image, "message", MESSAGE_MAX);
+        });
+        in_field(status, "images", atomic);
     });
 }
 
-/// Sets the merge types of the lists in the statuses.
+/// Sets limits and the merge type of the conditions in the statuses.
 pub(super) fn refine_status(definition: &mut CustomResourceDefinition) {
     for_each(definition, "status", |status| {
-        in_field(status, "images", |images| {
-            images.x_kubernetes_list_type = Some("atomic".to_owned());
-        });
         in_field(status, "conditions", |conditions| {
+            conditions.max_items = Some(limit(SELECTORS_MAX));
             conditions.x_kubernetes_list_type = Some("map".to_owned());
             conditions.x_kubernetes_list_map_keys = Some(vec!["type".to_owned()]);
         });
     });
+}
+
+fn atomic(list: &mut JSONSchemaProps) {
+    list.x_kubernetes_list_type = Some("atomic".to_owned());
+}
+
+fn longest(schema: &mut JSONSchemaProps, field: &str, max: i64) {
+    in_field(schema, field, |field| field.max_length = Some(max));
 }
 
 fn limit(count: usize) -> i64 {
