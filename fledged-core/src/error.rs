@@ -78,6 +78,8 @@ pub enum Reason {
     SharedImage,
     /// The image was there and is gone: collected or removed behind our back.
     Evicted,
+    /// The record of the node is full: it has no room for the images of this cache.
+    NodeRecordFull,
     /// None of the above; the message has the runtime's own words.
     Unknown,
 }
@@ -102,6 +104,7 @@ impl Reason {
             | Self::Pinned
             | Self::SharedImage
             | Self::Evicted
+            | Self::NodeRecordFull
             | Self::Unknown => ErrorClass::Retryable,
         }
     }
@@ -129,6 +132,7 @@ impl Reason {
             Self::Pinned => "Pinned",
             Self::SharedImage => "SharedImage",
             Self::Evicted => "Evicted",
+            Self::NodeRecordFull => "NodeRecordFull",
             Self::Unknown => "Unknown",
         }
     }

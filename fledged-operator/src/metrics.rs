@@ -224,6 +224,7 @@ impl ClusterMetrics {
             None => "ok",
             Some(WriteFailure::Conflict(_)) => "conflict",
             Some(WriteFailure::Gone(_)) => "gone",
+            Some(WriteFailure::TooLarge(_)) => "too_large",
             Some(_) => "failed",
         };
         let labels = [("object", object), ("result", result)];

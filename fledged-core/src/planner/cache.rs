@@ -189,6 +189,13 @@ impl CacheState {
         groups.any(|group| group.selects(facts) && group.images.contains(image))
     }
 
+    /// The first image of its spec, as spelled there.
+    pub(super) fn first_image(&self) -> Option<String> {
+        let groups = self.spec.iter().flat_map(|spec| &spec.groups);
+        let mut images = groups.flat_map(|group| &group.images);
+        images.next().map(ToString::to_string)
+    }
+
     /// The image as its spec spells it. Other caches and older records may spell it otherwise.
     pub(super) fn as_written<'a>(&'a self, image: &'a ImageRef) -> &'a ImageRef {
         let groups = self.spec.iter().flat_map(|spec| &spec.groups);

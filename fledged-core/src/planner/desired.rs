@@ -1,18 +1,34 @@
 //! The images a node should hold: the union of all caches that match it, computed once for all nodes
 //! that match the same groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::cache::{CacheState, Caches, OrphanPolicy};
 use super::node::{DesiredImages, NodeState};
 use crate::model::{
-    AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImagePullPolicy,
-    ImageRef, NodeFacts,
+    AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
+    ImagePullPolicy, ImageRef, NodeFacts,
 };
 
 /// The groups that a node matches, by cache and index.
 type MatchedGroups = Vec<(Arc<CacheId>, usize)>;
+
+/// The images of a node, and the caches that its record has no room for.
+#[derive(Debug, Clone)]
+pub(super) struct NodeImages {
+    pub(super) images: DesiredImages,
+    pub(super) left_out: LeftOut,
+}
+
+/// Caches that a record has no room for, sorted.
+pub(super) type LeftOut = Arc<[Arc<CacheId>]>;
+
+/// Estimated size of an image in a record, in bytes, without its reference: field names, pull policy,
+/// revision, the UID of one cache.
+const IMAGE_BYTES: usize = 160;
+/// Estimated size of a cache in a record, in bytes, without its name and its Secrets: field names and UID.
+const CACHE_BYTES: usize = 120;
 
 /// Most results that are kept between changes of a cache. A cluster has few kinds of nodes.
 const RESULTS_MAX: usize = 1_024;
@@ -51,7 +67,7 @@ impl Interner {
 
 /// Computes desired images, and keeps the results until a cache changes.
 #[derive(Debug, Default)]
-pub(super) struct Desired(BTreeMap<MatchedGroups, DesiredImages>);
+pub(super) struct Desired(BTreeMap<(MatchedGroups, usize), NodeImages>);
 
 impl Desired {
     /// Drops all results. Called for every change of a cache.
@@ -59,39 +75,90 @@ impl Desired {
         self.0.clear();
     }
 
-    /// The images that the node should hold, whether or not it can act now.
+    /// The images that the node should hold, whether or not it can act now. Its record has room for `room`
+    /// bytes.
     pub(super) fn images(
         &mut self,
         node: &NodeState,
         caches: &Caches,
         defaults: AssignmentDefaults,
+        room: usize,
         interner: &mut Interner,
-    ) -> DesiredImages {
+    ) -> NodeImages {
         let Some(facts) = &node.facts else {
-            return Arc::from([]);
+            return NodeImages {
+                images: Arc::from([]),
+                left_out: Arc::from([]),
+            };
         };
-        let mut compute = || -> DesiredImages {
-            let images = merge(facts, caches, defaults).into_iter();
-            images.map(|entry| interner.entry(entry)).collect()
+        let mut compute = || -> NodeImages {
+            let left_out = left_out(facts, caches, room);
+            let images = merge(facts, caches, &left_out, defaults).into_iter();
+            NodeImages {
+                images: images.map(|entry| interner.entry(entry)).collect(),
+                left_out,
+            }
         };
         if !node.is_suitable() {
             // It can hold no images, but counts as unreachable for the caches that select it.
             return compute();
         }
-        let matched = matched_groups(facts, caches);
-        let images = match self.0.get(&matched) {
-            Some(images) => Arc::clone(images),
+        let matched = (matched_groups(facts, caches), room);
+        let mut desired = match self.0.get(&matched) {
+            Some(desired) => desired.clone(),
             None => {
-                let images = compute();
+                let desired = compute();
                 if self.0.len() >= RESULTS_MAX {
                     self.0.clear();
                 }
-                self.0.insert(matched, Arc::clone(&images));
-                images
+                self.0.insert(matched, desired.clone());
+                desired
             }
         };
-        with_frozen(node, images, caches, interner)
+        desired.images = with_frozen(node, desired.images, caches, interner);
+        desired
     }
+}
+
+/// The caches that are left out so that the record of the node fits into `room` bytes: always the largest
+/// of the namespace that takes most, so that no namespace loses its share to another.
+fn left_out(facts: &NodeFacts, caches: &Caches, room: usize) -> LeftOut {
+    let mut namespaces: BTreeMap<&str, (usize, BTreeSet<(usize, &Arc<CacheId>)>)> = BTreeMap::new();
+    let mut total: usize = 0;
+    for (id, cache) in caches {
+        let bytes = cache.desired_spec().map_or(0, |spec| size(facts, spec));
+        if bytes > 0 {
+            let (sum, caches) = namespaces.entry(&id.namespace).or_default();
+            *sum += bytes;
+            caches.insert((bytes, id));
+            total += bytes;
+        }
+    }
+    let mut left_out = BTreeSet::new();
+    while total > room {
+        let largest = namespaces.values_mut().max_by_key(|(sum, _)| *sum);
+        let Some((sum, Some((bytes, id)))) = largest.map(|(sum, caches)| (sum, caches.pop_last()))
+        else {
+            break;
+        };
+        *sum -= bytes;
+        total -= bytes;
+        left_out.insert(Arc::clone(id));
+    }
+    left_out.into_iter().collect()
+}
+
+/// Estimated size of a cache in the record of that node, in bytes; 0 if it has no images there.
+fn size(facts: &NodeFacts, spec: &ImageCache) -> usize {
+    let groups = spec.groups.iter().filter(|group| group.matches(facts));
+    let images = groups.flat_map(|group| &group.images);
+    let images: usize = images.map(|image| image.as_str().len() + IMAGE_BYTES).sum();
+    if images == 0 {
+        return 0;
+    }
+    let names = spec.pull_secrets.iter().chain(&spec.service_account);
+    let names: usize = names.map(|name| name.name.len() + 3).sum();
+    images + names + CACHE_BYTES + spec.id.namespace.len() + spec.id.name.len()
 }
 
 fn matched_groups(facts: &NodeFacts, caches: &Caches) -> MatchedGroups {
@@ -107,8 +174,14 @@ fn matched_groups(facts: &NodeFacts, caches: &Caches) -> MatchedGroups {
     matched
 }
 
-fn merge(facts: &NodeFacts, caches: &Caches, defaults: AssignmentDefaults) -> Vec<AssignedImage> {
-    let specs = caches.values().filter_map(CacheState::desired_spec);
+fn merge(
+    facts: &NodeFacts,
+    caches: &Caches,
+    left_out: &LeftOut,
+    defaults: AssignmentDefaults,
+) -> Vec<AssignedImage> {
+    let caches_with_room = caches.iter().filter(|(id, _)| !left_out.contains(id));
+    let specs = caches_with_room.filter_map(|(_, cache)| cache.desired_spec());
     let mut images = Assignment::for_node(facts, specs.map(Arc::as_ref), defaults).images;
     for entry in &mut images {
         entry.revision = revision(entry, caches);

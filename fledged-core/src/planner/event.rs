@@ -127,6 +127,8 @@ pub enum ClusterEvent {
         /// The generation of the record. Reports refer to it.
         generation: u64,
     },
+    /// An assignment was refused because it is too large. It is planned again with half the room.
+    AssignmentTooLarge(NodeName),
     /// The record of a node was deleted by a command.
     AssignmentDeleted {
         /// Which node.

@@ -63,6 +63,8 @@ pub enum Cause {
     },
     /// The node is NotReady or about to be deleted.
     NodeNotReady,
+    /// The record of the node has no room for the images of the cache.
+    NodeRecordFull,
     /// The node holds the image.
     Cached {
         /// Whether it was asked to verify that, and has not reported the result.
@@ -258,6 +260,9 @@ fn cause(
     if !facts.ready {
         return Cause::NodeNotReady;
     }
+    if node.is_left_out(id) {
+        return Cause::NodeRecordFull;
+    }
     if let Some(pair) = pair.filter(|pair| pair.entry.state == DesiredState::Present) {
         return assigned(node, pair);
     }
@@ -372,6 +377,9 @@ impl fmt::Display for Cause {
             Self::CachePurged => f.write_str("the image cache is purged"),
             Self::NodeNotLinux { os } => write!(f, "the node runs {os}, not Linux"),
             Self::NodeNotReady => f.write_str("the node is not Ready"),
+            Self::NodeRecordFull => {
+                f.write_str("the record of the node has no room for the images of the image cache")
+            }
             Self::Cached { verifying: false } => f.write_str("the node holds the image"),
             Self::Cached { verifying: true } => {
                 f.write_str("the node holds the image and is verifying it")

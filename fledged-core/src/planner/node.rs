@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::desired::LeftOut;
 use super::event::NodeRecord;
 use super::tally::Tally;
 use crate::error::Reason;
@@ -113,6 +114,10 @@ pub(super) enum ImageState {
 pub(super) struct NodeState {
     pub(super) facts: Option<NodeFacts>,
     pub(super) desired: DesiredImages,
+    /// Caches whose images its record has no room for.
+    pub(super) left_out: LeftOut,
+    /// Room for the assignment in its record, in bytes.
+    pub(super) room: usize,
     /// The assignment as last written or recorded, sorted by image.
     pub(super) pairs: Vec<Pair>,
     /// Generation of the last acknowledged write or of the record.
@@ -140,6 +145,8 @@ impl NodeState {
         Self {
             facts: None,
             desired: Arc::from([]),
+            left_out: Arc::from([]),
+            room: usize::MAX,
             pairs: Vec::new(),
             generation: 0,
             ticket: 0,
@@ -154,6 +161,11 @@ impl NodeState {
             tallies: Vec::new(),
             active: false,
         }
+    }
+
+    /// Whether its record has no room for that cache.
+    pub(super) fn is_left_out(&self, id: &CacheId) -> bool {
+        self.left_out.iter().any(|left_out| **left_out == *id)
     }
 
     /// Whether it can hold images at all.

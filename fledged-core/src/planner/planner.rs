@@ -46,6 +46,11 @@ pub struct PlannerConfig {
     pub status_interval: Duration,
     /// Most failures in a status. Default 20, which fit on a screen.
     pub failures_max: usize,
+    /// Room for an assignment in the record of a node, in bytes. If all caches together take more, whole
+    /// caches are left out, always of the namespace that takes most, and report
+    /// [`Reason::NodeRecordFull`](crate::error::Reason). Default 512 KiB: etcd takes 1.5 MiB an object, and
+    /// the node's report is in the same one.
+    pub record_bytes_max: usize,
 }
 
 impl Default for PlannerConfig {
@@ -59,6 +64,7 @@ impl Default for PlannerConfig {
             report_grace: Duration::from_secs(60),
             status_interval: Duration::from_secs(1),
             failures_max: 20,
+            record_bytes_max: 512 * 1024,
         }
     }
 }
@@ -242,6 +248,13 @@ impl Planner {
             ClusterEvent::AnnotationRemoved { cache, annotation } => {
                 if let Some(cache) = self.caches.get_mut(&cache) {
                     cache.annotation_removed(annotation, now);
+                }
+            }
+            ClusterEvent::AssignmentTooLarge(name) => {
+                if let Some(node) = self.nodes.get_mut(&name) {
+                    node.invalidate();
+                    node.room = node.room.min(self.config.record_bytes_max) / 2;
+                    self.dirty_nodes.insert(name);
                 }
             }
             ClusterEvent::Conflicted(WriteTarget::Assignment(name)) => {
@@ -525,12 +538,16 @@ impl Planner {
             let Some(mut node) = self.nodes.remove(name) else {
                 continue;
             };
-            node.desired = self.desired.images(
+            let room = node.room.min(self.config.record_bytes_max);
+            let desired = self.desired.images(
                 &node,
                 &self.caches,
                 self.config.defaults,
+                room,
                 &mut self.interner,
             );
+            node.desired = desired.images;
+            node.left_out = desired.left_out;
             self.update_totals(name, &mut node, now);
             self.nodes.insert(name.clone(), node);
         }

@@ -9,7 +9,8 @@ use super::desired::Interner;
 use super::node::{ImageState, NodeState, Pair, asks_more};
 use super::tally::Tally;
 use crate::model::{
-    AssignedImage, CacheId, CountOrPercent, DesiredState, ImagePullPolicy, ImageRef, NodeName,
+    AssignedImage, CacheId, CountOrPercent, DesiredState, ImageCache, ImagePullPolicy, ImageRef,
+    NodeFacts, NodeName,
 };
 
 /// The cluster-wide limit if the configured one is malformed.
@@ -237,7 +238,8 @@ fn orphaned(
         // Caches that were deleted while no planner ran leave their images.
         caches.get(id).is_some_and(|cache| {
             // A taint keeps new images off a node and removes none, as with pods.
-            !cache.is_repelled(node, image) && cache.orphan_policy() == OrphanPolicy::Delete
+            let kept = cache.is_repelled(node, image) || node.is_left_out(id);
+            !kept && cache.orphan_policy() == OrphanPolicy::Delete
         })
     };
     let deleted = pair.entry.wanted_by.iter().any(is_deleted);
@@ -277,6 +279,19 @@ pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, T
         }
     }
     if let Some(facts) = &node.facts {
+        for id in node.left_out.iter() {
+            let spec = caches.get(id).and_then(|cache| cache.desired_spec());
+            let tally = tallies.entry(id).or_default();
+            let images = u64::try_from(spec.map_or(0, |spec| image_count(spec, facts)));
+            let images = images.unwrap_or(u64::MAX);
+            tally.desired += images;
+            if reachable {
+                tally.failed += images;
+                tally.left_out += images;
+            } else {
+                tally.unreachable += images;
+            }
+        }
         let removed = caches
             .iter()
             .filter(|(_, cache)| cache.is_removed_from(facts));
@@ -293,6 +308,13 @@ pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, T
     tallies
         .filter_map(|(id, tally)| Some((shared(id)?, tally)))
         .collect()
+}
+
+/// The number of different images that the cache has on that node.
+fn image_count(spec: &ImageCache, facts: &NodeFacts) -> usize {
+    let groups = spec.groups.iter().filter(|group| group.matches(facts));
+    let images: BTreeSet<&ImageRef> = groups.flat_map(|group| &group.images).collect();
+    images.len()
 }
 
 /// Adds the images that a purge or deletion removes from a reachable node.

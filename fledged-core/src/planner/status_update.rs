@@ -11,6 +11,7 @@ use super::node::NodeState;
 use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
+use crate::error::Reason;
 use crate::model::{AssignedImage, CacheId, DesiredState, NodeName};
 use crate::time::after;
 
@@ -112,6 +113,8 @@ fn failures(
             images.any(|image| *image == entry.image)
         }),
     };
+    let full = cache.failing.iter();
+    let full = full.filter(|name| nodes.get(*name).is_some_and(|node| node.is_left_out(id)));
     let failing = cache.failing.iter();
     let nodes = failing.filter_map(|name| Some((name, nodes.get(name)?)));
     let all = nodes.flat_map(|(name, node)| {
@@ -121,6 +124,13 @@ fn failures(
         })
     });
     let mut failures: BTreeMap<String, Vec<NodeFailure>> = BTreeMap::new();
+    if let Some(first) = cache.first_image() {
+        for name in full.take(max) {
+            let message = "the record of the node has no room for the images of this image cache";
+            let failure = NodeFailure::new(name.clone(), Reason::NodeRecordFull, message);
+            failures.entry(first.clone()).or_default().push(failure);
+        }
+    }
     for (name, pair, failed) in all.take(max) {
         let image = cache.as_written(&pair.entry.image).to_string();
         failures.entry(image).or_default().push(NodeFailure {
@@ -187,6 +197,7 @@ fn message(cache: &CacheState) -> String {
         (sum.in_use, "kept because they are in use or shared"),
         (sum.shared, "kept for other image caches"),
         (sum.failed + sum.removal_failed, "failed"),
+        (sum.left_out, "of them on nodes whose record is full"),
         (sum.unreachable_nodes, "can't be reached"),
         (sum.unreachable, "on nodes that can't be reached"),
     ];
@@ -212,6 +223,7 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
     let degraded = invalid || failed || failing || sum.unreachable + sum.unreachable_nodes > 0;
     let trouble = match (invalid, failed, failing) {
         (true, ..) => "InvalidSpec",
+        _ if sum.left_out > 0 => "NodeRecordFull",
         (_, true, _) => "ImagesFailed",
         (_, _, true) => "ImagesFailing",
         _ => "NodesUnreachable",

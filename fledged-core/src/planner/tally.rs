@@ -13,6 +13,8 @@ pub(super) struct Tally {
     /// Images to pull whose attempts fail so far.
     pub(super) failing: u64,
     pub(super) failed: u64,
+    /// Failed because the record of the node has no room for the cache.
+    pub(super) left_out: u64,
     pub(super) unreachable: u64,
     /// Unreachable nodes of a cache that is purged or deleted: 1 for a node.
     pub(super) unreachable_nodes: u64,
@@ -29,7 +31,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 13] {
+    fn fields(&mut self) -> [&mut u64; 14] {
         [
             &mut self.desired,
             &mut self.cached,
@@ -37,6 +39,7 @@ impl Tally {
             &mut self.pulling,
             &mut self.failing,
             &mut self.failed,
+            &mut self.left_out,
             &mut self.unreachable,
             &mut self.unreachable_nodes,
             &mut self.removing,

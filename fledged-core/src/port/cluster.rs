@@ -68,6 +68,10 @@ pub enum WriteFailure {
     /// The object does not exist. The write is dropped.
     #[error("the object does not exist: {0}")]
     Gone(String),
+    /// The object would be larger than what the server stores. An assignment is planned again with less room;
+    /// another write is retried after minutes.
+    #[error("the object is too large: {0}")]
+    TooLarge(String),
     /// Any other failure. The write is retried.
     #[error("{message}")]
     Unavailable {

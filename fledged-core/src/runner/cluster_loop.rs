@@ -219,6 +219,14 @@ impl ClusterLoop {
             }
             Err(failure) => {
                 log_failure(&command, &failure);
+                if let (WriteFailure::TooLarge(_), ClusterCommand::WriteAssignment { node, .. }) =
+                    (&failure, &command)
+                {
+                    let event = ClusterEvent::AssignmentTooLarge(node.clone());
+                    self.writes.done(&target);
+                    self.planner.apply(event, now);
+                    return;
+                }
                 self.writes.failed(target, command, &failure, now);
             }
         }
@@ -324,7 +332,7 @@ fn log_failure(command: &ClusterCommand, failure: &WriteFailure) {
         WriteFailure::Conflict(_) | WriteFailure::Gone(_) => {
             debug!(operation, %object, error = %failure, "write refused");
         }
-        WriteFailure::Unavailable { .. } => {
+        WriteFailure::TooLarge(_) | WriteFailure::Unavailable { .. } => {
             warn!(operation, %object, error = %failure, "write failed");
         }
     }

@@ -11,6 +11,8 @@ use crate::time::after;
 /// Delays between attempts of one write. They stay short, because one controller that limits its writes
 /// is no burden for an API server that is back.
 const SCHEDULE: Schedule = Schedule::seconds(1, 10);
+/// Delays between attempts of a write that is too large. Only other writes can make it smaller.
+const TOO_LARGE: Schedule = Schedule::seconds(60, 600);
 /// Longest delay that is accepted from a server.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Most attempts of a write that nothing depends on.
@@ -61,14 +63,18 @@ impl WritePolicy {
     ) -> Decision {
         let retry_after = match failure {
             WriteFailure::Unavailable { retry_after, .. } => *retry_after,
-            WriteFailure::Conflict(_) | WriteFailure::Gone(_) => None,
+            WriteFailure::Conflict(_) | WriteFailure::Gone(_) | WriteFailure::TooLarge(_) => None,
         };
         let retry_after = retry_after.map(|delay| delay.min(RETRY_AFTER_MAX));
         let exhausted = optional && failures >= OPTIONAL_ATTEMPTS;
         let next = if exhausted || matches!(failure, WriteFailure::Gone(_)) {
             AfterFailure::Drop
         } else {
-            let delay = SCHEDULE.delay(failures);
+            let schedule = match failure {
+                WriteFailure::TooLarge(_) => TOO_LARGE,
+                _ => SCHEDULE,
+            };
+            let delay = schedule.delay(failures);
             let delay = self.backoff.spread(delay, &mut self.rng);
             let at = after(now, delay.max(retry_after.unwrap_or_default()));
             if matches!(failure, WriteFailure::Conflict(_)) {

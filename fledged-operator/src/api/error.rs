@@ -57,6 +57,7 @@ pub fn write_failure(error: kube::Error) -> WriteFailure {
         422 if has_cause(status, |cause| cause.field == "metadata.uid") => {
             WriteFailure::Gone(message)
         }
+        _ if is_too_large(status) => WriteFailure::TooLarge(message),
         _ => WriteFailure::Unavailable {
             message,
             retry_after: retry_after(&error),
@@ -79,6 +80,18 @@ pub(crate) fn retry_after(error: &kube::Error) -> Option<Duration> {
         (seconds, _) => seconds,
     };
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+/// Whether the API server, or etcd behind it, refused an object because of its size.
+pub(crate) fn is_too_large(status: &Status) -> bool {
+    // etcd's refusals come as internal errors.
+    const TEXTS: [&str; 3] = [
+        "request is too large",
+        "entity too large",
+        "message larger than max",
+    ];
+    let message = status.message.to_ascii_lowercase();
+    status.code == 413 || TEXTS.iter().any(|text| message.contains(text))
 }
 
 fn names_object(status: &Status) -> bool {

@@ -7,15 +7,8 @@ use kube::core::request::Request;
 use kube::{Client, Resource};
 use serde_json::json;
 
-use crate::api::error::problem;
+use crate::api::error::{is_too_large, problem};
 use crate::crd::{NodeImageCache, NodeImageCacheStatus};
-
-/// Parts of the messages for a body above the API server's limit, a request above etcd's, and a message above gRPC's.
-const TOO_LARGE: [&str; 3] = [
-    "entity too large",
-    "request is too large",
-    "message larger than max",
-];
 
 /// Why the status of a NodeImageCache was not written.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +87,7 @@ fn classify(error: kube::Error, bytes: usize) -> WriteError {
     let problem = problem(&error);
     if (status.is_not_found() && named) || (status.is_conflict() && text.contains("uid")) {
         WriteError::Gone(problem)
-    } else if status.code == 413 || TOO_LARGE.iter().any(|words| text.contains(words)) {
+    } else if is_too_large(status) {
         WriteError::TooLarge { bytes, problem }
     } else {
         WriteError::Failed(error)

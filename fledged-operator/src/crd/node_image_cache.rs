@@ -1,6 +1,6 @@
 //! `NodeImageCache`: what one node should hold, and what its agent reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fledged_core::error::Reason;
@@ -51,6 +51,7 @@ pub struct NodeImageCacheSpec {
 
 /// One ImageCache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct CacheReference {
     /// Namespace of the ImageCache.
     pub namespace: String,
@@ -58,6 +59,13 @@ pub struct CacheReference {
     pub name: String,
     /// UID of the ImageCache, which distinguishes it from a later one of the same name.
     pub uid: String,
+    /// Names of Secrets with registry credentials for its images, in its namespace, in the order in which they
+    /// are tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pull_secrets: Vec<String>,
+    /// Names of ServiceAccounts in its namespace whose `imagePullSecrets` are also used for its images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_accounts: Vec<String>,
 }
 
 /// One image that should be present on the node or absent from it.
@@ -82,10 +90,12 @@ pub struct NodeImage {
     /// Images with a higher priority are pulled first. Default 0.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
-    /// Secrets with registry credentials as `namespace/name`, in the order in which they are tried.
+    /// Secrets with registry credentials as `namespace/name`, in the order in which they are tried. Default those
+    /// of the ImageCaches that desire the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pull_secrets: Vec<String>,
-    /// ServiceAccounts whose `imagePullSecrets` are also used, as `namespace/name`.
+    /// ServiceAccounts whose `imagePullSecrets` are also used, as `namespace/name`. Default those of the
+    /// ImageCaches that desire the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_accounts: Vec<String>,
     /// UIDs of the ImageCaches that desire the image. Default all of `caches`.
@@ -177,25 +187,82 @@ impl NodeImageCacheSpec {
             caches.insert(&id.uid, id);
         }
         let caches: Vec<&CacheId> = caches.into_values().collect();
+        let pull_secrets = shared_names(images, |entry| &entry.pull_secrets);
+        let service_accounts = shared_names(images, |entry| &entry.service_accounts);
         let by_all = |entry: &AssignedImage| {
             entry.wanted_by.len() == caches.len()
                 && caches.iter().all(|id| entry.wanted_by.contains(id))
         };
+        let to_wire = |entry: &AssignedImage| {
+            let mut image = NodeImage::from(entry);
+            let present = entry.state == DesiredState::Present;
+            if present && !by_all(entry) {
+                let uids = entry.wanted_by.iter().map(|id| id.uid.clone());
+                image.wanted_by = Some(uids.collect());
+            }
+            // Written once a cache, unless that would change the order.
+            let wanted_by = if present { &*entry.wanted_by } else { &[] };
+            let own = |own: &[ObjectName], of_caches: &CacheNames| match own {
+                own if names_of(wanted_by, of_caches) == own => Vec::new(),
+                own => own.iter().map(ToString::to_string).collect(),
+            };
+            image.pull_secrets = own(&entry.pull_secrets, &pull_secrets);
+            image.service_accounts = own(&entry.service_accounts, &service_accounts);
+            image
+        };
+        let names = |names: &CacheNames, id: &CacheId| {
+            let names = names.get(id).into_iter().flatten();
+            names.map(|name| name.name.clone()).collect()
+        };
         Self {
-            images: images.iter().map(|e| to_wire(e, by_all(e))).collect(),
-            caches: caches.into_iter().map(CacheReference::from).collect(),
+            images: images.iter().map(to_wire).collect(),
+            caches: caches
+                .into_iter()
+                .map(|id| CacheReference {
+                    namespace: id.namespace.clone(),
+                    name: id.name.clone(),
+                    uid: id.uid.clone(),
+                    pull_secrets: names(&pull_secrets, id),
+                    service_accounts: names(&service_accounts, id),
+                })
+                .collect(),
         }
     }
 }
 
-impl From<&CacheId> for CacheReference {
-    fn from(id: &CacheId) -> Self {
-        Self {
-            namespace: id.namespace.clone(),
-            name: id.name.clone(),
-            uid: id.uid.clone(),
+/// Secrets, or ServiceAccounts, of each cache.
+type CacheNames = BTreeMap<CacheId, Vec<ObjectName>>;
+
+/// For each cache, the names in its namespace that all images have that it desires. An image has the names of
+/// all its caches, so the names of these caches together are those of the image.
+fn shared_names(
+    images: &[AssignedImage],
+    of: impl Fn(&AssignedImage) -> &Vec<ObjectName>,
+) -> CacheNames {
+    let mut shared = CacheNames::new();
+    for entry in images {
+        let names: BTreeSet<&ObjectName> = of(entry).iter().collect();
+        for id in &entry.wanted_by {
+            match shared.get_mut(id) {
+                Some(known) => known.retain(|name| names.contains(name)),
+                None => {
+                    let own = of(entry)
+                        .iter()
+                        .filter(|name| name.namespace == id.namespace);
+                    shared.insert(id.clone(), own.cloned().collect());
+                }
+            }
         }
     }
+    shared
+}
+
+/// The names of these caches together, each once.
+fn names_of(caches: &[CacheId], names: &CacheNames) -> Vec<ObjectName> {
+    let mut known = BTreeSet::new();
+    let caches: BTreeSet<&CacheId> = caches.iter().collect();
+    let names = caches.into_iter().filter_map(|id| names.get(id)).flatten();
+    names.filter(|name| known.insert(*name)).cloned().collect()
 }
 
 impl From<&CacheReference> for CacheId {
@@ -204,51 +271,76 @@ impl From<&CacheReference> for CacheId {
     }
 }
 
-fn to_wire(entry: &AssignedImage, by_all: bool) -> NodeImage {
-    // Round up to whole seconds.
-    let deadline = entry.deadline.as_secs() + u64::from(entry.deadline.subsec_nanos() > 0);
-    let deadline = u32::try_from(deadline).unwrap_or(u32::MAX);
-    let names = |names: &[ObjectName]| names.iter().map(ToString::to_string).collect();
-    let present = entry.state == DesiredState::Present;
-    NodeImage {
-        image: entry.image.as_str().to_owned(),
-        state: entry.state,
-        pull_policy: entry.pull_policy,
-        revision: entry.revision,
-        pull_deadline_seconds: Some(deadline).filter(|s| present && *s != DEADLINE_SECONDS),
-        priority: entry.priority,
-        pull_secrets: names(&entry.pull_secrets),
-        service_accounts: names(&entry.service_accounts),
-        wanted_by: (present && !by_all)
-            .then(|| entry.wanted_by.iter().map(|id| id.uid.clone()).collect()),
+impl From<&AssignedImage> for NodeImage {
+    fn from(entry: &AssignedImage) -> Self {
+        // Round up to whole seconds.
+        let deadline = entry.deadline.as_secs() + u64::from(entry.deadline.subsec_nanos() > 0);
+        let deadline = u32::try_from(deadline).unwrap_or(u32::MAX);
+        let present = entry.state == DesiredState::Present;
+        Self {
+            image: entry.image.as_str().to_owned(),
+            state: entry.state,
+            pull_policy: entry.pull_policy,
+            revision: entry.revision,
+            pull_deadline_seconds: Some(deadline).filter(|s| present && *s != DEADLINE_SECONDS),
+            priority: entry.priority,
+            ..Self::default()
+        }
     }
 }
 
-/// Converts an entry; returns the problem if its reference is invalid. `caches` by UID.
-pub(super) fn assigned(
-    entry: &NodeImage,
-    caches: &BTreeMap<String, CacheId>,
-) -> Result<AssignedImage, String> {
+/// The ImageCaches of a record, with the names of their Secrets and ServiceAccounts.
+#[derive(Debug, Default)]
+pub(super) struct RecordedCaches {
+    by_uid: BTreeMap<String, CacheId>,
+    pull_secrets: CacheNames,
+    service_accounts: CacheNames,
+}
+
+impl RecordedCaches {
+    fn insert(&mut self, cache: CacheReference) {
+        let id = CacheId::from(&cache);
+        let names = |names: Vec<String>| {
+            let names = names.into_iter();
+            names
+                .map(|name| ObjectName::new(&*cache.namespace, name))
+                .collect()
+        };
+        self.pull_secrets
+            .insert(id.clone(), names(cache.pull_secrets));
+        self.service_accounts
+            .insert(id.clone(), names(cache.service_accounts));
+        self.by_uid.insert(cache.uid, id);
+    }
+}
+
+/// Converts an entry; returns the problem if its reference is invalid.
+fn assigned(entry: &NodeImage, caches: &RecordedCaches) -> Result<AssignedImage, String> {
     let image = ImageRef::parse(&entry.image).map_err(|error| error.problem().to_owned())?;
     let seconds = entry.pull_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
-    let names = |names: &[String]| names.iter().filter_map(|name| object_name(name)).collect();
     let mut wanted_by: Vec<CacheId> = match (entry.state, &entry.wanted_by) {
         (DesiredState::Absent, _) => Vec::new(),
-        (_, None) => caches.values().cloned().collect(),
+        (_, None) => caches.by_uid.values().cloned().collect(),
         (_, Some(uids)) => {
-            let known = |uid: &String| caches.get(uid.as_str()).cloned();
+            let known = |uid: &String| caches.by_uid.get(uid).cloned();
             uids.iter().filter_map(known).collect()
         }
     };
     wanted_by.sort();
+    let names = |own: &[String], of_caches: &CacheNames| {
+        if own.is_empty() {
+            return names_of(&wanted_by, of_caches);
+        }
+        own.iter().filter_map(|name| object_name(name)).collect()
+    };
     let mut assigned = AssignedImage::present(image);
     assigned.state = entry.state;
     assigned.pull_policy = entry.pull_policy;
     assigned.revision = entry.revision;
     assigned.deadline = Duration::from_secs(seconds.into());
     assigned.priority = entry.priority;
-    assigned.pull_secrets = names(&entry.pull_secrets);
-    assigned.service_accounts = names(&entry.service_accounts);
+    assigned.pull_secrets = names(&entry.pull_secrets, &caches.pull_secrets);
+    assigned.service_accounts = names(&entry.service_accounts, &caches.service_accounts);
     assigned.wanted_by = wanted_by;
     Ok(assigned)
 }
@@ -399,12 +491,10 @@ impl ReadNodeCache {
                 problem,
             });
         };
-        let mut caches = BTreeMap::new();
+        let mut caches = RecordedCaches::default();
         for (at, value) in entries(&self.spec, "caches") {
             match CacheReference::deserialize(value) {
-                Ok(cache) => {
-                    caches.insert(cache.uid.clone(), CacheId::from(&cache));
-                }
+                Ok(cache) => caches.insert(cache),
                 Err(error) => refuse(format!("spec.caches[{at}]"), value, error.to_string()),
             }
         }

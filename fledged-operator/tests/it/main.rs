@@ -21,3 +21,4 @@ mod job_program;
 mod node_driver;
 #[cfg(feature = "binary")]
 mod readme;
+mod tenants;
