@@ -279,15 +279,18 @@ fn cause(
     let desired = node.desired.iter().find(|entry| entry.image == *image);
     let obstacle = desired.and_then(|entry| rollout::obstacle(node, entry, caches, slots));
     match obstacle {
-        Some(Obstacle::CacheLimit(id)) => {
-            let limiting = caches.get(&id);
+        Some(Obstacle::CacheLimit(ids)) => {
+            // The image waits for all of them; this one is what the reader can change.
+            let own = ids.iter().find(|limiting| ***limiting == *id);
+            let limiting = own.or(ids.first()).map_or(id, |limiting| &**limiting);
+            let cache = caches.get(limiting);
             Cause::CacheLimit {
-                limit: limiting.and_then(|cache| cache.limit()).unwrap_or(0),
-                active: limiting.map_or(0, |cache| cache.totals.active),
-                cache: (*id).clone(),
+                limit: cache.and_then(|cache| cache.limit()).unwrap_or(0),
+                active: cache.map_or(0, |cache| cache.totals.active),
+                cache: limiting.clone(),
             }
         }
-        Some(Obstacle::ClusterLimit) => Cause::ClusterLimit {
+        Some(Obstacle::ClusterLimit(_)) => Cause::ClusterLimit {
             limit: slots.limit(),
             active: slots.active(),
         },

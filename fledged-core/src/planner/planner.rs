@@ -599,16 +599,18 @@ impl Planner {
     fn wait_for(&mut self, obstacle: Obstacle, node: &NodeName) {
         match obstacle {
             Obstacle::NodeUnreachable => {}
-            Obstacle::ClusterLimit => self.slots.wait(node.clone()),
-            Obstacle::CacheLimit(id) => {
-                if let Some(cache) = self.caches.get_mut(&id) {
-                    cache.waiting.insert(node.clone());
+            Obstacle::ClusterLimit(namespaces) => self.slots.wait(node, namespaces),
+            Obstacle::CacheLimit(ids) => {
+                for id in ids {
+                    if let Some(cache) = self.caches.get_mut(&id) {
+                        cache.waiting.insert(node.clone());
+                    }
                 }
             }
         }
     }
 
-    /// Gives free slots to waiting nodes, in the order of their names.
+    /// Gives free slots to waiting nodes.
     fn fill_slots(&mut self, now: Timestamp) {
         loop {
             while let Some(id) = self.freed.pop_first() {

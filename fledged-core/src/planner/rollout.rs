@@ -2,6 +2,7 @@
 //! it is with the assignment it has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::cache::{CacheState, Caches, OrphanPolicy};
@@ -21,10 +22,10 @@ const DEFAULT_LIMIT: usize = 100;
 pub(super) enum Obstacle {
     /// The node can't act. It is planned again when it can.
     NodeUnreachable,
-    /// As many nodes pull as the cluster-wide limit allows.
-    ClusterLimit,
-    /// As many nodes pull for that cache as its own limit allows.
-    CacheLimit(Arc<CacheId>),
+    /// As many nodes pull as the cluster-wide limit allows. The namespaces of the caches that wait.
+    ClusterLimit(BTreeSet<String>),
+    /// As many nodes pull for each of these caches as its own limit allows. One of them is enough.
+    CacheLimit(Vec<Arc<CacheId>>),
 }
 
 /// The cluster-wide limit on nodes with unfinished pulls. Each such node holds a slot.
@@ -34,7 +35,10 @@ pub(super) struct Slots {
     /// Nodes that exist. Others are only records.
     nodes: usize,
     active: usize,
-    waiting: BTreeSet<NodeName>,
+    /// Nodes that wait for a slot, by the namespaces that they wait for.
+    waiting: BTreeMap<String, BTreeSet<NodeName>>,
+    /// The namespace that was last given a slot.
+    last_served: Option<String>,
 }
 
 impl Slots {
@@ -43,7 +47,8 @@ impl Slots {
             limit,
             nodes: 0,
             active: 0,
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            last_served: None,
         }
     }
 
@@ -60,18 +65,36 @@ impl Slots {
         self.active = self.active + usize::from(after) - usize::from(before);
     }
 
-    /// Queues a node for a slot.
-    pub(super) fn wait(&mut self, node: NodeName) {
-        self.waiting.insert(node);
+    /// Queues a node for a slot, for images of these namespaces.
+    pub(super) fn wait(&mut self, node: &NodeName, namespaces: BTreeSet<String>) {
+        for namespace in namespaces {
+            let nodes = self.waiting.entry(namespace).or_default();
+            nodes.insert(node.clone());
+        }
     }
 
-    /// The next node that may take a slot, in the order of names.
+    /// The next node that may take a slot: the namespaces take turns, each with its nodes in the order of
+    /// names.
     pub(super) fn pop_waiting(&mut self) -> Option<NodeName> {
-        if self.is_free() {
-            self.waiting.pop_first()
-        } else {
-            None
+        if !self.is_free() {
+            return None;
         }
+        let after = match &self.last_served {
+            Some(last) => (Bound::Excluded(last.clone()), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let next = self.waiting.range(after).next();
+        let namespace = next.or_else(|| self.waiting.first_key_value())?.0.clone();
+        let node = self.waiting.get_mut(&namespace)?.pop_first();
+        self.last_served = Some(namespace);
+        if let Some(node) = &node {
+            // It is planned for all namespaces.
+            self.waiting.retain(|_, nodes| {
+                nodes.remove(node);
+                !nodes.is_empty()
+            });
+        }
+        node
     }
 
     fn is_free(&self) -> bool {
@@ -100,6 +123,7 @@ pub(super) fn obstacle(
     if !node.is_reachable() {
         return Some(Obstacle::NodeUnreachable);
     }
+    let mut limits = Vec::new();
     for id in &entry.wanted_by {
         let holds_slot =
             |(known, tally): &(Arc<CacheId>, Tally)| **known == *id && tally.in_progress > 0;
@@ -107,10 +131,17 @@ pub(super) fn obstacle(
             && !cache.has_slot()
             && !node.tallies.iter().any(holds_slot)
         {
-            return Some(Obstacle::CacheLimit(Arc::clone(id)));
+            limits.push(Arc::clone(id));
         }
     }
-    (!node.active && !slots.is_free()).then_some(Obstacle::ClusterLimit)
+    // A slot of one of its caches is enough: no cache delays the images of another.
+    if !limits.is_empty() && limits.len() == entry.wanted_by.len() {
+        return Some(Obstacle::CacheLimit(limits));
+    }
+    (!node.active && !slots.is_free()).then(|| {
+        let namespaces = entry.wanted_by.iter().map(|id| id.namespace.clone());
+        Obstacle::ClusterLimit(namespaces.collect())
+    })
 }
 
 /// The assignment to write next, and what keeps it from being complete.
@@ -258,10 +289,13 @@ pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, T
         let revision = pair.map_or(0, |p| revision_for(node, p, entry, caches));
         let due = pair.is_none_or(|p| node.adds_work(p, entry) || revision > p.entry.revision);
         let verifying = pair.is_some_and(|p| node.is_verifying(p, entry, revision));
+        let limited = |id: &CacheId| caches.get(id).is_some_and(|cache| cache.limit().is_some());
+        let all_limited = entry.wanted_by.iter().all(limited);
         for id in &entry.wanted_by {
             let tally = tallies.entry(id).or_default();
             tally.desired += 1;
-            tally.in_progress += u64::from(in_progress);
+            // An image that a cache without a limit wants takes no slot of the others.
+            tally.in_progress += u64::from(in_progress && (all_limited || !limited(id)));
             match state {
                 _ if !reachable => tally.unreachable += 1,
                 _ if verifying => {

@@ -26,7 +26,7 @@ pub(super) struct Tally {
     pub(super) shared: u64,
     /// Failed removals.
     pub(super) removal_failed: u64,
-    /// Assigned pulls that are not finished.
+    /// Assigned pulls that are not finished and take a slot of the cache.
     pub(super) in_progress: u64,
 }
 

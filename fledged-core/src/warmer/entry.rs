@@ -15,9 +15,12 @@ use crate::model::{AssignedImage, ImagePhase, ImagePullPolicy, ImageRef, ImageRe
 use crate::port::RuntimeImage;
 use crate::time::after;
 
-/// Rank in the queue of due images, smaller first: priority, whether no round has begun, failed rounds,
-/// attempts, position in the assignment.
-type Rank = (Reverse<i32>, bool, u32, u32, usize);
+/// Rank in the queue of due images, smaller first: priority, turn of the namespace, whether no round has begun,
+/// failed rounds, attempts, position in the assignment.
+type Rank = (Reverse<i32>, Turn, bool, u32, u32, usize);
+
+/// The turn of a namespace, smaller first: running pulls, and when its last pull began.
+type Turn = (usize, u64);
 
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -34,6 +37,8 @@ pub(super) struct Entry {
     /// Start of the wait for a first inventory.
     pub(super) waiting_since: Timestamp,
     pub(super) pull: Option<PullId>,
+    /// Number of the last pull that was started; 0 for none.
+    pub(super) last_pull: u64,
     /// The revision that the running pull will satisfy.
     pub(super) pull_revision: u64,
     pub(super) removing: bool,
@@ -54,6 +59,7 @@ impl Entry {
             stale,
             waiting_since: now,
             pull: None,
+            last_pull: 0,
             pull_revision: 0,
             removing: false,
             held_since: None,
@@ -73,14 +79,24 @@ impl Entry {
 
     /// The order in which due images are attempted. A running round comes before one that has not
     /// begun, whose deadline does not count yet.
-    fn rank(&self) -> Rank {
+    fn rank(&self, turns: &BTreeMap<&str, Turn>) -> Rank {
+        let turn = |namespace| turns.get(namespace).copied().unwrap_or_default();
         (
             Reverse(self.progress.spec.priority),
+            self.namespaces().map(turn).min().unwrap_or_default(),
             self.progress.round.is_none(),
             self.progress.failed_rounds,
             self.progress.report.attempts,
             self.order,
         )
+    }
+
+    /// The namespaces of the caches that want it. An image without caches has the empty one.
+    fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let wanted_by = &self.progress.spec.wanted_by;
+        let none = wanted_by.is_empty().then_some("");
+        let namespaces = wanted_by.iter().map(|id| id.namespace.as_str());
+        namespaces.chain(none)
     }
 
     /// When the next pull is due; `None` if none is needed or one is running.
@@ -368,16 +384,33 @@ impl Entries {
         removal: Option<&ImageRef>,
         now: Timestamp,
     ) -> Option<&mut Entry> {
-        let entries = self.values_mut().filter(|e| {
+        let turns = self.turns();
+        let entries = self.by_image.values().filter(|e| {
             Some(&e.progress.spec.image) != removal && e.pull_due().is_some_and(|due| due <= now)
         });
-        entries.min_by_key(|entry| entry.rank())
+        let next = entries.min_by_key(|entry| entry.rank(&turns))?;
+        let image = next.progress.spec.image.clone();
+        self.by_image.get_mut(&image)
+    }
+
+    /// The turns of the namespaces that have pulls under way or had some: the one with the fewest is next,
+    /// and of several the one that has waited longest.
+    fn turns(&self) -> BTreeMap<&str, Turn> {
+        let mut turns: BTreeMap<&str, Turn> = BTreeMap::new();
+        for entry in self.by_image.values().filter(|entry| entry.last_pull > 0) {
+            for namespace in entry.namespaces() {
+                let (under_way, last) = turns.entry(namespace).or_default();
+                *under_way += usize::from(entry.pull.is_some());
+                *last = (*last).max(entry.last_pull);
+            }
+        }
+        turns
     }
 
     /// The next removal to start.
     pub(super) fn next_removal(&self, now: Timestamp) -> Option<ImageRef> {
         let entries = self.values().filter(|e| e.removable(now));
-        let first = entries.min_by_key(|entry| entry.rank())?;
+        let first = entries.min_by_key(|entry| entry.rank(&BTreeMap::new()))?;
         Some(first.progress.spec.image.clone())
     }
 

@@ -489,6 +489,7 @@ impl Warmer {
             let id = PullId(self.last_pull);
             entry.begin(ImagePhase::Pulling, now);
             entry.pull = Some(id);
+            entry.last_pull = id.0;
             entry.pull_revision = entry.progress.spec.revision;
             let image = entry.progress.spec.image.clone();
             self.pulls.insert(id, image.clone());

@@ -10,6 +10,7 @@ mod assignment;
 mod cluster_loop;
 mod digest;
 mod embedding;
+mod fairness;
 mod image_ref;
 mod node_loop;
 mod node_loop_inputs;

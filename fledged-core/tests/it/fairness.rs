@@ -1,0 +1,103 @@
+//! Slots and pulls are shared between caches and namespaces: none delays the images of another.
+
+use crate::warmer_node::{TestNode, mk_inventory, mk_present};
+use crate::world::{World, mk_limited, mk_node, mk_spec};
+use fledged_core::error::Reason;
+use fledged_core::model::CountOrPercent;
+use fledged_core::model::{AssignedImage, CacheId};
+use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
+use jiff::Timestamp;
+
+#[test]
+fn a_rollout_limit_does_not_delay_other_caches() {
+    let mut world = World::new();
+    for name in ["n1", "n2", "n3"] {
+        world.node(mk_node(name, &[]));
+    }
+    world.cache("limited", &mk_limited(&["tarpit:1", "shared:1"], 1));
+    assert_eq!(world.assigned("n2"), [""; 0]);
+    world.cache("web", &mk_spec(&["shared:1", "other:1"], &[]));
+    for name in ["n2", "n3"] {
+        assert_eq!(world.assigned(name), ["shared:1", "other:1"], "{name}");
+    }
+}
+
+fn mk_wanted(namespace: &str, image: &str) -> AssignedImage {
+    mk_present(image).with_wanted_by([CacheId::new(namespace, "web", namespace)])
+}
+
+#[test]
+fn namespaces_take_turns_at_pulls() {
+    let mut node = TestNode::new(1);
+    let many = (0..50).map(|n| mk_wanted("a", &format!("a-{n:02}")));
+    node.assign(
+        many.chain([mk_wanted("b", "b-0"), mk_wanted("b", "b-1")])
+            .collect(),
+    );
+    let mut pulled = node.read(mk_inventory(&[])).pulls();
+    for _ in 0..5 {
+        let current = pulled.last().unwrap().clone();
+        pulled.extend(node.pulled(&current).pulls());
+    }
+    assert_eq!(pulled, ["a-00", "b-0", "a-01", "b-1", "a-02", "a-03"]);
+}
+
+#[test]
+fn a_namespace_with_fewer_pulls_under_way_is_next() {
+    let mut node = TestNode::new(3);
+    let many = (0..50).map(|n| mk_wanted("a", &format!("a-{n:02}")));
+    node.assign(many.collect());
+    assert_eq!(node.read(mk_inventory(&[])).pulls().len(), 3);
+    let many = (0..50).map(|n| mk_wanted("a", &format!("a-{n:02}")));
+    node.assign(
+        many.chain([mk_wanted("b", "b-0"), mk_wanted("b", "b-1")])
+            .collect(),
+    );
+    node.read(mk_inventory(&[]));
+    // Neither order nor earlier failures of `b` matter.
+    assert_eq!(node.failed("a-00", Reason::ImageNotFound).pulls(), ["b-0"]);
+    assert_eq!(node.failed("a-01", Reason::ImageNotFound).pulls(), ["a-03"]);
+    assert_eq!(node.failed("a-02", Reason::ImageNotFound).pulls(), ["b-1"]);
+}
+
+#[test]
+fn namespaces_take_turns_at_slots_of_the_cluster() {
+    let mut config = PlannerConfig::default();
+    config.max_concurrent_nodes = CountOrPercent::Count(1);
+    let mut planner = Planner::new(config, 1);
+    let now = Timestamp::UNIX_EPOCH;
+    for (name, zone) in [
+        ("n1", "zone=a"),
+        ("n2", "zone=a"),
+        ("n3", "zone=a"),
+        ("n9", "zone=b"),
+    ] {
+        planner.apply(ClusterEvent::NodeApplied(mk_node(name, &[zone])), now);
+    }
+    for (namespace, zone) in [("a", "zone=a"), ("b", "zone=b")] {
+        let id = CacheId::new(namespace, "web", namespace);
+        let facts = CacheFacts::of_spec(id, 1, &mk_spec(&["app:1"], &[zone]));
+        planner.apply(ClusterEvent::CacheApplied(Box::new(facts)), now);
+    }
+    planner.apply(ClusterEvent::Synced, now);
+    let mut order = Vec::new();
+    for _ in 0..10 {
+        for command in planner.poll(now) {
+            if let ClusterCommand::WriteAssignment { node, ticket, .. } = command {
+                let generation = 1;
+                planner.apply(
+                    ClusterEvent::AssignmentWritten {
+                        node: node.clone(),
+                        ticket,
+                        generation,
+                    },
+                    now,
+                );
+                // The node gives its slot back.
+                planner.apply(ClusterEvent::AgentUnresponsive(node.clone()), now);
+                order.push(node.to_string());
+            }
+        }
+    }
+    assert_eq!(order, ["n1", "n2", "n9", "n3"]);
+}
