@@ -155,6 +155,9 @@ pub struct Failure {
     pub message: String,
     /// The delay before the next request that the server asked for (`Retry-After`), if any.
     pub retry_after: Option<Duration>,
+    /// Whether the node's image file systems have room although the pull found a full disk: the failure
+    /// then concerns this image alone.
+    pub node_has_room: bool,
 }
 
 impl Failure {
@@ -164,6 +167,7 @@ impl Failure {
             reason,
             message: message.into(),
             retry_after: None,
+            node_has_room: false,
         }
     }
 

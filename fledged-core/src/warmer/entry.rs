@@ -92,7 +92,7 @@ impl Entry {
     }
 
     /// The namespaces of the caches that want it. An image without caches has the empty one.
-    fn namespaces(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
         let wanted_by = &self.progress.spec.wanted_by;
         let none = wanted_by.is_empty().then_some("");
         let namespaces = wanted_by.iter().map(|id| id.namespace.as_str());

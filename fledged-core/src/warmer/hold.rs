@@ -31,23 +31,14 @@ pub struct DiskHold {
 }
 
 impl DiskHold {
-    /// A pull of that image found the disk full.
-    pub fn set(
-        &mut self,
-        image: &ImageRef,
-        failure: &Failure,
-        now: Timestamp,
-        backoff: &Backoff,
-        rng: &mut fastrand::Rng,
-    ) {
+    /// A pull found the disk full.
+    pub fn set(&mut self, now: Timestamp, backoff: &Backoff, rng: &mut fastrand::Rng) {
         self.strikes = self.strikes.saturating_add(1);
         let delay = backoff.spread(backoff.disk_full.delay(self.strikes), rng);
         self.hold = Some(Hold {
             until: after(now, delay),
             reason: Reason::DiskFull,
-            message: format!(
-                "not started: no room on the node's image file system (found when pulling {image}: {failure})"
-            ),
+            message: "not started: no room on the node's image file system".to_owned(),
         });
     }
 
@@ -73,34 +64,29 @@ impl DiskHold {
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     disk: DiskHold,
-    registries: BTreeMap<String, Hold>,
+    /// By registry and namespace: a registry throttles an account, and namespaces have their own.
+    registries: BTreeMap<(String, String), Hold>,
 }
 
 impl Holds {
-    /// A pull has failed.
-    pub(super) fn failed(
+    /// A pull of an image has failed that caches of these namespaces want.
+    pub(super) fn failed<'a>(
         &mut self,
         image: &ImageRef,
+        namespaces: impl Iterator<Item = &'a str>,
         failure: &Failure,
         now: Timestamp,
         backoff: &Backoff,
         rng: &mut fastrand::Rng,
     ) {
         match failure.class() {
-            ErrorClass::DiskFull => self.disk.set(image, failure, now, backoff, rng),
+            ErrorClass::DiskFull if failure.node_has_room => {}
+            ErrorClass::DiskFull => self.disk.set(now, backoff, rng),
             ErrorClass::Throttled => {
                 // Without a delay from the registry the image's own back-off applies.
                 if let Some(asked) = failure.retry_after {
                     let until = after(now, Backoff::asked(asked, rng));
                     let registry = image.registry();
-                    // The longest delay of several pulls applies.
-                    if self
-                        .registries
-                        .get(registry)
-                        .is_some_and(|h| h.until >= until)
-                    {
-                        return;
-                    }
                     let hold = Hold {
                         until,
                         reason: Reason::TooManyRequests,
@@ -109,7 +95,14 @@ impl Holds {
                             asked.as_secs()
                         ),
                     };
-                    self.registries.insert(registry.to_owned(), hold);
+                    for namespace in namespaces {
+                        let key = (registry.to_owned(), namespace.to_owned());
+                        let known = self.registries.entry(key).or_insert_with(|| hold.clone());
+                        // The longest delay of several pulls applies.
+                        if known.until < until {
+                            *known = hold.clone();
+                        }
+                    }
                 }
             }
             _ => {}
@@ -127,11 +120,29 @@ impl Holds {
         self.disk.release()
     }
 
-    /// The hold that keeps this image from being pulled now.
-    pub(super) fn on(&self, image: &ImageRef, now: Timestamp) -> Option<&Hold> {
-        let registry = self.registries.get(image.registry());
-        let registry = registry.filter(|hold| hold.until > now);
-        self.disk.current(now).or(registry)
+    /// The hold that keeps an image from being pulled now that caches of these namespaces want. One of them
+    /// without a hold is enough to pull it.
+    pub(super) fn on<'a>(
+        &self,
+        image: &ImageRef,
+        namespaces: impl Iterator<Item = &'a str>,
+        now: Timestamp,
+    ) -> Option<&Hold> {
+        if let Some(hold) = self.disk.current(now) {
+            return Some(hold);
+        }
+        if self.registries.is_empty() {
+            return None;
+        }
+        let mut first: Option<&Hold> = None;
+        for namespace in namespaces {
+            let key = (image.registry().to_owned(), namespace.to_owned());
+            let hold = self.registries.get(&key).filter(|hold| hold.until > now)?;
+            if first.is_none_or(|first| hold.until < first.until) {
+                first = Some(hold);
+            }
+        }
+        first
     }
 
     /// Whether pulls may only start one at a time.

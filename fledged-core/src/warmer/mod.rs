@@ -510,7 +510,10 @@ impl Warmer {
     /// and else fails with the hold's reason.
     fn block_held(&mut self, now: Timestamp) {
         for entry in self.entries.due_pulls(now) {
-            let Some(hold) = self.holds.on(&entry.progress.spec.image, now) else {
+            let Some(hold) = self
+                .holds
+                .on(&entry.progress.spec.image, entry.namespaces(), now)
+            else {
                 continue;
             };
             // Time spent waiting for a free slot does not count.
@@ -553,8 +556,9 @@ impl Warmer {
             }
             Err(failure) => {
                 entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
+                let (backoff, rng) = (&self.config.backoff, &mut self.rng);
                 self.holds
-                    .failed(&image, &failure, now, &self.config.backoff, &mut self.rng);
+                    .failed(&image, entry.namespaces(), &failure, now, backoff, rng);
                 // The inventory is read once the runtime is back.
                 if failure.reason == Reason::RuntimeUnavailable && self.read_failure.is_none() {
                     self.read_soon(now);

@@ -41,7 +41,6 @@ fn reason_of_status(status: u16) -> Option<Reason> {
         404 => Some(Reason::ImageNotFound),
         408 => Some(Reason::ConnectionFailed),
         429 => Some(Reason::TooManyRequests),
-        507 => Some(Reason::DiskFull),
         500..=599 => Some(Reason::RegistryError),
         _ => None,
     }
@@ -66,7 +65,8 @@ pub fn failure_of_text(message: &str) -> Failure {
 /// is not about the image.
 pub(crate) fn known_reason_of_text(message: &str) -> Option<Reason> {
     let words = Words::of(message);
-    phrase_in(&words, BEFORE_STATUS)
+    phrase_in(&words.own(), OF_THE_NODE)
+        .or_else(|| phrase_in(&words, BEFORE_STATUS))
         .or_else(|| words.http_status().and_then(reason_of_status))
         .or_else(|| phrase_in(&words, AFTER_STATUS))
 }
@@ -78,9 +78,9 @@ fn phrase_in(words: &Words, table: &[(Reason, &[&str])]) -> Option<Reason> {
         .map(|(reason, _)| *reason)
 }
 
-/// Phrases that decide before an HTTP status in the same text, in order of precedence. Written like
-/// [`Words`]: lower case, no punctuation around a word.
-const BEFORE_STATUS: &[(Reason, &[&str])] = &[
+/// Problems of the node. A registry's text can't report them: it is quoted after an HTTP status. Written
+/// like [`Words`]: lower case, no punctuation around a word.
+const OF_THE_NODE: &[(Reason, &[&str])] = &[
     (
         Reason::DiskFull,
         &["no space left on device", "disk quota exceeded", "enospc"],
@@ -104,6 +104,10 @@ const BEFORE_STATUS: &[(Reason, &[&str])] = &[
             "cannot connect to the docker daemon",
         ],
     ),
+];
+
+/// Phrases that decide before an HTTP status in the same text, in order of precedence.
+const BEFORE_STATUS: &[(Reason, &[&str])] = &[
     (
         Reason::TooManyRequests,
         &["toomanyrequests", "too many requests", "rate limit"],

@@ -84,6 +84,19 @@ fn containerd() {
             DiskFull,
             "failed to extract layer sha256:11: mount callback failed on /var/lib/containerd/tmpmounts/containerd-mount1: write /var/lib/containerd/tmpmounts/containerd-mount1/big: no space left on device: unknown",
         ),
+        // What a registry writes is no report of the node's disk or runtime.
+        (
+            RegistryError,
+            "failed to copy: httpReadSeeker: failed open: unexpected status code https://r.example/v2/a/blobs/sha256:11: 500 Internal Server Error - Server message: unknown: no space left on device",
+        ),
+        (
+            RegistryError,
+            "unexpected status from GET request to https://r.example/v2/a/manifests/1: 507 Insufficient Storage",
+        ),
+        (
+            Unauthorized,
+            "unexpected status code [manifests 1]: 403 Forbidden - Server message: denied: server is not initialized yet",
+        ),
         (
             Unknown,
             "failed to extract layer sha256:11: failed to get reader from content store: content digest sha256:22: not found",
@@ -274,7 +287,7 @@ fn statuses_have_reasons() {
         (404, Reason::ImageNotFound),
         (429, Reason::TooManyRequests),
         (503, Reason::RegistryError),
-        (507, Reason::DiskFull),
+        (507, Reason::RegistryError),
         (418, Reason::Unknown),
     ] {
         assert_eq!(from_status(status, "").reason, reason, "{status}");

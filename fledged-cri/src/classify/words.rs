@@ -36,21 +36,40 @@ impl Words {
     ///
     /// The last, because runtimes put their own words before the registry's.
     pub(super) fn http_status(&self) -> Option<u16> {
+        (0..self.0.len()).rev().find_map(|i| self.status_at(i))
+    }
+
+    /// The words of the runtime itself: those before the first HTTP status and before what is quoted from
+    /// a server.
+    pub(super) fn own(&self) -> Self {
+        let is_quote = |i: usize| {
+            let quoted = self.0.get(i..i + 2);
+            quoted.is_some_and(|words| words == ["server", "message"])
+        };
+        let end = (0..self.0.len()).find(|i| self.status_at(*i).is_some() || is_quote(*i));
+        Self(
+            self.0
+                .iter()
+                .take(end.unwrap_or(usize::MAX))
+                .cloned()
+                .collect(),
+        )
+    }
+
+    fn status_at(&self, i: usize) -> Option<u16> {
         /// Most words between "status" and its number: "status from get request to [url] 404".
         const NEAR: usize = 6;
-        (0..self.0.len()).rev().find_map(|i| {
-            let status: u16 = self.number(i)?;
-            let before = self.0.get(i.saturating_sub(NEAR)..i)?;
-            let announced = before.iter().any(|w| is_status_word(w))
-                || before
-                    .last()
-                    .is_some_and(|w| matches!(w.as_str(), "http" | "code" | "registry"));
-            let explained = self
-                .0
-                .get(i + 1)
-                .is_some_and(|next| first_word_of(status) == Some(next.as_str()));
-            (announced || explained).then_some(status)
-        })
+        let status: u16 = self.number(i)?;
+        let before = self.0.get(i.saturating_sub(NEAR)..i)?;
+        let announced = before.iter().any(|w| is_status_word(w))
+            || before
+                .last()
+                .is_some_and(|w| matches!(w.as_str(), "http" | "code" | "registry"));
+        let explained = self
+            .0
+            .get(i + 1)
+            .is_some_and(|next| first_word_of(status) == Some(next.as_str()));
+        (announced || explained).then_some(status)
     }
 
     fn number(&self, i: usize) -> Option<u16> {

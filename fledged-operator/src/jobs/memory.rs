@@ -49,6 +49,8 @@ pub(super) struct NodeMemory {
     pub(super) removals: BTreeMap<ImageRef, RemovalMark>,
     pub(super) jobs: BTreeMap<JobKey, JobMemory>,
     pub(super) disk: DiskHold,
+    /// Whether the kubelet reports disk pressure: a registry's text are no evidence of a full disk.
+    pub(super) disk_pressure: bool,
     /// Time since which the first of the missing images waits for a new Job.
     pub(super) missing_since: Option<Timestamp>,
 }
@@ -184,6 +186,7 @@ impl NodeMemory {
             removals: BTreeMap::new(),
             jobs: BTreeMap::new(),
             disk: DiskHold::default(),
+            disk_pressure: false,
             missing_since: None,
         }
     }
@@ -395,8 +398,9 @@ impl NodeMemory {
             progress.failed(failure, present, now, &self.backoff, &mut rng);
         }
         let ended = progress.report.phase == ImagePhase::Failed;
-        if ended && failure.reason == Reason::DiskFull && progress.wants_present() {
-            self.disk.set(image, failure, now, &self.backoff, &mut rng);
+        let full = failure.reason == Reason::DiskFull && self.disk_pressure;
+        if ended && full && progress.wants_present() {
+            self.disk.set(now, &self.backoff, &mut rng);
         }
     }
 

@@ -14,7 +14,9 @@ use fledged_core::model::{ByteSize, ImageRef, NodeName};
 use fledged_core::port::RuntimeImage;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Affinity, Container, ContainerImage, Node, PodSpec};
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, ContainerImage, Node, NodeCondition, PodSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::FIELD_MANAGER;
@@ -286,6 +288,8 @@ fn end_of(job: &Job) -> Option<(JobEnd, Option<Timestamp>)> {
 pub(super) struct ObservedNode {
     /// Whether its kubelet runs pods.
     pub(super) ready: bool,
+    /// Whether its kubelet reports disk pressure.
+    pub(super) disk_pressure: bool,
     /// The images that its kubelet lists.
     pub(super) images: Vec<RuntimeImage>,
     /// Number of entries in the list, including images without a name.
@@ -316,7 +320,11 @@ impl ObservedNode {
         let beat = ready.and_then(|ready| ready.last_heartbeat_time.as_ref());
         let images = status.images.unwrap_or_default();
         let info = status.node_info.unwrap_or_default();
+        let pressure = |condition: &NodeCondition| {
+            condition.type_ == "DiskPressure" && condition.status == "True"
+        };
         Self {
+            disk_pressure: conditions.iter().any(pressure),
             ready: ready.is_some_and(|condition| condition.status == "True"),
             listed_at: beat.map(|at| at.0),
             listed: images.len(),

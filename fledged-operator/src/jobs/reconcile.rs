@@ -77,6 +77,7 @@ pub(super) fn reconcile(
     now: Timestamp,
 ) -> Plan {
     let list = ImageList::new(observed.node, options);
+    memory.disk_pressure = observed.node.disk_pressure;
     memory.assign(assignment, now);
     memory.drop_covered(&list);
     let mut step = Step {

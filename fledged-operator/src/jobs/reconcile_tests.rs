@@ -680,6 +680,7 @@ fn a_full_disk_stops_pulls_and_is_probed_by_one() {
     node.step(0);
     let full = || failing("no space left on device");
     node.pod("Pending", &[(APP, full()), (DB, full())]);
+    node.view.disk_pressure = true;
     let plan = node.step(1);
     assert_eq!(report(&plan, APP).reason, Some(Reason::DiskFull));
     node.jobs_gone();
@@ -695,6 +696,19 @@ fn a_full_disk_stops_pulls_and_is_probed_by_one() {
     let plan = node.step(1_000);
     assert_eq!(pulls(&plan).len(), 1);
     assert_eq!(pulls(&plan)[0].1.len(), 1, "{plan:?}");
+}
+
+#[test]
+fn a_full_disk_without_disk_pressure_concerns_one_image() {
+    let mut node = Node::new([mk_present(APP)]);
+    node.step(0);
+    node.pod("Pending", &[(APP, failing("no space left on device"))]);
+    let plan = node.step(1);
+    assert_eq!(report(&plan, APP).reason, Some(Reason::DiskFull));
+    node.jobs_gone();
+    node.pods.clear();
+    node.assign([mk_present(APP), mk_present(CRON)]);
+    assert_eq!(pulls(&node.step(2)), [of_shop(&[CRON])]);
 }
 
 #[test]
