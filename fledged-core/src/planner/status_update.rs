@@ -1,6 +1,6 @@
 //! The status of a cache: when its action ends, what is published, and when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,6 +17,9 @@ use crate::time::after;
 
 /// Longest text of an invalid spec in a status, in characters: thousands of fields may be invalid.
 const MESSAGE_MAX: usize = 1_000;
+
+/// Stands for an object in another namespace.
+const CONCEALED: &str = "of another namespace";
 
 /// The result of an action that ended, or changed after it had ended.
 #[derive(Debug)]
@@ -136,10 +139,40 @@ fn failures(
         failures.entry(image).or_default().push(NodeFailure {
             node: name.clone(),
             reason: failed.reason,
-            message: failed.message.clone(),
+            message: concealed(&failed.message, id, &pair.entry),
         });
     }
     failures
+}
+
+/// The message without names of objects in the namespaces of other caches. One report serves all caches that
+/// want the image, and may name the Secrets of each.
+fn concealed(message: &str, id: &CacheId, entry: &AssignedImage) -> String {
+    let caches = entry.wanted_by.iter().map(|id| &id.namespace);
+    let secrets = entry.pull_secrets.iter().map(|name| &name.namespace);
+    let accounts = entry.service_accounts.iter().map(|name| &name.namespace);
+    let namespaces = caches.chain(secrets).chain(accounts);
+    let others: BTreeSet<&String> = namespaces.filter(|of| **of != id.namespace).collect();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-./_:".contains(c);
+    let mut text = message.to_owned();
+    for namespace in others {
+        let start = format!("{namespace}/");
+        let mut from = 0;
+        while let Some(at) = text.get(from..).and_then(|rest| rest.find(&start)) {
+            let at = from + at;
+            let (before, rest) = text.split_at(at);
+            if before.ends_with(is_name) {
+                from = at + start.len();
+                continue;
+            }
+            let rest = rest.get(start.len()..).unwrap_or_default();
+            let rest = rest.trim_start_matches(|c: char| is_name(c) && c != ':');
+            let shown = format!("{before}{CONCEALED}");
+            from = shown.len();
+            text = shown + rest;
+        }
+    }
+    text
 }
 
 /// The result of an action with nothing left to do.

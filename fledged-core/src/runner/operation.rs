@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::FutureExt;
 
 use crate::error::{ErrorClass, Failure, Reason};
+use crate::model::ByteSize;
 use crate::port::{
     Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullRequest, RemovalScope,
     RuntimeImage,
@@ -15,6 +16,9 @@ use crate::warmer::Inventory;
 /// Time limit of all calls but pulls: the kubelet's default `--runtime-request-timeout`.
 /// A pull has its image's own deadline.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
+
+/// Room on an image file system with which it does not count as full.
+const ROOM: ByteSize = ByteSize::new(1 << 30);
 
 /// The result of a call, or a failure when it takes longer than [`CALL_LIMIT`].
 pub(super) async fn answered<T>(
@@ -73,7 +77,7 @@ pub(super) async fn pull(
     if attempts.is_empty() {
         attempts.push(None);
     }
-    let mut last = Failure::new(Reason::Unknown, "no attempt was made");
+    let mut last: Option<Failure> = None;
     for auth in attempts {
         let pull = PullRequest {
             image: request.image.clone(),
@@ -82,20 +86,42 @@ pub(super) async fn pull(
         };
         match runtime.pull(pull).await {
             Ok(image) => return Ok(image),
-            Err(failure) if depends_on_credentials(&failure) => last = failure,
-            Err(failure) => return Err(failure),
+            Err(failure) if depends_on_credentials(&failure) => {
+                // A delay that a registry asks of one account is no reason to wait with others.
+                let replaces = |last: &Failure| last.class() == ErrorClass::Throttled;
+                if last.as_ref().is_none_or(replaces) || failure.class() != ErrorClass::Throttled {
+                    last = Some(failure);
+                }
+            }
+            Err(mut failure) => {
+                if failure.class() == ErrorClass::DiskFull {
+                    failure.node_has_room = has_room(runtime).await;
+                }
+                return Err(failure);
+            }
         }
     }
+    let last = last.unwrap_or_else(|| Failure::new(Reason::Unknown, "no attempt was made"));
     Err(refusal(last, known, unavailable))
 }
 
+/// Whether all image file systems are known to have room. A registry or a proxy can claim that a disk is
+/// full; only the file system knows.
+async fn has_room(runtime: &dyn ImageRuntime) -> bool {
+    let filesystems = runtime.filesystems().await.unwrap_or_default();
+    let mut available = filesystems.iter().map(|usage| usage.available);
+    !filesystems.is_empty() && available.all(|room| room.is_some_and(|room| room >= ROOM))
+}
+
 /// Whether a pull may succeed with other credentials. Some registries answer "not found" to clients
-/// without access.
+/// without access, throttle by account, or fail for one account only.
 fn depends_on_credentials(failure: &Failure) -> bool {
-    matches!(
-        failure.class(),
-        ErrorClass::Unauthorized | ErrorClass::NotFound
-    )
+    let by_account = [
+        ErrorClass::Unauthorized,
+        ErrorClass::NotFound,
+        ErrorClass::Throttled,
+    ];
+    by_account.contains(&failure.class()) || failure.reason == Reason::RegistryError
 }
 
 /// The failure of a pull that was refused with `known` sets of credentials, or anonymously because
@@ -108,7 +134,7 @@ fn refusal(last: Failure, known: usize, unavailable: Option<Failure>) -> Failure
         } else {
             Reason::CredentialsUnavailable
         };
-        let message = format!("{unavailable}; without credentials: {last}");
+        let message = format!("{last} (pulled without credentials: {unavailable})");
         return Failure::new(reason, message).with_retry_after(unavailable.retry_after);
     }
     if known > 1 && last.class() == ErrorClass::Unauthorized {
@@ -129,8 +155,8 @@ mod tests {
             (Reason::CredentialsUnavailable, true),
             (Reason::ImageNotFound, true),
             (Reason::PlatformNotFound, true),
-            (Reason::TooManyRequests, false),
-            (Reason::RegistryError, false),
+            (Reason::TooManyRequests, true),
+            (Reason::RegistryError, true),
             (Reason::ConnectionFailed, false),
             (Reason::DiskFull, false),
             (Reason::InvalidImage, false),
@@ -161,14 +187,14 @@ mod tests {
                 0,
                 Some(Unauthorized),
                 CredentialsUnavailable,
-                "no secret; without credentials: denied",
+                "denied (pulled without credentials: no secret)",
             ),
             (
                 ImageNotFound,
                 0,
                 Some(ConnectionFailed),
                 ConnectionFailed,
-                "no secret; without credentials: denied",
+                "denied (pulled without credentials: no secret)",
             ),
         ] {
             let last = Failure::new(last, "denied");

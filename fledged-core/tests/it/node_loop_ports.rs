@@ -151,14 +151,22 @@ fn image_not_found_does_not_mention_credentials() {
 
 #[test]
 fn other_failures_try_no_further_credentials() {
-    for reason in [Reason::DiskFull, Reason::InvalidImage] {
+    let answers: Answers = &[("one", Reason::InvalidImage)];
+    let (report, tried) = pull(Ok(vec!["one", "two"]), answers);
+    assert_eq!(tried, ["one"]);
+    assert_eq!(report.reason, Some(Reason::InvalidImage));
+}
+
+#[test]
+fn failures_of_one_account_leave_the_next_one() {
+    for reason in [Reason::TooManyRequests, Reason::RegistryError] {
         let answers: Answers = match reason {
-            Reason::DiskFull => &[("one", Reason::DiskFull)],
-            _ => &[("one", Reason::InvalidImage)],
+            Reason::TooManyRequests => &[("one", Reason::TooManyRequests)],
+            _ => &[("one", Reason::RegistryError)],
         };
         let (report, tried) = pull(Ok(vec!["one", "two"]), answers);
-        assert_eq!(tried, ["one"]);
-        assert_eq!(report.reason, Some(reason));
+        assert_eq!(tried, ["one", "two"]);
+        assert_eq!(report.phase, ImagePhase::Cached);
     }
 }
 
@@ -178,7 +186,7 @@ fn a_public_image_is_pulled_without_readable_credentials() {
     assert_eq!(report.reason, Some(Reason::CredentialsUnavailable));
     assert_eq!(
         report.message.unwrap(),
-        "secret default/key: not found; without credentials: Unauthorized for anonymous"
+        "Unauthorized for anonymous (pulled without credentials: secret default/key: not found)"
     );
 
     let (report, _) = pull(Err(unavailable()), &[("anonymous", Reason::InvalidImage)]);
@@ -193,7 +201,7 @@ fn unavailable_credentials_are_retried_within_the_round() {
     assert_eq!(report.reason, Some(Reason::ConnectionFailed));
     assert_eq!(
         report.message.unwrap(),
-        "secret default/key: no answer; without credentials: Unauthorized for anonymous"
+        "Unauthorized for anonymous (pulled without credentials: secret default/key: no answer)"
     );
 }
 

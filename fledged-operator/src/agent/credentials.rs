@@ -11,24 +11,26 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImageRef, ObjectName};
 use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
 use fledged_cri::credentials::PullSecretKeyring;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared, join_all};
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use futures_util::stream::{self, StreamExt};
 use k8s_openapi::ByteString;
 use kube::Client;
 use kube::api::GetParams;
 use kube::core::request::Request;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::api::bounded_client::bounded;
 use crate::api::error::{problem, retry_after};
 
 /// Registry credentials from the pull secrets that an image's caches name, then from those of their
-/// ServiceAccounts, merged and matched as the kubelet does for a pod.
+/// ServiceAccounts, matched as the kubelet does for a pod. The credentials of one namespace come before those of
+/// the next, and are not merged with them.
 ///
-/// Each object is read by name when a pull needs it, never listed, watched or cached. Rotated credentials apply
-/// from the next pull on, and `get` is the only permission needed.
+/// Each object is read by name when a pull needs it, never listed or watched. What was read is shared for some
+/// seconds, so rotated credentials apply from then on, and `get` is the only permission needed.
 pub struct KubeCredentials {
     secrets: Objects<Secret>,
     accounts: Objects<ServiceAccount>,
@@ -70,9 +72,8 @@ impl KubeCredentials {
     ) -> (Vec<ObjectName>, Vec<CredentialsProblem>) {
         let mut names = request.pull_secrets.clone();
         let mut problems = Vec::new();
-        let accounts = request.service_accounts.iter();
-        let accounts = accounts.map(|name| async move { (name, self.accounts.get(name).await) });
-        for (name, account) in join_all(accounts).await {
+        let accounts = self.accounts.get_all(request.service_accounts.clone());
+        for (name, account) in accounts.await {
             match account {
                 Ok(account) => {
                     let secrets = account.pull_secrets.iter().flatten();
@@ -97,19 +98,20 @@ impl KubeCredentials {
 impl Credentials for KubeCredentials {
     async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
         let (names, mut problems) = self.names(request).await;
-        let secrets = names.into_iter().map(|name| async move {
-            let secret = self.secrets.get(&name).await;
-            (name, secret)
-        });
-        let mut keyring = PullSecretKeyring::default();
-        for (name, secret) in join_all(secrets).await {
+        let secrets = self.secrets.get_all(names).await;
+        // Apart by namespace: no namespace's entry hides that of another, however specific.
+        let mut keyrings: Vec<(String, PullSecretKeyring)> = Vec::new();
+        for (name, secret) in secrets {
             let read = secret.and_then(|secret| keyring_of(&secret, &request.image));
             let (found, error) = match read {
                 Ok((found, malformed)) => (Some(found), malformed),
                 Err(error) => (None, Some(error)),
             };
             if let Some(found) = found {
-                keyring.extend(found);
+                match keyrings.iter_mut().find(|(of, _)| *of == name.namespace) {
+                    Some((_, keyring)) => keyring.extend(found),
+                    None => keyrings.push((name.namespace.clone(), found)),
+                }
             }
             problems.extend(error.map(|error| CredentialsProblem {
                 kind: "pull secret",
@@ -117,7 +119,10 @@ impl Credentials for KubeCredentials {
                 error,
             }));
         }
-        let auths = keyring.find(&request.image);
+        let auths = keyrings
+            .iter()
+            .map(|(_, keyring)| keyring.find(&request.image));
+        let auths: Vec<RegistryAuth> = auths.flatten().collect();
         for problem in &problems {
             warn!(
                 image = %request.image,
@@ -179,6 +184,10 @@ fn failure(problems: &[CredentialsProblem]) -> Failure {
     Failure::new(reason, texts.join("; ")).with_retry_after(passing.into_iter().flatten().max())
 }
 
+/// Maximum number of concurrent reads for one image.
+const READS_MAX: usize = 8;
+/// How long the result of a read is shared: images of one cache are pulled one after another.
+const SHARED_FOR: Duration = Duration::from_secs(5);
 /// Limit for one read. A healthy API server responds within a second, and a pull waits for it.
 const READ_LIMIT: Duration = Duration::from_secs(15);
 
@@ -189,8 +198,9 @@ pub(crate) enum ReadError {
     #[error("not found")]
     Missing,
     /// The agent may not read it.
-    #[error("forbidden: {0}")]
-    Forbidden(String),
+    // The API server's message names the agent's account and the namespace; this text reaches other tenants.
+    #[error("the agent may not read it (see agent.secretNamespaces)")]
+    Forbidden,
     /// The object is malformed.
     #[error("{0}")]
     Malformed(String),
@@ -228,11 +238,11 @@ pub(crate) struct LocalReference {
 type Answer<T> = Result<Arc<T>, ReadError>;
 type Reading<T> = BoxFuture<'static, Answer<T>>;
 
-/// Reads objects of one kind by name. Concurrent reads of the same object share a request; nothing is cached.
+/// Reads objects of one kind by name. Reads of the same object within [`SHARED_FOR`] share a request.
 pub(crate) struct Objects<T> {
     client: Client,
     plural: &'static str,
-    under_way: Mutex<BTreeMap<ObjectName, WeakShared<Reading<T>>>>,
+    reads: Mutex<BTreeMap<ObjectName, (Instant, Shared<Reading<T>>)>>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
@@ -240,24 +250,38 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
         Self {
             client,
             plural,
-            under_way: Mutex::default(),
+            reads: Mutex::default(),
         }
     }
 
+    /// Reads some objects, a few at a time, in this order.
+    async fn get_all(&self, names: Vec<ObjectName>) -> Vec<(ObjectName, Answer<T>)> {
+        let reads = names.into_iter().map(|name| {
+            let reading = self.get(&name);
+            async move { (name, reading.await) }
+        });
+        let reads: Vec<_> = reads.collect();
+        stream::iter(reads).buffered(READS_MAX).collect().await
+    }
+
     pub(crate) fn get(&self, name: &ObjectName) -> impl Future<Output = Answer<T>> + use<T> {
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        under_way.retain(|_, reading| reading.upgrade().is_some());
-        if let Some(reading) = under_way.get(name).and_then(WeakShared::upgrade) {
-            return reading;
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        reads.retain(|_, (began, reading)| {
+            let age = now.duration_since(*began);
+            match reading.peek() {
+                None => age < READ_LIMIT,
+                // The next attempt asks again.
+                Some(Err(ReadError::Unavailable { .. })) => false,
+                Some(_) => age < SHARED_FOR,
+            }
+        });
+        if let Some((_, reading)) = reads.get(name) {
+            return reading.clone();
         }
         let reading = read(self.client.clone(), self.plural, name.clone());
         let reading: Shared<Reading<T>> = reading.boxed().shared();
-        if let Some(weak) = reading.downgrade() {
-            under_way.insert(name.clone(), weak);
-        }
+        reads.insert(name.clone(), (now, reading.clone()));
         reading
     }
 }
@@ -295,9 +319,7 @@ fn is_name(text: &str) -> bool {
 fn read_error(error: &kube::Error) -> ReadError {
     match error {
         kube::Error::Api(status) if status.is_not_found() => ReadError::Missing,
-        kube::Error::Api(status) if status.is_forbidden() => {
-            ReadError::Forbidden(status.message.clone())
-        }
+        kube::Error::Api(status) if status.is_forbidden() => ReadError::Forbidden,
         error => ReadError::Unavailable {
             problem: problem(error),
             retry_after: retry_after(error),

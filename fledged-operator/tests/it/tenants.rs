@@ -222,6 +222,39 @@ fn a_refused_assignment_is_planned_with_less_room() {
     );
 }
 
+#[test]
+fn failures_conceal_names_of_other_namespaces() {
+    let mut cluster = Cluster::new(usize::MAX);
+    let spec = mk_spec(["registry.test/app:1".to_owned()], 1);
+    let ids = ["attacker", "victim"].map(|namespace| cluster.create(namespace, "web", &spec));
+    cluster.settle();
+    let node: NodeName = "node-1".parse().unwrap();
+    let image = "registry.test/app:1".parse().unwrap();
+    let mut report = ImageReport::new(image, ImagePhase::Failed);
+    report.reason = Some(Reason::CredentialsUnavailable);
+    report.message = Some(
+        "denied for registry.test/victim/app (pulled without credentials: service account \
+         victim/payments: not found; pull secret attacker/own: not found)"
+            .to_owned(),
+    );
+    let report = NodeReport::new(cluster.generation, [report]);
+    cluster
+        .planner
+        .apply(ClusterEvent::Reported { node, report }, cluster.now);
+    cluster.settle();
+    let texts = ids.map(|id| {
+        let mut failures = cluster.statuses[&id].failures.values().flatten();
+        failures.next().unwrap().message.clone()
+    });
+    assert_eq!(
+        texts[0],
+        "denied for registry.test/victim/app (pulled without credentials: service account of \
+         another namespace: not found; pull secret attacker/own: not found)"
+    );
+    assert!(texts[1].contains("victim/payments"), "{}", texts[1]);
+    assert!(!texts[1].contains("attacker/own"), "{}", texts[1]);
+}
+
 /// Namespace, and for each cache the number of images, their length and the number of secrets.
 type Tenant = Vec<(usize, usize, usize)>;
 
