@@ -185,6 +185,45 @@ impl Failure {
     }
 }
 
+/// A text from a node, a runtime or a registry as one line of at most `max` characters, for logs and statuses:
+/// control and formatting characters are dropped, and white space counts as one space.
+///
+/// ```
+/// use fledged_core::error::plain_text;
+///
+/// assert_eq!(plain_text("denied:\n\u{1b}[31mno\u{202e}", 100), "denied: [31mno");
+/// assert_eq!(plain_text("denied", 3), "den…");
+/// ```
+#[must_use]
+pub fn plain_text(text: &str, max: usize) -> String {
+    let hidden = |c: &char| {
+        let formatting = matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        !c.is_whitespace() && (c.is_control() || formatting)
+    };
+    let mut plain = String::new();
+    let mut count = 0;
+    let mut space = false;
+    for c in text.chars().filter(|c| !hidden(c)) {
+        if c.is_whitespace() {
+            space = count > 0;
+            continue;
+        }
+        if count + usize::from(space) >= max {
+            plain.push('…');
+            break;
+        }
+        if std::mem::take(&mut space) {
+            plain.push(' ');
+            count += 1;
+        }
+        plain.push(c);
+        count += 1;
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::event::{Annotation, CacheEvent, CacheFacts};
+use super::event::{Annotation, CacheEvent, CacheFacts, ClusterCommand};
 use super::node::NodeState;
 use super::status::{ActionReason, ActionStatus, CacheStatus};
 use super::tally::{Tally, Totals};
@@ -16,6 +16,10 @@ use crate::model::{
 };
 use crate::time::{after, between};
 
+/// Largest number of events of a cache that are recorded at once, and the interval in which one more is: the
+/// same as client-go's.
+const EVENT_BURST: u32 = 25;
+const EVENT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// How long after a write a watch may still show the state before it: longer than watches lag, shorter
 /// than people repeat a request.
 pub(super) const ECHO_DELAY: Duration = Duration::from_secs(10);
@@ -110,6 +114,8 @@ pub(super) struct CacheState {
     /// The status that was last published.
     pub(super) published: Option<CacheStatus>,
     pub(super) published_at: Option<Timestamp>,
+    /// When the budget for events is full again.
+    events_full_at: Timestamp,
     /// The status that is known to be recorded.
     pub(super) recorded: Option<CacheStatus>,
 }
@@ -154,6 +160,7 @@ impl CacheState {
             refresh_at: None,
             published: facts.status.clone(),
             published_at: None,
+            events_full_at: now,
             recorded: facts.status.clone(),
         }
     }
@@ -187,6 +194,22 @@ impl CacheState {
         };
         let mut groups = spec.groups.iter();
         groups.any(|group| group.selects(facts) && group.images.contains(image))
+    }
+
+    /// The command that records an event, unless the cache had too many.
+    pub(super) fn event(
+        &mut self,
+        id: &CacheId,
+        event: CacheEvent,
+        now: Timestamp,
+    ) -> Option<ClusterCommand> {
+        let from = self.events_full_at.max(now);
+        if between(now, from) >= EVENT_INTERVAL.saturating_mul(EVENT_BURST) {
+            return None;
+        }
+        self.events_full_at = after(from, EVENT_INTERVAL);
+        let cache = id.clone();
+        Some(ClusterCommand::RecordEvent { cache, event })
     }
 
     /// The first image of its spec, as spelled there.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::cache::{CacheState, Caches, ECHO_DELAY, has_share};
 use super::desired::{Desired, Interner};
-use super::event::{CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
+use super::event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::explain::{self, Explanation};
 use super::node::{ImageState, NodeState, ReportLimits};
 use super::rollout::{self, Obstacle, Slots};
@@ -349,7 +349,7 @@ impl Planner {
             self.mark_nodes(&id, &cache);
         }
         for event in update.events {
-            self.record_event(&id, event);
+            self.queue.extend(cache.event(&id, event, now));
         }
         if first {
             cache.refresh_at = self.first_refresh(&cache, now);
@@ -392,13 +392,6 @@ impl Planner {
         if let Some((id, _)) = self.caches.get_key_value(id) {
             self.dirty_caches.insert(Arc::clone(id));
         }
-    }
-
-    fn record_event(&mut self, id: &CacheId, event: CacheEvent) {
-        self.queue.push(ClusterCommand::RecordEvent {
-            cache: id.clone(),
-            event,
-        });
     }
 
     /// The commands to execute at `now`. Empty before [`ClusterEvent::Synced`], and empty if it is called
@@ -503,7 +496,7 @@ impl Planner {
             if idle && cache.has_mutable_tags(self.config.defaults.pull_policy) {
                 let event = cache.begin_refresh(self.next_revision(now), now);
                 self.mark_nodes(&id, &cache);
-                self.record_event(&id, event);
+                self.queue.extend(cache.event(&id, event, now));
                 self.dirty_caches.insert(Arc::clone(&id));
             }
             cache.refresh_at = self.next_refresh(now);
@@ -717,10 +710,7 @@ impl Planner {
                     let nodes = nodes.filter(|(_, node)| has_share(&node.tallies, &id));
                     self.dirty_nodes.extend(nodes.map(|(name, _)| name.clone()));
                 }
-                self.queue.push(ClusterCommand::RecordEvent {
-                    cache: (*id).clone(),
-                    event: finished.event,
-                });
+                self.queue.extend(cache.event(&id, finished.event, now));
             }
             let status = status(&id, cache, &self.nodes, self.config.failures_max, now);
             if cache.published.as_ref() != Some(&status) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fledged_core::error::Reason;
+use fledged_core::error::{Reason, plain_text};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, CacheId, DesiredState, Digest, ImagePhase,
     ImagePullPolicy, ImageRef, ImageReport, NodeReport, ObjectName,
@@ -411,7 +411,8 @@ impl NodeImageStatus {
         // A reason of a later version is still a failure.
         let reason = |word: &String| parse(word).unwrap_or(Reason::Unknown);
         report.reason = self.reason.as_ref().map(reason);
-        report.message.clone_from(&self.message);
+        // An agent can be an impostor: what is read is bounded as well as what is written.
+        report.message = self.message.as_deref().map(shortened);
         Some(report)
     }
 }
@@ -450,10 +451,7 @@ fn cached(report: &ImageReport) -> bool {
 }
 
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MESSAGE_MAX) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-    }
+    plain_text(text, MESSAGE_MAX)
 }
 
 /// A tolerant [`NodeImageCache`]: only the metadata has to be well-formed, and invalid entries of its lists are

@@ -23,6 +23,7 @@ struct Cluster {
     records: BTreeMap<NodeName, Vec<AssignedImage>>,
     statuses: BTreeMap<CacheId, CacheStatus>,
     generation: u64,
+    events: usize,
     /// Bytes above which an assignment is refused.
     refused_above: usize,
 }
@@ -44,6 +45,7 @@ impl Cluster {
             records: BTreeMap::new(),
             statuses: BTreeMap::new(),
             generation: 0,
+            events: 0,
             refused_above: usize::MAX,
         }
     }
@@ -103,6 +105,7 @@ impl Cluster {
             ClusterCommand::WriteStatus { cache, status } => {
                 self.statuses.insert(cache, *status);
             }
+            ClusterCommand::RecordEvent { .. } => self.events += 1,
             _ => {}
         }
     }
@@ -253,6 +256,47 @@ fn failures_conceal_names_of_other_namespaces() {
     );
     assert!(texts[1].contains("victim/payments"), "{}", texts[1]);
     assert!(!texts[1].contains("attacker/own"), "{}", texts[1]);
+}
+
+#[test]
+fn events_of_a_cache_are_limited() {
+    let mut cluster = Cluster::new(usize::MAX);
+    let spec = mk_spec(["registry.test/app:1".to_owned()], 0);
+    cluster.create("attacker", "web", &spec);
+    cluster.settle();
+    let node: NodeName = "node-1".parse().unwrap();
+    for n in 0..200 {
+        let phase = [ImagePhase::Failed, ImagePhase::Cached][n % 2];
+        let report = ImageReport::new("registry.test/app:1".parse().unwrap(), phase);
+        let report = NodeReport::new(cluster.generation, [report.with_revision(0)]);
+        let node = node.clone();
+        cluster
+            .planner
+            .apply(ClusterEvent::Reported { node, report }, cluster.now);
+        let commands = cluster.planner.poll(cluster.now);
+        commands.into_iter().for_each(|c| cluster.execute(c));
+    }
+    assert!(
+        (20..=30).contains(&cluster.events),
+        "{} events",
+        cluster.events
+    );
+}
+
+#[test]
+fn a_report_is_bounded_when_it_is_read() {
+    let status = serde_json::json!({ "observedGeneration": 1, "images": [
+        { "image": "app:1", "phase": "Failed", "reason": "Unknown",
+          "message": format!("no\u{1b}[31m\u{202e}\n{}", "x".repeat(1_200_000)) },
+    ]});
+    let object =
+        serde_json::json!({ "metadata": { "generation": 1 }, "spec": {}, "status": status });
+    let read: fledged_operator::crd::ReadNodeCache = serde_json::from_value(object).unwrap();
+    let message = read.report().unwrap().images[0].message.clone().unwrap();
+    assert!(
+        message.starts_with("no[31m xxx") && message.chars().count() <= 401,
+        "{message}"
+    );
 }
 
 /// Namespace, and for each cache the number of images, their length and the number of secrets.
