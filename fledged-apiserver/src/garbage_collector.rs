@@ -101,7 +101,7 @@ fn drop_finalizer(value: &mut Value, holder: &str, name: &str) {
 }
 
 /// The state of an owner.
-enum Owner {
+enum OwnerState {
     There,
     /// Deleted in the foreground: it waits for its dependents.
     Waiting,
@@ -114,29 +114,29 @@ fn text<'v>(owner: &'v Value, field: &str) -> &'v str {
     owner.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn find_owner(api: &Api, owner: &Value, dependent: &Object) -> Owner {
+fn find_owner(api: &Api, owner: &Value, dependent: &Object) -> OwnerState {
     let Some(resource) = api
         .catalogue
         .find_kind(text(owner, "apiVersion"), text(owner, "kind"))
     else {
-        return Owner::Unknown;
+        return OwnerState::Unknown;
     };
     let namespace = match (resource.namespaced, dependent.metadata_str("namespace")) {
         (false, _) => "",
         // A cluster-scoped object can't have a namespaced owner.
-        (true, "") => return Owner::Unknown,
+        (true, "") => return OwnerState::Unknown,
         (true, namespace) => namespace,
     };
     let found = api
         .store
         .get(&resource.table, &Key::new(namespace, text(owner, "name")));
     match found.filter(|found| found.uid() == text(owner, "uid")) {
-        None => Owner::Gone,
+        None => OwnerState::Gone,
         Some(found) => {
             let blocks = owner.get("blockOwnerDeletion") == Some(&Value::Bool(true));
             match found.is_deleting() && found.finalizers().contains(&FOREGROUND) && blocks {
-                true => Owner::Waiting,
-                false => Owner::There,
+                true => OwnerState::Waiting,
+                false => OwnerState::There,
             }
         }
     }
@@ -153,13 +153,13 @@ fn check_owners(api: &Api, at: &ObjectRef) {
     let (mut there, mut waiting, mut lost) = (false, false, Vec::new());
     for owner in object.owners() {
         match find_owner(api, owner, &object) {
-            Owner::There => there = true,
-            Owner::Waiting => {
+            OwnerState::There => there = true,
+            OwnerState::Waiting => {
                 waiting = true;
                 lost.push(text(owner, "uid").to_owned());
             }
-            Owner::Gone => lost.push(text(owner, "uid").to_owned()),
-            Owner::Unknown => return,
+            OwnerState::Gone => lost.push(text(owner, "uid").to_owned()),
+            OwnerState::Unknown => return,
         }
     }
     if lost.is_empty() {

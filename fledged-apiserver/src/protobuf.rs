@@ -77,7 +77,7 @@ fn object(bytes: &[u8], message: &Message) -> Result<Map<String, Value>, String>
 }
 
 /// The value of a field; none for an empty one that means the same as an absent one.
-fn value((_, name, holds, many): &Row, wire: &Wire<'_>) -> Result<Option<Value>, String> {
+fn value((_, name, holds, many): &FieldRow, wire: &Wire<'_>) -> Result<Option<Value>, String> {
     let found = match (holds, wire) {
         (Field::Skipped, _) => return Ok(None),
         (Field::Text, Wire::Bytes(bytes)) => text(bytes)?,
@@ -164,11 +164,11 @@ enum Field {
 }
 
 /// A field of a message: number, name, type, and whether it is repeated.
-type Row = (u64, &'static str, Field, bool);
+type FieldRow = (u64, &'static str, Field, bool);
 
 /// A message.
 #[derive(Debug)]
-struct Message(&'static [Row]);
+struct Message(&'static [FieldRow]);
 
 static OBJECT_META: Message = Message(&[
     (1, "name", Text, false),

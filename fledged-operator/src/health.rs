@@ -15,12 +15,12 @@ pub(crate) const BEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// A state with the time of the last heartbeat of the loop that updates it.
-struct Watched<S> {
+struct Heartbeat<S> {
     clock: Arc<dyn Clock>,
     state: Mutex<(S, Timestamp)>,
 }
 
-impl<S> Watched<S> {
+impl<S> Heartbeat<S> {
     fn new(clock: Arc<dyn Clock>, state: S) -> Self {
         let state = Mutex::new((state, clock.now()));
         Self { clock, state }
@@ -46,7 +46,7 @@ impl<S> Watched<S> {
 
 /// Liveness and readiness of an [`Agent`](crate::agent::Agent). Clones share the state.
 #[derive(Clone)]
-pub struct AgentHealth(Arc<Watched<AgentState>>);
+pub struct AgentHealth(Arc<Heartbeat<AgentState>>);
 
 #[derive(Debug, Default)]
 struct AgentState {
@@ -63,7 +63,7 @@ impl fmt::Debug for AgentHealth {
 
 impl AgentHealth {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Watched::new(clock, AgentState::default())))
+        Self(Arc::new(Heartbeat::new(clock, AgentState::default())))
     }
 
     /// Whether the agent's loop is running.
@@ -122,7 +122,7 @@ pub(crate) enum Stage {
 
 /// Liveness and readiness of a [`Controller`](crate::controller::Controller). Clones share the state.
 #[derive(Clone)]
-pub struct ControllerHealth(Arc<Watched<Stage>>);
+pub struct ControllerHealth(Arc<Heartbeat<Stage>>);
 
 impl fmt::Debug for ControllerHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +133,7 @@ impl fmt::Debug for ControllerHealth {
 
 impl ControllerHealth {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Watched::new(clock, Stage::Idle)))
+        Self(Arc::new(Heartbeat::new(clock, Stage::Idle)))
     }
 
     pub(crate) fn set(&self, stage: Stage) {

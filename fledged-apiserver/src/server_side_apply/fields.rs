@@ -288,13 +288,13 @@ pub(super) fn step(element: &str) -> String {
 
 /// The fields that differ.
 #[derive(Debug, Default)]
-pub(super) struct Change {
+pub(super) struct FieldChange {
     pub(super) added: FieldSet,
     pub(super) modified: FieldSet,
     pub(super) removed: FieldSet,
 }
 
-impl Change {
+impl FieldChange {
     pub(super) fn between(old: &Value, new: &Value, schema: &Schema) -> Self {
         let mut change = Self::default();
         let mut path = Vec::new();

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, ApiResult};
 use crate::kinds::{Builtin, Resource, convert_path};
-use fields::{Change, FieldSet, field, remove};
+use fields::{FieldChange, FieldSet, field, remove};
 use merge::{check_typed, merge, nothing_of};
 
 /// The author of a write.
@@ -85,7 +85,7 @@ fn in_version(owned: &Owned, resource: &Resource) -> FieldSet {
 fn disown(
     managers: &mut Managers,
     writer: &Owner,
-    change: &Change,
+    change: &FieldChange,
     resource: &Resource,
     force: bool,
 ) -> ApiResult<()> {
@@ -160,7 +160,7 @@ pub(crate) fn record_update(
         return;
     }
     let old = live.map_or_else(|| nothing_of(new, resource), bare);
-    let change = Change::between(&old, &bare(new), &resource.schema);
+    let change = FieldChange::between(&old, &bare(new), &resource.schema);
     let change = change.without(&untouched(resource, &writer.subresource));
     let myself = Owner {
         // A name that no client has, so that the earlier fields of the writer count as another owner's.
@@ -253,7 +253,7 @@ pub(crate) fn apply(
         },
     );
     let mut object = prune(merged, &last_fields, &managers, resource);
-    let change = Change::between(&live_bare, &object, schema)
+    let change = FieldChange::between(&live_bare, &object, schema)
         .without(&untouched(resource, &writer.subresource));
     disown(&mut managers, &owner, &change, resource, force)?;
     let fields = set.difference(&unowned());

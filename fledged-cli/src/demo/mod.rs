@@ -16,7 +16,7 @@ use fledged_apiserver::StartError;
 use fledged_core::error::Failure;
 use fledged_core::model::ParseImageRefError;
 use fledged_core::tokio::ShutdownSignal;
-use fledged_operator::api::error::with_causes;
+use fledged_operator::api::request_error::with_causes;
 use fledged_operator::crd::InstallError;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};

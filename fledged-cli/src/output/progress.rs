@@ -25,11 +25,11 @@ const PULL_TEMPLATE: &str = "  {spinner} {prefix} {wide_msg}";
 #[derive(Debug)]
 pub(crate) struct LiveProgress {
     terminal: Terminal,
-    state: Mutex<State>,
+    state: Mutex<ProgressState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ProgressState {
     bars: Option<Bars>,
     total: usize,
     phases: BTreeMap<ImageRef, ImagePhase>,
@@ -52,7 +52,7 @@ impl LiveProgress {
     fn new(terminal: &Terminal, bars: Option<Bars>, total: usize) -> Self {
         Self {
             terminal: terminal.clone(),
-            state: Mutex::new(State {
+            state: Mutex::new(ProgressState {
                 bars,
                 total,
                 phases: BTreeMap::new(),
@@ -69,7 +69,7 @@ impl LiveProgress {
     }
 
     /// The state is consistent after every statement, so a poisoned lock can be used.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ProgressState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use console::Style;
 use fledged_core::model::CacheId;
-use fledged_operator::api::error::with_causes;
+use fledged_operator::api::request_error::with_causes;
 use fledged_operator::crd::ReadCache;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;

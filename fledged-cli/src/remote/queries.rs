@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::pin::pin;
 use std::time::Duration;
 
-use fledged_operator::api::error::with_causes;
+use fledged_operator::api::request_error::with_causes;
 use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use futures_util::StreamExt as _;

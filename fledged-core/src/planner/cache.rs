@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::event::{Annotation, CacheEvent, CacheFacts, ClusterCommand};
-use super::node::NodeState;
+use super::cluster_event::{Annotation, CacheEvent, CacheFacts, ClusterCommand};
+use super::node_state::NodeState;
 use super::status::{ActionReason, ActionStatus, CacheStatus};
 use super::tally::{Tally, Totals};
 use crate::model::{

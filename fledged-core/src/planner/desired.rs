@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::cache::{CacheState, Caches, OrphanPolicy};
-use super::node::{DesiredImages, NodeState};
+use super::node_state::{DesiredImages, NodeState};
 use crate::model::{
     AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
     ImagePullPolicy, ImageRef, NodeFacts,
@@ -123,25 +123,31 @@ impl Desired {
 /// The caches that are left out so that the record of the node fits into `room` bytes: always the largest
 /// of the namespace that takes most, so that no namespace loses its share to another.
 fn left_out(facts: &NodeFacts, caches: &Caches, room: usize) -> LeftOut {
-    let mut namespaces: BTreeMap<&str, (usize, BTreeSet<(usize, &Arc<CacheId>)>)> = BTreeMap::new();
+    /// The caches of a namespace by size, and the sum.
+    #[derive(Default)]
+    struct Share<'a> {
+        bytes: usize,
+        caches: BTreeSet<(usize, &'a Arc<CacheId>)>,
+    }
+    let mut shares: BTreeMap<&str, Share<'_>> = BTreeMap::new();
     let mut total: usize = 0;
     for (id, cache) in caches {
         let bytes = cache.desired_spec().map_or(0, |spec| size(facts, spec));
         if bytes > 0 {
-            let (sum, caches) = namespaces.entry(&id.namespace).or_default();
-            *sum += bytes;
-            caches.insert((bytes, id));
+            let share = shares.entry(&id.namespace).or_default();
+            share.bytes += bytes;
+            share.caches.insert((bytes, id));
             total += bytes;
         }
     }
     let mut left_out = BTreeSet::new();
     while total > room {
-        let largest = namespaces.values_mut().max_by_key(|(sum, _)| *sum);
-        let Some((sum, Some((bytes, id)))) = largest.map(|(sum, caches)| (sum, caches.pop_last()))
-        else {
+        let largest = shares.values_mut().max_by_key(|share| share.bytes);
+        let Some(share) = largest else { break };
+        let Some((bytes, id)) = share.caches.pop_last() else {
             break;
         };
-        *sum -= bytes;
+        share.bytes -= bytes;
         total -= bytes;
         left_out.insert(Arc::clone(id));
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::cache::Caches;
-use super::node::{ImageState, NodeState, Pair};
+use super::node_state::{ImageState, NodeState, Pair};
 use super::rollout::{self, Obstacle, Slots};
 use crate::error::Reason;
 use crate::model::{

@@ -5,22 +5,22 @@
 //! why an image is on a node or not, from the same state.
 
 mod cache;
+mod cluster_event;
 mod desired;
-mod event;
 mod explain;
-mod node;
-#[expect(clippy::module_inception, reason = "the file is named after its type")]
-mod planner;
+mod node_state;
 mod rollout;
+#[expect(clippy::module_inception, reason = "the file is named after its type")]
+mod state_machine;
 mod status;
 mod status_update;
 mod tally;
 
-pub use event::{
+pub use cluster_event::{
     Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget,
 };
 pub use explain::{Cause, Explanation, PullFailure, SelectorMismatch};
-pub use planner::{Planner, PlannerConfig};
+pub use state_machine::{Planner, PlannerConfig};
 pub use status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::cache::{CacheState, Caches, OrphanPolicy};
 use super::desired::Interner;
-use super::node::{ImageState, NodeState, Pair, asks_more};
+use super::node_state::{ImageState, NodeState, Pair, asks_more};
 use super::tally::Tally;
 use crate::model::{
     AssignedImage, CacheId, CountOrPercent, DesiredState, ImageCache, ImagePullPolicy, ImageRef,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cache::{CacheState, in_words};
-use super::event::CacheEvent;
-use super::node::NodeState;
+use super::cluster_event::CacheEvent;
+use super::node_state::NodeState;
 use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };

@@ -24,10 +24,10 @@ pub struct Deadlock {
 
 /// A virtual clock and the executor that advances it. Clones share the time.
 #[derive(Debug, Clone)]
-pub struct SimClock(Arc<Mutex<State>>);
+pub struct SimClock(Arc<Mutex<ClockState>>);
 
 #[derive(Debug)]
-struct State {
+struct ClockState {
     start: Timestamp,
     now: Timestamp,
     next_timer: u64,
@@ -46,7 +46,7 @@ impl SimClock {
     pub fn new() -> Self {
         // The value does not matter; this one is easy to read in a trace.
         let start = Timestamp::from_second(1_767_225_600).unwrap_or(Timestamp::UNIX_EPOCH);
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(ClockState {
             start,
             now: start,
             next_timer: 0,
@@ -54,7 +54,7 @@ impl SimClock {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ClockState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

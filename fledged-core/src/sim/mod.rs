@@ -21,18 +21,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod agent;
 mod clock;
-mod cluster;
 mod fault;
 mod objects;
-mod registry;
-mod runtime;
+mod sim_agent;
+mod sim_cluster;
+mod sim_registry;
+mod sim_runtime;
 mod state;
 
 pub use clock::{Deadlock, SimClock};
-pub use cluster::SimCluster;
 pub use fault::{Fault, Faults};
-pub use registry::{SimImage, SimRegistry};
-pub use runtime::SimRuntime;
+pub use sim_cluster::SimCluster;
+pub use sim_registry::{SimImage, SimRegistry};
+pub use sim_runtime::SimRuntime;
 pub use state::{TraceEntry, TraceEvent};

@@ -58,7 +58,7 @@ impl Stored {
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct RuntimeState {
     pub(super) registry: SimRegistry,
     pub(super) images: BTreeMap<ImageId, Stored>,
     pub(super) layers: BTreeMap<String, ByteSize>,
@@ -72,7 +72,7 @@ pub(super) struct State {
     pub(super) trace: Vec<TraceEntry>,
 }
 
-impl State {
+impl RuntimeState {
     pub(super) fn find(&self, image: &ImageRef) -> Option<(&ImageId, &Stored)> {
         self.images
             .iter()

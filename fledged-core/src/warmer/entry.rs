@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::event::{InventoryId, PullId};
 use super::hold::Hold;
+use super::node_event::{InventoryId, PullId};
 use super::progress::{ImageProgress, Update};
 use crate::backoff::Backoff;
 use crate::error::Failure;

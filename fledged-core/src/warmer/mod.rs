@@ -4,9 +4,9 @@
 //! and [`Warmer::next_wakeup`] is the time of the next poll. [`crate::runner`] is the loop around it.
 
 mod entry;
-mod event;
 mod hold;
 mod inventory;
+mod node_event;
 mod progress;
 mod remove;
 
@@ -17,10 +17,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use self::entry::{Entries, Entry};
-pub use self::event::{InventoryId, NodeCommand, NodeEvent, PullId};
 use self::hold::Holds;
 pub use self::hold::{DiskHold, Hold};
 pub use self::inventory::Inventory;
+pub use self::node_event::{InventoryId, NodeCommand, NodeEvent, PullId};
 pub use self::progress::{ImageProgress, Update};
 use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::Warmer;
 use super::entry::Entry;
-use super::event::NodeCommand;
 use super::inventory::Inventory;
+use super::node_event::NodeCommand;
 use crate::error::{Failure, Reason};
 use crate::model::{ImagePhase, ImageRef};
 use crate::port::{Removal, RemovalScope, RuntimeImage};

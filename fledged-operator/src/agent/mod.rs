@@ -15,15 +15,15 @@
 //! # }
 //! ```
 
-pub(crate) mod credentials;
-mod observe;
-mod watch;
-mod watch_backoff;
+mod assignment_watch;
 #[cfg(test)]
-mod watch_tests;
+mod assignment_watch_tests;
+mod pull_observer;
+pub(crate) mod pull_secrets;
+mod watch_backoff;
 
 pub use crate::health::AgentHealth;
-pub use credentials::KubeCredentials;
+pub use pull_secrets::KubeCredentials;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,8 +50,8 @@ use crate::api::node_status::StatusApi;
 use crate::api::status_writer::Writer;
 use crate::metrics::AgentMetrics;
 use crate::serve::register_build_info;
-use observe::{MeasuredRuntime, Observer};
-use watch::{Watch, inputs};
+use assignment_watch::{Watch, inputs};
+use pull_observer::{MeasuredRuntime, Observer};
 
 /// Field manager of the agents.
 pub const FIELD_MANAGER: &str = "fledged-agent";

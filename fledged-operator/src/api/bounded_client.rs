@@ -87,7 +87,7 @@ fn failure(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::error::{problem, retry_after};
+    use crate::api::request_error::{problem, retry_after};
 
     fn mk_failure(code: u16, header: Option<&'static str>, body: &str) -> kube::Error {
         let mut headers = HeaderMap::new();

@@ -15,7 +15,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tracing::{debug, info, warn};
 
-use crate::api::error::problem;
+use crate::api::request_error::problem;
 
 /// Name of the Lease of the controllers of a cluster. Every controller of a cluster must use the same name and
 /// namespace, so that at most one acts.
@@ -61,7 +61,7 @@ struct LeaseRecord {
 
 /// The next step of a candidate.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum ElectionStep {
     /// Write this record to become or stay the leader.
     Write(LeaseRecord),
     /// Another candidate leads; evaluate again after this time.
@@ -91,7 +91,7 @@ impl Election {
     }
 
     /// The next step, given the current content of the Lease; `None` if it does not exist.
-    fn evaluate(&mut self, found: Option<&LeaseRecord>, now: Timestamp) -> Step {
+    fn evaluate(&mut self, found: Option<&LeaseRecord>, now: Timestamp) -> ElectionStep {
         let known = self.observed.as_ref().map(|(record, _)| record);
         if known != found {
             self.observed = found.map(|record| (record.clone(), now));
@@ -104,12 +104,12 @@ impl Election {
                 let seen_at = self.observed.as_ref().map_or(now, |(_, at)| *at);
                 let left = remaining(seen_at, record.duration, now);
                 if !left.is_zero() {
-                    return Step::Wait(left.min(self.times.retry_period));
+                    return ElectionStep::Wait(left.min(self.times.retry_period));
                 }
                 record.transitions.saturating_add(1)
             }
         };
-        Step::Write(LeaseRecord {
+        ElectionStep::Write(LeaseRecord {
             holder: self.identity.clone(),
             duration: self.times.lease_duration,
             renewed: Some(now),
@@ -317,8 +317,8 @@ impl Elector {
         }
         let found = self.object.as_ref().map(record_of);
         match self.election.evaluate(found.as_ref(), self.clock.now()) {
-            Step::Wait(wait) => Ok(Some(wait)),
-            Step::Write(record) => {
+            ElectionStep::Wait(wait) => Ok(Some(wait)),
+            ElectionStep::Write(record) => {
                 if let Err(problem) = self.write(&record).await {
                     // The next attempt reads the Lease first.
                     self.object = None;
@@ -425,10 +425,10 @@ mod election_tests {
         Election::new(identity.to_owned(), LeaseTimes::default())
     }
 
-    fn write(step: Step) -> LeaseRecord {
+    fn write(step: ElectionStep) -> LeaseRecord {
         match step {
-            Step::Write(record) => record,
-            Step::Wait(left) => panic!("waits {left:?}"),
+            ElectionStep::Write(record) => record,
+            ElectionStep::Wait(left) => panic!("waits {left:?}"),
         }
     }
 
@@ -450,7 +450,7 @@ mod election_tests {
         let (mut us, mut them) = (mk("a"), mk("b"));
         // Their clock is far behind ours: it does not matter.
         let first = write(them.evaluate(None, at(-5_000)));
-        let wait = |seconds| Step::Wait(Duration::from_secs(seconds));
+        let wait = |seconds| ElectionStep::Wait(Duration::from_secs(seconds));
         assert_eq!(us.evaluate(Some(&first), at(0)), wait(2));
         assert_eq!(us.evaluate(Some(&first), at(14)), wait(1));
         let second = LeaseRecord {

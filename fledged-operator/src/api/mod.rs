@@ -2,9 +2,9 @@
 //! NodeImageCache, and the leader election.
 
 pub(crate) mod bounded_client;
-pub mod error;
 pub mod lease;
 pub(crate) mod node_status;
+pub mod request_error;
 pub(crate) mod status_writer;
 pub(crate) mod watch;
 

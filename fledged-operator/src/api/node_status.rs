@@ -7,7 +7,7 @@ use kube::core::request::Request;
 use kube::{Client, Resource};
 use serde_json::json;
 
-use crate::api::error::{is_too_large, problem};
+use crate::api::request_error::{is_too_large, problem};
 use crate::crd::{NodeImageCache, NodeImageCacheStatus};
 
 /// Why the status of a NodeImageCache was not written.

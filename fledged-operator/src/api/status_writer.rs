@@ -13,8 +13,8 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::error::retry_after;
 use super::node_status::{Shrink, StatusApi, WriteError};
+use super::request_error::retry_after;
 use crate::crd::{NodeImageCacheStatus, as_recorded};
 
 /// Limit on the final write; a pod has 30 s to end.

@@ -12,7 +12,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::api::error::with_causes;
+use crate::api::request_error::with_causes;
 
 /// Delays between attempts to restart a watch. They are short: one controller is no load for an API server that
 /// is coming back, and it plans nothing before every list is complete.

@@ -1,7 +1,7 @@
 //! The program `fledged-operator`: flags, logs, and the wiring of the library.
 
-mod args;
-mod commands;
+mod flags;
 mod program;
+mod subcommands;
 
 pub(crate) use program::main;

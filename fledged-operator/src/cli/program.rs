@@ -23,8 +23,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use super::args::{Cli, Command, CommonArgs, Level, LogFormat};
-use super::commands;
+use super::flags::{Cli, Command, CommonArgs, Level, LogFormat};
+use super::subcommands;
 use fledged_operator::agent::AgentError;
 use fledged_operator::controller::ControllerError;
 use fledged_operator::serve::{BindError, Routes, Server};
@@ -99,22 +99,26 @@ fn run(command: Command) -> Result<ExitCode, ProgramError> {
             print!("{}", yaml.map_err(ProgramError::Definitions)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Job(command) => commands::job(command).map(|()| ExitCode::SUCCESS),
+        Command::Job(command) => subcommands::job(command).map(|()| ExitCode::SUCCESS),
         Command::Controller(args) => {
             // Several threads, so that writes continue while the planner plans.
             let runtime = Builder::new_multi_thread();
             start(runtime, &args.common, |stop| {
-                commands::controller(&args, stop)
+                subcommands::controller(&args, stop)
             })
         }
         Command::Webhook(args) => {
             let runtime = Builder::new_current_thread();
-            start(runtime, &args.common, |stop| commands::webhook(&args, stop))
+            start(runtime, &args.common, |stop| {
+                subcommands::webhook(&args, stop)
+            })
         }
         Command::Agent(args) => {
             // One thread is enough for one node and needs less memory.
             let runtime = Builder::new_current_thread();
-            start(runtime, &args.common, |stop| commands::agent(&args, stop))
+            start(runtime, &args.common, |stop| {
+                subcommands::agent(&args, stop)
+            })
         }
     }
 }

@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tracing::debug;
 
-use crate::api::error::write_failure;
+use crate::api::request_error::write_failure;
 use crate::api::watch::{Change, Inventory, watch};
 use crate::controller::FIELD_MANAGER;
 use crate::controller::node_driver::{NodeDriver, NodeTarget};

@@ -19,7 +19,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tracing::{debug, info};
 
-use crate::api::error::write_failure;
+use crate::api::request_error::write_failure;
 use crate::controller::FIELD_MANAGER;
 use crate::controller::agent_driver::AgentDriver;
 use crate::controller::cluster_events::{self, NodeUids};

@@ -27,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::FIELD_MANAGER;
-use super::manifest::{JobKey, selector};
+use super::job_object::{JobKey, selector};
 use super::memory::NodeMemory;
+use super::objects::ObjectStore;
 use super::options::JobOptions;
 use super::pod::ObservedPod;
 use super::reconcile::{JobAction, Observed, Plan, reconcile};
 use super::requests::{Created, Requests};
-use super::store::ObjectStore;
 use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
 use crate::api::node_status::StatusApi;
 use crate::api::status_writer::Writer;
@@ -130,21 +130,21 @@ impl JobDriver {
     }
 
     /// Everything that is watched but NodeImageCaches.
-    fn watches(&self) -> impl Stream<Item = Watched> + Send + use<> {
+    fn watches(&self) -> impl Stream<Item = WatchedObject> + Send + use<> {
         let nodes = watch(Api::<Node>::all(self.client.clone()), Config::default())
-            .map(|event| Watched::Node(Box::new(event)));
+            .map(|event| WatchedObject::Node(Box::new(event)));
         let mut watches = vec![nodes.boxed()];
         let config = Config::default().labels(&selector());
         let namespaces = self.options.watched_namespaces();
         for (scope, namespace) in namespaces.iter().enumerate() {
             let jobs = watch(self.api(namespace.as_deref()), config.clone());
             watches.push(
-                jobs.map(move |event| Watched::Job(scope, Box::new(event)))
+                jobs.map(move |event| WatchedObject::Job(scope, Box::new(event)))
                     .boxed(),
             );
             let pods = watch(self.api(namespace.as_deref()), config.clone());
             watches.push(
-                pods.map(move |event| Watched::Pod(scope, Box::new(event)))
+                pods.map(move |event| WatchedObject::Pod(scope, Box::new(event)))
                     .boxed(),
             );
         }
@@ -240,7 +240,7 @@ impl Drop for LeadingReadiness {
 }
 
 /// An event of a watch. Jobs and pods carry the number of their watched namespace.
-enum Watched {
+enum WatchedObject {
     Node(Box<Event<Node>>),
     Job(usize, Box<Event<Job>>),
     Pod(usize, Box<Event<ObservedPod>>),
@@ -319,7 +319,7 @@ impl Reconciler {
     /// Runs until shutdown; Jobs stay for the next controller.
     async fn run(
         mut self,
-        watches: impl Stream<Item = Watched> + Send,
+        watches: impl Stream<Item = WatchedObject> + Send,
         mut records: mpsc::UnboundedReceiver<Event<ReadNodeCache>>,
         shutdown: CancellationToken,
     ) -> Result<(), String> {
@@ -371,11 +371,11 @@ impl Reconciler {
         Ok(())
     }
 
-    fn apply(&mut self, event: Watched) {
+    fn apply(&mut self, event: WatchedObject) {
         let nodes = match event {
-            Watched::Node(event) => self.store.apply_node(*event),
-            Watched::Job(scope, event) => self.store.apply_job(scope, *event),
-            Watched::Pod(scope, event) => self.store.apply_pod(scope, *event),
+            WatchedObject::Node(event) => self.store.apply_node(*event),
+            WatchedObject::Job(scope, event) => self.store.apply_job(scope, *event),
+            WatchedObject::Pod(scope, event) => self.store.apply_pod(scope, *event),
         };
         self.dirty.extend(nodes);
     }

@@ -14,7 +14,7 @@ use fledged_core::port::RuntimeImage;
 use fledged_core::warmer::{DiskHold, ImageProgress, Update, WarmerConfig};
 use jiff::Timestamp;
 
-use super::manifest::JobKey;
+use super::job_object::JobKey;
 use super::observe::ObservedNode;
 use super::options::JobOptions;
 use fledged_core::time::after;

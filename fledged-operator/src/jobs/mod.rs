@@ -58,19 +58,19 @@
 //! ```
 
 mod driver;
-mod manifest;
+mod job_object;
 mod memory;
+mod objects;
 mod observe;
 mod options;
 mod pod;
 mod reconcile;
-mod remove;
+mod removal_program;
 mod requests;
-mod store;
 
 pub use driver::JobDriver;
 pub use options::{JobOptions, PullMethod, Retention};
-pub use remove::{MESSAGE_MAX, RemovalOutcomes, remove_images};
+pub use removal_program::{MESSAGE_MAX, RemovalOutcomes, remove_images};
 
 /// Field manager of the Jobs and node statuses that this driver writes.
 pub const FIELD_MANAGER: &str = "fledged-job-driver";

@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::FIELD_MANAGER;
-use super::manifest::{
+use super::job_object::{
     JobKey, JobKind, KIND, Method, NODE, PROGRAM, REMOVE, REVISIONS, Socket, container_name,
     name_prefix,
 };

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::super::manifest::{JobPlan, PullImage, PullPlan, RemovalPlan};
+use super::super::job_object::{JobPlan, PullImage, PullPlan, RemovalPlan};
 use super::super::pod::ObservedPod;
 use super::*;
 

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{COPY, REMOVE};
+use super::job_object::{COPY, REMOVE};
 use super::observe::{JobWork, ObservedJob, PullSlot, pulled_image, removed_images};
 
 /// Reasons of containers that have not started yet.

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::super::manifest::container_name;
+use super::super::job_object::container_name;
 use super::*;
 
 const OWN: &str = "registry.test/ours:1";

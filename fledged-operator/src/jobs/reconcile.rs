@@ -28,7 +28,7 @@ use fledged_core::port::RemovalScope;
 use jiff::Timestamp;
 use outcomes::Live;
 
-use super::manifest::{JobKey, JobKind, JobPlan, PullImage, PullPlan, RemovalPlan, job_name};
+use super::job_object::{JobKey, JobKind, JobPlan, PullImage, PullPlan, RemovalPlan, job_name};
 use super::memory::{ImageList, JobMemory, NodeMemory, SlotState};
 use super::observe::{ObservedJob, ObservedNode};
 use super::options::{JobOptions, Retention};

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ContainerImage;
 use serde_json::{Value, json};
 
 use super::super::FIELD_MANAGER;
-use super::super::manifest::{REMOVE, container_name};
+use super::super::job_object::{REMOVE, container_name};
 use super::*;
 
 const APP: &str = "a.test/app:1";

@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::FIELD_MANAGER;
-use super::manifest::{JobKey, JobPlan, Method, PullPlan};
+use super::job_object::{JobKey, JobPlan, Method, PullPlan};
 use super::options::{JobOptions, PullMethod};
-use crate::agent::credentials::{Objects, ServiceAccount};
-use crate::api::error::{problem, retry_after};
+use crate::agent::pull_secrets::{Objects, ServiceAccount};
+use crate::api::request_error::{problem, retry_after};
 use crate::metrics::JobMetrics;
 
 /// Delays between attempts at the same request.

@@ -25,7 +25,7 @@ use rustls::server::ParsedCertificate;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::api::error::problem;
+use crate::api::request_error::problem;
 use crate::webhook::certificate::{Certificate, CertificateError, Served, not_after};
 use fledged_core::time::after;
 

@@ -21,12 +21,12 @@
 mod certificate;
 mod issuing;
 mod review;
-mod server;
+mod review_server;
 
 pub use certificate::CertificateHealth;
 pub use issuing::SelfIssued;
 pub use review::{Verdict, judge};
-pub use server::{WebhookError, WebhookServer};
+pub use review_server::{WebhookError, WebhookServer};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -132,12 +132,12 @@ fn result(function: &str, arguments: &[Type]) -> Result<Type, String> {
 
 /// The type of a value, and its schema where it is known.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'s> {
+pub(super) struct KnownType<'s> {
     schema: Option<&'s Schema>,
     pub(super) kind: Type,
 }
 
-impl<'s> Known<'s> {
+impl<'s> KnownType<'s> {
     fn kind(kind: Type) -> Self {
         Self { schema: None, kind }
     }
@@ -156,13 +156,13 @@ impl<'s> Known<'s> {
 /// variables and fields, and scalars of different types.
 #[derive(Clone)]
 pub(super) struct Scope<'s> {
-    variables: BTreeMap<String, Known<'s>>,
+    variables: BTreeMap<String, KnownType<'s>>,
 }
 
 impl<'s> Scope<'s> {
     pub(super) fn of(schema: &'s Schema) -> Self {
         let names = ["self", "oldSelf"];
-        let known = Known::of(Some(schema));
+        let known = KnownType::of(Some(schema));
         Self {
             variables: names
                 .into_iter()
@@ -171,7 +171,7 @@ impl<'s> Scope<'s> {
         }
     }
 
-    fn with(&self, name: &str, known: Known<'s>) -> Self {
+    fn with(&self, name: &str, known: KnownType<'s>) -> Self {
         let mut scope = self.clone();
         scope.variables.insert(name.to_owned(), known);
         scope
@@ -182,10 +182,10 @@ impl<'s> Scope<'s> {
     /// # Errors
     ///
     /// The first undeclared reference, or operator on wrong types.
-    pub(super) fn check(&self, expression: &IdedExpr) -> Result<Known<'s>, String> {
+    pub(super) fn check(&self, expression: &IdedExpr) -> Result<KnownType<'s>, String> {
         match &expression.expr {
-            Expr::Unspecified => Ok(Known::kind(Type::Any)),
-            Expr::Literal(literal) => Ok(Known::kind(match literal {
+            Expr::Unspecified => Ok(KnownType::kind(Type::Any)),
+            Expr::Literal(literal) => Ok(KnownType::kind(match literal {
                 LiteralValue::Boolean(_) => Type::Bool,
                 LiteralValue::Int(_) => Type::Int,
                 LiteralValue::Double(_) => Type::Double,
@@ -201,7 +201,7 @@ impl<'s> Scope<'s> {
             Expr::Select(select) => {
                 let found = field(self.check(&select.operand)?, &select.field)?;
                 Ok(if select.test {
-                    Known::kind(Type::Bool)
+                    KnownType::kind(Type::Bool)
                 } else {
                     found
                 })
@@ -211,13 +211,13 @@ impl<'s> Scope<'s> {
                 list.elements
                     .iter()
                     .try_for_each(|element| self.check(element).map(|_| ()))?;
-                Ok(Known::kind(Type::List))
+                Ok(KnownType::kind(Type::List))
             }
             Expr::Map(map) => {
                 map.entries
                     .iter()
                     .try_for_each(|entry| self.check_entry(&entry.expr))?;
-                Ok(Known::kind(Type::Map))
+                Ok(KnownType::kind(Type::Map))
             }
             Expr::Struct(found) => Err(format!(
                 "undeclared reference to '{}' (in container '')",
@@ -230,8 +230,8 @@ impl<'s> Scope<'s> {
                 }
                 // A comprehension iterates over the items of a list, or the keys of a map.
                 let item = match range.schema {
-                    Some(schema) if schema.shape == Shape::Object => Known::kind(Type::String),
-                    schema => Known::of(schema.and_then(|schema| schema.items.as_deref())),
+                    Some(schema) if schema.shape == Shape::Object => KnownType::kind(Type::String),
+                    schema => KnownType::of(schema.and_then(|schema| schema.items.as_deref())),
                 };
                 let start = self.check(&comprehension.accu_init)?;
                 let inner = self
@@ -244,7 +244,7 @@ impl<'s> Scope<'s> {
         }
     }
 
-    fn call(&self, call: &CallExpr) -> Result<Known<'s>, String> {
+    fn call(&self, call: &CallExpr) -> Result<KnownType<'s>, String> {
         let mut known = Vec::new();
         for argument in call.target.as_deref().into_iter().chain(&call.args) {
             known.push(self.check(argument)?);
@@ -253,10 +253,10 @@ impl<'s> Scope<'s> {
             let schema = known.first().and_then(|known| known.schema);
             let inner =
                 schema.and_then(|schema| schema.items.as_deref().or(schema.additional.as_deref()));
-            return Ok(Known::of(inner));
+            return Ok(KnownType::of(inner));
         }
         let kinds: Vec<Type> = known.iter().map(|known| known.kind).collect();
-        result(&call.func_name, &kinds).map(Known::kind)
+        result(&call.func_name, &kinds).map(KnownType::kind)
     }
 
     fn check_entry(&self, entry: &EntryExpr) -> Result<(), String> {
@@ -270,28 +270,28 @@ impl<'s> Scope<'s> {
     }
 }
 
-fn field<'s>(known: Known<'s>, name: &str) -> Result<Known<'s>, String> {
+fn field<'s>(known: KnownType<'s>, name: &str) -> Result<KnownType<'s>, String> {
     let Some(schema) = known.schema else {
-        return Ok(Known::kind(Type::Any));
+        return Ok(KnownType::kind(Type::Any));
     };
     match schema.shape {
         Shape::Object => {
             if let Some(additional) = &schema.additional {
-                return Ok(Known::of(Some(additional)));
+                return Ok(KnownType::of(Some(additional)));
             }
             let found = schema
                 .properties
                 .iter()
                 .find(|(known, _)| escaped(known) == name);
             match found {
-                Some((_, schema)) => Ok(Known::of(Some(schema))),
+                Some((_, schema)) => Ok(KnownType::of(Some(schema))),
                 None if schema.embedded && matches!(name, "apiVersion" | "kind" | "metadata") => {
-                    Ok(Known::kind(Type::Any))
+                    Ok(KnownType::kind(Type::Any))
                 }
                 None => Err(format!("undefined field '{name}'")),
             }
         }
-        Shape::Any | Shape::IntOrString => Ok(Known::kind(Type::Any)),
+        Shape::Any | Shape::IntOrString => Ok(KnownType::kind(Type::Any)),
         other => Err(format!(
             "type '{}' does not support field selection",
             other.name()

@@ -8,11 +8,11 @@ use fledged_core::model::ImageRef;
 use fledged_core::port::{Removal, RemovalScope};
 use jiff::Timestamp;
 
-use super::super::manifest::{JobKey, JobKind};
+use super::super::job_object::{JobKey, JobKind};
 use super::super::memory::{JobMemory, SlotState};
 use super::super::observe::{JobEnd, ObservedJob};
 use super::super::pod::{ObservedPod, Progress};
-use super::super::remove::RemovalOutcomes;
+use super::super::removal_program::RemovalOutcomes;
 use super::{Step, unknown};
 use fledged_core::time::after;
 

@@ -111,7 +111,7 @@ pub(super) struct ControllerArgs {
     pub(super) watch_namespace: Option<String>,
     /// How assignments reach nodes: by an agent on each node, or by Kubernetes Jobs.
     #[arg(long, value_name = "DRIVER", default_value = "agent")]
-    pub(super) node_driver: NodeDriver,
+    pub(super) node_driver: DriverKind,
     #[command(flatten)]
     pub(super) election: ElectionArgs,
     #[command(flatten)]
@@ -294,7 +294,7 @@ pub(super) struct RemoveArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum NodeDriver {
+pub(super) enum DriverKind {
     Agent,
     Job,
 }

@@ -465,5 +465,5 @@ fn restricted() -> Value {
 }
 
 #[cfg(test)]
-#[path = "manifest_tests.rs"]
+#[path = "job_object_tests.rs"]
 mod tests;

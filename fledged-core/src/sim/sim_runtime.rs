@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::state::{State, Stored};
+use super::state::{RuntimeState, Stored};
 use super::{Fault, Faults, SimClock, SimRegistry, TraceEntry, TraceEvent};
 use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
@@ -24,7 +24,7 @@ const STEPS: u64 = 8;
 #[derive(Debug, Clone)]
 pub struct SimRuntime {
     clock: SimClock,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<RuntimeState>>,
 }
 
 impl SimRuntime {
@@ -33,7 +33,7 @@ impl SimRuntime {
     pub fn new(clock: SimClock, registry: SimRegistry, seed: u64) -> Self {
         Self {
             clock,
-            state: Arc::new(Mutex::new(State {
+            state: Arc::new(Mutex::new(RuntimeState {
                 registry,
                 images: Default::default(),
                 layers: Default::default(),
@@ -77,11 +77,11 @@ impl SimRuntime {
         self
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RuntimeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, state: &mut State, event: TraceEvent) {
+    fn record(&self, state: &mut RuntimeState, event: TraceEvent) {
         state.trace.push(TraceEntry {
             at: self.clock.elapsed(),
             event,
@@ -245,7 +245,7 @@ impl SimRuntime {
 
 /// Stores a complete image.
 fn store(
-    state: &mut State,
+    state: &mut RuntimeState,
     reference: &ImageRef,
     id: &str,
     layers: &[(String, ByteSize)],

@@ -12,8 +12,8 @@ use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
 use tracing::info;
 
-use super::args::{
-    AgentArgs, ControllerArgs, ElectionArgs, JobCommand, NodeDriver, RemoveArgs, WebhookArgs,
+use super::flags::{
+    AgentArgs, ControllerArgs, DriverKind, ElectionArgs, JobCommand, RemoveArgs, WebhookArgs,
 };
 use super::program::{ProgramError, Stop, connect, serving};
 use fledged_operator::agent::{Agent, AgentConfig};
@@ -99,7 +99,7 @@ fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError
         })
     });
     let image = image.transpose()?;
-    if args.node_driver == NodeDriver::Agent {
+    if args.node_driver == DriverKind::Agent {
         return Ok(None);
     }
     let image = image.ok_or_else(|| {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::cluster_event::NodeRecord;
 use super::desired::LeftOut;
-use super::event::NodeRecord;
 use super::tally::Tally;
 use crate::error::Reason;
 use crate::model::{

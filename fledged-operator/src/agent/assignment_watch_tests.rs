@@ -17,7 +17,7 @@ use kube::Client;
 use kube::client::Body;
 use tokio::sync::mpsc;
 
-use super::watch::{Interruption, Watch};
+use super::assignment_watch::{Interruption, Watch};
 use super::watch_backoff::WatchEnd;
 use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
 use crate::health::AgentHealth;

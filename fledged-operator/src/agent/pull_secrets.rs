@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::api::bounded_client::bounded;
-use crate::api::error::{problem, retry_after};
+use crate::api::request_error::{problem, retry_after};
 
 /// Registry credentials from the pull secrets that an image's caches name, then from those of their
 /// ServiceAccounts, matched as the kubelet does for a pod. The credentials of one namespace come before those of
@@ -236,13 +236,13 @@ pub(crate) struct LocalReference {
 }
 
 type Answer<T> = Result<Arc<T>, ReadError>;
-type Reading<T> = BoxFuture<'static, Answer<T>>;
+type Reading<T> = Shared<BoxFuture<'static, Answer<T>>>;
 
 /// Reads objects of one kind by name. Reads of the same object within [`SHARED_FOR`] share a request.
 pub(crate) struct Objects<T> {
     client: Client,
     plural: &'static str,
-    reads: Mutex<BTreeMap<ObjectName, (Instant, Shared<Reading<T>>)>>,
+    reads: Mutex<BTreeMap<ObjectName, (Instant, Reading<T>)>>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
@@ -280,7 +280,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
             return reading.clone();
         }
         let reading = read(self.client.clone(), self.plural, name.clone());
-        let reading: Shared<Reading<T>> = reading.boxed().shared();
+        let reading: Reading<T> = reading.boxed().shared();
         reads.insert(name.clone(), (now, reading.clone()));
         reading
     }

@@ -12,7 +12,7 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-use super::manifest::{JobKey, JobPlan};
+use super::job_object::{JobKey, JobPlan};
 use super::observe::{JobWork, ObservedJob, ObservedNode, PullSlot, node_of};
 use super::options::JobOptions;
 use super::pod::ObservedPod;

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::agent::FIELD_MANAGER;
 use crate::agent::watch_backoff::{HEALTHY_AFTER, WatchBackoff, WatchEnd};
-use crate::api::error::{problem, retry_after};
+use crate::api::request_error::{problem, retry_after};
 use crate::crd::ReadNodeCache;
 use crate::health::{AgentHealth, BEAT};
 

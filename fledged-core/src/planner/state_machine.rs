@@ -7,10 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cache::{CacheState, Caches, ECHO_DELAY, has_share};
+use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::desired::{Desired, Interner};
-use super::event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::explain::{self, Explanation};
-use super::node::{ImageState, NodeState, ReportLimits};
+use super::node_state::{ImageState, NodeState, ReportLimits};
 use super::rollout::{self, Obstacle, Slots};
 use super::status_update::{finish_action, publish_at, status};
 use crate::model::{
