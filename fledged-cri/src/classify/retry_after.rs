@@ -4,17 +4,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+/// Longest delay that is believed. Rate limits of registries have windows of minutes to hours; a longer
+/// value is a mistake, and would hold every image of the registry.
+const DELAY_MAX: Duration = Duration::from_secs(3600);
+
 /// The delay that a `Retry-After` header asks for: seconds, or an HTTP date (RFC 9110, 10.2.3).
 ///
-/// `None` if it is malformed or in the past.
+/// At most an hour. `None` if it is malformed or in the past.
 #[must_use]
 pub fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = header.trim().parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(DELAY_MAX));
     }
     let date = httpdate::parse_http_date(header.trim()).ok()?;
     let now = std::time::SystemTime::from(now);
-    date.duration_since(now).ok()
+    let delay = date.duration_since(now).ok()?;
+    Some(delay.min(DELAY_MAX))
 }
 
 /// Phrases that precede a delay.
@@ -30,7 +35,7 @@ const MARKERS: [&str; 6] = [
 /// The delay in an error text, as in `retry-after: 985.86µs, allowed: 44000/minute` or
 /// `retry after 5 seconds`.
 ///
-/// Reads Go durations, numbers with a unit in words, and bare numbers of seconds. `None` if the text has
+/// Reads Go durations, numbers with a unit in words, and bare numbers of seconds. At most an hour. `None` if the text has
 /// no delay.
 #[must_use]
 pub fn retry_after_of_text(message: &str) -> Option<Duration> {
@@ -82,7 +87,8 @@ fn scale(unit: &str) -> Option<f64> {
 }
 
 fn from_seconds(seconds: f64) -> Option<Duration> {
-    Duration::try_from_secs_f64(seconds).ok()
+    let delay = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(delay.min(DELAY_MAX))
 }
 
 #[cfg(test)]
@@ -124,6 +130,20 @@ mod tests {
         let micro =
             retry_after_of_text("toomanyrequests: retry-after: 985.86µs, allowed: 44000/minute");
         assert_eq!(micro, Some(Duration::from_nanos(985_860)));
+    }
+
+    #[test]
+    fn a_delay_is_at_most_an_hour() {
+        let now: Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
+        let hour = Some(Duration::from_secs(3600));
+        for header in [
+            "86400",
+            "18446744073709551615",
+            "Sat, 02 May 2026 12:00:00 GMT",
+        ] {
+            assert_eq!(retry_after(header, now), hour, "{header}");
+        }
+        assert_eq!(retry_after_of_text("retry-after: 24h"), hour);
     }
 
     #[test]
