@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// The replacement for a secret.
 const REDACTED: &str = "[redacted]";
-/// Shorter secrets cannot be distinguished from ordinary text, in bytes.
+/// Shorter secrets occur in ordinary words and are removed only as whole words, in bytes.
 const SECRET_MIN: usize = 4;
 /// Query parameters whose values are useful and never secret: those of a token request (distribution
 /// token specification) and containerd's mirror namespace.
@@ -15,12 +15,36 @@ const HARMLESS: [&str; 4] = ["scope", "service", "ns", "account"];
 #[must_use]
 pub fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = Cow::Borrowed(text);
-    for secret in secrets.iter().filter(|s| s.len() >= SECRET_MIN) {
-        if text.contains(secret) {
-            text = Cow::Owned(text.replace(secret, REDACTED));
+    for secret in secrets.iter().filter(|s| !s.is_empty()) {
+        if !text.contains(secret) {
+            continue;
         }
+        text = Cow::Owned(match secret.len() {
+            SECRET_MIN.. => text.replace(secret, REDACTED),
+            _ => without_word(&text, secret),
+        });
     }
     redact_urls(&text)
+}
+
+/// The text with `word` replaced where no letter or digit is next to it.
+fn without_word(text: &str, word: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut end = 0;
+    for (at, _) in text.match_indices(word) {
+        let after = at + word.len();
+        let before = text.get(..at).and_then(|t| t.chars().next_back());
+        let next = text.get(after..).and_then(|t| t.chars().next());
+        let alone = [before, next]
+            .into_iter()
+            .flatten()
+            .all(|c| !c.is_alphanumeric());
+        out.push_str(text.get(end..at).unwrap_or_default());
+        out.push_str(if alone { REDACTED } else { word });
+        end = after;
+    }
+    out.push_str(text.get(end..).unwrap_or_default());
+    out
 }
 
 fn redact_urls(text: &str) -> String {
@@ -89,6 +113,14 @@ mod tests {
                 &["hunter2", ""]
             ),
             "login as ann with [redacted] failed: [redacted]"
+        );
+    }
+
+    #[test]
+    fn short_secrets_are_removed_as_words() {
+        assert_eq!(
+            redact("bad login \"ab:c\", about ab", &["ab", "c"]),
+            "bad login \"[redacted]:[redacted]\", about [redacted]"
         );
     }
 
