@@ -66,7 +66,7 @@ impl Default for RegistryOptions {
 pub(super) struct Repository {
     /// The registry as in the image reference: `docker.io`, `registry.example:5000`.
     pub(super) registry: String,
-    /// The `host[:port]` that serves it: `index.docker.io` for `docker.io`.
+    /// The `host[:port]` that serves it: `registry-1.docker.io` for `docker.io`.
     pub(super) host: String,
     /// Its name within the registry: `library/nginx`.
     pub(super) path: String,
@@ -75,7 +75,8 @@ pub(super) struct Repository {
 impl Repository {
     pub(super) fn of(image: &ImageRef) -> Self {
         let host = match image.registry() {
-            "docker.io" => "index.docker.io",
+            // As in containerd and Docker.
+            "docker.io" => "registry-1.docker.io",
             host => host,
         };
         Self {
@@ -144,6 +145,8 @@ impl Registry {
 fn builder(options: &RegistryOptions) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(USER_AGENT)
+        // Followed by hand: credentials must not follow a redirect.
+        .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(options.connect_timeout)
         .read_timeout(options.read_timeout)
 }
@@ -178,8 +181,6 @@ pub(super) async fn read_at_most(
 pub(crate) fn failure_of_transport(action: &str, error: reqwest::Error) -> Failure {
     let reason = if error.is_builder() {
         Reason::InvalidReference
-    } else if error.is_redirect() {
-        Reason::RegistryError
     } else {
         Reason::ConnectionFailed
     };
@@ -209,28 +210,43 @@ pub(super) async fn failure_of_response(action: &str, response: Response) -> Fai
     classify::from_status(refusal.status.as_u16(), message).with_retry_after(refusal.retry_after)
 }
 
-/// The failure of a handshake that a token server refused. Everything but a server in trouble means
-/// that the credentials are refused.
+/// The failure of a handshake that a token server refused. Only an answer about the credentials means
+/// that they are refused; everything else is the token server's trouble, and tried again.
 pub(super) async fn failure_of_refused_token(action: &str, response: Response) -> Failure {
     let refusal = Refusal::read(response).await;
     let reason = reason_of_refused_token(refusal.status.as_u16(), &refusal.text);
-    let message = format!(
-        "{action}: the token server refused: {}: {}",
-        refusal.status, refusal.text
-    );
+    let message = if refusal.text.is_empty() {
+        format!("{action}: the token server refused: {}", refusal.status)
+    } else {
+        format!(
+            "{action}: the token server refused: {}: {}",
+            refusal.status, refusal.text
+        )
+    };
     Failure::new(reason, message).with_retry_after(refusal.retry_after)
 }
 
+/// Error codes of a token server (RFC 6749, section 5.2) that are about the credentials.
+const REFUSED_CREDENTIALS: [&str; 5] = [
+    "invalid_grant",
+    "invalid_client",
+    "unauthorized_client",
+    "access_denied",
+    "unauthorized",
+];
+
 fn reason_of_refused_token(status: u16, text: &str) -> Reason {
-    match status {
-        429 => Reason::TooManyRequests,
-        408 => Reason::ConnectionFailed,
-        500..=599 => Reason::RegistryError,
+    let lower = text.to_lowercase();
+    match (status, classify::reason_of_text(text)) {
+        (429, _) => Reason::TooManyRequests,
+        (408, _) => Reason::ConnectionFailed,
         // A server in trouble may also answer with a status that does not say so.
-        _ => match classify::reason_of_text(text) {
-            reason @ (Reason::TooManyRequests | Reason::RegistryError) => reason,
-            _ => Reason::Unauthorized,
-        },
+        (400..=499, reason @ (Reason::TooManyRequests | Reason::RegistryError)) => reason,
+        (401 | 403, _) | (400, Reason::Unauthorized) => Reason::Unauthorized,
+        (400, _) if REFUSED_CREDENTIALS.iter().any(|code| lower.contains(code)) => {
+            Reason::Unauthorized
+        }
+        _ => Reason::RegistryError,
     }
 }
 
@@ -359,8 +375,13 @@ mod tests {
         let details = r#"{"details":"incorrect username or password"}"#;
         for (status, text, reason) in [
             (401, details, Reason::Unauthorized),
-            (400, "", Reason::Unauthorized),
-            (404, "not found", Reason::Unauthorized),
+            (403, "", Reason::Unauthorized),
+            (400, r#"{"error":"invalid_grant"}"#, Reason::Unauthorized),
+            (400, "unauthorized: who are you", Reason::Unauthorized),
+            (400, "", Reason::RegistryError),
+            (404, "not found", Reason::RegistryError),
+            (500, "unknown: internal server error", Reason::RegistryError),
+            (500, "unauthorized", Reason::RegistryError),
             (429, "", Reason::TooManyRequests),
             (403, "toomanyrequests: slow down", Reason::TooManyRequests),
             (503, details, Reason::RegistryError),

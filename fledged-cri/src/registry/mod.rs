@@ -5,12 +5,18 @@
 //! caller, everything read into memory is bounded, and a token that expires in the middle of an image
 //! is renewed.
 
+mod access;
+mod challenge;
 mod client;
 mod digest;
+#[cfg(test)]
+mod fake;
 mod manifest;
 mod platform;
 mod probe;
 mod session;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use client::{Registry, RegistryOptions};

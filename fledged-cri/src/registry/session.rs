@@ -1,61 +1,49 @@
 //! Requests about one repository, authorised when the registry asks for it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{Digest, ImageRef};
 use fledged_core::port::RegistryAuth;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Response;
-use secrecy::ExposeSecret;
-use tokio::sync::Mutex;
 
+use super::access::Access;
 use super::client::{
     Registry, Repository, failure_of_response, failure_of_transport, read_at_most,
 };
 use super::digest::sha256;
 use super::manifest::{self, Blob, Fetched, MANIFEST_MAX};
-use super::token;
 
 /// The header in which a registry states the digest of its answer.
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
-/// The authorisation of a session. `generation` counts its renewals.
-struct Grant {
-    generation: u64,
-    header: Option<HeaderValue>,
-}
-
 /// Requests about one image's repository, with one set of credentials.
 pub(crate) struct Session {
+    access: Access,
+    /// For content outside the registry, which is requested without credentials.
     registry: Registry,
-    repository: Repository,
+    name: String,
     image: ImageRef,
     /// `https://host/v2/repository`.
     base: String,
-    auth: Option<RegistryAuth>,
-    grant: Mutex<Grant>,
+    /// Whether the registry answers `HEAD` of a blob otherwise than `GET`.
+    head_is_wrong: AtomicBool,
 }
 
 impl Session {
     pub(crate) fn new(registry: Registry, image: &ImageRef, auth: Option<RegistryAuth>) -> Self {
         let repository = Repository::of(image);
         let (host, path) = (&repository.host, &repository.path);
-        let base = format!("{}://{host}/v2/{path}", registry.scheme(host));
-        let header = match &auth {
-            Some(RegistryAuth::RegistryToken(token)) => token::bearer(token.expose_secret()).ok(),
-            _ => None,
-        };
         Self {
-            registry,
-            repository,
+            base: format!("{}://{host}/v2/{path}", registry.scheme(host)),
+            name: repository.registry.clone(),
             image: image.clone(),
-            base,
-            auth,
-            grant: Mutex::new(Grant {
-                generation: 0,
-                header,
-            }),
+            head_is_wrong: AtomicBool::new(false),
+            access: Access::new(registry.clone(), repository, auth),
+            registry,
         }
     }
 
@@ -64,7 +52,7 @@ impl Session {
     /// Registries do not count this towards their rate limits, or count it less than a read.
     pub(crate) async fn head_manifest(&self) -> Result<Option<Digest>, Failure> {
         let url = self.manifest_url(self.target());
-        let response = self.send(Method::HEAD, &url, "manifest").await?;
+        let response = self.send(&Method::HEAD, &url, "manifest").await?;
         Ok(stated_digest(&response))
     }
 
@@ -85,7 +73,7 @@ impl Session {
         expected: Option<&Digest>,
     ) -> Result<Fetched, Failure> {
         let url = self.manifest_url(target);
-        let response = self.send(Method::GET, &url, "manifest").await?;
+        let response = self.send(&Method::GET, &url, "manifest").await?;
         // The digest that the registry states for a tag is verified like one in the reference.
         let stated = stated_digest(&response);
         let content_type = response.headers().get(CONTENT_TYPE).cloned();
@@ -118,10 +106,15 @@ impl Session {
     /// credentials.
     pub(crate) async fn blob(&self, blob: &Blob) -> Result<Response, Failure> {
         let url = self.blob_url(&blob.digest);
-        let failure = match self.send(Method::GET, &url, "blob").await {
+        let failure = match self.send(&Method::GET, &url, "blob").await {
             Ok(response) => return Ok(response),
             Err(failure) => failure,
         };
+        self.foreign_blob(blob, failure).await
+    }
+
+    /// A blob from the URLs of its descriptor, or `failure`, with which the registry refuses it.
+    async fn foreign_blob(&self, blob: &Blob, failure: Failure) -> Result<Response, Failure> {
         if failure.reason != Reason::ImageNotFound {
             return Err(failure);
         }
@@ -144,20 +137,38 @@ impl Session {
     }
 
     /// Checks that the registry has a blob of that size, without reading it.
+    ///
+    /// Registries, their proxies and signed URLs often refuse `HEAD` of content that `GET` returns, so
+    /// only a `HEAD` that finds the expected size decides. Otherwise the first byte is requested.
     pub(crate) async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
         let url = self.blob_url(&blob.digest);
-        let response = self.request(Method::HEAD, &url).await?;
-        // A registry that redirects has the blob. The target may be signed for GET only and then
-        // refuses HEAD.
-        if response.status() == StatusCode::FORBIDDEN && was_redirected(&response, &url) {
+        if !self.head_is_wrong.load(Ordering::Relaxed) {
+            let response = self.request(&Method::HEAD, &url, HeaderMap::new()).await?;
+            if response.status() == StatusCode::TOO_MANY_REQUESTS {
+                return self.accepted(response, "blob").await.map(drop);
+            }
+            let length = number(&response, CONTENT_LENGTH.as_str(), Some);
+            if response.status().is_success() && length == Some(blob.size) {
+                return Ok(());
+            }
+        }
+        let first = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
+        let response = self.request(&Method::GET, &url, first).await?;
+        // The server has the blob and no byte at the start of it, or it does not serve parts.
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(());
         }
-        let response = accepted(response, &self.action("blob")).await?;
-        let length = response
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse::<u64>().ok());
+        let response = match self.accepted(response, "blob").await {
+            Ok(response) => response,
+            Err(failure) => return self.foreign_blob(blob, failure).await.map(drop),
+        };
+        self.head_is_wrong.store(true, Ordering::Relaxed);
+        let length = match response.status() {
+            StatusCode::PARTIAL_CONTENT => number(&response, CONTENT_RANGE.as_str(), |text| {
+                text.rsplit_once('/').map(|(_, total)| total)
+            }),
+            _ => number(&response, CONTENT_LENGTH.as_str(), Some),
+        };
         match length {
             Some(length) if length != blob.size => Err(Failure::new(
                 Reason::DigestMismatch,
@@ -185,64 +196,36 @@ impl Session {
         format!("{}/blobs/{digest}", self.base)
     }
 
-    fn action(&self, what: &str) -> String {
-        format!("{} refuses the {what}", self.repository.registry)
+    async fn send(&self, method: &Method, url: &str, what: &str) -> Result<Response, Failure> {
+        let response = self.request(method, url, HeaderMap::new()).await?;
+        self.accepted(response, what).await
     }
 
-    async fn send(&self, method: Method, url: &str, what: &str) -> Result<Response, Failure> {
-        let response = self.request(method, url).await?;
-        accepted(response, &self.action(what)).await
+    async fn request(
+        &self,
+        method: &Method,
+        url: &str,
+        mut headers: HeaderMap,
+    ) -> Result<Response, Failure> {
+        headers.insert(ACCEPT, HeaderValue::from_static(accept_for(url)));
+        self.access.request(method, url, &headers).await
     }
 
-    /// Sends one request, and sends it again with a fresh authorisation if the registry asks for
-    /// one.
-    async fn request(&self, method: Method, url: &str) -> Result<Response, Failure> {
-        let (generation, header) = {
-            let grant = self.grant.lock().await;
-            (grant.generation, grant.header.clone())
-        };
-        let response = self.once(method.clone(), url, header).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+    async fn accepted(&self, response: Response, what: &str) -> Result<Response, Failure> {
+        if response.status().is_success() {
             return Ok(response);
         }
-        match self.authorize(generation, response.headers()).await? {
-            Some(header) => self.once(method, url, Some(header)).await,
-            None => Ok(response),
-        }
-    }
-
-    async fn once(
-        &self,
-        method: Method,
-        url: &str,
-        authorization: Option<HeaderValue>,
-    ) -> Result<Response, Failure> {
-        let client = self.registry.http(&self.repository.host);
-        let mut request = client.request(method, url).header(ACCEPT, accept_for(url));
-        if let Some(value) = authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
-        request.send().await.map_err(|error| {
-            let action = format!("cannot reach {}", self.repository.registry);
-            failure_of_transport(&action, error)
-        })
-    }
-
-    /// A fresh authorisation, or the current one if another request has renewed it since
-    /// `generation`.
-    async fn authorize(
-        &self,
-        generation: u64,
-        refusal: &HeaderMap,
-    ) -> Result<Option<HeaderValue>, Failure> {
-        let mut grant = self.grant.lock().await;
-        if grant.generation == generation {
-            let auth = self.auth.as_ref();
-            grant.header =
-                token::authorize(&self.registry, &self.repository, auth, refusal).await?;
-            grant.generation += 1;
-        }
-        Ok(grant.header.clone())
+        let action = match self.access.elsewhere(&response) {
+            Some(origin) => {
+                format!(
+                    "{origin}, to which {} redirects, refuses the {what}",
+                    self.name
+                )
+            }
+            None => format!("{} refuses the {what}", self.name),
+        };
+        let failure = failure_of_response(&action, response).await;
+        Err(self.access.without_secrets(failure))
     }
 }
 
@@ -260,15 +243,12 @@ fn stated_digest(response: &Response) -> Option<Digest> {
     Digest::parse(value.to_str().ok()?).ok()
 }
 
-fn was_redirected(response: &Response, url: &str) -> bool {
-    let requested = reqwest::Url::parse(url).ok();
-    response.url().host_str() != requested.as_ref().and_then(|url| url.host_str())
-}
-
-async fn accepted(response: Response, action: &str) -> Result<Response, Failure> {
-    if response.status().is_success() {
-        Ok(response)
-    } else {
-        Err(failure_of_response(action, response).await)
-    }
+/// The number in a part of a header.
+fn number<'a>(
+    response: &'a Response,
+    header: &str,
+    part: impl FnOnce(&'a str) -> Option<&'a str>,
+) -> Option<u64> {
+    let value = response.headers().get(header)?.to_str().ok()?;
+    part(value)?.trim().parse().ok()
 }

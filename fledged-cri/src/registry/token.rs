@@ -1,69 +1,29 @@
 //! The token handshake: from a registry's challenge and a set of credentials to the value of an
 //! `Authorization` header (distribution specification, "Token Authentication").
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::port::RegistryAuth;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue};
-use http_auth::parser::ChallengeParser;
+use http::HeaderValue;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::access::{Origin, REDIRECTS_MAX, redirect};
+use super::challenge::{BearerChallenge, Challenges};
 use super::client::{
-    Registry, Repository, USER_AGENT, failure_of_refused_token, failure_of_transport, read_at_most,
+    Registry, USER_AGENT, failure_of_refused_token, failure_of_transport, read_at_most,
 };
 
 /// Longest answer of a token server that is read, in bytes. Tokens have a few kilobytes.
 const ANSWER_MAX: usize = 256 * 1024;
 
-/// The `Authorization` header that answers a registry's 401, or `None` if there is nothing to send.
-///
-/// `refusal` holds the headers of the 401. A `Bearer` challenge leads to its token server: with the
-/// user name and password, if there are any, with an identity token (OAuth 2,
-/// `grant_type=refresh_token`), or anonymously. Without a `Bearer` challenge a user name and password
-/// are sent as they are. A registry token was already part of the refused request.
-///
-/// # Errors
-///
-/// [`Reason::Unauthorized`] if the token server refuses, [`Reason::TooManyRequests`],
-/// [`Reason::RegistryError`] or [`Reason::ConnectionFailed`].
-pub(crate) async fn authorize(
-    registry: &Registry,
-    repository: &Repository,
-    auth: Option<&RegistryAuth>,
-    refusal: &HeaderMap,
-) -> Result<Option<HeaderValue>, Failure> {
-    let handshake = Handshake {
-        registry,
-        repository,
-        action: format!("cannot log in to {}", repository.registry),
-    };
-    let challenge = BearerChallenge::in_headers(refusal);
-    let token = match (auth, &challenge) {
-        (Some(RegistryAuth::RegistryToken(_)), _) | (None, None) => return Ok(None),
-        (Some(RegistryAuth::Basic { username, password }), None) => {
-            return basic(username, password).map(Some);
-        }
-        (Some(RegistryAuth::Basic { username, password }), Some(challenge)) => {
-            let header = basic(username, password)?;
-            handshake.fetch(challenge, Some(header)).await?
-        }
-        (None, Some(challenge)) => handshake.fetch(challenge, None).await?,
-        (Some(RegistryAuth::IdentityToken(identity)), Some(challenge)) => {
-            handshake.exchange(challenge, identity).await?
-        }
-        (Some(RegistryAuth::IdentityToken(_)), None) => {
-            return Err(handshake.refused("the registry does not accept identity tokens"));
-        }
-    };
-    bearer(&token).map(Some)
-}
-
 /// `Bearer` with that token; `Debug` does not show it.
-pub(crate) fn bearer(token: &str) -> Result<HeaderValue, Failure> {
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, Failure> {
     sensitive(format!("Bearer {token}"))
 }
 
@@ -83,39 +43,225 @@ fn sensitive(text: String) -> Result<HeaderValue, Failure> {
     Ok(value)
 }
 
-/// Where a registry sends its clients for a token.
-#[derive(Debug, PartialEq, Eq)]
-struct BearerChallenge {
-    realm: String,
-    service: Option<String>,
+/// Lifetime of a token without `expires_in`, and the shortest that is believed (distribution token
+/// specification).
+const LIFETIME_MIN: Duration = Duration::from_secs(60);
+/// Taken off a token's lifetime, for the time that the answer and the next request take.
+const LIFETIME_MARGIN: Duration = Duration::from_secs(5);
+
+/// An `Authorization` header, and how long it is valid.
+pub(super) struct Authorization {
+    pub(super) header: HeaderValue,
+    /// `None`: unlimited.
+    pub(super) lifetime: Option<Duration>,
 }
 
-impl BearerChallenge {
-    /// The first usable `Bearer` challenge; a registry may send others, in the same header or in
-    /// several.
-    fn in_headers(headers: &HeaderMap) -> Option<Self> {
-        headers
-            .get_all(WWW_AUTHENTICATE)
+/// A registry that has refused a request.
+pub(super) struct Login<'a> {
+    pub(super) registry: &'a Registry,
+    /// The registry as messages name it.
+    pub(super) name: &'a str,
+    /// The repository of the refused request.
+    pub(super) repository: &'a str,
+    /// Whether the registry itself serves plain HTTP. Only then may its token server.
+    pub(super) plain: bool,
+}
+
+impl Login<'_> {
+    /// The `Authorization` header that answers the challenges of a 401, or `None` if there is nothing
+    /// to send.
+    ///
+    /// A `Bearer` challenge precedes a `Basic` one. It leads to its token server: with the user name
+    /// and password, if there are any, with an identity token (OAuth 2, `grant_type=refresh_token`),
+    /// or anonymously. Without a `Bearer` challenge a user name and password are sent as they are. A
+    /// registry token was already part of the refused request.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Unauthorized`] if the token server refuses, [`Reason::TooManyRequests`],
+    /// [`Reason::RegistryError`] or [`Reason::ConnectionFailed`].
+    pub(super) async fn authorize(
+        &self,
+        auth: Option<&RegistryAuth>,
+        challenges: &Challenges,
+    ) -> Result<Option<Authorization>, Failure> {
+        if let Some(RegistryAuth::RegistryToken(_)) = auth {
+            return Ok(None);
+        }
+        let realm = challenges
+            .bearer
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .find_map(Self::parse)
+            .find_map(|challenge| Some((challenge, self.realm(challenge).ok()?)));
+        let token = match (auth, realm) {
+            (Some(RegistryAuth::Basic { username, password }), None)
+                if challenges.basic || *challenges == Challenges::default() =>
+            {
+                let header = basic(username, password)?;
+                return Ok(Some(Authorization {
+                    header,
+                    lifetime: None,
+                }));
+            }
+            (None | Some(RegistryAuth::Basic { .. }), None) => {
+                return match challenges.bearer.first().map(|first| self.realm(first)) {
+                    Some(Err(failure)) if !challenges.basic => Err(failure),
+                    _ => Ok(None),
+                };
+            }
+            (Some(RegistryAuth::Basic { username, password }), Some((challenge, realm))) => {
+                let header = basic(username, password)?;
+                self.fetch(challenge, realm, Some(header)).await?
+            }
+            (Some(RegistryAuth::IdentityToken(identity)), Some((challenge, realm))) => {
+                self.exchange(challenge, realm, identity).await?
+            }
+            (Some(RegistryAuth::IdentityToken(_)), None) => {
+                return match challenges.bearer.first().map(|first| self.realm(first)) {
+                    Some(Err(failure)) => Err(failure),
+                    _ => Err(self.refused("the registry does not accept identity tokens")),
+                };
+            }
+            (_, Some((challenge, realm))) => self.fetch(challenge, realm, None).await?,
+            (_, None) => return Ok(None),
+        };
+        Ok(Some(token))
     }
 
-    fn parse(header: &str) -> Option<Self> {
-        ChallengeParser::new(header)
-            .filter_map(Result::ok)
-            .filter(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"))
-            .find_map(|challenge| {
-                let param = |name: &str| {
-                    let mut params = challenge.params.iter();
-                    let (_, value) = params.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-                    Some(value.to_unescaped())
-                };
-                Some(Self {
-                    realm: param("realm")?,
-                    service: param("service"),
-                })
-            })
+    /// The address of a token server. It uses TLS, unless the registry itself does not.
+    fn realm(&self, challenge: &BearerChallenge) -> Result<Url, Failure> {
+        let url = Url::parse(&challenge.realm)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        match url {
+            None => Err(self.refused("the address of its token server is not a valid URL")),
+            Some(url) if url.scheme() != "https" && !self.plain => {
+                Err(self.refused("its token server does not use HTTPS"))
+            }
+            Some(url) => Ok(url),
+        }
+    }
+
+    /// Gets a token by `GET`, with credentials or anonymously.
+    async fn fetch(
+        &self,
+        challenge: &BearerChallenge,
+        mut url: Url,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Authorization, Failure> {
+        {
+            let mut query = url.query_pairs_mut();
+            for scope in self.scope(challenge).split_whitespace() {
+                query.append_pair("scope", scope);
+            }
+            if let Some(service) = &challenge.service {
+                query.append_pair("service", service);
+            }
+        }
+        let origin = Origin::of(&url);
+        for _ in 0..=REDIRECTS_MAX {
+            let client = self.registry.http(url.host_str().unwrap_or_default());
+            let mut request = client.get(url);
+            if let Some(value) = &authorization {
+                request = request.header(AUTHORIZATION, value.clone());
+            }
+            let response = request
+                .send()
+                .await
+                .map_err(|error| failure_of_transport(&self.action(), error))?;
+            let Some(next) = redirect(&response).map_err(|problem| self.invalid(problem))? else {
+                return self.token(response).await;
+            };
+            if authorization.is_some() && Origin::of(&next) != origin {
+                return Err(self.invalid(&format!(
+                    "redirects to {}, to which no credentials are sent",
+                    Origin::of(&next)
+                )));
+            }
+            if next.scheme() != "https" && !self.plain {
+                return Err(self.invalid("redirects to an address without HTTPS"));
+            }
+            url = next;
+        }
+        Err(self.invalid(&format!("redirects more than {REDIRECTS_MAX} times")))
+    }
+
+    /// Exchanges an identity token for an access token, by the distribution project's OAuth 2
+    /// `POST`. Redirects are not followed.
+    async fn exchange(
+        &self,
+        challenge: &BearerChallenge,
+        url: Url,
+        identity: &SecretString,
+    ) -> Result<Authorization, Failure> {
+        let mut form = Url::parse("form:").map_err(|_| self.refused("no form can be built"))?;
+        form.query_pairs_mut()
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("service", challenge.service.as_deref().unwrap_or_default())
+            .append_pair("client_id", USER_AGENT)
+            .append_pair("scope", &self.scope(challenge))
+            .append_pair("refresh_token", identity.expose_secret());
+        let client = self.registry.http(url.host_str().unwrap_or_default());
+        let response = client
+            .post(url)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.query().unwrap_or_default().to_owned())
+            .send()
+            .await
+            .map_err(|error| failure_of_transport(&self.action(), error))?;
+        self.token(response).await
+    }
+
+    async fn token(&self, response: Response) -> Result<Authorization, Failure> {
+        if !response.status().is_success() {
+            return Err(failure_of_refused_token(&self.action(), response).await);
+        }
+        let body = read_at_most(response, ANSWER_MAX)
+            .await
+            .map_err(|error| failure_of_transport(&self.action(), error))?;
+        if body.len() > ANSWER_MAX {
+            return Err(self.invalid(&format!(
+                "sends an answer that is longer than {ANSWER_MAX} bytes"
+            )));
+        }
+        let answer = serde_json::from_slice::<Answer>(&body)
+            .map_err(|_| self.invalid("sends an answer that holds no token"))?;
+        let lifetime = Some(answer.lifetime());
+        let token = [answer.token, answer.access_token]
+            .into_iter()
+            .flatten()
+            .find(|token| !token.is_empty())
+            .ok_or_else(|| self.invalid("sends an answer that holds no token"))?;
+        Ok(Authorization {
+            header: bearer(&token)?,
+            lifetime,
+        })
+    }
+
+    /// The scope that the registry asks for; else the one for a pull.
+    fn scope(&self, challenge: &BearerChallenge) -> String {
+        match &challenge.scope {
+            Some(scope) => scope.clone(),
+            None => format!("repository:{}:pull", self.repository),
+        }
+    }
+
+    /// What failed, as messages begin.
+    fn action(&self) -> String {
+        format!("cannot log in to {}", self.name)
+    }
+
+    fn refused(&self, problem: &str) -> Failure {
+        Failure::new(
+            Reason::Unauthorized,
+            format!("{}: {problem}", self.action()),
+        )
+    }
+
+    fn invalid(&self, problem: &str) -> Failure {
+        Failure::new(
+            Reason::RegistryError,
+            format!("{}: the token server {problem}", self.action()),
+        )
     }
 }
 
@@ -124,105 +270,18 @@ impl BearerChallenge {
 struct Answer {
     token: Option<String>,
     access_token: Option<String>,
+    /// Seconds.
+    #[serde(default)]
+    expires_in: serde_json::Value,
 }
 
-struct Handshake<'a> {
-    registry: &'a Registry,
-    repository: &'a Repository,
-    /// What failed, as messages begin.
-    action: String,
-}
-
-impl Handshake<'_> {
-    /// Gets a token by `GET`, with credentials or anonymously.
-    async fn fetch(
-        &self,
-        challenge: &BearerChallenge,
-        authorization: Option<HeaderValue>,
-    ) -> Result<String, Failure> {
-        let mut url = self.realm(challenge)?;
-        {
-            let mut query = url.query_pairs_mut();
-            query.append_pair("scope", &self.scope());
-            if let Some(service) = &challenge.service {
-                query.append_pair("service", service);
-            }
-        }
-        let client = self.registry.http(url.host_str().unwrap_or_default());
-        let mut request = client.get(url);
-        if let Some(value) = authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
-        let response = request.send().await;
-        self.token(response).await
-    }
-
-    /// Exchanges an identity token for an access token, by the distribution project's OAuth 2
-    /// `POST`.
-    async fn exchange(
-        &self,
-        challenge: &BearerChallenge,
-        identity: &SecretString,
-    ) -> Result<String, Failure> {
-        let url = self.realm(challenge)?;
-        // An identity token is valid for long, so it is sent without TLS only to a registry that is
-        // itself configured as plain HTTP.
-        if url.scheme() != "https" && self.registry.scheme(&self.repository.host) != "http" {
-            return Err(self.refused("its token server does not use HTTPS"));
-        }
-        let mut form = Url::parse("form:").map_err(|_| self.refused("no form can be built"))?;
-        form.query_pairs_mut()
-            .append_pair("grant_type", "refresh_token")
-            .append_pair("service", challenge.service.as_deref().unwrap_or_default())
-            .append_pair("client_id", USER_AGENT)
-            .append_pair("scope", &self.scope())
-            .append_pair("refresh_token", identity.expose_secret());
-        let client = self.registry.http(url.host_str().unwrap_or_default());
-        let response = client
-            .post(url)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form.query().unwrap_or_default().to_owned())
-            .send()
-            .await;
-        self.token(response).await
-    }
-
-    async fn token(&self, response: reqwest::Result<Response>) -> Result<String, Failure> {
-        let transport = |error| failure_of_transport(&self.action, error);
-        let response = response.map_err(transport)?;
-        if !response.status().is_success() {
-            return Err(failure_of_refused_token(&self.action, response).await);
-        }
-        let body = read_at_most(response, ANSWER_MAX)
-            .await
-            .map_err(transport)?;
-        if body.len() > ANSWER_MAX {
-            return Err(self.invalid(&format!("is longer than {ANSWER_MAX} bytes")));
-        }
-        serde_json::from_slice::<Answer>(&body)
-            .ok()
-            .and_then(|answer| answer.token.or(answer.access_token))
-            .ok_or_else(|| self.invalid("holds no token"))
-    }
-
-    fn realm(&self, challenge: &BearerChallenge) -> Result<Url, Failure> {
-        Url::parse(&challenge.realm)
-            .map_err(|_| self.refused("the address of its token server is not a valid URL"))
-    }
-
-    fn scope(&self) -> String {
-        format!("repository:{}:pull", self.repository.path)
-    }
-
-    fn refused(&self, problem: &str) -> Failure {
-        Failure::new(Reason::Unauthorized, format!("{}: {problem}", self.action))
-    }
-
-    fn invalid(&self, problem: &str) -> Failure {
-        Failure::new(
-            Reason::RegistryError,
-            format!("{}: the token server's answer {problem}", self.action),
-        )
+impl Answer {
+    fn lifetime(&self) -> Duration {
+        let seconds = self.expires_in.as_f64().unwrap_or_default();
+        Duration::try_from_secs_f64(seconds)
+            .unwrap_or_default()
+            .max(LIFETIME_MIN)
+            .saturating_sub(LIFETIME_MARGIN)
     }
 }
 
@@ -230,38 +289,42 @@ impl Handshake<'_> {
 mod tests {
     use super::*;
 
-    fn challenge(headers: &[&str]) -> Option<(String, Option<String>)> {
-        let values = headers.iter().map(|text| {
-            let value = HeaderValue::from_str(text).unwrap();
-            (WWW_AUTHENTICATE, value)
-        });
-        let found = BearerChallenge::in_headers(&values.collect())?;
-        Some((found.realm, found.service))
+    fn lifetime(answer: &str) -> u64 {
+        let answer: Answer = serde_json::from_str(answer).unwrap();
+        answer.lifetime().as_secs()
     }
 
     #[test]
-    fn finds_the_bearer_challenge() {
-        let bearer = r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull""#;
-        let both = format!(r#"Basic realm="x", {bearer}"#);
-        let expected = (
-            "https://auth.example/token".to_owned(),
-            Some("r.example".to_owned()),
-        );
-        for headers in [
-            &[bearer][..],
-            &[both.as_str()],
-            &[r#"Basic realm="x""#, bearer],
-        ] {
-            assert_eq!(challenge(headers), Some(expected.clone()), "{headers:?}");
+    fn a_token_lives_a_minute_unless_stated() {
+        assert_eq!(lifetime(r#"{"token":"x"}"#), 55);
+        assert_eq!(lifetime(r#"{"token":"x","expires_in":1}"#), 55);
+        assert_eq!(lifetime(r#"{"token":"x","expires_in":-1e300}"#), 55);
+        assert_eq!(lifetime(r#"{"token":"x","expires_in":null}"#), 55);
+        assert_eq!(lifetime(r#"{"token":"x","expires_in":"soon"}"#), 55);
+        assert_eq!(lifetime(r#"{"access_token":"x","expires_in":300}"#), 295);
+    }
+
+    #[test]
+    fn a_realm_without_tls_is_refused() {
+        let registry = Registry::new(Default::default()).unwrap();
+        let login = |plain| Login {
+            registry: &registry,
+            name: "r.example",
+            repository: "a/b",
+            plain,
+        };
+        let challenge = |realm: &str| BearerChallenge {
+            realm: realm.to_owned(),
+            service: None,
+            scope: None,
+        };
+        let (tls, clear) = (challenge("https://a/"), challenge("http://a/"));
+        assert!(login(false).realm(&tls).is_ok() && login(true).realm(&tls).is_ok());
+        assert!(login(false).realm(&clear).is_err() && login(true).realm(&clear).is_ok());
+        for bad in ["", "/token", "file:///x", "data:x"] {
+            assert!(login(true).realm(&challenge(bad)).is_err(), "{bad}");
         }
-        assert_eq!(
-            challenge(&[r#"bearer Realm="https://a/""#]),
-            Some(("https://a/".to_owned(), None))
-        );
-        for none in [r#"Basic realm="x""#, r#"Bearer service="x""#, "=", ""] {
-            assert_eq!(challenge(&[none]), None, "{none}");
-        }
-        assert_eq!(challenge(&[]), None);
+        assert_eq!(login(false).scope(&tls), "repository:a/b:pull");
     }
 
     #[test]

@@ -1,0 +1,4 @@
+//! The registry client against registries with quirks.
+
+mod authorization;
+mod presence;
