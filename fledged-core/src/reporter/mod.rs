@@ -218,8 +218,9 @@ impl Reporter {
         self.pace.assigned();
         self.retry_at = None;
         self.record_gone = false;
-        self.answer_due = None;
         if before.record != self.observed.record {
+            self.answer_due = None;
+            self.pending = PendingChanges::default();
             let read = self.read_ahead.take();
             let found = read.filter(|(record, _)| Some(record) == self.observed.record.as_ref());
             self.assume_written(found.and_then(|(_, found)| found).as_ref());
@@ -259,6 +260,8 @@ impl Reporter {
         self.pace.written(bytes, write.settled, write.failure, now);
         if self.observed.record == write.report.record {
             self.remember(&write.report);
+            self.answer_due = None;
+            self.pending = PendingChanges::default();
             self.compare(now);
         }
     }
@@ -311,6 +314,8 @@ impl Reporter {
         for report in images {
             pending.set(&report.image, self.urgency(report), now);
         }
+        // Frequent assignments must not defer what has waited since earlier ones.
+        pending.keep_since(&self.pending);
         self.pending = pending;
     }
 

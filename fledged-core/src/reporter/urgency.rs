@@ -79,6 +79,15 @@ impl PendingChanges {
         }
     }
 
+    /// Takes over since when there are changes, for each urgency that both have.
+    pub(super) fn keep_since(&mut self, before: &Self) {
+        for (urgency, (_, since)) in &mut self.since {
+            *since = before
+                .since(*urgency)
+                .map_or(*since, |before| before.min(*since));
+        }
+    }
+
     /// Since when there are changes of that urgency.
     pub(super) fn since(&self, urgency: Urgency) -> Option<Timestamp> {
         self.since.get(&urgency).map(|(_, since)| *since)

@@ -404,3 +404,35 @@ fn the_last_state_is_always_written_at_most_once_a_second() {
         assert_eq!(node.writes.len(), before, "seed {seed}");
     }
 }
+
+#[test]
+fn frequent_assignments_do_not_defer_reports() {
+    for gap in [0.2, 0.4, 0.9, 1.1] {
+        let mut node = Node::new();
+        let mut generation = 0;
+        while node.now < after(Timestamp::UNIX_EPOCH, Duration::from_secs(60)) {
+            generation += 1;
+            // One image is pulled all the time, one was pulled, one comes and goes.
+            let mut images = vec![
+                mk_image(1, ImagePhase::Pulling),
+                mk_image(2, ImagePhase::Cached),
+            ];
+            if generation % 2 == 0 {
+                images.push(mk_image(3, ImagePhase::Pending));
+            }
+            node.assign(mk_report(generation, images));
+            node.pass_seconds(gap);
+        }
+        let longest = node.gaps().into_iter().max().unwrap();
+        assert!(
+            longest <= 3_000,
+            "no report for {longest} ms, edits each {gap} s"
+        );
+        assert!(
+            node.writes[0].0 <= 2_000,
+            "first report after {} ms",
+            node.writes[0].0
+        );
+        assert_eq!(node.last_count(ImagePhase::Cached), 1);
+    }
+}
