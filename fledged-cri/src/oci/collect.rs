@@ -1,9 +1,7 @@
 //! Garbage collection: deletes blobs that no entry of the index reaches and no pull needs.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -38,7 +36,7 @@ pub(crate) fn reachable(
             continue;
         }
         // The first byte distinguishes layers from documents without reading them.
-        if starts_like_json(&layout.blob(&digest))?
+        if starts_like_json(layout, &digest)?
             && let Some(bytes) = layout.read(&digest, MANIFEST_MAX)?
             && let Ok(document) = serde_json::from_slice::<Value>(&bytes)
         {
@@ -63,69 +61,40 @@ pub(crate) fn collect(
         digests_in(field, &mut roots);
     }
     let needed = reachable(layout, roots)?;
-    for (digest, metadata) in present(layout)? {
+    for (digest, _) in layout.present()? {
         if needed.contains(&digest) {
             continue;
         }
-        let age = metadata
-            .modified()
-            .ok()
-            .and_then(|time| SystemTime::now().duration_since(time).ok())
-            .unwrap_or_default();
-        if !doomed.contains(&digest) && age < grace {
+        if !doomed.contains(&digest) && age(layout, &digest)? < grace {
             continue;
         }
-        let path = layout.blob(&digest);
-        match pins.unless_pinned(&digest, || fs::remove_file(&path)) {
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(LayoutError::io("remove", &path)(error));
-            }
-            Some(_) => tracing::debug!(%digest, "unused blob deleted"),
-            None => {}
+        if let Some(deleted) = pins.unless_pinned(&digest, || layout.delete_blob(&digest)) {
+            deleted?;
+            tracing::debug!(%digest, "unused blob deleted");
         }
     }
     Ok(())
 }
 
-/// Every blob on disk. Files whose names are not digests belong to other tools.
-pub(crate) fn present(layout: &Layout) -> Result<Vec<(Digest, fs::Metadata)>, LayoutError> {
-    let mut found = Vec::new();
-    for algorithm in entries(&layout.blobs())? {
-        if !algorithm.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        for entry in entries(&algorithm.path())? {
-            let (folder, name) = (algorithm.file_name(), entry.file_name());
-            let text = format!("{}:{}", folder.to_string_lossy(), name.to_string_lossy());
-            // A file that was deleted since the folder was read is skipped.
-            if let (Ok(digest), Ok(metadata)) = (Digest::parse(&text), entry.metadata())
-                && !metadata.is_dir()
-            {
-                found.push((digest, metadata));
-            }
-        }
-    }
-    Ok(found)
+/// The time since a blob was written, or zero if that is unknown.
+fn age(layout: &Layout, digest: &Digest) -> Result<Duration, LayoutError> {
+    let written = layout
+        .open_blob(digest)?
+        .and_then(|file| file.metadata().ok()?.modified().ok());
+    Ok(written
+        .and_then(|time| SystemTime::now().duration_since(time).ok())
+        .unwrap_or_default())
 }
 
-fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, LayoutError> {
-    let listed = match fs::read_dir(folder) {
-        Ok(listed) => listed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(LayoutError::io("read", folder)(error)),
+fn starts_like_json(layout: &Layout, digest: &Digest) -> Result<bool, LayoutError> {
+    let Some(mut file) = layout.open_blob(digest)? else {
+        return Ok(false);
     };
-    listed
-        .collect::<Result<_, _>>()
-        .map_err(LayoutError::io("read", folder))
-}
-
-fn starts_like_json(path: &Path) -> Result<bool, LayoutError> {
     let mut first = [0];
-    match fs::File::open(path).and_then(|mut file| io::Read::read(&mut file, &mut first)) {
+    match file.read(&mut first) {
         Ok(1) => Ok(first[0] == b'{' || first[0].is_ascii_whitespace()),
         Ok(_) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(LayoutError::io("read", path)(error)),
+        Err(error) => Err(LayoutError::io("read", &layout.blob(digest))(error)),
     }
 }
 
@@ -228,6 +197,8 @@ impl Drop for PinSet {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use fledged_core::model::ImageRef;
 
     use super::*;
@@ -281,7 +252,7 @@ mod tests {
         }
 
         fn left(&self) -> BTreeSet<Digest> {
-            let present = present(&self.layout).unwrap();
+            let present = self.layout.present().unwrap();
             present.into_iter().map(|(digest, _)| digest).collect()
         }
     }
@@ -340,7 +311,7 @@ mod tests {
     #[test]
     fn files_that_are_not_blobs_stay() {
         let store = Store::new();
-        let odd = store.layout.blobs().join("sha256").join("README");
+        let odd = store.layout.root().join("blobs/sha256/README");
         fs::write(&odd, "x").unwrap();
         let index = store.index(&[]);
         collect(

@@ -1,8 +1,5 @@
 //! `index.json`: the references, and the manifests they point at.
 
-use std::fs;
-use std::io;
-
 use fledged_core::model::{Digest, ImageRef};
 use serde_json::{Map, Value, json};
 
@@ -29,12 +26,8 @@ impl Index {
     /// Reads the file. Empty if it does not exist.
     pub(crate) fn load(layout: &Layout) -> Result<Self, LayoutError> {
         let path = layout.index();
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self(Map::new()));
-            }
-            Err(error) => return Err(LayoutError::io("read", &path)(error)),
+        let Some(bytes) = layout.read_index()? else {
+            return Ok(Self(Map::new()));
         };
         let malformed = |problem: String| LayoutError::Malformed {
             path: path.clone(),
@@ -56,10 +49,7 @@ impl Index {
             .entry("mediaType")
             .or_insert_with(|| json!("application/vnd.oci.image.index.v1+json"));
         fields.entry("manifests").or_insert_with(|| json!([]));
-        layout.replace(
-            &layout.index(),
-            Value::Object(fields).to_string().as_bytes(),
-        )
+        layout.replace_index(Value::Object(fields).to_string().as_bytes())
     }
 
     /// Every entry with a digest, and its reference if the entry belongs to fledged.
@@ -152,6 +142,8 @@ fn target_of(entry: &Value) -> Option<Target> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn target(digit: char) -> Target {

@@ -1,7 +1,7 @@
 //! The folder of a layout: its paths, its state, atomic replacement of files, and its errors.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,13 +9,22 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
 use rustix::io::Errno;
 use serde::Deserialize;
-use tempfile::NamedTempFile;
 
+use super::folder::{Folder, Temporary};
 use crate::registry::Digester;
 
 /// The version that is written; its major version is the only one supported (image specification,
 /// `oci-layout`).
 pub(crate) const LAYOUT_VERSION: &str = "1.0.0";
+/// The algorithms of digests, which are the folders below `blobs`.
+const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
+const INDEX: &str = "index.json";
+const MARKER: &str = "oci-layout";
+const BLOBS: &str = "blobs";
+/// fledged's own folder, which other readers of layouts ignore.
+const OWN: &str = ".fledged";
+const UNFINISHED: &str = "unfinished";
+const LOCK: &str = "lock";
 const EMPTY_INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
@@ -37,6 +46,18 @@ pub enum LayoutError {
     #[error("{} is a link to nothing", path.display())]
     DanglingLink {
         /// The link.
+        path: PathBuf,
+    },
+    /// A file or folder of the layout is a symbolic link, which could lead anywhere.
+    #[error("{} is a symbolic link; fledged follows none inside a layout", path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
+    /// A file of the layout is a folder, a pipe or a device.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
         path: PathBuf,
     },
     /// The folder holds something else and stays unchanged.
@@ -100,7 +121,9 @@ impl LayoutError {
                 }
                 _ => Reason::Unknown,
             },
-            Self::DanglingLink { .. } => Reason::StoreUnusable,
+            Self::DanglingLink { .. } | Self::Link { .. } | Self::NotAFile { .. } => {
+                Reason::StoreUnusable
+            }
             Self::Registry(failure) => failure.reason,
             Self::NotALayout { .. } | Self::UnsupportedVersion { .. } | Self::Malformed { .. } => {
                 Reason::RuntimeUnsupported
@@ -127,7 +150,10 @@ pub(crate) enum State {
     Ready,
 }
 
-/// The paths of one layout. Cheap to clone.
+/// One layout on disk. Cheap to clone.
+///
+/// Each call opens the root again, so that a folder that is mounted or created later is found, and
+/// everything else relative to that handle.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: Arc<Path>,
@@ -142,33 +168,39 @@ impl Layout {
         &self.root
     }
 
+    /// The path of `index.json`, for errors.
     pub(crate) fn index(&self) -> PathBuf {
-        self.root.join("index.json")
+        self.root.join(INDEX)
     }
 
-    pub(crate) fn blobs(&self) -> PathBuf {
-        self.root.join("blobs")
-    }
-
-    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
-        self.blobs().join(digest.algorithm()).join(digest.hex())
-    }
-
-    /// fledged's own folder, which other readers of layouts ignore.
-    pub(crate) fn own_folder(&self) -> PathBuf {
-        self.root.join(".fledged")
-    }
-
-    pub(crate) fn lock_file(&self) -> PathBuf {
-        self.own_folder().join("lock")
-    }
-
-    pub(crate) fn unfinished(&self) -> PathBuf {
-        self.own_folder().join("unfinished")
-    }
-
+    /// The path of `oci-layout`, for errors.
     fn marker(&self) -> PathBuf {
-        self.root.join("oci-layout")
+        self.root.join(MARKER)
+    }
+
+    /// The path of a blob, for errors.
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        let mut path = self.root.join(BLOBS);
+        path.extend([digest.algorithm(), digest.hex()]);
+        path
+    }
+
+    /// The folder, or an error if it is missing.
+    fn existing(&self) -> Result<Folder, LayoutError> {
+        Folder::root(&self.root)?
+            .ok_or_else(|| LayoutError::io("read", &self.root)(io::ErrorKind::NotFound.into()))
+    }
+
+    /// A folder below the root, or `None` if any part of the path is missing.
+    fn below<const N: usize>(&self, names: [&str; N]) -> Result<Option<Folder>, LayoutError> {
+        let mut folder = Folder::root(&self.root)?;
+        for name in names {
+            folder = match folder {
+                Some(parent) => parent.folder(name)?,
+                None => return Ok(None),
+            };
+        }
+        Ok(folder)
     }
 
     /// The state of the folder.
@@ -176,55 +208,56 @@ impl Layout {
     /// # Errors
     ///
     /// [`LayoutError::NotALayout`] for a folder with other content: nothing in it may be deleted.
+    /// [`LayoutError::Link`] if one of its files or folders is a symbolic link.
     pub(crate) fn state(&self) -> Result<State, LayoutError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Marker {
             image_layout_version: String,
         }
-        let marker = self.marker();
-        match fs::read(&marker) {
-            Ok(bytes) => {
-                let parsed: Marker =
-                    serde_json::from_slice(&bytes).map_err(|error| LayoutError::Malformed {
-                        path: marker,
-                        problem: error.to_string(),
-                    })?;
-                let version = parsed.image_layout_version;
-                if version.starts_with("1.") {
-                    Ok(State::Ready)
-                } else {
-                    Err(LayoutError::UnsupportedVersion {
-                        path: self.root.to_path_buf(),
-                        version,
-                    })
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.vacant(),
-            Err(error) => Err(LayoutError::io("read", &marker)(error)),
+        let Some(root) = Folder::root(&self.root)? else {
+            return match dangling_link(&self.root) {
+                Some(path) => Err(LayoutError::DanglingLink { path }),
+                None => Ok(State::Vacant),
+            };
+        };
+        let Some(marker) = root.file(MARKER)? else {
+            return self.vacant(&root);
+        };
+        let bytes = read_all(marker).map_err(LayoutError::io("read", &self.marker()))?;
+        let parsed: Marker =
+            serde_json::from_slice(&bytes).map_err(|error| LayoutError::Malformed {
+                path: self.marker(),
+                problem: error.to_string(),
+            })?;
+        let version = parsed.image_layout_version;
+        if !version.starts_with("1.") {
+            return Err(LayoutError::UnsupportedVersion {
+                path: self.root.to_path_buf(),
+                version,
+            });
         }
+        // Opened for the error of a link.
+        root.size_of(INDEX)?;
+        if let Some(blobs) = root.folder(BLOBS)? {
+            for algorithm in ALGORITHMS {
+                blobs.folder(algorithm)?;
+            }
+        }
+        if let Some(own) = root.folder(OWN)? {
+            own.folder(UNFINISHED)?;
+            own.size_of(LOCK)?;
+        }
+        Ok(State::Ready)
     }
 
-    fn vacant(&self) -> Result<State, LayoutError> {
-        let entries = match fs::read_dir(&self.root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return match dangling_link(&self.root) {
-                    Some(path) => Err(LayoutError::DanglingLink { path }),
-                    None => Ok(State::Vacant),
-                };
-            }
-            Err(error) => return Err(LayoutError::io("read", &self.root)(error)),
-        };
+    fn vacant(&self, root: &Folder) -> Result<State, LayoutError> {
         // An interrupted creation leaves `.fledged`, and perhaps the first files.
-        let ours = self.own_folder().is_dir();
-        for entry in entries {
-            let name = entry
-                .map_err(LayoutError::io("read", &self.root))?
-                .file_name();
+        let ours = root.folder(OWN)?.is_some();
+        for name in root.all_names()? {
             let known = match name.to_str() {
-                Some(".fledged" | "lost+found") => true,
-                Some("blobs" | "index.json") => ours,
+                Some(OWN | "lost+found") => true,
+                Some(BLOBS | INDEX) => ours,
                 _ => false,
             };
             if !known {
@@ -238,77 +271,107 @@ impl Layout {
 
     /// Creates `.fledged`, which is enough to take the lock, and its missing ancestors, durably.
     pub(crate) fn create_own_folder(&self) -> Result<(), LayoutError> {
-        let path = self.unfinished();
-        let missing: Vec<&Path> = path.ancestors().take_while(|part| !part.exists()).collect();
-        fs::create_dir_all(&path).map_err(LayoutError::io("create", &path))?;
+        let missing: Vec<&Path> = self
+            .root
+            .ancestors()
+            .take_while(|part| !part.exists())
+            .collect();
+        fs::create_dir_all(&self.root).map_err(LayoutError::io("create", &self.root))?;
         for parent in missing.iter().filter_map(|created| created.parent()) {
-            match sync_folder(parent) {
+            match sync_ancestor(parent) {
                 // A folder that is writable but not readable cannot be synced.
                 Err(LayoutError::Io { source, .. })
                     if source.kind() == io::ErrorKind::PermissionDenied => {}
                 synced => synced?,
             }
         }
-        Ok(())
+        let own = self.existing()?.create_folder(OWN)?;
+        own.create_folder(UNFINISHED).map(drop)
+    }
+
+    /// The lock file, which is created if it is missing, and its path for errors.
+    pub(crate) fn lock_file(&self) -> Result<(File, PathBuf), LayoutError> {
+        let own = self.existing()?.create_folder(OWN)?;
+        Ok((own.create_file(LOCK)?, own.path_of(LOCK)))
+    }
+
+    /// The folder of unfinished downloads, which is created if it is missing.
+    pub(crate) fn unfinished(&self) -> Result<Folder, LayoutError> {
+        let own = self.existing()?.create_folder(OWN)?;
+        own.create_folder(UNFINISHED)
     }
 
     /// Creates the layout in a vacant folder. `oci-layout` comes last, because by the specification
     /// it makes a folder a layout: an interrupted creation leaves no half of a layout.
     pub(crate) fn initialise(&self) -> Result<(), LayoutError> {
-        let sha256 = self.blobs().join("sha256");
-        fs::create_dir_all(&sha256).map_err(LayoutError::io("create", &sha256))?;
-        sync_folder(&self.blobs())?;
-        if !self.index().exists() {
-            self.replace(&self.index(), EMPTY_INDEX.as_bytes())?;
+        let root = self.existing()?;
+        root.create_folder(BLOBS)?.create_folder("sha256")?;
+        if root.size_of(INDEX)?.is_none() {
+            self.replace_index(EMPTY_INDEX.as_bytes())?;
         }
         let marker = format!(r#"{{"imageLayoutVersion":"{LAYOUT_VERSION}"}}"#);
-        self.replace(&self.marker(), marker.as_bytes())
+        self.replace(&root, MARKER, marker.as_bytes())
     }
 
     /// Makes the names of all blobs durable.
     pub(crate) fn sync_blobs(&self) -> Result<(), LayoutError> {
-        for algorithm in ["sha256", "sha384", "sha512"] {
-            let folder = self.blobs().join(algorithm);
-            if folder.is_dir() {
-                sync_folder(&folder)?;
+        let Some(blobs) = self.below([BLOBS])? else {
+            return Ok(());
+        };
+        for algorithm in ALGORITHMS {
+            if let Some(folder) = blobs.folder(algorithm)? {
+                folder.sync()?;
             }
         }
-        sync_folder(&self.blobs())
+        blobs.sync()
     }
 
     /// A temporary file for a download, on the same file system as the blobs.
-    pub(crate) fn unfinished_file(&self) -> Result<NamedTempFile, LayoutError> {
-        let folder = self.unfinished();
-        let mut builder = tempfile::Builder::new();
-        // Every user may read blobs; the umask still applies.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-        builder
-            .tempfile_in(&folder)
-            .map_err(LayoutError::io("create a file in", &folder))
+    pub(crate) fn unfinished_file(&self) -> Result<Temporary, LayoutError> {
+        self.unfinished()?.temporary()
     }
 
-    /// Gives a complete and synced download its final name.
-    pub(crate) fn settle(&self, file: NamedTempFile, target: &Path) -> Result<(), LayoutError> {
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(LayoutError::io("create", parent))?;
-        }
-        file.persist(target)
-            .map(drop)
-            .map_err(|error| LayoutError::io("rename to", target)(error.error))
+    /// Gives a complete and synced download the name of its blob.
+    pub(crate) fn settle(&self, file: Temporary, digest: &Digest) -> Result<(), LayoutError> {
+        file.rename_to(&self.create_blob_folder(digest)?, digest.hex())
     }
 
-    /// Replaces a file atomically and durably.
-    pub(crate) fn replace(&self, target: &Path, content: &[u8]) -> Result<(), LayoutError> {
+    /// Writes a small blob atomically and durably.
+    pub(crate) fn replace_blob(&self, digest: &Digest, content: &[u8]) -> Result<(), LayoutError> {
+        self.replace(&self.create_blob_folder(digest)?, digest.hex(), content)
+    }
+
+    /// Replaces `index.json` atomically and durably.
+    pub(crate) fn replace_index(&self, content: &[u8]) -> Result<(), LayoutError> {
+        self.replace(&self.existing()?, INDEX, content)
+    }
+
+    fn replace(&self, folder: &Folder, name: &str, content: &[u8]) -> Result<(), LayoutError> {
         let mut file = self.unfinished_file()?;
         file.write_all(content)
             .and_then(|()| file.as_file().sync_all())
             .map_err(LayoutError::io("write", file.path()))?;
-        self.settle(file, target)?;
-        match target.parent() {
-            Some(folder) => sync_folder(folder),
-            None => Ok(()),
-        }
+        file.rename_to(folder, name)?;
+        folder.sync()
+    }
+
+    fn create_blob_folder(&self, digest: &Digest) -> Result<Folder, LayoutError> {
+        let blobs = self.existing()?.create_folder(BLOBS)?;
+        blobs.create_folder(digest.algorithm())
+    }
+
+    fn blob_folder(&self, digest: &Digest) -> Result<Option<Folder>, LayoutError> {
+        self.below([BLOBS, digest.algorithm()])
+    }
+
+    /// `index.json`, or `None` if it is missing.
+    pub(crate) fn read_index(&self) -> Result<Option<Vec<u8>>, LayoutError> {
+        let Some(file) = self.below([])?.map(|root| root.file(INDEX)).transpose()? else {
+            return Ok(None);
+        };
+        file.map(read_all)
+            .transpose()
+            .map_err(LayoutError::io("read", &self.index()))
     }
 
     /// Whether a blob of that length is present. A blob is verified before it gets its name, so the
@@ -319,12 +382,9 @@ impl Layout {
 
     /// The length of a blob, or `None` if it is missing.
     pub(crate) fn size_of(&self, digest: &Digest) -> Result<Option<u64>, LayoutError> {
-        let path = self.blob(digest);
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LayoutError::io("read", &path)(error)),
+        match self.blob_folder(digest)? {
+            Some(folder) => folder.size_of(digest.hex()),
+            None => Ok(None),
         }
     }
 
@@ -334,19 +394,62 @@ impl Layout {
         digest: &Digest,
         longest: usize,
     ) -> Result<Option<Vec<u8>>, LayoutError> {
-        let path = self.blob(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(LayoutError::io("read", &path)(error)),
+        let Some(file) = self.open_blob(digest)? else {
+            return Ok(None);
         };
         let mut bytes = Vec::new();
         file.take(longest as u64 + 1)
             .read_to_end(&mut bytes)
-            .map_err(LayoutError::io("read", &path))?;
+            .map_err(LayoutError::io("read", &self.blob(digest)))?;
         let whole = bytes.len() <= longest && Digester::of(digest, &bytes) == digest.as_str();
         Ok(whole.then_some(bytes))
     }
+
+    /// The file of a blob, or `None` if it is missing.
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<Option<File>, LayoutError> {
+        match self.blob_folder(digest)? {
+            Some(folder) => folder.file(digest.hex()),
+            None => Ok(None),
+        }
+    }
+
+    /// Deletes a blob. Returns whether it was present.
+    pub(crate) fn delete_blob(&self, digest: &Digest) -> Result<bool, LayoutError> {
+        match self.blob_folder(digest)? {
+            Some(folder) => folder.delete(digest.hex()),
+            None => Ok(false),
+        }
+    }
+
+    /// Every blob on disk and its length. Entries that are not regular files or whose names are not
+    /// digests belong to other tools.
+    pub(crate) fn present(&self) -> Result<Vec<(Digest, u64)>, LayoutError> {
+        let mut found = Vec::new();
+        let Some(blobs) = self.below([BLOBS])? else {
+            return Ok(found);
+        };
+        for algorithm in ALGORITHMS {
+            let Some(folder) = blobs.folder(algorithm)? else {
+                continue;
+            };
+            for name in folder.names()? {
+                // A file that was deleted since the folder was read is skipped.
+                if let Ok(digest) = Digest::parse(&format!("{algorithm}:{name}"))
+                    && folder.is_file(&name)?
+                    && let Some(size) = folder.size_of(&name)?
+                {
+                    found.push((digest, size));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn read_all(mut file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The dangling symbolic link in a missing path, if there is one. No folder can be created there.
@@ -357,17 +460,12 @@ fn dangling_link(path: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-/// Makes renames in a folder durable.
-pub(crate) fn sync_folder(folder: &Path) -> Result<(), LayoutError> {
-    // The parent of a relative path of one component.
-    let folder = if folder.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        folder
-    };
-    File::open(folder)
-        .and_then(|file| file.sync_all())
-        .map_err(LayoutError::io("sync", folder))
+/// Makes the creation of a folder in one of the root's ancestors durable.
+fn sync_ancestor(folder: &Path) -> Result<(), LayoutError> {
+    match Folder::root(folder)? {
+        Some(folder) => folder.sync(),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

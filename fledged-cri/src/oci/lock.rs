@@ -1,14 +1,14 @@
 //! The lock that admits one writing process at a time.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
 
+use super::folder::TEMPORARY_PREFIX;
 use super::layout::{Layout, LayoutError, State};
 
 /// How often a waiting process retries. Pulls take seconds, so a tenth does not matter.
@@ -71,14 +71,6 @@ impl WriterLock {
             tokio::time::sleep(RETRY_EVERY).await;
         }
     }
-
-    /// Deletes the unfinished downloads of processes that died, unless a writer holds the lock.
-    pub(crate) fn sweep(&self) -> Result<(), LayoutError> {
-        if self.layout.own_folder().is_dir() {
-            attempt(&self.layout)?;
-        }
-        Ok(())
-    }
 }
 
 /// Takes the lock, which is held until the file is closed, or returns `None` if another process holds
@@ -86,30 +78,28 @@ impl WriterLock {
 fn attempt(layout: &Layout) -> Result<Option<File>, LayoutError> {
     let state = layout.state()?;
     layout.create_own_folder()?;
-    let path = layout.lock_file();
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(LayoutError::io("open", &path))?;
+    let (file, path) = layout.lock_file()?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(LayoutError::io("lock", &path)(error)),
     }
-    sweep(layout.unfinished())?;
+    sweep(layout)?;
     if state == State::Vacant {
         layout.initialise()?;
     }
     Ok(Some(file))
 }
 
-fn sweep(folder: PathBuf) -> Result<(), LayoutError> {
-    for entry in fs::read_dir(&folder).map_err(LayoutError::io("read", &folder))? {
-        let path = entry.map_err(LayoutError::io("read", &folder))?.path();
-        fs::remove_file(&path).map_err(LayoutError::io("remove", &path))?;
-        tracing::debug!(path = %path.display(), "unfinished download deleted");
+/// Deletes the unfinished downloads of processes that died. Only files that fledged has named are
+/// deleted.
+fn sweep(layout: &Layout) -> Result<(), LayoutError> {
+    let folder = layout.unfinished()?;
+    for name in folder.names()? {
+        if name.starts_with(TEMPORARY_PREFIX) && folder.is_file(&name)? {
+            folder.delete(&name)?;
+            tracing::debug!(path = %folder.path_of(&name).display(), "unfinished download deleted");
+        }
     }
     Ok(())
 }
@@ -172,18 +162,16 @@ mod tests {
     #[tokio::test]
     async fn the_next_writer_deletes_unfinished_downloads() {
         let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(folder.path());
         let writer = lock_on(folder.path()).acquire().await.unwrap();
-        let left = layout.unfinished().join("left");
-        fs::write(&left, "half").unwrap();
-        let other = lock_on(folder.path());
-        other.sweep().unwrap();
-        assert!(
-            left.exists(),
-            "a writer holds the lock, the file may be its own"
-        );
+        let unfinished = folder.path().join(".fledged/unfinished");
+        let left = unfinished.join(format!("{TEMPORARY_PREFIX}1-1"));
+        let theirs = unfinished.join("notes.txt");
+        for path in [&left, &theirs] {
+            std::fs::write(path, "half").unwrap();
+        }
         drop(writer);
-        other.sweep().unwrap();
+        lock_on(folder.path()).acquire().await.unwrap();
         assert!(!left.exists());
+        assert!(theirs.exists(), "a file that fledged has not named");
     }
 }

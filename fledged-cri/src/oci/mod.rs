@@ -31,6 +31,9 @@
 //!   and fetched again, flipped bits are not. Manifests are verified on every read.
 //! - One fledged process writes at a time. It holds a lock on `.fledged/lock` while it pulls or
 //!   removes; other processes wait. Reading needs no lock.
+//! - Nothing outside the folder is read, written or deleted: no symbolic link inside it is followed, and
+//!   each file and folder of a layout that is a link is an error. The path of the folder itself may
+//!   contain links. Reading writes nothing, so a read-only file system is enough for it.
 //!
 //! # Limits
 //!
@@ -42,9 +45,12 @@
 
 mod collect;
 mod download;
+mod folder;
 mod index;
 mod inventory;
 mod layout;
+#[cfg(test)]
+mod link_tests;
 mod lock;
 mod pull;
 mod runtime;

@@ -189,7 +189,7 @@ impl Pull {
             for fetched in &chain {
                 if layout.read(&fetched.digest, MANIFEST_MAX)?.is_none() {
                     self.writer.written.add(&fetched.digest);
-                    layout.replace(&layout.blob(&fetched.digest), &fetched.bytes)?;
+                    layout.replace_blob(&fetched.digest, &fetched.bytes)?;
                 }
             }
             let Some(root) = chain.first() else {
@@ -231,8 +231,11 @@ impl Pull {
             let index = Index::load(&store.layout)?;
             let ours = self.writer.written.all();
             collect(&store.layout, &index, &store.pins, &ours, GRACE_OF_OTHERS)?;
-            let gone = ours.iter().filter(|blob| !store.layout.blob(blob).exists());
-            self.writer.written.forget(gone);
+            for blob in &ours {
+                if store.layout.size_of(blob)?.is_none() {
+                    self.writer.written.forget([blob]);
+                }
+            }
             Ok(())
         })
         .await;

@@ -14,7 +14,7 @@ use fledged_core::port::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::inventory;
-use super::layout::{LAYOUT_VERSION, Layout, LayoutError, State};
+use super::layout::{LAYOUT_VERSION, Layout, LayoutError};
 use super::lock::WriterLock;
 use super::pull::pull;
 use super::store::{Store, blocking};
@@ -73,8 +73,8 @@ pub struct OciLayoutRuntime {
 }
 
 impl OciLayoutRuntime {
-    /// Opens the layout in `folder`. The first pull creates a missing layout. Unfinished downloads of
-    /// processes that died are deleted.
+    /// Opens the layout in `folder`. Nothing is written until the first pull or removal, which creates a
+    /// missing layout and deletes unfinished downloads of processes that died.
     ///
     /// # Errors
     ///
@@ -83,12 +83,7 @@ impl OciLayoutRuntime {
     pub fn open(folder: impl AsRef<Path>, options: OciLayoutOptions) -> Result<Self, LayoutError> {
         let layout = Layout::new(folder.as_ref());
         let lock = WriterLock::new(layout.clone());
-        if layout.state()? == State::Ready
-            && let Err(error) = lock.sweep()
-        {
-            // A read-only layout can be read. A pull into it fails with this error.
-            tracing::debug!(%error, "unfinished downloads not deleted");
-        }
+        layout.state()?;
         let registry = Registry::new(options.registry).map_err(LayoutError::Registry)?;
         Ok(Self {
             store: Arc::new(Store::new(

@@ -8,7 +8,7 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::{FilesystemUsage, Removal};
 
-use super::collect::{GRACE, Pins, collect, present, reachable};
+use super::collect::{GRACE, Pins, collect, reachable};
 use super::download::Flights;
 use super::index::Index;
 use super::layout::{Layout, LayoutError};
@@ -90,10 +90,8 @@ impl Store {
 
     /// The bytes of all blobs, and the free space of the file system.
     pub(super) fn usage(&self) -> Result<FilesystemUsage, LayoutError> {
-        let used = present(&self.layout)?
-            .iter()
-            .map(|(_, metadata)| ByteSize::new(metadata.len()))
-            .sum();
+        let blobs = self.layout.present()?;
+        let used = blobs.iter().map(|(_, size)| ByteSize::new(*size)).sum();
         // A missing folder will be created on the file system of its nearest ancestor.
         let existing = self
             .layout
