@@ -81,7 +81,7 @@ impl DemoCaches {
         .await
         .map_err(CommandError::from)?
         .map_err(CommandError::from)?;
-        manifest::warn_unknown_fields(&manifests, terminal);
+        manifest::report_unused(&manifests, terminal);
         let caches = manifests.caches;
         for cache in &caches {
             if !cache.pull_secrets.is_empty() || cache.service_account.is_some() {

@@ -36,7 +36,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     let to_read = sources.clone();
     let texts = tokio::task::spawn_blocking(move || manifest::texts(&to_read)).await??;
     let manifests = manifest::parse(&texts)?;
-    manifest::warn_unknown_fields(&manifests, terminal);
+    manifest::report_unused(&manifests, terminal);
     let registry = &args.registry;
     let has_credentials = registry.registry_config.is_some();
     let node = node_facts(&args.node, registry.platform.as_ref())?;
@@ -160,7 +160,7 @@ impl Feeder {
     fn edited(&mut self, edit: Edit) -> Option<NodeEvent> {
         match edit {
             Ok(manifests) => {
-                manifest::warn_unknown_fields(&manifests, &self.terminal);
+                manifest::report_unused(&manifests, &self.terminal);
                 manifest::warn_unsupported(&manifests.caches, self.has_credentials, &self.terminal);
                 let assignment = self.assignment.update(&manifests.caches);
                 self.terminal.line(format_args!(

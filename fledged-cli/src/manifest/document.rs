@@ -14,12 +14,14 @@ use crate::output::on_one_line;
 const API_VERSION: &str = "kubefledged.io/v1alpha2";
 
 /// The kind of a document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An ImageCache.
     ImageCache,
-    /// A list of them, as `kubectl get -o yaml` writes.
+    /// A list of objects, as `kubectl get -o yaml` writes.
     List,
+    /// Any other kind, for example one that the same chart contains.
+    Other(String),
 }
 
 /// The kind, from `apiVersion` and `kind`.
@@ -35,14 +37,17 @@ pub(super) fn kind(value: &Value) -> Result<Kind, String> {
         ));
     };
     let kind = string(fields, "kind")?;
+    if !["ImageCache", "ImageCacheList", "List"].contains(&kind) {
+        return Ok(Kind::Other(on_one_line(kind).into_owned()));
+    }
     let version = string(fields, "apiVersion")?;
     match (kind, version) {
         ("ImageCache", API_VERSION) => Ok(Kind::ImageCache),
         ("List", "v1") | ("ImageCacheList", API_VERSION) => Ok(Kind::List),
-        ("ImageCache" | "ImageCacheList", other) => Err(unknown_version(other)),
-        (other, _) => Err(format!(
-            "kind: {other:?} is not supported; expected ImageCache ({API_VERSION}) or a List of them"
+        ("List", other) => Err(format!(
+            "apiVersion: {other:?} of a List is not supported: only v1 is"
         )),
+        (_, other) => Err(unknown_version(other)),
     }
 }
 
@@ -82,8 +87,9 @@ pub(super) fn cache(
         fields.remove(known);
     }
     let unknown = |path: String| {
+        let hint = hint(&path).unwrap_or_default();
         let path = on_one_line(&path);
-        format!("{path}: unknown field, ignored")
+        format!("{path}: unknown field, ignored{hint}")
     };
     for name in fields.keys() {
         warnings.push(Finding::new(place, unknown(name.clone())));
@@ -127,6 +133,21 @@ pub(super) fn cache(
             findings.extend(invalid.fields.iter().map(|f| Finding::field(place, f)));
             Err(findings)
         }
+    }
+}
+
+/// Where a field belongs that exists elsewhere in an ImageCache.
+fn hint(path: &str) -> Option<&'static str> {
+    let name = path.rsplit('.').next()?;
+    match name {
+        "imagePullSecrets" | "serviceAccountName" | "deletionPolicy" | "rollout" => {
+            Some("; it belongs into spec, for all entries of cacheSpec")
+        }
+        "images" | "nodeSelector" | "nodeAffinity" | "tolerations" | "imagePullPolicy" => {
+            Some("; it belongs into an entry of spec.cacheSpec")
+        }
+        "cacheSpec" => Some("; it belongs into spec"),
+        _ => None,
     }
 }
 

@@ -78,6 +78,12 @@ pub(crate) enum ManifestError {
         #[source]
         source: io::Error,
     },
+    /// The file is larger than the limit.
+    #[error("cannot read {file}: it is larger than 16 MiB, the limit for a manifest")]
+    TooLarge {
+        /// The file.
+        file: String,
+    },
     /// The text is neither YAML nor JSON.
     #[error("{file} is not valid YAML or JSON: {problem}")]
     Syntax {
@@ -88,11 +94,13 @@ pub(crate) enum ManifestError {
     },
     /// The file contains no ImageCache.
     #[error(
-        "{file} contains no ImageCache; a document needs apiVersion: kubefledged.io/v1alpha2 and kind: ImageCache"
+        "{file} contains no ImageCache{others}; a document needs apiVersion: kubefledged.io/v1alpha2 and kind: ImageCache"
     )]
     NoCache {
         /// The file.
         file: String,
+        /// The other kinds in it, after `, only `; or empty.
+        others: String,
     },
     /// At least one document is not a valid ImageCache.
     #[error("{}", list(.findings))]

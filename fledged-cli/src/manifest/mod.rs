@@ -3,15 +3,12 @@
 mod document;
 mod edits;
 mod finding;
+mod source;
 #[cfg(test)]
 mod tests;
 mod warnings;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io::{self, Read as _};
-use std::path::PathBuf;
-use std::str::FromStr;
 
 use fledged_core::model::ImageCache;
 use serde_json::Value;
@@ -21,66 +18,11 @@ use self::finding::{Place, syntax_problem};
 
 pub(crate) use edits::{Edit, follow_edits};
 pub(crate) use finding::{Finding, ManifestError};
-pub(crate) use warnings::{load, warn_no_credentials, warn_unknown_fields, warn_unsupported};
+pub(crate) use source::Source;
+pub(crate) use warnings::{load, report_unused, warn_no_credentials, warn_unsupported};
 
 /// The namespace of an ImageCache that names none, outside a cluster.
 const DEFAULT_NAMESPACE: &str = "default";
-
-/// A value of `-f`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// `-`
-    Stdin,
-    /// A path.
-    File(PathBuf),
-}
-
-/// An empty `-f`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the file name is empty; expected a manifest, or - for stdin")]
-pub(crate) struct InvalidSource;
-
-impl FromStr for Source {
-    type Err = InvalidSource;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        match value {
-            "" => Err(InvalidSource),
-            "-" => Ok(Self::Stdin),
-            path => Ok(Self::File(PathBuf::from(path))),
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdin => f.write_str("stdin"),
-            Self::File(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-impl Source {
-    /// The text. Symbolic links are resolved at each call.
-    ///
-    /// # Errors
-    ///
-    /// [`ManifestError::Read`], also if the text is not UTF-8.
-    fn text(&self) -> Result<String, ManifestError> {
-        let read = match self {
-            Self::Stdin => {
-                let mut text = String::new();
-                io::stdin().read_to_string(&mut text).map(|_| text)
-            }
-            Self::File(path) => std::fs::read_to_string(path),
-        };
-        read.map_err(|source| ManifestError::Read {
-            file: self.to_string(),
-            source,
-        })
-    }
-}
 
 /// Parsed manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +31,8 @@ pub(crate) struct Manifests {
     pub(crate) caches: Vec<ImageCache>,
     /// Unknown fields, probably misspelt.
     pub(crate) warnings: Vec<Finding>,
+    /// A line for each file with objects of other kinds, which are skipped.
+    pub(crate) notes: Vec<String>,
 }
 
 /// The texts of all sources, each with its name. Blocks.
@@ -148,7 +92,9 @@ pub(crate) fn parse_in(
                 problem: syntax_problem(text, &error),
             })?;
         let before = parser.objects;
-        for (i, value) in documents.into_iter().enumerate() {
+        // Empty documents do not count.
+        let documents = documents.into_iter().filter(|value| !value.is_null());
+        for (i, value) in documents.enumerate() {
             let place = Place {
                 file: file.clone(),
                 document: i + 1,
@@ -157,20 +103,40 @@ pub(crate) fn parse_in(
             };
             parser.document(place, value);
         }
+        let others = std::mem::take(&mut parser.others);
         if parser.objects == before {
-            return Err(ManifestError::NoCache { file: file.clone() });
+            return Err(ManifestError::NoCache {
+                file: file.clone(),
+                others: others_text(&others)
+                    .map_or(String::new(), |kinds| format!(", only {kinds}")),
+            });
+        }
+        if let Some(kinds) = others_text(&others) {
+            parser
+                .notes
+                .push(format!("{file}: objects of other kinds skipped: {kinds}"));
         }
     }
     if parser.findings.is_empty() {
         Ok(Manifests {
             caches: parser.caches,
             warnings: parser.warnings,
+            notes: parser.notes,
         })
     } else {
         Err(ManifestError::Invalid {
             findings: parser.findings,
         })
     }
+}
+
+/// The kinds with their counts, or `None` if there are none.
+fn others_text(others: &BTreeMap<String, usize>) -> Option<String> {
+    let kinds = others.iter().map(|(kind, count)| match count {
+        1 => kind.clone(),
+        _ => format!("{kind} ({count})"),
+    });
+    (!others.is_empty()).then(|| kinds.collect::<Vec<_>>().join(", "))
 }
 
 /// Collects the caches and the mistakes of all documents.
@@ -180,8 +146,11 @@ struct Parser<'a> {
     warnings: Vec<Finding>,
     findings: Vec<Finding>,
     places: BTreeMap<String, Place>,
-    /// Number of objects, valid or not. An empty list has none.
+    notes: Vec<String>,
+    /// Number of objects, valid or not, without those of other kinds. An empty list has none.
     objects: usize,
+    /// Number of objects of each other kind in the current file.
+    others: BTreeMap<String, usize>,
 }
 
 impl<'a> Parser<'a> {
@@ -192,14 +161,18 @@ impl<'a> Parser<'a> {
             warnings: Vec::new(),
             findings: Vec::new(),
             places: BTreeMap::new(),
+            notes: Vec::new(),
             objects: 0,
+            others: BTreeMap::new(),
         }
     }
 
+    /// Reads a document or an item of a list. The parser limits the nesting.
     fn document(&mut self, place: Place, value: Value) {
         match document::kind(&value) {
             Ok(Kind::ImageCache) => self.cache(place, value),
             Ok(Kind::List) => self.list(&place, value),
+            Ok(Kind::Other(kind)) => *self.others.entry(kind).or_insert(0) += 1,
             Err(problem) => self.mistake(Finding::new(&place, problem)),
         }
     }
@@ -215,21 +188,11 @@ impl<'a> Parser<'a> {
                         item: Some(i),
                         ..place.clone()
                     };
-                    self.item(place, item);
+                    self.document(place, item);
                 }
             }
             None | Some(Value::Null) => {}
             Some(_) => self.mistake(Finding::new(place, "items: must be a list")),
-        }
-    }
-
-    fn item(&mut self, place: Place, value: Value) {
-        match document::kind(&value) {
-            Ok(Kind::ImageCache) => self.cache(place, value),
-            Ok(Kind::List) => {
-                self.mistake(Finding::new(&place, "kind: a List cannot contain a List"));
-            }
-            Err(problem) => self.mistake(Finding::new(&place, problem)),
         }
     }
 

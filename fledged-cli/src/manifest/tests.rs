@@ -113,6 +113,94 @@ fn json_and_lists_are_accepted() {
     }
 }
 
+/// An ImageCache of that name in the middle of other objects, as `helm template` writes it.
+fn with_other_kinds(name: &str) -> String {
+    format!(
+        "---\n# Source: a\napiVersion: v1\nkind: Namespace\nmetadata: {{name: warm}}\n---\n---\n\
+         apiVersion: kubefledged.io/v1alpha2\nkind: ImageCache\nmetadata: {{name: {name}}}\n\
+         spec: {{cacheSpec: [{{images: [nginx:1.27]}}]}}\n---\n# nothing\n---\nnull\n---\n\
+         apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: apps/v1, kind: Deployment}}\n\
+         - {{apiVersion: apps/v1, kind: Deployment}}\n"
+    )
+}
+
+#[test]
+fn objects_of_other_kinds_are_skipped_with_a_note() {
+    let manifests = parse_text(&with_other_kinds("a")).unwrap();
+    assert_eq!(manifests.caches.len(), 1);
+    assert_eq!(manifests.warnings, []);
+    assert_eq!(
+        manifests.notes,
+        ["images.yaml: objects of other kinds skipped: Deployment (2), Namespace"]
+    );
+    let files = ["a", "b"].map(|name| (name.to_owned(), with_other_kinds(name)));
+    let manifests = parse(&files).unwrap();
+    assert_eq!((manifests.caches.len(), manifests.notes.len()), (2, 2));
+    assert!(parse_text(KUBE_FLEDGED).unwrap().notes.is_empty());
+}
+
+#[test]
+fn every_file_must_contain_an_image_cache() {
+    let error = parse(&[
+        ("one".to_owned(), KUBE_FLEDGED.to_owned()),
+        (
+            "two".to_owned(),
+            "kind: ConfigMap\n---\nkind: Pod\n".to_owned(),
+        ),
+    ])
+    .unwrap_err()
+    .to_string();
+    assert!(
+        error.starts_with("two contains no ImageCache, only ConfigMap, Pod;"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_list_in_a_list_is_read() {
+    let list = |items: &str| format!("{{apiVersion: v1, kind: List, items: [{items}]}}");
+    let cache = "{apiVersion: kubefledged.io/v1alpha2, kind: ImageCache, metadata: {name: a}, spec: {cacheSpec: [{images: [a]}]}}";
+    let nested = list(&format!("{}, {{kind: Pod}}", list(cache)));
+    assert_eq!(parse_text(&nested).unwrap().caches.len(), 1);
+}
+
+#[test]
+fn line_ends_of_windows_are_accepted() {
+    let text = with_other_kinds("a").replace('\n', "\r\n");
+    let manifests = parse_text(&text).unwrap();
+    assert_eq!(manifests.caches.len(), 1);
+    assert_eq!(manifests.caches[0].groups[0].images.len(), 1);
+    let sample = parse_text(&KUBE_FLEDGED.replace('\n', "\r\n")).unwrap();
+    assert_eq!(sample.caches, parse_text(KUBE_FLEDGED).unwrap().caches);
+}
+
+#[test]
+fn a_misplaced_field_gives_a_hint() {
+    let manifests = parse_text(
+        "apiVersion: kubefledged.io/v1alpha2\nkind: ImageCache\nmetadata: {name: a}\n\
+         imagePullSecrets: []\n\
+         spec:\n  nodeSelector: {a: b}\n  cacheSpec:\n\
+         \x20 - images: [r.example/a:1]\n    imagePullSecrets: [{name: s}]\n",
+    )
+    .unwrap();
+    let warnings: Vec<String> = manifests.warnings.iter().map(ToString::to_string).collect();
+    let in_spec = "it belongs into spec, for all entries of cacheSpec";
+    for (path, hint) in [
+        ("imagePullSecrets", in_spec),
+        ("spec.cacheSpec[0].imagePullSecrets", in_spec),
+        (
+            "spec.nodeSelector",
+            "it belongs into an entry of spec.cacheSpec",
+        ),
+    ] {
+        let line = format!("(ImageCache default/a): {path}: unknown field, ignored; {hint}");
+        assert!(
+            warnings.iter().any(|warning| warning.ends_with(&line)),
+            "{line:?} is not in {warnings:?}"
+        );
+    }
+}
+
 #[test]
 fn documents_and_files_are_combined() {
     let one = KUBE_FLEDGED.to_owned();
@@ -220,7 +308,11 @@ fn each_error_names_the_place_and_the_cause() {
     for (text, parts) in [
         (
             with("apiVersion: v1\nkind: Pod", spec),
-            vec!["document 1", "kind: \"Pod\"", "ImageCache"],
+            vec!["images.yaml contains no ImageCache, only Pod;"],
+        ),
+        (
+            "apiVersion: v2\nkind: List\nitems: []\n".to_owned(),
+            vec!["document 1: apiVersion: \"v2\" of a List"],
         ),
         (
             with(
@@ -325,7 +417,7 @@ fn each_error_names_the_place_and_the_cause() {
         ),
         (
             "apiVersion: v1\nkind: List\nitems: [{kind: Pod, apiVersion: v1}]\n".to_owned(),
-            vec!["document 1, items[0]: kind: \"Pod\""],
+            vec!["images.yaml contains no ImageCache, only Pod;"],
         ),
         (
             with(head, &format!("{spec}\nspec: {{}}")),

@@ -8,18 +8,21 @@ use crate::args::RegistryArgs;
 use crate::commands::CommandError;
 use crate::output::Terminal;
 
-/// Reads manifests and warns about unknown fields.
+/// Reads manifests and reports what has no effect.
 pub(crate) async fn load(
     sources: Vec<Source>,
     terminal: &Terminal,
 ) -> Result<Manifests, CommandError> {
     let manifests = tokio::task::spawn_blocking(move || read(&sources)).await??;
-    warn_unknown_fields(&manifests, terminal);
+    report_unused(&manifests, terminal);
     Ok(manifests)
 }
 
-/// Warns about unknown fields.
-pub(crate) fn warn_unknown_fields(manifests: &Manifests, terminal: &Terminal) {
+/// Reports what has no effect: objects of other kinds and, as warnings, unknown fields.
+pub(crate) fn report_unused(manifests: &Manifests, terminal: &Terminal) {
+    for note in &manifests.notes {
+        terminal.line(format_args!("note: {note}"));
+    }
     for finding in &manifests.warnings {
         terminal.warn(finding);
     }

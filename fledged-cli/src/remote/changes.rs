@@ -28,7 +28,7 @@ pub(super) async fn plan(args: PlanArgs, terminal: &Terminal) -> Result<Exit, Co
     let (sources, namespace) = (args.manifests.files, connection.namespace.clone());
     let read = move || manifest::read_in(&sources, &namespace);
     let manifests = tokio::task::spawn_blocking(read).await??;
-    manifest::warn_unknown_fields(&manifests, terminal);
+    manifest::report_unused(&manifests, terminal);
     // ImageCaches of all namespaces: images that another ImageCache wants are kept.
     let objects = ClusterObjects {
         caches: connection.list_caches(true).await?,

@@ -202,10 +202,31 @@ fn invalid_manifests_pull_nothing() {
         .expect_stderr(&["cannot read", &missing]);
     fledged_with_stdin(&["check", "-f", "-"], "kind: Pod\napiVersion: v1\n")
         .expect_code(2)
-        .expect_stderr(&["stdin: document 1: kind: \"Pod\""]);
+        .expect_stderr(&["stdin contains no ImageCache, only Pod;"]);
+    fledged(&["check", "-f", "/dev/zero"])
+        .expect_code(2)
+        .expect_stderr(&["cannot read /dev/zero: it is larger than 16 MiB"]);
     fledged_with_stdin(&["check", "-f", "-"], "\u{0}")
         .expect_code(2)
         .expect_stderr(&["stdin is not valid YAML or JSON"]);
+}
+
+#[test]
+fn the_output_of_a_whole_chart_is_read() {
+    let bed = TestBed::new();
+    let store = bed.store();
+    let text = format!(
+        "\u{feff}apiVersion: v1\r\nkind: Namespace\r\nmetadata: {{name: warm}}\r\n---\r\n{}",
+        manifest(&bed.images).replace('\n', "\r\n")
+    );
+    fledged_with_stdin(&["node", "apply", "--runtime", &store, "-f", "-"], &text)
+        .expect_code(0)
+        .expect_stderr(&["note: stdin: objects of other kinds skipped: Namespace"]);
+    let secrets = manifest(&bed.images) + "    imagePullSecrets: [{name: a}]\n";
+    let dry = ["node", "apply", "--dry-run", "--runtime", &store, "-f", "-"];
+    fledged_with_stdin(&dry, &secrets).expect_stderr(&[
+        "spec.cacheSpec[0].imagePullSecrets: unknown field, ignored; it belongs into spec",
+    ]);
 }
 
 #[test]
