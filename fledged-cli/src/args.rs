@@ -236,7 +236,8 @@ pub(crate) struct ManifestArgs {
 pub(crate) struct RuntimeArgs {
     /// unix:///PATH.sock (CRI), docker:///PATH.sock, or oci:DIR (an OCI image layout, no daemon).
     ///
-    /// Default: the first socket that answers, of containerd, CRI-O, cri-dockerd and Docker Engine.
+    /// Default: the runtime of this machine's kubelet; otherwise the only socket that serves CRI, of containerd
+    /// (also of k3s, RKE2, MicroK8s and k0s), CRI-O and cri-dockerd; otherwise Docker Engine.
     #[arg(long, value_name = "URI", env = "FLEDGED_RUNTIME")]
     pub(crate) runtime: Option<RuntimeUri>,
 }

@@ -12,10 +12,12 @@ pub mod classify;
 pub mod credentials;
 #[cfg(feature = "cri")]
 pub mod cri;
+mod detect;
 #[cfg(any(feature = "cri", feature = "docker"))]
 mod disk;
 #[cfg(feature = "docker")]
 pub mod docker;
+mod kubelet;
 #[cfg(feature = "oci")]
 pub mod oci;
 mod open;
@@ -36,4 +38,4 @@ pub use registry::{
 
 pub use credentials::{DockerConfig, DockerConfigError, PullSecretKeyring};
 pub use open::{OpenError, OpenOptions, open};
-pub use target::{NoRuntimeFound, ParseRuntimeUriError, RuntimeUri};
+pub use target::{DetectError, NoRuntimeFound, ParseRuntimeUriError, RuntimeUri};

@@ -1,20 +1,16 @@
-//! Which runtime to use: its URI, and detection of a running one.
+//! Which runtime to use: its URI.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
-use tokio::net::UnixStream;
+pub use crate::detect::{DetectError, NoRuntimeFound};
 
 /// The forms of a URI, as errors list them.
-const FORMS: &str = "unix:///path.sock (CRI), docker:///path.sock (Docker Engine) or oci:DIR \
+pub(crate) const FORMS: &str = "unix:///path.sock (CRI), docker:///path.sock (Docker Engine) or oci:DIR \
                      (OCI image layout)";
 /// Longest path of a Unix socket in bytes: `sun_path` has 108 with its terminating zero (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
-/// Limit on connecting to a socket. A local socket accepts at once or not at all.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The file name of Docker Engine's socket. No CRI runtime uses it.
 const DOCKER_SOCKET: &str = "docker.sock";
 
@@ -38,96 +34,12 @@ pub struct ParseRuntimeUriError {
     problem: String,
 }
 
-/// No runtime accepts connections.
-#[derive(Debug, thiserror::Error)]
-#[error("no container runtime accepts connections ({}); select one with --runtime: {FORMS}", tried_list(.tried))]
-pub struct NoRuntimeFound {
-    tried: Vec<(RuntimeUri, io::Error)>,
-}
-
-impl NoRuntimeFound {
-    /// The runtimes that were tried, in order, and their errors.
-    #[must_use]
-    pub fn tried(&self) -> &[(RuntimeUri, io::Error)] {
-        &self.tried
-    }
-}
-
-fn tried_list(tried: &[(RuntimeUri, io::Error)]) -> String {
-    let each = tried.iter().map(|(uri, error)| {
-        let why = match error.kind() {
-            io::ErrorKind::NotFound => "not found".to_owned(),
-            io::ErrorKind::ConnectionRefused => "not listening".to_owned(),
-            io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-            io::ErrorKind::TimedOut => "does not accept connections".to_owned(),
-            _ => error.to_string(),
-        };
-        format!("{uri}: {why}")
-    });
-    each.collect::<Vec<_>>().join(", ")
-}
-
 impl RuntimeUri {
-    /// The sockets that [`RuntimeUri::detect`] tries: containerd, CRI-O (both of its paths),
-    /// cri-dockerd, Docker Engine.
-    #[must_use]
-    pub fn candidates() -> Vec<Self> {
-        vec![
-            Self::Cri("/run/containerd/containerd.sock".into()),
-            Self::Cri("/var/run/crio/crio.sock".into()),
-            Self::Cri("/run/crio/crio.sock".into()),
-            Self::Cri("/run/cri-dockerd.sock".into()),
-            Self::Docker("/var/run/docker.sock".into()),
-        ]
-    }
-
-    /// The first runtime of this machine whose socket accepts connections.
-    ///
-    /// # Errors
-    ///
-    /// [`NoRuntimeFound`], which lists the runtimes that were tried.
-    pub async fn detect() -> Result<Self, NoRuntimeFound> {
-        Self::detect_among(Self::candidates()).await
-    }
-
-    /// The first of these runtimes whose socket accepts connections. An OCI layout has no socket and is
-    /// always accepted.
-    ///
-    /// # Errors
-    ///
-    /// [`NoRuntimeFound`], which lists the runtimes that were tried.
-    pub async fn detect_among(
-        candidates: impl IntoIterator<Item = Self> + Send,
-    ) -> Result<Self, NoRuntimeFound> {
-        let candidates: Vec<Self> = candidates.into_iter().collect();
-        let mut tried = Vec::new();
-        for uri in candidates {
-            match uri.probe().await {
-                Ok(()) => return Ok(uri),
-                Err(error) => tried.push((uri, error)),
-            }
-        }
-        Err(NoRuntimeFound { tried })
-    }
-
     /// The path of the socket or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
             Self::Cri(path) | Self::Docker(path) | Self::Oci(path) => path,
-        }
-    }
-
-    async fn probe(&self) -> io::Result<()> {
-        let (Self::Cri(socket) | Self::Docker(socket)) = self else {
-            return Ok(());
-        };
-        match tokio::time::timeout(PROBE_TIMEOUT, UnixStream::connect(socket)).await {
-            Ok(Ok(_)) => Ok(()),
-            // A full backlog belongs to a runtime that is busy.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }
@@ -280,57 +192,5 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(107));
         assert!(problem(&long).contains("the limit is 107"));
-    }
-
-    #[tokio::test]
-    async fn the_first_listening_socket_is_detected() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        // The socket of a runtime that has exited: the file exists, but no process listens.
-        drop(std::os::unix::net::UnixListener::bind(at("dead.sock")).unwrap());
-        let _live = std::os::unix::net::UnixListener::bind(at("live.sock")).unwrap();
-        let _next = std::os::unix::net::UnixListener::bind(at("next.sock")).unwrap();
-        let found = RuntimeUri::detect_among([
-            RuntimeUri::Cri(at("missing.sock")),
-            RuntimeUri::Cri(at("dead.sock")),
-            RuntimeUri::Docker(at("live.sock")),
-            RuntimeUri::Cri(at("next.sock")),
-        ])
-        .await;
-        assert_eq!(found.unwrap(), RuntimeUri::Docker(at("live.sock")));
-    }
-
-    #[tokio::test]
-    async fn the_error_lists_the_tried_runtimes() {
-        let folder = tempfile::tempdir().unwrap();
-        let dead = folder.path().join("dead.sock");
-        drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
-        let missing = folder.path().join("missing.sock");
-        let candidates = [
-            RuntimeUri::Cri(dead.clone()),
-            RuntimeUri::Docker(missing.clone()),
-        ];
-        let error = RuntimeUri::detect_among(candidates).await.unwrap_err();
-        let text = error.to_string();
-        for words in [
-            format!("unix://{}: not listening", dead.display()),
-            format!("docker://{}: not found", missing.display()),
-            "--runtime: unix:///path.sock (CRI), docker:///path.sock".to_owned(),
-            "oci:DIR".to_owned(),
-        ] {
-            assert!(text.contains(&words), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_order_is_containerd_crio_cri_dockerd_docker() {
-        let order: Vec<String> = RuntimeUri::candidates()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert!(order[0].contains("containerd"));
-        assert!(order[1].contains("/var/run/crio") && order[2].contains("/run/crio"));
-        assert!(order[3].contains("cri-dockerd"));
-        assert_eq!(order[4], "docker:///var/run/docker.sock");
     }
 }

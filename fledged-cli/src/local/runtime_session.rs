@@ -16,7 +16,7 @@ use fledged_core::warmer::{Warmer, WarmerConfig};
 use fledged_cri::credentials::{DockerConfig, DockerConfigError};
 use fledged_cri::oci::{LayoutError, OciLayoutOptions, OpenError};
 use fledged_cri::registry::{Platform, RegistryOptions};
-use fledged_cri::target::{NoRuntimeFound, RuntimeUri};
+use fledged_cri::target::{DetectError, RuntimeUri};
 
 use crate::args::RegistryArgs;
 use crate::output::Terminal;
@@ -29,9 +29,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Why a session cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
-    /// `--runtime` was not given, and no runtime answers.
+    /// `--runtime` was not given, and no runtime answers or several do.
     #[error(transparent)]
-    NotFound(#[from] NoRuntimeFound),
+    NotDetected(#[from] DetectError),
     /// The directory cannot be used as an OCI layout.
     #[error("cannot use {uri}: {source}")]
     Open {
@@ -69,6 +69,8 @@ impl SessionError {
     pub(crate) fn is_bad_input(&self) -> bool {
         match self {
             Self::Credentials { .. } => true,
+            // Waiting does not end it; the user has to choose.
+            Self::NotDetected(DetectError::Ambiguous { .. }) => true,
             Self::Open {
                 source: OpenError::Layout(error),
                 ..
@@ -102,7 +104,7 @@ pub(crate) struct RuntimeSession {
 }
 
 impl RuntimeSession {
-    /// Opens that runtime, or the first that answers, and checks that it answers.
+    /// Opens that runtime, or the one that is detected, and checks that it answers.
     ///
     /// # Errors
     ///

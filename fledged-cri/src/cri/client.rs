@@ -73,6 +73,21 @@ impl Client {
         self.within(runtime.version(request)).await
     }
 
+    /// Whether the server behind the socket serves CRI, of any version.
+    pub(super) async fn serves_cri(&self) -> Result<bool, Failure> {
+        let request = VersionRequest {
+            version: CRI_VERSION.to_owned(),
+        };
+        let mut runtime = self.runtime();
+        match self.limited(runtime.version(request)).await? {
+            Ok(_) => Ok(true),
+            Err(status) if is_unserved(&status) => {
+                Ok(self.limited(self.version_v1alpha2()).await?.is_ok())
+            }
+            Err(status) => Err(failure_of_status(&status, &self.socket, &[])),
+        }
+    }
+
     pub(super) async fn containers(&self) -> Result<Vec<Container>, Failure> {
         let mut runtime = self.runtime();
         let list = runtime.list_containers(ListContainersRequest {});

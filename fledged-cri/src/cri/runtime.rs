@@ -45,6 +45,12 @@ impl CriRuntime {
         self
     }
 
+    /// Whether the server behind the socket serves CRI, also a version that is too old to use. containerd
+    /// has no CRI when its configuration disables that plugin, as the packages of Docker do.
+    pub(crate) async fn serves_cri(&self) -> Result<bool, Failure> {
+        self.client.serves_cri().await
+    }
+
     /// The socket of the runtime.
     #[must_use]
     pub fn socket(&self) -> &Path {

@@ -210,7 +210,7 @@ pub(super) struct AgentArgs {
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(super) node_name: NodeName,
     /// Image runtime: unix:///run/containerd/containerd.sock, docker:///var/run/docker.sock or
-    /// oci:FOLDER; by default the first socket that responds.
+    /// oci:FOLDER; by default the only socket that serves CRI, or Docker Engine.
     #[arg(long, value_name = "URI")]
     pub(super) runtime: Option<RuntimeUri>,
     /// Largest number of parallel pulls.

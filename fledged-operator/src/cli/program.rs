@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fledged_core::tokio::ShutdownSignal;
 use fledged_cri::oci::OpenError;
-use fledged_cri::target::NoRuntimeFound;
+use fledged_cri::target::DetectError;
 use futures_util::future::{BoxFuture, FutureExt};
 use http::header::{HeaderValue, USER_AGENT};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -56,8 +56,8 @@ pub(super) enum ProgramError {
     Controller(#[from] ControllerError),
     #[error(transparent)]
     Agent(#[from] AgentError),
-    #[error("no --runtime is given and none was found: {0}")]
-    NoRuntime(#[from] NoRuntimeFound),
+    #[error("no --runtime is given: {0}")]
+    NoRuntime(#[from] DetectError),
     #[error("--runtime: {0}")]
     OpenRuntime(#[from] OpenError),
     #[error(transparent)]

@@ -1,4 +1,5 @@
 //! `CriRuntime` with a fake runtime, for behaviour that cannot be provoked in a real one.
+mod detection;
 mod inventory;
 mod pulls;
 mod removals;

@@ -1,0 +1,243 @@
+//! The runtime that the kubelet of this machine uses: from its process and its configuration file.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::target::RuntimeUri;
+
+/// The kubelet's configuration file, by kubeadm's and most installers' convention.
+const CONFIG: &str = "/var/lib/kubelet/config.yaml";
+/// The flag that names the runtime (kubelet(1)).
+const ENDPOINT_FLAG: &str = "--container-runtime-endpoint";
+const CONFIG_FLAG: &str = "--config";
+/// Most bytes read of a configuration file or a command line. Real ones have a few KiB.
+const READ_MAX: u64 = 256 * 1024;
+
+/// Programs that contain a kubelet, with the socket of the containerd that they start.
+const EMBEDDED: [(&str, &str); 2] = [
+    ("k3s", "/run/k3s/containerd/containerd.sock"),
+    ("kubelite", "/var/snap/microk8s/common/run/containerd.sock"),
+];
+
+/// A runtime that a kubelet's configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// A kubelet runs and uses it.
+    Running(RuntimeUri),
+    /// Only a configuration file names it, perhaps one that is left over.
+    Configured(RuntimeUri),
+}
+
+/// The runtime that the kubelet uses, if its process or its configuration file names one. `root` is `/`;
+/// tests have their own.
+///
+/// Blocks. What cannot be read counts as missing: other users' processes are hidden on some machines.
+pub(crate) fn named_runtime(root: &Path) -> Option<Named> {
+    let configured = |path: &str| endpoint_in_config(&below(root, path));
+    for arguments in processes(root) {
+        let Some(program) = arguments.first().and_then(|path| path.rsplit('/').next()) else {
+            continue;
+        };
+        let embedded = EMBEDDED.iter().find(|(name, _)| *name == program);
+        if program != "kubelet" && embedded.is_none() {
+            continue;
+        }
+        let named = flag(&arguments, ENDPOINT_FLAG)
+            .and_then(parse)
+            .or_else(|| match embedded {
+                Some((_, socket)) => parse(socket),
+                None => configured(flag(&arguments, CONFIG_FLAG).unwrap_or(CONFIG)),
+            });
+        if let Some(uri) = named {
+            return Some(Named::Running(uri));
+        }
+    }
+    configured(CONFIG).map(Named::Configured)
+}
+
+/// The command lines of the processes of root and of this user. Other users could start a program called
+/// kubelet to have credentials sent to a socket of theirs.
+fn processes(root: &Path) -> Vec<Vec<String>> {
+    let own = fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid());
+    let mut found: Vec<(u64, Vec<String>)> = Vec::new();
+    for entry in fs::read_dir(below(root, "/proc"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let Some(id) = entry.file_name().to_str().and_then(|id| id.parse().ok()) else {
+            continue;
+        };
+        let trusted = entry
+            .metadata()
+            .is_ok_and(|metadata| [0, own].contains(&metadata.uid()));
+        if trusted && let Some(text) = read(&entry.path().join("cmdline")) {
+            // k3s replaces its command line by one string with spaces.
+            let arguments = text.split(['\0', ' ']).filter(|part| !part.is_empty());
+            found.push((id, arguments.map(str::to_owned).collect()));
+        }
+    }
+    found.sort();
+    found.into_iter().map(|(_, arguments)| arguments).collect()
+}
+
+/// The value of `--flag=value` or `--flag value`.
+fn flag<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.strip_prefix(name) {
+            Some("") => return rest.next().map(String::as_str),
+            Some(value) if value.starts_with('=') => return value.get(1..),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `containerRuntimeEndpoint` of a KubeletConfiguration, in YAML or JSON. It is a field of the top level.
+fn endpoint_in_config(path: &Path) -> Option<RuntimeUri> {
+    let text = read(path)?;
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_json = name.trim_start().starts_with('"');
+        if name.starts_with(char::is_whitespace) && !is_json {
+            return None;
+        }
+        if name.trim_matches(|c: char| c.is_whitespace() || "\"'{".contains(c))
+            != "containerRuntimeEndpoint"
+        {
+            return None;
+        }
+        let value = value.split(" #").next()?;
+        parse(value.trim_matches(|c: char| c.is_whitespace() || "\"',}".contains(c)))
+    })
+}
+
+fn parse(text: &str) -> Option<RuntimeUri> {
+    match text.parse() {
+        Ok(RuntimeUri::Oci(_)) | Err(_) => None,
+        Ok(uri) => Some(uri),
+    }
+}
+
+fn read(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .ok()?
+        .take(READ_MAX)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The root of a machine with these files.
+    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        root
+    }
+
+    fn named(files: &[(&str, &str)]) -> Option<Named> {
+        named_runtime(machine(files).path())
+    }
+
+    fn cri(path: &str) -> RuntimeUri {
+        RuntimeUri::Cri(path.into())
+    }
+
+    #[test]
+    fn the_process_names_the_runtime() {
+        for (command, socket) in [
+            (
+                "/usr/bin/kubelet\0--v=2\0--container-runtime-endpoint=unix:///run/crio/crio.sock\0",
+                "/run/crio/crio.sock",
+            ),
+            (
+                "kubelet\0--container-runtime-endpoint\0/run/x.sock\0",
+                "/run/x.sock",
+            ),
+            (
+                "/usr/local/bin/k3s server\0",
+                "/run/k3s/containerd/containerd.sock",
+            ),
+            (
+                "/usr/local/bin/k3s\0agent\0--container-runtime-endpoint=/run/x.sock\0",
+                "/run/x.sock",
+            ),
+            (
+                "/snap/microk8s/1/kubelite\0--kubelet-args-file=x\0",
+                "/var/snap/microk8s/common/run/containerd.sock",
+            ),
+        ] {
+            let found = named(&[
+                ("proc/7/cmdline", "sh\0-c\0kubelet\0"),
+                ("proc/12/cmdline", command),
+            ]);
+            assert_eq!(found, Some(Named::Running(cri(socket))), "{command:?}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_names_the_runtime() {
+        let config = "apiVersion: kubelet.config.k8s.io/v1beta1\nlogging:\n  containerRuntimeEndpoint: /run/no.sock\ncontainerRuntimeEndpoint: \"unix:///run/crio/crio.sock\" # kubeadm\n";
+        let socket = cri("/run/crio/crio.sock");
+        assert_eq!(
+            named(&[("var/lib/kubelet/config.yaml", config)]),
+            Some(Named::Configured(socket.clone()))
+        );
+        assert_eq!(
+            named(&[
+                ("var/lib/kubelet/config.yaml", config),
+                ("proc/12/cmdline", "kubelet\0"),
+            ]),
+            Some(Named::Running(socket.clone()))
+        );
+        let json = "{\n  \"kind\": \"KubeletConfiguration\",\n  \"containerRuntimeEndpoint\": \"unix:///run/crio/crio.sock\"\n}\n";
+        assert_eq!(
+            named(&[
+                ("etc/kubelet.json", json),
+                ("proc/12/cmdline", "kubelet\0--config=/etc/kubelet.json\0"),
+            ]),
+            Some(Named::Running(socket))
+        );
+    }
+
+    #[test]
+    fn no_runtime_is_named_without_a_kubelet() {
+        for files in [
+            vec![],
+            vec![(
+                "var/lib/kubelet/config.yaml",
+                "kind: KubeletConfiguration\n",
+            )],
+            vec![(
+                "var/lib/kubelet/config.yaml",
+                "containerRuntimeEndpoint: \"\"\n",
+            )],
+            vec![(
+                "proc/12/cmdline",
+                "vi\0--container-runtime-endpoint=/run/x.sock\0",
+            )],
+            vec![(
+                "proc/self/cmdline",
+                "kubelet\0--container-runtime-endpoint=/run/x.sock\0",
+            )],
+        ] {
+            assert_eq!(named(&files), None, "{files:?}");
+        }
+    }
+}
