@@ -129,7 +129,7 @@ fn agent_mounts_only_the_folder_of_the_socket() {
         (
             "agent.runtime=auto",
             "",
-            vec!["/run/containerd", "/run/crio"],
+            vec!["/run/containerd", "/run/k3s/containerd", "/run/crio"],
         ),
         (
             "agent.runtime=containerd",
@@ -160,6 +160,16 @@ fn agent_mounts_only_the_folder_of_the_socket() {
             "agent.runtimeSocket=/opt/x/y.sock",
             "unix:///opt/x/y.sock",
             vec!["/opt/x"],
+        ),
+        (
+            "agent.runtimeSocket=/var/snap/microk8s/common/run/containerd.sock",
+            "unix:///var/snap/microk8s/common/run/containerd.sock",
+            vec!["/var/snap/microk8s/common/run"],
+        ),
+        (
+            "agent.runtimeSocket=/run/k0s/containerd.sock",
+            "unix:///run/k0s/containerd.sock",
+            vec!["/run/k0s"],
         ),
         (
             "args.controllerCRISocketPath=/opt/x/y.sock",
