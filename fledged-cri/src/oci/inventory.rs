@@ -7,7 +7,9 @@ use fledged_core::port::RuntimeImage;
 
 use super::index::{Index, Target};
 use super::layout::{Layout, LayoutError};
-use crate::registry::{Fetched, ImageManifest, MANIFEST_MAX, Manifest, Platform, config_platform};
+use crate::registry::{
+    Fetched, ImageManifest, IndexEntry, MANIFEST_MAX, Manifest, Platform, config_platform,
+};
 
 /// Every image with a reference whose content for that platform is complete.
 pub(crate) fn list(layout: &Layout, platform: &Platform) -> Result<Vec<RuntimeImage>, LayoutError> {
@@ -78,10 +80,11 @@ fn complete(
             return Ok(None);
         };
         match manifest {
-            Manifest::Index(index) => match index.select(platform) {
-                Some(entry) => digest = entry.digest.clone(),
+            Manifest::Index(index) => match selected(layout, &index.candidates(platform))? {
+                Some(entry) => digest = entry,
                 None => return Ok(None),
             },
+            Manifest::Image(image) if image.artifact.is_some() => return Ok(None),
             Manifest::Image(image) => {
                 for blob in image.blobs() {
                     if !layout.has(&blob.digest, blob.size)? {
@@ -98,6 +101,17 @@ fn complete(
             }
         }
     }
+}
+
+/// The manifest that a pull selects from the candidates of an index.
+fn selected(layout: &Layout, candidates: &[&IndexEntry]) -> Result<Option<Digest>, LayoutError> {
+    for entry in candidates {
+        let fetched = manifest(layout, &entry.digest, None)?;
+        if entry.platform.is_some() || !fetched.is_some_and(|fetched| fetched.is_artifact()) {
+            return Ok(Some(entry.digest.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether an image without an index is for that platform or names none.

@@ -58,7 +58,7 @@ impl Pull {
     async fn run(self: Arc<Self>) -> Result<RuntimeImage, Failure> {
         let root = self.root().await?;
         let resolved = resolve(root, &self.store.platform, |digest| self.manifest(digest)).await?;
-        if resolved.chain.len() == 1 {
+        if !resolved.platform_is_named {
             self.check_platform(&resolved.image).await?;
         }
         self.fetch_all(&resolved.image).await?;
@@ -115,7 +115,7 @@ impl Pull {
         }
     }
 
-    /// Without an index, the configuration names the platform.
+    /// Where no index does, the configuration names the platform.
     async fn check_platform(self: &Arc<Self>, image: &ImageManifest) -> Result<(), Failure> {
         let config = &image.config;
         if config.size > MANIFEST_MAX as u64 {

@@ -9,6 +9,7 @@ use oci_spec::image as spec;
 use serde::Deserialize;
 
 use super::Platform;
+use super::artifact;
 use super::digest::Digester;
 
 /// Longest manifest that is read, in bytes: the size that registries have to accept by the distribution
@@ -23,6 +24,8 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Prefix of both forms of Docker schema 1, which has no configuration and cannot be verified by digest.
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
+/// Most manifests without a platform that are tried in one index.
+const UNNAMED_MAX: usize = 8;
 
 /// The `Accept` header of a manifest request.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -45,6 +48,8 @@ pub(crate) struct Blob {
 pub(crate) struct IndexEntry {
     pub(crate) digest: Digest,
     pub(crate) platform: Option<Platform>,
+    /// Whether the index says that it is no container image.
+    artifact: bool,
 }
 
 /// An image for one platform.
@@ -52,6 +57,8 @@ pub(crate) struct IndexEntry {
 pub(crate) struct ImageManifest {
     pub(crate) config: Blob,
     pub(crate) layers: Vec<Blob>,
+    /// What it is, if it is no container image: `a Helm chart`.
+    pub(crate) artifact: Option<String>,
 }
 
 impl ImageManifest {
@@ -70,8 +77,9 @@ impl ImageManifest {
 pub(crate) struct Index(Vec<IndexEntry>);
 
 impl Index {
-    /// The best manifest for a platform. An entry without a platform is selected only if no other fits.
-    pub(crate) fn select(&self, platform: &Platform) -> Option<&IndexEntry> {
+    /// The manifests to try for a platform, in this order: the best one that is for it, else those
+    /// without a platform.
+    pub(crate) fn candidates(&self, platform: &Platform) -> Vec<&IndexEntry> {
         let ranked = self
             .0
             .iter()
@@ -81,7 +89,11 @@ impl Index {
             })
             .min_by_key(|(rank, _)| *rank)
             .map(|(_, entry)| entry);
-        ranked.or_else(|| self.0.iter().find(|entry| entry.platform.is_none()))
+        if let Some(best) = ranked {
+            return vec![best];
+        }
+        let unnamed = |entry: &&IndexEntry| entry.platform.is_none() && !entry.artifact;
+        self.0.iter().filter(unnamed).take(UNNAMED_MAX).collect()
     }
 
     /// The platforms of the images. Attestations, whose platform is `unknown`, are left out.
@@ -165,10 +177,38 @@ impl Manifest {
             Self::Image(ImageManifest {
                 config: blob(image.config())?,
                 layers: layers.collect::<Result<_, _>>()?,
+                artifact: artifact::kind_of(&image),
             })
         };
         Ok((manifest, media_type.to_owned()))
     }
+}
+
+/// Checks that an answer may be a manifest, by its `Content-Type` without parameters. Registries often
+/// serve manifests under a general type; then the manifest's own media type counts.
+///
+/// # Errors
+///
+/// [`Reason::InvalidImage`] for the type of something else, such as the page of a proxy.
+pub(crate) fn check_content_type(content_type: Option<&str>) -> Result<(), Failure> {
+    let Some(content_type) = content_type.filter(|text| !text.is_empty()) else {
+        return Ok(());
+    };
+    let lower = content_type.to_ascii_lowercase();
+    let general = [
+        "application/json",
+        "application/octet-stream",
+        "binary/octet-stream",
+    ];
+    let known = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+    let schema1 = lower.starts_with(DOCKER_SCHEMA1);
+    if schema1 || general.iter().chain(&known).any(|known| *known == lower) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::InvalidImage,
+        format!("the registry's answer is no manifest: its content type is {content_type:?}"),
+    ))
 }
 
 fn malformed(problem: impl std::fmt::Display) -> Failure {
@@ -193,6 +233,7 @@ fn blob(descriptor: &spec::Descriptor) -> Result<Blob, Failure> {
 fn entry(descriptor: &spec::Descriptor) -> Result<IndexEntry, Failure> {
     Ok(IndexEntry {
         digest: digest(descriptor)?,
+        artifact: artifact::is_marked(descriptor),
         platform: descriptor.platform().as_ref().map(|platform| {
             Platform::new(
                 &platform.os().to_string(),
@@ -241,6 +282,13 @@ impl Fetched {
     }
 }
 
+impl Fetched {
+    /// Whether it is the manifest of something else than a container image.
+    pub(crate) fn is_artifact(&self) -> bool {
+        matches!(&self.manifest, Manifest::Image(image) if image.artifact.is_some())
+    }
+}
+
 /// The manifests between a reference and the image for one platform.
 pub(crate) struct Resolved {
     /// The manifest or index of the reference, then nested ones; the image manifest is last.
@@ -248,6 +296,8 @@ pub(crate) struct Resolved {
     pub(crate) image: ImageManifest,
     /// The platforms of the index. Empty without an index.
     pub(crate) platforms: Vec<Platform>,
+    /// Whether an index names the image's platform. Otherwise only the configuration does.
+    pub(crate) platform_is_named: bool,
 }
 
 /// Follows indexes from `root` to the image for `platform`. `next` returns a manifest by digest.
@@ -261,30 +311,44 @@ where
 {
     let mut platforms = Vec::new();
     let mut chain = Vec::new();
+    let mut platform_is_named = false;
     let mut current = root;
     for _ in 0..=INDEX_DEPTH_MAX {
         let selected = match &current.manifest {
             Manifest::Image(image) => {
+                if let Some(kind) = &image.artifact {
+                    return Err(Failure::new(
+                        Reason::InvalidImage,
+                        format!("it is not a container image but {kind}"),
+                    ));
+                }
                 let image = image.clone();
                 chain.push(current);
                 return Ok(Resolved {
                     chain,
                     image,
                     platforms,
+                    platform_is_named,
                 });
             }
             Manifest::Index(index) => {
                 if chain.is_empty() {
                     platforms = index.platforms();
                 }
-                index
-                    .select(platform)
-                    .map(|entry| entry.digest.clone())
-                    .ok_or_else(|| no_platform(platform, &platforms))?
+                let mut selected = None;
+                for entry in index.candidates(platform) {
+                    let manifest = next(entry.digest.clone()).await?;
+                    if entry.platform.is_some() || !manifest.is_artifact() {
+                        platform_is_named |= entry.platform.is_some();
+                        selected = Some(manifest);
+                        break;
+                    }
+                }
+                selected.ok_or_else(|| no_platform(platform, &platforms))?
             }
         };
         chain.push(current);
-        current = next(selected).await?;
+        current = selected;
     }
     Err(Failure::new(
         Reason::InvalidImage,
@@ -295,13 +359,14 @@ where
 /// The failure for an image that exists only for the platforms `available`.
 pub(crate) fn no_platform(platform: &Platform, available: &[Platform]) -> Failure {
     let list: Vec<String> = available.iter().map(ToString::to_string).collect();
-    Failure::new(
-        Reason::PlatformNotFound,
-        format!(
+    let message = match list.as_slice() {
+        [] => format!("there is no image for {platform}: the index holds no container image"),
+        list => format!(
             "there is no image for {platform}, only for {}",
             list.join(", ")
         ),
-    )
+    };
+    Failure::new(Reason::PlatformNotFound, message)
 }
 
 /// The platform in an image's configuration, or `None` if it names none.
@@ -376,7 +441,8 @@ mod tests {
 
     fn picked(platforms: &[Option<&str>], want: &str) -> Option<usize> {
         let index = index(platforms);
-        let entry = index.select(&want.parse().unwrap())?;
+        let candidates = index.candidates(&want.parse().unwrap());
+        let entry = candidates.first()?;
         let digit = entry.digest.hex().chars().next().unwrap();
         Some(digit.to_digit(10).unwrap() as usize)
     }
@@ -426,6 +492,45 @@ mod tests {
             let failure = Manifest::parse(json.as_bytes(), content_type).unwrap_err();
             assert_eq!(failure.reason, Reason::InvalidImage, "{json}");
         }
+    }
+
+    #[test]
+    fn only_types_of_other_content_are_refused() {
+        for fits in [
+            None,
+            Some(""),
+            Some(OCI_INDEX),
+            Some(DOCKER_MANIFEST),
+            Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
+            Some("application/json"),
+            Some("Application/JSON"),
+            Some("application/octet-stream"),
+        ] {
+            assert!(check_content_type(fits).is_ok(), "{fits:?}");
+        }
+        for other in [
+            "text/html",
+            "text/plain",
+            "application/xml",
+            "image/png",
+            "x",
+        ] {
+            let failure = check_content_type(Some(other)).unwrap_err();
+            assert_eq!(failure.reason, Reason::InvalidImage, "{other}");
+            assert!(failure.message.contains(other), "{failure}");
+        }
+    }
+
+    #[test]
+    fn odd_but_legal_manifests_are_read() {
+        let json = image_json(r#","annotations":null,"x-vendor":{"a":[1]},"subject":null"#)
+            .replace(
+                r#""size":7"#,
+                r#""size":7,"urls":null,"x-vendor":true,"annotations":{}"#,
+            );
+        let (manifest, media_type) = Manifest::parse(json.as_bytes(), None).unwrap();
+        assert_eq!(media_type, OCI_MANIFEST);
+        assert!(matches!(manifest, Manifest::Image(image) if image.artifact.is_none()));
     }
 
     #[test]

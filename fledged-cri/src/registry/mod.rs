@@ -6,6 +6,7 @@
 //! is renewed.
 
 mod access;
+mod artifact;
 mod challenge;
 mod client;
 mod digest;
@@ -28,7 +29,8 @@ pub(crate) use digest::Digester;
 #[cfg(test)]
 pub(crate) use digest::sha256;
 pub(crate) use manifest::{
-    Blob, Fetched, ImageManifest, MANIFEST_MAX, Manifest, config_platform, no_platform, resolve,
+    Blob, Fetched, ImageManifest, IndexEntry, MANIFEST_MAX, Manifest, config_platform, no_platform,
+    resolve,
 };
 pub(crate) use session::Session;
 

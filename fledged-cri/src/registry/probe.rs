@@ -30,8 +30,8 @@ pub struct Probe {
 impl Registry {
     /// Checks whether the image can be pulled for that platform with those credentials.
     ///
-    /// Reads the index and the platform's manifest, and the configuration if there is no index. Every
-    /// layer is requested with `HEAD`.
+    /// Reads the index and the platform's manifest, and the configuration if no index names the
+    /// platform. Every layer is requested with `HEAD`, or its first byte if that is refused.
     ///
     /// # Errors
     ///
@@ -56,20 +56,20 @@ impl Registry {
         .await?;
         let mut platforms = resolved.platforms;
         let config = &resolved.image.config;
-        if resolved.chain.len() == 1
+        if !resolved.platform_is_named
             && let Some(bytes) = read_config(session, &resolved.image).await?
             && let Some(only) = config_platform(&bytes)
         {
-            platforms = vec![only.clone()];
+            platforms.push(only.clone());
             if platform.rank_of(&only).is_none() {
                 return Err(no_platform(platform, &platforms));
             }
         }
         let blobs = resolved.image.blobs();
         stream::iter(&blobs)
-            // Without an index the configuration was already read above.
+            // Where no index names the platform, the configuration was already read above.
             .filter(|blob| {
-                std::future::ready(resolved.chain.len() > 1 || blob.digest != config.digest)
+                std::future::ready(resolved.platform_is_named || blob.digest != config.digest)
             })
             .map(|blob| session.has_blob(blob))
             .buffer_unordered(PARALLEL_HEADS)

@@ -97,6 +97,7 @@ impl Session {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split(';').next())
             .map(str::trim);
+        manifest::check_content_type(content_type)?;
         Fetched::verified(digest, Bytes::from(body), content_type)
     }
 

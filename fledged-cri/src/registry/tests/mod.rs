@@ -1,4 +1,5 @@
 //! The registry client against registries with quirks.
 
+mod artifacts;
 mod authorization;
 mod presence;
