@@ -87,11 +87,12 @@ impl DockerConfig {
     ///
     /// # Errors
     ///
-    /// [`DockerConfigError`] if the file cannot be read or is malformed.
+    /// [`DockerConfigError`] if the file cannot be read or is malformed. A malformed entry is no error: a
+    /// warning is logged, and the others are used.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DockerConfigError> {
         let path = path.as_ref();
         let config = read(path)?;
-        config.check(&path.display().to_string())?;
+        config.warn(&path.display().to_string());
         Ok(Self {
             source: Source::File(path.to_owned()),
         })
@@ -101,10 +102,11 @@ impl DockerConfig {
     ///
     /// # Errors
     ///
-    /// [`DockerConfigError`] if the content is malformed.
+    /// [`DockerConfigError`] if the content is malformed. A malformed entry is no error: a warning is
+    /// logged, and the others are used.
     pub fn from_json(content: &[u8]) -> Result<Self, DockerConfigError> {
         let config = Config::parse(content)?;
-        config.check("the given content")?;
+        config.warn("the given content");
         Ok(Self {
             source: Source::Content(Arc::new(config.keyring)),
         })
@@ -177,13 +179,15 @@ impl Config {
         Ok(Self { keyring, helpers })
     }
 
-    /// Rejects malformed entries and warns about credential helpers.
-    fn check(&self, origin: &str) -> Result<(), DockerConfigError> {
-        if let Some(malformed) = self.keyring.malformed().next() {
-            return Err(DockerConfigError::Entry {
-                registry: malformed.key.clone(),
-                problem: malformed.problem,
-            });
+    /// Warns about malformed entries and credential helpers.
+    fn warn(&self, origin: &str) {
+        for malformed in self.keyring.malformed() {
+            tracing::warn!(
+                config = origin,
+                registry = malformed.key,
+                problem = malformed.problem,
+                "malformed registry credentials are skipped"
+            );
         }
         if !self.helpers.is_empty() {
             tracing::warn!(
@@ -192,7 +196,6 @@ impl Config {
                 "credential helpers are not run; only the credentials written in \"auths\" are used"
             );
         }
-        Ok(())
     }
 }
 
@@ -243,10 +246,13 @@ fn empty() -> &'static Map<String, Value> {
     &EMPTY
 }
 
-/// Base64 with optional padding, since both forms are in use.
+/// Base64 as Go's decoder reads it: padding is optional, since both forms are in use, and unused bits
+/// are ignored.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
 );
 
 /// Reads the entry of one registry, or `None` if it is empty, as docker leaves it when a credential
@@ -260,12 +266,12 @@ fn parse_entry(entry: &Value) -> Result<Option<RegistryAuth>, &'static str> {
     };
     let text = |name: &str, problem| match fields.get(name) {
         None | Some(Value::Null) => Ok(""),
-        Some(Value::String(text)) => Ok(text.trim()),
+        Some(Value::String(text)) => Ok(text.as_str()),
         Some(_) => Err(problem),
     };
-    let identity = text("identitytoken", "\"identitytoken\" must be a string")?;
-    let registry = text("registrytoken", "\"registrytoken\" must be a string")?;
-    let auth = text("auth", "\"auth\" must be a string")?;
+    let identity = text("identitytoken", "\"identitytoken\" must be a string")?.trim();
+    let registry = text("registrytoken", "\"registrytoken\" must be a string")?.trim();
+    let auth = text("auth", "\"auth\" must be a string")?.trim();
     let username = text("username", "\"username\" must be a string")?;
     let password = text("password", "\"password\" must be a string")?;
     if !identity.is_empty() {
@@ -281,28 +287,28 @@ fn parse_entry(entry: &Value) -> Result<Option<RegistryAuth>, &'static str> {
     if !auth.is_empty() {
         return basic(auth).map(Some);
     }
-    match (username, password) {
-        ("", "") => Ok(None),
-        ("", _) => Err("has a \"password\" without a \"username\""),
-        (_, "") => Err("has a \"username\" without a \"password\""),
-        (username, password) => Ok(Some(RegistryAuth::Basic {
-            username: username.to_owned(),
-            password: SecretString::from(password),
-        })),
+    // Either may be empty, as in the kubelet: some registries ignore one of the two.
+    if username.is_empty() && password.is_empty() {
+        return Ok(None);
     }
+    Ok(Some(RegistryAuth::Basic {
+        username: username.to_owned(),
+        password: SecretString::from(password),
+    }))
 }
 
-/// Decodes `auth`, base64 of `username:password`.
+/// Decodes `auth`, base64 of `username:password`. It may be wrapped: `base64` breaks long lines, and
+/// Go's decoder skips the breaks.
 fn basic(auth: &str) -> Result<RegistryAuth, &'static str> {
     let bytes = BASE64
-        .decode(auth)
+        .decode(auth.replace(['\r', '\n'], ""))
         .map_err(|_| "\"auth\" is not valid base64")?;
     let text = String::from_utf8(bytes).map_err(|_| "\"auth\" does not decode to text")?;
     let (username, password) = text
         .split_once(':')
         .ok_or("\"auth\" does not decode to username:password")?;
-    if username.is_empty() {
-        return Err("\"auth\" decodes to an empty user name");
+    if username.is_empty() && password.is_empty() {
+        return Err("\"auth\" decodes to no user name and no password");
     }
     Ok(RegistryAuth::Basic {
         username: username.to_owned(),
@@ -398,12 +404,6 @@ mod tests {
     #[test]
     fn errors_name_the_place_but_no_secret() {
         for (content, expected) in [
-            (
-                r#"{"auths":{"r.example":{"auth":"s3cret!"}}}"#,
-                "\"r.example\"",
-            ),
-            (r#"{"auths":{"r.example":"s3cret"}}"#, "\"r.example\""),
-            (r#"{"auths":{"a b":{"auth":"dXNlcjpwYXNz"}}}"#, "\"a b\""),
             (r#"{"auths":"s3cret"}"#, "auths"),
             (r#"{"credsStore":["s3cret"]}"#, "credsStore"),
             (r#"{"credHelpers":"s3cret"}"#, "credHelpers"),
@@ -424,6 +424,24 @@ mod tests {
             br#"{"auths":{"r.example":{"username":"u","password":"s3cret"}}}"#,
         );
         assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn odd_entries_do_not_affect_the_others() {
+        let content = br#"{"auths":{
+            "bad.example":{"auth":"s3cret!"},
+            "list.example":["s3cret"],
+            "a b":{"auth":"dXNlcjpwYXNz"},
+            "":{},
+            "good.example":{"auth":"dXNlcjpwYXNz"}}}"#;
+        let config = DockerConfig::from_json(content).unwrap();
+        let found = user(&config, "good.example/a").await;
+        assert_eq!(found.as_deref(), Some("user"));
+        for image in ["bad.example/a", "list.example/a"] {
+            let failure = config.resolve(&request(image)).await.unwrap_err();
+            assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+            assert!(!failure.message.contains("s3cret"), "{failure}");
+        }
     }
 
     #[test]
@@ -454,6 +472,19 @@ mod tests {
             (json!({"auth": "dXNlcjpwYTpzcw"}), "basic user pa:ss"),
             (json!({"auth": "dXNlcjpwYTpzcw==\n"}), "basic user pa:ss"),
             (json!({"auth": "dXNlcjpwAAA="}), "basic user p"),
+            // Wrapped by `base64`, on several systems.
+            (json!({"auth": "dXNlcjpw\nYTpzcw==\n"}), "basic user pa:ss"),
+            (
+                json!({"auth": "dXNlcjpw\r\nYTpzcw==\r\n"}),
+                "basic user pa:ss",
+            ),
+            (json!({"auth": "dXNlcjpwYTpzcx=="}), "basic user pa:ss"),
+            (json!({"auth": "dXNlcjo="}), "basic user "),
+            (json!({"auth": "OnB3"}), "basic  pw"),
+            (json!({"username": "u"}), "basic u "),
+            (json!({"username": "u", "password": ""}), "basic u "),
+            (json!({"password": "p"}), "basic  p"),
+            (json!({"username": "u", "password": " p "}), "basic u  p "),
             (
                 json!({"username": "u", "password": "p", "email": "x@y"}),
                 "basic u p",
@@ -481,10 +512,11 @@ mod tests {
             json!({"auth": "s3cret!"}),
             json!({"auth": "s3cret"}),
             json!({"auth": "czNjcmV0"}),
-            json!({"auth": "OnMzY3JldA=="}),
+            json!({"auth": "Og=="}),
+            json!({"auth": "czNj cmV0OnM="}),
             json!({"auth": {"s3cret": 1}}),
-            json!({"password": "s3cret"}),
-            json!({"username": "s3cret"}),
+            json!({"password": ["s3cret"]}),
+            json!({"username": {"s3cret": 1}}),
             json!({"identitytoken": ["s3cret"]}),
         ] {
             let problem = shown(&entry).unwrap_err();
