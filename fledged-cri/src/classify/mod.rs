@@ -37,8 +37,12 @@ pub fn from_status(status: u16, message: impl Into<String>) -> Failure {
 /// The reason for an HTTP status, or `None` if the status alone has none.
 fn reason_of_status(status: u16) -> Option<Reason> {
     match status {
-        401 | 403 => Some(Reason::Unauthorized),
-        404 => Some(Reason::ImageNotFound),
+        // 402, 412 and 451 are refusals by account, by policy (Harbor's content trust) and by law: they
+        // last until somebody changes something at the registry.
+        401 | 402 | 403 | 412 | 451 => Some(Reason::Unauthorized),
+        404 | 410 => Some(Reason::ImageNotFound),
+        // The registry has the image in no form that was asked for.
+        406 => Some(Reason::InvalidImage),
         408 => Some(Reason::ConnectionFailed),
         429 => Some(Reason::TooManyRequests),
         500..=599 => Some(Reason::RegistryError),
@@ -110,7 +114,12 @@ const OF_THE_NODE: &[(Reason, &[&str])] = &[
 const BEFORE_STATUS: &[(Reason, &[&str])] = &[
     (
         Reason::TooManyRequests,
-        &["toomanyrequests", "too many requests", "rate limit"],
+        &[
+            "toomanyrequests",
+            "too many requests",
+            "rate limit",
+            "qps exceeded",
+        ],
     ),
     (
         Reason::PlatformNotFound,
@@ -179,6 +188,13 @@ const AFTER_STATUS: &[(Reason, &[&str])] = &[
             "denied denied",
             "denied permission",
             "denied requested",
+            // Artifact Registry.
+            "denied unauthenticated",
+            "do not have permission",
+            "does not have permission",
+            // The firewall of Azure's registries.
+            "denied client",
+            "is not allowed access",
         ],
     ),
     (

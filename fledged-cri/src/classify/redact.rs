@@ -6,15 +6,21 @@ use std::borrow::Cow;
 const REDACTED: &str = "[redacted]";
 /// Shorter secrets occur in ordinary words and are removed only as whole words, in bytes.
 const SECRET_MIN: usize = 4;
+/// Longest text that is kept, in characters. Runtimes quote whole answers of registries.
+const TEXT_MAX: usize = 4096;
 /// Query parameters whose values are useful and never secret: those of a token request (distribution
 /// token specification) and containerd's mirror namespace.
 const HARMLESS: [&str; 4] = ["scope", "service", "ns", "account"];
 
 /// The text without these secrets, and without the parts of URLs that may hold secrets: user
 /// information, and values of query parameters (blob stores use signed URLs).
+///
+/// Control characters become spaces, because a registry chooses parts of the text and a terminal obeys
+/// them. A long text is cut off.
 #[must_use]
 pub fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = Cow::Borrowed(text);
+    // Before anything is cut off or replaced, so that no part of a secret remains.
     for secret in secrets.iter().filter(|s| !s.is_empty()) {
         if !text.contains(secret) {
             continue;
@@ -24,7 +30,29 @@ pub fn redact(text: &str, secrets: &[&str]) -> String {
             _ => without_word(&text, secret),
         });
     }
-    redact_urls(&text)
+    redact_urls(&printable(&text))
+}
+
+/// The text without control characters and within the length limit.
+fn printable(text: &str) -> Cow<'_, str> {
+    let end = text.char_indices().nth(TEXT_MAX).map(|(end, _)| end);
+    if end.is_none() && !text.chars().any(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let kept = end.and_then(|end| text.get(..end)).unwrap_or(text);
+    let mut shown: String = kept
+        .chars()
+        .map(|c| if is_control(c) { ' ' } else { c })
+        .collect();
+    if end.is_some() {
+        shown.push('…');
+    }
+    Cow::Owned(shown)
+}
+
+/// Control characters, and those that change the direction of the text after them.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The text with `word` replaced where no letter or digit is next to it.
@@ -114,6 +142,27 @@ mod tests {
             ),
             "login as ann with [redacted] failed: [redacted]"
         );
+    }
+
+    #[test]
+    fn control_characters_are_removed() {
+        assert_eq!(redact("a\u{1b}[31mb\r\n\u{202e}c\0", &[]), "a [31mb   c ");
+        assert_eq!(redact("caf\u{e9} \u{2192} b", &[]), "caf\u{e9} \u{2192} b");
+    }
+
+    #[test]
+    fn long_texts_are_cut_off() {
+        let shown = redact(&"\u{e9}".repeat(10_000), &[]);
+        assert_eq!(shown.chars().count(), TEXT_MAX + 1);
+        assert!(shown.ends_with('…'));
+        let edge = "x".repeat(TEXT_MAX);
+        assert_eq!(redact(&edge, &[]), edge);
+        // A secret at the edge is replaced as a whole.
+        let shown = redact(
+            &format!("{}hunter2", "x".repeat(TEXT_MAX - 3)),
+            &["hunter2"],
+        );
+        assert!(!shown.contains("hun"), "{shown}");
     }
 
     #[test]

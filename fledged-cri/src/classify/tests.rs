@@ -293,3 +293,49 @@ fn statuses_have_reasons() {
         assert_eq!(from_status(status, "").reason, reason, "{status}");
     }
 }
+
+#[test]
+fn permanent_refusals_are_not_unknown() {
+    for (status, reason) in [
+        (402, Reason::Unauthorized),
+        (406, Reason::InvalidImage),
+        (410, Reason::ImageNotFound),
+        (412, Reason::Unauthorized),
+        (451, Reason::Unauthorized),
+    ] {
+        assert_eq!(from_status(status, "").reason, reason, "{status}");
+        let text = format!(
+            "unexpected status from HEAD request to https://r/v2/a/manifests/1: {status} X"
+        );
+        assert_eq!(reason_of_text(&text), reason, "{text}");
+    }
+    for (text, reason) in [
+        (
+            "the answer was 412 Precondition Failed",
+            Reason::Unauthorized,
+        ),
+        (
+            "the answer was 451 Unavailable For Legal Reasons",
+            Reason::Unauthorized,
+        ),
+        ("the answer was 402 Payment Required", Reason::Unauthorized),
+        ("the answer was 410 Gone", Reason::ImageNotFound),
+    ] {
+        assert_eq!(reason_of_text(text), reason, "{text}");
+    }
+}
+
+#[test]
+fn refusals_without_a_status_are_known() {
+    let artifact_registry = "Error response from daemon: denied: Unauthenticated request. Unauthenticated \
+        requests do not have permission \"artifactregistry.repositories.downloadArtifacts\" on resource \
+        \"projects/p/locations/eu/repositories/r\" (or it may not exist)";
+    let permission = "denied: Permission \"artifactregistry.repositories.downloadArtifacts\" denied on \
+        resource \"projects/p/locations/eu/repositories/r\" (or it may not exist)";
+    let firewall = "Error response from daemon: denied: client with IP '203.0.113.9' is not allowed \
+        access. Refer https://aka.ms/acr/firewall to grant access";
+    for text in [artifact_registry, permission, firewall] {
+        assert_eq!(reason_of_text(text), Reason::Unauthorized, "{text}");
+    }
+    assert_eq!(reason_of_text("pull QPS exceeded"), Reason::TooManyRequests);
+}

@@ -94,10 +94,14 @@ fn is_name(word: &str) -> bool {
 fn first_word_of(status: u16) -> Option<&'static str> {
     Some(match status {
         401 => "unauthorized",
+        402 => "payment",
         403 => "forbidden",
-        404 => "not",
+        404 | 406 => "not",
         408 => "request",
+        410 => "gone",
+        412 => "precondition",
         429 => "too",
+        451 => "unavailable",
         500 => "internal",
         502 => "bad",
         503 => "service",

@@ -123,11 +123,14 @@ impl Access {
     /// The failure without the credentials, which a server may repeat in its answer.
     pub(super) fn without_secrets(&self, mut failure: Failure) -> Failure {
         let secret = match &self.auth {
-            Some(RegistryAuth::Basic { password, .. }) => password,
-            Some(RegistryAuth::IdentityToken(token) | RegistryAuth::RegistryToken(token)) => token,
-            None => return failure,
+            Some(RegistryAuth::Basic { password, .. }) => Some(password),
+            Some(RegistryAuth::IdentityToken(token) | RegistryAuth::RegistryToken(token)) => {
+                Some(token)
+            }
+            None => None,
         };
-        failure.message = redact(&failure.message, &[secret.expose_secret()]);
+        let secrets: Vec<&str> = secret.iter().map(|secret| secret.expose_secret()).collect();
+        failure.message = redact(&failure.message, &secrets);
         failure
     }
 
