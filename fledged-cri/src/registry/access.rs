@@ -160,7 +160,7 @@ impl Access {
         headers: &HeaderMap,
         authorization: Option<HeaderValue>,
     ) -> Result<Response, Failure> {
-        let client = self.registry.http(url.host_str().unwrap_or_default());
+        let client = self.registry.http(url);
         let mut request = client
             .request(method.clone(), url.clone())
             .headers(headers.clone());

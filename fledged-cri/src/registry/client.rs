@@ -8,10 +8,11 @@ use std::time::Duration;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
 use jiff::Timestamp;
-use reqwest::Response;
 use reqwest::header::RETRY_AFTER;
+use reqwest::{Response, Url};
 
 use super::ensure_tls_provider;
+use super::no_proxy::NoProxy;
 use crate::classify;
 
 pub(super) const USER_AGENT: &str = concat!("fledged/", env!("CARGO_PKG_VERSION"));
@@ -92,7 +93,8 @@ impl Repository {
 #[derive(Debug, Clone)]
 pub struct Registry {
     http: reqwest::Client,
-    /// Without proxies, for registries on this machine. Created on first use.
+    no_proxy: Arc<NoProxy>,
+    /// Without proxies, for registries on this machine and in `NO_PROXY`. Created on first use.
     direct: Arc<OnceLock<reqwest::Client>>,
     options: Arc<RegistryOptions>,
 }
@@ -100,8 +102,8 @@ pub struct Registry {
 impl Registry {
     /// A client with those options. Connects to no registry.
     ///
-    /// The proxies in `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are used, except for registries on
-    /// the loopback interface, as in containerd and Docker.
+    /// The proxies in `HTTP_PROXY` and `HTTPS_PROXY` are used, except for what `NO_PROXY` names and for
+    /// registries on the loopback interface, as in containerd and Docker.
     ///
     /// # Errors
     ///
@@ -115,14 +117,15 @@ impl Registry {
         })?;
         Ok(Self {
             http,
+            no_proxy: Arc::new(NoProxy::from_env()),
             direct: Arc::default(),
             options: Arc::new(options),
         })
     }
 
-    /// The HTTP client for that `host[:port]`.
-    pub(super) fn http(&self, host: &str) -> &reqwest::Client {
-        if !is_loopback(host) {
+    /// The HTTP client for that URL.
+    pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
+        if !is_loopback(url.host_str().unwrap_or_default()) && !self.no_proxy.matches(url) {
             return &self.http;
         }
         self.direct.get_or_init(|| {

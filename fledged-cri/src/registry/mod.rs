@@ -12,7 +12,9 @@ mod client;
 mod digest;
 #[cfg(test)]
 mod fake;
+mod foreign;
 mod manifest;
+mod no_proxy;
 mod platform;
 mod probe;
 mod session;

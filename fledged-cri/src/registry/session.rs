@@ -15,6 +15,7 @@ use super::client::{
     Registry, Repository, failure_of_response, failure_of_transport, read_at_most,
 };
 use super::digest::sha256;
+use super::foreign;
 use super::manifest::{self, Blob, Fetched, MANIFEST_MAX};
 
 /// The header in which a registry states the digest of its answer.
@@ -120,17 +121,10 @@ impl Session {
             return Err(failure);
         }
         for url in &blob.urls {
-            if !(url.starts_with("https://") || url.starts_with("http://")) {
-                continue;
-            }
-            match self.registry.http("").get(url).send().await {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => {
-                    tracing::debug!(digest = %blob.digest, status = %response.status(), "foreign layer refused");
-                }
-                Err(error) => {
-                    let error = error.without_url();
-                    tracing::debug!(digest = %blob.digest, %error, "foreign layer not reachable");
+            match foreign::fetch(&self.registry, url).await {
+                Ok(response) => return Ok(response),
+                Err(problem) => {
+                    tracing::debug!(digest = %blob.digest, problem, "foreign layer not fetched");
                 }
             }
         }

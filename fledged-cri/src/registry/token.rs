@@ -159,7 +159,7 @@ impl Login<'_> {
         }
         let origin = Origin::of(&url);
         for _ in 0..=REDIRECTS_MAX {
-            let client = self.registry.http(url.host_str().unwrap_or_default());
+            let client = self.registry.http(&url);
             let mut request = client.get(url);
             if let Some(value) = &authorization {
                 request = request.header(AUTHORIZATION, value.clone());
@@ -200,7 +200,7 @@ impl Login<'_> {
             .append_pair("client_id", USER_AGENT)
             .append_pair("scope", &self.scope(challenge))
             .append_pair("refresh_token", identity.expose_secret());
-        let client = self.registry.http(url.host_str().unwrap_or_default());
+        let client = self.registry.http(&url);
         let response = client
             .post(url)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
