@@ -61,7 +61,8 @@ impl Platform {
         }
     }
 
-    /// The platform of containers on this machine: Linux, except on Windows.
+    /// The platform of containers on this machine: Linux, except on Windows. The variant of a 32-bit
+    /// arm is that of the processor, as in containerd.
     #[must_use]
     pub fn host() -> Self {
         let os = if std::env::consts::OS == "windows" {
@@ -69,7 +70,12 @@ impl Platform {
         } else {
             "linux"
         };
-        Self::new(os, std::env::consts::ARCH, "")
+        let variant = match std::env::consts::ARCH {
+            "arm" => std::fs::read_to_string("/proc/cpuinfo").ok(),
+            _ => None,
+        };
+        let variant = variant.as_deref().and_then(arm_variant);
+        Self::new(os, std::env::consts::ARCH, variant.unwrap_or_default())
     }
 
     /// The operating system, such as `linux`.
@@ -133,6 +139,28 @@ impl Platform {
     #[must_use]
     pub fn rank_of(&self, other: &Self) -> Option<usize> {
         self.runnable().iter().position(|known| known == other)
+    }
+}
+
+/// The variant of a 32-bit arm processor, from the content of `/proc/cpuinfo`.
+fn arm_variant(cpuinfo: &str) -> Option<&'static str> {
+    let field = |name: &str| {
+        cpuinfo.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    };
+    // The first Raspberry Pis state architecture 7 and have a version 6 processor.
+    if field("model name").is_some_and(|name| name.starts_with("ARMv6-compatible")) {
+        return Some("v6");
+    }
+    match field("CPU architecture")?.chars().next()? {
+        '5' => Some("v5"),
+        '6' => Some("v6"),
+        '7' => Some("v7"),
+        // `8`, or `AArch64`.
+        '8' | 'A' => Some("v8"),
+        _ => None,
     }
 }
 
@@ -245,6 +273,23 @@ mod tests {
         );
         assert_eq!(names("linux/arm/v5"), ["linux/arm/v5"]);
         assert_eq!(names("linux/s390x"), ["linux/s390x"]);
+    }
+
+    #[test]
+    fn the_variant_of_an_arm_processor_is_read() {
+        let pi_zero = "processor\t: 0\nmodel name\t: ARMv6-compatible processor rev 7 (v6l)\n\
+            CPU architecture: 7\n";
+        for (cpuinfo, expected) in [
+            (pi_zero, Some("v6")),
+            ("CPU architecture: 7\n", Some("v7")),
+            ("CPU architecture: 6TEJ\n", Some("v6")),
+            ("CPU architecture: 5TE\n", Some("v5")),
+            ("CPU architecture: 8\n", Some("v8")),
+            ("model name: x\n", None),
+            ("", None),
+        ] {
+            assert_eq!(arm_variant(cpuinfo), expected, "{cpuinfo}");
+        }
     }
 
     #[test]
