@@ -227,6 +227,8 @@ const AFTER_STATUS: &[(Reason, &[&str])] = &[
             "exceeded while awaiting headers",
             "request canceled while waiting for connection",
             "server gave http response to https client",
+            "sent an http request to an https server",
+            "plain http request was sent to https port",
             "broken pipe",
             "no route to host",
             "network is unreachable",

@@ -210,7 +210,17 @@ pub(super) async fn failure_of_response(action: &str, response: Response) -> Fai
     } else {
         format!("{action}: {}: {}", refusal.status, refusal.text)
     };
-    classify::from_status(refusal.status.as_u16(), message).with_retry_after(refusal.retry_after)
+    let mut failure = classify::from_status(refusal.status.as_u16(), message);
+    if failure.reason == Reason::Unknown {
+        failure.reason = match classify::reason_of_text(&refusal.text) {
+            // A registry's text says nothing about this node.
+            Reason::DiskFull | Reason::StoreUnusable | Reason::RuntimeUnavailable => {
+                Reason::Unknown
+            }
+            reason => reason,
+        };
+    }
+    failure.with_retry_after(refusal.retry_after)
 }
 
 /// The failure of a handshake that a token server refused. Only an answer about the credentials means

@@ -127,3 +127,20 @@ async fn a_throttled_head_is_not_repeated() {
             .any(|a| a.method == "GET" && is_layer(&a.target))
     );
 }
+
+#[tokio::test]
+async fn a_status_without_a_reason_has_that_of_its_text() {
+    for (text, reason) in [
+        (
+            "Client sent an HTTP request to an HTTPS server.",
+            Reason::ConnectionFailed,
+        ),
+        ("manifest invalid", Reason::InvalidImage),
+        ("no space left on device", Reason::Unknown),
+        ("", Reason::Unknown),
+    ] {
+        let registry = Fake::start(move |_, _| Answer::new(400, text)).await;
+        let failure = registry.probe(None).await.unwrap_err();
+        assert_eq!(failure.reason, reason, "{failure}");
+    }
+}
