@@ -114,6 +114,9 @@ pub(super) struct CacheState {
     /// The status that was last published.
     pub(super) published: Option<CacheStatus>,
     pub(super) published_at: Option<Timestamp>,
+    /// Whether its images were desired since the spec last changed. A purge removes nothing else: images that
+    /// are on nodes for other reasons stay.
+    pub(super) was_desired: bool,
     /// When the budget for events is full again.
     events_full_at: Timestamp,
     /// The status that is known to be recorded.
@@ -160,6 +163,7 @@ impl CacheState {
             refresh_at: None,
             published: facts.status.clone(),
             published_at: None,
+            was_desired: recorded.is_some(),
             events_full_at: now,
             recorded: facts.status.clone(),
         }
@@ -310,6 +314,7 @@ impl CacheState {
         }
         if created || facts.generation != self.generation {
             self.generation = facts.generation;
+            self.was_desired = false;
             update.affects_nodes |= std::mem::take(&mut self.purged);
             let reason = match (&self.spec, created) {
                 (Err(_), _) => ActionReason::CacheSpecValidationFailed,
@@ -333,6 +338,7 @@ impl CacheState {
                 .events
                 .push(self.begin(ActionReason::ImageCachePurge, now));
         }
+        self.was_desired |= !self.purged;
         update
     }
 

@@ -195,14 +195,15 @@ pub(super) fn next_assignment(
     (next, obstacles)
 }
 
-/// Images of a purge or deletion in progress that were never assigned to the node. They may be there all
-/// the same: pulled by the kubelet, or before records were kept.
+/// Images of a purge or deletion in progress that are not assigned to the node. They may be there all the
+/// same, from before records were kept. Those of a cache that never desired them are not fledged's.
 fn unassigned_removals(node: &NodeState, caches: &Caches) -> Vec<ImageRef> {
     let mut images: Vec<ImageRef> = Vec::new();
     if !node.is_reachable() {
         return images;
     }
-    for image in caches.values().flat_map(|cache| cache.removing_from(node)) {
+    let caches = caches.values().filter(|cache| cache.was_desired);
+    for image in caches.flat_map(|cache| cache.removing_from(node)) {
         let desired = || node.desired.iter().any(|entry| entry.image == *image);
         if node.pair(image).is_none() && !images.contains(image) && !desired() {
             images.push(image.clone());

@@ -1,8 +1,8 @@
 //! The planner after user actions: assignments, statuses and events.
-use crate::world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
+use crate::world::{World, mk_facts, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{DeletionPolicy, ImageCacheSpec};
-use fledged_core::planner::{ActionReason, ActionStatus, ConditionKind};
+use fledged_core::planner::{ActionReason, ActionStatus, ClusterEvent, ConditionKind};
 
 fn mk_purging(images: &[&str]) -> ImageCacheSpec {
     mk_spec(images, &[]).with_deletion_policy(DeletionPolicy::Purge)
@@ -418,4 +418,25 @@ fn the_finalizer_follows_the_policy() {
     assert!(world.caches[&mk_id("web")].finalizer);
     world.cache("web", &mk_spec(&["app:1", "db:1"], &[]));
     assert!(!world.caches[&mk_id("web")].finalizer);
+}
+
+#[test]
+fn a_cache_created_with_a_purge_removes_nothing() {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    let mut facts = mk_facts("web", &mk_spec(&["app:1"], &[]));
+    facts.purge_requested = true;
+    world.caches.insert(mk_id("web"), facts.clone());
+    world.send(ClusterEvent::CacheApplied(Box::new(facts)));
+    world.settle();
+    assert_eq!(world.assigned("n1"), [""; 0]);
+    assert!(!world.records.contains_key(&mk_name("n1")));
+    assert!(world.status("web").purged);
+    // A refresh desires the images; the next purge removes them.
+    world.refresh("web");
+    world.settle();
+    assert_eq!(world.assigned("n1"), ["app:1"]);
+    world.purge("web");
+    world.settle();
+    assert!(world.status("web").purged);
 }
