@@ -14,7 +14,7 @@ use futures_util::stream;
 use serde::Serialize;
 
 use crate::args::{CheckArgs, OutputFormat, RegistryArgs};
-use crate::commands::{CommandError, Exit, json, print};
+use crate::command_result::{CommandError, Exit, json, print};
 use crate::local::{SessionError, credentials, platform, registry_options};
 use crate::manifest;
 use crate::output::{Align, Table, Terminal, pluralised, printable, rounded_seconds, short_digest};

@@ -3,6 +3,7 @@
 
 mod args;
 mod check;
+mod command_result;
 mod commands;
 #[cfg(feature = "demo")]
 mod demo;
@@ -18,7 +19,7 @@ mod remote;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::commands::Exit;
+use crate::command_result::Exit;
 use crate::output::{Terminal, init_log};
 
 /// Longest that a blocking call, for example on a file system that hangs, delays the end of the process.

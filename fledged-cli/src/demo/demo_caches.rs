@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::DemoError;
 use super::demo_registry::DemoImage;
-use crate::commands::CommandError;
+use crate::command_result::CommandError;
 use crate::manifest::{self, Source};
 use crate::output::Terminal;
 

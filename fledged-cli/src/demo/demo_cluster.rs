@@ -21,7 +21,7 @@ use super::demo_node::DemoNode;
 use super::demo_registry::{DemoRegistry, generate};
 use super::screen::Screen;
 use crate::args::ConnectionArgs;
-use crate::commands::CommandError;
+use crate::command_result::CommandError;
 use crate::output::Terminal;
 use crate::remote::{Connection, Matrix, connect, matrix_text, missing};
 
@@ -276,7 +276,7 @@ mod tests {
     use std::future::pending;
 
     use super::*;
-    use crate::commands::Exit;
+    use crate::command_result::Exit;
     use crate::demo::steps;
 
     async fn open(folder: &Path) -> DemoCluster {

@@ -12,7 +12,7 @@ use kube::Client;
 
 use super::DemoError;
 use super::background::{BackgroundTask, TaskFailures};
-use crate::commands::CommandError;
+use crate::command_result::CommandError;
 use crate::local::RuntimeSession;
 
 /// Inventory interval of the demo's agents; the shortest that an agent accepts.

@@ -26,7 +26,7 @@ use self::demo_caches::DemoCaches;
 use self::demo_cluster::DemoCluster;
 use self::steps::Summary;
 use crate::args::DemoArgs;
-use crate::commands::{CommandError, Exit};
+use crate::command_result::{CommandError, Exit};
 use crate::local::SessionError;
 use crate::output::{Terminal, pluralised};
 use crate::remote::ClusterError;
@@ -337,6 +337,12 @@ pub(crate) enum DemoError {
         /// The cause.
         problem: String,
     },
+}
+
+impl From<DemoError> for CommandError {
+    fn from(error: DemoError) -> Self {
+        Self::part(error.exit(), error)
+    }
 }
 
 impl DemoError {

@@ -10,7 +10,7 @@ use console::{Style, Term};
 
 use super::DemoError;
 use crate::args::{Cli, Command};
-use crate::commands::{Exit, print};
+use crate::command_result::{Exit, print};
 use crate::output::{Pane, Terminal, printable};
 use crate::remote;
 

@@ -4,6 +4,7 @@ use fledged_core::model::{Assignment, InvalidNodeName, NodeFacts, NodeName};
 use fledged_cri::registry::Platform;
 
 use crate::args::NodeArgs;
+use crate::command_result::{CommandError, Exit};
 use crate::output::Terminal;
 
 /// The host name is not a valid node name, and `--node-name` was not given.
@@ -12,6 +13,12 @@ use crate::output::Terminal;
     "this machine's host name is not a valid node name: {0}; set the node's name with --node-name"
 )]
 pub(crate) struct UnusableHostName(#[source] InvalidNodeName);
+
+impl From<UnusableHostName> for CommandError {
+    fn from(error: UnusableHostName) -> Self {
+        Self::part(Exit::BadInput, error)
+    }
+}
 
 /// This node. Its labels are those a kubelet sets, and those of the arguments, which take precedence.
 ///

@@ -9,13 +9,12 @@ mod round_outcome;
 mod run_assignment;
 mod runtime_session;
 
-pub(crate) use local_node::UnusableHostName;
 #[cfg(feature = "demo")]
 pub(crate) use runtime_session::RuntimeSession;
 pub(crate) use runtime_session::{SessionError, credentials, platform, registry_options};
 
 use crate::args::NodeCommand;
-use crate::commands::{CommandError, Exit};
+use crate::command_result::{CommandError, Exit};
 use crate::output::Terminal;
 
 /// Runs a command for this machine.

@@ -15,7 +15,7 @@ use super::local_node::{node_facts, warn_nothing_selected};
 use super::round_outcome::RoundOutcome;
 use super::runtime_session::RuntimeSession;
 use crate::args::{ApplyArgs, OutputFormat, PullArgs, PurgeArgs};
-use crate::commands::{CommandError, Exit, json, print};
+use crate::command_result::{CommandError, Exit, json, print};
 use crate::manifest;
 use crate::output::{LiveProgress, Terminal, pluralised};
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::runtime_session::RuntimeSession;
 use crate::args::{ListArgs, OutputFormat, RegistryArgs};
-use crate::commands::{CommandError, Exit, json, print};
+use crate::command_result::{CommandError, Exit, json, print};
 use crate::output::{Align, Table, rounded_seconds, short_digest};
 
 /// The result, as `-o json` prints it.

@@ -18,7 +18,7 @@ use super::node_apply::assignment_defaults;
 use super::run_assignment::RunAssignment;
 use super::runtime_session::RuntimeSession;
 use crate::args::RunArgs;
-use crate::commands::{CommandError, Exit};
+use crate::command_result::{CommandError, Exit};
 use crate::manifest::{self, Edit, Source};
 use crate::output::{LiveProgress, Terminal, pluralised};
 

@@ -19,6 +19,7 @@ use fledged_cri::registry::{Platform, RegistryOptions};
 use fledged_cri::target::{DetectError, RuntimeUri};
 
 use crate::args::RegistryArgs;
+use crate::command_result::{CommandError, Exit};
 use crate::output::Terminal;
 
 /// Longest time for a runtime to report its version; a busy machine may need some seconds.
@@ -62,6 +63,17 @@ pub(crate) enum SessionError {
     /// The registry client cannot be set up.
     #[error("cannot reach any registry: {0}")]
     Registries(#[source] Failure),
+}
+
+impl From<SessionError> for CommandError {
+    fn from(error: SessionError) -> Self {
+        let exit = if error.is_bad_input() {
+            Exit::BadInput
+        } else {
+            Exit::Failed
+        };
+        Self::part(exit, error)
+    }
 }
 
 impl SessionError {

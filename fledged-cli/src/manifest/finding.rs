@@ -7,6 +7,7 @@ use fledged_core::model::InvalidField;
 use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{Error, MessageFormatter as _, UserMessageFormatter};
 
+use crate::command_result::{CommandError, Exit};
 use crate::output::on_one_line;
 
 /// Longest part of a line that an error shows, in characters.
@@ -108,6 +109,12 @@ pub(crate) enum ManifestError {
         /// Every mistake, in the order of the files.
         findings: Vec<Finding>,
     },
+}
+
+impl From<ManifestError> for CommandError {
+    fn from(error: ManifestError) -> Self {
+        Self::part(Exit::BadInput, error)
+    }
 }
 
 fn list(findings: &[Finding]) -> String {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Manifests, Source, read};
 use crate::args::RegistryArgs;
-use crate::commands::CommandError;
+use crate::command_result::CommandError;
 use crate::output::Terminal;
 
 /// Reads manifests and reports what has no effect.

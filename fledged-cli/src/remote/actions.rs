@@ -9,7 +9,7 @@ use super::overview::{CacheOverview, has_annotation, is_cached, is_purged, missi
 use super::queries::Followed;
 use super::render;
 use crate::args::{Goal, RequestArgs, WaitArgs};
-use crate::commands::{CommandError, Exit, print};
+use crate::command_result::{CommandError, Exit, print};
 use crate::output::{Terminal, on_one_line, printable};
 
 /// `fledged wait`.

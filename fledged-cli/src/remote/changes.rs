@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::kubeconfig::connect;
 use super::render;
 use crate::args::PlanArgs;
-use crate::commands::{CommandError, Exit, print};
+use crate::command_result::{CommandError, Exit, print};
 use crate::manifest;
 use crate::output::{Align, Table, Terminal, pluralised};
 

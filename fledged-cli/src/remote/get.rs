@@ -16,7 +16,7 @@ use super::kubeconfig::{Connection, connect};
 use super::overview::{CacheOverview, status_style};
 use super::{render, render_in_stream};
 use crate::args::{Format, GetArgs};
-use crate::commands::{CommandError, Exit, print};
+use crate::command_result::{CommandError, Exit, print};
 use crate::output::{Align, Table, Terminal, Widths, age};
 
 /// The result, as `-o json` prints it.

@@ -10,7 +10,7 @@ use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigEr
 use kube::{Client, Config};
 
 use crate::args::ConnectionArgs;
-use crate::commands::Exit;
+use crate::command_result::{CommandError, Exit};
 
 /// Time limit for setting up a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -248,6 +248,12 @@ pub(crate) enum ClusterError {
         /// The API server's message.
         problem: String,
     },
+}
+
+impl From<ClusterError> for CommandError {
+    fn from(error: ClusterError) -> Self {
+        Self::part(error.exit(), error)
+    }
 }
 
 impl ClusterError {

@@ -15,7 +15,7 @@ use super::node_state::{NodeDetails, State, Unreachable, planner};
 use super::overview::CacheOverview;
 use super::render;
 use crate::args::StatusArgs;
-use crate::commands::{CommandError, Exit, print};
+use crate::command_result::{CommandError, Exit, print};
 
 pub(super) async fn status(args: StatusArgs) -> Result<Exit, CommandError> {
     let connection = connect(&args.connection).await?;

@@ -18,7 +18,7 @@ mod why_answer;
 use serde::Serialize;
 
 use crate::args::{ClusterCommand, Format};
-use crate::commands::{CommandError, Exit, json};
+use crate::command_result::{CommandError, Exit, json};
 use crate::output::Terminal;
 
 pub(crate) use kubeconfig::ClusterError;

@@ -14,7 +14,7 @@ use super::overview::current_status;
 use super::render;
 use super::why_answer::{Answer, WhyReason, answer_text, pull_advice};
 use crate::args::WhyArgs;
-use crate::commands::{CommandError, Exit, print};
+use crate::command_result::{CommandError, Exit, print};
 use crate::invocation;
 use crate::output::pluralised;
 

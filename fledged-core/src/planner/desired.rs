@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::cache::{CacheState, Caches, OrphanPolicy};
-use super::node_state::{DesiredImages, NodeState};
+use super::node_state::{DesiredImages, LeftOut, NodeState};
 use crate::model::{
     AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
     ImagePullPolicy, ImageRef, NodeFacts,
@@ -20,9 +20,6 @@ pub(super) struct NodeImages {
     pub(super) images: DesiredImages,
     pub(super) left_out: LeftOut,
 }
-
-/// Caches that a record has no room for, sorted.
-pub(super) type LeftOut = Arc<[Arc<CacheId>]>;
 
 /// Estimated size of an image in a record, in bytes, without its reference: field names, pull policy,
 /// revision, the UID of one cache.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cluster_event::NodeRecord;
-use super::desired::LeftOut;
 use super::tally::Tally;
 use crate::error::Reason;
 use crate::model::{
@@ -16,6 +15,9 @@ use crate::model::{
 
 /// The images that a node should hold, in order. Nodes that match the same groups share one list.
 pub(super) type DesiredImages = Arc<[Arc<AssignedImage>]>;
+
+/// Caches that the record of a node has no room for, sorted.
+pub(super) type LeftOut = Arc<[Arc<CacheId>]>;
 
 /// The first assignment generation whose report covers an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,8 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use super::flags::{Cli, Command, CommonArgs, Level, LogFormat};
-use super::subcommands;
+use super::flags::{CommonArgs, Level, LogFormat};
 use fledged_operator::agent::AgentError;
 use fledged_operator::controller::ControllerError;
 use fledged_operator::serve::{BindError, Routes, Server};
@@ -80,53 +79,10 @@ pub(super) enum ProgramError {
     TerminationLog { path: PathBuf, source: io::Error },
 }
 
-/// Runs the program and returns its exit code.
-#[must_use]
-pub(crate) fn main() -> ExitCode {
-    run(Cli::read(std::env::args_os()).command).unwrap_or_else(|error| {
-        eprintln!("fledged-operator: {error}");
-        match error {
-            ProgramError::Usage(_) => ExitCode::from(2),
-            _ => ExitCode::FAILURE,
-        }
-    })
-}
-
-fn run(command: Command) -> Result<ExitCode, ProgramError> {
-    match command {
-        Command::Crds => {
-            let yaml = fledged_operator::crd::definitions_yaml();
-            print!("{}", yaml.map_err(ProgramError::Definitions)?);
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Job(command) => subcommands::job(command).map(|()| ExitCode::SUCCESS),
-        Command::Controller(args) => {
-            // Several threads, so that writes continue while the planner plans.
-            let runtime = Builder::new_multi_thread();
-            start(runtime, &args.common, |stop| {
-                subcommands::controller(&args, stop)
-            })
-        }
-        Command::Webhook(args) => {
-            let runtime = Builder::new_current_thread();
-            start(runtime, &args.common, |stop| {
-                subcommands::webhook(&args, stop)
-            })
-        }
-        Command::Agent(args) => {
-            // One thread is enough for one node and needs less memory.
-            let runtime = Builder::new_current_thread();
-            start(runtime, &args.common, |stop| {
-                subcommands::agent(&args, stop)
-            })
-        }
-    }
-}
-
 /// Resolves at the first SIGINT or SIGTERM.
 pub(super) type Stop = BoxFuture<'static, ()>;
 
-fn start<F>(
+pub(super) fn start<F>(
     mut runtime: Builder,
     common: &CommonArgs,
     command: impl FnOnce(Stop) -> F,

@@ -12,7 +12,7 @@ use kube::{Api, Client, ResourceExt};
 use tracing::warn;
 
 use crate::api::watch::{Change, Inventory, watch};
-use crate::controller::kube_cluster::KnownCaches;
+use crate::controller::known_caches::KnownCaches;
 use crate::controller::kube_node::ReadNode;
 use crate::crd::ReadCache;
 

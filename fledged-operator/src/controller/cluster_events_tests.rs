@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::cluster_events::{NodeUids, SourceEvent, merge_sources};
-use super::kube_cluster::KnownCaches;
+use super::known_caches::KnownCaches;
 use super::kube_node::ReadNode;
 use crate::crd::ReadCache;
 

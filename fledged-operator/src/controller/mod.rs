@@ -4,6 +4,7 @@ mod agent_driver;
 mod cluster_events;
 #[cfg(test)]
 mod cluster_events_tests;
+mod known_caches;
 mod kube_cluster;
 mod kube_node;
 mod node_driver;
