@@ -10,7 +10,6 @@ mod desired;
 mod explain;
 mod node_state;
 mod rollout;
-#[expect(clippy::module_inception, reason = "the file is named after its type")]
 mod state_machine;
 mod status;
 mod status_update;
