@@ -18,7 +18,7 @@ use fledged_operator::serve::BindAddress;
 
 /// Pre-pulls container images onto the nodes of a Kubernetes cluster and keeps them there.
 #[derive(Debug, Parser)]
-#[command(name = "fledged-operator", version, about, max_term_width = 100)]
+#[command(name = "fledged-operator", version, max_term_width = 100)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
