@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fledged_core::error::Reason;
 use fledged_core::model::{
     AssignedImage, CacheId, CountOrPercent, DesiredState, ImageCache, ImagePullPolicy, ImageRef,
     NodeFacts, NodeName,
 };
-use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
+use fledged_core::planner::{
+    ActionStatus, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, Planner, PlannerConfig,
+};
 use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
@@ -36,6 +39,9 @@ pub(super) async fn plan(args: PlanArgs, terminal: &Terminal) -> Result<Exit, Co
         records: connection.list_records().await?,
     };
     let changes = changes(&objects, &manifests.caches, Timestamp::now());
+    for warning in &changes.warnings {
+        terminal.warn(warning);
+    }
     print(&render(args.output.output, &changes, text)?)?;
     Ok(if args.exit_code && changes.is_any() {
         Exit::Failed
@@ -154,6 +160,8 @@ struct Changes {
     /// The changes, pulls first.
     changes: Vec<Change>,
     summary: ChangeSummary,
+    /// What keeps ImageCaches of the manifests from having any effect.
+    warnings: Vec<String>,
 }
 
 /// Counts of pairs of image and node.
@@ -194,16 +202,41 @@ fn changes(objects: &ClusterObjects, applied: &[ImageCache], now: Timestamp) -> 
         .cloned()
         .map(ReadCache::into_facts)
         .collect();
-    let before = assignments(objects, &facts, now);
+    let (before, _) = assignments(objects, &facts, now);
     for cache in applied {
         apply(&mut facts, cache);
     }
-    let after = assignments(objects, &facts, now);
+    let (after, statuses) = assignments(objects, &facts, now);
     let unready: BTreeSet<NodeName> = node_facts(objects)
         .filter(|node| !node.ready)
         .map(|node| node.name)
         .collect();
-    compare(&before, &after, &recorded(objects), &unready)
+    let mut changes = compare(&before, &after, &recorded(objects), &unready);
+    let warnings = statuses.iter().filter(|(id, _)| {
+        let mut applied = applied.iter();
+        applied.any(|cache| cache.id.namespace == id.namespace && cache.id.name == id.name)
+    });
+    changes.warnings = warnings
+        .filter_map(|(id, status)| warning(id, status))
+        .collect();
+    changes
+}
+
+/// What keeps a cache from having an effect on all or some nodes.
+fn warning(id: &CacheId, status: &CacheStatus) -> Option<String> {
+    let failures = status.failures.values().flatten();
+    let full = failures.filter(|failure| failure.reason == Reason::NodeRecordFull);
+    let full: BTreeSet<&str> = full.map(|failure| failure.node.as_str()).collect();
+    if !full.is_empty() {
+        let nodes: Vec<&str> = full.into_iter().take(NAMES).collect();
+        return Some(format!(
+            "ImageCache {id}: the records of nodes have no room for its images ({}: {})",
+            Reason::NodeRecordFull,
+            nodes.join(", ")
+        ));
+    }
+    (status.status == ActionStatus::NoImagesPulledOrDeleted)
+        .then(|| format!("ImageCache {id}: no entry selects any node of the cluster"))
 }
 
 /// Applies a manifest as the API server does: a changed spec increments the generation.
@@ -244,8 +277,14 @@ fn recorded(objects: &ClusterObjects) -> Assignments {
         .collect()
 }
 
-/// The assignments that a planner ends with if every node is Ready and rollouts are not limited.
-fn assignments(objects: &ClusterObjects, facts: &[CacheFacts], now: Timestamp) -> Assignments {
+/// The assignments that a planner ends with if every node is Ready and rollouts are not limited, and the statuses
+/// of the caches that change.
+fn assignments(
+    objects: &ClusterObjects,
+    facts: &[CacheFacts],
+    now: Timestamp,
+) -> (Assignments, BTreeMap<CacheId, CacheStatus>) {
+    let mut statuses = BTreeMap::new();
     let mut planner = unpaced_planner();
     let mut assignments = recorded(objects);
     for facts in facts {
@@ -280,10 +319,13 @@ fn assignments(objects: &ClusterObjects, facts: &[CacheFacts], now: Timestamp) -
             ClusterCommand::DeleteAssignment { node, .. } => {
                 assignments.remove(&node);
             }
+            ClusterCommand::WriteStatus { cache, status } => {
+                statuses.insert(cache, *status);
+            }
             _ => {}
         }
     }
-    assignments
+    (assignments, statuses)
 }
 
 fn by_image(images: Vec<AssignedImage>) -> BTreeMap<ImageRef, AssignedImage> {
@@ -350,6 +392,7 @@ fn compare(
     Changes {
         changes: changes.collect(),
         summary,
+        warnings: Vec::new(),
     }
 }
 
@@ -475,6 +518,35 @@ mod tests {
     }
 
     #[test]
+    fn caches_without_effect_are_warned_of() {
+        let objects = mk_objects(&[], &two_nodes(), &[]);
+        let selective =
+            manifest("web", &[APP]).replace("[{images", "[{nodeSelector: {no: where}, images");
+        let changes = planned(&objects, &selective);
+        assert_eq!(
+            changes.warnings,
+            ["ImageCache shop/web: no entry selects any node of the cluster"]
+        );
+        let long = "x".repeat(200);
+        let images: Vec<String> = (0..2_000)
+            .map(|n| format!("r.example/{long}:{n}"))
+            .collect();
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
+        let changes = planned(&objects, &manifest("huge", &images));
+        assert_eq!(changes.warnings.len(), 1);
+        assert!(
+            changes.warnings[0].contains("NodeRecordFull: a, b"),
+            "{:?}",
+            changes.warnings
+        );
+        assert!(
+            planned(&objects, &manifest("web", &[APP]))
+                .warnings
+                .is_empty()
+        );
+    }
+
+    #[test]
     fn a_new_cache_is_pulled_on_all_nodes() {
         let changes = planned(
             &mk_objects(&[], &two_nodes(), &[]),
@@ -577,6 +649,7 @@ mod tests {
                 keep: 1,
                 nodes: 40,
             },
+            warnings: Vec::new(),
         };
         assert_eq!(
             text(&changes),
