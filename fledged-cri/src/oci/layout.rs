@@ -121,13 +121,13 @@ impl LayoutError {
                 }
                 _ => Reason::Unknown,
             },
-            Self::DanglingLink { .. } | Self::Link { .. } | Self::NotAFile { .. } => {
-                Reason::StoreUnusable
-            }
+            Self::DanglingLink { .. }
+            | Self::Link { .. }
+            | Self::NotAFile { .. }
+            | Self::NotALayout { .. }
+            | Self::Malformed { .. } => Reason::StoreUnusable,
             Self::Registry(failure) => failure.reason,
-            Self::NotALayout { .. } | Self::UnsupportedVersion { .. } | Self::Malformed { .. } => {
-                Reason::RuntimeUnsupported
-            }
+            Self::UnsupportedVersion { .. } => Reason::RuntimeUnsupported,
         }
     }
 }
