@@ -152,9 +152,15 @@ impl DemoNode {
     }
 }
 
+/// Size of all files below the folder. A folder that does not exist has none: a node creates its image store
+/// with the first pull.
 fn disk_usage(path: &Path) -> std::io::Result<u64> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
     let mut bytes = 0;
-    for entry in std::fs::read_dir(path)? {
+    for entry in entries {
         let entry = entry?;
         bytes += if entry.file_type()?.is_dir() {
             disk_usage(&entry.path())?

@@ -165,6 +165,28 @@ fn images_of_a_file_keep_their_names() {
 }
 
 #[test]
+fn nodes_that_no_entry_selects_stay_empty() {
+    let (folder, files) = (folder(), folder());
+    let file = files.path().join("own.yaml");
+    let text = "\
+apiVersion: kubefledged.io/v1alpha2
+kind: ImageCache
+metadata: {name: one}
+spec:
+  cacheSpec:
+  - images: ['redis:7']
+    nodeSelector: {kubernetes.io/hostname: node-1}
+";
+    std::fs::write(&file, text).unwrap();
+    let run = run(&["--nodes", "3", "-f", &text_of(&file)], &folder).expect_code(0);
+    assert_in_order(
+        &run,
+        &["No entry of the ImageCaches selects it", "5. Purge", "Done"],
+    );
+    assert_no_files(&folder, &run.stdout);
+}
+
+#[test]
 fn invalid_input_is_reported_before_anything_starts() {
     let (folder, files) = (folder(), folder());
     let file = files.path().join("bad.yaml");
