@@ -18,6 +18,8 @@ use fledged_cri::target::RuntimeUri;
 
 use crate::help;
 use crate::kube_names::Label;
+#[cfg(feature = "cluster")]
+use crate::kube_names::{namespace_argument, object_argument};
 use crate::manifest::Source;
 
 /// Most nodes that the demo starts with; each has an agent and an image store on disk.
@@ -352,7 +354,7 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
     /// The namespace of the ImageCache. Default: the namespace of the context.
-    #[arg(short, long, value_name = "NAMESPACE")]
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = namespace_argument)]
     pub(crate) namespace: Option<String>,
 }
 
@@ -382,6 +384,7 @@ pub(crate) enum Format {
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// Only this ImageCache.
+    #[arg(value_parser = object_argument)]
     pub(crate) name: Option<String>,
     /// The ImageCaches of all namespaces.
     #[arg(short = 'A', long, conflicts_with = "name")]
@@ -402,6 +405,7 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The ImageCache.
+    #[arg(value_parser = object_argument)]
     pub(crate) name: String,
     /// Number of nodes to show one by one; in a larger cluster, equal nodes are counted.
     #[arg(long, value_name = "N", default_value = "20")]
@@ -419,6 +423,7 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// The ImageCache.
+    #[arg(value_parser = object_argument)]
     pub(crate) name: String,
     /// The condition to wait for.
     #[arg(long = "for", value_name = "CONDITION")]
@@ -459,6 +464,7 @@ impl fmt::Display for Goal {
 #[derive(Debug, Args)]
 pub(crate) struct RequestArgs {
     /// The ImageCache.
+    #[arg(value_parser = object_argument)]
     pub(crate) name: String,
     /// Wait until the action has completed.
     #[arg(long)]
@@ -479,6 +485,7 @@ pub(crate) struct RequestArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
     /// The ImageCache.
+    #[arg(value_parser = object_argument)]
     pub(crate) name: String,
     /// The node.
     pub(crate) node: NodeName,

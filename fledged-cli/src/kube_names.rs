@@ -37,6 +37,37 @@ pub(crate) fn check_namespace(name: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Parses an argument that names an ImageCache, so that it cannot change the URL of a request.
+///
+/// # Errors
+///
+/// The rule; for `NAMESPACE/NAME`, how to write it.
+#[cfg(feature = "cluster")]
+pub(crate) fn object_argument(text: &str) -> Result<String, String> {
+    let valid = |(namespace, name): &(&str, &str)| {
+        check_namespace(namespace).is_ok() && check_object_name(name).is_ok()
+    };
+    match (check_object_name(text), text.split_once('/').filter(valid)) {
+        (Ok(()), _) => Ok(text.to_owned()),
+        (Err(_), Some((namespace, name))) => Err(format!(
+            "a name does not include the namespace; write -n {namespace} {name}"
+        )),
+        (Err(rule), None) => Err(format!("it {rule}")),
+    }
+}
+
+/// Parses an argument that names a namespace.
+///
+/// # Errors
+///
+/// The rule.
+#[cfg(feature = "cluster")]
+pub(crate) fn namespace_argument(text: &str) -> Result<String, String> {
+    check_namespace(text)
+        .map(|()| text.to_owned())
+        .map_err(|rule| format!("it {rule}"))
+}
+
 /// One component of a subdomain; Kubernetes limits only the length of the whole name.
 fn is_dns_label(text: &str) -> bool {
     let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();

@@ -154,6 +154,59 @@ fn invalid_arguments_are_named_with_exit_code_2() {
     }
 }
 
+#[cfg(feature = "cluster")]
+#[test]
+fn invalid_object_names_are_refused() {
+    for name in [
+        "storefront#",
+        "storefront?x=1",
+        "../..",
+        "",
+        "A",
+        "a b",
+        "a/b/c",
+    ] {
+        let shown = format!("invalid value '{name}' for '<NAME>': ");
+        let rule = "not a valid object name";
+        for command in ["status", "refresh", "purge"] {
+            fledged(&[command, name])
+                .expect_code(2)
+                .expect_stderr(&[&shown, rule]);
+        }
+        fledged(&["wait", name, "--for", "cached"])
+            .expect_code(2)
+            .expect_stderr(&[&shown, rule]);
+        fledged(&["why", name, "node-1", "nginx"])
+            .expect_code(2)
+            .expect_stderr(&[&shown, rule]);
+        let optional = shown.replace("<NAME>", "[NAME]");
+        fledged(&["get", name])
+            .expect_code(2)
+            .expect_stderr(&[&optional, rule]);
+    }
+    for (args, hint) in [
+        (
+            vec!["status", "storefront/status"],
+            "write -n storefront status",
+        ),
+        (vec!["get", "shop/storefront"], "write -n shop storefront"),
+        (
+            vec!["why", "default/storefront", "node-1", "nginx"],
+            "write -n default storefront",
+        ),
+    ] {
+        fledged(&args)
+            .expect_code(2)
+            .expect_stderr(&[args[1], hint]);
+    }
+    for namespace in ["a/b", "A B", "", "a.b"] {
+        let shown = format!("invalid value '{namespace}' for '--namespace <NAMESPACE>': ");
+        fledged(&["get", "-n", namespace])
+            .expect_code(2)
+            .expect_stderr(&[&shown, "not a valid namespace name"]);
+    }
+}
+
 #[test]
 fn an_invalid_registry_config_is_not_printed() {
     let bed = TestBed::new();
