@@ -181,7 +181,7 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     /// Number of images to check at the same time.
-    #[arg(long, value_name = "N", default_value = "8")]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = one_or_more)]
     pub(crate) max_parallel_checks: NonZeroUsize,
     /// Time limit for one image.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive)]
@@ -282,7 +282,7 @@ pub(crate) struct NodeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// Number of images to pull at the same time.
-    #[arg(long, value_name = "N", default_value = "3")]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = one_or_more)]
     pub(crate) max_parallel_pulls: NonZeroUsize,
     /// Time limit for one image, retries included.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
@@ -526,6 +526,10 @@ fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
     let value = |policy: ImagePullPolicy| PossibleValue::new(policy.as_str()).help(help(policy));
     PossibleValuesParser::new(ImagePullPolicy::ALL.map(value))
         .try_map(|text| text.parse::<ImagePullPolicy>())
+}
+
+fn one_or_more(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "must be a number from 1 up")
 }
 
 fn any_duration(text: &str) -> Result<Duration, String> {

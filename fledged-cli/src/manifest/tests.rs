@@ -412,6 +412,20 @@ fn each_error_names_the_place_and_the_cause() {
             ],
         ),
         (
+            with(
+                head,
+                "spec: {cacheSpec: [{images: [a]}], rollout: {maxConcurrentNodes: -3}}",
+            ),
+            vec!["spec.rollout.maxConcurrentNodes: -3: must be a number from 1 up, or"],
+        ),
+        (
+            with(
+                head,
+                "spec: {cacheSpec: [{images: [a]}], rollout: {maxConcurrentNodes: 0.5}}",
+            ),
+            vec!["spec.rollout.maxConcurrentNodes: 0.5: must be a number from 1 up, or"],
+        ),
+        (
             "- a\n- b\n".to_owned(),
             vec!["document 1: must be an object", "a list"],
         ),

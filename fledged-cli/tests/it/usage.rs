@@ -113,7 +113,11 @@ fn invalid_arguments_are_named_with_exit_code_2() {
         ),
         (
             vec!["node", "apply", "-f", &file, "--max-parallel-pulls", "0"],
-            vec!["'0'"],
+            vec!["'0' for '--max-parallel-pulls <N>': must be a number from 1 up"],
+        ),
+        (
+            vec!["check", "-f", &file, "--max-parallel-checks", "0"],
+            vec!["'0' for '--max-parallel-checks <N>': must be a number from 1 up"],
         ),
         (
             vec!["node", "apply", "-f", &file, "--node-label", "tier"],

@@ -6,6 +6,7 @@ use std::ops::{Add, AddAssign};
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes. Displays in binary units (`1.5 MiB`); serialises as the plain number.
@@ -115,7 +116,7 @@ impl ParseCountError {
 /// assert!("0".parse::<CountOrPercent>().is_err());
 /// # Ok::<(), fledged_core::model::ParseCountError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum CountOrPercent {
     /// That many.
@@ -134,6 +135,49 @@ impl FromStr for CountOrPercent {
         };
         parsed.check()?;
         Ok(parsed)
+    }
+}
+
+impl<'de> Deserialize<'de> for CountOrPercent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CountOrPercentVisitor)
+    }
+}
+
+/// Reads a [`CountOrPercent`]; its errors name the value, which those of an untagged enum do not.
+struct CountOrPercentVisitor;
+
+impl CountOrPercentVisitor {
+    fn invalid<E: de::Error>(value: impl fmt::Display) -> E {
+        E::custom(format_args!("{value}: {PROBLEM}"))
+    }
+}
+
+impl Visitor<'_> for CountOrPercentVisitor {
+    type Value = CountOrPercent;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number from 1 up, or a percentage from 1% to 100%")
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
+        u32::try_from(value)
+            .map(CountOrPercent::Count)
+            .map_err(|_| Self::invalid(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
+        u32::try_from(value)
+            .map(CountOrPercent::Count)
+            .map_err(|_| Self::invalid(value))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
+        Err(Self::invalid(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(CountOrPercent::Percent(value.to_owned()))
     }
 }
 

@@ -312,7 +312,11 @@ fn max_concurrent_nodes_is_a_count_or_a_percentage() {
             ("spec.rollout.maxConcurrentNodes", shown)
         );
     }
-    assert!(serde_json::from_value::<CountOrPercent>(json!(-1)).is_err());
+    for value in [json!(-3), json!(0.5), json!(5_000_000_000_u64)] {
+        let error = serde_json::from_value::<CountOrPercent>(value.clone()).unwrap_err();
+        let expected = format!("{value}: must be a number from 1 up, or a percentage");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
 }
 
 #[test]
