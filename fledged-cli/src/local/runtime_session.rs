@@ -42,6 +42,14 @@ pub(crate) enum SessionError {
         #[source]
         source: OpenError,
     },
+    /// The directory of an OCI layout does not exist, so there is nothing to list.
+    #[error("cannot use {uri}: there is no directory {}", .path.display())]
+    NoDirectory {
+        /// The runtime.
+        uri: RuntimeUri,
+        /// The directory.
+        path: PathBuf,
+    },
     /// The runtime does not answer, or its answer is invalid.
     #[error("cannot use the runtime at {uri}: cannot read its version: {source}")]
     NoAnswer {
@@ -77,7 +85,10 @@ impl From<SessionError> for CommandError {
 }
 
 impl SessionError {
-    /// Whether an argument or a file is the cause, and not the state of the machine.
+    /// Whether an argument or a file is the cause (exit code 2), and not the state of the machine (exit code 1).
+    ///
+    /// A value that can never be right, such as a file where a directory must be, is the cause. A socket or a
+    /// directory that does not exist is not: it may exist later, and `node run` waits for it.
     pub(crate) fn is_bad_input(&self) -> bool {
         match self {
             Self::Credentials { .. } => true,
@@ -139,6 +150,26 @@ impl RuntimeSession {
         };
         session.check_answer().await?;
         Ok(session)
+    }
+
+    /// As [`open`](Self::open), but the directory of an OCI layout has to exist. A command that only lists would
+    /// otherwise take a misspelt path for an empty store.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`].
+    pub(crate) async fn open_existing(
+        uri: Option<&RuntimeUri>,
+        registry: &RegistryArgs,
+    ) -> Result<Self, SessionError> {
+        let session = Self::open(uri, registry).await?;
+        match &session.uri {
+            RuntimeUri::Oci(path) if !path.is_dir() => Err(SessionError::NoDirectory {
+                uri: session.uri.clone(),
+                path: path.clone(),
+            }),
+            _ => Ok(session),
+        }
     }
 
     /// As [`open`](Self::open), but waits for a runtime that does not answer. Warns once for each cause.

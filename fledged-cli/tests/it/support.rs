@@ -158,8 +158,11 @@ impl TestBed {
         self.folder.path().join("store")
     }
 
-    /// The references in the store.
+    /// The references in the store; none if it does not exist.
     pub(crate) fn stored(&self) -> Vec<String> {
+        if !self.store_path().exists() {
+            return Vec::new();
+        }
         let listing = fledged(&["node", "list", "--runtime", &self.store(), "-o", "json"])
             .expect_code(0)
             .json();

@@ -341,6 +341,17 @@ fn a_store_that_is_a_file_is_invalid_input() {
 }
 
 #[test]
+fn a_missing_store_is_not_listed_as_empty() {
+    let bed = TestBed::new();
+    let path = bed.store_path().display().to_string();
+    fledged(&["node", "list", "--runtime", &bed.store()])
+        .expect_code(1)
+        .expect_stderr(&["error: ", "there is no directory", &path]);
+    std::fs::create_dir(bed.store_path()).unwrap();
+    fledged(&["node", "list", "--runtime", &bed.store()]).expect_code(0);
+}
+
+#[test]
 fn settings_are_read_from_the_environment() {
     let bed = TestBed::new();
     let file = bed.write("images.yaml", &manifest(&["nginx:1".to_owned()]));
