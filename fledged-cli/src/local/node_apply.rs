@@ -135,7 +135,7 @@ impl Round<'_> {
             .map_err(CommandError::runtime("list images"))?;
         let inventory = Inventory::new(images, in_use, info.removal);
         let report = dry_run::preview(self.assignment, inventory, Timestamp::now());
-        let outcome = RoundOutcome::new(&report, start.elapsed());
+        let outcome = RoundOutcome::of_dry_run(&report, start.elapsed());
         show(&outcome, self.format)?;
         let pulled = outcome.count(ImagePhase::Pending);
         let removed = outcome.count(ImagePhase::Removing);
@@ -145,7 +145,7 @@ impl Round<'_> {
             absent => format!(", {absent} not present"),
         };
         self.terminal.line(format_args!(
-            "dry run, nothing was changed: {pulled} would be pulled, {removed} removed, {kept} kept{absent}"
+            "dry run, nothing was changed: {pulled} would be pulled, {removed} would be removed, {kept} kept{absent}"
         ));
         Ok(Exit::Done)
     }

@@ -23,7 +23,11 @@ pub(super) struct ImageOutcome {
     /// The reference as written in the manifest.
     pub(super) reference: String,
     /// The phase.
+    #[serde(skip)]
     pub(super) phase: ImagePhase,
+    /// The phase in one word; in a dry run, `Absent` for an image to be removed that is not present.
+    #[serde(rename = "phase")]
+    shown: String,
     /// Digest of the image in the runtime.
     digest: Option<Digest>,
     /// Size of the image in the runtime, in bytes.
@@ -60,6 +64,7 @@ impl RoundOutcome {
             .map(|image| ImageOutcome {
                 reference: image.image.original().to_owned(),
                 phase: image.phase,
+                shown: image.phase.to_string(),
                 digest: image.digest.clone(),
                 size_bytes: image.size,
                 attempts: image.attempts,
@@ -78,6 +83,17 @@ impl RoundOutcome {
         Self { images, summary }
     }
 
+    /// What a round would do, from the report of a dry run. Nothing was removed, so no image is shown as removed.
+    pub(super) fn of_dry_run(report: &NodeReport, elapsed: Duration) -> Self {
+        let mut outcome = Self::new(report, elapsed);
+        for image in &mut outcome.images {
+            if image.phase == ImagePhase::Removed {
+                "Absent".clone_into(&mut image.shown);
+            }
+        }
+        outcome
+    }
+
     /// The table, followed by the messages.
     pub(super) fn table(&self) -> String {
         let mut table = Table::new(&[
@@ -92,7 +108,7 @@ impl RoundOutcome {
         for image in &self.images {
             table.row([
                 image.reference.clone(),
-                image.phase.to_string(),
+                image.shown.clone(),
                 image.digest.as_ref().map(short_digest).unwrap_or_default(),
                 image.size_bytes.map(|s| s.to_string()).unwrap_or_default(),
                 image.attempts.to_string(),

@@ -120,7 +120,9 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(phases(&dry.json()), ["Cached", "Pending", "Pending"]);
 
     let dry = run(&["node", "purge", "-f", &file, "--dry-run", "-o", "json"]).expect_code(0);
-    assert_eq!(phases(&dry.json()), ["Removing", "Removed", "Removed"]);
+    assert_eq!(phases(&dry.json()), ["Removing", "Absent", "Absent"]);
+    let words = "0 would be pulled, 1 would be removed, 0 kept, 2 not present";
+    assert!(dry.stderr.contains(words), "{}", dry.stderr);
     assert_eq!(bed.stored(), bed.images[..1]);
 }
 
