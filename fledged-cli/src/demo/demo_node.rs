@@ -8,6 +8,7 @@ use fledged_apiserver::HollowNode;
 use fledged_core::model::{ByteSize, ImageRef, NodeFacts, NodeName};
 use fledged_core::port::{ImageRuntime, Removal};
 use fledged_operator::agent::{Agent, AgentConfig, AgentHealth};
+use fledged_operator::api::request_error::problem;
 use kube::Client;
 
 use super::DemoError;
@@ -17,6 +18,9 @@ use crate::local::RuntimeSession;
 
 /// Inventory interval of the demo's agents; the shortest that an agent accepts.
 pub(super) const INVENTORY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval at which a kubelet reports an unchanged status (`nodeStatusReportFrequency`).
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(300);
 
 /// A node with its agent. It starts as NotReady.
 pub(super) struct DemoNode {
@@ -60,8 +64,8 @@ impl DemoNode {
             },
         );
         let heartbeat = object.clone();
-        let heartbeat = BackgroundTask::start(name, failures, |stop| async move {
-            stop.run_until_cancelled(heartbeat.beat()).await;
+        let heartbeat = BackgroundTask::start(name.clone(), failures, |stop| async move {
+            stop.run_until_cancelled(beat(heartbeat, name)).await;
             Ok(())
         });
         Ok(Self {
@@ -149,6 +153,23 @@ impl DemoNode {
         for task in self.tasks {
             task.stop().await;
         }
+    }
+}
+
+/// Sends a heartbeat every five minutes, as a kubelet does. Warns about the first of several failures only: the
+/// user may have deleted the Node.
+async fn beat(object: HollowNode, name: NodeName) {
+    let mut is_failing = false;
+    loop {
+        tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+        let sent = object.heartbeat().await;
+        if let Err(error) = &sent
+            && !is_failing
+        {
+            let problem = problem(error);
+            tracing::warn!("{name} cannot send its heartbeat: {problem}");
+        }
+        is_failing = sent.is_err();
     }
 }
 

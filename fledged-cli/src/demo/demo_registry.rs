@@ -29,7 +29,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 const KIB: usize = 1024;
 /// The first layer of every image.
-const BASE: usize = 2048 * KIB;
+pub(super) const BASE_LAYER: usize = 2048 * KIB;
 /// The second layer of two in three images.
 const RUNTIME: usize = 1024 * KIB;
 /// The last layers, in turn.
@@ -92,7 +92,7 @@ impl Blob {
 /// Generates these images for that platform. The same arguments give the same bytes.
 pub(crate) fn generate(images: &[DemoImage], os: &str, architecture: &str) -> DemoContent {
     let mut content = DemoContent::default();
-    let base = layer("base/system.bin", BASE, 1);
+    let base = layer("base/system.bin", BASE_LAYER, 1);
     let runtime = layer("opt/runtime.bin", RUNTIME, 2);
     let most = OWN_MAX / images.len().max(1);
     let sizes = OWN.iter().cycle().map(|size| *size.min(&most).max(&KIB));

@@ -17,6 +17,7 @@ use super::DemoError;
 use super::demo_caches::{ServedCache, label_list};
 use super::demo_cluster::DemoCluster;
 use super::demo_node::{DemoNode, INVENTORY_INTERVAL};
+use super::demo_registry::BASE_LAYER;
 use crate::output::pluralised;
 use crate::remote::{CacheOverview, get_until, is_cached, is_empty, is_failed, is_warm, missing};
 
@@ -221,9 +222,10 @@ pub(super) async fn rollout(cluster: &DemoCluster, summary: &mut Summary) -> Res
     summary.images = distinct.len();
     let requests = usize::try_from(after.requests - before.requests).unwrap_or(usize::MAX);
     cluster.screen.note(format_args!(
-        "{} on {} ({pairs} pulls) after {:.1} s;\n{} downloaded in {}: each layer once per node.",
+        "{} on {} ({}) after {:.1} s;\n{} downloaded in {}: each layer once per node.",
         pluralised(summary.images, "image"),
         pluralised(cluster.nodes.len(), "node"),
+        pluralised(pairs, "pull"),
         took.as_secs_f64(),
         ByteSize::new(after.bytes - before.bytes),
         pluralised(requests, "request"),
@@ -458,7 +460,8 @@ pub(super) async fn repair(cluster: &DemoCluster, summary: &mut Summary) -> Resu
     let repairing = watch_repair(cluster, node, &image, before.requests);
     let (noticed, repaired) = cluster.within(STEP, repairing).await?;
     let downloaded = ByteSize::new(cluster.registry.traffic().bytes - before.bytes);
-    let shared = if downloaded < size {
+    // All images share the base layer. The size includes the manifest, which does not count as downloaded.
+    let shared = if size.saturating_sub(downloaded) >= ByteSize::new(BASE_LAYER as u64) {
         "; shared layers were still present"
     } else {
         ""
