@@ -108,6 +108,11 @@ fn context_error(name: &str, source: KubeconfigError) -> ClusterError {
     }
 }
 
+/// The error with its causes. Its texts quote paths twice.
+fn causes(error: &KubeconfigError) -> String {
+    with_causes(error).replace("'\"", "\"").replace("\"'", "\"")
+}
+
 /// A request to the API server, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiRequest {
@@ -139,7 +144,7 @@ impl fmt::Display for ApiRequest {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
     /// The file of `--kubeconfig` is invalid.
-    #[error("--kubeconfig {}: {}", .path.display(), with_causes(.source))]
+    #[error("--kubeconfig {}: {}", .path.display(), causes(.source))]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -147,7 +152,7 @@ pub(crate) enum ClusterError {
         source: Box<KubeconfigError>,
     },
     /// A file of `$KUBECONFIG` is invalid.
-    #[error("$KUBECONFIG {value}: {}", with_causes(.source))]
+    #[error("$KUBECONFIG {value}: {}", causes(.source))]
     Variable {
         /// The value of the variable.
         value: String,
@@ -155,7 +160,7 @@ pub(crate) enum ClusterError {
         source: Box<KubeconfigError>,
     },
     /// The context of `--context` is missing or invalid.
-    #[error("--context {name:?}: {}", with_causes(.source))]
+    #[error("--context {name:?}: {}", causes(.source))]
     Context {
         /// The context.
         name: String,

@@ -211,6 +211,18 @@ fn invalid_object_names_are_refused() {
     }
 }
 
+#[cfg(feature = "cluster")]
+#[test]
+fn the_path_of_a_kubeconfig_is_quoted_once() {
+    let run = fledged(&["get", "--kubeconfig", "/does/not/exist"])
+        .expect_code(2)
+        .expect_stderr(&[
+            "--kubeconfig /does/not/exist: ",
+            "from \"/does/not/exist\": ",
+        ]);
+    assert!(!run.stderr.contains('\''), "{}", run.stderr);
+}
+
 #[test]
 fn an_invalid_registry_config_is_not_printed() {
     let bed = TestBed::new();
