@@ -131,9 +131,9 @@ pub(crate) struct PurgeArgs {
     /// The runtime to remove from.
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
-    /// Access to the registries.
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
+    /// The platform of this node and of the images, os/architecture[/variant]. Default: this machine's.
+    #[arg(long, env = "FLEDGED_PLATFORM")]
+    pub(crate) platform: Option<Platform>,
     /// This node's name and labels.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
@@ -521,7 +521,7 @@ pub(crate) struct PlanArgs {
 fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
     let help = |policy| match policy {
         ImagePullPolicy::Always => "Pull every image, even if it is present",
-        _ => "Pull missing images",
+        _ => "Pull missing images, and mutable tags (no tag, :latest) even if they are present",
     };
     let value = |policy: ImagePullPolicy| PossibleValue::new(policy.as_str()).help(help(policy));
     PossibleValuesParser::new(ImagePullPolicy::ALL.map(value))

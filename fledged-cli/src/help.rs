@@ -11,8 +11,8 @@ macro_rules! root {
 
 Exit codes:
   0  success
-  1  the answer is no, at least one image failed, or the runtime or cluster does not answer
-  2  invalid arguments or an invalid file; nothing was changed
+  1  the answer is no, at least one image failed, or the runtime or cluster does not answer or exist
+  2  invalid arguments, a file where a directory must be, or an invalid file; nothing was changed
   129, 130, 143  interrupted by SIGHUP (demo only), SIGINT or SIGTERM
 
 Colours and progress bars appear only on a terminal; NO_COLOR turns colours off."
@@ -48,11 +48,11 @@ Examples:
   fledged node apply -f images.yaml --runtime oci:/srv/images --platform linux/arm64 -o json
   kubectl get imagecaches -A -o yaml | fledged node apply -f -
 
-The manifests are ImageCaches of kubefledged.io/v1alpha2, as a cluster accepts them. Entries whose
-nodeSelector and nodeAffinity match this node are used. The node's labels are kubernetes.io/hostname
+The manifests are ImageCaches of kubefledged.io/v1alpha2, as a cluster accepts them. Entries whose \
+nodeSelector and nodeAffinity match this node are used. The node's labels are kubernetes.io/hostname \
 (the node's name), kubernetes.io/os, kubernetes.io/arch, and every --node-label, which takes precedence.
 
-Images that are present are not pulled, except mutable tags (no tag, :latest) and entries with
+Images that are present are not pulled, except mutable tags (no tag, :latest) and entries with \
 imagePullPolicy Always. Transient failures are retried until the deadline; other failures are final.
 
 Exit codes: 0 every image is present, 1 at least one image failed, 2 invalid input, 130 interrupted.";
@@ -67,10 +67,10 @@ Examples:
   fledged node purge -f images.yaml --dry-run
   fledged node purge -f images.yaml --runtime oci:/srv/images
 
-Removes the images of the entries that match this node, and no others. An image that a container uses
+Removes the images of the entries that match this node, and no others. An image that a container uses \
 is kept and shown as InUse; that is not a failure.
 
-Exit codes: 0 every image is removed or in use, 1 at least one image failed, 2 invalid input,
+Exit codes: 0 every image is removed or in use, 1 at least one image failed, 2 invalid input, \
 130 interrupted.";
 
 pub(crate) const NODE_RUN: &str = "\
@@ -79,14 +79,14 @@ Examples:
   fledged node run -f images.yaml --runtime oci:/srv/images --inventory-interval 30s
   fledged node run -f images.yaml --image-cache-refresh-frequency 0s
 
-Edits of the manifests take effect within seconds: edits in place, atomic renames, and the symbolic links
-of a ConfigMap volume. An edit is applied once the file has not changed for three seconds. If writing the
-file can pause for longer, write a new file and rename it over the old one. An invalid edit is reported,
-and the last valid manifests stay in effect. Images that leave the manifests while the program runs are
+Edits of the manifests take effect within seconds: edits in place, atomic renames, and the symbolic links \
+of a ConfigMap volume. An edit is applied once the file has not changed for three seconds. If writing the \
+file can pause for longer, write a new file and rename it over the old one. An invalid edit is reported, \
+and the last valid manifests stay in effect. Images that leave the manifests while the program runs are \
 removed unless a container uses them. Images that were never in the manifests are never removed.
 
-If the runtime does not answer, the program waits for it. SIGTERM and SIGINT end it with exit code 0
-within ten seconds; an interrupted pull resumes at the next start where the runtime supports it.
+If the runtime does not answer, the program waits for it. SIGTERM and SIGINT end it with exit code 0 \
+within ten seconds; an interrupted pull resumes at the next start where the runtime supports it. \
 Under systemd (Type=notify) it reports READY once the manifests are read and the runtime answers.";
 
 pub(crate) const CHECK: &str = "\
@@ -106,20 +106,20 @@ Examples:
   fledged demo --nodes 20 --no-wait
   fledged demo -f images.yaml --keep
 
-Starts an API server and a registry on loopback ports, the controller, and for each node an agent with an
-OCI image layout, all in this process and in one directory below $TMPDIR. Then it rolls out an ImageCache,
+Starts an API server and a registry on loopback ports, the controller, and for each node an agent with an \
+OCI image layout, all in this process and in one directory below $TMPDIR. Then it rolls out an ImageCache, \
 adds a node, deletes an image behind an agent's back and purges everything.
 
-At a terminal, the images are then pulled again and the cluster stays up until Enter or Ctrl-C. Otherwise,
-or with --no-wait, the demo exits. With --keep, it stays up until SIGINT or SIGTERM in either case. kubectl
-works with the kubeconfig whose path is shown; the one of $KUBECONFIG is neither read nor written. All
+At a terminal, the images are then pulled again and the cluster stays up until Enter or Ctrl-C. Otherwise, \
+or with --no-wait, the demo exits. With --keep, it stays up until SIGINT or SIGTERM in either case. kubectl \
+works with the kubeconfig whose path is shown; the one of $KUBECONFIG is neither read nor written. All \
 files are removed at the end, also after an interrupt.
 
-With -f, the registry serves generated images under the repositories and tags of the file; nothing is
-downloaded. Nodes get, in turn, the labels of the nodeSelectors in the file. Entries that select no node
+With -f, the registry serves generated images under the repositories and tags of the file; nothing is \
+downloaded. Nodes get, in turn, the labels of the nodeSelectors in the file. Entries that select no node \
 are reported.
 
-Exit codes: 0 all steps completed, also if a signal ends the demo after the last step; 1 a step failed;
+Exit codes: 0 all steps completed, also if a signal ends the demo after the last step; 1 a step failed; \
 2 invalid input; 130, 143 interrupted before the end.";
 
 pub(crate) const COMPLETIONS: &str = "\
@@ -141,7 +141,7 @@ Examples:
   fledged get storefront -n shop -w
   fledged get -A -o json
 
-The counts are pairs of image and node. Unreachable pairs are on nodes that are NotReady or not Linux, or
+The counts are pairs of image and node. Unreachable pairs are on nodes that are NotReady or not Linux, or \
 whose agent is unresponsive. NotTakenUp: no controller has processed the newest version of the ImageCache.
 
 Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
@@ -153,8 +153,8 @@ Examples:
   fledged status storefront -n shop --max-nodes 100
   fledged status storefront -o json | jq '.nodes[] | select(.unreachable)'
 
-Columns are images, numbered as in the list above the matrix. With more than --max-nodes nodes, the nodes
-without problems are counted; the others are shown one by one, worst first, up to --max-nodes, and counted
+Columns are images, numbered as in the list above the matrix. With more than --max-nodes nodes, the nodes \
+without problems are counted; the others are shown one by one, worst first, up to --max-nodes, and counted \
 beyond that. JSON and YAML contain every node.
 
 Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
@@ -166,7 +166,7 @@ Examples:
   fledged wait storefront -n shop --for=purged --timeout 10m
 
 cached: every image of the newest spec is on every reachable node, and no refresh is pending.
-purged: every image is removed from every reachable node, or in use. Unreachable nodes are ignored. The
+purged: every image is removed from every reachable node, or in use. Unreachable nodes are ignored. The \
 ImageCache is watched, not polled.
 
 Exit codes: 0 condition met; 1 timed out, deleted, or no answer from the cluster; 2 invalid input.";
@@ -177,11 +177,11 @@ Examples:
   fledged refresh storefront
   fledged refresh storefront -n shop --wait --timeout 10m
 
-Sets the annotation kubefledged.io/refresh-imagecache. Every node re-checks its images and pulls what is
-missing. Mutable tags (no tag, :latest, imagePullPolicy Always) are pulled again and failures are retried.
+Sets the annotation kubefledged.io/refresh-imagecache. Every node re-checks its images and pulls what is \
+missing. Mutable tags (no tag, :latest, imagePullPolicy Always) are pulled again and failures are retried. \
 The refresh completes when all reachable nodes have reported. It also ends a purge.
 
-Exit codes: 0 requested, or with --wait: succeeded; 1 with --wait: failed, superseded or timed out; 1 also
+Exit codes: 0 requested, or with --wait: succeeded; 1 with --wait: failed, superseded or timed out; 1 also \
 if not found or without an answer from the cluster; 2 invalid input.";
 
 #[cfg(feature = "cluster")]
@@ -190,10 +190,10 @@ Examples:
   fledged purge storefront
   fledged purge storefront -n shop --wait --timeout 10m
 
-Sets the annotation kubefledged.io/purge-imagecache. Images that another ImageCache wants or a container
+Sets the annotation kubefledged.io/purge-imagecache. Images that another ImageCache wants or a container \
 uses are kept. The ImageCache stays purged until a refresh or an edit.
 
-Exit codes: 0 requested, or with --wait: succeeded; 1 with --wait: failed, superseded or timed out; 1 also
+Exit codes: 0 requested, or with --wait: succeeded; 1 with --wait: failed, superseded or timed out; 1 also \
 if not found or without an answer from the cluster; 2 invalid input.";
 
 #[cfg(feature = "cluster")]
@@ -204,7 +204,7 @@ Examples:
 
 Answers with the first cause that keeps the image off the node, the fields that show it, and a remedy.
 
-Exit codes: 0 the image is cached, for any ImageCache; 1 it is not, something was not found, or no answer
+Exit codes: 0 the image is cached, for any ImageCache; 1 it is not, something was not found, or no answer \
 from the cluster; 2 invalid input.";
 
 #[cfg(feature = "cluster")]
@@ -213,7 +213,7 @@ Examples:
   fledged plan -f images.yaml
   fledged plan -f images.yaml --exit-code -o json
 
-Compares what the controller would decide with and without the file, for the cluster as it is now. Nothing
+Compares what the controller would decide with and without the file, for the cluster as it is now. Nothing \
 is written. Rollout limits are ignored: every node is planned for, also nodes that are NotReady.
 
 pull     the image is pulled, unless it is present already
@@ -221,8 +221,8 @@ remove   the image is removed, unless a container uses it
 release  the image stays on the node and is no longer managed
 keep     other ImageCaches still want the image
 
-All files are planned as one change. kubectl applies their ImageCaches one after another, so put the
+All files are planned as one change. kubectl applies their ImageCaches one after another, so put the \
 ImageCache that adds an image before the one that drops it.
 
-Exit codes: 0 success; 1 no answer from the cluster, or with --exit-code: something would be pulled,
+Exit codes: 0 success; 1 no answer from the cluster, or with --exit-code: something would be pulled, \
 removed or released; 2 invalid input.";

@@ -14,7 +14,7 @@ use super::dry_run;
 use super::local_node::{node_facts, warn_nothing_selected};
 use super::round_outcome::RoundOutcome;
 use super::runtime_session::RuntimeSession;
-use crate::args::{ApplyArgs, OutputFormat, PullArgs, PurgeArgs};
+use crate::args::{ApplyArgs, OutputFormat, PullArgs, PurgeArgs, RegistryArgs};
 use crate::command_result::{CommandError, Exit, json, print};
 use crate::manifest;
 use crate::output::{LiveProgress, Terminal, pluralised};
@@ -47,12 +47,17 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
 
 pub(super) async fn purge(args: PurgeArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
     let manifests = manifest::load(args.manifests.files, terminal).await?;
-    let node = node_facts(&args.node, args.registry.platform.as_ref())?;
+    let node = node_facts(&args.node, args.platform.as_ref())?;
+    // A removal sends no request to a registry.
+    let registry = RegistryArgs {
+        platform: args.platform,
+        ..RegistryArgs::default()
+    };
     let defaults = AssignmentDefaults::default();
     let selected = Assignment::for_node(&node, &manifests.caches, defaults);
     warn_nothing_selected(&selected, &node, terminal);
     let round = Round {
-        session: RuntimeSession::open(args.runtime.runtime.as_ref(), &args.registry).await?,
+        session: RuntimeSession::open(args.runtime.runtime.as_ref(), &registry).await?,
         assignment: selected.into_absent(),
         format: args.output.output,
         terminal,
