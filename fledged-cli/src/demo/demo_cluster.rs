@@ -192,7 +192,7 @@ impl DemoCluster {
         let texts: Vec<String> = caches
             .iter()
             .map(|cache| {
-                let matrix = Matrix::new(cache, &nodes, &records, now);
+                let matrix = Matrix::new(cache, &caches, &nodes, &records, now);
                 let rows = self
                     .screen
                     .height()

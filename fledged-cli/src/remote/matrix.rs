@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fledged_core::error::Reason;
 use fledged_core::model::{CacheId, ImageCache, ImageRef, NodeFacts, NodeName};
+use fledged_core::planner::Cause;
 use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde::Serialize;
 
-use super::kubeconfig::connect;
+use super::kubeconfig::{ClusterError, connect};
 use super::matrix_text::matrix_text;
 use super::node_state::{NodeDetails, State, Unreachable, planner};
-use super::overview::CacheOverview;
+use super::overview::{CacheOverview, current_status};
 use super::render;
 use crate::args::StatusArgs;
 use crate::command_result::{CommandError, Exit, print};
@@ -20,10 +22,15 @@ use crate::command_result::{CommandError, Exit, print};
 pub(super) async fn status(args: StatusArgs) -> Result<Exit, CommandError> {
     let connection = connect(&args.connection).await?;
     let cache = connection.cache(&args.name).await?;
+    // All ImageCaches share the room of a node's record. Without the permission to list them, only this one.
+    let caches = match connection.list_caches(true).await {
+        Err(ClusterError::Forbidden { .. }) => Vec::new(),
+        listed => listed?,
+    };
     let nodes = connection.list_nodes().await?;
     let records = connection.list_records().await?;
     let now = Timestamp::now();
-    let matrix = Matrix::new(&cache, &nodes, &records, now);
+    let matrix = Matrix::new(&cache, &caches, &nodes, &records, now);
     let text = render(args.output.output, &matrix, |matrix| {
         matrix_text(matrix, args.max_nodes, now)
     })?;
@@ -81,15 +88,18 @@ pub(super) struct Cell {
 }
 
 impl Matrix {
-    /// The matrix of an ImageCache at `now`; `nodes` and `records` are those of the whole cluster.
+    /// The matrix of an ImageCache at `now`; `caches`, `nodes` and `records` are those of the whole cluster.
     pub(crate) fn new(
         cache: &ReadCache,
+        caches: &[ReadCache],
         nodes: &[ReadNode],
         records: &[ReadNodeCache],
         now: Timestamp,
     ) -> Self {
-        let planner = planner([cache], nodes, records, now);
         let (id, spec) = (cache.id(), cache.clone().into_facts().spec);
+        let others = caches.iter().filter(|other| other.id() != id);
+        let planner = planner([cache].into_iter().chain(others), nodes, records, now);
+        let full = nodes_without_room(cache);
         let details: BTreeMap<String, NodeDetails> = records
             .iter()
             .map(|record| (record.name_any(), NodeDetails::new(Some(record))))
@@ -114,13 +124,18 @@ impl Matrix {
                 .enumerate()
                 .filter(|(_, image)| images.contains(image))
                 .map(|(column, image)| {
-                    let state = if unreachable.is_some() {
-                        State::Unreachable
+                    if unreachable.is_some() {
+                        return cell(column, image, State::Unreachable, details);
+                    }
+                    let explanation = planner.explain(&id, name, image);
+                    let state = State::new(&explanation, details.assigned(image).is_some());
+                    let is_full = explanation.cause == Cause::NodeRecordFull
+                        || (state == State::Waiting && full.contains(name));
+                    if is_full {
+                        left_out(column, image)
                     } else {
-                        let explanation = planner.explain(&id, name, image);
-                        State::new(&explanation, details.assigned(image).is_some())
-                    };
-                    cell(column, image, state, details)
+                        cell(column, image, state, details)
+                    }
                 });
             NodeRow {
                 name: name.to_string(),
@@ -183,6 +198,26 @@ fn columns(spec: Option<&ImageCache>, rows: &BTreeMap<NodeName, Vec<ImageRef>>) 
         .filter(|image| known.insert((*image).clone()))
         .cloned()
         .collect()
+}
+
+/// The nodes whose record has no room for the cache, as its status names them. The controller may know of less
+/// room than the planner here assumes: it also learns from refused writes.
+fn nodes_without_room(cache: &ReadCache) -> BTreeSet<NodeName> {
+    current_status(cache)
+        .iter()
+        .flat_map(|status| status.failures.values().flatten())
+        .filter(|failure| failure.reason == Reason::NodeRecordFull.as_str())
+        .filter_map(|failure| NodeName::new(&failure.node).ok())
+        .collect()
+}
+
+/// An image that is not assigned because the node's record is full. A report about it is another cache's.
+fn left_out(column: usize, image: &ImageRef) -> Cell {
+    Cell {
+        reason: Some(Reason::NodeRecordFull.to_string()),
+        message: Some(Cause::NodeRecordFull.to_string()),
+        ..cell(column, image, State::Failed, &NodeDetails::default())
+    }
 }
 
 fn cell(column: usize, image: &ImageRef, state: State, details: &NodeDetails) -> Cell {

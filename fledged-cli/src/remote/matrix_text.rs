@@ -269,6 +269,7 @@ fn style(state: State) -> Style {
 
 #[cfg(test)]
 mod tests {
+    use fledged_operator::crd::ReadCache;
     use serde_json::{Value, json};
 
     use super::*;
@@ -317,7 +318,7 @@ mod tests {
             .iter()
             .map(|(name, _, phases)| serde_json::from_value(mk_record(name, *phases)).unwrap())
             .collect();
-        Matrix::new(&cache, &objects, &records, NOW.parse().unwrap())
+        Matrix::new(&cache, &[], &objects, &records, NOW.parse().unwrap())
     }
 
     fn shown(matrix: &Matrix, max_nodes: usize) -> String {
@@ -414,6 +415,50 @@ C cached, W waiting, U unreachable, F failed
     }
 
     #[test]
+    fn a_cache_without_room_on_a_node_has_failed() {
+        let mk_cache = |name: &str, images: Vec<String>, failures: Value| {
+            let cache = json!({
+                "metadata": { "namespace": "shop", "name": name, "uid": name, "generation": 1 },
+                "spec": { "cacheSpec": [{ "images": images }] },
+                "status": { "status": "Processing", "reason": "ImageCacheCreate", "message": "",
+                    "observedGeneration": 1, "startTime": "2026-01-01T00:00:00Z",
+                    "failures": failures },
+            });
+            serde_json::from_value(cache).unwrap()
+        };
+        let many = |name: &str, count: usize| {
+            let path = "x".repeat(200);
+            (0..count)
+                .map(|n| format!("registry.test/{name}/{path}:{n}"))
+                .collect()
+        };
+        let node = serde_json::from_value(mk_node("node-a", true)).unwrap();
+        let nodes = [node];
+        let now = NOW.parse().unwrap();
+        // Larger than the other ImageCache of the namespace, with which it exceeds 512 KiB.
+        let large: ReadCache = mk_cache("large", many("large", 900), json!({}));
+        let small: ReadCache = mk_cache("small", many("small", 800), json!({}));
+        let matrix = Matrix::new(&large, &[small, large.clone()], &nodes, &[], now);
+        let cell = &matrix.nodes[0].images[0];
+        assert_eq!(cell.state, State::Failed);
+        assert_eq!(cell.reason.as_deref(), Some("NodeRecordFull"));
+        let alone = Matrix::new(&large, &[], &nodes, &[], now);
+        assert_eq!(alone.nodes[0].images[0].state, State::Waiting);
+
+        // The controller knows of less room.
+        let image = "registry.test/app:1";
+        let failure = json!({ "node": "node-a", "reason": "NodeRecordFull", "message": "full" });
+        let failures = json!({ image: [failure] });
+        let told = mk_cache("told", vec![image.to_owned()], failures);
+        let matrix = Matrix::new(&told, &[], &nodes, &[], now);
+        let text = shown(&matrix, 20);
+        let row = "node-a   F   1 NodeRecordFull\n";
+        assert!(text.contains(row), "{text}");
+        let message = "1 on node-a: NodeRecordFull: the record of the node has no room";
+        assert!(text.contains(message), "{text}");
+    }
+
+    #[test]
     fn an_invalid_cache_shows_the_images_on_nodes() {
         let cache = json!({
             "metadata": { "namespace": "shop", "name": "web", "uid": "1", "generation": 1 },
@@ -424,7 +469,7 @@ C cached, W waiting, U unreachable, F failed
         let cache = serde_json::from_value(cache).unwrap();
         let node = serde_json::from_value(mk_node("node-a", true)).unwrap();
         let record = serde_json::from_value(record).unwrap();
-        let matrix = Matrix::new(&cache, &[node], &[record], NOW.parse().unwrap());
+        let matrix = Matrix::new(&cache, &[], &[node], &[record], NOW.parse().unwrap());
         assert_eq!(matrix.images, ["registry.test/app:1", "registry.test/db:1"]);
         let states = matrix.nodes[0].images.iter().map(|cell| cell.state);
         assert!(states.eq([State::Cached, State::Cached]));

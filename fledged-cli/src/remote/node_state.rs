@@ -89,7 +89,7 @@ impl NodeDetails {
 /// The state of an image on a node, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) enum State {
-    /// The last round of pulls failed, or the removal failed.
+    /// The last round of pulls failed, or the removal failed, or the node's record has no room for the image.
     Failed,
     /// The node is unreachable.
     Unreachable,
@@ -117,7 +117,7 @@ impl State {
             Cause::Cached { .. } => Self::Cached,
             Cause::Pulling { .. } => Self::Pulling,
             Cause::BackingOff(_) => Self::BackingOff,
-            Cause::Failed(_) => Self::Failed,
+            Cause::Failed(_) | Cause::NodeRecordFull => Self::Failed,
             Cause::KeptInUse => Self::InUse,
             // The cache no longer wants the image.
             Cause::CachePurged | Cause::CacheDeleting if !is_wanted => {

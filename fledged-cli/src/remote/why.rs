@@ -176,6 +176,12 @@ impl Query<'_> {
                     "limit the ImageCache to Linux nodes with the nodeSelector kubernetes.io/os: linux",
                 ),
             Cause::NodeNotReady => self.not_ready(),
+            Cause::NodeRecordFull => self
+                .because(
+                    WhyReason::NodeRecordFull,
+                    "the NodeImageCache of the node has no room for the images of the ImageCache",
+                )
+                .advise("list fewer images for the node; the largest ImageCache of the namespace that takes most room is left out first"),
             Cause::Cached { verifying } => self.cached(*verifying),
             Cause::AgentUnresponsive {
                 since,

@@ -40,6 +40,8 @@ pub(super) enum WhyReason {
     NotTakenUp,
     /// The image is not assigned to the node yet.
     NotAssigned,
+    /// The node's NodeImageCache has no room for the images of the ImageCache.
+    NodeRecordFull,
     /// The node's agent is unresponsive.
     AgentSilent,
     /// The node's agent has not started with the image.
