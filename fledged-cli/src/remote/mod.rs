@@ -13,7 +13,7 @@ mod node_state;
 mod overview;
 mod queries;
 mod why;
-mod why_answer;
+mod why_text;
 
 use serde::Serialize;
 

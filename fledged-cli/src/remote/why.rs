@@ -12,7 +12,7 @@ use super::kubeconfig::{ClusterError, Connection, connect};
 use super::node_state::{NodeDetails, Unreachable, planner};
 use super::overview::current_status;
 use super::render;
-use super::why_answer::{Answer, WhyReason, answer_text, pull_advice};
+use super::why_text::{Answer, WhyReason, answer_text, pull_advice};
 use crate::args::WhyArgs;
 use crate::command_result::{CommandError, Exit, print};
 use crate::invocation;

@@ -1,4 +1,5 @@
-//! The answer of `fledged why`: the cause in words, the evidence, and what to do.
+//! The answer of `fledged why` as text and JSON: the words, the evidence and what to do. The cause itself comes from
+//! `Planner::explain`.
 
 use std::fmt::Write as _;
 
