@@ -601,5 +601,4 @@ fn unknown(text: String) -> Failure {
 }
 
 #[cfg(test)]
-#[path = "reconcile_tests.rs"]
 mod tests;
