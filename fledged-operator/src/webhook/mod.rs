@@ -19,12 +19,12 @@
 //! ```
 
 mod certificate;
-mod issuing;
+mod renewal;
 mod review;
 mod review_server;
 
 pub use certificate::CertificateHealth;
-pub use issuing::SelfIssued;
+pub use renewal::SelfIssued;
 pub use review::{Verdict, judge};
 pub use review_server::{WebhookError, WebhookServer};
 

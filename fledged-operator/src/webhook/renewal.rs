@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn renewed_certificate_is_served_after_its_authority_is_in_the_bundle() {
+    async fn renewed_certificate_is_served_after_its_authority() {
         let cluster = Cluster::start().await;
         let (mut one, mut two) = (cluster.replica(), cluster.replica());
         one.check().await.unwrap();
