@@ -158,7 +158,7 @@ mod shrink_tests {
     use super::*;
 
     #[test]
-    fn each_step_is_smaller_and_the_last_still_says_what_is_acted_upon() {
+    fn each_step_is_smaller_and_the_last_has_what_decides() {
         let mut image = ImageReport::new("app:1".parse().unwrap(), ImagePhase::Failed);
         image.message = Some("é".repeat(200));
         image.reason = Some(Reason::Unauthorized);
