@@ -186,8 +186,8 @@ fn failure(problems: &[CredentialsProblem]) -> Failure {
 
 /// Maximum number of concurrent reads for one image.
 const READS_MAX: usize = 8;
-/// How long the result of a read is shared: images of one cache are pulled one after another.
-const SHARED_FOR: Duration = Duration::from_secs(5);
+/// How long an object that was read is shared: images of one cache are pulled one after another.
+const SHARED_FOR: Duration = Duration::from_secs(2);
 /// Limit for one read. A healthy API server responds within a second, and a pull waits for it.
 const READ_LIMIT: Duration = Duration::from_secs(15);
 
@@ -271,9 +271,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
             let age = now.duration_since(*began);
             match reading.peek() {
                 None => age < READ_LIMIT,
-                // The next attempt asks again.
-                Some(Err(ReadError::Unavailable { .. })) => false,
-                Some(_) => age < SHARED_FOR,
+                // What was missing may have been created since, and a pull that fails again waits for minutes.
+                Some(Err(_)) => false,
+                Some(Ok(_)) => age < SHARED_FOR,
             }
         });
         if let Some((_, reading)) = reads.get(name) {

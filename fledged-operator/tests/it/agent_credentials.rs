@@ -171,7 +171,7 @@ async fn namespaces_do_not_hide_credentials_of_each_other() {
     assert_eq!(users.collect::<Vec<_>>(), ["a", "b"]);
 }
 
-/// Results of reads are shared for five seconds.
+/// Objects that were read are shared for two seconds.
 async fn shared_reads_expire() {
     tokio::time::advance(Duration::from_secs(6)).await;
 }
@@ -203,7 +203,7 @@ async fn missing_secrets_fail_only_if_nothing_else_matches() {
     store
         .put_auths("missing", json!({"quay.io": entry("later")}))
         .await;
-    shared_reads_expire().await;
+    // A missing Secret is asked for again at once.
     let users = store.users("quay.io/app:1", &secrets, &[]).await.unwrap();
     assert_eq!(users, ["later"]);
 }
