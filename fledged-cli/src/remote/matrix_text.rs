@@ -449,8 +449,8 @@ C cached, W waiting, U unreachable, F failed
         let image = "registry.test/app:1";
         let failure = json!({ "node": "node-a", "reason": "NodeRecordFull", "message": "full" });
         let failures = json!({ image: [failure] });
-        let told = mk_cache("told", vec![image.to_owned()], failures);
-        let matrix = Matrix::new(&told, &[], &nodes, &[], now);
+        let reported = mk_cache("reported", vec![image.to_owned()], failures);
+        let matrix = Matrix::new(&reported, &[], &nodes, &[], now);
         let text = shown(&matrix, 20);
         let row = "node-a   F   1 NodeRecordFull\n";
         assert!(text.contains(row), "{text}");

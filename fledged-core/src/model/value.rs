@@ -222,7 +222,7 @@ impl CountOrPercent {
         }
     }
 
-    /// The number of `whole` that the value stands for, rounded up and at least one. `None` if the value is invalid.
+    /// The number of `whole` that the value is, rounded up and at least one. `None` if the value is invalid.
     #[must_use]
     pub fn of(&self, whole: usize) -> Option<usize> {
         let count = match self {

@@ -17,6 +17,9 @@ use crate::model::{
 /// The cluster-wide limit if the configured one is malformed.
 const DEFAULT_LIMIT: usize = 100;
 
+/// Estimated size of a removal in a record, in bytes, without its reference.
+const REMOVAL_BYTES: usize = 50;
+
 /// Why a pull is not assigned to a node now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Obstacle {
@@ -145,10 +148,13 @@ pub(super) fn obstacle(
 }
 
 /// The assignment to write next, and what keeps it from being complete.
+///
+/// Removals have room for `room` bytes, beside the images that are desired.
 pub(super) fn next_assignment(
     node: &NodeState,
     caches: &Caches,
     slots: &Slots,
+    room: usize,
     interner: &mut Interner,
 ) -> (Vec<Arc<AssignedImage>>, Vec<Obstacle>) {
     let mut next = Vec::with_capacity(node.desired.len().max(node.pairs.len()));
@@ -181,17 +187,24 @@ pub(super) fn next_assignment(
             }
         }
     }
+    let mut removals = Vec::new();
     if found < node.pairs.len() {
         let desired: BTreeSet<&ImageRef> = node.desired.iter().map(|e| &e.image).collect();
         for pair in &node.pairs {
             if !desired.contains(&pair.entry.image) {
-                next.extend(orphaned(node, pair, caches, interner));
+                removals.extend(orphaned(node, pair, caches, interner));
             }
         }
     }
     for image in unassigned_removals(node, caches) {
-        next.push(interner.entry(AssignedImage::absent(image)));
+        removals.push(interner.entry(AssignedImage::absent(image)));
     }
+    // Frequent edits must not fill the record with removals: what exceeds the room stays on the node.
+    let mut room = room;
+    next.extend(removals.into_iter().take_while(|entry| {
+        let bytes = entry.image.as_str().len() + REMOVAL_BYTES;
+        room.checked_sub(bytes).map(|rest| room = rest).is_some()
+    }));
     (next, obstacles)
 }
 

@@ -48,8 +48,8 @@ pub struct PlannerConfig {
     pub failures_max: usize,
     /// Room for an assignment in the record of a node, in bytes. If all caches together take more, whole
     /// caches are left out, always of the namespace that takes most, and report
-    /// [`Reason::NodeRecordFull`](crate::error::Reason). Default 512 KiB: etcd takes 1.5 MiB an object, and
-    /// the node's report is in the same one.
+    /// [`Reason::NodeRecordFull`](crate::error::Reason). Removals have as much room again. Default 512 KiB:
+    /// etcd takes 1.5 MiB an object, and the node's report is in the same one.
     pub record_bytes_max: usize,
 }
 
@@ -555,8 +555,14 @@ impl Planner {
         let mut next = Vec::new();
         if node.is_suitable() {
             let obstacles;
-            (next, obstacles) =
-                rollout::next_assignment(&node, &self.caches, &self.slots, &mut self.interner);
+            let room = node.room.min(self.config.record_bytes_max);
+            (next, obstacles) = rollout::next_assignment(
+                &node,
+                &self.caches,
+                &self.slots,
+                room,
+                &mut self.interner,
+            );
             for obstacle in obstacles {
                 self.wait_for(obstacle, name);
             }

@@ -18,7 +18,7 @@ use crate::time::after;
 /// Longest text of an invalid spec in a status, in characters: thousands of fields may be invalid.
 const MESSAGE_MAX: usize = 1_000;
 
-/// Stands for an object in another namespace.
+/// The replacement for the name of an object in another namespace.
 const CONCEALED: &str = "of another namespace";
 
 /// The result of an action that ended, or changed after it had ended.

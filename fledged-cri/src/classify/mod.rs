@@ -38,7 +38,7 @@ pub fn from_status(status: u16, message: impl Into<String>) -> Failure {
 fn reason_of_status(status: u16) -> Option<Reason> {
     match status {
         // 402, 412 and 451 are refusals by account, by policy (Harbor's content trust) and by law: they
-        // last until somebody changes something at the registry.
+        // last until the registry is changed.
         401 | 402 | 403 | 412 | 451 => Some(Reason::Unauthorized),
         404 | 410 => Some(Reason::ImageNotFound),
         // The registry has the image in no form that was asked for.

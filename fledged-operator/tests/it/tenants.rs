@@ -24,6 +24,8 @@ struct Cluster {
     statuses: BTreeMap<CacheId, CacheStatus>,
     generation: u64,
     events: usize,
+    /// Whether nodes do not report.
+    unresponsive: bool,
     /// Bytes above which an assignment is refused.
     refused_above: usize,
 }
@@ -46,6 +48,7 @@ impl Cluster {
             statuses: BTreeMap::new(),
             generation: 0,
             events: 0,
+            unresponsive: false,
             refused_above: usize::MAX,
         }
     }
@@ -99,8 +102,10 @@ impl Cluster {
                 });
                 let report = NodeReport::new(generation, reports);
                 self.records.insert(node.clone(), images);
-                self.planner
-                    .apply(ClusterEvent::Reported { node, report }, now);
+                if !self.unresponsive {
+                    self.planner
+                        .apply(ClusterEvent::Reported { node, report }, now);
+                }
             }
             ClusterCommand::WriteStatus { cache, status } => {
                 self.statuses.insert(cache, *status);
@@ -256,6 +261,41 @@ fn failures_conceal_names_of_other_namespaces() {
     );
     assert!(texts[1].contains("victim/payments"), "{}", texts[1]);
     assert!(!texts[1].contains("attacker/own"), "{}", texts[1]);
+}
+
+#[test]
+fn edits_do_not_fill_a_record_with_removals() {
+    let room = 64 * 1024;
+    let mut cluster = Cluster::new(room);
+    let victim = cluster.create(
+        "victim",
+        "web",
+        &mk_spec(["registry.test/web:1".to_owned()], 0),
+    );
+    cluster.settle();
+    cluster.unresponsive = true;
+    let id = CacheId::new("attacker", "web", "uid-attacker");
+    for edit in 0..30 {
+        let images = (0..200).map(|n| format!("registry.test/edit-{edit}:{n}"));
+        let facts = CacheFacts::of_spec(id.clone(), edit + 1, &mk_spec(images, 0));
+        cluster
+            .planner
+            .apply(ClusterEvent::CacheApplied(Box::new(facts)), cluster.now);
+        let commands = cluster.planner.poll(cluster.now);
+        commands.into_iter().for_each(|c| cluster.execute(c));
+    }
+    assert!(
+        cluster.largest_record() <= 2 * room,
+        "{} bytes",
+        cluster.largest_record()
+    );
+    assert!(
+        cluster.largest_record() > room / 2,
+        "{} bytes",
+        cluster.largest_record()
+    );
+    let wanted = |images: &[AssignedImage]| images.iter().any(|i| i.wanted_by.contains(&victim));
+    assert!(cluster.records.values().all(|images| wanted(images)));
 }
 
 #[test]
