@@ -3,6 +3,7 @@
 //! The media types of the configuration and of the layers decide, as in containerd. A runtime fetches
 //! an artifact and then fails to unpack it.
 
+use fledged_core::error::plain_text;
 use oci_spec::image as spec;
 
 /// Configurations of container images.
@@ -61,11 +62,7 @@ pub(super) fn is_marked(descriptor: &spec::Descriptor) -> bool {
 
 /// An artifact of that media type, as messages name it.
 fn name(media_type: &str) -> String {
-    let shown: String = media_type
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(100)
-        .collect();
+    let shown = plain_text(media_type, 100);
     let known = NAMES.iter().find(|(part, _)| media_type.contains(part));
     match known {
         Some((_, name)) => format!("{name} ({shown})"),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fledged_core::error::{Failure, Reason};
+use fledged_core::error::{Failure, Reason, plain_text};
 use fledged_core::model::ImageRef;
 use jiff::Timestamp;
 use reqwest::header::RETRY_AFTER;
@@ -323,16 +323,7 @@ fn registry_text(body: &[u8]) -> String {
             (!texts.is_empty()).then(|| texts.join("; "))
         });
     let text = messages.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut shown: String = line
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(ERROR_TEXT_MAX)
-        .collect();
-    if line.chars().count() > ERROR_TEXT_MAX {
-        shown.push('…');
-    }
-    shown
+    plain_text(&text, ERROR_TEXT_MAX)
 }
 
 #[cfg(test)]
