@@ -102,11 +102,7 @@ limits:
 
 {{/* Namespaces whose pull secrets agents may read, one per line. */}}
 {{- define "fledged.secretNamespaces" -}}
-{{- $all := prepend .Values.agent.secretNamespaces .Release.Namespace -}}
-{{- with .Values.watchNamespace -}}
-{{- $all = append $all . -}}
-{{- end -}}
-{{- join "\n" (uniq $all) -}}
+{{- join "\n" (uniq (default list .Values.agent.secretNamespaces)) -}}
 {{- end -}}
 
 {{/* Namespaces with a ServiceAccount for Jobs, one per line. */}}

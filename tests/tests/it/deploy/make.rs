@@ -174,12 +174,35 @@ fn namespace_and_image_variables_change_every_object() {
         .filter(|line| line.contains(": kube-fledged") || line.contains(":kube-fledged"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
-    assert!(
-        applied.contains("system:serviceaccount:elsewhere:kubefledged-agent"),
-        "{applied}"
-    );
     for (image, count) in [("r.example/ours:9", 2), ("r.example/webhook:9", 1)] {
         let found = applied.matches(&format!("image: {image}")).count();
         assert_eq!(found, count, "{image}: {applied}");
     }
+}
+
+#[test]
+fn allow_pull_secrets_binds_the_agents_of_the_namespace() {
+    if !require(&["make"]) {
+        return;
+    }
+    let fake = tempfile::tempdir().unwrap();
+    let script = "#!/bin/sh\necho \"# $*\"; exec cat\n";
+    let program = executable(&fake.path().join("kubectl"), script);
+    let make = |variables: &[&str]| {
+        let mut command = Command::new("make");
+        command.args(["--silent", "--directory", deploy("").to_str().unwrap()]);
+        command.arg("allow-pull-secrets").args(variables);
+        command.arg(format!("KUBECTL={program}"));
+        command.env_remove("MAKEFLAGS").output().unwrap()
+    };
+    let output = make(&[
+        "PULL_SECRETS_NAMESPACE=shop",
+        "KUBEFLEDGED_NAMESPACE=elsewhere",
+    ]);
+    let applied = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{applied}");
+    assert!(applied.contains("# apply -n shop -f -"), "{applied}");
+    assert!(applied.contains("namespace: elsewhere"), "{applied}");
+    assert!(!applied.contains(": kube-fledged"), "{applied}");
+    assert!(!make(&[]).status.success());
 }

@@ -1,12 +1,14 @@
 //! The ValidatingAdmissionPolicy that restricts an agent to its own node's record: evaluates its CEL expressions.
 
+use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 
 use cel::{Context, Env, Program};
 use fledged_tests::require;
 use serde_json::{Value, json};
 
-use super::rendered::{named, plain, template};
+use super::rendered::{deploy, documents, named, plain, template};
 
 const CLAIM: &str = "authentication.kubernetes.io/node-name";
 
@@ -94,11 +96,22 @@ fn agents_may_only_write_the_status_of_their_record() {
             let refusals = decide(policy, &other).expect_err(field);
             assert!(refusals[0].contains("the status"), "{field}: {refusals:?}");
         }
-        // The policy applies to no other subject: the controller, a person, an account of the same name elsewhere.
+        // An overlay may install the agents in another namespace, with another prefix or suffix.
+        for user in [
+            format!("system:serviceaccount:elsewhere:{account}"),
+            format!("system:serviceaccount:elsewhere:team-{account}-b"),
+        ] {
+            let own = request(&user, json!(["node-1"]), "node-1");
+            assert_eq!(decide(policy, &own), Ok(()), "{user}");
+            let other = request(&user, json!(["node-1"]), "node-2");
+            assert!(decide(policy, &other).is_err(), "{user}");
+        }
+        // The policy applies to no other subject: the controller, a person, an account that only resembles an agent's.
         for user in [
             "system:serviceaccount:kube-fledged:kube-fledged-controller".to_owned(),
+            format!("system:serviceaccount:{account}:controller"),
             "admin".to_owned(),
-            format!("system:serviceaccount:elsewhere:{account}"),
+            account.to_owned(),
         ] {
             assert_eq!(
                 decide(policy, &request(&user, Value::Null, "node-2")),
@@ -131,9 +144,77 @@ fn policy_is_bound_and_matches_spec_and_status() {
     let condition = policy["spec"]["matchConditions"][0]["expression"]
         .as_str()
         .unwrap();
-    let user = format!(
-        "\"system:serviceaccount:kube-fledged:{}\"",
-        account.as_str().unwrap()
-    );
+    let user = format!(":[^:]*{}[^:]*$')", account.as_str().unwrap());
     assert!(condition.ends_with(&user), "{condition}");
+}
+
+/// A dot in the account's name is no wildcard of the regular expression.
+#[test]
+fn account_names_with_dots_are_matched_literally() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&["--set=serviceAccount.name=a.b"]);
+    let policy = named(&objects, "ValidatingAdmissionPolicy", "-agent");
+    let foreign = |account: &str| {
+        let user = format!("system:serviceaccount:kube-fledged:{account}");
+        decide(policy, &request(&user, json!(["node-1"]), "node-2"))
+    };
+    assert!(foreign("a.b-agent").is_err());
+    assert_eq!(foreign("axb-agent"), Ok(()));
+}
+
+/// `kubectl apply -k` of an overlay changes names and namespaces, but no text inside an expression.
+#[test]
+fn policy_holds_under_a_kustomize_overlay() {
+    if !require(&["kubectl"]) {
+        return;
+    }
+    for transformers in [
+        "namespace: image-warmer\n",
+        "namePrefix: team-\n",
+        "namespace: image-warmer\nnamePrefix: team-\nnameSuffix: -b\n",
+    ] {
+        let objects = overlay(transformers);
+        let policy = named(&objects, "ValidatingAdmissionPolicy", "");
+        let binding = named(&objects, "ValidatingAdmissionPolicyBinding", "");
+        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+        let agents = named(&objects, "DaemonSet", "");
+        let user = format!(
+            "system:serviceaccount:{}:{}",
+            agents["metadata"]["namespace"].as_str().unwrap(),
+            agents["spec"]["template"]["spec"]["serviceAccountName"]
+                .as_str()
+                .unwrap()
+        );
+        let own = request(&user, json!(["node-1"]), "node-1");
+        assert_eq!(decide(policy, &own), Ok(()), "{transformers}");
+        let other = request(&user, json!(["node-1"]), "node-2");
+        assert!(decide(policy, &other).is_err(), "{transformers}");
+    }
+}
+
+/// Renders an overlay of `deploy` with these transformers.
+fn overlay(transformers: &str) -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    // kustomize accepts a base only by a relative path.
+    for file in [
+        "kustomization.yaml",
+        "kubefledged-namespace.yaml",
+        "kubefledged-crd.yaml",
+        "kubefledged.yaml",
+    ] {
+        let to = folder.path().join("base").join(file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(deploy(file), to).unwrap();
+    }
+    let overlay = folder.path().join("overlay");
+    fs::create_dir(&overlay).unwrap();
+    let text = format!("resources: [../base]\n{transformers}");
+    fs::write(overlay.join("kustomization.yaml"), text).unwrap();
+    let mut kubectl = Command::new("kubectl");
+    let output = kubectl.arg("kustomize").arg(overlay).output().unwrap();
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{problem}");
+    documents(&String::from_utf8(output.stdout).unwrap())
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use fledged_tests::require;
 use serde_json::{Value, json};
 
-use super::rendered::{every_installation, helm_operator, label, of_kind, template};
+use super::rendered::{
+    documents, every_installation, helm_operator, label, named, of_kind, plain, template, text,
+};
 
 fn words<'v>(value: &'v Value, field: &str) -> Vec<&'v str> {
     let list = value[field]
@@ -198,8 +200,6 @@ fn each_part_has_exactly_its_documented_rights() {
     let agent = table(&[
         (" nodeimagecaches", "list watch"),
         (" nodeimagecaches/status", "patch"),
-        ("kube-fledged secrets", "get"),
-        ("kube-fledged serviceaccounts", "get"),
         ("shop secrets", "get"),
         ("shop serviceaccounts", "get"),
     ]);
@@ -223,6 +223,59 @@ fn each_part_has_exactly_its_documented_rights() {
     ]);
     let webhook = table(&[(" nodes", "list watch")]);
     assert_eq!(rights(&others, "kube-fledged-webhook-server"), webhook);
+}
+
+/// Agents are on every node, so a namespace's Secrets are theirs only if somebody asks for it.
+#[test]
+fn agents_read_secrets_only_in_listed_namespaces() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let readable = |objects: &[Value], account: &str| -> Vec<String> {
+        let rights = rights(objects, account);
+        let readable = rights.into_keys().filter(|key| key.contains(" secrets"));
+        readable.collect()
+    };
+    let agent = "kube-fledged-agent";
+    for set in [&[][..], &["--set=watchNamespace=shop"]] {
+        assert!(readable(&template(set), agent).is_empty(), "{set:?}");
+    }
+    assert!(readable(&plain(), "kubefledged-agent").is_empty());
+    let objects = template(&["--set=agent.secretNamespaces={shop,kube-fledged}"]);
+    assert_eq!(
+        readable(&objects, agent),
+        ["kube-fledged secrets", "shop secrets"]
+    );
+    let objects = template(&[
+        "--set=agent.secretNamespaces={shop,shop}",
+        "--set=agent.secretNames={registry-key,other}",
+    ]);
+    assert_eq!(
+        readable(&objects, agent),
+        ["shop secrets registry-key,other"]
+    );
+}
+
+/// `kubectl apply -n NAMESPACE -f deploy/kubefledged-pull-secrets.yaml`
+#[test]
+fn plain_yaml_grants_secrets_of_one_namespace() {
+    let grant = documents(&text("kubefledged-pull-secrets.yaml"));
+    let kinds: Vec<&Value> = grant.iter().map(|object| &object["kind"]).collect();
+    assert_eq!(kinds, ["Role", "RoleBinding"]);
+    for object in &grant {
+        assert!(object["metadata"].get("namespace").is_none(), "{object}");
+    }
+    let wanted = table(&[(" secrets", "get"), (" serviceaccounts", "get")]);
+    assert_eq!(rights(&grant, "kubefledged-agent"), wanted);
+    // The subject is the account that the agents of the plain YAML run as.
+    let objects = plain();
+    let agents = named(&objects, "DaemonSet", "-agent");
+    let subject = &named(&grant, "RoleBinding", "")["subjects"][0];
+    assert_eq!(
+        subject["name"],
+        agents["spec"]["template"]["spec"]["serviceAccountName"]
+    );
+    assert_eq!(subject["namespace"], agents["metadata"]["namespace"]);
 }
 
 #[test]

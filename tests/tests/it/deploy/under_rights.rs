@@ -21,8 +21,8 @@ use super::rendered::{deploy, helm};
 
 const APP: &str = "registry.test/private/app:1";
 
-/// Installs the chart with the arguments `set`. Returns nothing on the embedded API server, which has no RBAC.
-async fn installed(set: &'static [&'static str]) -> Option<TestCluster> {
+/// Installs the chart with the arguments `set`, in which OWN stands for the release's namespace. Returns nothing on the embedded API server, which has no RBAC.
+async fn installed(set: &[&str]) -> Option<TestCluster> {
     if !require(&["helm", "kubectl"]) {
         return None;
     }
@@ -36,6 +36,10 @@ async fn installed(set: &'static [&'static str]) -> Option<TestCluster> {
         format!("--kubeconfig={}", cluster.kubeconfig().display()),
         format!("--namespace={}", cluster.namespace()),
     );
+    let set = set
+        .iter()
+        .map(|arg| arg.replace("OWN", cluster.namespace()));
+    let set: Vec<String> = set.collect();
     let output = tokio::task::spawn_blocking(move || {
         let chart = chart.to_str().unwrap();
         // The fixture has installed the definitions.
@@ -47,7 +51,8 @@ async fn installed(set: &'static [&'static str]) -> Option<TestCluster> {
             &kubeconfig,
             &namespace,
         ];
-        helm(&[args.as_slice(), set].concat())
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        helm(&[args.as_slice(), &set].concat())
     });
     let output = output.await.unwrap();
     assert!(
@@ -123,7 +128,11 @@ async fn record(cluster: &TestCluster, node: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_may_only_write_the_record_of_their_node() {
-    let Some(cluster) = installed(&[]).await else {
+    let set = &[
+        "--set=agent.secretNamespaces={default}",
+        "--set=agent.secretNames={registry-key}",
+    ];
+    let Some(cluster) = installed(set).await else {
         return;
     };
     let nodes = ["a", "b"].map(|name| format!("{}-{name}", cluster.tag()));
@@ -206,21 +215,22 @@ async fn agents_may_only_write_the_record_of_their_node() {
         .run(&["delete", "clusterrolebinding", &binding])
         .await
         .ok();
-    // An agent may get Secrets by name, only in its own namespace.
+    // An agent may get the listed Secrets of the listed namespaces, and no others, also not in its own namespace.
     let agent = format!(
         "--as=system:serviceaccount:{}:kube-fledged-agent",
         cluster.namespace()
     );
-    for (verb, namespace, may) in [
-        ("get", cluster.namespace(), "yes"),
-        ("list", cluster.namespace(), "no"),
-        ("get", "default", "no"),
+    for (verb, secret, namespace, may) in [
+        ("get", "secrets/registry-key", "default", "yes"),
+        ("get", "secrets/other", "default", "no"),
+        ("list", "secrets", "default", "no"),
+        ("get", "secrets/registry-key", cluster.namespace(), "no"),
     ] {
         let namespace = format!("--namespace={namespace}");
         let answer = kubectl
-            .run(&["auth", "can-i", verb, "secrets", &agent, &namespace])
+            .run(&["auth", "can-i", verb, secret, &agent, &namespace])
             .await;
-        assert_eq!(answer.stdout.trim(), may, "{verb} {namespace}");
+        assert_eq!(answer.stdout.trim(), may, "{verb} {secret} {namespace}");
     }
     uninstall(&cluster).await;
 }
@@ -271,7 +281,7 @@ async fn granted_rights_suffice_for_jobs() {
 /// A cache is created, refreshed and deleted with agents, with only the rights that the chart grants.
 #[tokio::test(flavor = "multi_thread")]
 async fn granted_rights_suffice_for_agents() {
-    let Some(cluster) = installed(&[]).await else {
+    let Some(cluster) = installed(&["--set=agent.secretNamespaces={OWN}"]).await else {
         return;
     };
     let node = format!("{}-a", cluster.tag());
