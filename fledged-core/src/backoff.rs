@@ -95,7 +95,8 @@ pub struct Backoff {
     /// Between rounds that ended with a transient failure or at the deadline. Default 30 s to 5 min,
     /// the kubelet's longest image back-off.
     pub round: Schedule,
-    /// Between rounds after refused credentials or a missing image. Default 1 min to 15 min.
+    /// Between rounds after refused credentials, a missing image, or with a misconfigured registry. Default
+    /// 1 min to 15 min.
     pub refused: Schedule,
     /// Between rounds after a malformed image or with an unsupported runtime. Default 5 min to 1 h.
     pub invalid: Schedule,
@@ -151,7 +152,9 @@ impl Backoff {
         rng: &mut fastrand::Rng,
     ) -> Duration {
         let schedule = match failure.class() {
-            ErrorClass::Unauthorized | ErrorClass::NotFound => &self.refused,
+            ErrorClass::Unauthorized | ErrorClass::NotFound | ErrorClass::Misconfigured => {
+                &self.refused
+            }
             ErrorClass::Invalid | ErrorClass::Fatal => &self.invalid,
             ErrorClass::DiskFull => &self.disk_full,
             ErrorClass::Retryable | ErrorClass::Throttled => &self.round,
@@ -297,6 +300,7 @@ mod tests {
         assert_eq!(first(Reason::TooManyRequests), (5, 30));
         assert_eq!(first(Reason::Unauthorized).1, 60);
         assert_eq!(first(Reason::ImageNotFound).1, 60);
+        assert_eq!(first(Reason::RegistryMisconfigured).1, 60);
         assert_eq!(first(Reason::DiskFull).1, 60);
         assert_eq!(first(Reason::InvalidImage).1, 300);
         assert_eq!(first(Reason::RuntimeUnsupported).1, 300);

@@ -21,6 +21,8 @@ pub enum ErrorClass {
     DiskFull,
     /// The request or the image itself is malformed.
     Invalid,
+    /// The node's configuration of the registry does not fit the registry; an operator has to act.
+    Misconfigured,
     /// No operation on this node can succeed until its software or configuration changes.
     Fatal,
 }
@@ -54,6 +56,9 @@ pub enum Reason {
     RegistryError,
     /// No connection, or one that broke.
     ConnectionFailed,
+    /// The node's configuration does not fit the registry: plain HTTP instead of HTTPS, an unknown
+    /// certificate authority, an expired certificate or one of another name, no usable mirror.
+    RegistryMisconfigured,
     /// The pull outlived its deadline.
     DeadlineExceeded,
     /// Content did not have the digest it was asked for by.
@@ -94,6 +99,7 @@ impl Reason {
             Self::TooManyRequests => ErrorClass::Throttled,
             Self::DiskFull => ErrorClass::DiskFull,
             Self::InvalidReference | Self::InvalidImage => ErrorClass::Invalid,
+            Self::RegistryMisconfigured => ErrorClass::Misconfigured,
             Self::RuntimeUnsupported | Self::StoreUnusable => ErrorClass::Fatal,
             Self::RegistryError
             | Self::ConnectionFailed
@@ -120,6 +126,7 @@ impl Reason {
             Self::TooManyRequests => "TooManyRequests",
             Self::RegistryError => "RegistryError",
             Self::ConnectionFailed => "ConnectionFailed",
+            Self::RegistryMisconfigured => "RegistryMisconfigured",
             Self::DeadlineExceeded => "DeadlineExceeded",
             Self::DigestMismatch => "DigestMismatch",
             Self::DiskFull => "DiskFull",
@@ -238,6 +245,7 @@ mod tests {
             Reason::TooManyRequests,
             Reason::RegistryError,
             Reason::ConnectionFailed,
+            Reason::RegistryMisconfigured,
             Reason::DeadlineExceeded,
             Reason::DigestMismatch,
             Reason::DiskFull,
@@ -267,6 +275,7 @@ mod tests {
         for reason in [
             Reason::Unauthorized,
             Reason::ImageNotFound,
+            Reason::RegistryMisconfigured,
             Reason::DiskFull,
             Reason::InvalidImage,
             Reason::RuntimeUnsupported,

@@ -174,6 +174,9 @@ pub(super) fn pull_advice(reason: Reason, architecture: &str) -> String {
         Reason::RegistryError | Reason::ConnectionFailed => {
             "check that the registry is up and that the node can reach it; the pull is retried automatically"
         }
+        Reason::RegistryMisconfigured => {
+            "configure the registry in the container runtime of the node: its certificate authority, plain HTTP, or its mirrors"
+        }
         Reason::DeadlineExceeded => {
             "check the node's bandwidth to the registry, or raise the controller's --image-pull-deadline-duration"
         }

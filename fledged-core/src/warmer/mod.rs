@@ -576,13 +576,7 @@ impl Warmer {
                 Some(pull) => {
                     cancelled.push(pull);
                     entry.stale = self.last_inventory;
-                    let failure = Failure::new(
-                        Reason::DeadlineExceeded,
-                        format!(
-                            "not complete within its deadline of {:?}, at attempt {}",
-                            entry.progress.spec.deadline, entry.progress.report.attempts
-                        ),
-                    );
+                    let failure = entry.progress.deadline_exceeded();
                     let message = entry.progress.message_for(&failure, entry.present);
                     entry.progress.explain(failure.reason, message);
                     failure

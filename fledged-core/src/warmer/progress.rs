@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use super::hold::Hold;
 use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
-use crate::model::{AssignedImage, DesiredState, ImagePhase, ImagePullPolicy, ImageReport};
+use crate::model::{
+    AssignedImage, DesiredState, GoDuration, ImagePhase, ImagePullPolicy, ImageReport,
+};
 use crate::time::{after, between};
 
 /// The attempts at one assigned image, and what is reported of it.
@@ -179,6 +181,27 @@ impl ImageProgress {
             delay
         };
         self.due = Some(after(now, delay));
+    }
+
+    /// The failure of a round whose deadline has passed during an attempt. Its message keeps the failure
+    /// of the attempt before.
+    #[must_use]
+    pub fn deadline_exceeded(&self) -> Failure {
+        let mut text = format!(
+            "not complete within its deadline of {}, at attempt {}",
+            GoDuration(self.spec.deadline),
+            self.report.attempts
+        );
+        // Before the first attempt has failed, a message is about an earlier round.
+        let last = self
+            .report
+            .message
+            .as_ref()
+            .filter(|_| self.report.attempts > 1);
+        if let Some(last) = last {
+            text = format!("{text}; the attempt before failed: {last}");
+        }
+        Failure::new(Reason::DeadlineExceeded, text)
     }
 
     /// The message of a failure. `present`: an earlier copy of the image is present.

@@ -171,7 +171,7 @@ fn the_deadline_counts_from_the_start_of_the_pull() {
     let report = node.report("b");
     assert_eq!(report.phase, ImagePhase::Failed);
     assert_eq!(report.reason, Some(Reason::DeadlineExceeded));
-    assert!(report.message.unwrap().contains("100s"));
+    assert!(report.message.unwrap().contains("1m40s"));
     assert_eq!(report.finished_at, Some(node.now));
     // A reading that began during the pull of `b` may have missed its result.
     node.answer(Ok(mk_inventory(&["a"])));

@@ -72,12 +72,38 @@ fn a_round_ends_when_the_next_attempt_would_miss_its_deadline() {
 }
 
 #[test]
+fn an_exceeded_deadline_keeps_the_failure_before_it() {
+    let image = mk_present("a").with_deadline(5 * MINUTE);
+    let (mut node, _) = TestNode::warmed(3, vec![image], &[]);
+    node.failed("a", Reason::RegistryError);
+    node.until_pull(&[]);
+    node.pass(300);
+    let report = node.report("a");
+    assert_eq!(report.phase, ImagePhase::Failed);
+    assert_eq!(report.reason, Some(Reason::DeadlineExceeded));
+    assert_eq!(
+        report.message.as_deref(),
+        Some(
+            "not complete within its deadline of 5m, at attempt 2; the attempt before failed: the runtime failed with RegistryError"
+        )
+    );
+    // The first attempt of the next round has no failure before it.
+    node.until_pull(&[]);
+    node.pass(300);
+    assert_eq!(
+        node.report("a").message.as_deref(),
+        Some("not complete within its deadline of 5m, at attempt 1")
+    );
+}
+
+#[test]
 fn permanent_failures_wait_for_minutes_and_double() {
     for (reason, minutes) in [
         (Reason::Unauthorized, [1, 2, 4, 8, 15, 15]),
         (Reason::CredentialsUnavailable, [1, 2, 4, 8, 15, 15]),
         (Reason::ImageNotFound, [1, 2, 4, 8, 15, 15]),
         (Reason::PlatformNotFound, [1, 2, 4, 8, 15, 15]),
+        (Reason::RegistryMisconfigured, [1, 2, 4, 8, 15, 15]),
         (Reason::InvalidImage, [5, 10, 20, 40, 60, 60]),
         (Reason::RuntimeUnsupported, [5, 10, 20, 40, 60, 60]),
     ] {

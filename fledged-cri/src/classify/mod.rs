@@ -43,6 +43,8 @@ fn reason_of_status(status: u16) -> Option<Reason> {
         404 | 410 => Some(Reason::ImageNotFound),
         // The registry has the image in no form that was asked for.
         406 => Some(Reason::InvalidImage),
+        // The proxy on the way requires credentials.
+        407 => Some(Reason::RegistryMisconfigured),
         408 => Some(Reason::ConnectionFailed),
         429 => Some(Reason::TooManyRequests),
         500..=599 => Some(Reason::RegistryError),
@@ -164,6 +166,7 @@ const BEFORE_STATUS: &[(Reason, &[&str])] = &[
 
 /// Phrases that decide if the text has no HTTP status that does.
 const AFTER_STATUS: &[(Reason, &[&str])] = &[
+    (Reason::RegistryMisconfigured, MISCONFIGURED),
     (
         Reason::Unauthorized,
         &[
@@ -192,6 +195,8 @@ const AFTER_STATUS: &[(Reason, &[&str])] = &[
             "denied unauthenticated",
             "do not have permission",
             "does not have permission",
+            // The signature policy of CRI-O.
+            "rejected by policy",
             // The firewall of Azure's registries.
             "denied client",
             "is not allowed access",
@@ -226,15 +231,11 @@ const AFTER_STATUS: &[(Reason, &[&str])] = &[
             "handshake timeout",
             "exceeded while awaiting headers",
             "request canceled while waiting for connection",
-            "server gave http response to https client",
-            "sent an http request to an https server",
-            "plain http request was sent to https port",
             "broken pipe",
             "no route to host",
             "network is unreachable",
             "short read",
             "tls",
-            "x509",
             "eof",
         ],
     ),
@@ -258,7 +259,11 @@ const AFTER_STATUS: &[(Reason, &[&str])] = &[
             "invalid reference",
             "couldn't parse image reference",
             "failed to parse image reference",
+            "couldn't parse image name",
             "could not parse reference",
+            // Short names that CRI-O and Podman refuse to complete.
+            "did not resolve to an alias",
+            "short name resolution enforced",
         ],
     ),
     (
@@ -269,4 +274,39 @@ const AFTER_STATUS: &[(Reason, &[&str])] = &[
             "mediatype",
         ],
     ),
+];
+
+/// Texts about the node's configuration of a registry: they stay true until the configuration or the
+/// registry changes.
+const MISCONFIGURED: &[&str] = &[
+    "server gave http response to https client",
+    "sent an http request to an https server",
+    "plain http request was sent to https port",
+    "no required ssl certificate was sent",
+    "first record does not look like a tls handshake",
+    "unsupported protocol scheme",
+    "invalid proxy address",
+    "proxy authentication required",
+    // Every error of Go's certificate verification.
+    "x509",
+    // Alerts of a server that requires another certificate, or another version of TLS.
+    "tls bad certificate",
+    "tls certificate required",
+    "tls expired certificate",
+    "tls handshake failure",
+    "tls protocol version not supported",
+    "tls revoked certificate",
+    "tls unknown certificate",
+    "tls unknown certificate authority",
+    "tls unrecognized name",
+    "tls unsupported certificate",
+    "tls server selected unsupported protocol version",
+    // containerd's hosts.toml.
+    "no resolve hosts",
+    "no pull hosts",
+    "unable to read ca cert",
+    "unable to load ca cert",
+    "unable to read cert file",
+    // CRI-O's registries.conf: "registry r.example is blocked in /etc/containers/registries.conf".
+    "is blocked in",
 ];

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fledged_core::error::Reason::{
     ConnectionFailed, DeadlineExceeded, DigestMismatch, DiskFull, ImageNotFound, InvalidImage,
-    InvalidReference, PlatformNotFound, RegistryError, RuntimeUnavailable, StoreUnusable,
-    TooManyRequests, Unauthorized, Unknown,
+    InvalidReference, PlatformNotFound, RegistryError, RegistryMisconfigured, RuntimeUnavailable,
+    StoreUnusable, TooManyRequests, Unauthorized, Unknown,
 };
 
 use super::*;
@@ -141,7 +141,7 @@ fn cri_o() {
             "pinging container registry 10.0.0.4:5000: Get \"https://10.0.0.4:5000/v2/\": dial tcp 10.0.0.4:5000: connect: no route to host",
         ),
         (
-            ConnectionFailed,
+            RegistryMisconfigured,
             "pinging container registry r.example: Get \"https://r.example/v2/\": x509: certificate signed by unknown authority",
         ),
         (
@@ -198,7 +198,7 @@ fn docker() {
             "received unexpected HTTP status: 500 Internal Server Error",
         ),
         (
-            ConnectionFailed,
+            RegistryMisconfigured,
             "Get \"https://127.0.0.1:4040/v2/\": http: server gave HTTP response to HTTPS client",
         ),
         (
@@ -338,4 +338,61 @@ fn refusals_without_a_status_are_known() {
         assert_eq!(reason_of_text(text), Reason::Unauthorized, "{text}");
     }
     assert_eq!(reason_of_text("pull QPS exceeded"), Reason::TooManyRequests);
+}
+
+#[test]
+fn misconfigured_registries_are_permanent() {
+    for text in [
+        "failed to pull and unpack image \"r.lan:5000/a:1\": failed to resolve reference \"r.lan:5000/a:1\": failed to do request: Head \"https://r.lan:5000/v2/a/manifests/1\": http: server gave HTTP response to HTTPS client",
+        "failed to do request: Head \"https://r.lan/v2/a/manifests/1\": tls: failed to verify certificate: x509: certificate signed by unknown authority",
+        "failed to do request: Head \"https://r.lan/v2/a/manifests/1\": x509: certificate has expired or is not yet valid: current time 2026-11-01T10:00:00Z is after 2025-11-01T10:00:00Z",
+        "Error response from daemon: Get \"https://r.lan/v2/\": tls: failed to verify certificate: x509: certificate is valid for localhost, not r.lan",
+        "Get \"https://10.0.0.1/v2/\": x509: cannot validate certificate for 10.0.0.1 because it doesn't contain any IP SANs",
+        "x509: certificate is not authorized to sign other certificates",
+        "x509: certificate relies on legacy Common Name field, use SANs instead",
+        "Get \"https://r.lan/v2/\": remote error: tls: certificate required",
+        "Get \"https://r.lan/v2/\": remote error: tls: handshake failure",
+        "Get \"https://r.lan/v2/\": tls: first record does not look like a TLS handshake",
+        "unexpected status from HEAD request to http://r.lan:443/v2/a/manifests/1: 400 Bad Request - Server message: Client sent an HTTP request to an HTTPS server.",
+        "received unexpected HTTP status: 400 The plain HTTP request was sent to HTTPS port",
+        "failed to do request: Head \"htps://r.lan/v2/a/manifests/1\": unsupported protocol scheme \"htps\"",
+        "failed to resolve reference \"r.lan/a:1\": no resolve hosts: not found",
+        "failed to resolve reference \"r.lan/a:1\": unable to load CA cert \"/etc/containerd/certs.d/r.lan/ca.crt\"",
+        "Get \"https://r.lan/v2/\": Proxy Authentication Required",
+        "unexpected status from HEAD request to http://r.lan/v2/a/manifests/1: 407 Proxy Authentication Required",
+        "registry docker.io is blocked in /etc/containers/registries.conf or /etc/containers/registries.conf.d",
+    ] {
+        assert_eq!(reason_of_text(text), RegistryMisconfigured, "{text}");
+        for prefix in ["ErrImagePull: ", "rpc error: code = Unknown desc = "] {
+            assert_eq!(
+                reason_of_text(&format!("{prefix}{text}")),
+                RegistryMisconfigured,
+                "{text}"
+            );
+        }
+    }
+    check(&[
+        (
+            ConnectionFailed,
+            "Head \"https://r.lan/v2/a/manifests/1\": dial tcp: lookup r.lan on 10.0.0.10:53: no such host",
+        ),
+        (
+            ConnectionFailed,
+            "Get \"https://r.lan/v2/\": net/http: TLS handshake timeout",
+        ),
+        (ConnectionFailed, "remote error: tls: internal error"),
+        // The registry's own trouble with its upstream.
+        (
+            RegistryError,
+            "unexpected status from HEAD request to https://r.lan/v2/a/manifests/1: 502 Bad Gateway - Server message: x509: certificate signed by unknown authority",
+        ),
+        (
+            InvalidReference,
+            "short-name \"nginx:1.27\" did not resolve to an alias and no unqualified-search registries are defined in \"/etc/containers/registries.conf\"",
+        ),
+        (
+            Unauthorized,
+            "Source image rejected: Running image docker://r.lan/a:1 is rejected by policy.",
+        ),
+    ]);
 }

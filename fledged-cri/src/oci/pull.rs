@@ -89,7 +89,9 @@ impl Pull {
                 Err(failure)
                     if matches!(
                         failure.reason,
-                        Reason::Unauthorized | Reason::TooManyRequests | Reason::ConnectionFailed
+                        Reason::TooManyRequests
+                            | Reason::ConnectionFailed
+                            | Reason::RegistryMisconfigured
                     ) =>
                 {
                     return Err(failure);

@@ -379,7 +379,10 @@ impl Waiting {
         let reason = match self.reason.as_str() {
             "InvalidImageName" => Some(Reason::InvalidReference),
             "ErrImageNeverPull" => Some(Reason::ImageNotFound),
-            "RegistryUnavailable" => Some(Reason::ConnectionFailed),
+            "RegistryUnavailable" => match failure_of_text(&self.message).reason {
+                Reason::RegistryMisconfigured => Some(Reason::RegistryMisconfigured),
+                _ => Some(Reason::ConnectionFailed),
+            },
             "SignatureValidationFailed" => Some(Reason::InvalidImage),
             _ => None,
         };

@@ -124,6 +124,11 @@ fn a_failing_pull_has_the_kubelets_message() {
             Reason::InvalidReference,
         ),
         ("RegistryUnavailable", "", Reason::ConnectionFailed),
+        (
+            "RegistryUnavailable",
+            "x509: certificate signed by unknown authority",
+            Reason::RegistryMisconfigured,
+        ),
         ("SignatureValidationFailed", "no", Reason::InvalidImage),
         ("ErrImageNeverPull", "", Reason::ImageNotFound),
         ("CreateContainerError", "exit status 1", Reason::Unknown),

@@ -133,7 +133,7 @@ async fn a_status_without_a_reason_has_that_of_its_text() {
     for (text, reason) in [
         (
             "Client sent an HTTP request to an HTTPS server.",
-            Reason::ConnectionFailed,
+            Reason::RegistryMisconfigured,
         ),
         ("manifest invalid", Reason::InvalidImage),
         ("no space left on device", Reason::Unknown),

@@ -22,7 +22,7 @@ use std::time::Duration;
 use fledged_core::backoff::Schedule;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
-    Assignment, ImagePhase, ImagePullPolicy, ImageRef, NodeName, NodeReport, ObjectName,
+    Assignment, GoDuration, ImagePhase, ImagePullPolicy, ImageRef, NodeName, NodeReport, ObjectName,
 };
 use fledged_core::port::RemovalScope;
 use jiff::Timestamp;
@@ -251,8 +251,8 @@ impl<'a> Step<'a> {
             return false;
         }
         let text = format!(
-            "not complete within its deadline of {:?}: another Job that has to end first has not",
-            known.progress.spec.deadline
+            "not complete within its deadline of {}: another Job that has to end first has not",
+            GoDuration(known.progress.spec.deadline)
         );
         let failure = Failure::new(Reason::DeadlineExceeded, text);
         self.memory.fail(image, &failure, true, self.now);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fledged_core::error::{ErrorClass, Failure, Reason};
-use fledged_core::model::ImageRef;
+use fledged_core::model::{GoDuration, ImageRef};
 use fledged_core::port::{Removal, RemovalScope};
 use jiff::Timestamp;
 
@@ -60,8 +60,8 @@ impl Live<'_> {
     fn expiry(&self) -> Failure {
         let whole = Duration::try_from(self.expires.duration_since(self.job.since));
         let text = format!(
-            "not complete within its deadline of {:?}: {}",
-            whole.unwrap_or(self.job.deadline),
+            "not complete within its deadline of {}: {}",
+            GoDuration(whole.unwrap_or(self.job.deadline)),
             self.describe()
         );
         Failure::new(Reason::DeadlineExceeded, text)
