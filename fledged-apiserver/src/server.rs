@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -15,7 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Api, FieldValidation, Target, Warnings, WriteOptions, check_type, insert, shape};
+use crate::api::{
+    Api, FieldValidation, Target, Warnings, WriteOptions, check_type, insert, refusal, shape,
+};
 use crate::control::Control;
 use crate::error::{ApiError, ApiResult, StartError};
 use crate::json::text;
@@ -34,6 +37,17 @@ pub struct Builder {
     history: usize,
     seed: Vec<Value>,
     clock: Clock,
+    token: Option<Token>,
+}
+
+/// A bearer token, which is not printed.
+#[derive(Clone, PartialEq, Eq)]
+struct Token(Arc<str>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 impl Default for Builder {
@@ -43,6 +57,7 @@ impl Default for Builder {
             history: HISTORY,
             seed: Vec::new(),
             clock: Clock::default(),
+            token: None,
         }
     }
 }
@@ -77,6 +92,15 @@ impl Builder {
         self
     }
 
+    /// The bearer token that requests over the socket must carry; [`Server::kubeconfig`] and [`Server::client`] do.
+    /// Others are refused with 401, and so are requests whose `Host` is not the address of the server, which a
+    /// web page can cause by DNS rebinding. By default every request is served.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
+        self.token = Some(Token(token.into()));
+        self
+    }
+
     /// Starts an API server without a socket, on the current tokio runtime.
     ///
     /// # Errors
@@ -104,8 +128,8 @@ impl Builder {
     ///
     /// Fails if the address can't be listened on, or a seed object is invalid.
     pub async fn start(self) -> Result<Server, StartError> {
-        let address = self.address;
-        Server::listen(self.service()?, address).await
+        let (address, token) = (self.address, self.token.clone());
+        Server::listen(self.service()?, address, token).await
     }
 }
 
@@ -151,6 +175,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Server {
     service: Service,
     address: SocketAddr,
+    token: Option<Token>,
     tasks: TaskTracker,
     /// Stops the server.
     end: CancellationToken,
@@ -165,7 +190,11 @@ impl Server {
     }
 
     /// Serves a service on a socket.
-    pub(crate) async fn listen(service: Service, address: SocketAddr) -> Result<Self, StartError> {
+    async fn listen(
+        service: Service,
+        address: SocketAddr,
+        token: Option<Token>,
+    ) -> Result<Self, StartError> {
         let listener = bind(address).await?;
         let address = listener
             .local_addr()
@@ -174,6 +203,7 @@ impl Server {
         let server = Self {
             service,
             address,
+            token,
             tasks: TaskTracker::new(),
             socket: Mutex::new(end.child_token()),
             end,
@@ -195,8 +225,13 @@ impl Server {
     /// A kubeconfig for the server, in YAML.
     pub fn kubeconfig(&self) -> String {
         let url = self.url();
+        let user = match &self.token {
+            // JSON is YAML.
+            Some(token) => json!({ "token": *token.0 }),
+            None => json!({}),
+        };
         format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: embedded\n  cluster:\n    server: {url}\nusers:\n- name: embedded\n  user: {{}}\ncontexts:\n- name: embedded\n  context:\n    cluster: embedded\n    user: embedded\n    namespace: default\ncurrent-context: embedded\n"
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: embedded\n  cluster:\n    server: {url}\nusers:\n- name: embedded\n  user: {user}\ncontexts:\n- name: embedded\n  context:\n    cluster: embedded\n    user: embedded\n    namespace: default\ncurrent-context: embedded\n"
         )
     }
 
@@ -208,7 +243,12 @@ impl Server {
     pub fn client_config(&self) -> Result<kube::Config, StartError> {
         let url = self.url().parse::<http::Uri>();
         let url = url.map_err(|error| StartError::Client(error.into()))?;
-        Ok(kube::Config::new(url))
+        let mut config = kube::Config::new(url);
+        config.auth_info.token = self
+            .token
+            .as_ref()
+            .map(|token| String::from(&*token.0).into());
+        Ok(config)
     }
 
     /// A client of the server.
@@ -256,11 +296,16 @@ impl Server {
     fn accept(&self, listener: TcpListener) {
         let (socket, tasks) = (self.socket(), self.tasks.clone());
         let control = (**self).clone();
+        let entry = Entry {
+            address: self.address,
+            token: self.token.clone(),
+        };
         self.tasks.spawn(async move {
             while let Some(accepted) = socket.run_until_cancelled(listener.accept()).await {
                 match accepted {
                     Ok((stream, _)) => {
-                        tasks.spawn(converse(control.clone(), stream, socket.clone()));
+                        let entry = entry.clone();
+                        tasks.spawn(converse(control.clone(), entry, stream, socket.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "connection not accepted");
@@ -307,13 +352,43 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
         .map_err(|source| StartError::Bind { address, source })
 }
 
+/// What a request over the socket needs to be served.
+#[derive(Clone)]
+struct Entry {
+    address: SocketAddr,
+    token: Option<Token>,
+}
+
+impl Entry {
+    /// Whether a request with these headers is served.
+    fn admits(&self, headers: &http::HeaderMap) -> bool {
+        let Some(Token(token)) = &self.token else {
+            return true;
+        };
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = header(http::header::AUTHORIZATION).and_then(|text| text.split_once(' '));
+        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let local = format!("localhost:{}", self.address.port());
+        let host = header(http::header::HOST);
+        bearer.is_some_and(|(_, given)| given.trim() == &**token)
+            && host.is_some_and(|host| host == local || host == self.address.to_string())
+    }
+}
+
 /// Answers the requests of a connection, until it ends or the socket is closed.
-async fn converse(control: Control, stream: TcpStream, socket: CancellationToken) {
+async fn converse(control: Control, entry: Entry, stream: TcpStream, socket: CancellationToken) {
     // Without it, events of a watch wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: http::Request<Incoming>| {
         let control = control.clone();
-        async move { Ok::<_, Infallible>(Service::respond(control, request).await) }
+        let admitted = entry.admits(request.headers());
+        async move {
+            Ok::<_, Infallible>(if admitted {
+                Service::respond(control, request).await
+            } else {
+                refusal(&ApiError::unauthorized())
+            })
+        }
     });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     if let Some(Err(error)) = socket.run_until_cancelled(connection).await {

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn config_map(name: &str) -> ConfigMap {
     serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
@@ -333,4 +334,46 @@ async fn a_slow_watcher_is_cut_off() {
         seen += 1;
     }
     assert!(seen < 220, "{seen} events were kept for it");
+}
+
+/// The answer to a request of these header lines, as a status code.
+async fn raw(address: &str, headers: &str) -> u16 {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /api/v1/nodes HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_with_a_token_refuses_others() {
+    let server = Server::builder().token("secret").start().await.unwrap();
+    let address = server.url().trim_start_matches("http://").to_owned();
+    let port = address.rsplit(':').next().unwrap();
+    let own = format!("Host: {address}\r\n");
+    let bearer = "Authorization: Bearer secret\r\n";
+    for (headers, code) in [
+        (format!("{own}{bearer}"), 200),
+        (format!("Host: localhost:{port}\r\n{bearer}"), 200),
+        (own.clone(), 401),
+        (format!("{own}Authorization: Bearer other\r\n"), 401),
+        (format!("{own}Authorization: Basic secret\r\n"), 401),
+        // DNS rebinding: the name of a web page leads to the loopback address.
+        (format!("Host: attacker.example:{port}\r\n{bearer}"), 401),
+    ] {
+        assert_eq!(raw(&address, &headers).await, code, "{headers}");
+    }
+    let nodes: Api<Node> = Api::all(server.client().unwrap());
+    assert_eq!(
+        nodes
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .len(),
+        0
+    );
+    assert!(server.kubeconfig().contains(r#"{"token":"secret"}"#));
+    assert!(!format!("{server:?}").contains("secret"));
 }

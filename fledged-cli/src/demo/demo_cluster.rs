@@ -13,6 +13,7 @@ use fledged_operator::crd::{ReadCache, install};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use kube::Client;
+use tokio::io::AsyncWriteExt;
 
 use super::DemoError;
 use super::background::{BackgroundTask, TaskFailures};
@@ -81,10 +82,10 @@ impl DemoCluster {
             .await
             .map_err(DemoError::Registry)?;
         let caches = written.served_by(&registry.host())?;
-        let server = Server::builder().start().await?;
+        let server = Server::builder().token(secret_token()?).start().await?;
         let client = server.client()?;
         let kubeconfig = folder.join("kubeconfig");
-        write(&kubeconfig, server.kubeconfig()).await?;
+        write_private(&kubeconfig, server.kubeconfig()).await?;
         let connection = ConnectionArgs {
             kubeconfig: Some(kubeconfig.clone()),
             context: None,
@@ -260,6 +261,32 @@ impl DemoCluster {
         }
         self.server.shutdown().await;
     }
+}
+
+/// A random token: 32 bytes as hexadecimal digits.
+fn secret_token() -> Result<String, DemoError> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes).map_err(|error| DemoError::Failed {
+        step: "creating a token",
+        problem: error.to_string(),
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes a file that only this user may read.
+async fn write_private(path: &Path, text: String) -> Result<(), DemoError> {
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    options.mode(0o600);
+    let write = async {
+        let mut file = options.open(path).await?;
+        file.write_all(text.as_bytes()).await?;
+        file.flush().await
+    };
+    write.await.map_err(|source| DemoError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 async fn write(path: &Path, text: String) -> Result<(), DemoError> {

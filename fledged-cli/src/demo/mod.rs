@@ -8,7 +8,9 @@ mod demo_registry;
 mod screen;
 mod steps;
 
+use std::fs;
 use std::io::{self, BufRead as _, IsTerminal as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -194,8 +196,10 @@ struct DemoFolder(TempDir);
 impl DemoFolder {
     /// Creates a directory for this user alone below `$TMPDIR`.
     fn create() -> Result<Self, DemoError> {
-        tempfile::Builder::new()
-            .prefix("fledged-demo-")
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("fledged-demo-");
+        builder.permissions(fs::Permissions::from_mode(0o700));
+        builder
             .tempdir()
             .map(Self)
             .map_err(|source| DemoError::Folder {

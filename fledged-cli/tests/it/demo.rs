@@ -1,5 +1,8 @@
 //! `demo`: its output, and that it leaves no files.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -268,6 +271,25 @@ fn an_interrupted_demo_leaves_no_files() {
     }
 }
 
+/// The kubeconfig holds the token that every request needs, and other users cannot read it.
+#[track_caller]
+fn assert_only_the_user_reaches_the_cluster(kubeconfig: &Path) {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(kubeconfig), 0o600);
+    assert_eq!(mode(kubeconfig.parent().unwrap()), 0o700);
+    let text = std::fs::read_to_string(kubeconfig).unwrap();
+    let (_, address) = text.split_once("server: http://").unwrap();
+    let address = address.lines().next().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "GET /apis/kubefledged.io/v1alpha2/imagecaches HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+}
+
 #[test]
 fn a_kept_cluster_runs_until_a_signal() {
     let (folder, logs) = (folder(), folder());
@@ -281,6 +303,7 @@ fn a_kept_cluster_runs_until_a_signal() {
     let status = fledged(&["status", "storefront", "--kubeconfig", kubeconfig]).expect_code(0);
     let rows = "node-1   C   C   C\nnode-2   C   C   .\nnode-3   C   C   C\n";
     assert!(status.stdout.contains(rows), "{}", status.stdout);
+    assert_only_the_user_reaches_the_cluster(Path::new(kubeconfig));
     program.signal("TERM");
     let (code, _) = program.end();
     assert_eq!(code, Some(0), "{}", program.output());
