@@ -22,6 +22,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -352,7 +353,7 @@ impl Server {
     /// Serves until `shutdown` resolves.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let mut connections = JoinSet::new();
-        let serve = |stream| serve(stream, Arc::clone(&self.routes));
+        let serve = |stream, _| serve(stream, Arc::clone(&self.routes));
         tokio::select! {
             () = shutdown => {}
             () = accept(&self.listener, CONNECTIONS, &mut connections, serve) => {}
@@ -360,29 +361,78 @@ impl Server {
     }
 }
 
-/// Accepts connections and spawns `serve` for each. Above `limit` connections, the oldest is closed. Never
-/// returns.
+/// What a connection does, which decides whether it may be closed for another one.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    busy: AtomicBool,
+    useful: AtomicBool,
+}
+
+impl Activity {
+    /// Marks the connection as busy while the guard lives.
+    pub(crate) fn begin(&self) -> Busy<'_> {
+        self.busy.store(true, Ordering::SeqCst);
+        Busy(self)
+    }
+
+    /// Marks the connection as one that has carried a valid request.
+    pub(crate) fn set_useful(&self) {
+        self.useful.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A request that must not be interrupted.
+pub(crate) struct Busy<'a>(&'a Activity);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::SeqCst);
+    }
+}
+
+/// An open connection.
+struct Open {
+    task: AbortHandle,
+    activity: Arc<Activity>,
+}
+
+/// The connection to close for another one: the oldest, one that has carried no valid request first. A busy
+/// connection is never closed.
+fn dispensable(oldest_first: &VecDeque<Open>) -> Option<usize> {
+    let idle = oldest_first.iter().enumerate();
+    let idle = idle.filter(|(_, open)| !open.activity.busy.load(Ordering::SeqCst));
+    let idle = idle.min_by_key(|(at, open)| (open.activity.useful.load(Ordering::SeqCst), *at));
+    idle.map(|(at, _)| at)
+}
+
+/// Accepts connections and spawns `serve` for each. Above `limit` connections, the oldest that is not busy is
+/// closed; if all are busy, the new one is. Never returns.
 pub(crate) async fn accept<F>(
     listener: &TcpListener,
     limit: usize,
     connections: &mut JoinSet<()>,
-    serve: impl Fn(TcpStream) -> F,
+    serve: impl Fn(TcpStream, Arc<Activity>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    let mut oldest_first: VecDeque<Open> = VecDeque::new();
     loop {
         let accepted = listener.accept().await;
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
-                oldest_first.retain(|handle| !handle.is_finished());
-                while oldest_first.len() >= limit {
-                    if let Some(oldest) = oldest_first.pop_front() {
-                        oldest.abort();
-                    }
+                oldest_first.retain(|open| !open.task.is_finished());
+                if oldest_first.len() >= limit {
+                    let closed = dispensable(&oldest_first).and_then(|at| oldest_first.remove(at));
+                    let Some(closed) = closed else {
+                        debug!("connection refused: all others are busy");
+                        continue;
+                    };
+                    closed.task.abort();
                 }
-                oldest_first.push_back(connections.spawn(serve(stream)));
+                let activity = Arc::new(Activity::default());
+                let task = connections.spawn(serve(stream, Arc::clone(&activity)));
+                oldest_first.push_back(Open { task, activity });
             }
             Err(error) => {
                 warn!(%error, "connection not accepted");
@@ -426,7 +476,60 @@ async fn serve(stream: TcpStream, routes: Arc<Routes>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Mutex;
+
     use super::*;
+
+    /// Whether the server has closed the connection; waits for its greeting otherwise.
+    async fn is_closed(stream: &mut TcpStream) -> bool {
+        matches!(stream.read(&mut [0]).await, Ok(0) | Err(_))
+    }
+
+    #[tokio::test]
+    async fn busy_connections_are_never_closed_for_others() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let activities = Arc::new(Mutex::new(Vec::new()));
+        let accepting = {
+            let activities = Arc::clone(&activities);
+            tokio::spawn(async move {
+                let mut connections = JoinSet::new();
+                let serve = |mut stream: TcpStream, activity: Arc<Activity>| {
+                    let activities = Arc::clone(&activities);
+                    async move {
+                        activities.lock().await.push(activity);
+                        stream.write_all(b"!").await.unwrap();
+                        std::future::pending().await
+                    }
+                };
+                accept(&listener, 2, &mut connections, serve).await;
+            })
+        };
+        let connect = || async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let accepted = !is_closed(&mut stream).await;
+            (stream, accepted)
+        };
+        let (_useful, _) = connect().await;
+        activities.lock().await[0].set_useful();
+        let (mut idle, _) = connect().await;
+        // Of the two idle ones, the one that has carried no request is closed although the other is older.
+        let (mut third, accepted) = connect().await;
+        assert!(accepted && is_closed(&mut idle).await);
+        let busy = Arc::clone(&activities.lock().await[0]);
+        let busy = busy.begin();
+        let (_fourth, accepted) = connect().await;
+        assert!(accepted && is_closed(&mut third).await);
+        let last = Arc::clone(&activities.lock().await[3]);
+        let also_busy = last.begin();
+        let (_, accepted) = connect().await;
+        assert!(!accepted, "all others are busy");
+        drop((busy, also_busy));
+        let (_, accepted) = connect().await;
+        assert!(accepted);
+        accepting.abort();
+    }
 
     #[test]
     fn parses_addresses_of_controller_runtime() {

@@ -9,7 +9,7 @@ use std::{fmt, io};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,12 +17,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::core::admission::{AdmissionRequest, AdmissionReview};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
 use crate::crd::ReadCache;
-use crate::serve::{BindAddress, accept, listen, plain, respond};
+use crate::serve::{Activity, BindAddress, accept, listen, plain, respond};
 use crate::webhook::review::{Verdict, answer};
 use crate::webhook::{PATH, Webhook};
 
@@ -30,10 +31,13 @@ use crate::webhook::{PATH, Webhook};
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
 /// Limit for receiving a request body. The API server waits 10 s for an answer by default, 30 s at most.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// Largest review in bytes: the object and its previous version, at most 1.5 MiB each in etcd, and a margin.
-const REVIEW_BYTES: usize = 8 * 1024 * 1024;
-/// Connections at once; with one more, the oldest has to go. An API server keeps a handful.
-const CONNECTIONS: usize = 128;
+/// Largest review in bytes: the object and its previous version, at most 1.5 MiB each in etcd.
+const REVIEW_BYTES: usize = 3 * 1024 * 1024;
+/// Reviews at once. A parsed review takes many times the memory of its body; most take less than a millisecond.
+const REVIEWS: usize = 4;
+/// Connections at once; with one more, one without a review under way has to go. An API server keeps a handful. The
+/// bodies of all of them fit into the memory limit of the chart.
+const CONNECTIONS: usize = 64;
 
 /// Why the webhook stopped.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +133,12 @@ impl WebhookServer {
         let certificate = webhook.keep_certificate();
         let nodes = webhook.nodes.clone().watch(webhook.client.clone());
         let mut connections = JoinSet::new();
-        let serve = |stream| serve(stream, tls.clone(), Arc::clone(&webhook));
+        let reviews = Arc::new(Semaphore::new(REVIEWS));
+        let serve = |stream, activity| {
+            let slots = Arc::clone(&reviews);
+            let of_webhook = Arc::clone(&webhook);
+            serve(stream, tls.clone(), of_webhook, slots, activity)
+        };
         let result = tokio::select! {
             () = shutdown => Ok(()),
             () = certificate => Err(WebhookError::Ended { task: "certificate task" }),
@@ -147,7 +156,13 @@ impl WebhookServer {
     }
 }
 
-async fn serve(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>) {
+async fn serve(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    webhook: Arc<Webhook>,
+    reviews: Arc<Semaphore>,
+    activity: Arc<Activity>,
+) {
     let stream = match tokio::time::timeout(HEADER_LIMIT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
@@ -155,7 +170,8 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>) {
     };
     let service = service_fn(move |request: Request<Incoming>| {
         let webhook = Arc::clone(&webhook);
-        async move { Ok::<_, Infallible>(handle(&webhook, request).await) }
+        let (reviews, activity) = (Arc::clone(&reviews), Arc::clone(&activity));
+        async move { Ok::<_, Infallible>(handle(&webhook, &reviews, &activity, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -166,7 +182,12 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>) {
     }
 }
 
-async fn handle(webhook: &Webhook, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn handle(
+    webhook: &Webhook,
+    reviews: &Semaphore,
+    activity: &Activity,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return plain(
             StatusCode::NOT_FOUND,
@@ -179,11 +200,23 @@ async fn handle(webhook: &Webhook, request: Request<Incoming>) -> Response<Full<
     let body = Limited::new(request.into_body(), REVIEW_BYTES).collect();
     let body = match tokio::time::timeout(BODY_LIMIT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            webhook.metrics.reviewed("malformed");
+            let text = format!("the AdmissionReview is larger than {REVIEW_BYTES} bytes\n");
+            return plain(StatusCode::PAYLOAD_TOO_LARGE, &text);
+        }
         Ok(Err(error)) => return malformed(webhook, &error.to_string()),
         Err(_) => return malformed(webhook, "the body did not arrive in time"),
     };
+    // The whole body is here: an API server waits for the answer.
+    let _busy = activity.begin();
+    // The semaphore is never closed.
+    let _slot = reviews.acquire().await;
     match review(webhook, &body) {
-        Ok(answer) => respond(StatusCode::OK, "application/json", answer),
+        Ok(answer) => {
+            activity.set_useful();
+            respond(StatusCode::OK, "application/json", answer)
+        }
         Err(problem) => malformed(webhook, &problem),
     }
 }
