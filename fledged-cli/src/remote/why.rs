@@ -162,6 +162,12 @@ impl Query<'_> {
                     .since(at)
                     .advise(format!("{} ends the purge", self.command("refresh")))
             }
+            Cause::NodeVirtual { mark } => self
+                .because(
+                    WhyReason::NodeVirtual,
+                    "the node is virtual: it has no runtime that could hold images",
+                )
+                .with(self.node_object(), "metadata.labels, spec.taints", mark.clone()),
             Cause::NodeNotLinux { os } => self
                 .because(
                     WhyReason::NodeNotLinux,
@@ -363,7 +369,11 @@ impl Query<'_> {
             format!("spec.cacheSpec[{group}].tolerations"),
             "no match",
         )
-        .advise("add a toleration, or remove tolerations to tolerate every taint")
+        .advise(if taint.marks_control_plane() {
+            "add a toleration; without one, an ImageCache leaves control-plane nodes out"
+        } else {
+            "add a toleration, or remove tolerations to tolerate every such taint"
+        })
     }
 
     fn not_ready(&self) -> Answer {
@@ -782,7 +792,7 @@ mod tests {
     fn causes_in_the_node_come_second() {
         use WhyReason::{
             Cached, NodeLeaving, NodeNotFound, NodeNotLinux, NodeNotReady, NodeNotSelected,
-            NodeTainted,
+            NodeTainted, NodeVirtual,
         };
         assert_eq!(reason(|scene| scene.node = None), NodeNotFound);
         let unlabelled = reason(|scene| scene.node()["metadata"]["labels"] = json!({}));
@@ -791,6 +801,13 @@ mod tests {
         // A cordoned node is still warmed.
         let passing = reason(|scene| tainted(scene, "node.kubernetes.io/unschedulable"));
         assert_eq!(passing, Cached);
+        let control_plane = "node-role.kubernetes.io/control-plane";
+        assert_eq!(reason(|scene| tainted(scene, control_plane)), NodeTainted);
+        let fargate = reason(|scene| {
+            let label = json!("fargate");
+            scene.node()["metadata"]["labels"]["eks.amazonaws.com/compute-type"] = label;
+        });
+        assert_eq!(fargate, NodeVirtual);
         let windows = reason(|scene| {
             scene.node()["status"]["nodeInfo"]["operatingSystem"] = "windows".into();
         });

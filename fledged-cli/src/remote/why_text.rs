@@ -31,6 +31,8 @@ pub(super) enum WhyReason {
     CachePurged,
     /// The image is to be removed, but a container uses it.
     KeptInUse,
+    /// The node is virtual, for example EKS Fargate.
+    NodeVirtual,
     /// The node has another operating system.
     NodeNotLinux,
     /// The node is about to be deleted.

@@ -81,7 +81,32 @@ impl NodeFacts {
         self.architecture = architecture.into();
         self
     }
+
+    /// The label or taint that marks the node as virtual: it runs each pod on a machine of its own, and has no
+    /// runtime that could hold images.
+    #[must_use]
+    pub fn virtual_mark(&self) -> Option<String> {
+        let mut labels = VIRTUAL_LABELS.iter();
+        let label =
+            labels.find(|(key, value)| self.labels.get(*key).is_some_and(|found| found == value));
+        let of_kubelet = |taint: &&Taint| taint.key == VIRTUAL_KUBELET_TAINT;
+        match label {
+            Some((key, value)) => Some(format!("{key}={value}")),
+            None => {
+                let taint = self.taints.iter().find(of_kubelet)?;
+                Some(format!("{}={}", taint.key, taint.value))
+            }
+        }
+    }
 }
+
+/// Labels of virtual nodes: EKS Fargate, and virtual-kubelet, also as Azure's virtual nodes.
+const VIRTUAL_LABELS: [(&str, &str); 2] = [
+    ("eks.amazonaws.com/compute-type", "fargate"),
+    ("type", "virtual-kubelet"),
+];
+/// Key of the taint that virtual-kubelet sets on its node.
+const VIRTUAL_KUBELET_TAINT: &str = "virtual-kubelet.io/provider";
 
 /// Translates an architecture from Rust's name to that of Go and OCI.
 fn go_architecture(arch: &str) -> &str {
@@ -116,7 +141,21 @@ const DELETION_TAINTS: [&str; 3] = [
     "karpenter.sh/disruption",
 ];
 
+/// Keys of taints that keep pods off the control plane: of Kubernetes, and of RKE.
+const CONTROL_PLANE_TAINTS: [&str; 4] = [
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/master",
+    "node-role.kubernetes.io/controlplane",
+    "node-role.kubernetes.io/etcd",
+];
+
 impl Taint {
+    /// Whether it keeps pods off a node of the control plane.
+    #[must_use]
+    pub fn marks_control_plane(&self) -> bool {
+        self.repels() && CONTROL_PLANE_TAINTS.contains(&self.key.as_str())
+    }
+
     /// Whether an autoscaler sets it on a node that it is about to delete. Pulls to such a node are wasted.
     #[must_use]
     pub fn marks_deletion(&self) -> bool {
@@ -411,5 +450,29 @@ mod tests {
             assert!(taint(key).marks_deletion(), "{key}");
         }
         assert!(!taint("dedicated").marks_deletion());
+    }
+
+    #[test]
+    fn virtual_nodes_are_known_by_label_or_taint() {
+        let node = || NodeFacts::new(NodeName::new("n").unwrap());
+        let fargate = node().with_labels([("eks.amazonaws.com/compute-type", "fargate")]);
+        let mark = fargate.virtual_mark();
+        assert_eq!(
+            mark.as_deref(),
+            Some("eks.amazonaws.com/compute-type=fargate")
+        );
+        let azure = node().with_labels([("type", "virtual-kubelet")]);
+        assert!(azure.virtual_mark().is_some());
+        let tainted = node().with_taints([Taint {
+            key: VIRTUAL_KUBELET_TAINT.to_owned(),
+            value: "azure".to_owned(),
+            effect: "NoSchedule".to_owned(),
+        }]);
+        assert!(tainted.virtual_mark().is_some());
+        let other = node().with_labels([
+            ("eks.amazonaws.com/compute-type", "ec2"),
+            ("type", "worker"),
+        ]);
+        assert_eq!(other.virtual_mark(), None);
     }
 }

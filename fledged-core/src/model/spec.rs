@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::names::is_dns_subdomain;
 use super::value::shown;
-use super::{CacheId, CountOrPercent, ImageRef, NodeAffinity, NodeFacts, ObjectName, Toleration};
+use super::{
+    CacheId, CountOrPercent, ImageRef, NodeAffinity, NodeFacts, ObjectName, Taint, Toleration,
+};
 
 /// `spec` of an ImageCache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +92,7 @@ pub struct CacheSpecImages {
     /// When to pull an image that is present; the operator's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
-    /// Taints that are tolerated; absent: every taint is (as in kube-fledged).
+    /// Taints that are tolerated; absent: every taint except those of control-plane nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Vec<Toleration>>,
     /// Node affinity, beside `nodeSelector`.
@@ -342,21 +344,30 @@ pub struct ImageGroup {
     pub node_selector: BTreeMap<String, String>,
     /// Affinity a node must match.
     pub node_affinity: NodeAffinity,
-    /// Taints that are tolerated; `None`: all.
+    /// Taints that are tolerated; `None`: all but those of control-plane nodes.
     pub tolerations: Option<Vec<Toleration>>,
     /// When to pull an image that is present; `None`: the operator's default.
     pub pull_policy: Option<ImagePullPolicy>,
 }
 
 impl ImageGroup {
-    /// Whether the group matches a node by labels, affinity and taints. Readiness does not matter.
+    /// Whether the group matches a node by labels, affinity and taints. Readiness does not matter. A virtual node
+    /// matches nothing.
     #[must_use]
     pub fn matches(&self, node: &NodeFacts) -> bool {
-        let tolerated = |taint| match &self.tolerations {
-            None => true,
-            Some(list) => list.iter().any(|t: &Toleration| t.tolerates(taint)),
+        self.selects(node) && self.untolerated(node).is_none() && node.virtual_mark().is_none()
+    }
+
+    /// The first taint of the node that the group does not tolerate. Without tolerations, a group tolerates every
+    /// taint except those of control-plane nodes, where etcd shares the disk.
+    #[must_use]
+    pub fn untolerated<'n>(&self, node: &'n NodeFacts) -> Option<&'n Taint> {
+        let tolerated = |taint: &Taint| match &self.tolerations {
+            None => !taint.marks_control_plane(),
+            Some(list) => list.iter().any(|toleration| toleration.tolerates(taint)),
         };
-        self.selects(node) && node.taints.iter().filter(|t| t.repels()).all(tolerated)
+        let mut taints = node.taints.iter();
+        taints.find(|taint| taint.repels() && !tolerated(taint))
     }
 
     /// Whether the group selects a node by labels and affinity. Taints do not matter.

@@ -24,6 +24,15 @@ const EVENT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// than people repeat a request.
 pub(super) const ECHO_DELAY: Duration = Duration::from_secs(10);
 
+/// How far a recorded revision, which is a time, may be ahead of the clock: more than clocks differ. Statuses can be
+/// edited, and every later revision of any cache has to be greater than all known ones.
+const REVISION_LEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The revision of a refresh at `now`.
+pub(super) fn revision_at(now: Timestamp) -> u64 {
+    u64::try_from(now.as_millisecond()).unwrap_or(0)
+}
+
 /// All caches. The keys are shared with the tallies of nodes.
 pub(super) type Caches = BTreeMap<Arc<CacheId>, CacheState>;
 
@@ -139,6 +148,7 @@ impl CacheState {
                 Request::None
             }
         };
+        let greatest = revision_at(after(now, REVISION_LEAD_MAX));
         Self {
             generation: recorded.map_or(0, |s| s.observed_generation),
             spec: Err(InvalidSpec { fields: Vec::new() }),
@@ -149,8 +159,8 @@ impl CacheState {
             refresh: resumed(ActionReason::ImageCacheRefresh),
             purge: resumed(ActionReason::ImageCachePurge),
             purged: recorded.is_some_and(|s| s.purged),
-            revision: recorded.map_or(0, |s| s.refresh_revision),
-            verify: recorded.map_or(0, |s| s.verify_revision),
+            revision: recorded.map_or(0, |s| s.refresh_revision.min(greatest)),
+            verify: recorded.map_or(0, |s| s.verify_revision.min(greatest)),
             action: Action {
                 reason: recorded.map_or(ActionReason::ImageCacheCreate, |s| s.reason),
                 status: recorded.map_or(ActionStatus::Processing, |s| s.status),

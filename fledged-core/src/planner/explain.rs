@@ -52,6 +52,11 @@ pub enum Cause {
         /// The taint.
         taint: Taint,
     },
+    /// The node is virtual and holds no images.
+    NodeVirtual {
+        /// The label or taint that says so.
+        mark: String,
+    },
     /// The cache is purged, but the image is in use and can't be removed.
     KeptInUse,
     /// The cache is purged.
@@ -235,8 +240,11 @@ fn cause(
     if let Some(mismatches) = mismatches.collect() {
         return Cause::NodeNotSelected(mismatches);
     }
+    if let Some(mark) = facts.virtual_mark() {
+        return Cause::NodeVirtual { mark };
+    }
     let selecting = listing.filter(|(_, group)| group.selects(facts));
-    let taints = selecting.map(|(at, group)| Some((at, untolerated(group, facts)?)));
+    let taints = selecting.map(|(at, group)| Some((at, group.untolerated(facts)?)));
     let taints: Option<Vec<_>> = taints.collect();
     if let Some((group, taint)) = taints.into_iter().flatten().next() {
         let taint = taint.clone();
@@ -348,16 +356,6 @@ fn acknowledged(node: &NodeState) -> Option<u64> {
     Some(node.observed_generation).filter(|generation| *generation > 0)
 }
 
-/// The first taint of a node that a group does not tolerate.
-fn untolerated<'a>(group: &ImageGroup, node: &'a NodeFacts) -> Option<&'a Taint> {
-    let tolerated = |taint: &Taint| match &group.tolerations {
-        None => true,
-        Some(list) => list.iter().any(|toleration| toleration.tolerates(taint)),
-    };
-    let mut taints = node.taints.iter();
-    taints.find(|taint| taint.repels() && !tolerated(taint))
-}
-
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -374,6 +372,9 @@ impl fmt::Display for Cause {
                 "the image cache does not tolerate the taint {} of the node",
                 taint.key
             ),
+            Self::NodeVirtual { mark } => {
+                write!(f, "the node is virtual ({mark}) and holds no images")
+            }
             Self::KeptInUse => {
                 f.write_str("the image cache is purged, but the image is in use and stays")
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cache::{CacheState, Caches, ECHO_DELAY, has_share};
+use super::cache::{CacheState, Caches, ECHO_DELAY, has_share, revision_at};
 use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::desired::{Desired, Interner};
 use super::explain::{self, Explanation};
@@ -14,8 +14,8 @@ use super::node_state::{ImageState, NodeState, ReportLimits};
 use super::rollout::{self, Obstacle, Slots};
 use super::status_update::{finish_action, publish_at, status};
 use crate::model::{
-    Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, ImageRef, NodeFacts,
-    NodeName,
+    Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, ImageCache, ImageRef,
+    InvalidField, InvalidSpec, NodeFacts, NodeName,
 };
 use crate::time::{after, between};
 
@@ -51,6 +51,9 @@ pub struct PlannerConfig {
     /// [`Reason::NodeRecordFull`](crate::error::Reason). Removals have as much room again. Default 512 KiB:
     /// etcd takes 1.5 MiB an object, and the node's report is in the same one.
     pub record_bytes_max: usize,
+    /// Most images that a cache may list, counted once an entry. The spec of a cache with more is invalid: the
+    /// images of its last valid spec stay. Default: no limit but that of the schema.
+    pub images_per_cache_max: usize,
 }
 
 impl Default for PlannerConfig {
@@ -65,6 +68,7 @@ impl Default for PlannerConfig {
             status_interval: Duration::from_secs(1),
             failures_max: 20,
             record_bytes_max: 512 * 1024,
+            images_per_cache_max: usize::MAX,
         }
     }
 }
@@ -329,7 +333,20 @@ impl Planner {
         self.dirty_nodes.insert(name);
     }
 
-    fn cache_applied(&mut self, facts: CacheFacts, now: Timestamp) {
+    /// Checks a spec against the limits of the configuration.
+    fn check_limits(&self, spec: ImageCache) -> Result<ImageCache, InvalidSpec> {
+        let images: usize = spec.groups.iter().map(|group| group.images.len()).sum();
+        let most = self.config.images_per_cache_max;
+        if images <= most {
+            return Ok(spec);
+        }
+        let problem = format!("lists {images} images, the limit of this cluster is {most}");
+        let field = InvalidField::new("spec.cacheSpec", images.to_string(), problem);
+        Err(InvalidSpec::new([field]))
+    }
+
+    fn cache_applied(&mut self, mut facts: CacheFacts, now: Timestamp) {
+        facts.spec = facts.spec.and_then(|spec| self.check_limits(spec));
         let id = Arc::new(facts.id.clone());
         let known = self.caches.remove(&id);
         let first = known.is_none();
@@ -372,8 +389,7 @@ impl Planner {
 
     /// The revision of a refresh at `now`: a time that no earlier refresh has.
     fn next_revision(&mut self, now: Timestamp) -> u64 {
-        let clock = u64::try_from(now.as_millisecond()).unwrap_or(0);
-        self.last_revision = clock.max(self.last_revision.saturating_add(1));
+        self.last_revision = revision_at(now).max(self.last_revision.saturating_add(1));
         self.last_revision
     }
 

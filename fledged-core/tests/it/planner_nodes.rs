@@ -3,6 +3,7 @@ use crate::world::{World, mk_limited, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{
     AssignedImage, Assignment, CountOrPercent, ImagePhase, ImageReport, NodeReport, Taint,
+    Toleration,
 };
 use fledged_core::planner::{ActionStatus, ClusterEvent, PlannerConfig, WriteTarget};
 
@@ -392,4 +393,75 @@ fn a_failure_stays_published_during_the_next_attempt() {
             "{attempts} {reason:?}"
         );
     }
+}
+
+fn mk_taint(key: &str) -> Taint {
+    Taint {
+        key: key.to_owned(),
+        value: String::new(),
+        effect: "NoSchedule".to_owned(),
+    }
+}
+
+#[test]
+fn control_planes_need_a_written_toleration() {
+    let mut world = World::new();
+    let control_plane = mk_taint("node-role.kubernetes.io/control-plane");
+    world.node(mk_node("cp", &[]).with_taints([control_plane]));
+    world.node(mk_node("gpu", &[]).with_taints([mk_taint("gpu")]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    assert_eq!(assigned(&world), ["gpu"]);
+    assert_eq!(world.status("web").counts.desired, 1);
+
+    let mut spec = mk_spec(&["app:1"], &[]);
+    let toleration: Toleration = serde_json::from_value(serde_json::json!({
+        "key": "node-role.kubernetes.io/control-plane", "operator": "Exists",
+    }))
+    .unwrap();
+    spec.cache_spec[0].tolerations = Some(vec![toleration]);
+    world.cache("agents", &spec);
+    world.settle();
+    assert_eq!(assigned(&world), ["cp", "gpu"]);
+    assert_eq!(world.assigned("cp"), ["app:1"]);
+}
+
+#[test]
+fn virtual_nodes_are_left_out() {
+    let mut world = World::new();
+    let labelled = |name, key, value| mk_node(name, &[]).with_labels([(key, value)]);
+    world.node(labelled(
+        "ip-1",
+        "eks.amazonaws.com/compute-type",
+        "fargate",
+    ));
+    world.node(labelled("aci", "type", "virtual-kubelet"));
+    world.node(mk_node("n1", &[]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    assert_eq!(assigned(&world), ["n1"]);
+    let status = world.status("web");
+    assert_eq!((status.counts.desired, status.counts.unreachable), (1, 0));
+    assert_eq!(status.status, ActionStatus::Succeeded);
+}
+
+#[test]
+fn a_cache_above_the_limit_of_images_is_invalid() {
+    let mut config = PlannerConfig::default();
+    config.images_per_cache_max = 2;
+    let mut world = World::with(config);
+    mk_nodes(&mut world, 1);
+    world.cache("web", &mk_spec(&["app:1", "app:2"], &[]));
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    world.cache("web", &mk_spec(&["app:3", "app:4", "app:5"], &[]));
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Failed);
+    let message = &world.status("web").message;
+    assert!(
+        message.contains("lists 3 images, the limit of this cluster is 2"),
+        "{message}"
+    );
+    // The images of the last valid spec stay.
+    assert_eq!(world.assigned("n1"), ["app:1", "app:2"]);
 }

@@ -334,3 +334,21 @@ fn a_refresh_leaves_images_being_removed_alone() {
     assert_eq!(leaving(&world), before);
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
 }
+
+/// Whoever may edit a status could otherwise make every later revision a number that Kubernetes refuses.
+#[test]
+fn a_recorded_revision_far_in_the_future_is_capped() {
+    let mut world = mk_settled(&["app:1", "tool"]);
+    world.refresh("web");
+    world.settle();
+    let honest = world.status("web").refresh_revision;
+    let id = mk_id("web");
+    let status = world.caches.get_mut(&id).unwrap().status.as_mut().unwrap();
+    (status.refresh_revision, status.verify_revision) = (i64::MAX as u64, i64::MAX as u64);
+    world.restart();
+    world.refresh("web");
+    world.settle();
+    let day = 24 * 60 * 60 * 1_000;
+    let capped = world.status("web").refresh_revision;
+    assert!(capped > honest && capped < honest + 2 * day, "{capped}");
+}
