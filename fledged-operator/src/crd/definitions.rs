@@ -83,6 +83,24 @@ const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9
 pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
     for_each(definition, "spec", |spec| {
         in_list(spec, "cacheSpec", 1, GROUPS_MAX, |group| {
+            // The descriptions of the types have no defaults.
+            describe(
+                group,
+                "imagePullPolicy",
+                "When an image that is present is pulled again: `IfNotPresent` pulls mutable tags at each refresh, \
+                 `Always` pulls every image at each refresh. Default: the controller's --image-pull-policy, which is \
+                 IfNotPresent.",
+            );
+            describe(
+                group,
+                "tolerations",
+                "Taints that are tolerated, as in a pod. Default: every taint except those of control-plane nodes.",
+            );
+            describe(
+                group,
+                "nodeSelector",
+                "Labels that a node must have. Default: all nodes.",
+            );
             in_list(group, "images", 1, limit(IMAGES_MAX), |image| {
                 image.min_length = Some(1);
                 image.max_length = Some(REFERENCE_MAX);
@@ -143,7 +161,19 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
             },
         );
         in_field(spec, "serviceAccountName", object_name);
+        describe(
+            spec,
+            "deletionPolicy",
+            "What happens to the images when the ImageCache is deleted: `Retain` (the default) leaves them on the \
+             nodes, `Purge` removes first those that no other ImageCache lists and no container uses.",
+        );
         in_field(spec, "rollout", |rollout| {
+            describe(
+                rollout,
+                "maxConcurrentNodes",
+                "Largest number of nodes that pull for this ImageCache at the same time: a number, or a percentage \
+                 of the nodes that it selects. Default: only the controller's --max-concurrent-nodes limits it.",
+            );
             in_field(rollout, "maxConcurrentNodes", |limit| {
                 // Each rule applies to one of the two types, integer or string.
                 limit.minimum = Some(1.0);
@@ -151,6 +181,13 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
                 limit.pattern = Some(PERCENTAGE.to_owned());
             });
         });
+    });
+}
+
+/// Sets the description of a field.
+fn describe(schema: &mut JSONSchemaProps, name: &str, text: &str) {
+    in_field(schema, name, |field| {
+        field.description = Some(text.to_owned());
     });
 }
 

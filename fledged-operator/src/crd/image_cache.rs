@@ -38,6 +38,9 @@ use crate::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.status","description":"Status of the last action"}"#,
     printcolumn = r#"{"name":"Cached","type":"string","jsonPath":".status.cached","description":"Cached pairs of image and node, of all desired ones"}"#,
     printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failuresTotal","description":"Pairs of image and node that failed"}"#,
+    printcolumn = r#"{"name":"Pulling","type":"integer","jsonPath":".status.counts.pulling","description":"Pairs of image and node that are being pulled or wait for it"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status","description":"Whether every desired image is on its node now"}"#,
+    printcolumn = r#"{"name":"Action","type":"string","jsonPath":".status.reason","description":"The last action"}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
