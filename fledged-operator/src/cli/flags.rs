@@ -1,5 +1,6 @@
 //! The command line. Flags of the controller have the names, defaults and meanings of kube-fledged's.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use clap::{
 use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName};
 use fledged_cri::target::RuntimeUri;
 use http::Uri;
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use serde_json::Value;
 
 use fledged_operator::jobs::{PullMethod, Retention};
 use fledged_operator::serve::BindAddress;
@@ -62,6 +65,14 @@ pub(super) enum Command {
     Job(JobCommand),
 }
 
+/// UID and GID of Jobs that pull; `None`: none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct JobUser(pub(super) Option<u32>);
+
+/// Labels or annotations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StringMap(pub(super) BTreeMap<String, String>);
+
 /// A bind address; `None` disables the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bind(pub(super) Option<BindAddress>);
@@ -106,6 +117,9 @@ pub(super) struct ControllerArgs {
     /// Largest number of nodes that pull at the same time, or a percentage of all nodes.
     #[arg(long, value_name = "N|N%", default_value = "100")]
     pub(super) max_concurrent_nodes: CountOrPercent,
+    /// Largest number of images that one ImageCache may list; the spec of one with more is invalid.
+    #[arg(long, value_name = "N")]
+    pub(super) max_images_per_cache: Option<NonZeroUsize>,
     /// Serves only the ImageCaches of this namespace; still at most one controller per cluster.
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) watch_namespace: Option<String>,
@@ -161,6 +175,20 @@ pub(super) struct JobArgs {
     /// SELinux type of Jobs that remove images, for example spc_t.
     #[arg(long, value_name = "TYPE")]
     pub(super) job_removal_selinux_type: Option<String>,
+    /// Resources of every container of a Job, as JSON with requests and limits; by default small
+    /// requests and a memory limit.
+    #[arg(long, value_name = "JSON", value_parser = resources)]
+    pub(super) job_resources: Option<ResourceRequirements>,
+    /// UID and GID of Jobs that pull; "none" leaves them to an admission plug-in.
+    #[arg(long, value_name = "UID", default_value = "65532", value_parser = job_user)]
+    pub(super) job_run_as_user: JobUser,
+    /// Additional labels of the pods of Jobs, as a JSON object; by default against Istio's sidecar.
+    #[arg(long, value_name = "JSON", value_parser = string_map)]
+    pub(super) job_pod_labels: Option<StringMap>,
+    /// Additional annotations of the pods of Jobs, as a JSON object; by default against sidecars of
+    /// Istio and Linkerd.
+    #[arg(long, value_name = "JSON", value_parser = string_map)]
+    pub(super) job_pod_annotations: Option<StringMap>,
     /// priorityClassName of Jobs.
     #[arg(long, value_name = "NAME")]
     pub(super) job_priority_class_name: Option<String>,
@@ -355,6 +383,38 @@ fn with_two_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         .collect()
 }
 
+/// The resources of a container. Quantities may be numbers, as in YAML.
+fn resources(text: &str) -> Result<ResourceRequirements, String> {
+    let mut value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let fields = value.as_object_mut().ok_or("must be an object")?;
+    for (field, amounts) in fields {
+        if !matches!(field.as_str(), "requests" | "limits") {
+            return Err(format!("{field:?} is neither requests nor limits"));
+        }
+        for amount in amounts.as_object_mut().into_iter().flatten() {
+            if let Value::Number(number) = amount.1 {
+                *amount.1 = number.to_string().into();
+            }
+        }
+    }
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+fn job_user(text: &str) -> Result<JobUser, String> {
+    if text == "none" {
+        return Ok(JobUser(None));
+    }
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be none, or a number greater than zero".to_owned()),
+        Ok(user) => Ok(JobUser(Some(user))),
+    }
+}
+
+fn string_map(text: &str) -> Result<StringMap, String> {
+    let map = serde_json::from_str(text);
+    map.map(StringMap).map_err(|error| error.to_string())
+}
+
 fn any_duration(text: &str) -> Result<Duration, String> {
     let duration = text.parse::<GoDuration>();
     duration.map(|d| d.0).map_err(|error| error.to_string())
@@ -478,6 +538,24 @@ mod tests {
     }
 
     #[test]
+    fn job_pods_take_resources_users_and_labels() {
+        let args = controller(&[
+            r#"--job-resources={"limits":{"cpu":1,"memory":"64Mi"}}"#,
+            "--job-run-as-user=none",
+            r#"--job-pod-labels={"mesh":"off"}"#,
+        ])
+        .unwrap()
+        .jobs;
+        let limits = args.job_resources.unwrap().limits.unwrap();
+        assert_eq!((&*limits["cpu"].0, &*limits["memory"].0), ("1", "64Mi"));
+        assert_eq!(args.job_run_as_user, JobUser(None));
+        assert_eq!(args.job_pod_labels.unwrap().0["mesh"], "off");
+        let default = controller(&[]).unwrap().jobs;
+        assert_eq!(default.job_run_as_user, JobUser(Some(65_532)));
+        assert_eq!(default.job_pod_labels, None);
+    }
+
+    #[test]
     fn invalid_values_are_rejected_with_flag_and_value() {
         for (flag, value) in [
             ("--job-retention-policy", "keep"),
@@ -490,6 +568,10 @@ mod tests {
             ("--cri-socket-path", "run/crio.sock"),
             ("--master", "10.0.0.1"),
             ("--metrics-bind-address", "nowhere"),
+            ("--job-resources", r#"{"cpu":"1"}"#),
+            ("--job-run-as-user", "0"),
+            ("--job-pod-labels", r#"{"a":1}"#),
+            ("--max-images-per-cache", "0"),
         ] {
             let error = controller(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag) && error.contains(value), "{error}");

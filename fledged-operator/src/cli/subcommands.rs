@@ -59,6 +59,9 @@ pub(super) async fn controller(args: &ControllerArgs, stop: Stop) -> Result<(), 
         .with_deadline(args.image_pull_deadline_duration);
     config.planner.max_concurrent_nodes = args.max_concurrent_nodes.clone();
     config.planner.refresh_interval = args.image_cache_refresh_frequency;
+    if let Some(most) = args.max_images_per_cache {
+        config.planner.images_per_cache_max = most.get();
+    }
     config.namespace = named(&args.watch_namespace);
     config.election = candidate;
     config.driver = jobs.clone().map(|driver| driver as Arc<_>);
@@ -121,6 +124,14 @@ fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError
     options.removal_host_network = jobs.image_delete_job_host_network;
     options.removal_selinux_type = named(&jobs.job_removal_selinux_type);
     options.list_max = jobs.node_status_max_images;
+    options.resources.clone_from(&jobs.job_resources);
+    options.user = jobs.job_run_as_user.0;
+    if let Some(labels) = &jobs.job_pod_labels {
+        options.pod_labels.clone_from(&labels.0);
+    }
+    if let Some(annotations) = &jobs.job_pod_annotations {
+        options.pod_annotations.clone_from(&annotations.0);
+    }
     options.caches_namespace = named(&args.watch_namespace);
     Ok(Some(options))
 }

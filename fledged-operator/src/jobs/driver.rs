@@ -251,6 +251,7 @@ enum Done {
     Created(NodeName, JobKey, Created),
     Deleted,
     Explained(NodeName, JobKey, Option<Failure>),
+    PodExplained(NodeName, JobKey, Option<Failure>),
 }
 
 /// A NodeImageCache.
@@ -435,6 +436,10 @@ impl Reconciler {
                 self.store.get_mut(&node).set_trouble(&key, trouble);
                 self.dirty.insert(node);
             }
+            Done::PodExplained(node, key, trouble) => {
+                self.store.get_mut(&node).set_pod_trouble(&key, trouble);
+                self.dirty.insert(node);
+            }
             Done::Explained(_, _, None) | Done::Deleted => {}
         }
     }
@@ -616,6 +621,13 @@ impl Reconciler {
                 if self.store.get_mut(&node).delete(&key) {
                     self.delete(&key, uid);
                 }
+            }
+            JobAction::ExplainPod(key, pod) => {
+                let work = async move {
+                    let trouble = requests.explain_pod(&key.namespace, &pod).await;
+                    Done::PodExplained(node, key, trouble)
+                };
+                self.operations.push(work.boxed());
             }
             JobAction::Explain(key) => {
                 let work = async move {

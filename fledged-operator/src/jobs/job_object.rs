@@ -30,8 +30,6 @@ const CACHES: &str = "kubefledged.io/imagecaches";
 /// Annotation: the revision that each container's pull satisfies, in the order of the containers.
 pub(super) const REVISIONS: &str = "kubefledged.io/revisions";
 
-/// User of pull Jobs: `nonroot` of distroless images.
-const NONROOT: u32 = 65_532;
 /// Folder of the copied program, which no image has.
 const PROGRAM_FOLDER: &str = "/.fledged";
 pub(super) const PROGRAM: &str = "/.fledged/fledged-operator";
@@ -254,7 +252,7 @@ fn pull_job(plan: &PullPlan, options: &JobOptions) -> Value {
                 "image": image.as_str(),
                 "imagePullPolicy": policy,
                 "command": [PROGRAM, "job", "noop"],
-                "resources": resources("1m", "4Mi", "32Mi"),
+                "resources": resources(options, "1m", "4Mi", "32Mi"),
                 "securityContext": restricted(),
                 "volumeMounts": [{ "name": "program", "mountPath": PROGRAM_FOLDER, "readOnly": true }],
             })),
@@ -267,17 +265,19 @@ fn pull_job(plan: &PullPlan, options: &JobOptions) -> Value {
         inits.push(with(copy, json!({ "volumeMounts": mounts })));
         volumes.push(json!({ "name": "program", "emptyDir": {} }));
     }
+    let mut context = json!({
+        "runAsNonRoot": true,
+        "seccompProfile": { "type": "RuntimeDefault" },
+    });
+    if let Some(user) = options.user {
+        context = with(context, json!({ "runAsUser": user, "runAsGroup": user }));
+    }
     let more = json!({
         "initContainers": inits,
         "containers": containers,
         "volumes": volumes,
         "imagePullSecrets": secrets(&plan.secrets, options),
-        "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": NONROOT,
-            "runAsGroup": NONROOT,
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
+        "securityContext": context,
     });
     let mut labels = labels(JobKind::Pull, &plan.node);
     let mut annotations = BTreeMap::from([(NODE, plan.node.to_string())]);
@@ -327,7 +327,7 @@ fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
     // The socket belongs to root. Every other privilege is dropped.
     let root = json!({ "runAsNonRoot": false, "runAsUser": 0, "runAsGroup": 0 });
     let more = json!({
-        "resources": resources("10m", "16Mi", "128Mi"),
+        "resources": resources(options, "10m", "16Mi", "128Mi"),
         "volumeMounts": [{ "name": "runtime", "mountPath": SOCKET }],
         "securityContext": with(restricted(), root),
     });
@@ -364,7 +364,7 @@ fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
     )
 }
 
-/// A Job whose pods have the same labels and annotations.
+/// A Job whose pods have the same labels and annotations, and those of the options.
 fn job(
     names: Value,
     marks: &Value,
@@ -372,6 +372,14 @@ fn job(
     deadline: Duration,
     options: &JobOptions,
 ) -> Value {
+    let of_pods = |field: &str, more: &BTreeMap<String, String>| {
+        let own = marks.get(field).cloned().unwrap_or_default();
+        with(json!(more), own)
+    };
+    let of_pods = json!({
+        "labels": of_pods("labels", &options.pod_labels),
+        "annotations": of_pods("annotations", &options.pod_annotations),
+    });
     json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -380,7 +388,7 @@ fn job(
             "backoffLimit": 0,
             "activeDeadlineSeconds": deadline.as_secs().max(1),
             "ttlSecondsAfterFinished": options.ttl.as_secs(),
-            "template": { "metadata": marks, "spec": pod },
+            "template": { "metadata": of_pods, "spec": pod },
         },
     })
 }
@@ -446,12 +454,16 @@ fn own_container(options: &JobOptions, name: &str, args: &[&str]) -> Value {
         "image": options.image.as_str(),
         "imagePullPolicy": "IfNotPresent",
         "args": args,
-        "resources": resources("1m", "4Mi", "32Mi"),
+        "resources": resources(options, "1m", "4Mi", "32Mi"),
         "securityContext": restricted(),
     })
 }
 
-fn resources(cpu: &str, memory: &str, limit: &str) -> Value {
+/// The resources of the options, or these.
+fn resources(options: &JobOptions, cpu: &str, memory: &str, limit: &str) -> Value {
+    if let Some(resources) = &options.resources {
+        return json!(resources);
+    }
     json!({ "requests": { "cpu": cpu, "memory": memory }, "limits": { "memory": limit } })
 }
 

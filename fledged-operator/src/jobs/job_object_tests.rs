@@ -315,3 +315,42 @@ fn a_job_name_fits_into_a_label() {
     assert!(name.len() <= LABEL_MAX, "{name}");
     assert_ne!(name, job_name(JobKind::Remove, &node, 0));
 }
+
+#[test]
+fn pods_take_resources_user_and_marks_of_the_options() {
+    let mut options = mk_options();
+    let resources = json!({ "limits": { "cpu": "100m", "memory": "64Mi" } });
+    options.resources = Some(serde_json::from_value(resources.clone()).unwrap());
+    options.user = None;
+    options.pod_labels = [("mesh", "off"), (APP.0, "other")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    for method in [Method::ImageVolume, Method::Container] {
+        let body = pull_job(&mk_plan(method), &options);
+        let (job, pod) = read(&body);
+        assert_restricted(&pod);
+        let context = pod.security_context.clone().unwrap();
+        assert_eq!((context.run_as_user, context.run_as_group), (None, None));
+        let inits = pod.init_containers.iter().flatten();
+        for container in pod.containers.iter().chain(inits) {
+            assert_eq!(json!(container.resources), resources);
+        }
+        let template = job.spec.unwrap().template.metadata.unwrap();
+        let labels = template.labels.unwrap();
+        // The driver's own labels have precedence.
+        assert_eq!((&*labels["mesh"], &*labels[APP.0]), ("off", APP.1));
+        let of_job = job.metadata.labels.unwrap();
+        assert!(!of_job.contains_key("mesh"), "{of_job:?}");
+    }
+}
+
+#[test]
+fn pods_have_no_sidecar_by_default() {
+    let (job, _) = read(&pull_job(&mk_plan(Method::ImageVolume), &mk_options()));
+    let template = job.spec.unwrap().template.metadata.unwrap();
+    let (labels, annotations) = (template.labels.unwrap(), template.annotations.unwrap());
+    assert_eq!(labels["sidecar.istio.io/inject"], "false");
+    assert_eq!(annotations["sidecar.istio.io/inject"], "false");
+    assert_eq!(annotations["linkerd.io/inject"], "disabled");
+    assert_eq!(annotations[NODE], "node-1.example");
+}

@@ -42,6 +42,8 @@ pub(super) struct NodeObjects {
     missing: BTreeMap<JobKey, Vec<String>>,
     /// The failures because of which Jobs have no pod.
     troubles: BTreeMap<JobKey, Failure>,
+    /// The failures because of which the pods of Jobs do not start.
+    pod_troubles: BTreeMap<JobKey, Failure>,
 }
 
 impl NodeObjects {
@@ -56,6 +58,7 @@ impl NodeObjects {
             let mut job = job.clone();
             job.deleting |= self.deleting.contains(&job.key);
             job.trouble = self.troubles.get(&job.key).cloned();
+            job.pod_trouble = self.pod_troubles.get(&job.key).cloned();
             job.missing = self.missing.get(&job.key).cloned().unwrap_or_default();
             job
         });
@@ -100,6 +103,14 @@ impl NodeObjects {
         }
     }
 
+    /// Records the failure that keeps the pod of a Job from starting; `None`: there is none now.
+    pub(super) fn set_pod_trouble(&mut self, key: &JobKey, trouble: Option<Failure>) {
+        match trouble.filter(|_| self.jobs.contains_key(key)) {
+            Some(trouble) => self.pod_troubles.insert(key.clone(), trouble),
+            None => self.pod_troubles.remove(key),
+        };
+    }
+
     /// Records that a Job's creation is refused permanently.
     pub(super) fn set_refused(&mut self, key: &JobKey, failure: Failure) {
         if let Some(creating) = self.creating.get_mut(key) {
@@ -139,6 +150,7 @@ impl NodeObjects {
         self.deleting.remove(key);
         self.missing.remove(key);
         self.troubles.remove(key);
+        self.pod_troubles.remove(key);
     }
 }
 
@@ -168,6 +180,7 @@ impl Creating {
             secrets: Vec::new(),
             missing: Vec::new(),
             trouble: self.trouble.clone(),
+            pod_trouble: None,
             refused: self.refused,
         }
     }

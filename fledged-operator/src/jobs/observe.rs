@@ -83,6 +83,8 @@ pub(super) struct ObservedJob {
     pub(super) missing: Vec<String>,
     /// The failure that prevents the creation of the Job or of its pod.
     pub(super) trouble: Option<Failure>,
+    /// The failure that keeps its pod from starting.
+    pub(super) pod_trouble: Option<Failure>,
     /// Whether the API server has refused the Job for good.
     pub(super) refused: bool,
 }
@@ -136,6 +138,7 @@ impl ObservedJob {
             secrets: secrets.map(|secret| secret.name.clone()).collect(),
             missing: Vec::new(),
             trouble: None,
+            pod_trouble: None,
             refused: false,
         })
     }
@@ -370,10 +373,12 @@ impl ObservedNode {
 
     /// The socket of its runtime.
     pub(super) fn socket(&self, given: Option<&str>) -> Socket {
-        let runtime = self.runtime.split("://").next().unwrap_or_default();
+        let (runtime, version) = self.runtime.split_once("://").unwrap_or_default();
         let usual = match runtime {
             "cri-o" => "/var/run/crio/crio.sock",
             "docker" => "/var/run/docker.sock",
+            // The containerd that k3s and RKE2 bring along: 1.7.23-k3s2.
+            _ if version.contains("-k3s") => "/run/k3s/containerd/containerd.sock",
             _ => "/run/containerd/containerd.sock",
         };
         let path = given.unwrap_or(usual);

@@ -234,6 +234,13 @@ fn the_socket_follows_the_runtime_unless_set() {
     assert_eq!(containerd, (path("/run/containerd/containerd.sock"), false));
     let crio = socket("cri-o://1.30.0", None);
     assert_eq!(crio, (path("/var/run/crio/crio.sock"), false));
+    for version in ["containerd://1.7.23-k3s2", "containerd://2.1.4-k3s1.33"] {
+        let bundled = socket(version, None);
+        assert_eq!(
+            bundled,
+            (path("/run/k3s/containerd/containerd.sock"), false)
+        );
+    }
     let docker = socket("docker://28.0.1", None);
     assert_eq!(docker, (path("/var/run/docker.sock"), true));
     let dockerd = socket("docker://28.0.1", Some("/run/cri-dockerd.sock"));

@@ -1,9 +1,22 @@
 //! Options of the Job driver.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use fledged_core::model::ImageRef;
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
+/// User of pods that pull: `nonroot` of distroless images.
+const NONROOT: u32 = 65_532;
+/// Label and annotation against the injection of a sidecar.
+const ISTIO: (&str, &str) = ("sidecar.istio.io/inject", "false");
+
+fn strings<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
 
 /// How the pod of a Job makes the kubelet pull an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,6 +78,15 @@ pub struct JobOptions {
     /// SELinux type of pods that remove images, for example `spc_t`: a confined container may not use the
     /// runtime's socket. Default: the runtime's choice.
     pub removal_selinux_type: Option<String>,
+    /// `resources` of every container. Default: small requests and a memory limit.
+    pub resources: Option<ResourceRequirements>,
+    /// UID and GID of pods that pull; `None`: none, so that an admission plug-in assigns them. Default 65532.
+    pub user: Option<u32>,
+    /// Additional labels of the pods. Those of the driver have precedence. Default: no sidecar of Istio, with which
+    /// a Job would not complete.
+    pub pod_labels: BTreeMap<String, String>,
+    /// Additional annotations of the pods. Default: no sidecar of Istio and Linkerd.
+    pub pod_annotations: BTreeMap<String, String>,
     /// Maximum number of images in one Job; each takes a container. Default 50.
     pub images_per_job: NonZeroUsize,
     /// Maximum number of Jobs created per second. Default 20.
@@ -96,6 +118,10 @@ impl JobOptions {
             socket: None,
             removal_host_network: false,
             removal_selinux_type: None,
+            resources: None,
+            user: Some(NONROOT),
+            pod_labels: strings([ISTIO]),
+            pod_annotations: strings([ISTIO, ("linkerd.io/inject", "disabled")]),
             images_per_job: NonZeroUsize::MIN.saturating_add(49),
             creations_per_second: NonZeroU32::MIN.saturating_add(19),
             debounce: Duration::from_millis(100),

@@ -210,6 +210,35 @@ impl ObservedPod {
         self.status.start_time.is_some()
     }
 
+    /// Whether any container of the pod has started or was tried.
+    pub(super) fn has_begun(&self) -> bool {
+        let inits = self.status.init_container_statuses.iter();
+        let mut all = inits.chain(&self.status.container_statuses);
+        self.has_ended()
+            || all.any(|status| {
+                let waiting = status.state.waiting.as_ref();
+                let state = &status.state;
+                state.running.is_some()
+                    || state.terminated.is_some()
+                    || waiting.is_some_and(Waiting::is_failing)
+            })
+    }
+
+    /// Why the scheduler has no node for the pod.
+    pub(super) fn unscheduled(&self) -> Option<String> {
+        let mut conditions = self.status.conditions.iter();
+        let refusal = conditions.find(|condition| {
+            condition.kind == "PodScheduled"
+                && condition.status == "False"
+                && condition.reason == "Unschedulable"
+        })?;
+        let name = self.name();
+        Some(format!(
+            "pod {name} cannot be scheduled: {}",
+            refusal.message
+        ))
+    }
+
     /// Whether all containers of the pod have ended.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
@@ -307,7 +336,7 @@ impl ObservedPod {
         Failure::new(reason, text.trim_end())
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 

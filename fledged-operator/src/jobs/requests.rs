@@ -232,17 +232,46 @@ impl Requests {
     /// The reason in a Job's events why it has no pod.
     pub(super) async fn explain(&self, key: &JobKey) -> Option<Failure> {
         let (namespace, name) = (&key.namespace, &key.name);
-        let about = format!("involvedObject.kind=Job,involvedObject.name={name}");
+        let (_, message) = self
+            .newest_event(namespace, "Job", name, &["FailedCreate"])
+            .await?;
+        let text = format!("Job {name} can't create its pod: {message}");
+        Some(Failure::new(Reason::Unknown, text))
+    }
+
+    /// The reason in a pod's events why it does not start.
+    pub(super) async fn explain_pod(&self, namespace: &str, pod: &str) -> Option<Failure> {
+        let reasons = [
+            "FailedMount",
+            "FailedAttachVolume",
+            "FailedCreatePodSandBox",
+        ];
+        let (reason, message) = self.newest_event(namespace, "Pod", pod, &reasons).await?;
+        let text = format!("pod {pod} does not start: {reason}: {message}");
+        Some(Failure::new(Reason::Unknown, text))
+    }
+
+    /// Reason and message of the newest event about an object that has one of these reasons.
+    async fn newest_event(
+        &self,
+        namespace: &str,
+        kind: &str,
+        name: &str,
+        reasons: &[&str],
+    ) -> Option<(String, String)> {
+        let about = format!("involvedObject.kind={kind},involvedObject.name={name}");
         let params = ListParams::default().fields(&about);
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let events = events.list(&params).await;
         let events =
-            events.map_err(|error| debug!(job = %key, error = problem(&error), "events not read"));
-        let failed = events.ok()?.items.into_iter();
-        let failed = failed.filter(|event| event.reason.as_deref() == Some("FailedCreate"));
-        let newest = failed.max_by_key(|event| event.last_timestamp.as_ref().map(|at| at.0));
-        let text = format!("Job {name} can't create its pod: {}", newest?.message?);
-        Some(Failure::new(Reason::Unknown, text))
+            events.map_err(|error| debug!(kind, name, error = problem(&error), "events not read"));
+        let events = events.ok()?.items.into_iter();
+        let failed = events.filter(|event| {
+            let reason = event.reason.as_deref();
+            reason.is_some_and(|reason| reasons.contains(&reason))
+        });
+        let newest = failed.max_by_key(|event| event.last_timestamp.as_ref().map(|at| at.0))?;
+        Some((newest.reason?, newest.message?))
     }
 }
 

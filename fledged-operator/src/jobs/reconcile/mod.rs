@@ -57,6 +57,8 @@ pub(super) enum JobAction {
     Delete(JobKey, Option<String>),
     /// Look up why the Job has no pod.
     Explain(JobKey),
+    /// Look up why the pod of this name does not start.
+    ExplainPod(JobKey, String),
 }
 
 /// The result of one reconciliation.
@@ -515,7 +517,10 @@ impl<'a> Step<'a> {
                 .push(JobAction::Delete(job.key.clone(), job.uid.clone()));
             return;
         }
-        if live.pod.is_some() || job.end.is_some() || job.uid.is_none() {
+        // A pull takes minutes, and its kubelet reports why it fails; a removal starts within seconds.
+        let pending = |pod: &ObservedPod| !(job.kind() == JobKind::Pull || pod.has_begun());
+        let starts = live.pod.is_some_and(|pod| !pending(pod));
+        if starts || job.end.is_some() || job.uid.is_none() {
             return;
         }
         let (count, at) = known.asked;
@@ -527,7 +532,11 @@ impl<'a> Step<'a> {
         let again = after(self.now, ASK.delay(count.saturating_add(2)));
         known.asked = (count.saturating_add(1), Some(again));
         self.wakes.push(again);
-        self.actions.push(JobAction::Explain(job.key.clone()));
+        let key = job.key.clone();
+        self.actions.push(match live.pod {
+            Some(pod) => JobAction::ExplainPod(key, pod.name().to_owned()),
+            None => JobAction::Explain(key),
+        });
     }
 
     fn is_pull_needed(&self, live: &Live<'_>) -> bool {

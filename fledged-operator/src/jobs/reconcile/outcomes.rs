@@ -36,11 +36,27 @@ impl Live<'_> {
     /// Describes the current wait, for messages.
     fn describe(&self) -> String {
         let JobKey { name, .. } = &self.job.key;
+        let pod_trouble = self.pod.filter(|pod| !pod.has_begun());
+        let pod_trouble = pod_trouble.and(self.job.pod_trouble.as_ref());
         match (self.pod, &self.job.trouble) {
+            (Some(_), _) if let Some(trouble) = pod_trouble => trouble.message.clone(),
             (Some(pod), _) => pod.describe(),
             (None, Some(trouble)) => trouble.message.clone(),
             (None, None) if self.job.uid.is_some() => format!("Job {name} has no pod"),
             (None, None) => format!("Job {name} is not created yet"),
+        }
+    }
+
+    /// The progress, with what keeps the pod from starting if it waits: no node takes it, or a volume fails.
+    fn waiting_for(&self, progress: Progress) -> Progress {
+        let trouble = || {
+            let pod = self.pod.filter(|pod| !pod.has_begun())?;
+            let unplaced = pod.unscheduled().map(unknown);
+            unplaced.or_else(|| self.job.pod_trouble.clone())
+        };
+        match progress {
+            Progress::Waiting => trouble().map_or(Progress::Waiting, Progress::Failing),
+            progress => progress,
         }
     }
 
@@ -231,7 +247,7 @@ impl<'a> Step<'a> {
     fn settle_removal(&mut self, live: &Live<'_>, known: &mut JobMemory, seen: bool) {
         let job = live.job;
         let progress = match (live.pod, &job.trouble) {
-            (Some(pod), _) => pod.removal_progress(&self.options.image),
+            (Some(pod), _) => live.waiting_for(pod.removal_progress(&self.options.image)),
             (None, Some(trouble)) => Progress::Failing(trouble.clone()),
             (None, None) => Progress::Waiting,
         };
@@ -350,7 +366,7 @@ impl<'a> Step<'a> {
             }
             let own = &self.options.image;
             let progress = match (live.pod, &job.trouble) {
-                (Some(pod), _) => pod.pull_progress(slot, own),
+                (Some(pod), _) => live.waiting_for(pod.pull_progress(slot, own)),
                 (None, Some(trouble)) => Progress::Failing(trouble.clone()),
                 (None, None) => Progress::Waiting,
             };

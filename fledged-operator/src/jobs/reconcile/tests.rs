@@ -110,6 +110,7 @@ struct Node {
     /// Jobs whose deletion is requested.
     deleting: Vec<String>,
     trouble: Option<Failure>,
+    pod_trouble: Option<Failure>,
 }
 
 impl Node {
@@ -128,6 +129,7 @@ impl Node {
             pods: Vec::new(),
             deleting: Vec::new(),
             trouble: None,
+            pod_trouble: None,
         }
     }
 
@@ -141,6 +143,7 @@ impl Node {
             let mut read = ObservedJob::read(job, &self.options, None).unwrap();
             read.deleting |= self.deleting.contains(&read.key.name);
             read.trouble.clone_from(&self.trouble);
+            read.pod_trouble.clone_from(&self.pod_trouble);
             read
         });
         let jobs: Vec<ObservedJob> = jobs.collect();
@@ -174,7 +177,7 @@ impl Node {
                     assert!(uid.is_some(), "{key}");
                     self.deleting.push(key.name.clone());
                 }
-                JobAction::Explain(_) => {}
+                JobAction::Explain(_) | JobAction::ExplainPod(..) => {}
             }
         }
         let again = self.observe(now);
@@ -572,6 +575,51 @@ fn the_cause_of_a_missing_pod_is_looked_up_and_reported() {
     node.trouble = None;
     node.pod("Succeeded", &[(APP, done(201))]);
     assert_eq!(phases(&node.step(202)), [ImagePhase::Cached]);
+}
+
+#[test]
+fn a_pod_without_a_node_is_reported_at_once() {
+    let mut node = Node::new([mk_present(APP), mk_present(DB)]);
+    node.step(0);
+    let job = node.jobs.last().unwrap();
+    let mut pod = mk_pod(job, "Pending", &[]);
+    pod.set_status(json!({ "phase": "Pending", "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 1 Too many pods.",
+    }] }));
+    node.pods.push(pod);
+    let plan = node.step(1);
+    for image in [APP, DB] {
+        let seen = report(&plan, image);
+        assert_eq!(seen.phase, ImagePhase::BackingOff);
+        let message = seen.message.as_deref().unwrap();
+        assert!(message.ends_with("1 Too many pods."), "{message}");
+    }
+    assert_eq!(deletes(&plan), 0);
+    node.pods.clear();
+    node.pod("Succeeded", &[(APP, done(9)), (DB, done(9))]);
+    assert_eq!(phases(&node.step(10)), [ImagePhase::Cached; 2]);
+}
+
+#[test]
+fn a_volume_that_fails_is_looked_up_and_reported() {
+    let mut node = Node::new([mk_absent(APP), mk_absent(DB)]);
+    node.view = mk_node(0, &[&[APP], &[DB]]);
+    node.step(1);
+    node.pod("Pending", &[(REMOVE, creating())]);
+    assert_eq!(node.step(2).actions, []);
+    let plan = node.step(6);
+    assert!(matches!(plan.actions[..], [JobAction::ExplainPod(..)]));
+    node.pod_trouble = Some(unknown("hostPath type check failed".to_owned()));
+    let plan = node.step(7);
+    for image in [APP, DB] {
+        let message = report(&plan, image).message.clone();
+        assert_eq!(message.as_deref(), Some("hostPath type check failed"));
+    }
+    // A pod that starts after all is read as usual.
+    node.pod("Succeeded", &[(REMOVE, removed(9, r#"{"removed":[0,1]}"#))]);
+    node.end_job("Complete", "");
+    assert_eq!(phases(&node.step(10)), [ImagePhase::Removed; 2]);
 }
 
 #[test]
