@@ -21,12 +21,24 @@
 {{/* securityContext of pod and container for Pod Security's level `restricted`. */}}
 {{- define "fledged.podSecurityContext" -}}
 {{- $own := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "seccompProfile" (dict "type" "RuntimeDefault") -}}
-{{- toYaml (mergeOverwrite $own (deepCopy .)) -}}
+{{- include "fledged.overlaid" (list $own .) -}}
+{{- end -}}
+
+{{/* (list DEFAULTS VALUES): the defaults, overlaid with the values. A null removes a field. */}}
+{{- define "fledged.overlaid" -}}
+{{- $values := default dict (last .) -}}
+{{- $all := mergeOverwrite (first .) (deepCopy $values) -}}
+{{- range $key, $value := $values -}}
+{{- if kindIs "invalid" $value -}}
+{{- $all = omit $all $key -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $all -}}
 {{- end -}}
 
 {{- define "fledged.securityContext" -}}
 {{- $own := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
-{{- toYaml (mergeOverwrite $own (deepCopy .)) -}}
+{{- include "fledged.overlaid" (list $own .) -}}
 {{- end -}}
 
 {{/* Scheduling of a Deployment's pods: (list . .Values.controller "controller"). */}}
@@ -69,14 +81,43 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Host part of the addresses of metrics and probes of a component: (list . .Values.agent); "" for all addresses. */}}
+{{- define "fledged.bindHost" -}}
+{{- $address := (first .).Values.bindAddress -}}
+{{- if eq $address "podIP" -}}
+[$(POD_IP)]
+{{- else if and (eq $address "loopback") (last .).hostNetwork -}}
+127.0.0.1
+{{- end -}}
+{{- end -}}
+
+{{/* Flags of these addresses: (list . .Values.agent METRICS PROBES). */}}
+{{- define "fledged.bindFlags" -}}
+{{- with include "fledged.bindHost" (list (first .) (index . 1)) }}
+- "--metrics-bind-address={{ . }}:{{ index $ 2 }}"
+- "--health-probe-bind-address={{ . }}:{{ index $ 3 }}"
+{{- end }}
+{{- end -}}
+
+{{- define "fledged.podIP" -}}
+{{- if eq .Values.bindAddress "podIP" }}
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+{{- end }}
+{{- end -}}
+
+{{/* (list . .Values.agent) */}}
 {{- define "fledged.probes" -}}
+{{- $host := ternary ", host: 127.0.0.1" "" (eq (include "fledged.bindHost" .) "127.0.0.1") -}}
 livenessProbe:
-  httpGet: {path: /livez, port: probes}
+  httpGet: {path: /livez, port: probes{{ $host }}}
   initialDelaySeconds: 10
   periodSeconds: 20
   timeoutSeconds: 5
 readinessProbe:
-  httpGet: {path: /readyz, port: probes}
+  httpGet: {path: /readyz, port: probes{{ $host }}}
   periodSeconds: 10
   timeoutSeconds: 5
 {{- end -}}
@@ -117,5 +158,16 @@ limits:
 {{- $all = append $all .Release.Namespace -}}
 {{- end -}}
 {{- join "\n" (uniq $all) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The ServiceAccount that Jobs use. */}}
+{{- define "fledged.jobServiceAccountName" -}}
+{{- if .Values.args.controllerServiceAccountName -}}
+{{- .Values.args.controllerServiceAccountName -}}
+{{- else if include "fledged.jobNamespaces" . -}}
+{{- include "fledged.partname" (list . "jobs") -}}
+{{- else -}}
+default
 {{- end -}}
 {{- end -}}

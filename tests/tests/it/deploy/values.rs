@@ -283,3 +283,186 @@ fn webhook_failure_policy_is_ignore_by_default() {
         assert_eq!(webhook["webhooks"][0]["failurePolicy"], wanted);
     }
 }
+
+/// The arguments of the controller.
+fn controller_args(set: &[&str]) -> Vec<String> {
+    let objects = template(set);
+    let pod = &named(&objects, "Deployment", "-controller")["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].as_array().unwrap().iter();
+    args.map(|arg| arg.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn agents_and_jobs_use_one_socket() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let microk8s = "/var/snap/microk8s/common/run/containerd.sock";
+    for (set, socket) in [
+        (
+            "agent.runtime=k3s".to_owned(),
+            "/run/k3s/containerd/containerd.sock",
+        ),
+        (format!("agent.runtimeSocket={microk8s}"), microk8s),
+        (format!("args.controllerCRISocketPath={microk8s}"), microk8s),
+    ] {
+        let set = format!("--set={set}");
+        let args = controller_args(&["--set=nodeDriver=job", &set]);
+        let flag = format!("--cri-socket-path={socket}");
+        assert!(args.contains(&flag), "{set}: {args:?}");
+        let objects = template(&[&set]);
+        let agents = named(&objects, "DaemonSet", "-agent").to_string();
+        assert!(agents.contains(&format!("--runtime=unix://{socket}")));
+        // The directory, because a restarted runtime creates a new socket.
+        let directory = socket.rsplit_once('/').unwrap().0;
+        assert!(agents.contains(&format!(r#""path":"{directory}","type":"Directory""#)));
+    }
+    let args = controller_args(&["--set=nodeDriver=job"]);
+    assert!(!args.iter().any(|arg| arg.starts_with("--cri-socket-path")));
+}
+
+#[test]
+fn job_pods_have_the_values_of_the_chart() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let args = controller_args(&[
+        "--set=nodeDriver=job",
+        "--set=jobs.resources.limits.cpu=1",
+        "--set=jobs.runAsUser=null",
+        "--set=jobs.podLabels.mesh=off",
+    ]);
+    for flag in [
+        r#"--job-resources={"limits":{"cpu":1}}"#,
+        "--job-run-as-user=none",
+        r#"--job-pod-labels={"mesh":"off","sidecar.istio.io/inject":"false"}"#,
+        r#"--job-pod-annotations={"linkerd.io/inject":"disabled","sidecar.istio.io/inject":"false"}"#,
+    ] {
+        assert!(args.contains(&flag.to_owned()), "{flag}: {args:?}");
+    }
+    let args = controller_args(&["--set=nodeDriver=job"]);
+    assert!(args.contains(&"--job-run-as-user=65532".to_owned()));
+    assert!(!args.iter().any(|arg| arg.starts_with("--job-resources")));
+}
+
+#[test]
+fn nulls_remove_users_for_openshift() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let nulls = ["runAsUser", "runAsGroup", "fsGroup"]
+        .map(|field| format!("--set=podSecurityContext.{field}=null"));
+    let set: Vec<&str> = nulls.iter().map(String::as_str).collect();
+    let objects = template(&set);
+    for part in ["-controller", "-webhook-server"] {
+        let pod = &named(&objects, "Deployment", part)["spec"]["template"]["spec"];
+        let context = pod["securityContext"].as_object().unwrap();
+        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+            assert!(!context.contains_key(field), "{part} {field}");
+        }
+        assert_eq!(context["runAsNonRoot"], true);
+    }
+    for (driver, account) in [("agent", "kube-fledged-agent"), ("job", "default")] {
+        let driver = format!("--set=nodeDriver={driver}");
+        let objects = template(&[&driver, "--set=openshift.scc=privileged"]);
+        let binding = named(&objects, "RoleBinding", "-scc");
+        let role = &binding["roleRef"]["name"];
+        assert_eq!(role, "system:openshift:scc:privileged");
+        assert_eq!(binding["subjects"][0]["name"], account);
+        assert_eq!(binding["metadata"]["namespace"], "kube-fledged");
+    }
+}
+
+/// A DaemonSet pod on such a node stays Pending, and `helm --wait` never ends.
+#[test]
+fn agents_are_not_scheduled_onto_virtual_nodes() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&[]);
+    let pod = &named(&objects, "DaemonSet", "-agent")["spec"]["template"]["spec"];
+    let required =
+        &pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    let terms = &required["nodeSelectorTerms"];
+    assert_eq!(
+        terms,
+        &json!([{ "matchExpressions": [
+            { "key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["fargate"] },
+            { "key": "type", "operator": "NotIn", "values": ["virtual-kubelet"] },
+        ] }])
+    );
+}
+
+#[test]
+fn imagecaches_are_added_to_view_edit_and_admin() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let objects = template(&[]);
+    let label = |role: &str, to: &str| {
+        let role = named(&objects, "ClusterRole", role);
+        let label = format!("rbac.authorization.k8s.io/aggregate-to-{to}");
+        role["metadata"]["labels"][label] == "true"
+    };
+    for (role, to, added) in [
+        ("-view", "view", true),
+        ("-view", "edit", true),
+        ("-edit", "admin", true),
+        ("-edit", "view", false),
+    ] {
+        assert_eq!(label(role, to), added, "{role} {to}");
+    }
+    let rules = |role| named(&objects, "ClusterRole", role)["rules"].clone();
+    assert_eq!(rules("-view")[0]["verbs"], json!(["get", "list", "watch"]));
+    assert_eq!(rules("-edit")[0]["resources"], json!(["imagecaches"]));
+    let without = template(&["--set=clusterRole.aggregate=false"]);
+    assert_eq!(
+        of_kind(&without, "ClusterRole").count() + 2,
+        of_kind(&objects, "ClusterRole").count()
+    );
+}
+
+#[test]
+fn metrics_and_probes_can_be_bound_to_one_address() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let parts = [
+        ("DaemonSet", "-agent", 8082, 8083),
+        ("Deployment", "-controller", 8080, 8081),
+        ("Deployment", "-webhook-server", 8084, 8085),
+    ];
+    let objects = template(&["--set=bindAddress=podIP"]);
+    for (kind, part, metrics, probes) in parts {
+        let pod = &named(&objects, kind, part)["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let args = container["args"].as_array().unwrap();
+        for flag in [
+            format!("--metrics-bind-address=[$(POD_IP)]:{metrics}"),
+            format!("--health-probe-bind-address=[$(POD_IP)]:{probes}"),
+        ] {
+            assert_eq!(
+                args.iter().filter(|arg| **arg == flag).count(),
+                1,
+                "{args:?}"
+            );
+        }
+        let names = container["env"].as_array().unwrap().iter();
+        assert_eq!(
+            names
+                .filter(|variable| variable["name"] == "POD_IP")
+                .count(),
+            1
+        );
+    }
+    // Probes of a pod on its own network come from the node: only parts on the host network change.
+    let objects = template(&["--set=bindAddress=loopback", "--set=agent.hostNetwork=true"]);
+    let agent = named(&objects, "DaemonSet", "-agent").to_string();
+    assert!(
+        agent.contains("--metrics-bind-address=127.0.0.1:8082"),
+        "{agent}"
+    );
+    assert_eq!(agent.matches(r#""host":"127.0.0.1""#).count(), 2);
+    let controller = named(&objects, "Deployment", "-controller").to_string();
+    assert!(!controller.contains("127.0.0.1"), "{controller}");
+}
