@@ -1,5 +1,6 @@
 //! The command line as clap parses it. Invalid arguments end the process with exit code 2.
 
+use std::ffi::OsString;
 #[cfg(feature = "cluster")]
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -13,7 +14,7 @@ use clap_complete::Shell;
 #[cfg(feature = "cluster")]
 use fledged_core::model::ImageRef;
 use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName};
-use fledged_cri::registry::Platform;
+use fledged_cri::registry::{Platform, RegistryAuthority};
 use fledged_cri::target::RuntimeUri;
 
 use crate::help;
@@ -250,8 +251,20 @@ pub(crate) struct RegistryArgs {
     /// Registry credentials: a docker config.json. Without it, every pull is anonymous.
     #[arg(long, value_name = "FILE", env = "FLEDGED_REGISTRY_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) registry_config: Option<PathBuf>,
-    /// A registry to reach by plain HTTP. Only for oci: and check; other runtimes use their own
-    /// configuration. Repeatable.
+    /// A certificate authority for all registries, or for one: a file in PEM form. Only for oci: and check;
+    /// other runtimes use their own configuration. Repeatable.
+    #[arg(long = "registry-ca", value_name = "[HOST=]FILE", env = "FLEDGED_REGISTRY_CA", value_delimiter = ',', value_parser = registry_authority)]
+    pub(crate) registry_authorities: Vec<RegistryAuthority>,
+    /// The folders of containerd's hosts.toml and of certificates for registries, separated by colons; empty
+    /// for none. Only for oci: and check. Default: config_path of containerd's configuration, else
+    /// /etc/containerd/certs.d and /etc/docker/certs.d.
+    #[arg(long, value_name = "DIR[:DIR]", env = "FLEDGED_REGISTRY_HOSTS_DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) registry_hosts_dir: Option<OsString>,
+    /// A registry that serves plain HTTP only. Only for oci: and check. Repeatable.
+    #[arg(long = "plain-http", value_name = "HOST[:PORT]", env = "FLEDGED_PLAIN_HTTP_REGISTRIES", value_delimiter = ',', value_parser = registry_host)]
+    pub(crate) plain_http_registries: Vec<String>,
+    /// A registry whose certificate is not verified, and which is reached by plain HTTP if it does not speak
+    /// HTTPS, as with Docker's insecure-registries. Only for oci: and check. Repeatable.
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", env = "FLEDGED_INSECURE_REGISTRIES", value_delimiter = ',', value_parser = registry_host)]
     pub(crate) insecure_registries: Vec<String>,
     /// The platform to select from multi-platform images, os/architecture[/variant]. Only for oci: and
@@ -555,6 +568,20 @@ fn a_second_or_more(text: &str) -> Result<Duration, String> {
 }
 
 /// `host` or `host:port`, the first component of an image reference.
+/// `FILE`, or `HOST[:PORT]=FILE`.
+fn registry_authority(text: &str) -> Result<RegistryAuthority, String> {
+    let (registry, file) = match text.split_once('=') {
+        // A path may contain the sign, too.
+        Some((host, file)) if !host.contains('/') => (Some(registry_host(host)?), file),
+        _ => (None, text),
+    };
+    if file.is_empty() {
+        return Err("expected FILE or HOST[:PORT]=FILE".to_owned());
+    }
+    let file = PathBuf::from(file);
+    Ok(RegistryAuthority { registry, file })
+}
+
 fn registry_host(text: &str) -> Result<String, String> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
@@ -580,6 +607,18 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn an_authority_is_for_all_registries_or_one() {
+        let read = |text| registry_authority(text).map(|found| (found.registry, found.file));
+        assert_eq!(read("ca.pem"), Ok((None, "ca.pem".into())));
+        let named = Some("r.lan:5000".to_owned());
+        assert_eq!(read("r.lan:5000=/a=b.pem"), Ok((named, "/a=b.pem".into())));
+        assert_eq!(read("/a=b.pem"), Ok((None, "/a=b.pem".into())));
+        for invalid in ["", "r.lan=", "=ca.pem", "a b=ca.pem"] {
+            assert!(read(invalid).is_err(), "{invalid}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

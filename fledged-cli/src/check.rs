@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::args::{CheckArgs, OutputFormat, RegistryArgs};
 use crate::command_result::{CommandError, Exit, json, print};
-use crate::local::{SessionError, credentials, platform, registry_options};
+use crate::local::{Client, SessionError, credentials, platform, registry_hint, registry_options};
 use crate::manifest;
 use crate::output::{Align, Table, Terminal, pluralised, printable, rounded_seconds, short_digest};
 
@@ -36,6 +36,9 @@ struct CheckedImage {
     platforms: Vec<String>,
     reason: Option<String>,
     message: Option<String>,
+    /// What to change so that the image can be pulled.
+    #[serde(skip)]
+    hint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -207,6 +210,7 @@ fn checked_image(image: &ImageRef, result: Result<Probe, Failure>) -> CheckedIma
             platforms: probe.platforms.iter().map(ToString::to_string).collect(),
             reason: None,
             message: None,
+            hint: None,
         },
         Err(failure) => CheckedImage {
             reference,
@@ -214,6 +218,7 @@ fn checked_image(image: &ImageRef, result: Result<Probe, Failure>) -> CheckedIma
             digest: None,
             size_bytes: None,
             platforms: Vec::new(),
+            hint: registry_hint(image, failure.reason, &failure.message, Client::Own),
             reason: Some(failure.reason.to_string()),
             message: Some(failure.message),
         },
@@ -243,6 +248,9 @@ fn table(result: &CheckResult) -> String {
     for image in &result.images {
         if let Some(message) = &image.message {
             text.push_str(&format!("{}: {}\n", image.reference, printable(message)));
+        }
+        if let Some(hint) = &image.hint {
+            text.push_str(&format!("  hint: {hint}\n"));
         }
     }
     text

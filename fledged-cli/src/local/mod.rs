@@ -5,10 +5,12 @@ mod local_node;
 mod node_apply;
 mod node_list;
 mod node_run;
+mod registry_hint;
 mod round_outcome;
 mod run_assignment;
 mod runtime_session;
 
+pub(crate) use registry_hint::{Client, registry_hint};
 #[cfg(feature = "demo")]
 pub(crate) use runtime_session::RuntimeSession;
 pub(crate) use runtime_session::{SessionError, credentials, platform, registry_options};

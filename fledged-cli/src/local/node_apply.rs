@@ -99,7 +99,9 @@ impl Round<'_> {
         progress.finish();
         match ended {
             Ok(report) => {
-                let outcome = RoundOutcome::new(&report, start.elapsed());
+                let client = self.session.registry_client();
+                let outcome =
+                    RoundOutcome::new(&report, start.elapsed()).with_hints(&report, client);
                 show(&outcome, self.format)?;
                 terminal.line(summary(&outcome));
                 // An image that is not settled when the round has ended is a failure too.

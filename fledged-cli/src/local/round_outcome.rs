@@ -5,6 +5,7 @@ use std::time::Duration;
 use fledged_core::model::{ByteSize, Digest, ImagePhase, NodeReport};
 use serde::Serialize;
 
+use super::registry_hint::{Client, registry_hint};
 use crate::output::{Align, Table, printable, rounded_seconds, short_digest, took};
 
 /// The result, as `-o json` prints it.
@@ -40,6 +41,9 @@ pub(super) struct ImageOutcome {
     pub(super) reason: Option<String>,
     /// The message of the runtime.
     message: Option<String>,
+    /// What to change so that the image can be pulled.
+    #[serde(skip)]
+    hint: Option<String>,
 }
 
 /// Counts of the images.
@@ -71,6 +75,7 @@ impl RoundOutcome {
                 seconds: took(image).map(rounded_seconds),
                 reason: image.reason.map(|reason| reason.to_string()),
                 message: image.message.clone(),
+                hint: None,
             })
             .collect();
         let count = |phase| images.iter().filter(|i| i.phase == phase).count();
@@ -81,6 +86,18 @@ impl RoundOutcome {
             seconds: rounded_seconds(elapsed),
         };
         Self { images, summary }
+    }
+
+    /// With hints for failures that are about the configuration of a registry.
+    pub(super) fn with_hints(mut self, report: &NodeReport, client: Client) -> Self {
+        for (outcome, image) in self.images.iter_mut().zip(&report.images) {
+            if let (ImagePhase::Failed, Some(reason), Some(message)) =
+                (image.phase, image.reason, &image.message)
+            {
+                outcome.hint = registry_hint(&image.image, reason, message, client);
+            }
+        }
+        self
     }
 
     /// What a round would do, from the report of a dry run. Nothing was removed, so no image is shown as removed.
@@ -123,6 +140,9 @@ impl RoundOutcome {
         for image in &self.images {
             if let Some(message) = &image.message {
                 text.push_str(&format!("{}: {}\n", image.reference, printable(message)));
+            }
+            if let Some(hint) = &image.hint {
+                text.push_str(&format!("  hint: {hint}\n"));
             }
         }
         text

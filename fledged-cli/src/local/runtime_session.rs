@@ -15,9 +15,10 @@ use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::{Warmer, WarmerConfig};
 use fledged_cri::credentials::{DockerConfig, DockerConfigError};
 use fledged_cri::oci::{LayoutError, OciLayoutOptions, OpenError};
-use fledged_cri::registry::{Platform, RegistryOptions};
+use fledged_cri::registry::{Platform, RegistryOptions, hosts_dirs_of_this_machine};
 use fledged_cri::target::{DetectError, RuntimeUri};
 
+use super::registry_hint::Client;
 use crate::args::RegistryArgs;
 use crate::command_result::{CommandError, Exit};
 use crate::output::Terminal;
@@ -69,7 +70,7 @@ pub(crate) enum SessionError {
         source: DockerConfigError,
     },
     /// The registry client cannot be set up.
-    #[error("cannot reach any registry: {0}")]
+    #[error("cannot set up the access to registries: {0}")]
     Registries(#[source] Failure),
 }
 
@@ -92,6 +93,7 @@ impl SessionError {
     pub(crate) fn is_bad_input(&self) -> bool {
         match self {
             Self::Credentials { .. } => true,
+            Self::Registries(failure) => failure.reason == Reason::RegistryMisconfigured,
             // Waiting does not end it; the user has to choose.
             Self::NotDetected(DetectError::Ambiguous { .. }) => true,
             Self::Open {
@@ -223,6 +225,12 @@ impl RuntimeSession {
         }
         let unused = [
             ("--platform", registry.platform.is_some()),
+            ("--registry-ca", !registry.registry_authorities.is_empty()),
+            (
+                "--registry-hosts-dir",
+                registry.registry_hosts_dir.is_some(),
+            ),
+            ("--plain-http", !registry.plain_http_registries.is_empty()),
             (
                 "--insecure-registry",
                 !registry.insecure_registries.is_empty(),
@@ -234,6 +242,11 @@ impl RuntimeSession {
                 self.uri
             ));
         }
+    }
+
+    /// Who connects to the registries.
+    pub(crate) fn registry_client(&self) -> Client {
+        Client::of(&self.uri)
     }
 
     /// A node loop on this runtime.
@@ -307,7 +320,21 @@ pub(crate) fn platform(registry: &RegistryArgs) -> Platform {
 
 /// The options of the registry client.
 pub(crate) fn registry_options(registry: &RegistryArgs) -> RegistryOptions {
-    RegistryOptions::default().with_insecure(registry.insecure_registries.iter().cloned())
+    let mut options = RegistryOptions::default();
+    options
+        .plain_http
+        .clone_from(&registry.plain_http_registries);
+    options.insecure.clone_from(&registry.insecure_registries);
+    options
+        .authorities
+        .clone_from(&registry.registry_authorities);
+    options.hosts_dirs = match &registry.registry_hosts_dir {
+        None => hosts_dirs_of_this_machine(),
+        Some(dirs) => std::env::split_paths(dirs)
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .collect(),
+    };
+    options
 }
 
 fn layout_options(registry: &RegistryArgs) -> OciLayoutOptions {

@@ -148,6 +148,14 @@ fn invalid_arguments_are_named_with_exit_code_2() {
             vec!["http://x", "registry.local:5000"],
         ),
         (
+            vec!["check", "-f", &file, "--registry-ca", "/does/not/exist"],
+            vec!["/does/not/exist"],
+        ),
+        (
+            vec!["check", "-f", &file, "--plain-http", "http://x"],
+            vec!["http://x", "registry.local:5000"],
+        ),
+        (
             vec!["check", "-f", &file, "--registry-config", "/does/not/exist"],
             vec!["/does/not/exist"],
         ),

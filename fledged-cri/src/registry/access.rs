@@ -1,8 +1,8 @@
 //! Requests with an authorisation for each origin, and redirects that carry none to another.
 //!
-//! The credentials belong to one origin, the registry that the image reference names. A redirect may
-//! lead to another registry, which is authorised by its own challenge and anonymously, as in
-//! containerd.
+//! The credentials belong to one origin, the registry that the image reference names, or a mirror of it
+//! that `hosts.toml` names. A redirect may lead to another registry, which is authorised by its own
+//! challenge and anonymously, as in containerd.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +18,8 @@ use tokio::sync::Mutex;
 
 use super::challenge::Challenges;
 use super::client::{Registry, Repository, failure_of_transport};
+use super::endpoint::Endpoint;
+use super::tls_failure::{is_not_tls, is_refusal, tls_error};
 use super::token::{self, Authorization, Login};
 use crate::classify::redact;
 
@@ -36,6 +38,20 @@ impl Origin {
     fn is_plain(&self) -> bool {
         self.0.starts_with("http://")
     }
+
+    /// The host without its port.
+    fn host_name(&self) -> &str {
+        let host = self.0.split_once("://").map_or("", |(_, host)| host);
+        match host.rsplit_once(':') {
+            Some((name, port)) if !port.ends_with(']') => name,
+            _ => host,
+        }
+    }
+
+    /// Whether the other origin is the same host by HTTPS, and this one is not.
+    fn is_upgraded_to(&self, other: &Self) -> bool {
+        self.is_plain() && !other.is_plain() && self.host_name() == other.host_name()
+    }
 }
 
 impl fmt::Display for Origin {
@@ -53,71 +69,150 @@ struct Grant {
     until: Option<Instant>,
 }
 
-/// Requests about one repository, with one set of credentials.
+/// Requests about one repository at one host, with one set of credentials.
 pub(super) struct Access {
     registry: Registry,
+    /// The only host that receives the credentials.
+    endpoint: Endpoint,
     repository: Repository,
-    /// The only origin that receives the credentials.
-    home: Origin,
     auth: Option<RegistryAuth>,
     grants: Mutex<BTreeMap<Origin, Grant>>,
 }
 
 impl Access {
-    /// Requests to the registry of `repository`.
+    /// Requests about `repository` to a host that serves it.
     pub(super) fn new(
         registry: Registry,
+        endpoint: Endpoint,
         repository: Repository,
         auth: Option<RegistryAuth>,
     ) -> Self {
-        let (scheme, host) = (registry.scheme(&repository.host), &repository.host);
-        let root = format!("{scheme}://{host}");
-        let home = Url::parse(&root).map_or(Origin(root), |url| Origin::of(&url));
+        let access = Self {
+            registry,
+            endpoint,
+            repository,
+            auth,
+            grants: Mutex::default(),
+        };
         let mut grants = BTreeMap::new();
-        if let Some(RegistryAuth::RegistryToken(token)) = &auth {
-            let grant = Grant {
-                header: token::bearer(token.expose_secret()).ok(),
-                ..Grant::default()
-            };
-            grants.insert(home.clone(), grant);
+        // The registry itself has issued it, no mirror.
+        if let (Some(RegistryAuth::RegistryToken(token)), None) =
+            (&access.auth, &access.endpoint.mirror_of)
+        {
+            let (first, second) = access.endpoint.reach.schemes();
+            for scheme in [Some(first), second].into_iter().flatten() {
+                let grant = Grant {
+                    header: token::bearer(token.expose_secret()).ok(),
+                    ..Grant::default()
+                };
+                grants.insert(access.origin(scheme), grant);
+            }
         }
         Self {
-            registry,
-            repository,
-            home,
-            auth,
             grants: Mutex::new(grants),
+            ..access
         }
     }
 
-    /// Sends one request and follows redirects. At each origin that asks for an authorisation, the
-    /// request is repeated with one.
+    /// The host, as messages name it.
+    pub(super) fn name(&self) -> &str {
+        &self.endpoint.name
+    }
+
+    fn origin(&self, scheme: &str) -> Origin {
+        let root = format!("{scheme}://{}", self.endpoint.host);
+        Url::parse(&root).map_or(Origin(root), |url| Origin::of(&url))
+    }
+
+    /// The origin of the host itself.
+    fn home(&self) -> Origin {
+        self.origin(self.registry.schemes(&self.endpoint).0)
+    }
+
+    /// The URL of something in the repository, `manifests/1`.
+    fn url(&self, scheme: &str, tail: &str) -> Result<Url, Failure> {
+        let Endpoint { host, path, .. } = &self.endpoint;
+        let url = format!("{scheme}://{host}{path}/{}/{tail}", self.repository.path);
+        let mut url = Url::parse(&url)
+            .map_err(|error| Failure::new(Reason::InvalidReference, error.to_string()))?;
+        if let Some(registry) = &self.endpoint.mirror_of {
+            url.query_pairs_mut().append_pair("ns", registry);
+        }
+        Ok(url)
+    }
+
+    /// Sends one request about something in the repository, `manifests/1`, and follows redirects. At each
+    /// origin that asks for an authorisation, the request is repeated with one.
     ///
     /// # Errors
     ///
-    /// [`Reason::ConnectionFailed`], [`Reason::RegistryError`] for too many or malformed redirects, or
-    /// the failure of a token server. An answer with an error status is not a failure here.
+    /// [`Reason::ConnectionFailed`], [`Reason::RegistryMisconfigured`], [`Reason::RegistryError`] for too
+    /// many or malformed redirects, or the failure of a token server. An answer with an error status is not
+    /// a failure here.
     pub(super) async fn request(
         &self,
         method: &Method,
-        url: &str,
+        tail: &str,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
-        let mut url = Url::parse(url)
-            .map_err(|error| Failure::new(Reason::InvalidReference, error.to_string()))?;
-        for _ in 0..=REDIRECTS_MAX {
-            let response = self.authorized(method, &url, headers).await?;
+        let mut response = self.first(method, tail, headers).await?;
+        for _ in 0..REDIRECTS_MAX {
             match redirect(&response).map_err(|problem| self.bad_redirect(problem))? {
-                Some(next) => url = next,
+                Some(next) => response = self.authorized(method, &next, headers).await?,
                 None => return Ok(response),
             }
         }
-        Err(self.bad_redirect(&format!("redirects more than {REDIRECTS_MAX} times")))
+        match redirect(&response) {
+            Ok(None) => Ok(response),
+            _ => Err(self.bad_redirect(&format!("redirects more than {REDIRECTS_MAX} times"))),
+        }
+    }
+
+    /// The answer of the host itself, by the scheme that it speaks.
+    async fn first(
+        &self,
+        method: &Method,
+        tail: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let (scheme, other) = self.registry.schemes(&self.endpoint);
+        let url = self.url(scheme, tail)?;
+        let sent = self.send(method, &url, headers).await;
+        let Some(other) = other else {
+            if sent.is_err() {
+                self.registry.learn_scheme(&self.endpoint, None);
+            }
+            return self.answered(method, &url, headers, sent).await;
+        };
+        if is_of_another_scheme(&self.endpoint.host, scheme, &sent) {
+            let other_url = self.url(other, tail)?;
+            let other_sent = self.send(method, &other_url, headers).await;
+            let counts = match &other_sent {
+                Ok(_) => !is_of_another_scheme(&self.endpoint.host, other, &other_sent),
+                // The error by the scheme that the host speaks is the one to report.
+                Err((_, error)) => {
+                    tls_error(error).is_some_and(is_refusal)
+                        || sent
+                            .as_ref()
+                            .is_err_and(|(_, error)| tls_error(error).is_some_and(is_not_tls))
+                }
+            };
+            if counts {
+                if other_sent.is_ok() {
+                    self.registry.learn_scheme(&self.endpoint, Some(other));
+                }
+                return self.answered(method, &other_url, headers, other_sent).await;
+            }
+        }
+        if sent.is_ok() {
+            self.registry.learn_scheme(&self.endpoint, Some(scheme));
+        }
+        self.answered(method, &url, headers, sent).await
     }
 
     /// The origin of an answer, if it is not the registry's own.
     pub(super) fn elsewhere(&self, response: &Response) -> Option<Origin> {
-        Some(Origin::of(response.url())).filter(|origin| *origin != self.home)
+        Some(Origin::of(response.url())).filter(|origin| *origin != self.home())
     }
 
     /// The failure without the credentials, which a server may repeat in its answer.
@@ -140,15 +235,38 @@ impl Access {
         url: &Url,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
-        let origin = Origin::of(url);
-        let (generation, header) = self.current(&origin).await;
-        let response = self.once(method, url, headers, header).await?;
+        let sent = self.send(method, url, headers).await;
+        self.answered(method, url, headers, sent).await
+    }
+
+    /// Sends a request with the current authorisation, whose generation is returned.
+    async fn send(&self, method: &Method, url: &Url, headers: &HeaderMap) -> Sent {
+        let (generation, header) = self.current(&Origin::of(url)).await;
+        match self.once(method, url, headers, header).await {
+            Ok(response) => Ok((generation, response)),
+            Err(error) => Err((generation, error)),
+        }
+    }
+
+    /// The answer to a request that was sent, or to its repetition if it was refused.
+    async fn answered(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
+        sent: Sent,
+    ) -> Result<Response, Failure> {
+        let (generation, response) = sent.map_err(|(_, error)| self.unreachable(url, error))?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
+        let origin = Origin::of(url);
         let challenges = Challenges::in_headers(response.headers());
         match self.renew(&origin, url, generation, &challenges).await? {
-            Some(header) => self.once(method, url, headers, Some(header)).await,
+            Some(header) => {
+                let sent = self.once(method, url, headers, Some(header)).await;
+                sent.map_err(|error| self.unreachable(url, error))
+            }
             None => Ok(response),
         }
     }
@@ -159,24 +277,28 @@ impl Access {
         url: &Url,
         headers: &HeaderMap,
         authorization: Option<HeaderValue>,
-    ) -> Result<Response, Failure> {
-        let client = self.registry.http(url);
+    ) -> Result<Response, reqwest::Error> {
+        let client = self.endpoint.http.client(url);
         let mut request = client
             .request(method.clone(), url.clone())
             .headers(headers.clone());
+        if Origin::of(url) == self.home() {
+            request = request.headers(self.endpoint.headers.clone());
+        }
         if let Some(value) = authorization {
             request = request.header(AUTHORIZATION, value);
         }
-        request.send().await.map_err(|error| {
-            let origin = Origin::of(url);
-            let action = if origin == self.home {
-                format!("cannot reach {}", self.repository.registry)
-            } else {
-                let registry = &self.repository.registry;
-                format!("cannot reach {origin}, to which {registry} redirects")
-            };
-            failure_of_transport(&action, error)
-        })
+        request.send().await
+    }
+
+    fn unreachable(&self, url: &Url, error: reqwest::Error) -> Failure {
+        let (origin, name) = (Origin::of(url), self.name());
+        let action = if origin.host_name() == self.home().host_name() {
+            format!("cannot reach {name}")
+        } else {
+            format!("cannot reach {origin}, to which {name} redirects")
+        };
+        failure_of_transport(&action, error)
     }
 
     /// The authorisation at an origin. An expired one is left out, so that the next answer has a
@@ -202,14 +324,15 @@ impl Access {
         let mut grants = self.grants.lock().await;
         let grant = grants.entry(origin.clone()).or_default();
         if grant.generation == generation {
-            let own = *origin == self.home;
+            let home = self.home();
+            let own = *origin == home || home.is_upgraded_to(origin);
             let name = if own {
-                self.repository.registry.clone()
+                self.name().to_owned()
             } else {
                 origin.to_string()
             };
             let login = Login {
-                registry: &self.registry,
+                http: &self.endpoint.http,
                 name: &name,
                 repository: repository_of(url).unwrap_or(&self.repository.path),
                 plain: origin.is_plain(),
@@ -231,8 +354,27 @@ impl Access {
     }
 
     fn bad_redirect(&self, problem: &str) -> Failure {
-        let registry = &self.repository.registry;
-        Failure::new(Reason::RegistryError, format!("{registry} {problem}"))
+        Failure::new(Reason::RegistryError, format!("{} {problem}", self.name()))
+    }
+}
+
+/// What became of a request, with the generation of its authorisation.
+type Sent = Result<(u64, Response), (u64, reqwest::Error)>;
+
+/// Whether the outcome of a request suggests that the host speaks the other scheme.
+fn is_of_another_scheme(host: &str, scheme: &str, sent: &Sent) -> bool {
+    let has_port = host
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.ends_with(']'));
+    match sent {
+        // A server that expects TLS answers plain HTTP with 400.
+        Ok((_, response)) => scheme == "http" && response.status() == StatusCode::BAD_REQUEST,
+        Err((_, error)) => match tls_error(error) {
+            Some(error) => !is_refusal(error),
+            // With a port, the other scheme would be refused at the same one.
+            None if error.is_connect() => !has_port || error.is_timeout(),
+            None => scheme == "http",
+        },
     }
 }
 

@@ -1,8 +1,10 @@
 //! The HTTP client for registries: proxies, plain HTTP, timeouts, and the failures of its requests.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason, plain_text};
@@ -11,8 +13,12 @@ use jiff::Timestamp;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, Url};
 
+use super::endpoint::{Endpoint, unusable};
 use super::ensure_tls_provider;
+use super::hosts_file::HostEntry;
 use super::no_proxy::NoProxy;
+use super::tls_failure::{misconfiguration, tls_error};
+use super::trust::{Trust, TrustId};
 use crate::classify;
 
 pub(super) const USER_AGENT: &str = concat!("fledged/", env!("CARGO_PKG_VERSION"));
@@ -21,13 +27,31 @@ const ERROR_BODY_MAX: usize = 16 * 1024;
 /// Longest part of a registry's error text that a message repeats, in characters.
 const ERROR_TEXT_MAX: usize = 400;
 
+/// A file of certificate authorities to trust.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryAuthority {
+    /// The only registry (`host` or `host:port`) that it is for; `None`: all of them.
+    pub registry: Option<String>,
+    /// One or more certificates in PEM form.
+    pub file: PathBuf,
+}
+
 /// How registries are reached.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RegistryOptions {
-    /// Registries (`host` or `host:port`) that serve plain HTTP. Registries on the loopback interface
-    /// are always reached by plain HTTP.
+    /// Registries (`host` or `host:port`) that serve plain HTTP only.
+    pub plain_http: Vec<String>,
+    /// Registries (`host` or `host:port`) whose certificate is not verified, and which are reached by plain
+    /// HTTP if they do not speak TLS, as with Docker's `insecure-registries`.
+    ///
+    /// Registries on the loopback interface are always reached by plain HTTP or unverified HTTPS.
     pub insecure: Vec<String>,
+    /// Certificate authorities, in addition to those of the machine.
+    pub authorities: Vec<RegistryAuthority>,
+    /// Folders with a folder for each registry, which has a `hosts.toml` or certificate files as for
+    /// containerd; see [`hosts_dirs_of_this_machine`](super::hosts_dirs_of_this_machine). Read for each image.
+    pub hosts_dirs: Vec<PathBuf>,
     /// Limit on establishing a connection.
     pub connect_timeout: Duration,
     /// Limit on the time without progress while an answer is read. Every received byte resets it.
@@ -55,7 +79,10 @@ impl Default for RegistryOptions {
     /// progress, because a pull-through registry may fetch from its upstream before the first byte.
     fn default() -> Self {
         Self {
+            plain_http: Vec::new(),
             insecure: Vec::new(),
+            authorities: Vec::new(),
+            hosts_dirs: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(60),
         }
@@ -92,11 +119,12 @@ impl Repository {
 /// share connections.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    http: reqwest::Client,
-    no_proxy: Arc<NoProxy>,
-    /// Without proxies, for registries on this machine and in `NO_PROXY`. Created on first use.
-    direct: Arc<OnceLock<reqwest::Client>>,
     options: Arc<RegistryOptions>,
+    no_proxy: Arc<NoProxy>,
+    /// The HTTP clients, one for each set of TLS settings.
+    clients: Arc<Mutex<BTreeMap<TrustId, Http>>>,
+    /// The scheme of hosts that may have either.
+    schemes: Arc<Mutex<BTreeMap<String, &'static str>>>,
 }
 
 impl Registry {
@@ -107,55 +135,117 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Reason::RuntimeUnsupported`] if this machine's certificates cannot be read.
+    /// [`Reason::RegistryMisconfigured`] for a file of authorities that cannot be read.
     pub fn new(options: RegistryOptions) -> Result<Self, Failure> {
         ensure_tls_provider();
-        let http = builder(&options).build().map_err(|error| {
-            let mut failure = failure_of_transport("cannot set up HTTPS", error);
-            failure.reason = Reason::RuntimeUnsupported;
-            failure
-        })?;
+        let all = options.authorities.iter().map(|authority| &authority.file);
+        Trust::read(&HostEntry::default(), all, true).map_err(unusable)?;
         Ok(Self {
-            http,
-            no_proxy: Arc::new(NoProxy::from_env()),
-            direct: Arc::default(),
             options: Arc::new(options),
+            no_proxy: Arc::new(NoProxy::from_env()),
+            clients: Arc::default(),
+            schemes: Arc::default(),
         })
     }
 
-    /// The HTTP client for that URL.
-    pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
-        if !is_loopback(url.host_str().unwrap_or_default()) && !self.no_proxy.matches(url) {
-            return &self.http;
-        }
-        self.direct.get_or_init(|| {
-            // The first client was built with the same certificates, so this does not fail either.
-            let direct = builder(&self.options).no_proxy().build();
-            direct.unwrap_or_else(|_| self.http.clone())
-        })
+    pub(super) fn options(&self) -> &RegistryOptions {
+        &self.options
     }
 
-    /// `http` or `https`, for a registry's `host[:port]`.
-    pub(super) fn scheme(&self, host: &str) -> &'static str {
-        if is_loopback(host) || self.options.insecure.iter().any(|known| known == host) {
-            "http"
-        } else {
-            "https"
+    /// The HTTP clients with those TLS settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RegistryMisconfigured`] if the settings do not fit together.
+    pub(super) fn http(&self, trust: Trust) -> Result<Http, Failure> {
+        let id = trust.id();
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = clients.get(&id) {
+            return Ok(known.clone());
         }
+        let limit = trust.dial_timeout.unwrap_or(self.options.connect_timeout);
+        let config = trust.client_config()?;
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(USER_AGENT)
+                .tls_backend_preconfigured(config.clone())
+                // Followed by hand: credentials must not follow a redirect.
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(limit)
+                .read_timeout(self.options.read_timeout)
+        };
+        let unsupported = |error: reqwest::Error| {
+            let text = format!("cannot set up HTTP: {error}");
+            Failure::new(Reason::RuntimeUnsupported, text)
+        };
+        let http = Http {
+            proxied: builder().build().map_err(unsupported)?,
+            direct: builder().no_proxy().build().map_err(unsupported)?,
+            no_proxy: Arc::clone(&self.no_proxy),
+        };
+        clients.insert(id, http.clone());
+        Ok(http)
+    }
+
+    /// The HTTP clients for servers that no `hosts.toml` is for.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RegistryMisconfigured`] for a file of authorities that cannot be read.
+    pub(super) fn default_http(&self) -> Result<Http, Failure> {
+        let for_all = self.options.authorities.iter();
+        let files = for_all
+            .filter(|authority| authority.registry.is_none())
+            .map(|authority| &authority.file);
+        self.http(Trust::read(&HostEntry::default(), files, true).map_err(unusable)?)
+    }
+
+    /// The scheme of a host, and the one to try if the host does not speak it. Only one, if the host has
+    /// answered before.
+    pub(super) fn schemes(&self, endpoint: &Endpoint) -> (&'static str, Option<&'static str>) {
+        let both = endpoint.reach.schemes();
+        if both.1.is_none() {
+            return both;
+        }
+        let known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&endpoint.host) {
+            Some(scheme) => (scheme, None),
+            None => both,
+        }
+    }
+
+    /// A host speaks that scheme; `None`: it no longer answers.
+    pub(super) fn learn_scheme(&self, endpoint: &Endpoint, scheme: Option<&'static str>) {
+        let mut known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
+        match scheme {
+            Some(scheme) => known.insert(endpoint.host.clone(), scheme),
+            None => known.remove(&endpoint.host),
+        };
     }
 }
 
-fn builder(options: &RegistryOptions) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .user_agent(USER_AGENT)
-        // Followed by hand: credentials must not follow a redirect.
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(options.connect_timeout)
-        .read_timeout(options.read_timeout)
+/// HTTP clients with the same TLS settings.
+#[derive(Debug, Clone)]
+pub(super) struct Http {
+    proxied: reqwest::Client,
+    /// For registries on this machine and in `NO_PROXY`.
+    direct: reqwest::Client,
+    no_proxy: Arc<NoProxy>,
+}
+
+impl Http {
+    /// The client for that URL.
+    pub(super) fn client(&self, url: &Url) -> &reqwest::Client {
+        if is_loopback(url.host_str().unwrap_or_default()) || self.no_proxy.matches(url) {
+            &self.direct
+        } else {
+            &self.proxied
+        }
+    }
 }
 
 /// Whether a registry is on this machine, by its name alone, as in containerd and Docker.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
@@ -188,6 +278,12 @@ pub(crate) fn failure_of_transport(action: &str, error: reqwest::Error) -> Failu
     } else {
         Reason::ConnectionFailed
     };
+    if let Some(problem) = tls_error(&error).and_then(misconfiguration) {
+        return Failure::new(
+            Reason::RegistryMisconfigured,
+            format!("{action}: {problem}"),
+        );
+    }
     let error = error.without_url();
     let mut message = format!("{action}: {error}");
     let mut cause = error.source();
@@ -329,35 +425,6 @@ fn registry_text(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plain_http_only_on_loopback_or_by_name() {
-        let registry = Registry::new(RegistryOptions {
-            insecure: vec!["registry.lan:5000".to_owned()],
-            ..RegistryOptions::default()
-        })
-        .unwrap();
-        for plain in [
-            "127.0.0.1:5000",
-            "127.9.9.9",
-            "localhost",
-            "localhost:80",
-            "[::1]:5000",
-            "registry.lan:5000",
-        ] {
-            assert_eq!(registry.scheme(plain), "http", "{plain}");
-        }
-        for tls in [
-            "registry.lan",
-            "registry.lan:5001",
-            "localhost.example",
-            "127.0.0.1.example:5000",
-            "10.0.0.1:5000",
-            "index.docker.io",
-        ] {
-            assert_eq!(registry.scheme(tls), "https", "{tls}");
-        }
-    }
 
     #[test]
     fn an_error_body_becomes_one_line() {

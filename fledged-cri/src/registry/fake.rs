@@ -1,190 +1,276 @@
-//! A registry of a few lines, whose answers a test chooses request by request.
+//! A registry of a few lines, whose answers a test chooses request by request. For tests of this crate, and of
+//! others by the feature `test-util`.
+//!
+//! [`Quirk`](super::quirk::Quirk) has the answers of registries that differ from the specification.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use fledged_core::error::Failure;
-use fledged_core::port::RegistryAuth;
-use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::digest::sha256;
-use super::{Platform, Probe, Registry, RegistryOptions};
 
 /// A request that a fake has received.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) method: String,
+pub struct Asked {
+    /// `GET`, `HEAD`, ...
+    pub method: String,
     /// Path and query.
-    pub(super) target: String,
+    pub target: String,
     headers: BTreeMap<String, String>,
-    pub(super) body: String,
+    /// The body, empty for most requests.
+    pub body: String,
 }
 
 impl Asked {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    /// The value of a header, by its name in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
-    pub(super) fn authorization(&self) -> Option<&str> {
+    /// The `Authorization` header.
+    #[must_use]
+    pub fn authorization(&self) -> Option<&str> {
         self.header("authorization")
     }
 
-    pub(super) fn is(&self, method: &str, path: &str) -> bool {
+    /// Whether the request has this method, and this text in its target.
+    #[must_use]
+    pub fn is(&self, method: &str, path: &str) -> bool {
         self.method == method && self.target.contains(path)
     }
 }
 
 /// An answer. Its length is stated unless a header does.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
+    cut_after: Option<usize>,
+    delay: Duration,
 }
 
 impl Answer {
-    pub(super) fn new(status: u16, body: impl Into<String>) -> Self {
+    /// An answer without headers of its own.
+    #[must_use]
+    pub fn new(status: u16, body: impl Into<String>) -> Self {
         Self {
             status,
             headers: Vec::new(),
             body: body.into(),
+            cut_after: None,
+            delay: Duration::ZERO,
         }
     }
 
-    pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+    /// With one more header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    pub(super) fn challenge(value: impl Into<String>) -> Self {
+    /// Closes the connection after that many bytes of the body.
+    #[must_use]
+    pub fn cut_after(mut self, bytes: usize) -> Self {
+        self.cut_after = Some(bytes);
+        self
+    }
+
+    /// Waits before each byte of the body.
+    #[must_use]
+    pub fn slowly(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// 401 with this `WWW-Authenticate` header.
+    #[must_use]
+    pub fn challenge(value: impl Into<String>) -> Self {
         Self::new(401, "").with("www-authenticate", value)
     }
 
-    pub(super) fn redirect(to: impl Into<String>) -> Self {
+    /// 307 to this location.
+    #[must_use]
+    pub fn redirect(to: impl Into<String>) -> Self {
         Self::new(307, "").with("location", to)
+    }
+
+    async fn write(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        head_only: bool,
+    ) -> io::Result<()> {
+        let mut text = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", self.status);
+        for (name, value) in &self.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !self
+            .headers
+            .iter()
+            .any(|(name, _)| name == "content-length")
+        {
+            text.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
+        text.push_str("\r\n");
+        stream.write_all(text.as_bytes()).await?;
+        if !head_only {
+            let length = self.cut_after.unwrap_or(usize::MAX).min(self.body.len());
+            let body = self.body.as_bytes().get(..length).unwrap_or_default();
+            if self.delay.is_zero() {
+                stream.write_all(body).await?;
+            } else {
+                for byte in body {
+                    tokio::time::sleep(self.delay).await;
+                    stream.write_all(&[*byte]).await?;
+                    stream.flush().await?;
+                }
+            }
+        }
+        stream.shutdown().await
     }
 }
 
-/// The running server. Its task ends with the test's runtime.
-pub(super) struct Fake {
-    pub(super) addr: String,
+type Answers = Arc<dyn Fn(&Asked, &str) -> Answer + Send + Sync>;
+
+/// The running server. Its tasks end with the runtime in which it was started.
+pub struct Fake {
+    /// `127.0.0.1:PORT`.
+    pub addr: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Fake {
     /// Starts a server that answers with `answer`, which gets the request and the server's address.
-    pub(super) async fn start(
+    ///
+    /// # Errors
+    ///
+    /// No port can be bound.
+    pub async fn bind(
         answer: impl Fn(&Asked, &str) -> Answer + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (known, own) = (Arc::clone(&asked), addr.clone());
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let fake = Self {
+            addr: listener.local_addr()?.to_string(),
+            asked: Arc::default(),
+        };
+        let (asked, addr) = (Arc::clone(&fake.asked), fake.addr.clone());
+        let answer: Answers = Arc::new(answer);
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let Some(request) = read(&mut stream).await else {
-                    continue;
-                };
-                let answer = answer(&request, &own);
-                let head_only = request.method == "HEAD";
-                known.lock().unwrap().push(request);
-                let mut text = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", answer.status);
-                for (name, value) in &answer.headers {
-                    text.push_str(&format!("{name}: {value}\r\n"));
-                }
-                if !answer
-                    .headers
-                    .iter()
-                    .any(|(name, _)| name == "content-length")
-                {
-                    text.push_str(&format!("content-length: {}\r\n", answer.body.len()));
-                }
-                text.push_str("\r\n");
-                if !head_only {
-                    text.push_str(&answer.body);
-                }
-                // The client may have closed the connection.
-                let _ = stream.write_all(text.as_bytes()).await;
-                let _ = stream.shutdown().await;
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answer, asked, addr) = (Arc::clone(&answer), Arc::clone(&asked), addr.clone());
+                // The client may close the connection at any time.
+                tokio::spawn(async move { serve(stream, &answer, &asked, &addr).await });
             }
         });
-        Self { addr, asked }
+        Ok(fake)
     }
 
-    pub(super) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    /// The requests so far.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Every `Authorization` header that the server has received.
-    pub(super) fn authorizations(&self) -> Vec<String> {
+    #[must_use]
+    pub fn authorizations(&self) -> Vec<String> {
         let asked = self.asked();
         let sent = asked.iter().filter_map(Asked::authorization);
         sent.map(str::to_owned).collect()
     }
-
-    pub(super) async fn probe(&self, auth: Option<RegistryAuth>) -> Result<Probe, Failure> {
-        let registry = Registry::new(RegistryOptions::default()).unwrap();
-        let image = format!("{}/team/app:1", self.addr).parse().unwrap();
-        registry.probe(&image, auth, &platform()).await
-    }
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Asked> {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &Answers,
+    asked: &Mutex<Vec<Asked>>,
+    addr: &str,
+) -> io::Result<()> {
+    let Some(request) = read(&mut stream).await? else {
+        return Answer::new(400, "not HTTP").write(&mut stream, false).await;
+    };
+    let answer = answer(&request, addr);
+    let head_only = request.method == "HEAD";
+    asked
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(request);
+    answer.write(&mut stream, head_only).await
+}
+
+/// Reads a request, or `None` if it is none.
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Asked>> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             break end;
         }
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
+        // TLS begins with a byte that no method has.
+        if stream.read_buf(&mut bytes).await? == 0 || bytes.first() == Some(&0x16) {
+            return Ok(None);
         }
     };
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let Some((head, body)) = bytes.split_at_checked(end + 4) else {
+        return Ok(None);
+    };
+    let head = String::from_utf8_lossy(head).into_owned();
+    let mut body = body.to_vec();
     let mut lines = head.lines();
-    let mut first = lines.next()?.split(' ');
-    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let mut first = lines
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .map(str::to_owned);
+    let (Some(method), Some(target)) = (first.next(), first.next()) else {
+        return Ok(None);
+    };
     let headers: BTreeMap<String, String> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
     let length = headers
         .get("content-length")
-        .map_or(0, |text| text.parse().unwrap());
-    while bytes.len() < end + 4 + length {
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    while body.len() < length {
+        if stream.read_buf(&mut body).await? == 0 {
+            return Ok(None);
         }
     }
-    let body = String::from_utf8(bytes[end + 4..].to_vec()).unwrap();
-    Some(Asked {
+    Ok(Some(Asked {
         method,
         target,
         headers,
-        body,
-    })
+        body: String::from_utf8_lossy(&body).into_owned(),
+    }))
 }
 
-pub(super) fn platform() -> Platform {
-    Platform::new("linux", "amd64", "")
-}
+/// The media type of an OCI manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The media type of an OCI index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The media type of an OCI configuration.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// The media type of an OCI layer.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// The configuration of the fake's image, for linux/amd64.
+pub const CONFIG: &str = r#"{"os":"linux","architecture":"amd64"}"#;
+/// The layer of the fake's image, which no runtime can unpack.
+pub const LAYER: &str = "a layer's bytes";
 
-pub(super) fn password(text: &str) -> Option<RegistryAuth> {
-    Some(RegistryAuth::Basic {
-        username: "ann".to_owned(),
-        password: SecretString::from(text),
-    })
-}
-
-pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-pub(super) const CONFIG: &str = r#"{"os":"linux","architecture":"amd64"}"#;
-pub(super) const LAYER: &str = "a layer's bytes";
-
-pub(super) fn descriptor(media_type: &str, content: &str) -> Value {
+/// The descriptor of some content.
+#[must_use]
+pub fn descriptor(media_type: &str, content: &str) -> Value {
     json!({
         "mediaType": media_type,
         "digest": sha256(content.as_bytes()),
@@ -193,7 +279,8 @@ pub(super) fn descriptor(media_type: &str, content: &str) -> Value {
 }
 
 /// A manifest with one layer.
-pub(super) fn manifest(config: &str, layer: &str) -> Value {
+#[must_use]
+pub fn manifest(config: &str, layer: &str) -> Value {
     json!({
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -203,15 +290,95 @@ pub(super) fn manifest(config: &str, layer: &str) -> Value {
 }
 
 /// What a registry without quirks answers about an image.
-pub(super) fn image(asked: &Asked) -> Answer {
-    if asked.target.contains("/manifests/") {
+#[must_use]
+pub fn image(asked: &Asked) -> Answer {
+    let path = asked.target.split('?').next().unwrap_or_default();
+    if path.contains("/manifests/") {
         let body = manifest(OCI_CONFIG, OCI_LAYER).to_string();
         return Answer::new(200, body).with("content-type", OCI_MANIFEST);
     }
     for content in [CONFIG, LAYER] {
-        if asked.target.ends_with(&sha256(content.as_bytes())) {
+        if path.ends_with(&sha256(content.as_bytes())) {
             return Answer::new(200, content);
         }
     }
     Answer::new(404, "")
+}
+
+/// What only the tests of this crate need.
+#[cfg(test)]
+pub(super) mod unit {
+    use fledged_core::error::Failure;
+    use fledged_core::port::RegistryAuth;
+    use secrecy::SecretString;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::super::{Platform, Probe, Registry, RegistryOptions};
+    use super::*;
+
+    impl Fake {
+        pub(in super::super) async fn start(
+            answer: impl Fn(&Asked, &str) -> Answer + Send + Sync + 'static,
+        ) -> Self {
+            Self::bind(answer).await.unwrap()
+        }
+
+        /// A server that speaks TLS and, as servers written in Go, answers plain HTTP with 400.
+        pub(in super::super) async fn start_tls(
+            acceptor: TlsAcceptor,
+            answer: impl Fn(&Asked, &str) -> Answer + Send + Sync + 'static,
+        ) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let fake = Self {
+                addr: listener.local_addr().unwrap().to_string(),
+                asked: Arc::default(),
+            };
+            let (asked, addr) = (Arc::clone(&fake.asked), fake.addr.clone());
+            let answer: Answers = Arc::new(answer);
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let mut first = [0];
+                    if stream.peek(&mut first).await.is_ok() && first != [0x16] {
+                        let text = "Client sent an HTTP request to an HTTPS server.\n";
+                        let _ = read(&mut stream).await;
+                        let _ = Answer::new(400, text).write(&mut stream, false).await;
+                        continue;
+                    }
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        let _ = serve(stream, &answer, &asked, &addr).await;
+                    }
+                }
+            });
+            fake
+        }
+
+        pub(in super::super) async fn probe(
+            &self,
+            auth: Option<RegistryAuth>,
+        ) -> Result<Probe, Failure> {
+            probe(RegistryOptions::default(), &self.addr, auth).await
+        }
+    }
+
+    /// Probes `team/app:1` at a registry.
+    pub(in super::super) async fn probe(
+        options: RegistryOptions,
+        registry: &str,
+        auth: Option<RegistryAuth>,
+    ) -> Result<Probe, Failure> {
+        let image = format!("{registry}/team/app:1").parse().unwrap();
+        let registry = Registry::new(options)?;
+        registry.probe(&image, auth, &platform()).await
+    }
+
+    pub(in super::super) fn platform() -> Platform {
+        Platform::new("linux", "amd64", "")
+    }
+
+    pub(in super::super) fn password(text: &str) -> Option<RegistryAuth> {
+        Some(RegistryAuth::Basic {
+            username: "ann".to_owned(),
+            password: SecretString::from(text),
+        })
+    }
 }

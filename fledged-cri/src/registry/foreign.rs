@@ -17,10 +17,11 @@ use super::client::Registry;
 /// The problem, for a log message. It does not repeat the URL, which may carry a signature.
 pub(super) async fn fetch(registry: &Registry, url: &str) -> Result<Response, String> {
     let mut url = Url::parse(url).map_err(|error| error.to_string())?;
+    let http = registry.default_http().map_err(|failure| failure.message)?;
     for _ in 0..=REDIRECTS_MAX {
         check(&url).await?;
-        let response = registry
-            .http(&url)
+        let response = http
+            .client(&url)
             .get(url)
             .send()
             .await

@@ -10,25 +10,32 @@ mod artifact;
 mod challenge;
 mod client;
 mod digest;
-#[cfg(test)]
-mod fake;
+mod endpoint;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fake;
 mod foreign;
+mod hosts_file;
 mod manifest;
 mod no_proxy;
 mod platform;
 mod probe;
+#[cfg(any(test, feature = "test-util"))]
+pub mod quirk;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls_failure;
 mod token;
+mod trust;
 
-pub use client::{Registry, RegistryOptions};
+pub use client::{Registry, RegistryAuthority, RegistryOptions};
+pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
 pub use probe::Probe;
 
 pub(crate) use client::failure_of_transport;
 pub(crate) use digest::Digester;
-#[cfg(test)]
+#[cfg(any(test, feature = "test-util"))]
 pub(crate) use digest::sha256;
 pub(crate) use manifest::{
     Blob, Fetched, ImageManifest, IndexEntry, MANIFEST_MAX, Manifest, config_platform, no_platform,

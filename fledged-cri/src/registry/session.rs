@@ -15,52 +15,100 @@ use super::client::{
     Registry, Repository, failure_of_response, failure_of_transport, read_at_most,
 };
 use super::digest::sha256;
+use super::endpoint::{Endpoint, endpoints};
 use super::foreign;
 use super::manifest::{self, Blob, Fetched, MANIFEST_MAX};
 
 /// The header in which a registry states the digest of its answer.
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
-/// Requests about one image's repository, with one set of credentials.
+/// Requests about one image's repository, with one set of credentials, at each host that serves it.
 pub(crate) struct Session {
-    access: Access,
+    /// The hosts in the order in which they are tried.
+    hosts: Result<Vec<Host>, Failure>,
     /// For content outside the registry, which is requested without credentials.
     registry: Registry,
-    name: String,
     image: ImageRef,
-    /// `https://host/v2/repository`.
-    base: String,
-    /// Whether the registry answers `HEAD` of a blob otherwise than `GET`.
-    head_is_wrong: AtomicBool,
 }
 
 impl Session {
     pub(crate) fn new(registry: Registry, image: &ImageRef, auth: Option<RegistryAuth>) -> Self {
         let repository = Repository::of(image);
-        let (host, path) = (&repository.host, &repository.path);
+        let hosts = endpoints(&registry, &repository).map(|endpoints| {
+            let host = |endpoint: Endpoint| Host {
+                pull: endpoint.pull,
+                resolve: endpoint.resolve,
+                head_is_wrong: AtomicBool::new(false),
+                access: Access::new(registry.clone(), endpoint, repository.clone(), auth.clone()),
+            };
+            endpoints.into_iter().map(host).collect()
+        });
         Self {
-            base: format!("{}://{host}/v2/{path}", registry.scheme(host)),
-            name: repository.registry.clone(),
+            hosts,
             image: image.clone(),
-            head_is_wrong: AtomicBool::new(false),
-            access: Access::new(registry.clone(), repository, auth),
             registry,
         }
+    }
+
+    /// The hosts that serve content by digest, or those that resolve tags.
+    fn hosts(&self, resolve: bool) -> Result<impl Iterator<Item = &Host>, Failure> {
+        let hosts = self.hosts.as_ref().map_err(Failure::clone)?;
+        let serves = move |host: &&Host| host.pull && (host.resolve || !resolve);
+        if !hosts.iter().any(|host| serves(&host)) {
+            let registry = self.image.registry();
+            let capability = if resolve { "resolve" } else { "pull" };
+            return Err(Failure::new(
+                Reason::RegistryMisconfigured,
+                format!("no host of {registry} in hosts.toml has the capability {capability:?}"),
+            ));
+        }
+        Ok(hosts.iter().filter(serves))
     }
 
     /// The digest that the registry states for the session's image, if it states one.
     ///
     /// Registries do not count this towards their rate limits, or count it less than a read.
     pub(crate) async fn head_manifest(&self) -> Result<Option<Digest>, Failure> {
-        let url = self.manifest_url(self.target());
-        let response = self.send(&Method::HEAD, &url, "manifest").await?;
-        Ok(stated_digest(&response))
+        let tail = format!("manifests/{}", self.target());
+        let mut failures = Failures::default();
+        for host in self.hosts(self.image.digest().is_none())? {
+            match host.send(&Method::HEAD, &tail, "manifest").await {
+                Ok(response) => return Ok(stated_digest(&response)),
+                Err(failure) => failures.add(failure),
+            }
+        }
+        Err(failures.most_relevant())
     }
 
     /// The manifest of the session's image, verified if its reference has a digest.
+    ///
+    /// A pull-through cache may have a digest only after it was asked for the tag.
     pub(crate) async fn manifest(&self) -> Result<Fetched, Failure> {
-        self.fetch_manifest(self.target(), self.image.digest())
-            .await
+        let found = self
+            .fetch_manifest(self.target(), self.image.digest())
+            .await;
+        match (found, self.image.digest(), self.image.tag()) {
+            (Err(missing), Some(digest), Some(tag)) if missing.reason == Reason::ImageNotFound => {
+                self.manifest_by_tag(tag, digest, missing).await
+            }
+            (found, ..) => found,
+        }
+    }
+
+    async fn manifest_by_tag(
+        &self,
+        tag: &str,
+        digest: &Digest,
+        mut missing: Failure,
+    ) -> Result<Fetched, Failure> {
+        match self.fetch_manifest(tag, Some(digest)).await {
+            Err(failure) if failure.reason == Reason::DigestMismatch => {
+                missing.message = format!("{}; the tag {tag} is another image", missing.message);
+                Err(missing)
+            }
+            Err(_) => Err(missing),
+            found => found,
+        }
     }
 
     /// A manifest of the same repository, by digest.
@@ -73,8 +121,118 @@ impl Session {
         target: &str,
         expected: Option<&Digest>,
     ) -> Result<Fetched, Failure> {
-        let url = self.manifest_url(target);
-        let response = self.send(&Method::GET, &url, "manifest").await?;
+        let resolve = expected.is_none_or(|digest| digest.as_str() != target);
+        let mut failures = Failures::default();
+        for host in self.hosts(resolve)? {
+            match host.fetch_manifest(target, expected).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(failure) => failures.add(failure),
+            }
+        }
+        Err(failures.most_relevant())
+    }
+
+    /// Starts to read a blob. The body is not verified here.
+    ///
+    /// If the registry does not have it and the descriptor lists URLs, those are tried, without
+    /// credentials.
+    pub(crate) async fn blob(&self, blob: &Blob) -> Result<Response, Failure> {
+        let tail = format!("blobs/{}", blob.digest);
+        let mut failures = Failures::default();
+        for host in self.hosts(false)? {
+            match host.send(&Method::GET, &tail, "blob").await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failures.add(failure),
+            }
+        }
+        self.foreign_blob(blob, failures.most_relevant()).await
+    }
+
+    /// Checks that the registry has a blob of that size, without reading it.
+    ///
+    /// Registries, their proxies and signed URLs often refuse `HEAD` of content that `GET` returns, so
+    /// only a `HEAD` that finds the expected size decides. Otherwise the first byte is requested.
+    pub(crate) async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
+        let mut failures = Failures::default();
+        for host in self.hosts(false)? {
+            match host.has_blob(blob).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failures.add(failure),
+            }
+        }
+        self.foreign_blob(blob, failures.most_relevant())
+            .await
+            .map(drop)
+    }
+
+    /// A blob from the URLs of its descriptor, or `failure`, with which the registry refuses it.
+    async fn foreign_blob(&self, blob: &Blob, failure: Failure) -> Result<Response, Failure> {
+        if failure.reason != Reason::ImageNotFound {
+            return Err(failure);
+        }
+        for url in &blob.urls {
+            match foreign::fetch(&self.registry, url).await {
+                Ok(response) => return Ok(response),
+                Err(problem) => {
+                    tracing::debug!(digest = %blob.digest, problem, "foreign layer not fetched");
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    fn target(&self) -> &str {
+        match self.image.digest() {
+            Some(digest) => digest.as_str(),
+            None => self.image.tag().unwrap_or("latest"),
+        }
+    }
+}
+
+/// The failures of several hosts. The most relevant one is reported, as in containerd: an answer of a
+/// registry before "not found", and that before a connection that failed; the first of each kind.
+#[derive(Default)]
+struct Failures(Option<Failure>);
+
+impl Failures {
+    fn add(&mut self, failure: Failure) {
+        let relevance = |failure: &Failure| match failure.reason {
+            Reason::ConnectionFailed | Reason::RegistryMisconfigured => 1,
+            Reason::ImageNotFound => 2,
+            _ => 3,
+        };
+        if self
+            .0
+            .as_ref()
+            .is_none_or(|known| relevance(known) < relevance(&failure))
+        {
+            self.0 = Some(failure);
+        }
+    }
+
+    fn most_relevant(self) -> Failure {
+        self.0
+            .unwrap_or_else(|| Failure::new(Reason::Unknown, "no host was asked"))
+    }
+}
+
+/// One host that serves the repository.
+struct Host {
+    access: Access,
+    pull: bool,
+    resolve: bool,
+    /// Whether the host answers `HEAD` of a blob otherwise than `GET`.
+    head_is_wrong: AtomicBool,
+}
+
+impl Host {
+    async fn fetch_manifest(
+        &self,
+        target: &str,
+        expected: Option<&Digest>,
+    ) -> Result<Fetched, Failure> {
+        let tail = format!("manifests/{target}");
+        let response = self.send(&Method::GET, &tail, "manifest").await?;
         // The digest that the registry states for a tag is verified like one in the reference.
         let stated = stated_digest(&response);
         let content_type = response.headers().get(CONTENT_TYPE).cloned();
@@ -102,43 +260,10 @@ impl Session {
         Fetched::verified(digest, Bytes::from(body), content_type)
     }
 
-    /// Starts to read a blob. The body is not verified here.
-    ///
-    /// If the registry does not have it and the descriptor lists URLs, those are tried, without
-    /// credentials.
-    pub(crate) async fn blob(&self, blob: &Blob) -> Result<Response, Failure> {
-        let url = self.blob_url(&blob.digest);
-        let failure = match self.send(&Method::GET, &url, "blob").await {
-            Ok(response) => return Ok(response),
-            Err(failure) => failure,
-        };
-        self.foreign_blob(blob, failure).await
-    }
-
-    /// A blob from the URLs of its descriptor, or `failure`, with which the registry refuses it.
-    async fn foreign_blob(&self, blob: &Blob, failure: Failure) -> Result<Response, Failure> {
-        if failure.reason != Reason::ImageNotFound {
-            return Err(failure);
-        }
-        for url in &blob.urls {
-            match foreign::fetch(&self.registry, url).await {
-                Ok(response) => return Ok(response),
-                Err(problem) => {
-                    tracing::debug!(digest = %blob.digest, problem, "foreign layer not fetched");
-                }
-            }
-        }
-        Err(failure)
-    }
-
-    /// Checks that the registry has a blob of that size, without reading it.
-    ///
-    /// Registries, their proxies and signed URLs often refuse `HEAD` of content that `GET` returns, so
-    /// only a `HEAD` that finds the expected size decides. Otherwise the first byte is requested.
-    pub(crate) async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
-        let url = self.blob_url(&blob.digest);
+    async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
+        let tail = format!("blobs/{}", blob.digest);
         if !self.head_is_wrong.load(Ordering::Relaxed) {
-            let response = self.request(&Method::HEAD, &url, HeaderMap::new()).await?;
+            let response = self.request(&Method::HEAD, &tail, HeaderMap::new()).await?;
             if response.status() == StatusCode::TOO_MANY_REQUESTS {
                 return self.accepted(response, "blob").await.map(drop);
             }
@@ -148,15 +273,12 @@ impl Session {
             }
         }
         let first = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
-        let response = self.request(&Method::GET, &url, first).await?;
+        let response = self.request(&Method::GET, &tail, first).await?;
         // The server has the blob and no byte at the start of it, or it does not serve parts.
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(());
         }
-        let response = match self.accepted(response, "blob").await {
-            Ok(response) => response,
-            Err(failure) => return self.foreign_blob(blob, failure).await.map(drop),
-        };
+        let response = self.accepted(response, "blob").await?;
         self.head_is_wrong.store(true, Ordering::Relaxed);
         let length = match response.status() {
             StatusCode::PARTIAL_CONTENT => number(&response, CONTENT_RANGE.as_str(), |text| {
@@ -176,34 +298,19 @@ impl Session {
         }
     }
 
-    fn target(&self) -> &str {
-        match self.image.digest() {
-            Some(digest) => digest.as_str(),
-            None => self.image.tag().unwrap_or("latest"),
-        }
-    }
-
-    fn manifest_url(&self, target: &str) -> String {
-        format!("{}/manifests/{target}", self.base)
-    }
-
-    fn blob_url(&self, digest: &Digest) -> String {
-        format!("{}/blobs/{digest}", self.base)
-    }
-
-    async fn send(&self, method: &Method, url: &str, what: &str) -> Result<Response, Failure> {
-        let response = self.request(method, url, HeaderMap::new()).await?;
+    async fn send(&self, method: &Method, tail: &str, what: &str) -> Result<Response, Failure> {
+        let response = self.request(method, tail, HeaderMap::new()).await?;
         self.accepted(response, what).await
     }
 
     async fn request(
         &self,
         method: &Method,
-        url: &str,
+        tail: &str,
         mut headers: HeaderMap,
     ) -> Result<Response, Failure> {
-        headers.insert(ACCEPT, HeaderValue::from_static(accept_for(url)));
-        self.access.request(method, url, &headers).await
+        headers.insert(ACCEPT, HeaderValue::from_static(accept_for(tail)));
+        self.access.request(method, tail, &headers).await
     }
 
     async fn accepted(&self, response: Response, what: &str) -> Result<Response, Failure> {
@@ -214,10 +321,10 @@ impl Session {
             Some(origin) => {
                 format!(
                     "{origin}, to which {} redirects, refuses the {what}",
-                    self.name
+                    self.access.name()
                 )
             }
-            None => format!("{} refuses the {what}", self.name),
+            None => format!("{} refuses the {what}", self.access.name()),
         };
         let failure = failure_of_response(&action, response).await;
         Err(self.access.without_secrets(failure))
@@ -225,8 +332,8 @@ impl Session {
 }
 
 /// The `Accept` header: manifests are negotiated, blobs are not.
-fn accept_for(url: &str) -> &'static str {
-    if url.contains("/manifests/") {
+fn accept_for(tail: &str) -> &'static str {
+    if tail.starts_with("manifests/") {
         manifest::ACCEPT
     } else {
         "*/*"

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::access::{Origin, REDIRECTS_MAX, redirect};
 use super::challenge::{BearerChallenge, Challenges};
 use super::client::{
-    Registry, USER_AGENT, failure_of_refused_token, failure_of_transport, read_at_most,
+    Http, USER_AGENT, failure_of_refused_token, failure_of_transport, read_at_most,
 };
 
 /// Longest answer of a token server that is read, in bytes. Tokens have a few kilobytes.
@@ -58,7 +58,7 @@ pub(super) struct Authorization {
 
 /// A registry that has refused a request.
 pub(super) struct Login<'a> {
-    pub(super) registry: &'a Registry,
+    pub(super) http: &'a Http,
     /// The registry as messages name it.
     pub(super) name: &'a str,
     /// The repository of the refused request.
@@ -159,7 +159,7 @@ impl Login<'_> {
         }
         let origin = Origin::of(&url);
         for _ in 0..=REDIRECTS_MAX {
-            let client = self.registry.http(&url);
+            let client = self.http.client(&url);
             let mut request = client.get(url);
             if let Some(value) = &authorization {
                 request = request.header(AUTHORIZATION, value.clone());
@@ -200,7 +200,7 @@ impl Login<'_> {
             .append_pair("client_id", USER_AGENT)
             .append_pair("scope", &self.scope(challenge))
             .append_pair("refresh_token", identity.expose_secret());
-        let client = self.registry.http(&url);
+        let client = self.http.client(&url);
         let response = client
             .post(url)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -306,9 +306,10 @@ mod tests {
 
     #[test]
     fn a_realm_without_tls_is_refused() {
-        let registry = Registry::new(Default::default()).unwrap();
+        let registry = super::super::Registry::new(Default::default()).unwrap();
+        let http = registry.default_http().unwrap();
         let login = |plain| Login {
-            registry: &registry,
+            http: &http,
             name: "r.example",
             repository: "a/b",
             plain,

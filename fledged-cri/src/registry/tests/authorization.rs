@@ -6,7 +6,8 @@ use fledged_core::error::Reason;
 use fledged_core::port::RegistryAuth;
 use secrecy::SecretString;
 
-use super::super::fake::{Answer, Asked, Fake, image, password};
+use super::super::fake::unit::password;
+use super::super::fake::{Answer, Asked, Fake, image};
 
 const TOKEN: &str = "Bearer t0ken";
 /// `ann:secret` in base64.

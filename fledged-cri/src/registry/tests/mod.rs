@@ -2,4 +2,5 @@
 
 mod artifacts;
 mod authorization;
+mod hosts;
 mod presence;
