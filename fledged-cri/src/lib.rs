@@ -36,6 +36,9 @@ pub use registry::{
     ParsePlatformError, Platform, Probe, Registry, RegistryOptions, ensure_tls_provider,
 };
 
-pub use credentials::{DockerConfig, DockerConfigError, PullSecretKeyring};
+pub use credentials::{
+    CredentialProviderError, CredentialProviders, DockerConfig, DockerConfigError,
+    PullSecretKeyring, UnionCredentials,
+};
 pub use open::{OpenError, OpenOptions, open};
 pub use target::{DetectError, NoRuntimeFound, ParseRuntimeUriError, RuntimeUri};
