@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use fledged_core::error::{Failure, Reason};
+use fledged_core::error::{Failure, Reason, plain_text};
 use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
+use super::docker_helper::{HelperNames, Helpers};
 use super::keyring::Keyring;
 
 /// Why a docker configuration cannot be used. Its text contains no value of the configuration.
@@ -48,6 +49,14 @@ pub enum DockerConfigError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The name of a credential helper is not the end of a program's name.
+    #[error(
+        "the registry configuration names the credential helper {name:?}: it must have no slashes and no spaces"
+    )]
+    Helper {
+        /// The name.
+        name: String,
+    },
 }
 
 impl From<DockerConfigError> for Failure {
@@ -61,8 +70,10 @@ impl From<DockerConfigError> for Failure {
 ///
 /// Keys match as in the kubelet: host with globs (`*.example.com`), port, path prefix. All matching
 /// entries are used, the most specific first. A file is read again for every pull, so that credentials
-/// can be rotated while the process runs. Credential helpers (`credHelpers`, `credsStore`) are not run;
-/// a warning is logged if the configuration names any.
+/// can be rotated while the process runs.
+///
+/// Credential helpers (`credHelpers`, `credsStore`) are programs that a configuration names. They are only run if
+/// it is opened [with helpers](Self::open_with_helpers); otherwise, a warning is logged if it names any.
 ///
 /// ```
 /// use fledged_cri::DockerConfig;
@@ -74,12 +85,14 @@ impl From<DockerConfigError> for Failure {
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
     source: Source,
+    /// Runs credential helpers, if that is allowed.
+    helpers: Option<Helpers>,
 }
 
 #[derive(Debug, Clone)]
 enum Source {
     File(PathBuf),
-    Content(Arc<Keyring>),
+    Content(Arc<Config>),
 }
 
 impl DockerConfig {
@@ -90,11 +103,26 @@ impl DockerConfig {
     /// [`DockerConfigError`] if the file cannot be read or is malformed. A malformed entry is no error: a
     /// warning is logged, and the others are used.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DockerConfigError> {
-        let path = path.as_ref();
-        let config = read(path)?;
-        config.warn(&path.display().to_string());
+        Self::from_file(path.as_ref(), None)
+    }
+
+    /// Credentials from a file of the user who runs this program, and from its credential helpers, the programs
+    /// `docker-credential-NAME` in `$PATH`. Those of a helper come first, as in docker.
+    ///
+    /// # Errors
+    ///
+    /// As with [`open`](Self::open), and [`DockerConfigError::Helper`] if the name of a helper is invalid. A helper
+    /// that fails is the failure of images without other credentials.
+    pub fn open_with_helpers(path: impl AsRef<Path>) -> Result<Self, DockerConfigError> {
+        Self::from_file(path.as_ref(), Some(Helpers::default()))
+    }
+
+    fn from_file(path: &Path, helpers: Option<Helpers>) -> Result<Self, DockerConfigError> {
+        let config = read(path, helpers.is_some())?;
+        config.warn(&path.display().to_string(), helpers.is_some());
         Ok(Self {
             source: Source::File(path.to_owned()),
+            helpers,
         })
     }
 
@@ -106,9 +134,10 @@ impl DockerConfig {
     /// logged, and the others are used.
     pub fn from_json(content: &[u8]) -> Result<Self, DockerConfigError> {
         let config = Config::parse(content)?;
-        config.warn("the given content");
+        config.warn("the given content", false);
         Ok(Self {
-            source: Source::Content(Arc::new(config.keyring)),
+            source: Source::Content(Arc::new(config)),
+            helpers: None,
         })
     }
 }
@@ -116,43 +145,62 @@ impl DockerConfig {
 #[async_trait]
 impl Credentials for DockerConfig {
     async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
-        let keyring = match &self.source {
-            Source::Content(keyring) => Arc::clone(keyring),
+        let unavailable = |text| Failure::new(Reason::CredentialsUnavailable, text);
+        let config = match &self.source {
+            Source::Content(config) => Arc::clone(config),
             Source::File(path) => {
-                let path = path.clone();
-                let config = tokio::task::spawn_blocking(move || read(&path))
-                    .await
-                    .map_err(|error| {
-                        Failure::new(Reason::CredentialsUnavailable, error.to_string())
-                    })??;
-                Arc::new(config.keyring)
+                let (path, with_helpers) = (path.clone(), self.helpers.is_some());
+                let config = tokio::task::spawn_blocking(move || read(&path, with_helpers)).await;
+                Arc::new(config.map_err(|error| unavailable(error.to_string()))??)
             }
         };
-        let found = keyring.find(&request.image);
-        match found.malformed.first() {
-            Some(malformed) if found.auths.is_empty() => Err(DockerConfigError::Entry {
+        let (mut auths, mut problem) = (Vec::new(), None);
+        if let Some(helpers) = &self.helpers {
+            match helpers.ask(&config.helpers, &request.image).await {
+                Ok(found) => auths.extend(found),
+                Err(text) => problem = Some(unavailable(text)),
+            }
+        }
+        let found = config.keyring.find(&request.image);
+        auths.extend(found.auths);
+        let malformed = found.malformed.first().map(|malformed| {
+            let error = DockerConfigError::Entry {
                 registry: malformed.key.clone(),
                 problem: malformed.problem,
+            };
+            error.into()
+        });
+        match problem.or(malformed) {
+            Some(failure) if auths.is_empty() => Err(failure),
+            Some(failure) => {
+                tracing::warn!(image = %request.image, problem = %failure, "registry credentials skipped");
+                Ok(auths)
             }
-            .into()),
-            _ => Ok(found.auths),
+            None => Ok(auths),
         }
     }
 }
 
-fn read(path: &Path) -> Result<Config, DockerConfigError> {
+/// Reads a file; if helpers are run, their names must be valid.
+fn read(path: &Path, with_helpers: bool) -> Result<Config, DockerConfigError> {
     let content = std::fs::read(path).map_err(|source| DockerConfigError::Read {
         path: path.to_owned(),
         source,
     })?;
-    Config::parse(&content)
+    let config = Config::parse(&content)?;
+    match config.helpers.invalid() {
+        Some(name) if with_helpers => Err(DockerConfigError::Helper {
+            name: plain_text(name, 100),
+        }),
+        _ => Ok(config),
+    }
 }
 
 /// A parsed configuration.
+#[derive(Debug)]
 struct Config {
     keyring: Keyring,
-    /// Names of credential helpers: `desktop` for `docker-credential-desktop`.
-    helpers: Vec<String>,
+    helpers: HelperNames,
 }
 
 impl Config {
@@ -160,27 +208,12 @@ impl Config {
         let malformed = |problem| DockerConfigError::Malformed { problem };
         let fields = object(content)?;
         let keyring = keyring(auths(&fields).ok_or(malformed("\"auths\" must be an object"))?);
-        let mut helpers = Vec::new();
-        match fields.get("credsStore") {
-            None | Some(Value::Null) => {}
-            Some(Value::String(name)) if name.is_empty() => {}
-            Some(Value::String(name)) => helpers.push(name.clone()),
-            Some(_) => return Err(malformed("\"credsStore\" must be a string")),
-        }
-        match fields.get("credHelpers") {
-            None | Some(Value::Null) => {}
-            Some(Value::Object(by_registry)) => {
-                helpers.extend(by_registry.iter().map(|(registry, name)| {
-                    format!("{} for {registry}", name.as_str().unwrap_or("?"))
-                }))
-            }
-            Some(_) => return Err(malformed("\"credHelpers\" must be an object")),
-        }
+        let helpers = HelperNames::parse(&fields).map_err(malformed)?;
         Ok(Self { keyring, helpers })
     }
 
-    /// Warns about malformed entries and credential helpers.
-    fn warn(&self, origin: &str) {
+    /// Warns about malformed entries, and about credential helpers that are not run.
+    fn warn(&self, origin: &str, with_helpers: bool) {
         for malformed in self.keyring.malformed() {
             tracing::warn!(
                 config = origin,
@@ -189,10 +222,11 @@ impl Config {
                 "malformed registry credentials are skipped"
             );
         }
-        if !self.helpers.is_empty() {
+        let helpers = self.helpers.all();
+        if !helpers.is_empty() && !with_helpers {
             tracing::warn!(
                 config = origin,
-                helpers = self.helpers.join(", "),
+                helpers = helpers.join(", "),
                 "credential helpers are not run; only the credentials written in \"auths\" are used"
             );
         }
@@ -442,6 +476,31 @@ mod tests {
             assert_eq!(failure.reason, Reason::CredentialsUnavailable);
             assert!(!failure.message.contains("s3cret"), "{failure}");
         }
+    }
+
+    #[test]
+    fn helpers_with_a_path_are_refused_where_they_are_run() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), r#"{"credsStore":"../evil"}"#).unwrap();
+        let error = DockerConfig::open_with_helpers(file.path()).unwrap_err();
+        assert!(error.to_string().contains("\"../evil\""), "{error}");
+        assert!(DockerConfig::open(file.path()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn entries_are_used_if_the_helper_fails() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content = r#"{"credsStore":"fledged-test-missing","auths":{"r.example":{"auth":"dXNlcjpwYXNz"}}}"#;
+        fs::write(file.path(), content).unwrap();
+        let config = DockerConfig::open_with_helpers(file.path()).unwrap();
+        assert_eq!(user(&config, "r.example/a").await.as_deref(), Some("user"));
+        let failure = config.resolve(&request("quay.io/a")).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+        let message =
+            "docker-credential-fledged-test-missing for quay.io: the program is not installed";
+        assert!(failure.message.starts_with(message), "{failure}");
+        let without = DockerConfig::open(file.path()).unwrap();
+        assert_eq!(user(&without, "quay.io/a").await, None);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Registry credentials: docker configurations, pull secrets, and the kubelet's credential-provider plugins.
+//! Registry credentials: docker configurations and their helpers, pull secrets, and the kubelet's credential-provider plugins.
 
 mod credential_process;
 mod credential_providers;
 mod docker_config;
+mod docker_helper;
 mod image_pattern;
 mod keyring;
 mod provider_config;
