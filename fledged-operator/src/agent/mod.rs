@@ -20,10 +20,12 @@ mod assignment_watch;
 mod assignment_watch_tests;
 mod pull_observer;
 pub(crate) mod pull_secrets;
+mod service_account_tokens;
 mod watch_backoff;
 
 pub use crate::health::AgentHealth;
 pub use pull_secrets::KubeCredentials;
+pub use service_account_tokens::KubeServiceAccounts;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +40,7 @@ use fledged_core::port::{Clock, Credentials, ImageRuntime};
 use fledged_core::runner::NodeLoop;
 use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::{Warmer, WarmerConfig};
+use fledged_cri::{CredentialProviders, UnionCredentials};
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -55,6 +58,21 @@ use pull_observer::{MeasuredRuntime, Observer};
 
 /// Field manager of the agents.
 pub const FIELD_MANAGER: &str = "fledged-agent";
+
+/// The credentials of an agent on a node with credential-provider plugins: those of [`KubeCredentials`], then
+/// those of the plugins, as with the kubelet.
+#[must_use]
+pub fn credentials_with_providers(
+    client: &Client,
+    providers: CredentialProviders,
+) -> UnionCredentials {
+    let accounts = Arc::new(KubeServiceAccounts::new(client.clone()));
+    let sources: [Arc<dyn Credentials>; 2] = [
+        Arc::new(KubeCredentials::new(client.clone())),
+        Arc::new(providers.with_service_accounts(accounts)),
+    ];
+    UnionCredentials::new(sources)
+}
 
 /// Settings of an [`Agent`].
 #[derive(Clone)]

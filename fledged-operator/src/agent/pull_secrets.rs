@@ -189,7 +189,7 @@ const READS_MAX: usize = 8;
 /// How long an object that was read is shared: images of one cache are pulled one after another.
 const SHARED_FOR: Duration = Duration::from_secs(2);
 /// Limit for one read. A healthy API server responds within a second, and a pull waits for it.
-const READ_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(15);
 
 /// Why an object could not be read. It never holds content of the object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,8 +224,19 @@ pub(super) struct Secret {
 /// The parts of a ServiceAccount that are read.
 #[derive(Deserialize)]
 pub(crate) struct ServiceAccount {
+    #[serde(default)]
+    pub(super) metadata: AccountMetadata,
     #[serde(default, rename = "imagePullSecrets")]
     pub(crate) pull_secrets: Option<Vec<LocalReference>>,
+}
+
+/// The parts of a ServiceAccount's metadata that are read.
+#[derive(Default, Deserialize)]
+pub(super) struct AccountMetadata {
+    #[serde(default)]
+    pub(super) uid: String,
+    #[serde(default)]
+    pub(super) annotations: Option<BTreeMap<String, String>>,
 }
 
 /// The name of an object in the same namespace.
@@ -307,7 +318,7 @@ async fn read<T: DeserializeOwned>(
 }
 
 /// Whether the text is a valid Kubernetes object name (RFC 1123 subdomain).
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     !text.is_empty()
         && text.split('.').all(|label| !label.is_empty())
@@ -316,7 +327,7 @@ fn is_name(text: &str) -> bool {
             .all(|byte| plain(byte) || byte == b'-' || byte == b'.')
 }
 
-fn read_error(error: &kube::Error) -> ReadError {
+pub(super) fn read_error(error: &kube::Error) -> ReadError {
     match error {
         kube::Error::Api(status) if status.is_not_found() => ReadError::Missing,
         kube::Error::Api(status) if status.is_forbidden() => ReadError::Forbidden,

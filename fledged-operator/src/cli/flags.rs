@@ -247,6 +247,21 @@ pub(super) struct AgentArgs {
     /// Interval at which the inventory of the runtime is read.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = a_second_or_more)]
     pub(super) inventory_interval: Duration,
+    /// The kubelet's CredentialProviderConfig, a file or a directory: plugins that obtain registry
+    /// credentials of the node. They are tried after the pull secrets, as by the kubelet.
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "image_credential_provider_bin_dir"
+    )]
+    pub(super) image_credential_provider_config: Option<PathBuf>,
+    /// Directory of the plugins of --image-credential-provider-config.
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "image_credential_provider_config"
+    )]
+    pub(super) image_credential_provider_bin_dir: Option<PathBuf>,
 }
 
 /// Flags of `fledged-operator webhook`.
@@ -487,6 +502,24 @@ mod tests {
     #[test]
     fn clap_accepts_the_command_line() {
         Cli::whole().debug_assert();
+    }
+
+    #[test]
+    fn credential_provider_flags_are_given_together() {
+        for (given, missing) in [
+            (
+                "--image-credential-provider-config",
+                "--image-credential-provider-bin-dir",
+            ),
+            (
+                "--image-credential-provider-bin-dir",
+                "--image-credential-provider-config",
+            ),
+        ] {
+            let args = ["fledged-operator", "agent", "--node-name=n", given, "/x"];
+            let error = Cli::try_parse_from(args).unwrap_err().to_string();
+            assert!(error.contains(missing), "{error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::tokio::ShutdownSignal;
+use fledged_cri::CredentialProviderError;
 use fledged_cri::oci::OpenError;
 use fledged_cri::target::DetectError;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -59,6 +60,8 @@ pub(super) enum ProgramError {
     NoRuntime(#[from] DetectError),
     #[error("--runtime: {0}")]
     OpenRuntime(#[from] OpenError),
+    #[error("--image-credential-provider-config: {0}")]
+    CredentialProviders(#[from] CredentialProviderError),
     #[error(transparent)]
     Webhook(#[from] WebhookError),
     #[error(transparent)]

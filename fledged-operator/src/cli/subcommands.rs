@@ -8,6 +8,7 @@ use fledged_core::model::{AssignmentDefaults, ImageRef};
 use fledged_core::tokio::TokioClock;
 use fledged_cri::oci::OciLayoutOptions;
 use fledged_cri::target::RuntimeUri;
+use fledged_cri::{CredentialProviderError, CredentialProviders};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
 use tracing::info;
@@ -16,7 +17,7 @@ use super::flags::{
     AgentArgs, ControllerArgs, DriverKind, ElectionArgs, JobCommand, RemoveArgs, WebhookArgs,
 };
 use super::program::{ProgramError, Stop, connect, serving};
-use fledged_operator::agent::{Agent, AgentConfig};
+use fledged_operator::agent::{Agent, AgentConfig, credentials_with_providers};
 use fledged_operator::api::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
 use fledged_operator::jobs::{JobDriver, JobOptions, remove_images};
@@ -32,8 +33,11 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         None => RuntimeUri::detect().await?,
     };
     let runtime = fledged_cri::open(&uri, OciLayoutOptions::default())?;
+    let providers = credential_providers(args)?;
     let client = connect(&args.common).await?;
     let mut config = AgentConfig::default();
+    config.credentials = providers
+        .map(|providers| Arc::new(credentials_with_providers(&client, providers)) as Arc<_>);
     config.warmer.max_parallel_pulls = args.max_parallel_pulls;
     config.warmer.inventory_interval = args.inventory_interval;
     let agent = Agent::new(client, args.node_name.clone(), runtime, config);
@@ -45,6 +49,19 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         .with_readiness("agent", move || ready.ready());
     info!(version = VERSION, node = %args.node_name, runtime = %uri, "agent starting");
     serving(&args.common, registry, routes, agent.run(stop)).await
+}
+
+/// The credential-provider plugins of the flags.
+fn credential_providers(
+    args: &AgentArgs,
+) -> Result<Option<CredentialProviders>, CredentialProviderError> {
+    match (
+        &args.image_credential_provider_config,
+        &args.image_credential_provider_bin_dir,
+    ) {
+        (Some(config), Some(plugins)) => CredentialProviders::open(config, plugins).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Runs the controller.

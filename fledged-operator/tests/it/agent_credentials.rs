@@ -3,7 +3,8 @@ use crate::agent_support::{Fault, Line, Server, image};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ObjectName;
 use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
-use fledged_operator::agent::KubeCredentials;
+use fledged_cri::credentials::ServiceAccounts;
+use fledged_operator::agent::{KubeCredentials, KubeServiceAccounts};
 use http::Method;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use kube::Api;
@@ -372,5 +373,78 @@ async fn reads_share_a_request_for_some_seconds() {
         store.line.count(&Method::GET, "/secrets"),
         0,
         "never listed"
+    );
+}
+
+/// Answers token requests with numbered tokens that live for an hour.
+fn grant_tokens(store: &Store) {
+    let granted = std::sync::atomic::AtomicUsize::new(0);
+    store.line.fail(move |method, path| {
+        let is_request =
+            *method == Method::POST && path.ends_with("/serviceaccounts/builder/token");
+        is_request.then(|| {
+            let number = granted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Fault::Answers(json!({"code": 201, "spec": {"expirationSeconds": 3600},
+                "status": {"token": format!("token-{number}")}}))
+        })
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_account_token_is_used_for_most_of_its_life() {
+    use secrecy::ExposeSecret as _;
+    let store = Store::new("creds-token").await;
+    store.put_account("builder", &[]).await;
+    grant_tokens(&store);
+    let accounts = KubeServiceAccounts::new(store.line.client());
+    let name = ObjectName::new(store.namespace.clone(), "builder");
+    let facts = accounts.facts(&name).await.unwrap();
+    assert!(!facts.uid.is_empty());
+    let token = async |audience: &str| {
+        let token = accounts.token(&name, &facts.uid, audience).await.unwrap();
+        token.expose_secret().to_owned()
+    };
+    assert_eq!(token("a").await, "token-0");
+    assert_eq!(token("b").await, "token-1");
+    tokio::time::advance(Duration::from_secs(2879)).await;
+    assert_eq!(token("a").await, "token-0");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(token("a").await, "token-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_names_the_chart_value() {
+    let store = Store::new("creds-token-refused").await;
+    let accounts = KubeServiceAccounts::new(store.line.client());
+    let name = ObjectName::new(store.namespace.clone(), "builder");
+    let fails = async |fault: Fault| {
+        store
+            .line
+            .fail(move |_, path| path.ends_with("/token").then(|| fault.clone()));
+        accounts.token(&name, "uid", "a").await.unwrap_err()
+    };
+    let failure = fails(Fault::status(
+        403,
+        "Forbidden",
+        "User \"agent\" cannot create",
+    ))
+    .await;
+    assert_eq!(failure.reason, Reason::CredentialsUnavailable);
+    assert!(
+        failure
+            .message
+            .contains("agent.credentialProviders.serviceAccountTokens")
+    );
+    assert!(!failure.message.contains("User"), "{failure}");
+    let failure = fails(Fault::Answers(json!({"code": 201, "status": "s3cret"}))).await;
+    assert!(!failure.message.contains("s3cret"), "{failure}");
+    let failure = fails(Fault::busy(9)).await;
+    assert!(failure.class().is_transient());
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(9)));
+    let odd = ObjectName::new(store.namespace.clone(), "../builder");
+    let failure = accounts.token(&odd, "uid", "a").await.unwrap_err();
+    assert!(
+        failure.message.contains("not a valid object name"),
+        "{failure}"
     );
 }

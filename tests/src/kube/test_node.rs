@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fledged_core::model::NodeName;
-use fledged_operator::agent::{Agent, AgentConfig};
+use fledged_cri::CredentialProviders;
+use fledged_operator::agent::{Agent, AgentConfig, credentials_with_providers};
 use kube::Client;
 
 use super::memory::MemoryRuntime;
@@ -46,6 +47,11 @@ impl TestNode {
         let mut config = AgentConfig::default();
         config.warmer.inventory_interval = self.options.inventory;
         config.warmer.max_parallel_pulls = self.options.parallel;
+        if let Some((file, plugins)) = &self.options.credential_providers {
+            let providers = CredentialProviders::open(file, plugins).unwrap();
+            let credentials = credentials_with_providers(&self.client, providers);
+            config.credentials = Some(Arc::new(credentials));
+        }
         let runtime = Arc::new(self.runtime.clone());
         let agent = Agent::new(self.client.clone(), name, runtime, config);
         self.agent = Some(Running::start(|stop| async move {

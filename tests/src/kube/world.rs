@@ -1,6 +1,7 @@
 //! The whole operator in a test: an API server, a controller, nodes with agents or kubelets.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct WorldOptions {
     /// Whether to run a stand-in for the Job controller. By default it runs except in a whole cluster, which has its
     /// own Job controller and scheduler.
     pub job_controller: Option<bool>,
+    /// A kubelet's configuration of credential providers and the directory of their plugins, for agents.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
 }
 
 impl WorldOptions {
@@ -71,6 +74,7 @@ impl Default for WorldOptions {
             ttl: Duration::from_secs(3600),
             image_report_interval: Duration::from_millis(500),
             job_controller: None,
+            credential_providers: None,
         }
     }
 }

@@ -27,6 +27,7 @@ macro_rules! scenarios {
 }
 
 mod actions;
+mod credential_providers;
 mod deaths;
 mod edits;
 mod jobs;
