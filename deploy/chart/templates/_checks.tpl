@@ -3,6 +3,7 @@
 {{- include "fledged.checkSeconds" (list "args.controllerImagePullDeadlineDuration" .Values.args.controllerImagePullDeadlineDuration) -}}
 {{- include "fledged.checkSeconds" (list "agent.inventoryInterval" .Values.agent.inventoryInterval) -}}
 {{- include "fledged.checkLabels" . -}}
+{{- include "fledged.checkCredentialProviders" (default dict .Values.agent.credentialProviders) -}}
 {{- if .Values.webhookServer.enable -}}
 {{- include "fledged.checkWebhook" . -}}
 {{- end -}}
@@ -14,6 +15,27 @@
 {{- $second := "([0-9]*[1-9][0-9]*(\\.[0-9]+)?(s|m|h)|0+\\.[1-9][0-9]*(m|h)|[1-9][0-9]{3,}(\\.[0-9]+)?ms)" -}}
 {{- if and (last .) (not (regexMatch (printf "^(%s)*%s(%s)*$" $any $second $any) (last .))) -}}
 {{- fail (printf "%s: %q: must be at least 1s" (first .) (last .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "fledged.checkCredentialProviders" -}}
+{{- $prefix := "agent.credentialProviders" -}}
+{{- if and .config (not .binDir) -}}
+{{- fail (printf "%s.binDir: %q: must be the directory of the plugins if config is set" $prefix .binDir) -}}
+{{- end -}}
+{{- if and .binDir (not .config) -}}
+{{- fail (printf "%s.config: %q: must be the kubelets' configuration if binDir is set" $prefix .config) -}}
+{{- end -}}
+{{- if and .serviceAccountTokens (not .config) -}}
+{{- fail (printf "%s.serviceAccountTokens: true: has no use without config" $prefix) -}}
+{{- end -}}
+{{- if eq (base (default "" .config)) "bin" -}}
+{{- fail (printf "%s.config: %q: must not be named bin, where the plugins are mounted" $prefix .config) -}}
+{{- end -}}
+{{- range .files -}}
+{{- if has (clean .) (list "/" "/usr" "/usr/local" "/usr/local/bin" "/credential-providers") -}}
+{{- fail (printf "%s.files: %q: would hide files of the agent's image" $prefix .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

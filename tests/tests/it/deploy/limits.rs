@@ -92,6 +92,26 @@ const REFUSED: &[(&str, &str)] = &[
     ("agent.runtimeSocket=run/x.sock", "agent/runtimeSocket"),
     ("agent.maxParallelPulls=0", "maxParallelPulls"),
     ("agent.secretNamespaces={*}", "secretNamespaces"),
+    (
+        "agent.credentialProviders.config=etc/config.yaml",
+        "credentialProviders/config': 'etc/config.yaml'",
+    ),
+    (
+        "agent.credentialProviders.config=/etc/config.yaml",
+        "agent.credentialProviders.binDir: \"\": must be ",
+    ),
+    (
+        "agent.credentialProviders.binDir=/opt/plugins",
+        "agent.credentialProviders.config: \"\": must be ",
+    ),
+    (
+        "agent.credentialProviders.serviceAccountTokens=true",
+        "agent.credentialProviders.serviceAccountTokens: true: ",
+    ),
+    (
+        "agent.credentialProviders.files={/usr/local/bin/}",
+        "agent.credentialProviders.files: \"/usr/local/bin/\": ",
+    ),
     ("commonLabels.team=a b", "commonLabels/team': 'a b'"),
     (
         "commonLabels.app\\.kubernetes\\.io/name=foo",

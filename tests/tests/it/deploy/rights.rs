@@ -204,6 +204,16 @@ fn each_part_has_exactly_its_documented_rights() {
         ("shop serviceaccounts", "get"),
     ]);
     assert_eq!(rights(&objects, "kube-fledged-agent"), agent);
+    let with_tokens = template(&[
+        "--set=agent.secretNamespaces={shop}",
+        "--set=agent.credentialProviders.config=/etc/providers.yaml",
+        "--set=agent.credentialProviders.binDir=/opt/providers",
+        "--set=agent.credentialProviders.serviceAccountTokens=true",
+    ]);
+    let mut agent = agent;
+    let right = "shop serviceaccounts/token".to_owned();
+    agent.insert(right, vec!["create".to_owned()]);
+    assert_eq!(rights(&with_tokens, "kube-fledged-agent"), agent);
     let webhook = table(&[
         (" nodes", "list watch"),
         (
