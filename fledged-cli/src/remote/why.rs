@@ -202,7 +202,8 @@ impl Query<'_> {
                     .with_generations(self.record_object(), *generation, *observed_generation)
                     .since(Some(*since))
                     .advise(
-                        "check that `fledged-operator agent` runs on the node, and read its log",
+                        "check that the agent's pod runs on the node, and read its log; on a full node it is \
+                         Pending without a priority (agent.priorityClassName)",
                     )
             }
             Cause::SpecNotObserved {
