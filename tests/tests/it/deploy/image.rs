@@ -77,19 +77,48 @@ fn makefile_and_release_build_the_same_platforms() {
     }
 }
 
-/// A tag of an action can be moved to other code, so actions are pinned to commits.
+/// A tag of an action can be moved to other code, so actions are pinned to commits. A checkout would leave its token in
+/// the clone, where every later step can read it.
 #[test]
-fn release_actions_are_pinned_to_commits() {
-    let workflow = text("../.github/workflows/release.yml");
-    let actions: Vec<&str> = workflow
-        .lines()
-        .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("uses: "))
-        .collect();
-    assert!(!actions.is_empty());
-    for action in actions {
-        let revision = action.split_once('@').unwrap().1.split(' ').next().unwrap();
-        let is_commit = revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit());
-        assert!(is_commit, "{action}");
+fn actions_are_pinned_to_commits() {
+    let mut pinned = 0;
+    for workflow in ["ci", "advisories", "release"] {
+        let text = text(&format!("../.github/workflows/{workflow}.yml"));
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let action = line.trim_start_matches("- ").strip_prefix("uses: ");
+            // A workflow of this repository is of the same commit.
+            let Some(action) = action.filter(|action| !action.starts_with("./")) else {
+                continue;
+            };
+            let revision = action.split_once('@').unwrap().1.split(' ').next().unwrap();
+            let is_commit = revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit());
+            assert!(is_commit, "{workflow}: {action}");
+            if action.starts_with("actions/checkout@") {
+                let with = &lines[at + 1..at + 3];
+                assert_eq!(with, ["with:", "persist-credentials: false"], "{workflow}");
+            }
+            pinned += 1;
+        }
+    }
+    assert!(pinned > 5, "{pinned}");
+}
+
+/// Wheels of pip are pinned by hash: a version of a package can get new files.
+#[test]
+fn wheels_are_installed_by_hash() {
+    for file in ["Dockerfile", "../.ci/run"] {
+        let text = text(file);
+        let calls = text.lines().filter(|line| {
+            let line = line.trim_start_matches(['&', ' ']);
+            line.starts_with("python3 -m pip")
+        });
+        let calls: Vec<&str> = calls.collect();
+        assert!(!calls.is_empty(), "{file}");
+        for call in calls {
+            assert!(call.contains("--require-hashes"), "{file}: {call}");
+        }
+        assert!(text.contains("--hash=sha256:"), "{file}");
     }
 }
 

@@ -22,5 +22,6 @@ mod refused;
 mod release;
 mod rendered;
 mod rights;
+mod samples;
 mod under_rights;
 mod values;
