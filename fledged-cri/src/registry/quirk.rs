@@ -127,10 +127,8 @@ impl Quirk {
                 Answer::new(200, "x".repeat(1 << 20)).with("content-length", "900000000")
             }
             Self::TokenServer(..) | Self::HugeToken => with_token(asked, addr),
-            Self::SeveralChallenges if asked.authorization().is_none() => {
-                if asked.is("GET", "/token") {
-                    return token();
-                }
+            Self::SeveralChallenges if asked.is("GET", "/token") => token(),
+            Self::SeveralChallenges if asked.authorization() != Some("Bearer t0ken") => {
                 Answer::challenge("Negotiate")
                     .with("www-authenticate", "Basic realm=\"x\", Digest realm=\"y\"")
                     .with(

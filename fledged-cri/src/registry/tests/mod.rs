@@ -4,3 +4,4 @@ mod artifacts;
 mod authorization;
 mod hosts;
 mod presence;
+mod quirks;
