@@ -5,6 +5,7 @@
 
 mod actions;
 mod changes;
+mod cloud_registry;
 mod get;
 mod kubeconfig;
 mod matrix;

@@ -456,7 +456,8 @@ impl Query<'_> {
             .node
             .map(|node| node.clone().into_facts(self.node_name.clone()).architecture)
             .unwrap_or_default();
-        answer.advise(pull_advice(cause, &architecture))
+        let message = &failure.message;
+        answer.advise(pull_advice(cause, message, self.image, &architecture))
     }
 
     /// An answer with the agent's report on the image as evidence.
@@ -616,6 +617,7 @@ impl Query<'_> {
 
 #[cfg(test)]
 mod tests {
+    use fledged_core::error::Reason;
     use serde_json::{Value, json};
 
     use super::*;
@@ -886,6 +888,22 @@ no: registry.test/app:1 is not cached on node-1: the last round of pulls failed:
   what to do: publish the image for arm64, or exclude such nodes with a nodeSelector on kubernetes.io/arch; fledged refresh web -n shop retries at once
 "
         );
+    }
+
+    #[test]
+    fn a_refused_pull_from_a_cloud_names_credential_providers() {
+        let advice = |image: &str, reason, message| {
+            pull_advice(reason, message, &image.parse().unwrap(), "")
+        };
+        let ecr = "1.dkr.ecr.eu-west-1.amazonaws.com/app:1";
+        let text = advice(ecr, Reason::Unauthorized, "no basic auth credentials");
+        assert!(text.contains("Amazon ECR"), "{text}");
+        assert!(text.contains("agent.credentialProviders"), "{text}");
+        let text = advice("registry.test/app:1", Reason::Unauthorized, "denied");
+        assert!(!text.contains("credentialProviders"), "{text}");
+        let failed = "denied (pulled without credentials: credential provider \"ecr\": failed)";
+        let text = advice(ecr, Reason::CredentialsUnavailable, failed);
+        assert!(text.contains("agent.hostNetwork"), "{text}");
     }
 
     #[test]

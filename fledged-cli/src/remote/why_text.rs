@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 
 use console::Style;
 use fledged_core::error::Reason;
+use fledged_core::model::ImageRef;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::cloud_registry::cloud_registry;
 use crate::output::{age, on_one_line, pluralised, span};
 
 /// Why an image is or is not cached.
@@ -152,9 +154,24 @@ impl Answer {
 }
 
 /// What to do about a failed pull.
-pub(super) fn pull_advice(reason: Reason, architecture: &str) -> String {
+pub(super) fn pull_advice(
+    reason: Reason,
+    message: &str,
+    image: &ImageRef,
+    architecture: &str,
+) -> String {
     let advice = match reason {
+        Reason::Unauthorized | Reason::CredentialsUnavailable
+            if message.contains("credential provider \"") =>
+        {
+            "give the node a role that may pull the image, and let the agent reach the metadata server and the cloud's API: agent.hostNetwork, agent.credentialProviders.egress"
+        }
         Reason::Unauthorized => {
+            if let Some(cloud) = cloud_registry(image.registry()) {
+                return format!(
+                    "let agents use the kubelet's credential-provider plugin for {cloud}: set agent.credentialProviders of the chart, and give the node a role that may pull; or reference a Secret with registry credentials in spec.imagePullSecrets"
+                );
+            }
             "reference a Secret with registry credentials in spec.imagePullSecrets, or in the ServiceAccount of spec.serviceAccountName"
         }
         Reason::CredentialsUnavailable => {
