@@ -248,9 +248,37 @@ pub(crate) struct RuntimeArgs {
 /// Access to the registries.
 #[derive(Debug, Default, Args)]
 pub(crate) struct RegistryArgs {
-    /// Registry credentials: a docker config.json. Without it, every pull is anonymous.
+    /// Registry credentials: a docker config.json; its credential helpers are run. Default: that of docker,
+    /// $DOCKER_CONFIG/config.json or ~/.docker/config.json, if it exists.
     #[arg(long, value_name = "FILE", env = "FLEDGED_REGISTRY_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) registry_config: Option<PathBuf>,
+    /// Use no registry credentials, also if docker has some.
+    #[arg(
+        long,
+        env = "FLEDGED_ANONYMOUS",
+        value_parser = clap::builder::FalseyValueParser::new(),
+        conflicts_with_all = ["registry_config", "image_credential_provider_config"]
+    )]
+    pub(crate) anonymous: bool,
+    /// The kubelet's CredentialProviderConfig, a file or a directory: plugins that obtain credentials of
+    /// this machine, tried after those of docker.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "FLEDGED_IMAGE_CREDENTIAL_PROVIDER_CONFIG",
+        requires = "image_credential_provider_bin_dir",
+        value_hint = ValueHint::AnyPath
+    )]
+    pub(crate) image_credential_provider_config: Option<PathBuf>,
+    /// Directory of the plugins of --image-credential-provider-config.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "FLEDGED_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR",
+        requires = "image_credential_provider_config",
+        value_hint = ValueHint::DirPath
+    )]
+    pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
     /// A certificate authority for all registries, or for one: a file in PEM form. Only for oci: and check;
     /// other runtimes use their own configuration. Repeatable.
     #[arg(long = "registry-ca", value_name = "[HOST=]FILE", env = "FLEDGED_REGISTRY_CA", value_delimiter = ',', value_parser = registry_authority)]
@@ -271,6 +299,37 @@ pub(crate) struct RegistryArgs {
     /// check. Default: this machine's.
     #[arg(long, env = "FLEDGED_PLATFORM")]
     pub(crate) platform: Option<Platform>,
+}
+
+impl RegistryArgs {
+    /// Whether some source of credentials is configured.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.registry_config.is_some()
+            || self.image_credential_provider_config.is_some()
+            || self.docker_config().is_some()
+    }
+
+    /// Docker's configuration, if it exists and is used because no other is given.
+    pub(crate) fn docker_config(&self) -> Option<PathBuf> {
+        if self.anonymous || self.registry_config.is_some() {
+            return None;
+        }
+        let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let folder = match (named("DOCKER_CONFIG"), named("HOME")) {
+            (Some(folder), _) => PathBuf::from(folder),
+            (None, Some(home)) => PathBuf::from(home).join(".docker"),
+            (None, None) => return None,
+        };
+        Some(folder.join("config.json")).filter(|file| file.is_file())
+    }
+
+    /// For commands that send no request to a registry.
+    pub(crate) fn unused() -> Self {
+        Self {
+            anonymous: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// This node's name and labels.

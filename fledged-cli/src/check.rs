@@ -53,7 +53,7 @@ struct CheckSummary {
 pub(crate) async fn check(args: CheckArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
     let start = Instant::now();
     let manifests = manifest::load(args.manifests.files, terminal).await?;
-    let has_credentials = args.registry.registry_config.is_some();
+    let has_credentials = args.registry.has_credentials();
     manifest::warn_unsupported(&manifests.caches, has_credentials, terminal);
     let prober = Prober::open(&args.registry)?;
     manifest::warn_no_credentials(&args.registry, terminal);
@@ -145,19 +145,18 @@ impl Prober {
         })
     }
 
-    /// Checks one image, with each set of credentials in turn until the registry accepts one.
+    /// Checks one image, with each set of credentials in turn until the registry accepts one; without credentials
+    /// where those of the image cannot be read, as a pull does.
     ///
     /// # Errors
     ///
     /// The failure that a pull would end with.
     async fn probe(&self, request: &CredentialsRequest) -> Result<Probe, Failure> {
-        let mut attempts: Vec<_> = self
-            .credentials
-            .resolve(request)
-            .await?
-            .into_iter()
-            .map(Some)
-            .collect();
+        let (auths, unavailable) = match self.credentials.resolve(request).await {
+            Ok(auths) => (auths, None),
+            Err(failure) => (Vec::new(), Some(failure)),
+        };
+        let mut attempts: Vec<_> = auths.into_iter().map(Some).collect();
         if attempts.is_empty() {
             attempts.push(None);
         }
@@ -179,7 +178,13 @@ impl Prober {
                 break;
             }
         }
-        Err(last)
+        match unavailable {
+            Some(unavailable) => {
+                let text = format!("{last} (checked without credentials: {unavailable})");
+                Err(Failure::new(unavailable.reason, text))
+            }
+            None => Err(last),
+        }
     }
 
     async fn probe_within(

@@ -92,10 +92,11 @@ Under systemd (Type=notify) it reports READY once the manifests are read and the
 pub(crate) const CHECK: &str = "\
 Examples:
   fledged check -f images.yaml
-  fledged check -f images.yaml --registry-config ~/.docker/config.json --platform linux/arm64
+  fledged check -f images.yaml --registry-config registry.json --platform linux/arm64
   fledged check -f images.yaml -o json
 
-Checks every image of the manifests, whatever nodes it is for. No layers are downloaded.
+Checks every image of the manifests, whatever nodes it is for. No layers are downloaded. Credentials are those \
+of docker login; with --anonymous there are none.
 
 Exit codes: 0 every image can be pulled, 1 at least one cannot, 2 invalid input, 130 interrupted.";
 

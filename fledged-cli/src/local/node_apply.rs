@@ -23,7 +23,7 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     let manifests = manifest::load(args.manifests.files, terminal).await?;
     let registry = &args.registry;
     let node = node_facts(&args.node, registry.platform.as_ref())?;
-    let has_credentials = registry.registry_config.is_some();
+    let has_credentials = registry.has_credentials();
     manifest::warn_unsupported(&manifests.caches, has_credentials, terminal);
     let defaults = assignment_defaults(&args.pull);
     let assignment = Assignment::for_node(&node, &manifests.caches, defaults);
@@ -51,7 +51,7 @@ pub(super) async fn purge(args: PurgeArgs, terminal: &Terminal) -> Result<Exit, 
     // A removal sends no request to a registry.
     let registry = RegistryArgs {
         platform: args.platform,
-        ..RegistryArgs::default()
+        ..RegistryArgs::unused()
     };
     let defaults = AssignmentDefaults::default();
     let selected = Assignment::for_node(&node, &manifests.caches, defaults);

@@ -50,7 +50,7 @@ struct ListSummary {
 pub(super) async fn list(args: ListArgs) -> Result<Exit, CommandError> {
     let start = Instant::now();
     let uri = args.runtime.runtime.as_ref();
-    let session = RuntimeSession::open_existing(uri, &RegistryArgs::default()).await?;
+    let session = RuntimeSession::open_existing(uri, &RegistryArgs::unused()).await?;
     let runtime = &session.runtime;
     let info = runtime
         .info()

@@ -38,7 +38,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     let manifests = manifest::parse(&texts)?;
     manifest::report_unused(&manifests, terminal);
     let registry = &args.registry;
-    let has_credentials = registry.registry_config.is_some();
+    let has_credentials = registry.has_credentials();
     let node = node_facts(&args.node, registry.platform.as_ref())?;
     manifest::warn_unsupported(&manifests.caches, has_credentials, terminal);
     let mut assignment = RunAssignment::new(node.clone(), assignment_defaults(&args.pull));

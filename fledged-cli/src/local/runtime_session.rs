@@ -9,11 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::port::{Anonymous, Clock, Credentials, ImageRuntime};
+#[cfg(feature = "demo")]
+use fledged_core::port::Anonymous;
+use fledged_core::port::{Clock, Credentials, ImageRuntime};
 use fledged_core::runner::{NodeLoop, NodeObserver};
 use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::{Warmer, WarmerConfig};
-use fledged_cri::credentials::{DockerConfig, DockerConfigError};
+use fledged_cri::credentials::{
+    CredentialProviderError, CredentialProviders, DockerConfig, DockerConfigError, UnionCredentials,
+};
 use fledged_cri::oci::{LayoutError, OciLayoutOptions, OpenError};
 use fledged_cri::registry::{Platform, RegistryOptions, hosts_dirs_of_this_machine};
 use fledged_cri::target::{DetectError, RuntimeUri};
@@ -69,6 +73,9 @@ pub(crate) enum SessionError {
         #[source]
         source: DockerConfigError,
     },
+    /// The credential providers cannot be used.
+    #[error("cannot use --image-credential-provider-config: {0}")]
+    CredentialProviders(#[source] CredentialProviderError),
     /// The registry client cannot be set up.
     #[error("cannot set up the access to registries: {0}")]
     Registries(#[source] Failure),
@@ -92,7 +99,7 @@ impl SessionError {
     /// directory that does not exist is not: it may exist later, and `node run` waits for it.
     pub(crate) fn is_bad_input(&self) -> bool {
         match self {
-            Self::Credentials { .. } => true,
+            Self::Credentials { .. } | Self::CredentialProviders(_) => true,
             Self::Registries(failure) => failure.reason == Reason::RegistryMisconfigured,
             // Waiting does not end it; the user has to choose.
             Self::NotDetected(DetectError::Ambiguous { .. }) => true,
@@ -295,22 +302,40 @@ fn open_runtime(
     })
 }
 
-/// The source of registry credentials.
+/// The sources of registry credentials, in the kubelet's order: a docker configuration, then credential-provider
+/// plugins.
 ///
 /// # Errors
 ///
-/// [`SessionError::Credentials`].
+/// [`SessionError::Credentials`], [`SessionError::CredentialProviders`].
 pub(crate) fn credentials(registry: &RegistryArgs) -> Result<Arc<dyn Credentials>, SessionError> {
-    match &registry.registry_config {
-        None => Ok(Arc::new(Anonymous)),
-        Some(path) => match DockerConfig::open(path) {
-            Ok(config) => Ok(Arc::new(config)),
-            Err(source) => Err(SessionError::Credentials {
-                path: path.clone(),
-                source,
-            }),
-        },
+    let mut sources: Vec<Arc<dyn Credentials>> = Vec::new();
+    if let Some(path) = &registry.registry_config {
+        let config = DockerConfig::open_with_helpers(path);
+        let config = config.map_err(|source| SessionError::Credentials {
+            path: path.clone(),
+            source,
+        })?;
+        sources.push(Arc::new(config));
+    } else if let Some(path) = registry.docker_config() {
+        // Nobody asked for this file, so that a broken one is no error; docker, too, goes on without it.
+        match DockerConfig::open_with_helpers(&path) {
+            Ok(config) => sources.push(Arc::new(config)),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "docker's registry configuration ignored");
+            }
+        }
     }
+    if let (Some(config), Some(plugins)) = (
+        &registry.image_credential_provider_config,
+        &registry.image_credential_provider_bin_dir,
+    ) {
+        let providers = CredentialProviders::open(config, plugins);
+        sources.push(Arc::new(
+            providers.map_err(SessionError::CredentialProviders)?,
+        ));
+    }
+    Ok(Arc::new(UnionCredentials::new(sources)))
 }
 
 /// The platform to pull for; this machine's by default.

@@ -34,7 +34,7 @@ pub(crate) fn warn_unsupported(caches: &[ImageCache], has_credentials: bool, ter
         let needs_cluster = !cache.pull_secrets.is_empty() || cache.service_account.is_some();
         if needs_cluster && !has_credentials {
             terminal.warn(format_args!(
-                "ImageCache {}: Secrets and ServiceAccounts cannot be read outside a cluster; give registry credentials with --registry-config, or pulls of private images fail",
+                "ImageCache {}: Secrets and ServiceAccounts cannot be read outside a cluster; give registry credentials with docker login or --registry-config, or pulls of private images fail",
                 cache.id
             ));
         }

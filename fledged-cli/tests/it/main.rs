@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+mod credentials;
 mod demo;
 // The registry that the images are pulled from; its unit tests run here too.
 #[path = "../../src/demo/demo_registry.rs"]

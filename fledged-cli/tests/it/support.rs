@@ -21,6 +21,7 @@ pub(crate) fn command(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    command.env("DOCKER_CONFIG", "/nonexistent");
     command
 }
 
