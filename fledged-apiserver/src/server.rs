@@ -92,7 +92,8 @@ impl Builder {
         self
     }
 
-    /// The bearer token that requests over the socket must carry; [`Server::kubeconfig`] and [`Server::client`] do.
+    /// The token that requests over the socket must carry, as a bearer token or as the first segment of the path;
+    /// [`Server::kubeconfig`] and [`Server::client`] do.
     /// Others are refused with 401, and so are requests whose `Host` is not the address of the server, which a
     /// web page can cause by DNS rebinding. By default every request is served.
     #[must_use]
@@ -224,12 +225,14 @@ impl Server {
 
     /// A kubeconfig for the server, in YAML.
     pub fn kubeconfig(&self) -> String {
-        let url = self.url();
-        let user = match &self.token {
-            // JSON is YAML.
-            Some(token) => json!({ "token": *token.0 }),
-            None => json!({}),
-        };
+        let mut url = self.url();
+        // JSON is YAML.
+        let mut user = json!({});
+        if let Some(Token(token)) = &self.token {
+            // kubectl sends no bearer token over plain HTTP.
+            url = format!("{url}/{token}");
+            user = json!({ "token": **token });
+        }
         format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: embedded\n  cluster:\n    server: {url}\nusers:\n- name: embedded\n  user: {user}\ncontexts:\n- name: embedded\n  context:\n    cluster: embedded\n    user: embedded\n    namespace: default\ncurrent-context: embedded\n"
         )
@@ -360,18 +363,34 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether a request with these headers is served.
-    fn admits(&self, headers: &http::HeaderMap) -> bool {
+    /// Whether a request is served. A token in its path is removed.
+    fn admits(&self, request: &mut http::Request<Incoming>) -> bool {
         let Some(Token(token)) = &self.token else {
             return true;
         };
+        let headers = request.headers();
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let bearer = header(http::header::AUTHORIZATION).and_then(|text| text.split_once(' '));
         let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let local = format!("localhost:{}", self.address.port());
         let host = header(http::header::HOST);
-        bearer.is_some_and(|(_, given)| given.trim() == &**token)
-            && host.is_some_and(|host| host == local || host == self.address.to_string())
+        if !host.is_some_and(|host| host == local || host == self.address.to_string()) {
+            return false;
+        }
+        if bearer.is_some_and(|(_, given)| given.trim() == &**token) {
+            return true;
+        }
+        let target = request.uri().path_and_query();
+        let target = target.and_then(|target| target.as_str().strip_prefix('/'));
+        let rest = target.and_then(|target| target.strip_prefix(&**token));
+        let rest = rest.filter(|rest| rest.starts_with('/'));
+        match rest.and_then(|rest| rest.parse().ok()) {
+            Some(uri) => {
+                *request.uri_mut() = uri;
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -379,9 +398,9 @@ impl Entry {
 async fn converse(control: Control, entry: Entry, stream: TcpStream, socket: CancellationToken) {
     // Without it, events of a watch wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request: http::Request<Incoming>| {
+    let service = service_fn(|mut request: http::Request<Incoming>| {
         let control = control.clone();
-        let admitted = entry.admits(request.headers());
+        let admitted = entry.admits(&mut request);
         async move {
             Ok::<_, Infallible>(if admitted {
                 Service::respond(control, request).await

@@ -336,10 +336,11 @@ async fn a_slow_watcher_is_cut_off() {
     assert!(seen < 220, "{seen} events were kept for it");
 }
 
-/// The answer to a request of these header lines, as a status code.
-async fn raw(address: &str, headers: &str) -> u16 {
+/// The answer to a request with this prefix of its path and these header lines, as a status code.
+async fn raw(address: &str, prefix: &str, headers: &str) -> u16 {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /api/v1/nodes HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+    let request =
+        format!("GET {prefix}/api/v1/nodes HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -362,8 +363,14 @@ async fn a_server_with_a_token_refuses_others() {
         // DNS rebinding: the name of a web page leads to the loopback address.
         (format!("Host: attacker.example:{port}\r\n{bearer}"), 401),
     ] {
-        assert_eq!(raw(&address, &headers).await, code, "{headers}");
+        assert_eq!(raw(&address, "", &headers).await, code, "{headers}");
     }
+    // kubectl sends no bearer token over plain HTTP.
+    for (prefix, code) in [("/secret", 200), ("/secre", 401), ("/secretx", 401)] {
+        assert_eq!(raw(&address, prefix, &own).await, code, "{prefix}");
+    }
+    let elsewhere = "Host: attacker.example\r\n";
+    assert_eq!(raw(&address, "/secret", elsewhere).await, 401);
     let nodes: Api<Node> = Api::all(server.client().unwrap());
     assert_eq!(
         nodes

@@ -279,7 +279,8 @@ fn assert_only_the_user_reaches_the_cluster(kubeconfig: &Path) {
     assert_eq!(mode(kubeconfig.parent().unwrap()), 0o700);
     let text = std::fs::read_to_string(kubeconfig).unwrap();
     let (_, address) = text.split_once("server: http://").unwrap();
-    let address = address.lines().next().unwrap();
+    // The token follows the address.
+    let (address, _) = address.split_once('/').unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!(
         "GET /apis/kubefledged.io/v1alpha2/imagecaches HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"

@@ -66,11 +66,21 @@ async fn kubectl_commands_of_kube_fledged_work(way: Way) {
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(
         words(lines[0]),
-        ["NAME", "STATUS", "CACHED", "FAILED", "AGE"]
+        [
+            "NAME", "STATUS", "CACHED", "FAILED", "PULLING", "READY", "ACTION", "AGE"
+        ]
     );
     assert_eq!(
-        words(lines[1])[..4],
-        ["imagecache1", "Succeeded", "1/1", "0"]
+        words(lines[1])[..7],
+        [
+            "imagecache1",
+            "Succeeded",
+            "1/1",
+            "0",
+            "0",
+            "True",
+            "ImageCacheCreate"
+        ]
     );
     let wide = kubectl
         .run(&["get", "imagecache", "imagecache1", "-o", "wide"])
