@@ -377,9 +377,7 @@ impl Entry {
         if !host.is_some_and(|host| host == local || host == self.address.to_string()) {
             return false;
         }
-        if bearer.is_some_and(|(_, given)| given.trim() == &**token) {
-            return true;
-        }
+        let has_bearer = bearer.is_some_and(|(_, given)| given.trim() == &**token);
         let target = request.uri().path_and_query();
         let target = target.and_then(|target| target.as_str().strip_prefix('/'));
         let rest = target.and_then(|target| target.strip_prefix(&**token));
@@ -389,7 +387,7 @@ impl Entry {
                 *request.uri_mut() = uri;
                 true
             }
-            None => false,
+            None => has_bearer,
         }
     }
 }

@@ -369,6 +369,11 @@ async fn a_server_with_a_token_refuses_others() {
     for (prefix, code) in [("/secret", 200), ("/secre", 401), ("/secretx", 401)] {
         assert_eq!(raw(&address, prefix, &own).await, code, "{prefix}");
     }
+    // A client of the kubeconfig that does sends both.
+    assert_eq!(
+        raw(&address, "/secret", &format!("{own}{bearer}")).await,
+        200
+    );
     let elsewhere = "Host: attacker.example\r\n";
     assert_eq!(raw(&address, "/secret", elsewhere).await, 401);
     let nodes: Api<Node> = Api::all(server.client().unwrap());
