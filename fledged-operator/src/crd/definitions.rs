@@ -66,18 +66,18 @@ const LABEL_KEY_MAX: i64 = 317;
 /// Longest name of a Kubernetes object.
 const NAME_MAX: i64 = 253;
 
-/// `[registry[:port]/]repository[:tag][@digest]`, the grammar of `distribution/reference`.
+/// `[registry[:port]/]repository[:tag][@digest]`. The API server's message quotes the pattern, so it is short: more
+/// lenient with the registry and the digest than `distribution/reference`; webhook and controller check the rest. A
+/// CEL rule could have a message, but `matches` exceeds the cost limit by far for so many images.
 const REFERENCE: &str = concat!(
-    r"^(?:(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])",
-    r"(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*(?::[0-9]+)?)/)?",
-    r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*",
-    r"(?::[\w][\w.-]{0,127})?",
-    r"(?:@(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}))?$",
+    r"^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+((\.|__?|-+|/)[a-z0-9]+)*",
+    r"(:\w[\w.-]{0,127})?(@sha[0-9]+:[0-9a-f]+)?$",
 );
-/// From `1%` to `100%`.
-const PERCENTAGE: &str = "^([1-9][0-9]?|100)%$";
-/// A DNS subdomain (RFC 1123).
-const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// Whether a text is from `1%` to `100%`. A number differs from its text.
+const IS_PERCENTAGE: &str = "self != string(self) || self.matches('^([1-9][0-9]?|100)%$')";
+/// Whether it is a DNS subdomain (RFC 1123).
+const IS_NAME: &str =
+    r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
 
 /// Adds the validation rules of ImageCache.
 pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
@@ -157,10 +157,12 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
             0,
             limit(PULL_SECRETS_MAX),
             |secret| {
-                in_field(secret, "name", object_name);
+                in_field(secret, "name", |name| object_name(name, "Secret"));
             },
         );
-        in_field(spec, "serviceAccountName", object_name);
+        in_field(spec, "serviceAccountName", |name| {
+            object_name(name, "ServiceAccount");
+        });
         describe(
             spec,
             "deletionPolicy",
@@ -178,7 +180,11 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
                 // Each rule applies to one of the two types, integer or string.
                 limit.minimum = Some(1.0);
                 limit.maximum = Some(f64::from(u32::MAX));
-                limit.pattern = Some(PERCENTAGE.to_owned());
+                rule(
+                    limit,
+                    IS_PERCENTAGE,
+                    "must be a number of nodes, for example 10, or a percentage from \"1%\" to \"100%\"",
+                );
             });
         });
     });
@@ -266,10 +272,13 @@ fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn object_name(schema: &mut JSONSchemaProps) {
+fn object_name(schema: &mut JSONSchemaProps, kind: &str) {
     schema.min_length = Some(1);
     schema.max_length = Some(NAME_MAX);
-    schema.pattern = Some(NAME.to_owned());
+    let message = format!(
+        "must be the name of a {kind}: lower-case letters, digits, '-' and '.', starting and ending with a letter or digit"
+    );
+    rule(schema, IS_NAME, &message);
 }
 
 fn one_of(schema: &mut JSONSchemaProps, field: &str, words: &[&str]) {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 scenarios! {
     the_api_server_refuses_invalid_specs,
+    the_api_server_accepts_all_spellings,
     a_stored_invalid_cache_gets_a_condition,
     a_changed_record_is_restored,
     a_node_holds_two_thousand_images,
@@ -74,11 +75,31 @@ async fn the_api_server_refuses_invalid_specs(way: Way) {
         (
             json!({ "cacheSpec": [{ "images": [APP] }], "rollout": { "maxConcurrentNodes": "7" } }),
             "spec.rollout.maxConcurrentNodes",
-            "should match",
+            "must be a number of nodes, for example 10, or a percentage",
         ),
         (
             json!({ "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "A" }] }),
             "spec.imagePullSecrets[0].name",
+            "must be the name of a Secret: lower-case letters",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "" }] }),
+            "spec.imagePullSecrets[0].name",
+            "should be at least 1 chars long",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "serviceAccountName": "a..b" }),
+            "spec.serviceAccountName",
+            "must be the name of a ServiceAccount",
+        ),
+        (
+            group(json!(["UPPER"])),
+            "spec.cacheSpec[0].images[0]",
+            "should match",
+        ),
+        (
+            group(json!(["app:"])),
+            "spec.cacheSpec[0].images[0]",
             "should match",
         ),
     ] {
@@ -106,6 +127,36 @@ async fn the_api_server_refuses_invalid_specs(way: Way) {
             text.contains(field) && text.contains(problem),
             "{spec}: {text}"
         );
+        assert!(text.len() < 350, "{text}");
+    }
+}
+
+async fn the_api_server_accepts_all_spellings(way: Way) {
+    let world = World::start_by(way).await;
+    let digest = format!("ghcr.io/x/y:1@sha256:{}", "6b".repeat(32));
+    let images = json!([
+        "nginx",
+        "localhost:5000/a/b__c--d.e:1_2",
+        "Registry.test/a",
+        digest
+    ]);
+    for (at, more) in [
+        json!({ "rollout": { "maxConcurrentNodes": 7 } }),
+        json!({ "rollout": { "maxConcurrentNodes": "100%" } }),
+        json!({ "rollout": { "maxConcurrentNodes": null } }),
+        json!({ "serviceAccountName": null }),
+        json!({ "serviceAccountName": "a", "imagePullSecrets": [{ "name": "a-1.b" }] }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut spec = json!({ "cacheSpec": [{ "images": images }] });
+        let more = more.as_object().unwrap().clone();
+        spec.as_object_mut().unwrap().extend(more);
+        let name = format!("accepted-{at}");
+        world.apply_spec(&name, spec).await;
+        let cache = world.caches().get(&name).await.unwrap();
+        assert_eq!(cache.spec.cache_spec[0].images.len(), 4);
     }
 }
 
