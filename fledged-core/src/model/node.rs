@@ -200,27 +200,24 @@ pub struct Toleration {
 }
 
 impl Toleration {
-    /// Validates operator, key and effect. The error is the field, its value and the problem.
-    pub(super) fn validate(&self) -> Result<(), (&'static str, &str, String)> {
+    /// What is wrong with operator, key and effect: the field, its value and the problem.
+    pub(super) fn problems(&self) -> Vec<(&'static str, &str, String)> {
+        let mut problems = Vec::new();
         let operator = self.operator();
         if !matches!(operator, "Equal" | "Exists") {
-            return Err(("operator", operator, "must be Equal or Exists".to_owned()));
+            problems.push(("operator", operator, "must be Equal or Exists".to_owned()));
         }
         if operator == "Equal" && self.key.as_deref().unwrap_or_default().is_empty() {
-            return Err((
-                "key",
-                "",
-                "must be given, unless the operator is Exists".to_owned(),
-            ));
+            let problem = "must be given, unless the operator is Exists";
+            problems.push(("key", "", problem.to_owned()));
         }
-        match self.effect.as_deref() {
-            None | Some("" | "NoSchedule" | "PreferNoSchedule" | "NoExecute") => Ok(()),
-            Some(other) => Err((
-                "effect",
-                other,
-                "must be NoSchedule, PreferNoSchedule or NoExecute".to_owned(),
-            )),
+        if let Some(effect) = self.effect.as_deref()
+            && !matches!(effect, "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute")
+        {
+            let problem = "must be NoSchedule, PreferNoSchedule or NoExecute";
+            problems.push(("effect", effect, problem.to_owned()));
         }
+        problems
     }
 
     /// The operator; `Equal` if there is none.
@@ -359,10 +356,15 @@ impl NodeAffinity {
     ///
     /// The first [`InvalidSelector`].
     pub fn validate(&self) -> Result<(), InvalidSelector> {
-        match &self.required_during_scheduling_ignored_during_execution {
-            Some(selector) => selector.validate(),
-            None => Ok(()),
-        }
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every invalid requirement.
+    pub(super) fn problems(&self) -> Vec<InvalidSelector> {
+        let required = &self.required_during_scheduling_ignored_during_execution;
+        required
+            .as_ref()
+            .map_or_else(Vec::new, NodeSelector::problems)
     }
 }
 
@@ -382,16 +384,15 @@ impl NodeSelector {
             .any(|term| term.matches(name, labels))
     }
 
-    fn validate(&self) -> Result<(), InvalidSelector> {
+    fn problems(&self) -> Vec<InvalidSelector> {
         if self.node_selector_terms.is_empty() {
-            return Err(InvalidSelector {
+            return vec![InvalidSelector {
                 key: String::new(),
                 problem: "nodeSelectorTerms must have at least one term".to_owned(),
-            });
+            }];
         }
-        self.node_selector_terms
-            .iter()
-            .try_for_each(NodeSelectorTerm::validate)
+        let terms = self.node_selector_terms.iter();
+        terms.flat_map(NodeSelectorTerm::problems).collect()
     }
 }
 
@@ -418,20 +419,19 @@ impl NodeSelectorTerm {
             && self.match_fields.iter().all(|r| r.matches(&fields))
     }
 
-    fn validate(&self) -> Result<(), InvalidSelector> {
-        self.match_expressions
-            .iter()
-            .try_for_each(Requirement::validate)?;
-        for field in &self.match_fields {
+    fn problems(&self) -> impl Iterator<Item = InvalidSelector> {
+        let labels = self.match_expressions.iter().map(Requirement::validate);
+        let fields = self.match_fields.iter().map(|field| {
             field.validate()?;
-            if field.key != "metadata.name" {
-                return Err(InvalidSelector {
-                    key: field.key.clone(),
-                    problem: "matchFields knows metadata.name only".to_owned(),
-                });
+            if field.key == "metadata.name" {
+                return Ok(());
             }
-        }
-        Ok(())
+            Err(InvalidSelector {
+                key: field.key.clone(),
+                problem: "matchFields knows metadata.name only".to_owned(),
+            })
+        });
+        labels.chain(fields).filter_map(Result::err)
     }
 }
 

@@ -461,11 +461,11 @@ impl ImageCacheSpec {
             }
             selectors += selector_count(entry);
             let node_affinity = entry.node_affinity.clone().unwrap_or_default();
-            if let Err(error) = node_affinity.validate() {
+            for error in node_affinity.problems() {
                 refuse(format!("{at}.nodeAffinity"), &error.key, error.problem);
             }
             for (j, toleration) in entry.tolerations.iter().flatten().enumerate() {
-                if let Err((field, value, problem)) = toleration.validate() {
+                for (field, value, problem) in toleration.problems() {
                     refuse(format!("{at}.tolerations[{j}].{field}"), value, problem);
                 }
             }

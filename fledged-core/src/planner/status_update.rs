@@ -12,7 +12,7 @@ use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
 use crate::error::Reason;
-use crate::model::{AssignedImage, CacheId, DesiredState, NodeName};
+use crate::model::{AssignedImage, CacheId, DesiredState, InvalidSpec, NodeName};
 use crate::time::after;
 
 /// Longest text of an invalid spec in a status, in characters: thousands of fields may be invalid.
@@ -178,7 +178,7 @@ fn concealed(message: &str, id: &CacheId, entry: &AssignedImage) -> String {
 /// The result of an action with nothing left to do.
 fn result(cache: &CacheState) -> ActionStatus {
     let sum = cache.totals.sum;
-    if sum.failed + sum.removal_failed > 0 {
+    if sum.failed + sum.removal_failed > 0 || cache.spec.is_err() {
         ActionStatus::Failed
     } else if cache.totals.nodes == 0 {
         ActionStatus::NoImagesPulledOrDeleted
@@ -191,15 +191,34 @@ fn result(cache: &CacheState) -> ActionStatus {
     }
 }
 
+/// The invalid fields, as many as a message has room for.
+fn in_short(invalid: &InvalidSpec) -> String {
+    let mut text = String::new();
+    for (at, field) in invalid.fields.iter().enumerate() {
+        let field = field.to_string();
+        let length = text.chars().count() + field.chars().count();
+        if at > 0 && length > MESSAGE_MAX {
+            let more = invalid.fields.len() - at;
+            return format!("{text}; and {more} more");
+        }
+        if at > 0 {
+            text.push_str("; ");
+        }
+        text.extend(field.chars().take(MESSAGE_MAX));
+    }
+    text
+}
+
 /// The counts as a sentence.
 fn message(cache: &CacheState) -> String {
     let sum = cache.totals.sum;
-    if let Err(invalid) = &cache.spec
-        && cache.action.reason == ActionReason::CacheSpecValidationFailed
-    {
-        let text = invalid.to_string();
-        let text: String = text.chars().take(MESSAGE_MAX).collect();
-        return format!("the spec is invalid: {text}");
+    if let Err(invalid) = &cache.spec {
+        let removed = if cache.purged {
+            "; images of its last valid version are removed"
+        } else {
+            ""
+        };
+        return format!("the spec is invalid: {}{removed}", in_short(invalid));
     }
     let nodes = cache.totals.nodes;
     let nodes = format!("{nodes} node{}", if nodes == 1 { "" } else { "s" });
@@ -244,7 +263,7 @@ fn message(cache: &CacheState) -> String {
 
 fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Condition> {
     let sum = cache.totals.sum;
-    let invalid = cache.action.reason == ActionReason::CacheSpecValidationFailed;
+    let invalid = cache.spec.is_err();
     let lacking = sum.pulling + sum.removing > 0;
     let busy = lacking || sum.verifying > 0;
     let failed = sum.failed + sum.removal_failed > 0;

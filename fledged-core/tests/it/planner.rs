@@ -169,6 +169,45 @@ fn an_invalid_spec_keeps_the_images() {
 }
 
 #[test]
+fn a_purge_of_an_invalid_spec_says_what_happens() {
+    let mut world = mk_settled();
+    world.cache("web", &mk_spec(&["App:1", "Db:1"], &[]));
+    world.settle();
+    world.purge("web");
+    world.settle();
+    let status = world.status("web").clone();
+    assert_eq!(status.status, ActionStatus::Failed);
+    assert_eq!(status.reason, ActionReason::ImageCachePurge);
+    let message = &status.message;
+    assert!(!message.contains("no node matches"), "{message}");
+    for part in [
+        "the spec is invalid: spec.cacheSpec[0].images[0]",
+        "spec.cacheSpec[0].images[1]",
+        "; images of its last valid version are removed",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(world.assigned("n1"), [""; 0]);
+    let degraded = status.condition(ConditionKind::Degraded).unwrap();
+    assert_eq!((degraded.status, &*degraded.reason), (true, "InvalidSpec"));
+}
+
+#[test]
+fn a_message_counts_invalid_fields_beyond_its_room() {
+    let images: Vec<String> = (0..500).map(|n| format!("Upper:{n}")).collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    let mut world = World::new();
+    world.cache("web", &mk_spec(&images, &[]));
+    world.settle();
+    let message = &world.status("web").message;
+    assert!(message.len() < 1_100, "{message}");
+    let named = message.matches("spec.cacheSpec").count();
+    assert!(named > 3, "{message}");
+    let more = format!("; and {} more", 500 - named);
+    assert!(message.ends_with(&more), "{message}");
+}
+
+#[test]
 fn an_edit_removes_dropped_images() {
     let mut world = mk_settled();
     world.cache("web", &mk_spec(&["app:2", "db:1"], &[]));

@@ -288,18 +288,67 @@ impl ReadCache {
     }
 }
 
+/// The spec; otherwise every part of it that cannot be read, and what is invalid in the others.
 fn read_spec(spec: Value) -> Result<model::ImageCacheSpec, InvalidSpec> {
-    let whole = spec.clone();
-    serde_path_to_error::deserialize(spec).map_err(|error| {
+    let whole = match read_part::<model::ImageCacheSpec>(&spec, "spec") {
+        Ok(spec) => return Ok(spec),
+        Err(unreadable) => unreadable,
+    };
+    let mut invalid: Vec<InvalidField> = Vec::new();
+    let groups = spec.get("cacheSpec").and_then(Value::as_array);
+    for (at, group) in groups.into_iter().flatten().enumerate() {
+        let path = format!("spec.cacheSpec[{at}]");
+        match read_part(group, &path) {
+            Ok(group) => invalid.extend(problems(model::ImageCacheSpec::new([group]), &path)),
+            Err(unreadable) => invalid.push(unreadable),
+        }
+    }
+    let rest = spec.as_object().filter(|_| groups.is_some()).cloned();
+    if let Some(mut rest) = rest {
+        rest.insert("cacheSpec".to_owned(), Value::Array(Vec::new()));
+        match read_part::<model::ImageCacheSpec>(&Value::Object(rest), "spec") {
+            Ok(rest) => {
+                let rest = problems(rest, "");
+                // The entries were taken out here.
+                invalid.extend(rest.into_iter().filter(|one| one.field != "spec.cacheSpec"));
+            }
+            Err(unreadable) => invalid.push(unreadable),
+        }
+    }
+    if invalid.is_empty() {
+        invalid.push(whole);
+    }
+    Err(InvalidSpec::new(invalid))
+}
+
+/// What is invalid in a spec. The path of its only entry is `group`.
+fn problems(spec: model::ImageCacheSpec, group: &str) -> Vec<InvalidField> {
+    let invalid = spec.validate(CacheId::new("", "", "")).err();
+    let mut fields = invalid.map_or_else(Vec::new, |invalid| invalid.fields);
+    for field in &mut fields {
+        if let Some(rest) = field.field.strip_prefix("spec.cacheSpec[0]") {
+            field.field = format!("{group}{rest}");
+        }
+    }
+    fields
+}
+
+/// A part of the spec at that path.
+fn read_part<T: DeserializeOwned>(part: &Value, at: &str) -> Result<T, InvalidField> {
+    serde_path_to_error::deserialize(part).map_err(|error| {
         let path = error.path().to_string();
         let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));
-        let value = whole.pointer(&pointer).map(Value::to_string);
+        let value = match path.as_str() {
+            "." => Some(part),
+            _ => part.pointer(&pointer),
+        };
         let field = match path.as_str() {
-            "." => "spec".to_owned(),
-            path => format!("spec.{path}"),
+            "." => at.to_owned(),
+            path => format!("{at}.{path}"),
         };
         let problem = error.into_inner().to_string();
-        InvalidSpec::new([InvalidField::new(field, value.unwrap_or_default(), problem)])
+        let value = value.map(Value::to_string).unwrap_or_default();
+        InvalidField::new(field, value, problem)
     })
 }
 
@@ -312,4 +361,54 @@ pub(super) fn parse<T: DeserializeOwned>(word: &str) -> Option<T> {
 /// A moment as the API writes it: whole seconds.
 pub(super) fn whole_seconds(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_unreadable_or_invalid_field_is_named() {
+        let cache = ReadCache {
+            spec: json!({
+                "cacheSpec": [
+                    { "images": [7] },
+                    { "images": ["UPPER", "app:1", "a b"] },
+                    { "images": ["app:1"], "tolerations": [{ "operator": "X", "effect": "Y" }] },
+                    { "images": ["app:1"], "nodeSelector": "all" },
+                ],
+                "imagePullSecrets": [{ "name": "A" }],
+                "rollout": { "maxConcurrentNodes": true },
+            }),
+            ..ReadCache::default()
+        };
+        let invalid = cache.into_facts().spec.unwrap_err();
+        let fields: Vec<&str> = invalid.fields.iter().map(|one| &*one.field).collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.cacheSpec[0].images[0]",
+                "spec.cacheSpec[1].images[0]",
+                "spec.cacheSpec[1].images[2]",
+                "spec.cacheSpec[2].tolerations[0].operator",
+                "spec.cacheSpec[2].tolerations[0].effect",
+                "spec.cacheSpec[3].nodeSelector",
+                "spec.rollout.maxConcurrentNodes",
+            ]
+        );
+        for spec in [
+            json!("all of them"),
+            json!({ "cacheSpec": "all" }),
+            json!({}),
+        ] {
+            let cache = ReadCache {
+                spec: spec.clone(),
+                ..ReadCache::default()
+            };
+            let invalid = cache.into_facts().spec.unwrap_err();
+            assert_eq!(invalid.fields.len(), 1, "{spec}: {invalid}");
+        }
+    }
 }
