@@ -51,7 +51,7 @@ pub(crate) enum Command {
     #[cfg(feature = "cluster")]
     #[command(flatten)]
     Cluster(ClusterCommand),
-    /// Pull, list and remove images on this machine, once or continuously.
+    /// Pull, list and remove images on this machine, once or continuously; show a node of a cluster.
     #[command(subcommand, arg_required_else_help = true)]
     Node(NodeCommand),
     /// Check that the registries serve every image; pulls nothing.
@@ -69,9 +69,21 @@ pub(crate) enum Command {
     Man(ManArgs),
 }
 
-/// The commands for this machine.
+/// The commands for one node: this machine, or a node of a cluster.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
+    /// The commands for this machine.
+    #[command(flatten)]
+    Local(Box<LocalCommand>),
+    /// Show a node of a cluster: its agent, its images by ImageCache, pending removals.
+    #[cfg(feature = "cluster")]
+    #[command(visible_alias = "describe", after_help = help::NODE_STATUS)]
+    Status(NodeStatusArgs),
+}
+
+/// The commands for this machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LocalCommand {
     /// Pull the missing images and exit.
     #[command(after_help = help::NODE_APPLY)]
     Apply(ApplyArgs),
@@ -482,6 +494,23 @@ pub(crate) struct StatusArgs {
     /// Number of nodes to show one by one; in a larger cluster, equal nodes are counted.
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) max_nodes: usize,
+    /// Show every node and every image one by one, however wide.
+    #[arg(long, visible_alias = "wide", conflicts_with = "max_nodes")]
+    pub(crate) all: bool,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// `node status`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct NodeStatusArgs {
+    /// The node.
+    pub(crate) name: NodeName,
     /// The format of the result.
     #[command(flatten)]
     pub(crate) output: FormatArgs,
@@ -498,7 +527,7 @@ pub(crate) struct WaitArgs {
     #[arg(value_parser = object_argument)]
     pub(crate) name: String,
     /// The condition to wait for.
-    #[arg(long = "for", value_name = "CONDITION")]
+    #[arg(long = "for", value_name = "CONDITION", default_value = "cached")]
     pub(crate) goal: Goal,
     /// Longest time to wait; 0s checks once.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = any_duration)]

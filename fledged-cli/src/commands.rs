@@ -4,7 +4,7 @@ use std::fs;
 
 use clap::CommandFactory as _;
 
-use crate::args::{Cli, Command, CompletionsArgs, ManArgs};
+use crate::args::{Cli, Command, CompletionsArgs, ManArgs, NodeCommand};
 use crate::check;
 use crate::command_result::{CommandError, Exit, print};
 #[cfg(feature = "demo")]
@@ -23,7 +23,9 @@ pub(crate) async fn run(cli: Cli, terminal: &Terminal) -> Result<Exit, CommandEr
     match cli.command {
         #[cfg(feature = "cluster")]
         Command::Cluster(command) => remote::run(command, terminal).await,
-        Command::Node(command) => local::run(command, terminal).await,
+        Command::Node(NodeCommand::Local(command)) => local::run(*command, terminal).await,
+        #[cfg(feature = "cluster")]
+        Command::Node(NodeCommand::Status(args)) => remote::node_status(args, terminal).await,
         Command::Check(args) => check::check(args, terminal).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => Ok(demo::run(args, terminal).await?),

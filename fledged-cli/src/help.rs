@@ -26,6 +26,7 @@ macro_rules! cluster {
         "  fledged get -A                                list the ImageCaches of a cluster
   fledged status storefront                     show one of them, node by node
   fledged why storefront node-1 nginx           why is this image on that node, or not?
+  fledged node status node-1                    show a node of a cluster, cache by cache
 "
     };
 }
@@ -143,7 +144,8 @@ Examples:
   fledged get -A -o json
 
 The counts are pairs of image and node. Unreachable pairs are on nodes that are NotReady or not Linux, or \
-whose agent is unresponsive. NotTakenUp: no controller has processed the newest version of the ImageCache.
+whose agent is unresponsive. NotTakenUp: no controller has processed the newest version of the ImageCache. \
+Pulling: the last action has succeeded, and nodes that joined or lost images pull them now.
 
 Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
 
@@ -154,16 +156,31 @@ Examples:
   fledged status storefront -n shop --max-nodes 100
   fledged status storefront -o json | jq '.nodes[] | select(.unreachable)'
 
-Columns are images, numbered as in the list above the matrix. With more than --max-nodes nodes, the nodes \
-without problems are counted; the others are shown one by one, worst first, up to --max-nodes, and counted \
-beyond that. JSON and YAML contain every node.
+Columns are images, numbered as in the list above the matrix; failing nodes come first. With more than \
+--max-nodes nodes, the nodes without problems are counted; the others are shown one by one, worst first, up \
+to --max-nodes, and counted beyond that. Images that are in the same state on the same nodes share a column \
+if there are more than 20, or more than fit into the terminal (100 columns without one). --all shows \
+everything. JSON and YAML contain every node and image.
 
 Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
 
 #[cfg(feature = "cluster")]
+pub(crate) const NODE_STATUS: &str = "\
+Examples:
+  fledged node status node-1
+  fledged node status node-1 -o json | jq '.removals'
+
+Shows whether the node is Ready and its agent responds, every ImageCache that selects the node with the state \
+of its images, images that are still to be removed and why they are kept, and the size of the node's \
+NodeImageCache. Agents report changes, so that the last report of an idle agent can be old.
+
+Exit codes: 0 the node is shown, whatever its state; 1 not found or no answer from the cluster; 2 invalid \
+input.";
+
+#[cfg(feature = "cluster")]
 pub(crate) const WAIT: &str = "\
 Examples:
-  fledged wait storefront --for=cached
+  fledged wait storefront
   fledged wait storefront -n shop --for=purged --timeout 10m
 
 cached: every image of the newest spec is on every reachable node, and no refresh is pending.

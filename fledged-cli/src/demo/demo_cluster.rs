@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use console::Term;
 use fledged_apiserver::{HollowNode, Server};
 use fledged_core::model::{ByteSize, ImageRef, NodeFacts, NodeName};
 use fledged_cri::registry::Platform;
@@ -24,7 +25,7 @@ use super::screen::Screen;
 use crate::args::ConnectionArgs;
 use crate::command_result::CommandError;
 use crate::output::Terminal;
-use crate::remote::{Connection, Matrix, connect, matrix_text, missing};
+use crate::remote::{Connection, Layout, Matrix, connect, matrix_text, missing};
 
 /// Pause of the registry after each 64 KiB: about 2.5 MiB/s for a connection, slow enough to show a rollout and
 /// fast enough for the demo to take seconds.
@@ -198,7 +199,8 @@ impl DemoCluster {
                     .screen
                     .height()
                     .saturating_sub(matrix.images.len() + OTHER_LINES);
-                matrix_text(&matrix, rows.clamp(1, ROWS_MAX), now)
+                let layout = Layout::for_terminal(&Term::stderr(), rows.clamp(1, ROWS_MAX));
+                matrix_text(&matrix, layout, now)
             })
             .collect();
         Some(texts.join("\n"))

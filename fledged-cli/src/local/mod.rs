@@ -15,16 +15,16 @@ pub(crate) use registry_hint::{Client, registry_hint};
 pub(crate) use runtime_session::RuntimeSession;
 pub(crate) use runtime_session::{SessionError, credentials, platform, registry_options};
 
-use crate::args::NodeCommand;
+use crate::args::LocalCommand;
 use crate::command_result::{CommandError, Exit};
 use crate::output::Terminal;
 
 /// Runs a command for this machine.
-pub(crate) async fn run(command: NodeCommand, terminal: &Terminal) -> Result<Exit, CommandError> {
+pub(crate) async fn run(command: LocalCommand, terminal: &Terminal) -> Result<Exit, CommandError> {
     match command {
-        NodeCommand::Apply(args) => node_apply::apply(args, terminal).await,
-        NodeCommand::List(args) => node_list::list(args).await,
-        NodeCommand::Purge(args) => node_apply::purge(args, terminal).await,
-        NodeCommand::Run(args) => node_run::run(args, terminal).await,
+        LocalCommand::Apply(args) => node_apply::apply(args, terminal).await,
+        LocalCommand::List(args) => node_list::list(args).await,
+        LocalCommand::Purge(args) => node_apply::purge(args, terminal).await,
+        LocalCommand::Run(args) => node_run::run(args, terminal).await,
     }
 }

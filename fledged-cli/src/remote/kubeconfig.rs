@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fledged_core::model::NodeName;
 use fledged_operator::api::request_error::{problem, with_causes};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
@@ -236,6 +237,12 @@ pub(crate) enum ClusterError {
         name: String,
         /// The namespaces that have an ImageCache of that name, if any.
         hint: String,
+    },
+    /// The Node does not exist, nor a NodeImageCache of that name.
+    #[error("there is no Node {:?}; list the nodes with `kubectl get nodes`", .name.as_str())]
+    NoNode {
+        /// The name.
+        name: NodeName,
     },
     /// The ImageCache was deleted while the command ran.
     #[error("ImageCache {namespace}/{name} was deleted")]

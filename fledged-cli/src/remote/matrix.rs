@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use console::Term;
 use fledged_core::error::Reason;
 use fledged_core::model::{CacheId, ImageCache, ImageRef, NodeFacts, NodeName};
 use fledged_core::planner::Cause;
@@ -12,9 +13,9 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 
 use super::kubeconfig::{ClusterError, connect};
-use super::matrix_text::matrix_text;
+use super::matrix_text::{Layout, matrix_text};
 use super::node_state::{NodeDetails, State, Unreachable, planner};
-use super::overview::{CacheOverview, current_status};
+use super::overview::{CacheOverview, is_left_out};
 use super::render;
 use crate::args::StatusArgs;
 use crate::command_result::{CommandError, Exit, print};
@@ -31,8 +32,13 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, CommandError> {
     let records = connection.list_records().await?;
     let now = Timestamp::now();
     let matrix = Matrix::new(&cache, &caches, &nodes, &records, now);
+    let layout = if args.all {
+        Layout::all()
+    } else {
+        Layout::for_terminal(&Term::stdout(), args.max_nodes)
+    };
     let text = render(args.output.output, &matrix, |matrix| {
-        matrix_text(matrix, args.max_nodes, now)
+        matrix_text(matrix, layout, now)
     })?;
     print(&text)?;
     Ok(Exit::Done)
@@ -99,7 +105,6 @@ impl Matrix {
         let (id, spec) = (cache.id(), cache.clone().into_facts().spec);
         let others = caches.iter().filter(|other| other.id() != id);
         let planner = planner([cache].into_iter().chain(others), nodes, records, now);
-        let full = nodes_without_room(cache);
         let details: BTreeMap<String, NodeDetails> = records
             .iter()
             .map(|record| (record.name_any(), NodeDetails::new(Some(record))))
@@ -119,10 +124,11 @@ impl Matrix {
             let unreachable = by_name
                 .get(name)
                 .and_then(|node| Unreachable::of(node, name, &planner));
+            let images: BTreeSet<&ImageRef> = images.iter().collect();
             let cells = columns
                 .iter()
                 .enumerate()
-                .filter(|(_, image)| images.contains(image))
+                .filter(|(_, image)| images.contains(*image))
                 .map(|(column, image)| {
                     if unreachable.is_some() {
                         return cell(column, image, State::Unreachable, details);
@@ -130,7 +136,7 @@ impl Matrix {
                     let explanation = planner.explain(&id, name, image);
                     let state = State::new(&explanation, details.assigned(image).is_some());
                     let is_full = explanation.cause == Cause::NodeRecordFull
-                        || (state == State::Waiting && full.contains(name));
+                        || (state == State::Waiting && is_left_out(cache, name));
                     if is_full {
                         left_out(column, image)
                     } else {
@@ -160,16 +166,19 @@ fn selected(
     nodes
         .iter()
         .filter_map(|(name, node)| {
-            let mut facts: NodeFacts = (*node).clone().into_facts(name.clone());
-            facts.taints.retain(|taint| !taint.is_passing());
-            let images: Vec<ImageRef> = spec
-                .groups
-                .iter()
-                .filter(|group| group.matches(&facts))
-                .flat_map(|group| group.images.iter().cloned())
-                .collect();
+            let images = images_for(spec, node, name);
             (!images.is_empty()).then(|| (name.clone(), images))
         })
+        .collect()
+}
+
+/// The images that the spec selects for a node.
+pub(super) fn images_for(spec: &ImageCache, node: &ReadNode, name: &NodeName) -> Vec<ImageRef> {
+    let mut facts: NodeFacts = node.clone().into_facts(name.clone());
+    facts.taints.retain(|taint| !taint.is_node_condition());
+    let groups = spec.groups.iter().filter(|group| group.matches(&facts));
+    groups
+        .flat_map(|group| group.images.iter().cloned())
         .collect()
 }
 
@@ -197,17 +206,6 @@ fn columns(spec: Option<&ImageCache>, rows: &BTreeMap<NodeName, Vec<ImageRef>>) 
         .chain(rows.values().flatten())
         .filter(|image| known.insert((*image).clone()))
         .cloned()
-        .collect()
-}
-
-/// The nodes whose record has no room for the cache, as its status names them. The controller may know of less
-/// room than the planner here assumes: it also learns from refused writes.
-fn nodes_without_room(cache: &ReadCache) -> BTreeSet<NodeName> {
-    current_status(cache)
-        .iter()
-        .flat_map(|status| status.failures.values().flatten())
-        .filter(|failure| failure.reason == Reason::NodeRecordFull.as_str())
-        .filter_map(|failure| NodeName::new(&failure.node).ok())
         .collect()
 }
 

@@ -1,9 +1,9 @@
-//! The matrix of `fledged status` as text: every node of a small cluster, the problems of a large one.
+//! The matrix of `fledged status` as text: every node and image of a small one, the problems of a large one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use console::Style;
+use console::{Style, Term};
 use jiff::Timestamp;
 
 use super::matrix::{Cell, Matrix, NodeRow};
@@ -13,25 +13,189 @@ use crate::output::{Align, Table, age, on_one_line, pluralised, span};
 
 /// Messages shown below the matrix, so that it fits on a screen.
 const MESSAGES_MAX: usize = 20;
+/// Images with a column of their own; of more, equal images share one.
+const IMAGES_MAX: usize = 20;
+/// Rows of counted nodes.
+const COUNTED_ROWS_MAX: usize = 20;
+/// Numbers of columns beside a reason.
+const NUMBERS_MAX: usize = 6;
+/// Width without a terminal.
+const DEFAULT_WIDTH: usize = 100;
+/// Room for a reason beside the states.
+const WHY_WIDTH: usize = 24;
+/// Spaces between two columns.
+const GAP: usize = 3;
 
-/// The matrix, with at most `max_nodes` nodes shown one by one.
-pub(crate) fn matrix_text(matrix: &Matrix, max_nodes: usize, now: Timestamp) -> String {
+/// How much of the matrix is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    /// Nodes that are shown one by one; of more, equal nodes are counted.
+    pub(crate) max_nodes: usize,
+    /// Longest row. `None`: every image has its own column, and every node its own row.
+    pub(crate) width: Option<usize>,
+}
+
+impl Layout {
+    /// As wide as that terminal.
+    pub(crate) fn for_terminal(terminal: &Term, max_nodes: usize) -> Self {
+        let size = terminal.size_checked();
+        let width = size.map_or(DEFAULT_WIDTH, |(_, columns)| usize::from(columns));
+        Self {
+            max_nodes,
+            width: Some(width),
+        }
+    }
+
+    /// Every node and image.
+    pub(crate) fn all() -> Self {
+        Self {
+            max_nodes: usize::MAX,
+            width: None,
+        }
+    }
+}
+
+/// The matrix, laid out like that.
+pub(crate) fn matrix_text(matrix: &Matrix, layout: Layout, now: Timestamp) -> String {
     let mut text = headline(matrix, now);
     if matrix.nodes.is_empty() {
         text.push_str("\nit selects no node\n");
         return text;
     }
     text.push('\n');
-    let digits = matrix.images.len().to_string().len();
-    for (at, image) in matrix.images.iter().enumerate() {
-        let _ = writeln!(text, "  {:>digits$}  {}", at + 1, on_one_line(image));
-    }
+    let columns = Columns::new(matrix, layout);
+    text.push_str(&columns.list(matrix));
     text.push('\n');
-    text.push_str(&table(matrix, max_nodes, now));
+    text.push_str(&table(matrix, &columns, layout, now));
     text.push('\n');
     text.push_str(&legend(matrix));
-    text.push_str(&messages(matrix, now));
+    text.push_str(&messages(matrix, &columns, now));
     text
+}
+
+/// The columns of the table.
+struct Columns {
+    /// The images of each column, by index.
+    shown: Vec<Vec<usize>>,
+    /// The column of each image. `None` if there is no room for it.
+    of_image: Vec<Option<usize>>,
+    /// Width of the column of node names.
+    name_width: usize,
+}
+
+impl Columns {
+    fn new(matrix: &Matrix, layout: Layout) -> Self {
+        let images = matrix.images.len();
+        let widest = matrix.nodes.iter().map(|node| node.name.chars().count());
+        let widest = widest.max().unwrap_or(0).max("99999 more nodes".len());
+        let name_width = layout.width.map_or(widest, |width| widest.min(width / 2));
+        let is_healthy = matrix.nodes.iter().all(is_healthy);
+        let reserved = name_width + if is_healthy { 0 } else { GAP + WHY_WIDTH };
+        let fits = |count: usize| {
+            let column = count.to_string().len() + GAP;
+            let width = layout.width.map(|width| width.saturating_sub(reserved));
+            width.is_none_or(|width| count * column <= width)
+        };
+        let mut shown: Vec<Vec<usize>> = (0..images).map(|image| vec![image]).collect();
+        if layout.width.is_some() && (images > IMAGES_MAX || !fits(images)) {
+            shown = folded(matrix);
+            while shown.len() > 1 && !fits(shown.len()) {
+                shown.pop();
+            }
+        }
+        let mut of_image = vec![None; images];
+        for (at, column) in shown.iter().enumerate() {
+            for image in column {
+                if let Some(of_image) = of_image.get_mut(*image) {
+                    *of_image = Some(at);
+                }
+            }
+        }
+        Self {
+            shown,
+            of_image,
+            name_width,
+        }
+    }
+
+    fn of(&self, cell: &Cell) -> Option<usize> {
+        self.of_image.get(cell.column).copied().flatten()
+    }
+
+    /// What each column stands for.
+    fn list(&self, matrix: &Matrix) -> String {
+        let mut text = String::new();
+        let digits = self.shown.len().to_string().len();
+        for (at, images) in self.shown.iter().enumerate() {
+            let number = at + 1;
+            let first = images.first().and_then(|first| matrix.images.get(*first));
+            let first = on_one_line(first.map_or("", String::as_str));
+            let _ = match images.len() {
+                1 => writeln!(text, "  {number:>digits$}  {first}"),
+                count => writeln!(
+                    text,
+                    "  {number:>digits$}  {count} images{}, for example {first}",
+                    self.common_state(matrix, at)
+                ),
+            };
+        }
+        let hidden = self.of_image.iter().filter(|of| of.is_none()).count();
+        if hidden > 0 {
+            let hidden = pluralised(hidden, "other image");
+            let _ = writeln!(
+                text,
+                "and {hidden} in other states; --all shows every image"
+            );
+        }
+        text
+    }
+
+    /// The state of the images of a column, if it is the same on every node that they are for.
+    fn common_state(&self, matrix: &Matrix, column: usize) -> String {
+        let mut states = BTreeSet::new();
+        let mut nodes = 0;
+        for node in &matrix.nodes {
+            let cell = node
+                .images
+                .iter()
+                .find(|cell| self.of(cell) == Some(column));
+            states.extend(cell.map(|cell| cell.state));
+            nodes += usize::from(cell.is_some());
+        }
+        let state = states.pop_first().filter(|_| states.is_empty());
+        let on = match (nodes, matrix.nodes.len()) {
+            (1, 1) => "the node".to_owned(),
+            (nodes, all) if nodes == all => format!("all {all} nodes"),
+            (nodes, all) => format!("{nodes} of {all} nodes"),
+        };
+        state.map_or_else(String::new, |state| format!(" {} on {on}", words(state)))
+    }
+}
+
+/// The images that are in the same state for the same reason on the same nodes, worst first.
+fn folded(matrix: &Matrix) -> Vec<Vec<usize>> {
+    type States<'a> = Vec<(usize, State, Option<&'a str>)>;
+    let mut images: Vec<States<'_>> = vec![Vec::new(); matrix.images.len()];
+    for (at, node) in matrix.nodes.iter().enumerate() {
+        for cell in &node.images {
+            let reason = cell.reason.as_deref().filter(|_| has_reason(cell));
+            if let Some(states) = images.get_mut(cell.column) {
+                states.push((at, cell.state, reason));
+            }
+        }
+    }
+    let mut columns: BTreeMap<States<'_>, Vec<usize>> = BTreeMap::new();
+    for (image, states) in images.into_iter().enumerate() {
+        columns.entry(states).or_default().push(image);
+    }
+    let mut columns: Vec<_> = columns.into_iter().collect();
+    let worst = |states: &States<'_>| states.iter().map(|(_, state, _)| *state).min();
+    // An image that is for no node comes last.
+    columns.sort_by_key(|(states, images)| {
+        let worst = worst(states);
+        (worst.is_none(), worst, images.first().copied())
+    });
+    columns.into_iter().map(|(_, images)| images).collect()
 }
 
 fn headline(matrix: &Matrix, now: Timestamp) -> String {
@@ -39,6 +203,19 @@ fn headline(matrix: &Matrix, now: Timestamp) -> String {
     let word = cache.word();
     let status = status_style(word).apply_to(word);
     let mut line = format!("ImageCache {}/{}: ", cache.namespace, cache.name);
+    if cache.is_repairing() {
+        // The last action says nothing about now.
+        let message = cache.message.as_deref().unwrap_or_default();
+        let action = cache.action.as_deref().unwrap_or_default();
+        let ended = cache.completion_time.map(|at| age(at, now));
+        let _ = writeln!(
+            line,
+            "{status}: {}; last action: {action} Succeeded {} ago",
+            on_one_line(message),
+            ended.unwrap_or_default()
+        );
+        return line;
+    }
     match (cache.taken_up, &cache.action) {
         (true, Some(action)) => {
             let ended = cache.completion_time;
@@ -68,62 +245,87 @@ fn headline(matrix: &Matrix, now: Timestamp) -> String {
 /// What nodes that share a row have in common: the state of each column, and the reasons.
 type RowContent = (Vec<Option<State>>, String);
 
-fn table(matrix: &Matrix, max_nodes: usize, now: Timestamp) -> String {
-    let numbers: Vec<String> = (1..=matrix.images.len()).map(|n| n.to_string()).collect();
-    let mut columns = vec![("NODE", Align::Left)];
-    columns.extend(numbers.iter().map(|n| (n.as_str(), Align::Left)));
-    columns.push(("WHY", Align::Left));
-    let mut table = Table::new(&columns);
-    let mut more: BTreeMap<RowContent, usize> = BTreeMap::new();
-    let mut healthy_rows: BTreeMap<RowContent, usize> = BTreeMap::new();
-    let mut shown: Vec<&NodeRow> = Vec::new();
-    if matrix.nodes.len() <= max_nodes {
-        shown.extend(&matrix.nodes);
-    } else {
-        let (healthy, mut problems): (Vec<&NodeRow>, Vec<&NodeRow>) =
-            matrix.nodes.iter().partition(|node| is_healthy(node));
-        problems.sort_by_key(|node| (worst(node), &node.name));
-        for node in problems.split_off(problems.len().min(max_nodes)) {
-            let (states, _) = row_content(matrix, node, now);
-            *more.entry((states, String::new())).or_default() += 1;
-        }
-        shown = problems;
-        for node in healthy {
-            *healthy_rows
-                .entry(row_content(matrix, node, now))
-                .or_default() += 1;
-        }
-    }
-    for node in shown {
-        add_row(
-            &mut table,
-            node.name.clone(),
-            row_content(matrix, node, now),
-        );
-    }
-    let mut add_counted = |rows: BTreeMap<RowContent, usize>, more: &str| {
-        let mut rows: Vec<_> = rows.into_iter().collect();
-        rows.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        for (content, count) in rows {
-            let nodes = pluralised(count, &format!("{more}node"));
-            add_row(&mut table, nodes, content);
-        }
+fn table(matrix: &Matrix, columns: &Columns, layout: Layout, now: Timestamp) -> String {
+    let numbers: Vec<String> = (1..=columns.shown.len()).map(|n| n.to_string()).collect();
+    let mut names = vec![("NODE", Align::Left)];
+    names.extend(numbers.iter().map(|n| (n.as_str(), Align::Left)));
+    names.push(("WHY", Align::Left));
+    let states_width: usize = numbers.iter().map(|number| number.len() + GAP).sum();
+    let why_width = layout
+        .width
+        .map(|width| width.saturating_sub(columns.name_width + states_width + GAP));
+    let mut rows = Rows {
+        table: Table::new(&names),
+        name_width: columns.name_width,
+        why_width,
     };
-    add_counted(more, "more ");
-    add_counted(healthy_rows, "");
-    table.render()
+    let content = |node: &NodeRow| row_content(columns, node, now);
+    let mut nodes: Vec<&NodeRow> = matrix.nodes.iter().collect();
+    nodes.sort_by_key(|node| (worst(node), &node.name));
+    if nodes.len() <= layout.max_nodes {
+        for node in nodes {
+            rows.add(node.name.clone(), content(node));
+        }
+        return rows.table.render();
+    }
+    let (healthy, mut problems): (Vec<&NodeRow>, Vec<&NodeRow>) =
+        nodes.into_iter().partition(|node| is_healthy(node));
+    let rest = problems.split_off(problems.len().min(layout.max_nodes));
+    for node in problems {
+        rows.add(node.name.clone(), content(node));
+    }
+    let rest = rest.into_iter().map(|node| {
+        let (states, _) = content(node);
+        ("more ", (states, String::new()))
+    });
+    let healthy = healthy.into_iter().map(|node| ("", content(node)));
+    let mut counted: BTreeMap<(bool, RowContent), (usize, &str)> = BTreeMap::new();
+    for (more, content) in rest.chain(healthy) {
+        let count = counted
+            .entry((more.is_empty(), content))
+            .or_insert((0, more));
+        count.0 += 1;
+    }
+    let mut counted: Vec<_> = counted.into_iter().collect();
+    counted.sort_by_key(|((is_healthy, _), (count, _))| (*is_healthy, std::cmp::Reverse(*count)));
+    let others = counted.split_off(counted.len().min(COUNTED_ROWS_MAX));
+    for ((_, content), (count, more)) in counted {
+        rows.add(pluralised(count, &format!("{more}node")), content);
+    }
+    let others: usize = others.iter().map(|(_, (count, _))| count).sum();
+    let mut text = rows.table.render();
+    if others > 0 {
+        let others = pluralised(others, "other node");
+        let _ = writeln!(text, "and {others} in other states; --all shows every node");
+    }
+    text
 }
 
-fn add_row(table: &mut Table, name: String, (states, why): RowContent) {
-    let mut cells = vec![(name, Style::new())];
-    for state in states {
-        cells.push(match state {
-            Some(state) => (symbol(state).to_owned(), style(state)),
-            None => (".".to_owned(), Style::new().dim()),
-        });
+/// The rows of the table, with names and reasons shortened to their columns.
+struct Rows {
+    table: Table,
+    name_width: usize,
+    why_width: Option<usize>,
+}
+
+impl Rows {
+    fn add(&mut self, name: String, (states, why): RowContent) {
+        let name = console::truncate_str(&name, self.name_width, "…").into_owned();
+        let mut cells = vec![(name, Style::new())];
+        for state in states {
+            cells.push(match state {
+                Some(state) => (symbol(state).to_owned(), style(state)),
+                None => (".".to_owned(), Style::new().dim()),
+            });
+        }
+        let why = on_one_line(&why);
+        let why = match self.why_width {
+            Some(width) => console::truncate_str(&why, width, "…").into_owned(),
+            None => why.into_owned(),
+        };
+        cells.push((why, Style::new()));
+        self.table.styled_row(cells);
     }
-    cells.push((why, Style::new()));
-    table.styled_row(cells);
 }
 
 /// Whether the node needs no row of its own.
@@ -136,32 +338,46 @@ fn worst(node: &NodeRow) -> Option<State> {
     node.images.iter().map(|cell| cell.state).min()
 }
 
-fn row_content(matrix: &Matrix, node: &NodeRow, now: Timestamp) -> RowContent {
-    let mut states = vec![None; matrix.images.len()];
+fn row_content(columns: &Columns, node: &NodeRow, now: Timestamp) -> RowContent {
+    let mut states = vec![None; columns.shown.len()];
     for cell in &node.images {
-        if let Some(state) = states.get_mut(cell.column) {
+        let column = columns.of(cell);
+        if let Some(state) = column.and_then(|column| states.get_mut(column)) {
             *state = Some(cell.state);
         }
     }
-    (states, why(node, now))
+    (states, why(columns, node, now))
 }
 
-fn why(node: &NodeRow, now: Timestamp) -> String {
+fn why(columns: &Columns, node: &NodeRow, now: Timestamp) -> String {
     if let Some(word) = node.unreachable {
         return match node.unreachable_since {
             Some(since) => format!("{word} for {}", age(since, now)),
             None => word.to_owned(),
         };
     }
-    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut reasons: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     for cell in node.images.iter().filter(|cell| has_reason(cell)) {
         let reason = cell.reason.as_deref().unwrap_or("Unknown");
-        let columns = reasons.entry(reason).or_default();
-        columns.push((cell.column + 1).to_string());
+        // Images without a column come last.
+        let number = columns.of(cell).map_or(usize::MAX, |column| column + 1);
+        reasons.entry(reason).or_default().insert(number);
     }
+    let numbers = |columns: BTreeSet<usize>| {
+        let is_long = columns.len() > NUMBERS_MAX;
+        let numbers = columns.into_iter().take(NUMBERS_MAX);
+        let mut shown: Vec<String> = numbers
+            .map(|number| match number {
+                usize::MAX => "…".to_owned(),
+                number => number.to_string(),
+            })
+            .collect();
+        shown.extend(is_long.then(|| "…".to_owned()));
+        shown.join(",")
+    };
     reasons
         .into_iter()
-        .map(|(reason, columns)| format!("{} {reason}", columns.join(",")))
+        .map(|(reason, columns)| format!("{} {reason}", numbers(columns)))
         .collect::<Vec<_>>()
         .join("; ")
 }
@@ -171,14 +387,9 @@ fn has_reason(cell: &Cell) -> bool {
     matches!(cell.state, State::Failed | State::BackingOff | State::InUse)
 }
 
-fn legend(matrix: &Matrix) -> String {
-    let states: BTreeSet<State> = matrix
-        .nodes
-        .iter()
-        .flat_map(|node| &node.images)
-        .map(|cell| cell.state)
-        .collect();
-    let words = |state: State| match state {
+/// A state in words.
+pub(super) fn words(state: State) -> &'static str {
+    match state {
         State::Failed => "failed",
         State::Unreachable => "unreachable",
         State::BackingOff => "failing, retrying",
@@ -188,7 +399,16 @@ fn legend(matrix: &Matrix) -> String {
         State::InUse => "kept, in use",
         State::Removed => "removed",
         State::Cached => "cached",
-    };
+    }
+}
+
+fn legend(matrix: &Matrix) -> String {
+    let states: BTreeSet<State> = matrix
+        .nodes
+        .iter()
+        .flat_map(|node| &node.images)
+        .map(|cell| cell.state)
+        .collect();
     let mut symbols: Vec<String> = states
         .into_iter()
         .rev()
@@ -202,19 +422,28 @@ fn legend(matrix: &Matrix) -> String {
 }
 
 /// Each message once, with the nodes that reported it.
-fn messages(matrix: &Matrix, now: Timestamp) -> String {
-    type Message<'a> = (usize, &'a str, &'a str);
+fn messages(matrix: &Matrix, columns: &Columns, now: Timestamp) -> String {
+    type Message<'a> = (usize, &'a str, &'a str, Option<&'a str>);
     let mut messages: BTreeMap<Message<'_>, Vec<(&NodeRow, &Cell)>> = BTreeMap::new();
     for node in &matrix.nodes {
         for cell in node.images.iter().filter(|cell| has_reason(cell)) {
             let reason = cell.reason.as_deref().unwrap_or("Unknown");
             let message = cell.message.as_deref().unwrap_or_default();
-            let key = (cell.column + 1, reason, message);
-            messages.entry(key).or_default().push((node, cell));
+            // An image without a column is named.
+            let column = columns.of(cell);
+            let image = column.is_none().then_some(cell.image.as_str());
+            // Columns come before images without one.
+            let number = column.map_or(usize::MAX, |column| column + 1);
+            let key = (number, reason, message, image);
+            let nodes = messages.entry(key).or_default();
+            // Images that share a column share a message.
+            if nodes.last().is_none_or(|(last, _)| last.name != node.name) {
+                nodes.push((node, cell));
+            }
         }
     }
     let mut text = String::new();
-    for ((column, reason, message), nodes) in messages.iter().take(MESSAGES_MAX) {
+    for ((column, reason, message, image), nodes) in messages.iter().take(MESSAGES_MAX) {
         let Some((first, cell)) = nodes.first() else {
             continue;
         };
@@ -222,7 +451,11 @@ fn messages(matrix: &Matrix, now: Timestamp) -> String {
             1 => first.name.clone(),
             count => format!("{}, for example {}", pluralised(count, "node"), first.name),
         };
-        let _ = write!(text, "{column} on {on}: {reason}");
+        let what = image.map_or_else(
+            || column.to_string(),
+            |image| on_one_line(image).into_owned(),
+        );
+        let _ = write!(text, "{what} on {on}: {reason}");
         if !message.is_empty() {
             let _ = write!(text, ": {}", on_one_line(message));
         }
@@ -257,7 +490,7 @@ fn symbol(state: State) -> &'static str {
     }
 }
 
-fn style(state: State) -> Style {
+pub(super) fn style(state: State) -> Style {
     match state {
         State::Failed => Style::new().red().bold(),
         State::Unreachable | State::BackingOff => Style::new().red(),
@@ -322,7 +555,8 @@ mod tests {
     }
 
     fn shown(matrix: &Matrix, max_nodes: usize) -> String {
-        super::matrix_text(matrix, max_nodes, NOW.parse().unwrap())
+        let width = Some(DEFAULT_WIDTH);
+        super::matrix_text(matrix, Layout { max_nodes, width }, NOW.parse().unwrap())
     }
 
     #[test]
@@ -343,14 +577,155 @@ ImageCache shop/web: ImageCacheCreate Failed 60s ago: 5 of 8 cached on 4 nodes, 
 
 NODE     1   2   WHY
 node-a   C   F   2 ImageNotFound
-node-b   C   C
 node-c   U   U   NotReady for 3m
 node-d   P   W
+node-b   C   C
 
 C cached, W waiting, P pulling, U unreachable, F failed
 2 on node-a: ImageNotFound: manifest unknown (1 attempt, next in 45s)
 "
         );
+    }
+
+    /// A matrix of these images on that many nodes, with the state of each.
+    fn mk_large(
+        images: usize,
+        nodes: usize,
+        state: impl Fn(usize, usize) -> (State, Option<&'static str>),
+    ) -> Matrix {
+        let mut matrix = mk_matrix(Vec::new());
+        matrix.images = (0..images)
+            .map(|n| format!("registry.test/app:{n}"))
+            .collect();
+        let row = |node: usize| NodeRow {
+            name: format!("node-{node:04}"),
+            unreachable: None,
+            unreachable_since: None,
+            images: (0..images)
+                .map(|column| {
+                    let (state, reason) = state(node, column);
+                    Cell {
+                        column,
+                        image: format!("registry.test/app:{column}"),
+                        state,
+                        reason: reason.map(str::to_owned),
+                        message: None,
+                        attempts: None,
+                        next_attempt: None,
+                        digest: None,
+                    }
+                })
+                .collect(),
+        };
+        matrix.nodes = (0..nodes).map(row).collect();
+        matrix
+    }
+
+    /// The table alone: from its header to the empty line.
+    fn table_of(text: &str) -> Vec<&str> {
+        let lines = text.lines().skip_while(|line| !line.starts_with("NODE"));
+        lines.take_while(|line| !line.is_empty()).collect()
+    }
+
+    fn assert_narrow(text: &str, width: usize) {
+        for line in table_of(text) {
+            assert!(line.chars().count() <= width, "{line}");
+        }
+    }
+
+    #[test]
+    fn repairs_come_before_the_last_action() {
+        let mut matrix = mk_matrix(vec![("node-a".to_owned(), true, ["Cached", "Pending"])]);
+        matrix.image_cache.status = Some("Succeeded".to_owned());
+        matrix.image_cache.message = Some("1 of 2 cached on 1 node, 1 to be pulled".to_owned());
+        matrix.image_cache.counts.pulling = 1;
+        let text = shown(&matrix, 20);
+        let first = "ImageCache shop/web: Pulling: 1 of 2 cached on 1 node, 1 to be pulled; \
+            last action: ImageCacheCreate Succeeded 60s ago\n";
+        assert!(text.starts_with(first), "{text}");
+    }
+
+    #[test]
+    fn images_in_the_same_state_share_a_column() {
+        let matrix = mk_large(500, 40, |node, image| match image {
+            7 => (State::Failed, Some("ImageNotFound")),
+            9 if node == 3 => (State::Pulling, None),
+            _ => (State::Cached, None),
+        });
+        assert_eq!(
+            shown(&matrix, 5),
+            "\
+ImageCache shop/web: ImageCacheCreate Failed 60s ago: 5 of 8 cached on 4 nodes, 1 failed
+
+  1  registry.test/app:7
+  2  registry.test/app:9
+  3  498 images cached on all 40 nodes, for example registry.test/app:0
+
+NODE            1   2   3   WHY
+node-0000       F   C   C   1 ImageNotFound
+node-0001       F   C   C   1 ImageNotFound
+node-0002       F   C   C   1 ImageNotFound
+node-0003       F   P   C   1 ImageNotFound
+node-0004       F   C   C   1 ImageNotFound
+35 more nodes   F   C   C
+
+C cached, P pulling, F failed
+1 on 40 nodes, for example node-0000: ImageNotFound
+"
+        );
+        let all = super::matrix_text(&matrix, Layout::all(), NOW.parse().unwrap());
+        assert_eq!(table_of(&all).len(), 41);
+        assert!(all.contains(" 500  registry.test/app:499\n"), "{all}");
+    }
+
+    #[test]
+    fn a_matrix_of_any_size_fits_the_width() {
+        // No two images and no two nodes are alike.
+        let mixed = |node: usize, image: usize| match (node * 31 + image * 17) % 7 {
+            0 => (State::Failed, Some("ConnectionFailed")),
+            1 => (State::BackingOff, Some("RegistryError")),
+            2 => (State::Pulling, None),
+            bit if (node >> (image % 11)) & 1 == bit % 2 => (State::Cached, None),
+            _ => (State::Waiting, None),
+        };
+        for (images, nodes) in [(30, 3), (500, 40), (2_000, 50)] {
+            let matrix = mk_large(images, nodes, mixed);
+            for width in [80, 100, 200] {
+                let layout = Layout {
+                    max_nodes: 20,
+                    width: Some(width),
+                };
+                let text = super::matrix_text(&matrix, layout, NOW.parse().unwrap());
+                assert_narrow(&text, width);
+                assert!(text.lines().count() < 200, "{text}");
+                let is_cut = images >= 500;
+                assert_eq!(text.contains("--all shows every image"), is_cut, "{text}");
+            }
+        }
+        // Long names of nodes.
+        let mut matrix = mk_large(30, 3, mixed);
+        for node in &mut matrix.nodes {
+            node.name = format!("{}.{}", node.name, "x".repeat(200));
+        }
+        assert_narrow(&shown(&matrix, 20), 100);
+    }
+
+    #[test]
+    fn rows_of_counted_nodes_are_bounded() {
+        let matrix = mk_large(12, 2_000, |node, image| match (node >> image) & 1 {
+            0 => (State::Cached, None),
+            _ => (State::Waiting, None),
+        });
+        let text = shown(&matrix, 20);
+        assert!(text.lines().count() < 60, "{text}");
+        assert!(text.contains("other nodes in other states"), "{text}");
+        // Failing nodes come first, also if every node has a row.
+        let matrix = mk_large(2, 3, |node, _| match node {
+            2 => (State::Failed, Some("ImageNotFound")),
+            _ => (State::Cached, None),
+        });
+        let text = shown(&matrix, 20);
+        assert!(table_of(&text)[1].starts_with("node-0002"), "{text}");
     }
 
     #[test]

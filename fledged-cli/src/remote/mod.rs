@@ -11,6 +11,7 @@ mod kubeconfig;
 mod matrix;
 mod matrix_text;
 mod node_state;
+mod node_view;
 mod overview;
 mod queries;
 mod why;
@@ -23,13 +24,14 @@ use crate::command_result::{CommandError, Exit, json};
 use crate::output::Terminal;
 
 pub(crate) use kubeconfig::ClusterError;
+pub(crate) use node_view::node_status;
 
 #[cfg(feature = "demo")]
 pub(crate) use self::{
     get::get_until,
     kubeconfig::{Connection, connect},
     matrix::Matrix,
-    matrix_text::matrix_text,
+    matrix_text::{Layout, matrix_text},
     node_state::is_warm,
     overview::{CacheOverview, is_cached, is_empty, is_failed, missing},
 };

@@ -1,7 +1,9 @@
 //! Nodes and their NodeImageCaches, and the state of an image on a node as the planner sees it.
 
+use std::collections::BTreeMap;
+
 use fledged_core::model::{
-    AssignedImage, CacheId, ImagePhase, ImageRef, ImageReport, NodeName, NodeReport,
+    AssignedImage, CacheId, CountOrPercent, ImagePhase, ImageRef, ImageReport, NodeName,
 };
 use fledged_core::planner::{Cause, Explanation, NodeRecord, Planner, PlannerConfig};
 use fledged_operator::controller::ReadNode;
@@ -10,15 +12,18 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde::Serialize;
 
-/// A planner with the state of these objects, to be asked for explanations.
+/// A planner with the state of these objects, to be asked for explanations. The controller's own limit on nodes
+/// that pull is not recorded anywhere, so it is taken for unlimited.
 pub(super) fn planner<'a>(
     caches: impl IntoIterator<Item = &'a ReadCache>,
     nodes: &[ReadNode],
     records: &[ReadNodeCache],
     now: Timestamp,
 ) -> Planner {
+    let mut config = PlannerConfig::default();
+    config.max_concurrent_nodes = CountOrPercent::Count(u32::MAX);
     Planner::from_records(
-        PlannerConfig::default(),
+        config,
         caches.into_iter().map(|cache| cache.clone().into_facts()),
         nodes
             .iter()
@@ -30,27 +35,29 @@ pub(super) fn planner<'a>(
 
 /// A NodeImageCache as the planner reads it, with the times of its last writes.
 fn node_record(record: &ReadNodeCache) -> Option<NodeRecord> {
-    let fields = record.metadata.managed_fields.iter().flatten();
-    let last_write = |is_status: bool| {
-        fields
-            .clone()
-            .filter(|entry| (entry.subresource.as_deref() == Some("status")) == is_status)
-            .filter_map(|entry| entry.time.as_ref().map(|at| at.0))
-            .max()
-    };
     let (assignment, _) = record.assignment();
     let mut node_record = NodeRecord::new(NodeName::new(record.name_any()).ok()?, assignment);
-    node_record.written_at = last_write(false);
+    node_record.written_at = last_write(record, false);
     node_record.report = record.report();
-    node_record.reported_at = last_write(true);
+    node_record.reported_at = last_write(record, true);
     Some(node_record)
+}
+
+/// The time of the last write of the status, or of the rest.
+pub(super) fn last_write(record: &ReadNodeCache, of_status: bool) -> Option<Timestamp> {
+    let fields = record.metadata.managed_fields.iter().flatten();
+    fields
+        .filter(|entry| (entry.subresource.as_deref() == Some("status")) == of_status)
+        .filter_map(|entry| entry.time.as_ref().map(|at| at.0))
+        .max()
 }
 
 /// The content of a NodeImageCache, for its details.
 #[derive(Debug, Clone, Default)]
 pub(super) struct NodeDetails {
-    assigned: Vec<AssignedImage>,
-    report: Option<NodeReport>,
+    assigned: BTreeMap<ImageRef, AssignedImage>,
+    reports: BTreeMap<ImageRef, ImageReport>,
+    observed_generation: Option<u64>,
 }
 
 impl NodeDetails {
@@ -60,29 +67,49 @@ impl NodeDetails {
             return Self::default();
         };
         let (assignment, _) = record.assignment();
+        let entries = assignment.images.into_iter();
+        let report = record.report();
+        let observed_generation = report.as_ref().map(|report| report.observed_generation);
+        let reports = report.into_iter().flat_map(|report| report.images);
         Self {
-            assigned: assignment.images,
-            report: record.report(),
+            assigned: entries.map(|entry| (entry.image.clone(), entry)).collect(),
+            reports: reports
+                .map(|report| (report.image.clone(), report))
+                .collect(),
+            observed_generation,
         }
     }
 
     /// The assignment of an image.
     pub(super) fn assigned(&self, image: &ImageRef) -> Option<&AssignedImage> {
-        self.assigned.iter().find(|entry| entry.image == *image)
+        self.assigned.get(image)
+    }
+
+    /// The assignments of all images.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &AssignedImage> {
+        self.assigned.values()
+    }
+
+    /// The caches that images are assigned for.
+    pub(super) fn wanted_by(&self) -> impl Iterator<Item = &CacheId> {
+        self.entries().flat_map(|entry| &entry.wanted_by)
     }
 
     /// The images that are assigned for a cache.
     pub(super) fn assigned_for(&self, cache: &CacheId) -> impl Iterator<Item = &ImageRef> {
-        self.assigned
-            .iter()
+        self.entries()
             .filter(|entry| entry.wanted_by.contains(cache))
             .map(|entry| &entry.image)
     }
 
     /// The agent's report on an image.
     pub(super) fn report(&self, image: &ImageRef) -> Option<&ImageReport> {
-        let report = self.report.as_ref()?;
-        report.images.iter().find(|report| report.image == *image)
+        self.reports.get(image)
+    }
+
+    /// The generation of the assignment that the agent's report is for.
+    pub(super) fn observed_generation(&self) -> Option<u64> {
+        self.observed_generation
     }
 }
 
@@ -142,7 +169,8 @@ impl State {
         }
     }
 
-    fn of_removal(phase: Option<ImagePhase>) -> Self {
+    /// The state of an image that is to be absent, by its last phase.
+    pub(super) fn of_removal(phase: Option<ImagePhase>) -> Self {
         match phase {
             Some(ImagePhase::Removed) => Self::Removed,
             Some(ImagePhase::InUse) => Self::InUse,
@@ -151,7 +179,8 @@ impl State {
         }
     }
 
-    fn of_pull(phase: Option<ImagePhase>) -> Self {
+    /// The state of an image that is to be present, by its last phase.
+    pub(super) fn of_pull(phase: Option<ImagePhase>) -> Self {
         match phase {
             Some(ImagePhase::Pulling | ImagePhase::Cached) => Self::Pulling,
             Some(ImagePhase::BackingOff) => Self::BackingOff,

@@ -1,8 +1,12 @@
 //! The status of an ImageCache: a view for `get`, and whether a condition is met.
 
 use console::Style;
-use fledged_core::planner::PairCounts;
-use fledged_operator::crd::{ImageCacheStatus, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache};
+use fledged_core::error::Reason;
+use fledged_core::model::NodeName;
+use fledged_core::planner::{ActionReason, ActionStatus, PairCounts};
+use fledged_operator::crd::{
+    ImageCacheStatus, NodeReasonMessage, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -56,12 +60,19 @@ impl CacheOverview {
         }
     }
 
-    /// The status in one word; `NotTakenUp` if there is none for the newest generation.
+    /// The present state in one word; `NotTakenUp` if there is no status for the newest generation.
     pub(super) fn word(&self) -> &str {
         match &self.status {
+            Some(_) if self.is_repairing() => "Pulling",
             Some(status) if self.taken_up => status,
             _ => "NotTakenUp",
         }
+    }
+
+    /// Whether images are pulled although the last action has succeeded: nodes have joined or lost images.
+    pub(super) fn is_repairing(&self) -> bool {
+        let has_succeeded = self.status.as_deref() == Some(ActionStatus::Succeeded.as_str());
+        self.taken_up && has_succeeded && self.completion_time.is_some() && self.counts.pulling > 0
     }
 }
 
@@ -82,6 +93,17 @@ pub(super) fn status_of(cache: &ReadCache) -> Option<ImageCacheStatus> {
 /// The status, if it is for the newest generation.
 pub(super) fn current_status(cache: &ReadCache) -> Option<ImageCacheStatus> {
     status_of(cache).filter(|status| status.observed_generation == cache.metadata.generation)
+}
+
+/// Whether the status says that the record of the node has no room for the ImageCache. The controller may know of
+/// less room than the planner assumes, from writes that were refused.
+pub(super) fn is_left_out(cache: &ReadCache, node: &NodeName) -> bool {
+    let full = |failure: &NodeReasonMessage| {
+        failure.reason == Reason::NodeRecordFull.as_str() && failure.node == node.as_str()
+    };
+    let status = current_status(cache);
+    let mut failures = status.iter().flat_map(|status| status.failures.values());
+    failures.any(|failures| failures.iter().any(full))
 }
 
 /// Whether that annotation is set; the controller removes it once the action has completed.
@@ -133,14 +155,40 @@ pub(crate) fn is_empty(cache: &ReadCache) -> bool {
     })
 }
 
+/// The annotation of a requested action that no controller has begun.
+fn unprocessed_request(cache: &ReadCache, status: &ImageCacheStatus) -> Option<&'static str> {
+    let requests = [
+        (PURGE_ANNOTATION, ActionReason::ImageCachePurge),
+        (REFRESH_ANNOTATION, ActionReason::ImageCacheRefresh),
+    ];
+    let in_progress =
+        |action: ActionReason| status.reason == action.as_str() && status.completion_time.is_none();
+    let mut requested = requests
+        .into_iter()
+        .filter(|(annotation, _)| has_annotation(cache, annotation));
+    let (annotation, _) = requested.find(|(_, action)| !in_progress(*action))?;
+    Some(annotation)
+}
+
 /// Why a condition is not met: a sentence, then a line for each failure in the status.
 pub(crate) fn missing(cache: &ReadCache) -> String {
     let current = current_status(cache);
+    let request = current
+        .as_ref()
+        .and_then(|status| unprocessed_request(cache, status));
     let mut text = match (&current, status_of(cache)) {
-        (Some(status), _) => format!("{} {}: {}", status.reason, status.status, status.message),
+        (Some(status), _) => {
+            let last = format!("{} {}: {}", status.reason, status.status, status.message);
+            match request {
+                Some(annotation) => format!(
+                    "no controller has processed the annotation {annotation}; check that one is running; last status: {last}"
+                ),
+                None => last,
+            }
+        }
         (None, Some(status)) => format!(
-            "no controller has processed its newest version; last status: {}: {}",
-            status.reason, status.message
+            "no controller has processed its newest version; check that one is running; last status: {} {}: {}",
+            status.reason, status.status, status.message
         ),
         (None, None) => "no controller has processed it; check that one is running".to_owned(),
     };
@@ -198,6 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn images_that_are_pulled_again_are_shown_first() {
+        let view = |pulling: u64, completed: Value| {
+            let mut status = mk_status("Succeeded", 2, "True", false);
+            status["counts"]["pulling"] = pulling.into();
+            status["completionTime"] = completed;
+            CacheOverview::new(&mk_cache(json!({}), status))
+        };
+        let done = json!("2026-01-01T00:01:00Z");
+        assert_eq!(view(5, done.clone()).word(), "Pulling");
+        assert_eq!(view(0, done).word(), "Succeeded");
+        assert_eq!(view(5, Value::Null).word(), "Succeeded");
+    }
+
+    #[test]
     fn cached_requires_ready_for_the_newest_generation() {
         let none = json!({});
         let is = |status: Value| is_cached(&mk_cache(none.clone(), status));
@@ -231,5 +293,29 @@ mod tests {
         );
         let old = mk_cache(json!({}), mk_status("Succeeded", 1, "True", false));
         assert!(missing(&old).starts_with("no controller has processed its newest version"));
+    }
+
+    #[test]
+    fn missing_names_a_request_that_no_controller_began() {
+        let of = |annotation: &str, reason: &str, completed: Value| {
+            let mut status = mk_status("Succeeded", 2, "True", false);
+            status["reason"] = reason.into();
+            status["completionTime"] = completed;
+            missing(&mk_cache(json!({ annotation: "" }), status))
+        };
+        let done = json!("2026-01-01T00:01:00Z");
+        for (annotation, action) in [
+            (REFRESH_ANNOTATION, "ImageCacheRefresh"),
+            (PURGE_ANNOTATION, "ImageCachePurge"),
+        ] {
+            let text = format!("no controller has processed the annotation {annotation}; check");
+            let other = of(annotation, "ImageCacheCreate", done.clone());
+            assert!(other.starts_with(&text), "{other}");
+            // The last one has ended; this is another.
+            let earlier = of(annotation, action, done.clone());
+            assert!(earlier.starts_with(&text), "{earlier}");
+            let begun = of(annotation, action, Value::Null);
+            assert!(begun.starts_with(action), "{begun}");
+        }
     }
 }

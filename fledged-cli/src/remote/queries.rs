@@ -4,10 +4,12 @@ use std::fmt::Debug;
 use std::pin::pin;
 use std::time::Duration;
 
+use fledged_core::model::NodeName;
 use fledged_operator::api::request_error::with_causes;
 use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
@@ -140,6 +142,22 @@ impl Connection {
                 None => return Ok(items),
             }
         }
+    }
+
+    /// The pods on a node.
+    pub(super) async fn pods_on(&self, node: &NodeName) -> Result<Vec<Pod>, ClusterError> {
+        let request = ApiRequest {
+            verb: "list",
+            resource: "pods",
+            namespace: None,
+            name: None,
+        };
+        let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let api: Api<Pod> = Api::all(self.client.clone());
+        let listed = api.list(&params).await;
+        listed
+            .map(|list| list.items)
+            .map_err(|error| self.failed(request, &error))
     }
 
     /// A Node, if it exists.

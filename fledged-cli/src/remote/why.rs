@@ -1,10 +1,14 @@
 //! `fledged why`: why an image of an ImageCache is or is not on a node.
 
+use std::collections::BTreeSet;
+
+use fledged_core::error::Reason;
 use fledged_core::model::{CacheId, DesiredState, ImagePhase, ImageRef, NodeName, Taint};
 use fledged_core::planner::{Cause, Explanation, Planner, PullFailure, SelectorMismatch};
 use fledged_operator::controller::ReadNode;
 use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
@@ -18,20 +22,28 @@ use crate::command_result::{CommandError, Exit, print};
 use crate::invocation;
 use crate::output::pluralised;
 
+/// Fields shown for an image that is in use.
+const USERS_MAX: usize = 10;
+
 pub(super) async fn why(args: WhyArgs) -> Result<Exit, CommandError> {
     let connection = connect(&args.connection).await?;
     let cache = connection.cache(&args.name).await?;
     let objects = Objects::read(&connection, &args.node, &cache).await?;
     let now = Timestamp::now();
-    let answer = Query {
+    let query = Query {
         program: invocation::program(),
         cache: &cache,
         node_name: &args.node,
         node: objects.node(&args.node),
         record: objects.record(&args.node),
         image: &args.image,
+    };
+    let mut answer = query.answer(&objects.planner(now));
+    if answer.reason == WhyReason::KeptInUse {
+        // Without the permission to list pods, the advice says how to find them.
+        let pods = connection.pods_on(&args.node).await.unwrap_or_default();
+        answer = query.with_users(answer, &pods);
     }
-    .answer(&objects.planner(now));
     print(&render(args.output.output, &answer, |answer| {
         answer_text(answer, now)
     })?)?;
@@ -139,9 +151,11 @@ impl Query<'_> {
             }
             Cause::CacheDeleting => {
                 let at = self.cache.metadata.deletion_timestamp.as_ref();
-                self.because(WhyReason::CacheDeleting, "the ImageCache is being deleted")
+                let answer = self
+                    .because(WhyReason::CacheDeleting, "the ImageCache is being deleted")
                     .with(self.cache_object(), "metadata.deletionTimestamp", "set")
-                    .since(at.map(|at| at.0))
+                    .since(at.map(|at| at.0));
+                self.with_assignment(explanation, answer)
             }
             Cause::NodeNotFound => self
                 .because(WhyReason::NodeNotFound, "the cluster has no such node")
@@ -149,12 +163,7 @@ impl Query<'_> {
                 .advise("list the nodes with `kubectl get nodes`"),
             Cause::NodeNotSelected(mismatches) => self.not_selected(mismatches),
             Cause::TaintNotTolerated { group, taint } => self.tainted(*group, taint),
-            Cause::KeptInUse => self
-                .by_report(
-                    WhyReason::KeptInUse,
-                    "the ImageCache is purged; the image is kept because a container uses it",
-                )
-                .advise(format!("{} ends the purge", self.command("refresh"))),
+            Cause::KeptInUse => self.kept(),
             Cause::CachePurged => {
                 let at = current_status(self.cache).map(|status| status.start_time.0);
                 self.because(WhyReason::CachePurged, "the ImageCache is purged")
@@ -198,13 +207,15 @@ impl Query<'_> {
                     None => "the node's agent has never reported",
                     Some(_) => "the node's agent has stopped reporting",
                 };
-                self.because(WhyReason::AgentSilent, because)
+                let answer = self
+                    .because(WhyReason::AgentSilent, because)
                     .with_generations(self.record_object(), *generation, *observed_generation)
-                    .since(Some(*since))
-                    .advise(
-                        "check that the agent's pod runs on the node, and read its log; on a full node it is \
-                         Pending without a priority (agent.priorityClassName)",
-                    )
+                    .since(Some(*since));
+                self.with_last_report(answer).advise(
+                    "check that the agent's pod runs on the node, and read its log; on a full node it is \
+                     Pending without a priority (agent.priorityClassName); with nodeDriver=job, read the \
+                     controller's log",
+                )
             }
             Cause::SpecNotObserved {
                 generation,
@@ -223,15 +234,25 @@ impl Query<'_> {
                 limit,
                 active,
             } => self.cache_limit(cache, *limit, *active),
-            Cause::ClusterLimit { limit, active } => self
+            Cause::NotAssigned { active: 0 } => self
+                .not_assigned(
+                    "the controller has not assigned the image to the node, though no node pulls"
+                        .to_owned(),
+                )
+                .advise(format!(
+                    "check that a controller runs and is the leader (`fledged-operator controller`), and whether its log has a refused write of {}",
+                    self.record_object()
+                )),
+            Cause::NotAssigned { active } => self
                 .not_assigned(format!(
-                    "the rollout limit of the cluster is reached: {active} of {limit} nodes pull"
+                    "the controller has not assigned the image to the node; {} now",
+                    match active {
+                        1 => "1 node pulls".to_owned(),
+                        more => format!("{more} nodes pull"),
+                    }
                 ))
-                .advise("wait, or raise the controller's --max-concurrent-nodes"),
-            Cause::NotAssigned => self
-                .not_assigned("the controller has not assigned the image to the node".to_owned())
                 .advise(
-                    "wait; rollouts are limited by spec.rollout.maxConcurrentNodes and the controller's --max-concurrent-nodes",
+                    "wait: the controller's --max-concurrent-nodes and spec.rollout.maxConcurrentNodes limit how many nodes pull at once; if no pull ends, check that a controller runs",
                 ),
             Cause::NotAcknowledged {
                 generation,
@@ -258,7 +279,7 @@ impl Query<'_> {
                     "it is being pulled"
                 };
                 self.by_report(WhyReason::Pulling, because)
-                    .advise(format!("wait: {} --for=cached", self.command("wait")))
+                    .advise(format!("wait: {}", self.command("wait")))
             }
             Cause::BackingOff(failure) => self.failing(
                 WhyReason::BackingOff,
@@ -268,13 +289,86 @@ impl Query<'_> {
             Cause::Failed(failure) => {
                 let mut answer =
                     self.failing(WhyReason::Failed, "the last round of pulls failed", failure);
-                if let Some(advice) = &mut answer.advice {
+                // A refresh shortens no hold of a registry or of a full disk.
+                let held = [Reason::TooManyRequests, Reason::DiskFull].contains(&failure.reason);
+                if let Some(advice) = answer.advice.as_mut().filter(|_| !held) {
                     advice.push_str(&format!("; {} retries at once", self.command("refresh")));
                 }
                 answer
             }
             other => self.because(WhyReason::Waiting, other.to_string()),
         }
+    }
+
+    /// An image of a purged ImageCache that is not removed.
+    fn kept(&self) -> Answer {
+        let details = NodeDetails::new(self.record);
+        let why = details.report(self.image).and_then(|report| report.reason);
+        let refresh = self.command("refresh");
+        let (why, advice) = match why {
+            Some(Reason::Pinned) => (
+                "the runtime pins it",
+                format!("unpin it in the runtime of the node; {refresh} ends the purge"),
+            ),
+            Some(Reason::SharedImage) => (
+                "the image has another name that must stay",
+                format!("{refresh} ends the purge"),
+            ),
+            _ => (
+                "a container uses it",
+                format!(
+                    "delete the pod; `kubectl get pods -A --field-selector spec.nodeName={}` lists the pods of the node; {refresh} ends the purge",
+                    self.node_name
+                ),
+            ),
+        };
+        let because = format!("the ImageCache is purged; the image is kept because {why}");
+        self.by_report(WhyReason::KeptInUse, &because)
+            .advise(advice)
+    }
+
+    /// Adds the containers of these pods that have the image.
+    fn with_users(&self, mut answer: Answer, pods: &[Pod]) -> Answer {
+        let digest = self.digest();
+        let is_image = |reference: &str| {
+            let by_digest = digest
+                .as_deref()
+                .is_some_and(|digest| reference.ends_with(digest));
+            by_digest || ImageRef::parse(reference).is_ok_and(|image| image == *self.image)
+        };
+        for pod in pods {
+            let object = format!(
+                "Pod {}/{}",
+                pod.namespace().unwrap_or_default(),
+                pod.name_any()
+            );
+            let status = pod.status.as_ref();
+            let lists = status.map(|status| {
+                [
+                    &status.init_container_statuses,
+                    &status.container_statuses,
+                    &status.ephemeral_container_statuses,
+                ]
+            });
+            let started = lists.into_iter().flatten().flatten().flatten();
+            let started: BTreeSet<&str> = started
+                .filter(|status| is_image(&status.image_id) || is_image(&status.image))
+                .map(|status| status.name.as_str())
+                .collect();
+            let containers = pod.spec.iter().flat_map(|spec| {
+                let init = spec.init_containers.iter().flatten();
+                init.chain(&spec.containers)
+            });
+            for container in containers {
+                let reference = container.image.as_deref().unwrap_or_default();
+                if is_image(reference) || started.contains(container.name.as_str()) {
+                    let field = format!("spec.containers[{}].image", container.name);
+                    answer = answer.with(object.clone(), field, reference);
+                }
+            }
+        }
+        answer.evidence.truncate(USERS_MAX);
+        answer
     }
 
     fn not_in_cache(&self, explanation: &Explanation) -> Answer {
@@ -456,8 +550,13 @@ impl Query<'_> {
             .node
             .map(|node| node.clone().into_facts(self.node_name.clone()).architecture)
             .unwrap_or_default();
-        let message = &failure.message;
-        answer.advise(pull_advice(cause, message, self.image, &architecture))
+        answer.advise(pull_advice(
+            cause,
+            &failure.message,
+            self.image,
+            &architecture,
+            &self.cache.id().namespace,
+        ))
     }
 
     /// An answer with the agent's report on the image as evidence.
@@ -487,7 +586,8 @@ impl Query<'_> {
     /// Turns an answer about this ImageCache into "cached" if the node has the image for other ImageCaches.
     fn cached_for_others(&self, explanation: &Explanation, mut answer: Answer) -> Answer {
         use WhyReason::{
-            CacheDeleting, CachePurged, ImageNotInCache, InvalidSpec, NodeNotSelected, NodeTainted,
+            CacheDeleting, CachePurged, ImageNotInCache, InvalidSpec, NodeNotSelected,
+            NodeRecordFull, NodeTainted,
         };
         let not_by_this_cache = matches!(
             answer.reason,
@@ -496,6 +596,7 @@ impl Query<'_> {
                 | ImageNotInCache
                 | InvalidSpec
                 | NodeNotSelected
+                | NodeRecordFull
                 | NodeTainted
         );
         let by_others = explanation.present && !explanation.other_caches.is_empty();
@@ -681,6 +782,11 @@ mod tests {
         }
 
         fn answer(&self, image: &str) -> Answer {
+            self.asked(image, |_, answer| answer)
+        }
+
+        /// The answer, completed with what only a request to the cluster shows.
+        fn asked(&self, image: &str, complete: impl FnOnce(Query<'_>, Answer) -> Answer) -> Answer {
             fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
                 serde_json::from_value(value.clone()).unwrap()
             }
@@ -691,15 +797,16 @@ mod tests {
                 nodes: node.into_iter().collect(),
                 records: record.into_iter().collect(),
             };
-            Query {
+            let query = Query {
                 program: "fledged",
                 cache: &objects.caches[0],
                 node_name: &name,
                 node: objects.node(&name),
                 record: objects.record(&name),
                 image: &image.parse().unwrap(),
-            }
-            .answer(&objects.planner(NOW.parse().unwrap()))
+            };
+            let answer = query.answer(&objects.planner(NOW.parse().unwrap()));
+            complete(query, answer)
         }
     }
 
@@ -741,6 +848,83 @@ mod tests {
             scene.report("InUse", json!({}));
         });
         assert_eq!(kept, KeptInUse);
+    }
+
+    #[test]
+    fn the_containers_that_use_an_image_are_named() {
+        let mut scene = Scene::new();
+        scene.cache["status"]["purged"] = true.into();
+        scene.record()["spec"]["images"][0]["state"] = "Absent".into();
+        let digest = format!("sha256:{}", "1".repeat(64));
+        scene.report("InUse", json!({ "reason": "InUse", "digest": digest }));
+        let pod = |name: &str, container: Value, status: Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": { "namespace": "shop", "name": name },
+                "spec": { "containers": [container] },
+                "status": { "containerStatuses": [status] },
+            }))
+            .unwrap()
+        };
+        let status = |image: &str, id: &str| json!({ "name": "app", "image": image, "imageID": id, "ready": true, "restartCount": 0 });
+        let pods = [
+            pod(
+                "by-name",
+                json!({ "name": "app", "image": APP }),
+                status(APP, ""),
+            ),
+            pod(
+                "by-digest",
+                json!({ "name": "app", "image": "other.test/copy:1" }),
+                status("other.test/copy:1", &format!("other.test/copy@{digest}")),
+            ),
+            pod(
+                "other",
+                json!({ "name": "app", "image": "db:1" }),
+                status("db:1", ""),
+            ),
+        ];
+        let answer = scene.asked(APP, |query, answer| query.with_users(answer, &pods));
+        assert!(
+            answer.because.ends_with("kept because a container uses it"),
+            "{answer:?}"
+        );
+        let users: Vec<_> = answer.evidence.iter().map(|e| e.object.as_str()).collect();
+        assert_eq!(
+            users,
+            [
+                "NodeImageCache node-1",
+                "Pod shop/by-name",
+                "Pod shop/by-digest"
+            ]
+        );
+        assert!(answer.advice.unwrap().contains("spec.nodeName=node-1"));
+
+        scene.report(
+            "InUse",
+            json!({ "reason": "Pinned", "message": "pinned by the runtime" }),
+        );
+        let pinned = scene.answer(APP);
+        assert!(
+            pinned.because.ends_with("because the runtime pins it"),
+            "{pinned:?}"
+        );
+        assert_eq!(pinned.message.as_deref(), Some("pinned by the runtime"));
+    }
+
+    #[test]
+    fn advice_on_credentials_names_the_rights() {
+        for reason in ["CredentialsUnavailable", "Unauthorized"] {
+            let answer = when(|scene| scene.report("Failed", json!({ "reason": reason })));
+            let advice = answer.advice.unwrap();
+            for part in [
+                "add shop to the chart value agent.secretNamespaces",
+                "kubectl apply -n shop -f deploy/kubefledged-pull-secrets.yaml",
+            ] {
+                assert!(advice.contains(part), "{advice}");
+            }
+        }
+        let held = when(|scene| scene.report("Failed", json!({ "reason": "DiskFull" })));
+        assert!(!held.advice.unwrap().contains("retries at once"));
     }
 
     #[test]
@@ -831,7 +1015,20 @@ mod tests {
         use WhyReason::{
             AgentSilent, BackingOff, Cached, Failed, NotAssigned, NotTakenUp, Pulling, Waiting,
         };
-        assert_eq!(reason(|scene| scene.record = None), NotAssigned);
+        let unassigned = when(|scene| scene.record = None);
+        assert_eq!(unassigned.reason, NotAssigned);
+        let advice = unassigned.advice.unwrap();
+        assert!(
+            advice.starts_with("check that a controller runs"),
+            "{advice}"
+        );
+        assert!(!advice.contains("oncurrent"), "{advice}");
+        let full = reason(|scene| {
+            scene.record = None;
+            let failure = json!({ "node": "node-1", "reason": "NodeRecordFull", "message": "" });
+            scene.cache["status"]["failures"] = json!({ APP: [failure] });
+        });
+        assert_eq!(full, WhyReason::NodeRecordFull);
         let edited = reason(|scene| {
             scene.record = None;
             scene.cache["metadata"]["generation"] = 2.into();
@@ -845,6 +1042,19 @@ mod tests {
             scene.record()["metadata"]["managedFields"] = long_ago;
         });
         assert_eq!(unresponsive, AgentSilent);
+        // Another image keeps the agent from being idle, and this one is not assigned.
+        let silent = when(|scene| {
+            scene.record()["spec"]["images"] = json!([{ "image": "registry.test/db:1" }]);
+            let long_ago = json!([{ "time": "2026-01-01T00:03:00Z" }]);
+            scene.record()["metadata"]["managedFields"] = long_ago;
+        });
+        assert_eq!(silent.reason, AgentSilent);
+        assert!(
+            silent
+                .evidence
+                .iter()
+                .any(|e| e.value == "Cached (last report)")
+        );
         let refreshed =
             |scene: &mut Scene| scene.record()["spec"]["images"][0]["revision"] = 7.into();
         let verified = when(refreshed);
@@ -893,7 +1103,7 @@ no: registry.test/app:1 is not cached on node-1: the last round of pulls failed:
     #[test]
     fn a_refused_pull_from_a_cloud_names_credential_providers() {
         let advice = |image: &str, reason, message| {
-            pull_advice(reason, message, &image.parse().unwrap(), "")
+            pull_advice(reason, message, &image.parse().unwrap(), "", "shop")
         };
         let ecr = "1.dkr.ecr.eu-west-1.amazonaws.com/app:1";
         let text = advice(ecr, Reason::Unauthorized, "no basic auth credentials");

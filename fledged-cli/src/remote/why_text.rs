@@ -159,6 +159,7 @@ pub(super) fn pull_advice(
     message: &str,
     image: &ImageRef,
     architecture: &str,
+    namespace: &str,
 ) -> String {
     let advice = match reason {
         Reason::Unauthorized | Reason::CredentialsUnavailable
@@ -172,10 +173,16 @@ pub(super) fn pull_advice(
                     "let agents use the kubelet's credential-provider plugin for {cloud}: set agent.credentialProviders of the chart, and give the node a role that may pull; or reference a Secret with registry credentials in spec.imagePullSecrets"
                 );
             }
-            "reference a Secret with registry credentials in spec.imagePullSecrets, or in the ServiceAccount of spec.serviceAccountName"
+            return format!(
+                "reference a Secret with registry credentials in spec.imagePullSecrets, or in the ServiceAccount of spec.serviceAccountName; agents must be allowed to read it: {}",
+                secrets_rights(namespace)
+            );
         }
         Reason::CredentialsUnavailable => {
-            "create the Secrets of spec.imagePullSecrets or of the ServiceAccount in the namespace of the ImageCache, and allow the agents to read them"
+            return format!(
+                "if a Secret or ServiceAccount is not found, create it in the namespace {namespace}; if the agent may not read it: {}",
+                secrets_rights(namespace)
+            );
         }
         Reason::ImageNotFound => "push the image, or correct its reference in spec.cacheSpec",
         Reason::PlatformNotFound => {
@@ -202,7 +209,9 @@ pub(super) fn pull_advice(
         Reason::DigestMismatch | Reason::InvalidImage => {
             "push the image again: the content in the registry is damaged"
         }
-        Reason::DiskFull => "free space on the node's image file system",
+        Reason::DiskFull | Reason::Evicted => {
+            "free space on the node's image file system; the image is then pulled again automatically"
+        }
         Reason::InvalidReference => "correct the reference in spec.cacheSpec",
         Reason::RuntimeUnavailable | Reason::RuntimeUnsupported | Reason::StoreUnusable => {
             "check the container runtime of the node"
@@ -210,6 +219,13 @@ pub(super) fn pull_advice(
         _ => "see the message of the runtime",
     };
     advice.to_owned()
+}
+
+/// How agents are allowed to read the Secrets and ServiceAccounts of a namespace.
+fn secrets_rights(namespace: &str) -> String {
+    format!(
+        "add {namespace} to the chart value agent.secretNamespaces, or with the plain YAML: kubectl apply -n {namespace} -f deploy/kubefledged-pull-secrets.yaml (docs/install.md, Pull secrets)"
+    )
 }
 
 /// The answer as a sentence, followed by the evidence.

@@ -10,6 +10,7 @@ fn every_command_has_help_with_examples() {
     let mut cluster: Vec<Vec<&str>> = Vec::new();
     if cfg!(feature = "cluster") {
         cluster.extend(CLUSTER.map(|name| vec![name]));
+        cluster.push(vec!["node", "status"]);
     }
     let others = [
         vec!["node", "apply"],

@@ -168,10 +168,10 @@ impl Taint {
         matches!(self.effect.as_str(), "NoSchedule" | "NoExecute")
     }
 
-    /// Whether the taint marks a temporary state of the node (not ready, cordoned, under pressure) rather than
-    /// dedicates the node. A DaemonSet's pods tolerate such taints as well.
+    /// Whether Kubernetes sets it for a condition of the node (not ready, cordoned, under pressure), rather than
+    /// a user to dedicate the node. A DaemonSet's pods tolerate such taints as well.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_node_condition(&self) -> bool {
         self.key.starts_with("node.kubernetes.io/")
     }
 }

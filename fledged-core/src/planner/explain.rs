@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::cache::Caches;
 use super::node_state::{ImageState, NodeState, Pair};
 use super::rollout::{self, Obstacle, Slots};
+use super::status::NodeFailure;
 use crate::error::Reason;
 use crate::model::{
     CacheId, DesiredState, ImageGroup, ImagePhase, ImageRef, InvalidSpec, NodeFacts, Taint,
@@ -68,13 +69,6 @@ pub enum Cause {
     },
     /// The node is NotReady or about to be deleted.
     NodeNotReady,
-    /// The record of the node has no room for the images of the cache.
-    NodeRecordFull,
-    /// The node holds the image.
-    Cached {
-        /// Whether it was asked to verify that, and has not reported the result.
-        verifying: bool,
-    },
     /// The agent of the node does not respond.
     AgentUnresponsive {
         /// When the node last reported or was last assigned something.
@@ -83,6 +77,13 @@ pub enum Cause {
         generation: u64,
         /// The generation that the node has acknowledged, if any.
         observed_generation: Option<u64>,
+    },
+    /// The record of the node has no room for the images of the cache.
+    NodeRecordFull,
+    /// The node holds the image.
+    Cached {
+        /// Whether it was asked to verify that, and has not reported the result.
+        verifying: bool,
     },
     /// No planner has processed the newest spec of the cache.
     SpecNotObserved {
@@ -107,8 +108,11 @@ pub enum Cause {
         /// Nodes that pull.
         active: usize,
     },
-    /// Nothing prevents the assignment, but it is not written yet.
-    NotAssigned,
+    /// Nothing known prevents the assignment, but it is not written.
+    NotAssigned {
+        /// Nodes of the cluster that pull now. Without any, no rollout limit delays the node.
+        active: usize,
+    },
     /// The node has not acknowledged the assignment.
     NotAcknowledged {
         /// Generation of the assignment. `None` while it is being written.
@@ -268,14 +272,15 @@ fn cause(
     if !facts.ready {
         return Cause::NodeNotReady;
     }
+    // Before the state of the image, because a report of an agent that no longer responds proves nothing.
+    if node.unresponsive {
+        return unresponsive(node);
+    }
     if node.is_left_out(id) {
         return Cause::NodeRecordFull;
     }
     if let Some(pair) = pair.filter(|pair| pair.entry.state == DesiredState::Present) {
         return assigned(node, pair);
-    }
-    if node.unresponsive {
-        return unresponsive(node);
     }
     let observed = cache.recorded.as_ref().map(|s| s.observed_generation);
     if observed != Some(cache.generation) {
@@ -283,6 +288,14 @@ fn cause(
             generation: cache.generation,
             observed_generation: observed,
         };
+    }
+    // The planner that wrote the status may know of less room, from writes that were refused.
+    let failures = cache.recorded.iter().flat_map(|s| s.failures.values());
+    let is_full = |failure: &NodeFailure| {
+        failure.reason == Reason::NodeRecordFull && failure.node == facts.name
+    };
+    if failures.flatten().any(is_full) {
+        return Cause::NodeRecordFull;
     }
     let desired = node.desired.iter().find(|entry| entry.image == *image);
     let obstacle = desired.and_then(|entry| rollout::obstacle(node, entry, caches, slots));
@@ -302,19 +315,18 @@ fn cause(
             limit: slots.limit(),
             active: slots.active(),
         },
-        Some(Obstacle::NodeUnreachable) | None => Cause::NotAssigned,
+        Some(Obstacle::NodeUnreachable) | None => Cause::NotAssigned {
+            active: slots.active(),
+        },
     }
 }
 
-/// How far a Ready node is with an image that is assigned to it.
+/// How far a node that responds is with an image that is assigned to it.
 fn assigned(node: &NodeState, pair: &Pair) -> Cause {
     let state = node.image_state(pair);
     let verifying = node.is_verifying(pair, &pair.entry, pair.entry.revision);
     if state == ImageState::Cached {
         return Cause::Cached { verifying: false };
-    }
-    if node.unresponsive {
-        return unresponsive(node);
     }
     if verifying {
         return Cause::Cached { verifying: true };
@@ -405,7 +417,7 @@ impl fmt::Display for Cause {
                 f,
                 "the node waits for a rollout slot of the cluster: {active} of {limit} are in use"
             ),
-            Self::NotAssigned => f.write_str("the image is not assigned to the node yet"),
+            Self::NotAssigned { .. } => f.write_str("the image is not assigned to the node yet"),
             Self::NotAcknowledged { .. } => {
                 f.write_str("the node has not acknowledged the assignment yet")
             }

@@ -288,7 +288,7 @@ impl Planner {
     }
 
     fn node_applied(&mut self, mut facts: NodeFacts, now: Timestamp) {
-        facts.taints.retain(|taint| !taint.is_passing());
+        facts.taints.retain(|taint| !taint.is_node_condition());
         let name = facts.name.clone();
         let node = self.nodes.entry(name.clone());
         let node = node.or_insert_with(|| NodeState::new(now));

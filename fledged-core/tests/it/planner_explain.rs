@@ -9,7 +9,7 @@ use fledged_core::model::{
 };
 use fledged_core::planner::{
     ActionReason, ActionStatus, CacheFacts, CacheStatus, Cause, ClusterEvent, Explanation,
-    NodeRecord, Planner, PlannerConfig, SelectorMismatch,
+    NodeFailure, NodeRecord, Planner, PlannerConfig, SelectorMismatch,
 };
 use jiff::Timestamp;
 
@@ -272,6 +272,79 @@ fn an_agent_that_misses_its_deadline_is_unresponsive() {
     assert_eq!(cause(idle), Cause::Cached { verifying: false });
 }
 
+/// Makes the agent miss the deadline of another image that is assigned.
+fn unresponsive(scene: &mut Scene) {
+    let written_at = at(NOW) - Duration::from_secs(361);
+    let record = scene.record();
+    let other = AssignedImage::present(mk_ref("other:1")).with_wanted_by([mk_id("other")]);
+    record.assignment.images.push(other);
+    record.written_at = Some(written_at);
+    record.reported_at = Some(written_at);
+}
+
+#[test]
+fn a_cause_in_the_node_precedes_its_record_and_rollout() {
+    let not_assigned = |scene: &mut Scene| {
+        scene.record().assignment.images.clear();
+        scene.record().report.as_mut().unwrap().images.clear();
+    };
+    let full = |scene: &mut Scene| {
+        let failure = NodeFailure::new(mk_name("n1"), Reason::NodeRecordFull, "full");
+        let failures = [(APP.to_owned(), vec![failure])];
+        scene.status().failures = failures.into();
+    };
+    type Change<'a> = &'a dyn Fn(&mut Scene);
+    let of =
+        |changes: &[Change<'_>]| cause(|scene| changes.iter().for_each(|change| change(scene)));
+    let base: [Change<'_>; 2] = [&not_assigned, &full];
+    let unready: Change<'_> = &|scene| scene.node().ready = false;
+    let edited: Change<'_> = &|scene| scene.cache.generation = 2;
+    let with = |more: &[Change<'_>]| of(&[&base[..], more].concat());
+    assert_eq!(with(&[&unresponsive, unready]), Cause::NodeNotReady);
+    let silent = with(&[&unresponsive, edited]);
+    assert!(
+        matches!(silent, Cause::AgentUnresponsive { .. }),
+        "{silent:?}"
+    );
+    let edited = with(&[edited]);
+    assert!(
+        matches!(edited, Cause::SpecNotObserved { .. }),
+        "{edited:?}"
+    );
+    // The controller knows of less room than a reader of the records.
+    assert_eq!(with(&[]), Cause::NodeRecordFull);
+    let elsewhere: Change<'_> = &|scene| {
+        full(scene);
+        scene.status().failures.get_mut(APP).unwrap()[0].node = mk_name("n2");
+    };
+    let waiting = of(&[&not_assigned, elsewhere]);
+    assert_eq!(waiting, Cause::NotAssigned { active: 0 });
+}
+
+#[test]
+fn an_unresponsive_agent_proves_no_image() {
+    let silent = when(unresponsive);
+    assert!(matches!(silent.cause, Cause::AgentUnresponsive { .. }));
+    assert_eq!(silent.last_phase, Some(ImagePhase::Cached));
+}
+
+#[test]
+fn an_unassigned_image_shows_how_many_nodes_pull() {
+    let entry = AssignedImage::present(mk_ref("other:1")).with_wanted_by([mk_id("other")]);
+    let mut pulling = NodeRecord::new(mk_name("n2"), Assignment::new(1, [entry]));
+    pulling.written_at = Some(at(NOW));
+    let other = mk_facts("other", &mk_spec(&["other:1"], &["tier=db"]));
+    let planner = Planner::from_records(
+        PlannerConfig::default(),
+        [Scene::new().cache, other],
+        [mk_node("n1", &["tier=web"]), mk_node("n2", &["tier=db"])],
+        [pulling],
+        at(NOW),
+    );
+    let explanation = planner.explain(&mk_id("web"), &mk_name("n1"), &mk_ref(APP));
+    assert_eq!(explanation.cause, Cause::NotAssigned { active: 1 });
+}
+
 #[test]
 fn a_final_phase_counts_for_any_generation() {
     let older = |scene: &mut Scene| {
@@ -283,7 +356,7 @@ fn a_final_phase_counts_for_any_generation() {
 #[test]
 fn an_unassigned_image_waits_for_the_controller() {
     let unassigned = |scene: &mut Scene| scene.record = None;
-    assert_eq!(cause(unassigned), Cause::NotAssigned);
+    assert_eq!(cause(unassigned), Cause::NotAssigned { active: 0 });
     let edited = |scene: &mut Scene| {
         scene.record = None;
         scene.cache.generation = 2;

@@ -2,6 +2,7 @@
 mod demo;
 mod errors;
 mod get;
+mod node_status;
 mod plan;
 mod plugin;
 mod request;

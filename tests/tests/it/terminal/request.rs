@@ -72,3 +72,26 @@ async fn a_purge_without_a_controller_times_out() {
     let annotations = cache.metadata.annotations.unwrap();
     assert!(annotations.contains_key("kubefledged.io/purge-imagecache"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_after_the_controller_ended_says_so() {
+    let mut world = World::start().await;
+    world.publish(&[APP]);
+    let _node = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    world.stop_controller().await;
+    for action in ["refresh", "purge"] {
+        let output = fledged(&world, &[action, "web", "--wait", "--timeout=0s"], 1);
+        stderr_has(
+            &output,
+            &[
+                "no controller has processed the annotation kubefledged.io/",
+                "check that one is running",
+            ],
+        );
+    }
+    // Without --for, wait is for cached images.
+    let output = fledged(&world, &["wait", "web", "--timeout=0s"], 1);
+    stderr_has(&output, &["is not cached after 0s: no controller has"]);
+}

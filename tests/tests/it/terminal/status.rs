@@ -78,3 +78,25 @@ async fn status_of_a_purged_cache_shows_removed_images() {
     assert_eq!(document["nodes"][0]["name"], a.name());
     assert_eq!(document["nodes"][0]["images"][0]["state"], "Removed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_of_many_images_folds_them() {
+    let world = World::start().await;
+    let images: Vec<String> = (0..60).map(|n| format!("registry.test/app:{n}")).collect();
+    let mut images: Vec<&str> = images.iter().map(String::as_str).collect();
+    world.publish(&images);
+    let _node = world.node("a").await;
+    images.push(NOPE);
+    world.apply("web", &images).await;
+    world.ended("web", "ImageCacheCreate", "Failed").await;
+    let folded = fledged(&world, &["status", "web"], 0).stdout;
+    assert!(folded.contains(&format!("  1  {NOPE}\n")), "{folded}");
+    let cached = "  2  60 images cached on the node, for example registry.test/app:0\n";
+    assert!(folded.contains(cached), "{folded}");
+    for flag in ["--all", "--wide"] {
+        let all = fledged(&world, &["status", "web", flag], 0).stdout;
+        assert!(all.contains(&format!(" 61  {NOPE}\n")), "{all}");
+    }
+    let both = ["status", "web", "--all", "--max-nodes", "3"];
+    stderr_has(&fledged(&world, &both, 2), &["--max-nodes"]);
+}

@@ -12,7 +12,7 @@ async fn wait_ends_when_all_images_are_cached_or_purged() {
     let node = world.node("a").await;
     node.runtime.hold_pulls(true);
     world.apply("web", &[APP]).await;
-    let waiting = call(&world, &["wait", "web", "--for=cached", "--timeout", "60s"]).spawn();
+    let waiting = call(&world, &["wait", "web", "--timeout", "60s"]).spawn();
     world
         .record_when(&node, "pulling", |record| {
             let status = record.status.as_ref();
