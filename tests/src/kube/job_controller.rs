@@ -50,28 +50,42 @@ pub(super) async fn run(client: Client, stop: CancellationToken) -> Result<(), S
 
 struct JobController {
     client: Client,
-    jobs: BTreeMap<String, Job>,
-    /// By the name of their Job.
-    pods: BTreeMap<String, Pod>,
+    jobs: BTreeMap<Key, Job>,
+    /// By their Job.
+    pods: BTreeMap<Key, Pod>,
+}
+
+/// Namespace and name of a Job.
+type Key = (String, String);
+
+fn key_of(job: &Job) -> Key {
+    (job.namespace().unwrap(), job.name_any())
+}
+
+/// The Job of a pod.
+fn owner_of(pod: &Pod) -> Key {
+    let job = pod.labels()["batch.kubernetes.io/job-name"].clone();
+    (pod.namespace().unwrap(), job)
 }
 
 impl JobController {
     async fn job(&mut self, job: Job) {
-        let name = job.name_any();
+        let key = key_of(&job);
         let ended = is_ended(&job);
-        let new = self.jobs.insert(name.clone(), job.clone()).is_none();
-        if new && !ended && !self.pods.contains_key(&name) {
+        let suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+        let new = self.jobs.insert(key.clone(), job.clone()).is_none();
+        if new && !ended && !suspended && !self.pods.contains_key(&key) {
             let client = self.client.clone();
             let job = job.clone();
             tokio::spawn(async move { create_pod(&client, &job).await });
         }
         if ended && let Some(ttl) = job.spec.and_then(|spec| spec.ttl_seconds_after_finished) {
-            self.delete_after(job.metadata.namespace.unwrap_or_default(), name, ttl);
+            self.delete_after(key, ttl);
         }
     }
 
     /// Deletes a finished Job after its TTL, as the TTL controller does.
-    fn delete_after(&self, namespace: String, name: String, ttl: i32) {
+    fn delete_after(&self, (namespace, name): Key, ttl: i32) {
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
         let ttl = Duration::from_secs(u64::try_from(ttl).unwrap());
         tokio::spawn(async move {
@@ -81,8 +95,9 @@ impl JobController {
     }
 
     async fn job_gone(&mut self, job: &Job) {
-        self.jobs.remove(&job.name_any());
-        if let Some(pod) = self.pods.remove(&job.name_any()) {
+        let key = key_of(job);
+        self.jobs.remove(&key);
+        if let Some(pod) = self.pods.remove(&key) {
             self.delete_pod(&pod).await;
         }
     }
@@ -93,8 +108,7 @@ impl JobController {
     }
 
     async fn pod(&mut self, pod: Pod) {
-        let labels = pod.labels();
-        let job = labels["batch.kubernetes.io/job-name"].clone();
+        let job = owner_of(&pod);
         let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
         self.pods.insert(job.clone(), pod);
         match phase.as_deref() {
@@ -106,14 +120,15 @@ impl JobController {
 
     /// Fails the Job of a deleted pod, because `backoffLimit` is 0.
     async fn pod_gone(&mut self, pod: &Pod) {
-        let job = pod.labels()["batch.kubernetes.io/job-name"].clone();
+        let job = owner_of(pod);
         if self.pods.remove(&job).is_some() {
             self.end(&job, false, "BackoffLimitExceeded").await;
         }
     }
 
-    async fn end(&mut self, name: &str, well: bool, reason: &str) {
-        let Some(job) = self.jobs.get(name).filter(|job| !is_ended(job)) else {
+    async fn end(&mut self, key: &Key, well: bool, reason: &str) {
+        let (namespace, name) = key;
+        let Some(job) = self.jobs.get(key).filter(|job| !is_ended(job)) else {
             return;
         };
         let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
@@ -132,7 +147,7 @@ impl JobController {
                 "conditions": [condition("FailureTarget"), condition("Failed")],
             }),
         };
-        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &job.namespace().unwrap());
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), namespace);
         let patch = Patch::Merge(json!({ "status": status }));
         for _ in 0..100 {
             match jobs
