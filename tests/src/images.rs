@@ -184,6 +184,18 @@ impl Image {
         digest_of(&self.config)
     }
 
+    /// What a registry serves of the image: manifest, configuration and layers, each with its media type.
+    #[must_use]
+    pub fn contents(&self) -> Vec<(Digest, &'static str, Bytes)> {
+        let mut contents = vec![
+            (self.digest(), MANIFEST, self.manifest.clone()),
+            (self.config_digest(), CONFIG, self.config.clone()),
+        ];
+        let layers = self.layers.iter();
+        contents.extend(layers.map(|l| (l.digest.clone(), l.media_type, l.blob.clone())));
+        contents
+    }
+
     /// Pushes the image under a tag.
     ///
     /// # Panics

@@ -21,6 +21,8 @@ struct Published {
     /// User and password of a private image.
     private: Option<(String, String)>,
     failure: Option<Failure>,
+    /// Whether pulls never end.
+    stalled: bool,
 }
 
 /// The images that can be pulled. Clones share their state.
@@ -52,12 +54,18 @@ impl MemoryRegistry {
         self.put(reference, |published| published.failure = None);
     }
 
+    /// Makes pulls of an image never end; publishes it if it is new.
+    pub fn stall(&self, reference: &str) {
+        self.put(reference, |published| published.stalled = true);
+    }
+
     fn put(&self, reference: &str, change: impl FnOnce(&mut Published)) {
         let mut all = self.0.lock().unwrap();
         let published = all.entry(parse(reference)).or_insert_with(|| Published {
             content: reference.to_owned(),
             private: None,
             failure: None,
+            stalled: false,
         });
         change(published);
     }
@@ -275,6 +283,9 @@ impl ImageRuntime for MemoryRuntime {
             tokio::time::sleep(self.pull).await;
         }
         let published = self.registry.find(&request)?;
+        if published.stalled {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.state();
         state.images.insert(image.clone(), published.content);
         state.last_pulled = Some(Instant::now());
