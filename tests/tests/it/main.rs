@@ -12,6 +12,7 @@ mod cri_fake;
 mod deploy;
 mod docker_engine;
 mod fixtures;
+mod hostile;
 mod node_apply;
 mod node_fake_cri;
 mod node_faults;
