@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fledged_core::error::Reason;
 use fledged_core::model::{
-    AssignedImage, CacheId, CacheSpecImages, ImageCacheSpec, ImagePhase, ImageReport,
-    LocalObjectReference, NodeFacts, NodeName, NodeReport,
+    AssignedImage, CacheId, CacheSpecImages, CountOrPercent, DesiredState, ImageCacheSpec,
+    ImagePhase, ImageReport, LocalObjectReference, NodeFacts, NodeName, NodeReport, Rollout,
 };
 use fledged_core::planner::{
     ActionStatus, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, ConditionKind, Planner,
     PlannerConfig,
 };
-use fledged_operator::crd::NodeImageCacheSpec;
+use fledged_operator::crd::{ImageCacheStatus, NodeImageCacheSpec, ReadNodeCache};
 use jiff::{Timestamp, ToSpan};
 use proptest::prelude::*;
 
@@ -23,9 +23,13 @@ struct Cluster {
     records: BTreeMap<NodeName, Vec<AssignedImage>>,
     statuses: BTreeMap<CacheId, CacheStatus>,
     generation: u64,
-    events: usize,
+    events: BTreeMap<CacheId, usize>,
     /// Whether nodes do not report.
     unresponsive: bool,
+    /// Creations and edits so far.
+    edits: u64,
+    /// A node that does not report by itself.
+    rogue: Option<NodeName>,
     /// Bytes above which an assignment is refused.
     refused_above: usize,
 }
@@ -47,8 +51,10 @@ impl Cluster {
             records: BTreeMap::new(),
             statuses: BTreeMap::new(),
             generation: 0,
-            events: 0,
+            events: BTreeMap::new(),
             unresponsive: false,
+            edits: 0,
+            rogue: None,
             refused_above: usize::MAX,
         }
     }
@@ -75,6 +81,14 @@ impl Cluster {
         }
     }
 
+    /// One second of work.
+    fn second(&mut self) {
+        for command in self.planner.poll(self.now) {
+            self.execute(command);
+        }
+        self.now = self.now.checked_add(1.seconds()).unwrap();
+    }
+
     fn execute(&mut self, command: ClusterCommand) {
         let now = self.now;
         match command {
@@ -96,13 +110,9 @@ impl Cluster {
                     generation,
                 };
                 self.planner.apply(written, now);
-                let reports = images.iter().map(|entry| {
-                    let report = ImageReport::new(entry.image.clone(), ImagePhase::Cached);
-                    report.with_revision(entry.revision)
-                });
-                let report = NodeReport::new(generation, reports);
+                let report = NodeReport::new(generation, images.iter().map(outcome));
                 self.records.insert(node.clone(), images);
-                if !self.unresponsive {
+                if !self.unresponsive && self.rogue.as_ref() != Some(&node) {
                     self.planner
                         .apply(ClusterEvent::Reported { node, report }, now);
                 }
@@ -110,7 +120,13 @@ impl Cluster {
             ClusterCommand::WriteStatus { cache, status } => {
                 self.statuses.insert(cache, *status);
             }
-            ClusterCommand::RecordEvent { .. } => self.events += 1,
+            ClusterCommand::RemoveAnnotation { cache, annotation } => {
+                let removed = ClusterEvent::AnnotationRemoved { cache, annotation };
+                self.planner.apply(removed, now);
+            }
+            ClusterCommand::RecordEvent { cache, .. } => {
+                *self.events.entry(cache).or_default() += 1;
+            }
             _ => {}
         }
     }
@@ -122,6 +138,23 @@ impl Cluster {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// What becomes of an image on a node. The names of images say which pulls fail or do not end.
+fn outcome(entry: &AssignedImage) -> ImageReport {
+    let of_name = |part: &str| entry.image.as_str().contains(part);
+    let phase = match entry.state {
+        DesiredState::Absent => ImagePhase::Removed,
+        DesiredState::Present if of_name("/stalled") => ImagePhase::Pulling,
+        DesiredState::Present if of_name("/private") => ImagePhase::Failed,
+        DesiredState::Present => ImagePhase::Cached,
+    };
+    let mut report = ImageReport::new(entry.image.clone(), phase).with_revision(entry.revision);
+    if phase == ImagePhase::Failed {
+        report.reason = Some(Reason::CredentialsUnavailable);
+        report.message = Some("\u{10348}".repeat(400));
+    }
+    report
 }
 
 /// Size of the record as it is written.
@@ -316,11 +349,8 @@ fn events_of_a_cache_are_limited() {
         let commands = cluster.planner.poll(cluster.now);
         commands.into_iter().for_each(|c| cluster.execute(c));
     }
-    assert!(
-        (20..=30).contains(&cluster.events),
-        "{} events",
-        cluster.events
-    );
+    let events: usize = cluster.events.values().sum();
+    assert!((20..=30).contains(&events), "{events} events");
 }
 
 #[test]
@@ -379,6 +409,219 @@ proptest! {
                 }
                 other => prop_assert!(false, "{} is {}", id, other),
             }
+        }
+    }
+}
+
+/// What a tenant or an untrustworthy node does to harm the others.
+#[derive(Debug, Clone)]
+enum Move {
+    /// Creates or edits a cache.
+    Apply(Target, Shape),
+    /// Creates or edits a cache, and asks for a refresh or a purge in the same moment.
+    Request(Target, Shape, Request),
+    Delete(Target),
+    Report(Nonsense),
+}
+
+/// A tenant and one of its caches.
+type Target = (usize, usize);
+
+#[derive(Debug, Clone, Copy)]
+enum Request {
+    Refresh,
+    Purge,
+}
+
+/// A spec: the fate of its images, their number and the length of their names, the secrets, and whether one node
+/// pulls at a time.
+#[derive(Debug, Clone)]
+struct Shape {
+    fate: &'static str,
+    images: usize,
+    length: usize,
+    secrets: usize,
+    one_by_one: bool,
+}
+
+/// A report of the rogue node.
+#[derive(Debug, Clone)]
+enum Nonsense {
+    /// About as many images that nobody assigned.
+    Strangers(usize),
+    /// Each assigned image in this phase, with a text of this length, for a generation that is so far away.
+    All(&'static str, usize, i64),
+    /// Nothing at all.
+    Empty,
+}
+
+fn mk_shape() -> impl Strategy<Value = Shape> {
+    let fate = prop::sample::select(vec!["cached", "stalled", "private"]);
+    let images = prop_oneof![3 => 1..20usize, 1 => 200..2_000usize];
+    (fate, images, 1..200usize, 0..=10usize, any::<bool>()).prop_map(
+        |(fate, images, length, secrets, one_by_one)| Shape {
+            fate,
+            images,
+            length,
+            secrets,
+            one_by_one,
+        },
+    )
+}
+
+fn mk_move() -> impl Strategy<Value = Move> {
+    let target = || (0..3usize, 0..20usize);
+    let request = prop::sample::select(vec![Request::Refresh, Request::Purge]);
+    let phase = prop::sample::select(vec!["Cached", "Failed", "Pulling", "Removed", "InUse"]);
+    let nonsense = prop_oneof![
+        (0..3_000usize).prop_map(Nonsense::Strangers),
+        (phase, 0..2_000usize, -3..4i64).prop_map(|(p, l, g)| Nonsense::All(p, l, g)),
+        Just(Nonsense::Empty),
+    ];
+    prop_oneof![
+        6 => (target(), mk_shape()).prop_map(|(t, s)| Move::Apply(t, s)),
+        3 => (target(), mk_shape(), request).prop_map(|(t, s, r)| Move::Request(t, s, r)),
+        1 => target().prop_map(Move::Delete),
+        2 => nonsense.prop_map(Move::Report),
+    ]
+}
+
+/// The first tenants have names before the victim's, the last has one after it.
+fn mk_target((tenant, cache): Target) -> CacheId {
+    let namespace = ["a-tenant", "b-tenant", "z-tenant"][tenant];
+    CacheId::new(
+        namespace,
+        format!("c{cache}"),
+        format!("uid-of-{namespace}-c{cache}"),
+    )
+}
+
+impl Cluster {
+    fn make(&mut self, hostile: &Move) {
+        match hostile {
+            Move::Apply(target, shape) => self.apply(*target, shape, None),
+            Move::Request(target, shape, request) => self.apply(*target, shape, Some(*request)),
+            Move::Delete(target) => {
+                let gone = ClusterEvent::CacheGone(mk_target(*target));
+                self.planner.apply(gone, self.now);
+                self.statuses.remove(&mk_target(*target));
+            }
+            Move::Report(nonsense) => self.report(nonsense),
+        }
+    }
+
+    fn apply(&mut self, target: Target, shape: &Shape, request: Option<Request>) {
+        let fill = "x".repeat(shape.length);
+        let images =
+            (0..shape.images).map(|n| format!("registry.test/{}/{fill}-{n}:1", shape.fate));
+        let mut spec = mk_spec(images, shape.secrets);
+        let one = CountOrPercent::Count(1);
+        spec.rollout = shape
+            .one_by_one
+            .then(|| Rollout::default().with_max_concurrent_nodes(one));
+        self.edits += 1;
+        let mut facts = CacheFacts::of_spec(mk_target(target), self.edits, &spec);
+        facts.refresh_requested = matches!(request, Some(Request::Refresh));
+        facts.purge_requested = matches!(request, Some(Request::Purge));
+        self.planner
+            .apply(ClusterEvent::CacheApplied(Box::new(facts)), self.now);
+    }
+
+    /// A report of the rogue node, as it is read from the API server.
+    fn report(&mut self, nonsense: &Nonsense) {
+        let Some(node) = self.rogue.clone() else {
+            return;
+        };
+        let generation = i64::try_from(self.generation).unwrap();
+        let assigned = self.records.get(&node).cloned().unwrap_or_default();
+        let (images, generation) = match nonsense {
+            Nonsense::Strangers(count) => {
+                let image =
+                    |n| serde_json::json!({ "image": format!("x{n}:1"), "phase": "Cached" });
+                ((0..*count).map(image).collect(), generation)
+            }
+            Nonsense::All(phase, length, further) => {
+                let image = |entry: &AssignedImage| {
+                    serde_json::json!({
+                        "image": entry.image.as_str(), "phase": phase, "reason": "Unknown",
+                        "message": "\u{10348}".repeat(*length), "revision": u64::MAX,
+                    })
+                };
+                (assigned.iter().map(image).collect(), generation + further)
+            }
+            Nonsense::Empty => (Vec::new(), generation),
+        };
+        let object = serde_json::json!({
+            "metadata": { "generation": self.generation }, "spec": {},
+            "status": { "observedGeneration": generation, "images": images },
+        });
+        let Ok(read) = serde_json::from_value::<ReadNodeCache>(object) else {
+            return;
+        };
+        if let Some(report) = read.report() {
+            let reported = ClusterEvent::Reported { node, report };
+            self.planner.apply(reported, self.now);
+        }
+    }
+
+    /// Whether the status of a cache counts all its images on the two honest nodes.
+    fn is_served(&self, cache: &CacheId, images: u64) -> bool {
+        let status = self.statuses.get(cache);
+        status.is_some_and(|status| status.counts.cached >= 2 * images)
+    }
+}
+
+/// Seconds within which the honest nodes have the victim's images, and its status says so.
+const SERVED_WITHIN: usize = 10;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_hostile_moves_keep_a_victim_from_being_served(
+        before in prop::collection::vec(mk_move(), 0..15),
+        after in prop::collection::vec(prop::collection::vec(mk_move(), 0..3), SERVED_WITHIN),
+        edit in any::<bool>(),
+    ) {
+        let room = 64 * 1024;
+        let mut cluster = Cluster::new(room);
+        let rogue: NodeName = "rogue".parse().unwrap();
+        let facts = NodeFacts::new(rogue.clone());
+        cluster.planner.apply(ClusterEvent::NodeApplied(facts), cluster.now);
+        cluster.rogue = Some(rogue);
+        for hostile in &before {
+            cluster.make(hostile);
+            cluster.second();
+        }
+        let images = ["registry.test/web:1".to_owned(), "registry.test/db:1".to_owned()];
+        let victim = cluster.create("m-victim", "web", &mk_spec(images.clone(), 2));
+        let mut desired = 2;
+        if edit {
+            cluster.second();
+            desired = 1;
+            let facts = CacheFacts::of_spec(victim.clone(), 2, &mk_spec(images[..1].to_vec(), 2));
+            cluster.planner.apply(ClusterEvent::CacheApplied(Box::new(facts)), cluster.now);
+            cluster.statuses.remove(&victim);
+        }
+        for moves in &after {
+            for hostile in moves {
+                cluster.make(hostile);
+            }
+            cluster.second();
+        }
+        // The last write of a second is executed in the next one.
+        cluster.second();
+        let status = cluster.statuses.get(&victim);
+        prop_assert!(cluster.is_served(&victim, desired), "{status:#?}");
+        // Removals have as much room again.
+        let largest = cluster.largest_record();
+        prop_assert!(largest <= 2 * room, "{largest} bytes in a record");
+        for (id, status) in &cluster.statuses {
+            let bytes = serde_json::to_vec(&ImageCacheStatus::from(status)).unwrap().len();
+            prop_assert!(bytes <= 64 * 1024, "{bytes} bytes in the status of {id}");
+        }
+        for (id, events) in &cluster.events {
+            prop_assert!(*events <= 30, "{events} events of {id}");
         }
     }
 }
