@@ -13,7 +13,7 @@ use clap_complete::Shell;
 
 #[cfg(feature = "cluster")]
 use fledged_core::model::ImageRef;
-use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName};
+use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName, ProtectedImages};
 use fledged_cri::registry::{Platform, RegistryAuthority};
 use fledged_cri::target::RuntimeUri;
 
@@ -150,6 +150,9 @@ pub(crate) struct PurgeArgs {
     /// This node's name and labels.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+    /// What is never removed.
+    #[command(flatten)]
+    pub(crate) protect: ProtectArgs,
     /// Show what would be removed and exit with 0; reads the runtime, changes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -176,6 +179,9 @@ pub(crate) struct RunArgs {
     /// Limits of the pulls.
     #[command(flatten)]
     pub(crate) pull: PullArgs,
+    /// What is never removed.
+    #[command(flatten)]
+    pub(crate) protect: ProtectArgs,
     /// Interval between checks for lost images.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = a_second_or_more)]
     pub(crate) inventory_interval: Duration,
@@ -380,6 +386,28 @@ pub(crate) struct PullArgs {
         value_parser = pull_policy()
     )]
     pub(crate) image_pull_policy: ImagePullPolicy,
+}
+
+/// What is never removed.
+#[derive(Debug, Args)]
+pub(crate) struct ProtectArgs {
+    /// Patterns of images that are never removed, separated by commas. * stands for any characters; a pattern
+    /// without a tag matches every tag and digest. Empty: none.
+    #[arg(
+        long = "protect-images",
+        value_name = "PATTERNS",
+        env = "FLEDGED_PROTECT_IMAGES",
+        value_delimiter = ',',
+        default_values = ProtectedImages::DEFAULT
+    )]
+    pub(crate) patterns: Vec<String>,
+}
+
+impl ProtectArgs {
+    /// The patterns.
+    pub(crate) fn images(&self) -> ProtectedImages {
+        ProtectedImages::new(self.patterns.iter().cloned())
+    }
 }
 
 /// The format of the result of a command for this machine.

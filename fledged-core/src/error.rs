@@ -79,6 +79,8 @@ pub enum Reason {
     InUse,
     /// The image is pinned by the runtime and was therefore not removed.
     Pinned,
+    /// The operator of the node protects the image from removal.
+    Protected,
     /// The runtime can only remove the whole image, and another name of it must stay.
     SharedImage,
     /// The image was there and is gone: collected or removed behind our back.
@@ -108,11 +110,21 @@ impl Reason {
             | Self::RuntimeUnavailable
             | Self::InUse
             | Self::Pinned
+            | Self::Protected
             | Self::SharedImage
             | Self::Evicted
             | Self::NodeRecordFull
             | Self::Unknown => ErrorClass::Retryable,
         }
+    }
+
+    /// Whether an image is kept for that reason although it is to be absent. No retry changes that.
+    #[must_use]
+    pub fn keeps_image(self) -> bool {
+        matches!(
+            self,
+            Self::InUse | Self::Pinned | Self::Protected | Self::SharedImage
+        )
     }
 
     /// The reason as text.
@@ -137,6 +149,7 @@ impl Reason {
             Self::StoreUnusable => "StoreUnusable",
             Self::InUse => "InUse",
             Self::Pinned => "Pinned",
+            Self::Protected => "Protected",
             Self::SharedImage => "SharedImage",
             Self::Evicted => "Evicted",
             Self::NodeRecordFull => "NodeRecordFull",
@@ -256,8 +269,10 @@ mod tests {
             Reason::StoreUnusable,
             Reason::InUse,
             Reason::Pinned,
+            Reason::Protected,
             Reason::SharedImage,
             Reason::Evicted,
+            Reason::NodeRecordFull,
             Reason::Unknown,
         ] {
             assert_eq!(reason.to_string(), reason.as_str());

@@ -171,3 +171,8 @@ limits:
 default
 {{- end -}}
 {{- end -}}
+
+{{/* The flag with the images that are never removed: the patterns, and the operator's own image. */}}
+{{- define "fledged.protectImages" -}}
+--protect-images={{ append (.Values.protectImages | default list) .Values.image.repository | uniq | join "," }}
+{{- end -}}

@@ -13,8 +13,12 @@ use jiff::Timestamp;
 ///
 /// `Pending` marks an image that would be pulled, `Removing` one that would be removed. The other phases
 /// are those of a real run.
-pub(super) fn preview(assignment: Assignment, inventory: Inventory, now: Timestamp) -> NodeReport {
-    let mut config = WarmerConfig::default();
+pub(super) fn preview(
+    assignment: Assignment,
+    inventory: Inventory,
+    mut config: WarmerConfig,
+    now: Timestamp,
+) -> NodeReport {
     // Every pull becomes visible in one poll; none is started.
     config.max_parallel_pulls = NonZeroUsize::MAX;
     let mut warmer = Warmer::new(config, 0);
@@ -56,16 +60,18 @@ fn mark_in_use(report: &mut NodeReport, inventory: &Inventory) {
         let used = inventory
             .find(&entry.image)
             .filter(|image| inventory.is_in_use(image));
-        let (ImagePhase::Removing, Some(image)) = (entry.phase, used) else {
+        let (ImagePhase::Removing, Some(used_image)) = (entry.phase, used) else {
             continue;
         };
-        let image = remaining.entry(&image.id).or_insert_with(|| image.clone());
+        let image = remaining
+            .entry(&used_image.id)
+            .or_insert_with(|| used_image.clone());
         let also_removed: Vec<_> = scope.takes_along(&entry.image, image).cloned().collect();
         let is_removed = |name: &ImageRef| *name == entry.image || also_removed.contains(name);
         if image.references.iter().all(is_removed) {
             entry.phase = ImagePhase::InUse;
             entry.reason = Some(Reason::InUse);
-            entry.message = Some("a container uses it".to_owned());
+            entry.message = inventory.users_of(used_image).map(str::to_owned);
         } else {
             image.references.retain(|name| !is_removed(name));
         }
@@ -98,10 +104,10 @@ mod tests {
         let assignment =
             Assignment::for_node(&node, &caches, AssignmentDefaults::default()).into_absent();
         let image = RuntimeImage::new("1", names.iter().map(|n| ImageRef::parse(n).unwrap()));
-        let users = used.then(|| image.id.clone());
+        let users = used.then(|| image.id.clone().into());
         let inventory = Inventory::new(vec![image], users, scope);
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let report = preview(assignment, inventory, now);
+        let report = preview(assignment, inventory, WarmerConfig::default(), now);
         report.images.iter().map(|image| image.phase).collect()
     }
 

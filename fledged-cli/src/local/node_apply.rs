@@ -40,7 +40,7 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
         terminal,
     };
     if args.dry_run {
-        return round.dry_run().await;
+        return round.dry_run(config).await;
     }
     round.settle(config).await
 }
@@ -62,10 +62,12 @@ pub(super) async fn purge(args: PurgeArgs, terminal: &Terminal) -> Result<Exit, 
         format: args.output.output,
         terminal,
     };
+    let mut config = WarmerConfig::default();
+    config.protected = args.protect.images();
     if args.dry_run {
-        return round.dry_run().await;
+        return round.dry_run(config).await;
     }
-    round.settle(WarmerConfig::default()).await
+    round.settle(config).await
 }
 
 /// The defaults for entries that set no policy and no deadline.
@@ -121,7 +123,7 @@ impl Round<'_> {
     }
 
     /// Prints what the assignment would do.
-    async fn dry_run(self) -> Result<Exit, CommandError> {
+    async fn dry_run(self, config: WarmerConfig) -> Result<Exit, CommandError> {
         let start = Instant::now();
         let runtime = &self.session.runtime;
         let in_use = if dry_run::has_removals(&self.assignment) {
@@ -141,7 +143,7 @@ impl Round<'_> {
             .await
             .map_err(CommandError::runtime("list images"))?;
         let inventory = Inventory::new(images, in_use, info.removal);
-        let report = dry_run::preview(self.assignment, inventory, Timestamp::now());
+        let report = dry_run::preview(self.assignment, inventory, config, Timestamp::now());
         let outcome = RoundOutcome::of_dry_run(&report, start.elapsed());
         show(&outcome, self.format)?;
         let pulled = outcome.count(ImagePhase::Pending);
@@ -202,6 +204,7 @@ fn kept_reasons(outcome: &RoundOutcome) -> String {
             reason if reason == Reason::InUse.as_str() => "in use",
             reason if reason == Reason::SharedImage.as_str() => "shared with another name",
             reason if reason == Reason::Pinned.as_str() => "pinned",
+            reason if reason == Reason::Protected.as_str() => "protected",
             "" => "no reason given",
             other => other,
         };

@@ -61,6 +61,7 @@ pub(super) async fn list(args: ListArgs) -> Result<Exit, CommandError> {
         .await
         .map_err(CommandError::runtime("list images in use"))?
         .into_iter()
+        .map(|used| used.image)
         .collect();
     let mut images: Vec<ListedImage> = runtime
         .list()

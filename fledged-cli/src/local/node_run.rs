@@ -60,6 +60,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     let mut config = WarmerConfig::default();
     config.max_parallel_pulls = args.pull.max_parallel_pulls;
     config.inventory_interval = args.inventory_interval;
+    config.protected = args.protect.images();
     let mut node_loop = session.node_loop(config, observer);
 
     let (inputs, queue) = mpsc::channel(QUEUE);

@@ -6,6 +6,7 @@ mod assignment;
 mod image;
 mod names;
 mod node;
+mod protected;
 mod report;
 mod spec;
 mod value;
@@ -17,6 +18,7 @@ pub use node::{
     InvalidSelector, NodeAffinity, NodeFacts, NodeSelector, NodeSelectorTerm, Requirement, Taint,
     Toleration,
 };
+pub use protected::ProtectedImages;
 pub use report::{ImagePhase, ImageReport, NodeReport};
 pub use spec::{
     CacheSpecImages, DeletionPolicy, IMAGES_MAX, ImageCache, ImageCacheSpec, ImageGroup,

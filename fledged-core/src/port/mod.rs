@@ -14,8 +14,8 @@ pub use {cluster::MockCluster, credentials::MockCredentials, runtime::MockImageR
 pub use cluster::{Cluster, WriteFailure};
 pub use credentials::{Anonymous, Credentials, CredentialsRequest, RegistryAuth};
 pub use runtime::{
-    FilesystemUsage, ImageId, ImageRuntime, ProgressSink, PullProgress, PullRequest, Removal,
-    RemovalScope, RuntimeImage, RuntimeInfo,
+    FilesystemUsage, ImageId, ImageRuntime, ImageUse, ProgressSink, PullProgress, PullRequest,
+    Removal, RemovalScope, RuntimeImage, RuntimeInfo,
 };
 
 use std::time::Duration;

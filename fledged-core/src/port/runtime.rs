@@ -45,12 +45,12 @@ pub trait ImageRuntime: Send + Sync {
             .find(|held| held.references.contains(image)))
     }
 
-    /// The IDs of images that any container uses, running or stopped.
+    /// The images that any container uses, running or stopped, also as a volume.
     ///
     /// # Errors
     ///
     /// The runtime cannot be reached or refuses the call.
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure>;
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure>;
 
     /// Pulls one image, with one set of credentials or anonymously, also when it is present.
     ///
@@ -150,6 +150,33 @@ impl From<&ImageRef> for ImageId {
 impl fmt::Display for ImageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// An image that containers use.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct ImageUse {
+    /// The image.
+    pub image: ImageId,
+    /// The containers, as a phrase: `container web (4f1c…)`.
+    pub by: String,
+}
+
+impl ImageUse {
+    /// The use of an image by these containers.
+    pub fn new(image: impl Into<ImageId>, by: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            by: by.into(),
+        }
+    }
+}
+
+/// A use by a container without a name.
+impl From<ImageId> for ImageUse {
+    fn from(image: ImageId) -> Self {
+        Self::new(image, "a container")
     }
 }
 

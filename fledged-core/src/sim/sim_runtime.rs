@@ -11,7 +11,7 @@ use super::{Fault, Faults, SimClock, SimRegistry, TraceEntry, TraceEvent};
 use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
 use crate::port::{
-    Clock, FilesystemUsage, ImageId, ImageRuntime, PullProgress, PullRequest, Removal,
+    Clock, FilesystemUsage, ImageId, ImageRuntime, ImageUse, PullProgress, PullRequest, Removal,
     RemovalScope, RuntimeImage, RuntimeInfo,
 };
 
@@ -311,9 +311,10 @@ impl ImageRuntime for SimRuntime {
             .map(|(id, stored)| stored.described(id)))
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         self.call_fault().await?;
-        Ok(self.state().in_use.iter().cloned().collect())
+        let state = self.state();
+        Ok(state.in_use.iter().cloned().map(ImageUse::from).collect())
     }
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {

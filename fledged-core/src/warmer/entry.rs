@@ -42,6 +42,8 @@ pub(super) struct Entry {
     /// The revision that the running pull will satisfy.
     pub(super) pull_revision: u64,
     pub(super) removing: bool,
+    /// Whether the runtime refuses to remove the image, whoever uses it.
+    pub(super) refused: bool,
     /// Time since which a hold blocks the pull.
     pub(super) held_since: Option<Timestamp>,
     /// The report from before a restart or a new check, until an inventory confirms it.
@@ -62,6 +64,7 @@ impl Entry {
             last_pull: 0,
             pull_revision: 0,
             removing: false,
+            refused: false,
             held_since: None,
             past: None,
         }

@@ -1,9 +1,9 @@
 //! The inventory of a runtime, searchable by reference.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::model::ImageRef;
-use crate::port::{ImageId, RemovalScope, RuntimeImage};
+use crate::port::{ImageId, ImageUse, RemovalScope, RuntimeImage};
 
 /// One reading of a runtime: its images and which of them containers use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Inventory {
     places: BTreeMap<ImageRef, usize>,
     /// Further images with a name that another image has; a consistent runtime has none.
     doubles: BTreeMap<ImageRef, Vec<usize>>,
-    in_use: BTreeSet<ImageId>,
+    in_use: BTreeMap<ImageId, String>,
     removal: RemovalScope,
 }
 
@@ -20,7 +20,7 @@ impl Inventory {
     /// Indexes what a runtime listed.
     pub fn new(
         images: Vec<RuntimeImage>,
-        in_use: impl IntoIterator<Item = ImageId>,
+        in_use: impl IntoIterator<Item = ImageUse>,
         removal: RemovalScope,
     ) -> Self {
         let mut places = BTreeMap::new();
@@ -38,7 +38,10 @@ impl Inventory {
             images,
             places,
             doubles,
-            in_use: in_use.into_iter().collect(),
+            in_use: in_use
+                .into_iter()
+                .map(|used| (used.image, used.by))
+                .collect(),
             removal,
         }
     }
@@ -59,7 +62,13 @@ impl Inventory {
     /// Whether a container uses that image.
     #[must_use]
     pub fn is_in_use(&self, image: &RuntimeImage) -> bool {
-        self.in_use.contains(&image.id)
+        self.in_use.contains_key(&image.id)
+    }
+
+    /// The containers that use that image, as a phrase.
+    #[must_use]
+    pub fn users_of(&self, image: &RuntimeImage) -> Option<&str> {
+        self.in_use.get(&image.id).map(String::as_str)
     }
 
     /// The scope of removals.
@@ -90,7 +99,11 @@ mod tests {
             mk_image("1", &["nginx", "nginx:1"]),
             mk_image("2", &["redis:7"]),
         ];
-        let inventory = Inventory::new(images, [ImageId("2".to_owned())], RemovalScope::Image);
+        let inventory = Inventory::new(
+            images,
+            [ImageId("2".to_owned()).into()],
+            RemovalScope::Image,
+        );
         let id = |name: &str| {
             let found = inventory.find(&ImageRef::parse(name).unwrap());
             found.map(|image| image.id.0.as_str())

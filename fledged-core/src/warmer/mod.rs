@@ -26,7 +26,7 @@ use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
 use crate::model::{
     AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy, ImageRef, ImageReport,
-    NodeReport,
+    NodeReport, ProtectedImages,
 };
 use crate::port::{CredentialsRequest, RuntimeImage};
 use crate::time::after;
@@ -49,6 +49,8 @@ pub struct WarmerConfig {
     /// [`Backoff::evicted`]. Default 30 min: the kubelet's garbage collection runs every 5 min, and
     /// an immediate pull of an image that it removes again would only wear the disk.
     pub eviction_window: Duration,
+    /// Images that are never removed. Default [`ProtectedImages::default`].
+    pub protected: ProtectedImages,
     /// Delays of retries.
     pub backoff: Backoff,
 }
@@ -59,6 +61,7 @@ impl Default for WarmerConfig {
             max_parallel_pulls: NonZeroUsize::MIN.saturating_add(2),
             inventory_interval: Duration::from_secs(60),
             eviction_window: Duration::from_secs(30 * 60),
+            protected: ProtectedImages::default(),
             backoff: Backoff::default(),
         }
     }

@@ -21,11 +21,17 @@ impl Warmer {
         let Some(inventory) = &self.inventory else {
             return;
         };
+        let protected = &self.config.protected;
         let wanted = |r: &ImageRef| self.entries.get(r).is_some_and(Entry::wants_present);
-        let doomed = |r: &ImageRef| self.entries.get(r).is_some_and(|e| !e.wants_present());
-        let obstacle = inventory
-            .find_all(image)
-            .find_map(|found| obstacle(inventory, image, found, wanted, doomed));
+        let doomed = |r: &ImageRef| {
+            let absent = self.entries.get(r).is_some_and(|e| !e.wants_present());
+            absent && protected.pattern_of(r).is_none()
+        };
+        let kept = protected.why_kept(image);
+        let obstacle = kept.map(|why| (Reason::Protected, why)).or_else(|| {
+            let mut all = inventory.find_all(image);
+            all.find_map(|found| obstacle(inventory, image, found, wanted, doomed))
+        });
         let Some(entry) = self.entries.get_mut(image) else {
             return;
         };
@@ -34,16 +40,20 @@ impl Warmer {
         if entry.progress.report.phase == ImagePhase::Removed {
             return;
         }
-        // A removal that the runtime refused because of a container is retried once that is gone.
-        let refused = entry.progress.report.phase == ImagePhase::InUse
-            && entry.progress.report.reason == Some(Reason::InUse);
+        // A removal that the runtime refused is retried once no container uses the image, and never if the
+        // runtime refuses it for good.
+        let kept = entry.progress.report.phase == ImagePhase::InUse;
+        let refused = kept && entry.progress.report.reason == Some(Reason::InUse);
+        let refused_for_good = kept && entry.refused;
         match (found, obstacle) {
             (None, _) => entry.removed(now),
             (Some(found), Some((reason, message))) => {
                 entry.describe(found);
                 entry.progress.kept(reason, message);
             }
-            (Some(found), None) if refused && inventory.is_in_use(found) => entry.describe(found),
+            (Some(found), None) if refused_for_good || (refused && inventory.is_in_use(found)) => {
+                entry.describe(found);
+            }
             (Some(found), None) => {
                 entry.describe(found);
                 if entry.progress.due.is_none() {
@@ -163,6 +173,10 @@ impl Warmer {
                 entry.progress.explain(Reason::InUse, by);
                 entry.progress.round = None;
             }
+            Err(failure) if failure.reason.keeps_image() => {
+                entry.refused = true;
+                entry.progress.kept(failure.reason, failure.message);
+            }
             Err(failure) => entry.failed(&failure, now, &self.config.backoff, &mut self.rng),
         }
     }
@@ -244,10 +258,9 @@ pub(super) fn obstacle(
         return shared("also named", stranger);
     }
     // Where a removal takes one name only, the runtime knows whether it is the last.
-    if scope == RemovalScope::Image && inventory.is_in_use(image) {
-        return Some((Reason::InUse, "a container uses it".to_owned()));
-    }
-    None
+    let users = inventory.users_of(image);
+    let users = users.filter(|_| scope == RemovalScope::Image);
+    users.map(|users| (Reason::InUse, users.to_owned()))
 }
 
 #[cfg(test)]
@@ -273,7 +286,7 @@ mod tests {
         scope: RemovalScope,
         wanted: &[&str],
     ) -> Option<Reason> {
-        let used = used.then(|| image.id.clone());
+        let used = used.then(|| image.id.clone().into());
         let target = ImageRef::parse("app:1").unwrap();
         let inventory = Inventory::new(vec![image.clone()], used, scope);
         let is = |names: &[&str], r: &ImageRef| names.iter().any(|n| r.original() == *n);

@@ -10,7 +10,7 @@ use fledged_core::model::{
 };
 use fledged_core::planner::{ActionStatus, Planner, PlannerConfig};
 use fledged_core::port::{
-    Cluster, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage, RuntimeInfo,
+    Cluster, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope, RuntimeImage, RuntimeInfo,
 };
 use fledged_core::runner::{ClusterLoop, NodeLoop};
 use fledged_core::sim::{SimClock, SimCluster, SimImage, SimRegistry, SimRuntime};
@@ -30,7 +30,7 @@ impl ImageRuntime for Least {
         Ok(vec![RuntimeImage::new("1", [image])])
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         Ok(Vec::new())
     }
 

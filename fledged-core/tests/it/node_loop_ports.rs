@@ -238,7 +238,7 @@ fn usage_is_read_before_the_list_and_info_once() {
         .times(1)
         .in_sequence(&mut order)
         .returning(|| Ok(mk_info()));
-    let used = || Ok(vec![ImageId("app".to_owned())]);
+    let used = || Ok(vec![ImageId("app".to_owned()).into()]);
     runtime
         .expect_in_use()
         .times(1)

@@ -1,15 +1,20 @@
 //! Removals by the warmer: their order, and images that are kept.
-use crate::warmer_node::{TestNode, mk_absent, mk_failure, mk_image, mk_inventory, mk_present};
+use crate::warmer_node::{
+    TestNode, mk_absent, mk_config, mk_failure, mk_image, mk_inventory, mk_present,
+};
 use fledged_core::error::Reason;
-use fledged_core::model::{AssignedImage, ImagePhase};
-use fledged_core::port::{ImageId, Removal, RemovalScope, RuntimeImage};
+use fledged_core::model::{AssignedImage, ImagePhase, ProtectedImages};
+use fledged_core::port::{ImageId, ImageUse, Removal, RemovalScope, RuntimeImage};
 use fledged_core::warmer::Inventory;
 
 const NONE: [&str; 0] = [];
 
 /// Returns an inventory of `images`, of which containers use `used`.
 fn mk_used(images: Vec<RuntimeImage>, used: &[&str], removal: RemovalScope) -> Inventory {
-    let used: Vec<_> = used.iter().map(|id| ImageId((*id).to_owned())).collect();
+    let used: Vec<_> = used
+        .iter()
+        .map(|id| ImageId((*id).to_owned()).into())
+        .collect();
     Inventory::new(images, used, removal)
 }
 
@@ -360,4 +365,62 @@ fn a_name_of_two_images_is_kept_if_one_is_shared() {
         assert_eq!(asked.removals(), NONE);
         assert_eq!(node.report("old").reason, Some(Reason::SharedImage));
     }
+}
+
+#[test]
+fn a_protected_image_is_kept_and_never_asked_for() {
+    for scope in [RemovalScope::Image, RemovalScope::Reference] {
+        let pause = "registry.k8s.io/pause:3.9";
+        let mut config = mk_config(3);
+        let inventory = || mk_used(vec![mk_image(&[pause])], &[], scope);
+        let mut node = TestNode::with(config.clone());
+        node.assign(vec![mk_absent(pause)]);
+        assert_eq!(node.read(inventory()).removals(), NONE);
+        let report = node.report(pause);
+        assert_eq!(report.phase, ImagePhase::InUse);
+        assert_eq!(report.reason, Some(Reason::Protected));
+        assert!(report.message.unwrap().contains("*/pause"));
+        assert!(node.is_settled());
+        assert_eq!(node.read_next(inventory()).0, []);
+
+        config.protected = ProtectedImages::none();
+        let mut node = TestNode::with(config);
+        node.assign(vec![mk_absent(pause)]);
+        assert_eq!(node.read(inventory()).removals(), [pause]);
+    }
+}
+
+#[test]
+fn a_protected_name_is_not_removed_with_another() {
+    let pause = "registry.k8s.io/pause:3.9";
+    let (node, asked) = rig_with(
+        vec![mk_absent("a"), mk_absent(pause)],
+        mk_whole(&[&["a", pause]]),
+    );
+    assert_eq!(asked.removals(), NONE);
+    assert_eq!(node.report("a").reason, Some(Reason::SharedImage));
+}
+
+#[test]
+fn a_removal_that_is_refused_for_good_is_not_repeated() {
+    let (mut node, asked) = rig_with(vec![mk_absent("a")], mk_inventory(&["a"]));
+    assert_eq!(asked.removals(), ["a"]);
+    let refusal = mk_failure(Reason::Pinned);
+    assert_eq!(node.removal("a", Err(refusal)).removals(), NONE);
+    let report = node.report("a");
+    let kept = (ImagePhase::InUse, Some(Reason::Pinned));
+    assert_eq!((report.phase, report.reason), kept);
+    for _ in 0..3 {
+        assert_eq!(node.read_next(mk_inventory(&["a"])).removals(), NONE);
+    }
+    assert!(node.is_settled());
+}
+
+#[test]
+fn an_image_in_use_names_its_containers() {
+    let users = ImageUse::new("a", "container web (4f1c)");
+    let inventory = Inventory::new(vec![mk_image(&["a"])], [users], RemovalScope::Image);
+    let (node, _) = rig_with(vec![mk_absent("a")], inventory);
+    let message = node.report("a").message.unwrap();
+    assert_eq!(message, "container web (4f1c)");
 }

@@ -1,14 +1,16 @@
 //! The calls of CRI v1 over one Unix socket.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fledged_core::error::{Failure, Reason};
+use fledged_core::model::ImageRef;
 use fledged_core::port::RegistryAuth;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
@@ -17,12 +19,13 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use super::images::{ImageUser, sandbox_images};
 use super::proto::image_service_client::ImageServiceClient;
 use super::proto::runtime_service_client::RuntimeServiceClient;
 use super::proto::{
-    AuthConfig, Container, FilesystemUsage, Image, ImageFsInfoRequest, ImageSpec,
-    ImageStatusRequest, ListContainersRequest, ListImagesRequest, PullImageRequest,
-    RemoveImageRequest, StreamImagesRequest, VersionRequest, VersionResponse,
+    AuthConfig, Container, ContainerStatusRequest, FilesystemUsage, Image, ImageFsInfoRequest,
+    ImageSpec, ImageStatusRequest, ListContainersRequest, ListImagesRequest, PullImageRequest,
+    RemoveImageRequest, StatusRequest, StreamImagesRequest, VersionRequest, VersionResponse,
 };
 use super::status::{failure_of_status, is_unserved, unavailable};
 
@@ -45,6 +48,8 @@ pub(super) struct Client {
     channel: OnceLock<Channel>,
     /// Set when the runtime does not serve `StreamImages`.
     no_stream: AtomicBool,
+    /// What the image volumes of each container mount, by its ID. It never changes.
+    volumes: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 impl Client {
@@ -54,6 +59,7 @@ impl Client {
             timeout: REQUEST_TIMEOUT,
             channel: OnceLock::new(),
             no_stream: AtomicBool::new(false),
+            volumes: Mutex::default(),
         }
     }
 
@@ -88,10 +94,58 @@ impl Client {
         }
     }
 
-    pub(super) async fn containers(&self) -> Result<Vec<Container>, Failure> {
+    /// The containers with the images that they mount as volumes, which a list of containers leaves out. Each
+    /// container is asked for once.
+    pub(super) async fn image_users(&self) -> Result<Vec<ImageUser>, Failure> {
         let mut runtime = self.runtime();
         let list = runtime.list_containers(ListContainersRequest {});
-        Ok(self.within(list).await?.containers)
+        let containers = self.within(list).await?.containers;
+        let known = std::mem::take(&mut *self.known_volumes());
+        let mut users = Vec::with_capacity(containers.len());
+        for container in containers {
+            let volumes = match known.get(&container.id) {
+                Some(volumes) => volumes.clone(),
+                None => self.image_volumes(&container).await?,
+            };
+            users.push(ImageUser { container, volumes });
+        }
+        *self.known_volumes() = users
+            .iter()
+            .map(|user| (user.container.id.clone(), user.volumes.clone()))
+            .collect();
+        Ok(users)
+    }
+
+    fn known_volumes(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The images that the container mounts as volumes.
+    async fn image_volumes(&self, container: &Container) -> Result<Vec<String>, Failure> {
+        let request = ContainerStatusRequest {
+            container_id: container.id.clone(),
+        };
+        let mut runtime = self.runtime();
+        let status = match self.limited(runtime.container_status(request)).await? {
+            Ok(response) => response.into_inner().status.unwrap_or_default(),
+            // The container has been removed since it was listed.
+            Err(status) if status.code() == tonic::Code::NotFound => return Ok(Vec::new()),
+            Err(status) => return Err(self.failure(status, &[]).await),
+        };
+        let images = status.mounts.into_iter().filter_map(|mount| mount.image);
+        let images = images.map(|spec| spec.image);
+        Ok(images.filter(|image| !image.is_empty()).collect())
+    }
+
+    /// The images of the runtime's pod sandboxes, as far as its status names them.
+    pub(super) async fn sandbox_images(&self) -> Result<Vec<ImageRef>, Failure> {
+        let mut runtime = self.runtime();
+        let status = runtime.status(StatusRequest { verbose: true });
+        match self.limited(status).await? {
+            Ok(response) => Ok(sandbox_images(&response.into_inner().info)),
+            Err(status) if is_unserved(&status) => Ok(Vec::new()),
+            Err(status) => Err(self.failure(status, &[]).await),
+        }
     }
 
     /// Every image. Uses `StreamImages` where the runtime serves it, because a whole list may be too

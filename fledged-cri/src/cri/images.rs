@@ -3,10 +3,11 @@
 //! Runtimes name a container's image in three fields and differ in what they put there: an ID, a digest
 //! reference, a tag. The image list maps all of them to image IDs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::RuntimeImage;
+use serde_json::Value;
 
 use super::proto::{Container, Image};
 
@@ -110,6 +111,13 @@ impl ImageIndex {
         id.map(str::to_owned)
     }
 
+    /// The ID of the image that a volume mounts: named by an ID, a digest reference or a tag.
+    fn image_named(&self, text: &str) -> Option<String> {
+        let text = without_scheme(text);
+        let known = self.resolve(text).map(str::to_owned);
+        known.or_else(|| is_id(text).then(|| text.to_owned()))
+    }
+
     fn resolve(&self, text: &str) -> Option<&str> {
         if let Some(id) = self.ids.get(text).or_else(|| self.ids.get(bare_id(text))) {
             return Some(id);
@@ -123,34 +131,78 @@ impl ImageIndex {
     }
 }
 
-/// The IDs of the images that the containers use.
-pub(super) fn images_in_use(images: &[Image], containers: &[Container]) -> BTreeSet<String> {
-    let index = ImageIndex::new(images);
-    containers
-        .iter()
-        .filter_map(|container| index.image_of(container))
-        .collect()
+/// A container, and what its image volumes mount (KEP-4639).
+#[derive(Debug, Clone, Default)]
+pub(super) struct ImageUser {
+    pub(super) container: Container,
+    pub(super) volumes: Vec<String>,
 }
 
-/// A description of the containers that use one image, or `None` if no container does.
-pub(super) fn users_of(id: &str, images: &[Image], containers: &[Container]) -> Option<String> {
-    /// How many containers are named; the rest is counted.
-    const NAMED: usize = 3;
+/// The images that containers use, run or mounted as a volume, by ID, each with its containers as a phrase.
+pub(super) fn images_in_use(images: &[Image], users: &[ImageUser]) -> BTreeMap<String, String> {
     let index = ImageIndex::new(images);
-    let users: Vec<&Container> = containers
-        .iter()
-        .filter(|container| index.image_of(container).as_deref() == Some(id))
-        .collect();
+    let mut in_use: BTreeMap<String, Vec<&Container>> = BTreeMap::new();
+    for user in users {
+        let volumes = user
+            .volumes
+            .iter()
+            .filter_map(|text| index.image_named(text));
+        let used = index.image_of(&user.container).into_iter().chain(volumes);
+        for id in used.collect::<BTreeSet<String>>() {
+            in_use.entry(id).or_default().push(&user.container);
+        }
+    }
+    let in_use = in_use.into_iter();
+    in_use.map(|(id, users)| (id, named(&users))).collect()
+}
+
+/// These containers as a phrase: some by name, the rest counted.
+fn named(users: &[&Container]) -> String {
+    const NAMED: usize = 3;
     let named: Vec<String> = users.iter().take(NAMED).map(|c| describe(c)).collect();
     match users.len() {
-        0 => None,
-        1 => Some(format!("container {}", named.join(", "))),
-        n if n <= NAMED => Some(format!("containers {}", named.join(", "))),
-        n => Some(format!(
-            "containers {} and {} more",
-            named.join(", "),
-            n - NAMED
-        )),
+        1 => format!("container {}", named.join(", ")),
+        n if n <= NAMED => format!("containers {}", named.join(", ")),
+        n => format!("containers {} and {} more", named.join(", "), n - NAMED),
+    }
+}
+
+/// The names of sandbox images in a runtime's verbose status: containerd's and CRI-O's `sandboxImage`, or
+/// containerd's `pinnedImages`, at any depth. Values that are not JSON say nothing.
+pub(super) fn sandbox_images(info: &HashMap<String, String>) -> Vec<ImageRef> {
+    let mut found = Vec::new();
+    for text in info.values() {
+        if let Ok(value) = serde_json::from_str(text) {
+            collect_sandbox_images(&value, &mut found);
+        }
+    }
+    let images = found.iter().filter_map(|text| ImageRef::parse(text).ok());
+    images.collect()
+}
+
+fn collect_sandbox_images(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let name = name.replace('_', "").to_lowercase();
+                match (name.as_str(), value) {
+                    ("sandboximage" | "pauseimage", Value::String(image)) => {
+                        found.push(image.clone());
+                    }
+                    ("pinnedimages", Value::Object(images)) => {
+                        let images = images.values().filter_map(Value::as_str);
+                        found.extend(images.map(str::to_owned));
+                    }
+                    _ => collect_sandbox_images(value, found),
+                }
+            }
+        }
+        Value::Array(values) => {
+            for value in values {
+                collect_sandbox_images(value, found);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -263,10 +315,53 @@ mod tests {
         }
     }
 
+    fn user(container: Container) -> ImageUser {
+        ImageUser {
+            container,
+            volumes: Vec::new(),
+        }
+    }
+
     fn used(container: Container) -> Vec<String> {
-        images_in_use(&two_images(), &[container])
-            .into_iter()
-            .collect()
+        let in_use = images_in_use(&two_images(), &[user(container)]);
+        in_use.into_keys().collect()
+    }
+
+    #[test]
+    fn images_of_volumes_are_in_use() {
+        let by_digest = format!("docker.io/library/app@{}", digest('a'));
+        for volume in [&*digest('1'), &by_digest, "app:old"] {
+            let user = ImageUser {
+                container: container("", &digest('2'), ""),
+                volumes: vec![volume.to_owned(), "gone:1".to_owned()],
+            };
+            let in_use = images_in_use(&two_images(), &[user]);
+            let in_use: Vec<_> = in_use.into_keys().collect();
+            assert_eq!(in_use, [digest('1'), digest('2')], "{volume}");
+        }
+    }
+
+    #[test]
+    fn sandbox_images_are_found_in_every_shape() {
+        let nested = r#"{"containerd":{"runtimes":{}},"sandboxImage":"registry.k8s.io/pause:3.9"}"#;
+        let pinned = r#"{"a":[{"pinned_images":{"sandbox":"registry.k8s.io/pause:3.9"}}]}"#;
+        for (text, expected) in [
+            (nested, 1),
+            (pinned, 1),
+            (
+                r#"{"pinnedImages":{"sandbox":"registry.k8s.io/pause:3.9","n":1}}"#,
+                1,
+            ),
+            (r#"{"sandboxImage":""}"#, 0),
+            (r#"{"sandboxImage":["a"]}"#, 0),
+            (r#"{"pinnedImages":"pause"}"#, 0),
+            ("null", 0),
+            ("sandbox_image = \"pause\"", 0),
+            ("", 0),
+        ] {
+            let info = HashMap::from([("config".to_owned(), text.to_owned())]);
+            assert_eq!(sandbox_images(&info).len(), expected, "{text}");
+        }
     }
 
     #[test]
@@ -308,17 +403,12 @@ mod tests {
 
     #[test]
     fn users_are_named_and_counted() {
-        let one = container("", &digest('1'), "");
-        assert_eq!(
-            users_of(&digest('1'), &two_images(), std::slice::from_ref(&one)),
-            Some("container web (ccccccccccccc)".to_owned())
-        );
-        assert_eq!(
-            users_of(&digest('2'), &two_images(), std::slice::from_ref(&one)),
-            None
-        );
-        let five = vec![one; 5];
-        let text = users_of(&digest('1'), &two_images(), &five).unwrap();
+        let one = user(container("", &digest('1'), ""));
+        let in_use = images_in_use(&two_images(), std::slice::from_ref(&one));
+        let expected = [(digest('1'), "container web (ccccccccccccc)".to_owned())];
+        assert_eq!(in_use.into_iter().collect::<Vec<_>>(), expected);
+        let in_use = images_in_use(&two_images(), &vec![one; 5]);
+        let text = &in_use[&digest('1')];
         assert!(text.ends_with("and 2 more"), "{text}");
     }
 }

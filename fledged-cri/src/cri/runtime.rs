@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::port::{
-    FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
+    FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
 };
 
 use super::client::{CRI_VERSION, Client};
-use super::images::{image_named, images_in_use, runtime_image, users_of};
+use super::images::{image_named, images_in_use, runtime_image};
 use crate::disk::available_bytes;
 
 /// An image runtime behind a CRI v1 socket: containerd, CRI-O, cri-dockerd.
@@ -20,8 +20,8 @@ use crate::disk::available_bytes;
 /// It connects on the first call, and again after the runtime was unavailable. Calls in between fail
 /// with [`Reason::RuntimeUnavailable`]. Pulls report no progress, because CRI has none.
 ///
-/// CRI does not report image volumes of pods (KEP-4639), so an image that is used only as a volume does
-/// not count as in use.
+/// An image counts as in use if a container runs it or mounts it as a volume (KEP-4639). The image of pod
+/// sandboxes counts as pinned, as newer runtimes report it themselves.
 #[derive(Debug)]
 pub struct CriRuntime {
     client: Client,
@@ -62,6 +62,15 @@ impl CriRuntime {
         Ok(found.and_then(|found| image_named(&found, image)))
     }
 
+    /// Marks the images of pod sandboxes as pinned. containerd before 2.0 and cri-dockerd don't.
+    async fn pin_sandbox_images(&self, images: &mut [RuntimeImage]) -> Result<(), Failure> {
+        let sandboxes = self.client.sandbox_images().await?;
+        for image in images {
+            image.pinned |= image.references.iter().any(|name| sandboxes.contains(name));
+        }
+        Ok(())
+    }
+
     async fn pull_image(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
         let image = &request.image;
         self.client
@@ -78,9 +87,11 @@ impl CriRuntime {
     }
 
     async fn remove_image(&self, image: &ImageRef) -> Result<Removal, Failure> {
-        let Some(found) = self.find(image).await? else {
+        let Some(mut found) = self.find(image).await? else {
             return Ok(Removal::Absent);
         };
+        self.pin_sandbox_images(std::slice::from_mut(&mut found))
+            .await?;
         if found.pinned {
             let message = "the image is pinned in the runtime";
             return Err(Failure::new(Reason::Pinned, message));
@@ -88,8 +99,8 @@ impl CriRuntime {
         // Containers are listed last, right before the removal, because containerd removes an image
         // in use without an error. A container that starts in between is not noticed.
         let images = self.client.images().await?;
-        let containers = self.client.containers().await?;
-        if let Some(users) = users_of(&found.id.0, &images, &containers) {
+        let users = self.client.image_users().await?;
+        if let Some(users) = images_in_use(&images, &users).remove(&found.id.0) {
             return Ok(Removal::InUse(users));
         }
         // By ID, as the kubelet does: it removes the image that was checked, and CRI-O would remove
@@ -126,18 +137,20 @@ impl ImageRuntime for CriRuntime {
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         let images = self.client.images().await?;
-        Ok(images.iter().map(runtime_image).collect())
+        let mut images: Vec<_> = images.iter().map(runtime_image).collect();
+        self.pin_sandbox_images(&mut images).await?;
+        Ok(images)
     }
 
     async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
         self.find(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         let images = self.client.images().await?;
-        let containers = self.client.containers().await?;
-        let used = images_in_use(&images, &containers);
-        Ok(used.into_iter().map(ImageId).collect())
+        let users = self.client.image_users().await?;
+        let used = images_in_use(&images, &users).into_iter();
+        Ok(used.map(|(id, by)| ImageUse::new(id, by)).collect())
     }
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {

@@ -1,6 +1,6 @@
 //! The port [`ImageRuntime`] for Docker Engine.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use bollard::query_parameters::{
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
 use fledged_core::port::{
-    FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
+    FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
 };
 use futures_util::StreamExt;
@@ -195,10 +195,18 @@ impl ImageRuntime for DockerRuntime {
         self.find(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         let containers = self.containers().await?;
-        let ids: BTreeSet<String> = containers.into_iter().filter_map(|c| c.image_id).collect();
-        Ok(ids.into_iter().map(ImageId).collect())
+        let mut users: BTreeMap<&str, &str> = BTreeMap::new();
+        for container in &containers {
+            if let Some(image) = &container.image_id {
+                users.entry(image).or_insert_with(|| name(container));
+            }
+        }
+        let users = users.into_iter();
+        Ok(users
+            .map(|(image, name)| ImageUse::new(image, format!("container {name}")))
+            .collect())
     }
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {

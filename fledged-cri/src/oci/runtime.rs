@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ImageRef;
 use fledged_core::port::{
-    FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RemovalScope, RuntimeImage,
+    FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -130,7 +130,7 @@ impl ImageRuntime for OciLayoutRuntime {
         blocking(move || Ok(inventory::lookup(&store.layout, &store.platform, &wanted)?)).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         Ok(Vec::new())
     }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use fledged_core::error::Failure;
 use fledged_core::model::{ImageRef, NodeReport};
 use fledged_core::port::{
-    Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
+    Clock, FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RuntimeImage, RuntimeInfo,
 };
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::runner::NodeObserver;
@@ -74,7 +74,7 @@ impl ImageRuntime for MeasuredRuntime {
         self.runtime.lookup(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         self.runtime.in_use().await
     }
 

@@ -10,7 +10,9 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
-use fledged_core::model::{CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName};
+use fledged_core::model::{
+    CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName, ProtectedImages,
+};
 use fledged_cri::target::RuntimeUri;
 use http::Uri;
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -129,7 +131,25 @@ pub(super) struct ControllerArgs {
     #[command(flatten)]
     pub(super) election: ElectionArgs,
     #[command(flatten)]
+    pub(super) protect: ProtectArgs,
+    #[command(flatten)]
     pub(super) jobs: JobArgs,
+}
+
+/// What is never removed.
+#[derive(Debug, Args)]
+pub(super) struct ProtectArgs {
+    /// Comma-separated patterns of images that are never removed. `*` stands for any characters; a pattern
+    /// without a tag matches every tag and digest.
+    #[arg(long = "protect-images", value_name = "PATTERNS", value_delimiter = ',',
+          default_values = ProtectedImages::DEFAULT)]
+    pub(super) patterns: Vec<String>,
+}
+
+impl ProtectArgs {
+    pub(super) fn images(&self) -> ProtectedImages {
+        ProtectedImages::new(self.patterns.iter().cloned())
+    }
 }
 
 /// Leader election.
@@ -262,6 +282,8 @@ pub(super) struct AgentArgs {
         requires = "image_credential_provider_config"
     )]
     pub(super) image_credential_provider_bin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) protect: ProtectArgs,
 }
 
 /// Flags of `fledged-operator webhook`.
@@ -328,6 +350,9 @@ pub(super) struct RemoveArgs {
     /// Image that must stay even if another name of it is removed; may be repeated.
     #[arg(long, value_name = "IMAGE")]
     pub(super) keep: Vec<ImageRef>,
+    /// Pattern of images that are never removed; may be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) protect: Vec<String>,
     /// File to which the result is written.
     #[arg(long, value_name = "FILE", default_value = "/dev/termination-log")]
     pub(super) termination_log: PathBuf,

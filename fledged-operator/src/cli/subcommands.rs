@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fledged_core::model::{AssignmentDefaults, ImageRef};
+use fledged_core::model::{AssignmentDefaults, ImageRef, ProtectedImages};
 use fledged_core::tokio::TokioClock;
 use fledged_cri::oci::OciLayoutOptions;
 use fledged_cri::target::RuntimeUri;
@@ -40,6 +40,7 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         .map(|providers| Arc::new(credentials_with_providers(&client, providers)) as Arc<_>);
     config.warmer.max_parallel_pulls = args.max_parallel_pulls;
     config.warmer.inventory_interval = args.inventory_interval;
+    config.warmer.protected = args.protect.images();
     let agent = Agent::new(client, args.node_name.clone(), runtime, config);
     let mut registry = Registry::default();
     agent.register_metrics(&mut registry);
@@ -149,6 +150,7 @@ fn job_options(args: &ControllerArgs) -> Result<Option<JobOptions>, ProgramError
     if let Some(annotations) = &jobs.job_pod_annotations {
         options.pod_annotations.clone_from(&annotations.0);
     }
+    options.protected = args.protect.images().and_image(&options.image);
     options.caches_namespace = named(&args.watch_namespace);
     Ok(Some(options))
 }
@@ -238,7 +240,9 @@ fn remove(args: RemoveArgs) -> Result<(), ProgramError> {
     let outcomes = runtime.block_on(async {
         let images = fledged_cri::open(&args.runtime, OciLayoutOptions::default())?;
         let clock = Arc::new(TokioClock::new());
-        Ok::<_, ProgramError>(remove_images(images, clock, &args.images, &args.keep).await)
+        let protected = ProtectedImages::new(args.protect);
+        let removal = remove_images(images, clock, &args.images, &args.keep, protected);
+        Ok::<_, ProgramError>(removal.await)
     })?;
     let message = outcomes.to_message();
     println!("{message}");

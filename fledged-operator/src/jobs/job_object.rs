@@ -321,6 +321,9 @@ fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
     for image in &plan.keep {
         args.extend(["--keep", image.as_str()]);
     }
+    for pattern in options.protected.patterns() {
+        args.extend(["--protect", pattern]);
+    }
     // The arguments after this are not parsed as flags.
     args.push("--");
     args.extend(plan.images.iter().map(ImageRef::as_str));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fledged_core::backoff::Backoff;
+use fledged_core::backoff::{Backoff, Schedule};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, DesiredState, Digest, ImagePhase, ImagePullPolicy,
@@ -19,9 +19,9 @@ use super::observe::ObservedNode;
 use super::options::JobOptions;
 use fledged_core::time::after;
 
-/// Time before the removal of an image in use is retried. The containers on the node can't be observed, and
+/// Delays before the removal of an image in use is retried. The containers on the node can't be observed, and
 /// every attempt takes a pod.
-const IN_USE: Duration = Duration::from_secs(15 * 60);
+const IN_USE: Schedule = Schedule::seconds(15 * 60, 4 * 3600);
 /// Shortest deadline of a pull, as for agents.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Shortest deadline of a removal. The assigned deadline is for pulls, and may be too short for a pod
@@ -123,6 +123,10 @@ pub(super) struct ImageMemory {
     pub(super) refused_in: BTreeSet<String>,
     /// Time until which the image counts as in use.
     pub(super) in_use_until: Option<Timestamp>,
+    /// Number of removals in a row that found the image in use.
+    in_use_count: u32,
+    /// Whether the runtime keeps the image, whoever uses it.
+    pub(super) refused: bool,
     /// Time since which another Job blocks the image's Job.
     pub(super) blocked_since: Option<Timestamp>,
 }
@@ -448,6 +452,8 @@ impl ImageMemory {
             maybe_pulled: None,
             refused_in: BTreeSet::new(),
             in_use_until: None,
+            in_use_count: 0,
+            refused: false,
             blocked_since: None,
         }
     }
@@ -502,6 +508,7 @@ impl ImageMemory {
                 self.progress.due = None;
                 self.refused_in.clear();
                 self.in_use_until = None;
+                self.refused = false;
                 self.blocked_since = None;
                 if self.progress.report.phase != ImagePhase::Cached {
                     self.progress.round = None;
@@ -536,6 +543,11 @@ impl ImageMemory {
                 if !self.wants_present() && past.revision == Some(self.progress.spec.revision) =>
             {
                 self.progress.report = with_image(past, &self.progress.spec.image);
+            }
+            ImagePhase::InUse if !self.wants_present() => {
+                if let Some(reason) = past.reason.filter(|reason| reason.keeps_image()) {
+                    self.refused(reason, past.message.unwrap_or_default(), now);
+                }
             }
             _ => {}
         }
@@ -618,10 +630,13 @@ impl ImageMemory {
         self.blocked_since = None;
     }
 
-    /// Records that a removal Job found the image in use.
-    pub(super) fn in_use(&mut self, by: String, at: Timestamp) {
-        self.kept(Reason::InUse, by);
-        self.in_use_until = Some(after(at, IN_USE));
+    /// Records that a removal Job found a reason to keep the image. Another Job looks later, each time after
+    /// longer; none does if the runtime or its operator keeps the image, whoever uses it.
+    pub(super) fn refused(&mut self, reason: Reason, message: String, at: Timestamp) {
+        self.kept(reason, message);
+        self.refused = matches!(reason, Reason::Pinned | Reason::Protected);
+        self.in_use_count = self.in_use_count.saturating_add(1);
+        self.in_use_until = Some(after(at, IN_USE.delay(self.in_use_count)));
     }
 }
 

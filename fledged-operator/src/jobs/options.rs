@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use fledged_core::model::ImageRef;
+use fledged_core::model::{ImageRef, ProtectedImages};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
 /// User of pods that pull: `nonroot` of distroless images.
@@ -96,6 +96,8 @@ pub struct JobOptions {
     /// How much newer than a pull or a removal a node's list of images must be to override it. The
     /// kubelet's list is up to 30 s old when it is reported. Default 60 s.
     pub list_margin: Duration,
+    /// Images that are never removed. Default [`ProtectedImages::default`] and `image`.
+    pub protected: ProtectedImages,
     /// Maximum number of images that a kubelet lists (its `nodeStatusMaxImages`): absence from a list of
     /// that length proves nothing. Default 50.
     pub list_max: usize,
@@ -106,6 +108,7 @@ impl JobOptions {
     #[must_use]
     pub fn new(image: ImageRef, namespace: impl Into<String>) -> Self {
         Self {
+            protected: ProtectedImages::default().and_image(&image),
             image,
             namespace: namespace.into(),
             caches_namespace: None,

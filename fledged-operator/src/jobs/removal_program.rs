@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{AssignedImage, Assignment, ImagePhase, ImageRef, ImageReport};
+use fledged_core::model::{
+    AssignedImage, Assignment, ImagePhase, ImageRef, ImageReport, ProtectedImages,
+};
 use fledged_core::port::{
-    Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, Removal, RuntimeImage, RuntimeInfo,
+    Clock, FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RuntimeImage, RuntimeInfo,
 };
 use fledged_core::runner::NodeLoop;
 use fledged_core::warmer::{Warmer, WarmerConfig};
@@ -108,8 +110,8 @@ impl RemovalOutcomes {
     }
 }
 
-/// Removes images from a runtime by the rules of an agent: an image stays if it is pinned, if a container
-/// uses it, or if it has another name that is in `keep` or is not to be removed.
+/// Removes images from a runtime by the rules of an agent: an image stays if it is pinned or `protected`, if a
+/// container uses it, or if it has another name that is in `keep` or is not to be removed.
 ///
 /// Transient failures are retried for 20 s and then reported.
 pub async fn remove_images(
@@ -117,6 +119,7 @@ pub async fn remove_images(
     clock: Arc<dyn Clock>,
     images: &[ImageRef],
     keep: &[ImageRef],
+    protected: ProtectedImages,
 ) -> RemovalOutcomes {
     let wanted: BTreeSet<&ImageRef> = keep.iter().collect();
     let doomed = images.iter().filter(|image| !wanted.contains(image));
@@ -124,7 +127,9 @@ pub async fn remove_images(
     let keep = keep.iter().cloned().map(AssignedImage::present);
     let assignment = Assignment::new(1, keep.chain(doomed));
     let runtime = Arc::new(NeverPulls(runtime));
-    let warmer = Warmer::new(WarmerConfig::default(), 0);
+    let mut config = WarmerConfig::default();
+    config.protected = protected;
+    let warmer = Warmer::new(config, 0);
     let mut node = NodeLoop::new(warmer, runtime, clock);
     let report = node.settle(assignment).await;
     let mut outcomes = RemovalOutcomes::default();
@@ -142,8 +147,8 @@ fn outcome(report: &ImageReport) -> Result<Removal, Failure> {
     match report.phase {
         ImagePhase::Removed if report.attempts > 0 => Ok(Removal::Removed),
         ImagePhase::Removed => Ok(Removal::Absent),
-        ImagePhase::InUse => Ok(Removal::InUse(message())),
-        ImagePhase::Failed => {
+        ImagePhase::InUse if report.reason == Some(Reason::InUse) => Ok(Removal::InUse(message())),
+        ImagePhase::InUse | ImagePhase::Failed => {
             let reason = report.reason.unwrap_or(Reason::Unknown);
             Err(Failure::new(reason, message()))
         }
@@ -168,7 +173,7 @@ impl ImageRuntime for NeverPulls {
         self.0.lookup(image).await
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         self.0.in_use().await
     }
 

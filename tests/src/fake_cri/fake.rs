@@ -170,6 +170,11 @@ impl FakeCri {
         });
     }
 
+    /// Sets what `Status` has as `info["config"]`.
+    pub fn set_config(&self, config: &str) {
+        self.state().config = Some(config.to_owned());
+    }
+
     /// Removes all containers.
     pub fn remove_all_containers(&self) {
         self.state().containers.clear();

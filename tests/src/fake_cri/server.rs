@@ -13,11 +13,12 @@ use super::state::{CriRequest, Interface, SentAuth, State};
 use crate::cri_proto::image_service_server::ImageService;
 use crate::cri_proto::runtime_service_server::RuntimeService;
 use crate::cri_proto::{
-    AuthConfig, FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse,
-    ImageSpec, ImageStatusRequest, ImageStatusResponse, ListContainersRequest,
-    ListContainersResponse, ListImagesRequest, ListImagesResponse, PullImageRequest,
-    PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest,
-    StreamImagesResponse, UInt64Value, VersionRequest, VersionResponse,
+    AuthConfig, ContainerStatusRequest, ContainerStatusResponse, FilesystemIdentifier,
+    FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec, ImageStatusRequest,
+    ImageStatusResponse, ListContainersRequest, ListContainersResponse, ListImagesRequest,
+    ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
+    RemoveImageResponse, StatusRequest, StatusResponse, StreamImagesRequest, StreamImagesResponse,
+    UInt64Value, VersionRequest, VersionResponse,
 };
 
 /// Images in one part of a streamed list.
@@ -109,6 +110,35 @@ impl RuntimeService for Services {
             .map(|c| c.to_proto())
             .collect();
         Ok(Response::new(ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Result<Response<ContainerStatusResponse>, Status> {
+        let id = request.into_inner().container_id;
+        self.receive(CriRequest::ContainerStatus(id.clone())).await;
+        let state = self.state();
+        let container = state.containers.iter().find(|c| c.id == id);
+        let status = container.map(|container| container.status());
+        match status {
+            Some(status) => Ok(Response::new(ContainerStatusResponse {
+                status: Some(status),
+            })),
+            None => Err(Status::not_found(id)),
+        }
+    }
+
+    async fn status(
+        &self,
+        _request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        self.receive(CriRequest::Status).await;
+        let config = self.state().config.clone();
+        let info = config.map(|config| ("config".to_owned(), config));
+        Ok(Response::new(StatusResponse {
+            info: info.into_iter().collect(),
+        }))
     }
 }
 

@@ -86,9 +86,27 @@ pub struct FakeContainer {
     pub image_ref: String,
     /// `image_id`.
     pub image_id: String,
+    /// The images that it mounts as volumes.
+    pub volumes: Vec<String>,
 }
 
 impl FakeContainer {
+    /// Its status, which has the mounts. As in a runtime, there is one that is no image.
+    pub(super) fn status(&self) -> proto::ContainerStatus {
+        let image = |image: &String| proto::Mount {
+            image: Some(proto::ImageSpec {
+                image: image.clone(),
+                ..proto::ImageSpec::default()
+            }),
+        };
+        let images = self.volumes.iter().map(image);
+        proto::ContainerStatus {
+            mounts: std::iter::once(proto::Mount { image: None })
+                .chain(images)
+                .collect(),
+        }
+    }
+
     pub(super) fn to_proto(&self) -> proto::Container {
         proto::Container {
             id: self.id.clone(),
@@ -140,6 +158,10 @@ pub enum CriRequest {
     Version,
     /// `ListContainers`.
     ListContainers,
+    /// `ContainerStatus` of a container.
+    ContainerStatus(String),
+    /// `Status`.
+    Status,
     /// `ListImages`.
     ListImages,
     /// `StreamImages`.
@@ -165,6 +187,8 @@ pub(super) struct State {
     pub(super) interface: Interface,
     pub(super) images: Vec<FakeImage>,
     pub(super) containers: Vec<FakeContainer>,
+    /// What `Status` has as `info["config"]`.
+    pub(super) config: Option<String>,
     pub(super) filesystems: Vec<(String, u64)>,
     pub(super) pull_failures: VecDeque<(Code, String)>,
     pub(super) removal_failures: VecDeque<(Code, String)>,
@@ -181,6 +205,7 @@ impl State {
             interface: Interface::V1,
             images: Vec::new(),
             containers: Vec::new(),
+            config: None,
             filesystems: Vec::new(),
             pull_failures: VecDeque::new(),
             removal_failures: VecDeque::new(),

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::{
-    FilesystemUsage, ImageId, ImageRuntime, PullRequest, RegistryAuth, Removal, RemovalScope,
-    RuntimeImage, RuntimeInfo,
+    FilesystemUsage, ImageId, ImageRuntime, ImageUse, PullRequest, RegistryAuth, Removal,
+    RemovalScope, RuntimeImage, RuntimeInfo,
 };
 use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
@@ -261,13 +261,13 @@ impl ImageRuntime for MemoryRuntime {
         Ok(Self::image(&self.state(), image))
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         let state = self.state();
         let contents = state
             .in_use
             .iter()
             .filter_map(|image| state.images.get(image));
-        Ok(contents.cloned().map(ImageId).collect())
+        Ok(contents.cloned().map(|id| ImageId(id).into()).collect())
     }
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ImageRef, ObjectName};
+use fledged_core::model::{ImageRef, ObjectName, ProtectedImages};
 use fledged_core::port::{Credentials, CredentialsRequest, ImageRuntime, PullRequest};
 use fledged_core::tokio::TokioClock;
 use fledged_operator::agent::KubeCredentials;
@@ -238,15 +238,19 @@ impl RunningPod {
         let split = args.iter().position(|arg| *arg == "--").unwrap();
         let (flags, images) = args.split_at(split);
         let parse = |image: &&str| image.parse::<ImageRef>().unwrap();
-        let keep = flags.iter().zip(&flags[1..]);
-        let keep = keep
-            .filter(|(flag, _)| **flag == "--keep")
-            .map(|(_, image)| parse(image));
-        let keep: Vec<ImageRef> = keep.collect();
+        let values = |wanted: &'static str| {
+            let pairs = flags.iter().zip(&flags[1..]);
+            pairs
+                .filter(move |(flag, _)| **flag == wanted)
+                .map(|(_, value)| value)
+        };
+        let keep: Vec<ImageRef> = values("--keep").map(parse).collect();
+        let protected = ProtectedImages::new(values("--protect").copied());
         let images: Vec<ImageRef> = images[1..].iter().map(parse).collect();
         let runtime = Arc::new(self.runtime.clone());
-        let outcomes = remove_images(runtime, Arc::new(TokioClock::new()), &images, &keep).await;
-        outcomes.to_message()
+        let clock = Arc::new(TokioClock::new());
+        let outcomes = remove_images(runtime, clock, &images, &keep, protected);
+        outcomes.await.to_message()
     }
 
     /// Pulls with each of the pod's secrets in turn, and ignores missing secrets.

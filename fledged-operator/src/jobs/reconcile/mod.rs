@@ -178,7 +178,12 @@ impl<'a> Step<'a> {
                 .removals
                 .get(image)
                 .map_or(self.now, |mark| mark.at);
-            let obstacle = self.obstacle(image);
+            let protected = self.options.protected.why_kept(image);
+            let protected = protected.map(|why| (Reason::Protected, why));
+            let obstacle = protected.or_else(|| {
+                let why = self.obstacle(image)?;
+                Some((Reason::SharedImage, why))
+            });
             let listed = self.list.find(image);
             let Some(known) = self.memory.images.get_mut(image) else {
                 continue;
@@ -191,8 +196,10 @@ impl<'a> Step<'a> {
                 known.removed(at);
             } else if let Some((since, failure)) = followed {
                 known.follow(ImagePhase::Removing, since, failure.as_ref());
-            } else if let Some(message) = obstacle {
-                known.kept(Reason::SharedImage, message);
+            } else if let Some((reason, message)) = obstacle {
+                known.kept(reason, message);
+            } else if known.refused {
+                // The runtime keeps it, whoever uses it.
             } else if let Some(until) = known.in_use_until.filter(|until| *until > self.now) {
                 self.wakes.push(until);
             } else if let Some(at) = known.progress.due.filter(|at| *at > self.now) {

@@ -338,7 +338,12 @@ impl<'a> Step<'a> {
                 }
                 Some(Ok(Removal::InUse(by))) if self.is_to_remove(image) => {
                     if let Some(image) = self.memory.images.get_mut(image) {
-                        image.in_use(by, at);
+                        image.refused(Reason::InUse, by, at);
+                    }
+                }
+                Some(Err(failure)) if failure.reason.keeps_image() && self.is_to_remove(image) => {
+                    if let Some(image) = self.memory.images.get_mut(image) {
+                        image.refused(failure.reason, failure.message, at);
                     }
                 }
                 Some(Err(failure)) if seen && self.is_to_remove(image) => {

@@ -868,6 +868,52 @@ fn one_job_removes_present_images_and_keeps_other_names() {
 }
 
 #[test]
+fn the_removal_of_an_image_in_use_is_retried_ever_later() {
+    let mut node = Node::new([mk_absent(APP)]);
+    node.view = mk_node(0, &[&[APP]]);
+    let (mut now, mut jobs) = (0, 0);
+    while now < 24 * 3600 {
+        let plan = node.step(now);
+        if !removals(&plan).is_empty() {
+            jobs += 1;
+            let message = r#"{"kept":{"0":"container x"}}"#;
+            node.pod("Succeeded", &[(REMOVE, removed(now + 1, message))]);
+        }
+        now += 60;
+    }
+    assert!((2..12).contains(&jobs), "{jobs} Jobs in a day");
+}
+
+#[test]
+fn a_protected_image_gets_no_removal_job() {
+    let own = JobOptions::new(image("registry.test/tools/own:2"), "operator").image;
+    for name in ["registry.k8s.io/pause:3.9", own.as_str()] {
+        let mut node = Node::new([mk_absent(name)]);
+        node.options = JobOptions::new(own.clone(), "operator");
+        node.view = mk_node(0, &[&[name]]);
+        let plan = node.step(0);
+        let kept = report(&plan, name);
+        let expected = (ImagePhase::InUse, Some(Reason::Protected));
+        assert_eq!((kept.phase, kept.reason), expected, "{name}");
+        assert_eq!((plan.actions, plan.wake_at), (vec![], None), "{name}");
+    }
+}
+
+#[test]
+fn a_pinned_image_gets_one_removal_job() {
+    let mut node = Node::new([mk_absent(APP)]);
+    node.view = mk_node(0, &[&[APP]]);
+    assert_eq!(removals(&node.step(0)), [[APP]]);
+    let message = r#"{"failed":{"0":["Pinned","the runtime has it pinned"]}}"#;
+    node.pod("Succeeded", &[(REMOVE, removed(5, message))]);
+    let plan = node.step(6);
+    let kept = report(&plan, APP);
+    let expected = (ImagePhase::InUse, Some(Reason::Pinned));
+    assert_eq!((kept.phase, kept.reason), expected);
+    assert_eq!(removals(&node.step(24 * 3600)), [[""; 0]; 0]);
+}
+
+#[test]
 fn a_short_pull_deadline_does_not_cut_a_removal() {
     let mut node = Node::new([mk_absent(APP).with_deadline(Duration::from_secs(1))]);
     node.view = mk_node(0, &[&[APP]]);

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::port::{
-    Clock, FilesystemUsage, ImageId, ImageRuntime, PullRequest, RegistryAuth, Removal,
+    Clock, FilesystemUsage, ImageRuntime, ImageUse, PullRequest, RegistryAuth, Removal,
     RemovalScope, RuntimeImage, RuntimeInfo,
 };
 
@@ -113,7 +113,7 @@ impl ImageRuntime for FakeRuntime {
         Ok(self.holds(image).then(|| described(image)))
     }
 
-    async fn in_use(&self) -> Result<Vec<ImageId>, Failure> {
+    async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
         Ok(Vec::new())
     }
 

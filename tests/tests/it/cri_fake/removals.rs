@@ -1,7 +1,7 @@
 //! Removals, and images that must stay.
 
 use fledged_core::error::Reason;
-use fledged_core::port::{ImageId, ImageRuntime, Removal};
+use fledged_core::port::{ImageRuntime, ImageUse, Removal};
 use fledged_tests::{Code, CriRequest, FakeContainer, FakeCri, FakeImage};
 
 use crate::cri_fake::{APP, image, removals, runtime_of};
@@ -44,11 +44,9 @@ async fn an_image_in_use_stays() {
         let name = container.name.clone();
         fake.remove_all_containers();
         fake.put_container(container);
-        assert_eq!(
-            runtime.in_use().await.unwrap(),
-            [ImageId(used.id.clone())],
-            "{name}"
-        );
+        let in_use = runtime.in_use().await.unwrap();
+        let by = format!("container {name} (f00df00df00df)");
+        assert_eq!(in_use, [ImageUse::new(used.id.clone(), by)], "{name}");
         let removal = runtime.remove(&image(APP)).await.unwrap();
         assert!(
             matches!(&removal, Removal::InUse(who) if who.contains(&name)),
@@ -113,5 +111,82 @@ async fn a_pinned_image_is_listed_as_pinned_and_stays() {
     assert_eq!(error.reason, Reason::Pinned);
     assert_eq!(removals(&fake), []);
     fake.set_pinned(APP, false);
+    assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Removed);
+}
+
+#[tokio::test]
+async fn an_image_that_only_a_volume_uses_stays() {
+    let fake = FakeCri::start();
+    let runtime = runtime_of(&fake);
+    let data = fake.put(APP);
+    let other = fake.put("registry.example/other:1");
+    for volume in [&data.id, &data.digests[0], &data.tags[0]] {
+        fake.remove_all_containers();
+        let name = format!("reader-{}", volume.len());
+        fake.put_container(FakeContainer {
+            id: name.repeat(8),
+            name: name.clone(),
+            image_id: other.id.clone(),
+            volumes: vec![volume.clone()],
+            ..FakeContainer::default()
+        });
+        let removal = runtime.remove(&image(APP)).await.unwrap();
+        assert!(
+            matches!(&removal, Removal::InUse(who) if who.contains(&name)),
+            "{volume}: {removal:?}"
+        );
+        assert_eq!(runtime.in_use().await.unwrap().len(), 2, "{volume}");
+    }
+    assert_eq!(removals(&fake), []);
+}
+
+#[tokio::test]
+async fn each_container_is_asked_for_its_volumes_once() {
+    let fake = FakeCri::start();
+    let runtime = runtime_of(&fake);
+    let used = fake.put(APP);
+    let asked = || {
+        let requests = fake.requests().into_iter();
+        let status = |r: &CriRequest| matches!(r, CriRequest::ContainerStatus(_));
+        requests.filter(status).count()
+    };
+    fake.use_image(&used.id);
+    for _ in 0..3 {
+        assert_eq!(runtime.in_use().await.unwrap().len(), 1);
+    }
+    assert_eq!(asked(), 1);
+    fake.remove_all_containers();
+    assert_eq!(runtime.in_use().await.unwrap(), []);
+    fake.use_image(&used.id);
+    assert_eq!(runtime.in_use().await.unwrap().len(), 1);
+    assert_eq!(asked(), 2);
+}
+
+#[tokio::test]
+async fn the_sandbox_image_is_pinned_by_configuration() {
+    let fake = FakeCri::start();
+    let runtime = runtime_of(&fake);
+    let pause = "registry.example/infra/sandbox:3.6";
+    fake.put(pause);
+    fake.put(APP);
+    let pinned = || async {
+        let images = runtime.list().await.unwrap().into_iter();
+        let pinned = images.filter(|image| image.pinned);
+        pinned
+            .map(|image| image.references[0].to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(pinned().await, [""; 0]);
+    for config in [
+        format!(r#"{{"sandboxImage":"{pause}","systemdCgroup":true}}"#),
+        format!(r#"{{"imageConfig":{{"pinnedImages":{{"sandbox":"{pause}"}}}}}}"#),
+    ] {
+        fake.set_config(&config);
+        assert_eq!(pinned().await, [pause], "{config}");
+        let failure = runtime.remove(&image(pause)).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::Pinned, "{config}");
+    }
+    fake.set_config("not JSON");
+    assert_eq!(pinned().await, [""; 0]);
     assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Removed);
 }

@@ -3,7 +3,7 @@
 use bollard::Docker;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptions};
-use fledged_core::port::{ImageId, ImageRuntime, Removal, RemovalScope};
+use fledged_core::port::{ImageId, ImageRuntime, ImageUse, Removal, RemovalScope};
 use fledged_cri::docker::DockerRuntime;
 use fledged_tests::{Dockerd, ImageBuilder, Registry};
 
@@ -101,7 +101,8 @@ async fn an_image_in_use_stays() {
     client.create_container(Some(options), body).await.unwrap();
 
     let id = ImageId(one.config_digest.to_string());
-    assert_eq!(runtime.in_use().await, Ok(vec![id]));
+    let users = ImageUse::new(id, "container keeper");
+    assert_eq!(runtime.in_use().await, Ok(vec![users]));
     assert_eq!(
         runtime.remove(&one.image()).await,
         Ok(Removal::Removed),
