@@ -1,5 +1,6 @@
 //! The port [`ImageRuntime`] over CRI.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use crate::disk::available_bytes;
 /// It connects on the first call, and again after the runtime was unavailable. Calls in between fail
 /// with [`Reason::RuntimeUnavailable`]. Pulls report no progress, because CRI has none.
 ///
-/// An image counts as in use if a container runs it or mounts it as a volume (KEP-4639). The image of pod
-/// sandboxes counts as pinned, as newer runtimes report it themselves.
+/// An image counts as in use if a container runs it or mounts it as a volume (KEP-4639), or if it is the
+/// image of pod sandboxes.
 #[derive(Debug)]
 pub struct CriRuntime {
     client: Client,
@@ -62,13 +63,21 @@ impl CriRuntime {
         Ok(found.and_then(|found| image_named(&found, image)))
     }
 
-    /// Marks the images of pod sandboxes as pinned. containerd before 2.0 and cri-dockerd don't.
-    async fn pin_sandbox_images(&self, images: &mut [RuntimeImage]) -> Result<(), Failure> {
+    /// The images in use by ID, each with what uses it as a phrase. The image of pod sandboxes is one of them:
+    /// containerd before 2.0 and cri-dockerd neither list sandboxes as containers nor pin the image.
+    async fn users(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let images = self.client.images().await?;
         let sandboxes = self.client.sandbox_images().await?;
-        for image in images {
-            image.pinned |= image.references.iter().any(|name| sandboxes.contains(name));
+        let containers = self.client.image_users().await?;
+        let mut users = images_in_use(&images, &containers);
+        for image in images.iter().map(runtime_image) {
+            if image.references.iter().any(|name| sandboxes.contains(name)) {
+                users
+                    .entry(image.id.0)
+                    .or_insert_with(|| "pod sandboxes".to_owned());
+            }
         }
-        Ok(())
+        Ok(users)
     }
 
     async fn pull_image(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
@@ -87,20 +96,16 @@ impl CriRuntime {
     }
 
     async fn remove_image(&self, image: &ImageRef) -> Result<Removal, Failure> {
-        let Some(mut found) = self.find(image).await? else {
+        let Some(found) = self.find(image).await? else {
             return Ok(Removal::Absent);
         };
-        self.pin_sandbox_images(std::slice::from_mut(&mut found))
-            .await?;
         if found.pinned {
             let message = "the image is pinned in the runtime";
             return Err(Failure::new(Reason::Pinned, message));
         }
         // Containers are listed last, right before the removal, because containerd removes an image
         // in use without an error. A container that starts in between is not noticed.
-        let images = self.client.images().await?;
-        let users = self.client.image_users().await?;
-        if let Some(users) = images_in_use(&images, &users).remove(&found.id.0) {
+        if let Some(users) = self.users().await?.remove(&found.id.0) {
             return Ok(Removal::InUse(users));
         }
         // By ID, as the kubelet does: it removes the image that was checked, and CRI-O would remove
@@ -137,9 +142,7 @@ impl ImageRuntime for CriRuntime {
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
         let images = self.client.images().await?;
-        let mut images: Vec<_> = images.iter().map(runtime_image).collect();
-        self.pin_sandbox_images(&mut images).await?;
-        Ok(images)
+        Ok(images.iter().map(runtime_image).collect())
     }
 
     async fn lookup(&self, image: &ImageRef) -> Result<Option<RuntimeImage>, Failure> {
@@ -147,9 +150,7 @@ impl ImageRuntime for CriRuntime {
     }
 
     async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
-        let images = self.client.images().await?;
-        let users = self.client.image_users().await?;
-        let used = images_in_use(&images, &users).into_iter();
+        let used = self.users().await?.into_iter();
         Ok(used.map(|(id, by)| ImageUse::new(id, by)).collect())
     }
 

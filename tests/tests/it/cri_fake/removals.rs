@@ -163,30 +163,29 @@ async fn each_container_is_asked_for_its_volumes_once() {
 }
 
 #[tokio::test]
-async fn the_sandbox_image_is_pinned_by_configuration() {
+async fn the_sandbox_image_of_the_configuration_stays() {
     let fake = FakeCri::start();
     let runtime = runtime_of(&fake);
     let pause = "registry.example/infra/sandbox:3.6";
-    fake.put(pause);
+    let sandbox = fake.put(pause);
     fake.put(APP);
-    let pinned = || async {
-        let images = runtime.list().await.unwrap().into_iter();
-        let pinned = images.filter(|image| image.pinned);
-        pinned
-            .map(|image| image.references[0].to_string())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(pinned().await, [""; 0]);
+    assert_eq!(runtime.in_use().await.unwrap(), []);
+    let expected = ImageUse::new(sandbox.id, "pod sandboxes");
     for config in [
         format!(r#"{{"sandboxImage":"{pause}","systemdCgroup":true}}"#),
         format!(r#"{{"imageConfig":{{"pinnedImages":{{"sandbox":"{pause}"}}}}}}"#),
     ] {
         fake.set_config(&config);
-        assert_eq!(pinned().await, [pause], "{config}");
-        let failure = runtime.remove(&image(pause)).await.unwrap_err();
-        assert_eq!(failure.reason, Reason::Pinned, "{config}");
+        let in_use = runtime.in_use().await.unwrap();
+        assert_eq!(in_use, [expected.clone()], "{config}");
+        let removal = runtime.remove(&image(pause)).await.unwrap();
+        assert_eq!(
+            removal,
+            Removal::InUse("pod sandboxes".to_owned()),
+            "{config}"
+        );
     }
     fake.set_config("not JSON");
-    assert_eq!(pinned().await, [""; 0]);
+    assert_eq!(runtime.in_use().await.unwrap(), []);
     assert_eq!(runtime.remove(&image(APP)).await.unwrap(), Removal::Removed);
 }
