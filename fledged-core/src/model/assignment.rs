@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{CacheId, ImageCache, ImagePullPolicy, ImageRef, NodeFacts, ObjectName};
@@ -32,6 +33,55 @@ pub enum DesiredState {
     Absent,
 }
 
+/// What made an image unwanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum RemovalCause {
+    /// The cache does not list it any more, or does not select the node.
+    #[default]
+    Edit,
+    /// The cache is purged.
+    Purge,
+    /// The cache is deleted, with the policy `Purge`.
+    Deletion,
+}
+
+/// Which cache asks for the removal of an image. A removal is forgotten when its cause is gone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct RemovalOrder {
+    /// The cache.
+    pub cache: CacheId,
+    /// What happened to it.
+    pub cause: RemovalCause,
+    /// When, in whole seconds.
+    pub since: Timestamp,
+    /// Whether the node removes the image only if it knows that it held or pulled it for its assignment: it had
+    /// not reported the image when the removal was ordered.
+    pub if_held: bool,
+}
+
+impl RemovalOrder {
+    /// A removal that this cache asks for since that time.
+    #[must_use]
+    pub fn new(cache: CacheId, cause: RemovalCause, since: Timestamp) -> Self {
+        let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
+        Self {
+            cache,
+            cause,
+            since,
+            if_held: false,
+        }
+    }
+
+    /// With the condition that the node held or pulled the image.
+    #[must_use]
+    pub fn with_if_held(mut self, if_held: bool) -> Self {
+        self.if_held = if_held;
+        self
+    }
+}
+
 /// One image of an assignment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -57,6 +107,8 @@ pub struct AssignedImage {
     pub service_accounts: Vec<ObjectName>,
     /// The caches that list the image; empty if it should be absent.
     pub wanted_by: Vec<CacheId>,
+    /// Which cache asks for the removal, if the image should be absent. `None` where no cluster decides.
+    pub removal: Option<RemovalOrder>,
 }
 
 impl AssignedImage {
@@ -74,6 +126,7 @@ impl AssignedImage {
             pull_secrets: Vec::new(),
             service_accounts: Vec::new(),
             wanted_by: Vec::new(),
+            removal: None,
         }
     }
 
@@ -91,6 +144,13 @@ impl AssignedImage {
     pub fn into_absent(mut self) -> Self {
         self.state = DesiredState::Absent;
         self.wanted_by.clear();
+        self
+    }
+
+    /// With the cache that asks for its removal.
+    #[must_use]
+    pub fn with_removal(mut self, order: RemovalOrder) -> Self {
+        self.removal = Some(order);
         self
     }
 

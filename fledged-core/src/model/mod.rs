@@ -11,7 +11,9 @@ mod report;
 mod spec;
 mod value;
 
-pub use assignment::{AssignedImage, Assignment, AssignmentDefaults, DesiredState};
+pub use assignment::{
+    AssignedImage, Assignment, AssignmentDefaults, DesiredState, RemovalCause, RemovalOrder,
+};
 pub use image::{Digest, ImageRef, ParseDigestError, ParseImageRefError};
 pub use names::{CacheId, InvalidNodeName, NodeName, ObjectName};
 pub use node::{

@@ -110,6 +110,17 @@ impl ImageReport {
         }
     }
 
+    /// Whether the node held the image for its assignment, or began to pull it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        match self.phase {
+            ImagePhase::Cached | ImagePhase::Removing | ImagePhase::InUse => true,
+            ImagePhase::Removed => false,
+            // The revision is that of an earlier presence.
+            _ => self.revision.is_some() || self.attempts > 0,
+        }
+    }
+
     /// With the digest of what is present.
     #[must_use]
     pub fn with_digest(mut self, digest: impl Into<Option<Digest>>) -> Self {

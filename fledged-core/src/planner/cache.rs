@@ -7,12 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cluster_event::{Annotation, CacheEvent, CacheFacts, ClusterCommand};
-use super::node_state::NodeState;
-use super::status::{ActionReason, ActionStatus, CacheStatus};
+use super::node_state::{NodeState, Pair};
+use super::status::{ActionReason, ActionStatus, CacheStatus, LastActions, RemovedCounts};
 use super::tally::{Tally, Totals};
 use crate::model::{
     CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidSpec, NodeFacts,
-    NodeName,
+    NodeName, RemovalCause,
 };
 use crate::time::{after, between};
 
@@ -43,6 +43,8 @@ pub(super) struct Action {
     pub(super) status: ActionStatus,
     pub(super) started: Timestamp,
     pub(super) completed: Option<Timestamp>,
+    /// What a purge or deletion has removed so far.
+    pub(super) removed: RemovedCounts,
 }
 
 /// Progress of a request by annotation.
@@ -50,6 +52,8 @@ pub(super) struct Action {
 pub(super) enum Request {
     #[default]
     None,
+    /// Accepted, and not begun: the last refresh was too short a time ago.
+    Waiting,
     /// In progress. The annotation stays until the result is recorded.
     Accepted,
     /// Done. The removal of the annotation was requested.
@@ -59,16 +63,17 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Whether the annotation is a request that is not accepted yet. Accepts it.
-    fn accept(&mut self, present: bool, now: Timestamp) -> bool {
+    /// Whether the annotation is a request that is not accepted yet. Accepts it. `repeated`: a manifest declares
+    /// it with a value that is done.
+    fn accept(&mut self, present: bool, repeated: bool, now: Timestamp) -> bool {
         if !present {
             *self = Self::None;
             return false;
         }
         let known = match *self {
-            Self::None => false,
-            Self::Accepted | Self::Removing => true,
-            Self::Removed(at) => between(at, now) < ECHO_DELAY,
+            Self::None => repeated,
+            Self::Waiting | Self::Accepted | Self::Removing => true,
+            Self::Removed(at) => repeated || between(at, now) < ECHO_DELAY,
         };
         if !known {
             *self = Self::Accepted;
@@ -109,6 +114,10 @@ pub(super) struct CacheState {
     refresh: Request,
     purge: Request,
     pub(super) purged: bool,
+    /// The values of declared annotations that are done.
+    pub(super) last_actions: LastActions,
+    /// When a requested refresh begins that has to wait.
+    pub(super) refresh_waits_until: Option<Timestamp>,
     /// Time of the last refresh: the revision of images that are pulled again.
     pub(super) revision: u64,
     /// Time of the last refresh on demand: the revision of all other images.
@@ -123,9 +132,6 @@ pub(super) struct CacheState {
     /// The status that was last published.
     pub(super) published: Option<CacheStatus>,
     pub(super) published_at: Option<Timestamp>,
-    /// Whether its images were desired since the spec last changed. A purge removes nothing else: images that
-    /// are on nodes for other reasons stay.
-    pub(super) was_desired: bool,
     /// When the budget for events is full again.
     events_full_at: Timestamp,
     /// The status that is known to be recorded.
@@ -161,11 +167,17 @@ impl CacheState {
             purged: recorded.is_some_and(|s| s.purged),
             revision: recorded.map_or(0, |s| s.refresh_revision.min(greatest)),
             verify: recorded.map_or(0, |s| s.verify_revision.min(greatest)),
+            last_actions: recorded.map(|s| s.last_actions.clone()).unwrap_or_default(),
+            refresh_waits_until: None,
             action: Action {
                 reason: recorded.map_or(ActionReason::ImageCacheCreate, |s| s.reason),
                 status: recorded.map_or(ActionStatus::Processing, |s| s.status),
                 started: recorded.map_or(now, |s| s.start_time),
                 completed: recorded.and_then(|s| s.completion_time),
+                // The records still show what an unfinished action has removed.
+                removed: recorded
+                    .filter(|s| s.completion_time.is_some())
+                    .map_or_else(RemovedCounts::default, |s| s.removed),
             },
             totals: Totals::default(),
             failing: BTreeSet::new(),
@@ -173,7 +185,6 @@ impl CacheState {
             refresh_at: None,
             published: facts.status.clone(),
             published_at: None,
-            was_desired: recorded.is_some(),
             events_full_at: now,
             recorded: facts.status.clone(),
         }
@@ -265,8 +276,27 @@ impl CacheState {
         }
     }
 
+    /// Counts what a node has removed for a purge or deletion: images now, and at its last report.
+    pub(super) fn count_removed(&mut self, images: u64, before: u64) {
+        let removed = &mut self.action.removed;
+        removed.images += images.saturating_sub(before);
+        removed.nodes += u64::from(before == 0 && images > 0);
+    }
+
+    /// Why its images are removed that are not desired.
+    pub(super) fn removal_cause(&self) -> RemovalCause {
+        if self.deleting || self.gone {
+            RemovalCause::Deletion
+        } else if self.purged {
+            RemovalCause::Purge
+        } else {
+            RemovalCause::Edit
+        }
+    }
+
     /// Whether an edit or deletion may change what that node holds.
     pub(super) fn concerns(&self, node: &NodeState, id: &CacheId) -> bool {
+        let orders = |pair: &Pair| pair.entry.removal.as_ref().is_some_and(|o| o.cache == *id);
         let frozen = || {
             let mut pairs = node.pairs.iter();
             self.spec.is_err() && pairs.any(|pair| pair.entry.wanted_by.contains(id))
@@ -275,7 +305,8 @@ impl CacheState {
             (Ok(spec), Some(facts)) => matches(spec, facts),
             _ => false,
         };
-        frozen() || has_share(&node.tallies, id) || matching()
+        let ordered = || node.pairs.iter().any(orders);
+        frozen() || has_share(&node.tallies, id) || matching() || ordered()
     }
 
     /// Whether it has images that a refresh pulls again.
@@ -303,6 +334,7 @@ impl CacheState {
         facts: &CacheFacts,
         created: bool,
         next_revision: impl FnOnce() -> u64,
+        min_interval: Duration,
         now: Timestamp,
     ) -> CacheUpdate {
         let mut update = CacheUpdate::default();
@@ -324,7 +356,6 @@ impl CacheState {
         }
         if created || facts.generation != self.generation {
             self.generation = facts.generation;
-            self.was_desired = false;
             update.affects_nodes |= std::mem::take(&mut self.purged);
             let reason = match (&self.spec, created) {
                 (Err(_), _) => ActionReason::CacheSpecValidationFailed,
@@ -333,23 +364,67 @@ impl CacheState {
             };
             update.events.push(self.begin(reason, now));
         }
-        let purge = self.purge.accept(facts.purge_requested, now);
-        let refresh = self.refresh.accept(facts.refresh_requested, now);
+        let repeated =
+            |value: &Option<String>, done: &Option<String>| value.is_some() && value == done;
+        let purge_repeated = repeated(&facts.declared_purge, &self.last_actions.purge);
+        let refresh_repeated = repeated(&facts.declared_refresh, &self.last_actions.refresh);
+        let purge = self
+            .purge
+            .accept(facts.purge_requested, purge_repeated, now);
+        let refresh = self
+            .refresh
+            .accept(facts.refresh_requested, refresh_repeated, now);
+        let done = &mut self.last_actions;
+        if purge && facts.declared_purge.is_some() {
+            done.purge.clone_from(&facts.declared_purge);
+        }
+        if refresh && facts.declared_refresh.is_some() {
+            done.refresh.clone_from(&facts.declared_refresh);
+        }
+        if self.refresh != Request::Waiting {
+            self.refresh_waits_until = None;
+        }
+        let earliest = self
+            .earliest_refresh(min_interval)
+            .min(after(now, min_interval));
         // A refresh keeps images, so it wins over a purge that is requested at the same time.
-        if refresh && self.spec.is_ok() {
-            self.purged = false;
+        if refresh && self.spec.is_ok() && earliest > now {
+            self.refresh = Request::Waiting;
+            self.refresh_waits_until = Some(earliest);
+        } else if refresh && self.spec.is_ok() {
             update.affects_nodes = true;
-            update.events.push(self.begin_refresh(next_revision(), now));
-            self.verify = self.revision;
-        } else if purge {
+            update
+                .events
+                .push(self.begin_requested_refresh(next_revision(), now));
+        }
+        if purge && (!refresh || self.spec.is_err() || self.refresh == Request::Waiting) {
             self.purged = true;
             update.affects_nodes = true;
             update
                 .events
                 .push(self.begin(ActionReason::ImageCachePurge, now));
         }
-        self.was_desired |= !self.purged;
         update
+    }
+
+    /// The earliest time of the next refresh on demand: that long after the last one.
+    fn earliest_refresh(&self, min_interval: Duration) -> Timestamp {
+        let last = i64::try_from(self.verify).ok();
+        let last = last.and_then(|at| Timestamp::from_millisecond(at).ok());
+        match last {
+            Some(last) if self.verify > 0 => after(last, min_interval),
+            _ => Timestamp::MIN,
+        }
+    }
+
+    /// Starts a refresh that verifies all images and pulls mutable tags again.
+    pub(super) fn begin_requested_refresh(&mut self, revision: u64, now: Timestamp) -> CacheEvent {
+        self.refresh = Request::Accepted;
+        self.refresh_waits_until = None;
+        self.purged = false;
+        let event = self.begin_refresh(revision, now);
+        self.verify = self.revision;
+        event
     }
 
     /// Starts a refresh that pulls mutable tags again.
@@ -360,11 +435,26 @@ impl CacheState {
 
     /// Starts an action. An invalid spec ends its action at once.
     fn begin(&mut self, reason: ActionReason, now: Timestamp) -> CacheEvent {
+        // A deletion continues a purge that has not ended.
+        let removes = |reason| {
+            matches!(
+                reason,
+                ActionReason::ImageCachePurge | ActionReason::ImageCacheDelete
+            )
+        };
+        let continued = removes(reason) && removes(self.action.reason);
+        let continued = continued && self.action.completed.is_none();
+        let removed = self.action.removed;
         self.action = Action {
             reason,
             status: ActionStatus::Processing,
             started: now,
             completed: None,
+            removed: if continued {
+                removed
+            } else {
+                RemovedCounts::default()
+            },
         };
         match &self.spec {
             Err(error) if reason == ActionReason::CacheSpecValidationFailed => {

@@ -22,6 +22,11 @@ pub struct CacheFacts {
     pub refresh_requested: bool,
     /// Whether the object asks for a purge (annotation `kubefledged.io/purge-imagecache`).
     pub purge_requested: bool,
+    /// The value of the refresh annotation if it is part of an applied manifest: it is done once. `None` if it
+    /// was set by hand, which is done every time.
+    pub declared_refresh: Option<String>,
+    /// The value of the purge annotation, likewise.
+    pub declared_purge: Option<String>,
     /// Whether it is being deleted (`metadata.deletionTimestamp` is set).
     pub deleting: bool,
     /// Whether it has the finalizer of this project.
@@ -40,6 +45,8 @@ impl CacheFacts {
             spec,
             refresh_requested: false,
             purge_requested: false,
+            declared_refresh: None,
+            declared_purge: None,
             deleting: false,
             finalizer: false,
             status: None,

@@ -21,5 +21,6 @@ pub use cluster_event::{
 pub use explain::{Cause, Explanation, PullFailure, SelectorMismatch};
 pub use state_machine::{Planner, PlannerConfig};
 pub use status::{
-    ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
+    ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, LastActions, NodeFailure,
+    PairCounts, RemovedCounts,
 };

@@ -49,6 +49,8 @@ pub(super) struct ObservedImage {
     pub(super) revision: u64,
     /// Whether attempts fail and more of them follow in the same round.
     failing: bool,
+    /// Whether the node held the image for its assignment, or began to pull it.
+    held: bool,
 }
 
 impl ObservedImage {
@@ -66,6 +68,7 @@ impl ObservedImage {
             phase: report.phase,
             revision: report.revision.unwrap_or(0),
             failing,
+            held: report.is_held(),
         }
     }
 
@@ -137,6 +140,8 @@ pub(super) struct NodeState {
     pub(super) last_active_at: Timestamp,
     /// When the node counts as unresponsive unless it reports.
     pub(super) report_due_at: Option<Timestamp>,
+    /// When the first of its removals is given up.
+    pub(super) removal_ends_at: Option<Timestamp>,
     pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
     /// Whether it holds one of the cluster's slots.
     pub(super) active: bool,
@@ -160,6 +165,7 @@ impl NodeState {
             unresponsive: false,
             last_active_at: now,
             report_due_at: None,
+            removal_ends_at: None,
             tallies: Vec::new(),
             active: false,
         }
@@ -212,6 +218,11 @@ impl NodeState {
         let held =
             |seen: ObservedImage| seen.phase == ImagePhase::Cached && seen.revision < revision;
         entry.pull_policy != ImagePullPolicy::Always && pair.observed.is_some_and(held)
+    }
+
+    /// Whether the node held the image for its assignment, or began to pull it. Other images are not fledged's.
+    pub(super) fn has_held(&self, pair: &Pair) -> bool {
+        pair.observed.is_some_and(|seen| seen.held)
     }
 
     /// The last report of an image, assigned or not, whichever generation it answers.

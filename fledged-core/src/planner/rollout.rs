@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::cache::{CacheState, Caches, OrphanPolicy};
 use super::desired::Interner;
@@ -11,14 +14,15 @@ use super::node_state::{ImageState, NodeState, Pair, asks_more};
 use super::tally::Tally;
 use crate::model::{
     AssignedImage, CacheId, CountOrPercent, DesiredState, ImageCache, ImagePullPolicy, ImageRef,
-    NodeFacts, NodeName,
+    NodeFacts, NodeName, RemovalCause, RemovalOrder,
 };
+use crate::time::after;
 
 /// The cluster-wide limit if the configured one is malformed.
 const DEFAULT_LIMIT: usize = 100;
 
-/// Estimated size of a removal in a record, in bytes, without its reference.
-const REMOVAL_BYTES: usize = 50;
+/// Estimated size of a removal in a record, in bytes, without its reference and the name of its cache.
+const REMOVAL_BYTES: usize = 220;
 
 /// Why a pull is not assigned to a node now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +159,7 @@ pub(super) fn next_assignment(
     caches: &Caches,
     slots: &Slots,
     room: usize,
+    clock: RemovalClock,
     interner: &mut Interner,
 ) -> (Vec<Arc<AssignedImage>>, Vec<Obstacle>) {
     let mut next = Vec::with_capacity(node.desired.len().max(node.pairs.len()));
@@ -192,37 +197,21 @@ pub(super) fn next_assignment(
         let desired: BTreeSet<&ImageRef> = node.desired.iter().map(|e| &e.image).collect();
         for pair in &node.pairs {
             if !desired.contains(&pair.entry.image) {
-                removals.extend(orphaned(node, pair, caches, interner));
+                removals.extend(orphaned(node, pair, caches, clock, interner));
             }
         }
-    }
-    for image in unassigned_removals(node, caches) {
-        removals.push(interner.entry(AssignedImage::absent(image)));
     }
     // Frequent edits must not fill the record with removals: what exceeds the room stays on the node.
     let mut room = room;
     next.extend(removals.into_iter().take_while(|entry| {
-        let bytes = entry.image.as_str().len() + REMOVAL_BYTES;
+        let order = entry.removal.as_ref();
+        let cache = order.map_or(0, |order| {
+            order.cache.namespace.len() + order.cache.name.len()
+        });
+        let bytes = entry.image.as_str().len() + cache + REMOVAL_BYTES;
         room.checked_sub(bytes).map(|rest| room = rest).is_some()
     }));
     (next, obstacles)
-}
-
-/// Images of a purge or deletion in progress that are not assigned to the node. They may be there all the
-/// same, from before records were kept. Those of a cache that never desired them are not fledged's.
-fn unassigned_removals(node: &NodeState, caches: &Caches) -> Vec<ImageRef> {
-    let mut images: Vec<ImageRef> = Vec::new();
-    if !node.is_reachable() {
-        return images;
-    }
-    let caches = caches.values().filter(|cache| cache.was_desired);
-    for image in caches.flat_map(|cache| cache.removing_from(node)) {
-        let desired = || node.desired.iter().any(|entry| entry.image == *image);
-        if node.pair(image).is_none() && !images.contains(image) && !desired() {
-            images.push(image.clone());
-        }
-    }
-    images
 }
 
 /// The revision to request from a node. For an image that is not pulled again, a greater one asks to
@@ -264,31 +253,96 @@ fn with_revision(
     })
 }
 
-/// The entry for a recorded image that no cache wants any more, if it stays in the assignment.
+/// The time, and how long removals are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RemovalClock {
+    pub(super) now: Timestamp,
+    pub(super) limit: Duration,
+}
+
+impl RemovalClock {
+    /// When a removal that waits is given up.
+    pub(super) fn end_of(self, order: &RemovalOrder) -> Timestamp {
+        after(order.since, self.limit)
+    }
+}
+
+/// The entry for a recorded image that no cache wants any more, if it stays in the assignment. If the node has not
+/// reported the image, it removes the image only if it held it.
 fn orphaned(
     node: &NodeState,
     pair: &Pair,
     caches: &Caches,
+    clock: RemovalClock,
     interner: &mut Interner,
 ) -> Option<Arc<AssignedImage>> {
     let image = &pair.entry.image;
+    let mut absent =
+        |order| interner.entry(AssignedImage::absent(image.clone()).with_removal(order));
     if pair.entry.state == DesiredState::Absent {
-        // Removed images stay until the action ends, so that they are not requested again.
-        let removed = node.image_state(pair) == ImageState::Removed;
-        let listed = |cache: &CacheState| cache.removing_from(node).any(|listed| listed == image);
-        let stays = !removed || caches.values().any(listed);
-        return stays.then(|| Arc::clone(&pair.entry));
+        if node.image_state(pair) == ImageState::Removed {
+            // Removed images stay until the action ends, so that they are not requested again.
+            let listed = |cache: &CacheState| cache.removing_from(node).any(|of| of == image);
+            return caches.values().any(listed).then(|| Arc::clone(&pair.entry));
+        }
+        let order = pair.entry.removal.as_ref()?;
+        if clock.end_of(order) <= clock.now {
+            return None;
+        }
+        let order = continued(order, caches).or_else(|| other_order(node, image, caches, clock))?;
+        return Some(absent(order));
     }
-    let is_deleted = |id: &CacheId| {
+    let ordered = |id: &CacheId| {
         // Caches that were deleted while no planner ran leave their images.
-        caches.get(id).is_some_and(|cache| {
-            // A taint keeps new images off a node and removes none, as with pods.
-            let kept = cache.is_repelled(node, image) || node.is_left_out(id);
-            !kept && cache.orphan_policy() == OrphanPolicy::Delete
+        let cache = caches.get(id)?;
+        // A taint keeps new images off a node and removes none, as with pods.
+        let kept = cache.is_repelled(node, image) || node.is_left_out(id);
+        let delete = !kept && cache.orphan_policy() == OrphanPolicy::Delete;
+        let if_held = !node.has_held(pair);
+        delete.then(|| {
+            RemovalOrder::new(id.clone(), cache.removal_cause(), clock.now).with_if_held(if_held)
         })
     };
-    let deleted = pair.entry.wanted_by.iter().any(is_deleted);
-    deleted.then(|| interner.entry(AssignedImage::absent(image.clone())))
+    pair.entry.wanted_by.iter().find_map(ordered).map(absent)
+}
+
+/// The removal as its cache asks for it now. `None` if the cache is deleted and leaves its images.
+fn continued(order: &RemovalOrder, caches: &Caches) -> Option<RemovalOrder> {
+    let cause = match caches.get(&order.cache) {
+        None => Some(order.cause).filter(|cause| *cause == RemovalCause::Deletion),
+        Some(cache) if cache.orphan_policy() == OrphanPolicy::Orphan => None,
+        Some(_) if order.cause == RemovalCause::Deletion => Some(RemovalCause::Deletion),
+        Some(cache) => Some(cache.removal_cause()),
+    };
+    let order = order.clone();
+    cause.map(|cause| RemovalOrder { cause, ..order })
+}
+
+/// The removal of the image by another cache that is purged or deleted.
+fn other_order(
+    node: &NodeState,
+    image: &ImageRef,
+    caches: &Caches,
+    clock: RemovalClock,
+) -> Option<RemovalOrder> {
+    let facts = node.facts.as_ref()?;
+    let lists = |cache: &CacheState| {
+        let groups = cache
+            .removed_spec()
+            .into_iter()
+            .flat_map(|spec| &spec.groups);
+        let mut groups = groups.filter(|group| group.matches(facts));
+        groups.any(|group| group.images.contains(image))
+    };
+    let mut removing = caches
+        .iter()
+        .filter(|(_, cache)| cache.is_removed_from(facts));
+    let (id, cache) = removing.find(|(_, cache)| lists(cache))?;
+    Some(RemovalOrder::new(
+        (**id).clone(),
+        cache.removal_cause(),
+        clock.now,
+    ))
 }
 
 /// Counts the node's images for each cache that has any.
@@ -380,7 +434,7 @@ fn count_removals(tally: &mut Tally, node: &NodeState, cache: &CacheState) {
             continue;
         }
         match node.image_state(pair) {
-            ImageState::Removed => {}
+            ImageState::Removed => tally.removed += 1,
             ImageState::InUse => tally.in_use += 1,
             ImageState::Failed => tally.removal_failed += 1,
             ImageState::InProgress | ImageState::Cached => tally.removing += 1,

@@ -11,7 +11,7 @@ use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord,
 use super::desired::{Desired, Interner};
 use super::explain::{self, Explanation};
 use super::node_state::{ImageState, NodeState, ReportLimits};
-use super::rollout::{self, Obstacle, Slots};
+use super::rollout::{self, Obstacle, RemovalClock, Slots};
 use super::status_update::{finish_action, publish_at, status};
 use crate::model::{
     Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, ImageCache, ImageRef,
@@ -32,6 +32,9 @@ pub struct PlannerConfig {
     /// How often mutable tags are pulled again; zero means never. Default 15 min, as kube-fledged's
     /// `--image-cache-refresh-frequency`.
     pub refresh_interval: Duration,
+    /// Shortest time between two refreshes on demand of a cache. A request that comes earlier waits. Default zero:
+    /// no limit.
+    pub refresh_min_interval: Duration,
     /// Largest share by which the refresh interval is lengthened at random, 0 to 1. Default 0.1, so that
     /// caches created together don't refresh together.
     pub refresh_jitter: f64,
@@ -54,6 +57,9 @@ pub struct PlannerConfig {
     /// Most images that a cache may list, counted once an entry. The spec of a cache with more is invalid: the
     /// images of its last valid spec stay. Default: no limit but that of the schema.
     pub images_per_cache_max: usize,
+    /// How long a removal waits for an image that is kept, because it is in use for example. Then it is given up
+    /// and the image stays. Default one day.
+    pub removal_limit: Duration,
 }
 
 impl Default for PlannerConfig {
@@ -62,6 +68,7 @@ impl Default for PlannerConfig {
             defaults: AssignmentDefaults::default(),
             max_concurrent_nodes: CountOrPercent::Count(100),
             refresh_interval: Duration::from_secs(15 * 60),
+            refresh_min_interval: Duration::ZERO,
             refresh_jitter: 0.1,
             answer_grace: Duration::from_secs(30),
             report_grace: Duration::from_secs(60),
@@ -69,6 +76,7 @@ impl Default for PlannerConfig {
             failures_max: 20,
             record_bytes_max: 512 * 1024,
             images_per_cache_max: usize::MAX,
+            removal_limit: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -108,6 +116,8 @@ pub struct Planner {
     status_checks: BTreeSet<(Timestamp, Arc<CacheId>)>,
     /// When nodes count as unresponsive unless they report.
     report_deadlines: BTreeSet<(Timestamp, NodeName)>,
+    /// When nodes have removals to give up.
+    removal_deadlines: BTreeSet<(Timestamp, NodeName)>,
     queue: Vec<ClusterCommand>,
 }
 
@@ -131,6 +141,7 @@ impl Planner {
             gone: BTreeSet::new(),
             status_checks: BTreeSet::new(),
             report_deadlines: BTreeSet::new(),
+            removal_deadlines: BTreeSet::new(),
             queue: Vec::new(),
         }
     }
@@ -360,8 +371,9 @@ impl Planner {
             self.mark_nodes(&id, &cache);
         }
         let created = first && facts.status.is_none();
+        let min_interval = self.config.refresh_min_interval;
         let next_revision = || self.next_revision(now);
-        let update = cache.update(&facts, created, next_revision, now);
+        let update = cache.update(&facts, created, next_revision, min_interval, now);
         if update.affects_nodes {
             self.mark_nodes(&id, &cache);
         }
@@ -417,7 +429,9 @@ impl Planner {
             return Vec::new();
         }
         self.expire_reports(now);
+        self.expire_removals(now);
         self.check_statuses(now);
+        self.start_waiting_refreshes(now);
         self.start_due_refreshes(now);
         loop {
             // First find out which nodes hold a slot, then give slots to others.
@@ -445,12 +459,17 @@ impl Planner {
         }
         let report = self.report_deadlines.first().map(|(at, _)| *at);
         let status_check = self.status_checks.first().map(|(at, _)| *at);
-        let refreshes = self.caches.values().filter_map(|cache| cache.refresh_at);
+        let refreshes = self.caches.values().flat_map(|cache| {
+            [cache.refresh_at, cache.refresh_waits_until]
+                .into_iter()
+                .flatten()
+        });
         let statuses = self.dirty_caches.iter().filter_map(|id| {
             let published_at = self.caches.get(id)?.published_at?;
             Some(after(published_at, self.config.status_interval))
         });
-        let fixed = report.into_iter().chain(status_check);
+        let removal = self.removal_deadlines.first().map(|(at, _)| *at);
+        let fixed = report.into_iter().chain(status_check).chain(removal);
         fixed.chain(refreshes).chain(statuses).min()
     }
 
@@ -484,6 +503,21 @@ impl Planner {
         }
     }
 
+    /// Plans nodes again whose removals have waited too long.
+    fn expire_removals(&mut self, now: Timestamp) {
+        while let Some((at, _)) = self.removal_deadlines.first()
+            && *at <= now
+        {
+            let Some((_, name)) = self.removal_deadlines.pop_first() else {
+                return;
+            };
+            if let Some(node) = self.nodes.get_mut(&name) {
+                node.removal_ends_at = None;
+                self.dirty_nodes.insert(name);
+            }
+        }
+    }
+
     /// Compares recorded statuses with the published ones, some time after they were written.
     fn check_statuses(&mut self, now: Timestamp) {
         while let Some((at, _)) = self.status_checks.first()
@@ -496,6 +530,26 @@ impl Planner {
             if cache.is_some_and(|cache| cache.reset_foreign_status(now)) {
                 self.dirty_caches.insert(id);
             }
+        }
+    }
+
+    /// Starts refreshes on demand that had to wait.
+    fn start_waiting_refreshes(&mut self, now: Timestamp) {
+        let due = |cache: &CacheState| cache.refresh_waits_until.is_some_and(|at| at <= now);
+        let due = self.caches.iter().filter(|(_, cache)| due(cache));
+        let due: Vec<_> = due.map(|(id, _)| Arc::clone(id)).collect();
+        for id in due {
+            let Some(mut cache) = self.caches.remove(&id) else {
+                continue;
+            };
+            cache.refresh_waits_until = None;
+            if cache.spec.is_ok() && !cache.deleting && !cache.gone {
+                let event = cache.begin_requested_refresh(self.next_revision(now), now);
+                self.mark_nodes(&id, &cache);
+                self.queue.extend(cache.event(&id, event, now));
+                self.dirty_caches.insert(Arc::clone(&id));
+            }
+            self.caches.insert(id, cache);
         }
     }
 
@@ -569,6 +623,10 @@ impl Planner {
             return;
         };
         let mut next = Vec::new();
+        let clock = RemovalClock {
+            now,
+            limit: self.config.removal_limit,
+        };
         if node.is_suitable() {
             let obstacles;
             let room = node.room.min(self.config.record_bytes_max);
@@ -577,6 +635,7 @@ impl Planner {
                 &self.caches,
                 &self.slots,
                 room,
+                clock,
                 &mut self.interner,
             );
             for obstacle in obstacles {
@@ -605,8 +664,34 @@ impl Planner {
             self.queue.push(command);
             self.update_totals(name, &mut node, now);
         }
+        self.update_removal_deadline(name, &mut node, clock);
         if node.facts.is_some() || !node.pairs.is_empty() {
             self.nodes.insert(name.clone(), node);
+        }
+    }
+
+    /// Remembers when the first of its removals is given up.
+    fn update_removal_deadline(
+        &mut self,
+        name: &NodeName,
+        node: &mut NodeState,
+        clock: RemovalClock,
+    ) {
+        let orders = node
+            .pairs
+            .iter()
+            .filter_map(|pair| pair.entry.removal.as_ref());
+        let ends = orders.map(|order| clock.end_of(order));
+        // One that has ended waits for its write.
+        let next = ends.filter(|at| *at > clock.now).min();
+        if next == node.removal_ends_at {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut node.removal_ends_at, next) {
+            self.removal_deadlines.remove(&(old, name.clone()));
+        }
+        if let Some(at) = next {
+            self.removal_deadlines.insert((at, name.clone()));
         }
     }
 
@@ -678,6 +763,9 @@ impl Planner {
                 continue;
             };
             cache.totals.add(*share);
+            let before = old.iter().find(|(known, _)| known == id);
+            let before = before.map_or(0, |(_, share)| share.removed);
+            cache.count_removed(share.removed, before);
             if share.failed + share.removal_failed + share.failing > 0 {
                 cache.failing.insert(name.clone());
             }

@@ -122,6 +122,39 @@ impl PairCounts {
     }
 }
 
+/// What a purge or a deletion has removed: images, counted on each node, and nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct RemovedCounts {
+    /// Images that were removed, counted on each node.
+    pub images: u64,
+    /// Nodes that images were removed from.
+    pub nodes: u64,
+}
+
+impl RemovedCounts {
+    /// Counts of these images on these nodes.
+    #[must_use]
+    pub fn new(images: u64, nodes: u64) -> Self {
+        Self { images, nodes }
+    }
+}
+
+/// The values of action annotations that are part of a manifest and done. Tools that keep objects as in their
+/// manifests put the annotations back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct LastActions {
+    /// The value of the refresh annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
+    /// The value of the purge annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge: Option<String>,
+}
+
 /// One image that failed on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -240,6 +273,10 @@ pub struct CacheStatus {
     /// Time of the last refresh on demand, in the same unit. This is the revision of all other images,
     /// which nodes verify for it.
     pub verify_revision: u64,
+    /// What the last action has removed, if it is a purge or a deletion.
+    pub removed: RemovedCounts,
+    /// The values of declared action annotations that are done.
+    pub last_actions: LastActions,
     /// Whether it is purged: no images are desired until a refresh or an edit.
     pub purged: bool,
 }
@@ -266,6 +303,8 @@ impl CacheStatus {
             completion_time: None,
             refresh_revision: 0,
             verify_revision: 0,
+            removed: RemovedCounts::default(),
+            last_actions: LastActions::default(),
             purged: false,
         }
     }

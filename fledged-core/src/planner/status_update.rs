@@ -98,6 +98,8 @@ pub(super) fn status(
         completion_time: cache.action.completed,
         refresh_revision: cache.revision,
         verify_revision: cache.verify,
+        removed: cache.action.removed,
+        last_actions: cache.last_actions.clone(),
         purged: cache.purged,
     }
 }
@@ -226,18 +228,7 @@ fn message(cache: &CacheState) -> String {
         return "no node matches".to_owned();
     }
     let mut text = if cache.removed_spec().is_some() {
-        let how = if sum.removing == 0 {
-            "removed"
-        } else {
-            "being removed"
-        };
-        let unreachable = usize::try_from(sum.unreachable_nodes).unwrap_or(usize::MAX);
-        if unreachable == 0 {
-            format!("{how} from {nodes}")
-        } else {
-            let reachable = cache.totals.nodes.saturating_sub(unreachable);
-            format!("{how} from {reachable} of {nodes}")
-        }
+        removal_message(cache, &nodes)
     } else {
         format!("{} of {} cached on {nodes}", sum.cached, sum.desired)
     };
@@ -258,7 +249,38 @@ fn message(cache: &CacheState) -> String {
             text.push_str(&format!(", {count} {what}"));
         }
     }
+    if let Some(at) = cache.refresh_waits_until {
+        let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
+        text.push_str(&format!(", the requested refresh starts at {at}"));
+    }
     text
+}
+
+/// What a purge or deletion has removed, or removes. `nodes` are all its nodes, as a phrase.
+fn removal_message(cache: &CacheState, nodes: &str) -> String {
+    let sum = cache.totals.sum;
+    let all = u64::try_from(cache.totals.nodes).unwrap_or(u64::MAX);
+    let reachable = all.saturating_sub(sum.unreachable_nodes);
+    if sum.removing > 0 {
+        return match reachable == all {
+            true => format!("being removed from {nodes}"),
+            false => format!("being removed from {reachable} of {nodes}"),
+        };
+    }
+    let removed = cache.action.removed;
+    let kept = sum.in_use + sum.shared + sum.removal_failed;
+    if removed.images == 0 {
+        return match (kept, reachable == all) {
+            (0, true) => format!("nothing left to remove from {nodes}"),
+            (0, false) => format!("removed from {reachable} of {nodes}"),
+            _ => format!("nothing removed from {nodes}"),
+        };
+    }
+    if removed.nodes >= all {
+        format!("removed from {nodes}")
+    } else {
+        format!("removed from {} of {nodes}", removed.nodes)
+    }
 }
 
 fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Condition> {

@@ -20,6 +20,8 @@ pub(super) struct Tally {
     pub(super) unreachable_nodes: u64,
     /// Removals in progress, of a cache that is purged or deleted.
     pub(super) removing: u64,
+    /// Images that a purge or deletion in progress has removed.
+    pub(super) removed: u64,
     /// Images that can't be removed because they are in use.
     pub(super) in_use: u64,
     /// Images that other caches still want, of a cache that is purged or deleted.
@@ -31,7 +33,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 14] {
+    fn fields(&mut self) -> [&mut u64; 15] {
         [
             &mut self.desired,
             &mut self.cached,
@@ -43,6 +45,7 @@ impl Tally {
             &mut self.unreachable,
             &mut self.unreachable_nodes,
             &mut self.removing,
+            &mut self.removed,
             &mut self.in_use,
             &mut self.shared,
             &mut self.removal_failed,

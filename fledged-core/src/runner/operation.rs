@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::FutureExt;
 
-use crate::error::{ErrorClass, Failure, Reason};
+use crate::error::{ErrorClass, Failure, Reason, plain_text};
 use crate::model::ByteSize;
 use crate::port::{
     Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullRequest, RemovalScope,
@@ -16,6 +16,9 @@ use crate::warmer::Inventory;
 /// Time limit of all calls but pulls: the kubelet's default `--runtime-request-timeout`.
 /// A pull has its image's own deadline.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
+
+/// Longest text about credentials that could not be read, in characters.
+const UNREAD_MAX: usize = 150;
 
 /// Room on an image file system with which it does not count as full.
 const ROOM: ByteSize = ByteSize::new(1 << 30);
@@ -128,13 +131,18 @@ fn depends_on_credentials(failure: &Failure) -> bool {
 /// the named credentials were `unavailable`.
 fn refusal(last: Failure, known: usize, unavailable: Option<Failure>) -> Failure {
     if let Some(unavailable) = unavailable {
-        // A transient failure to read them is retried soon; any other needs an operator.
+        // A transient failure to read them is retried soon; any other needs an operator, unless the registry gave
+        // an answer that credentials don't change.
         let reason = if unavailable.class().is_transient() {
             unavailable.reason
-        } else {
+        } else if last.class() == ErrorClass::Unauthorized {
             Reason::CredentialsUnavailable
+        } else {
+            last.reason
         };
-        let message = format!("{last} (pulled without credentials: {unavailable})");
+        // The registry's text comes first, and the other one is short: long messages are cut at their end.
+        let unread = plain_text(&unavailable.message, UNREAD_MAX);
+        let message = format!("{last} (pulled without credentials: {unread})");
         return Failure::new(reason, message).with_retry_after(unavailable.retry_after);
     }
     if known > 1 && last.class() == ErrorClass::Unauthorized {
@@ -187,6 +195,13 @@ mod tests {
                 0,
                 Some(Unauthorized),
                 CredentialsUnavailable,
+                "denied (pulled without credentials: no secret)",
+            ),
+            (
+                ImageNotFound,
+                0,
+                Some(Unauthorized),
+                ImageNotFound,
                 "denied (pulled without credentials: no secret)",
             ),
             (

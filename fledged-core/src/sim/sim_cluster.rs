@@ -96,16 +96,7 @@ impl SimCluster {
                 spec,
                 ..known
             },
-            None => CacheFacts {
-                id: id.clone(),
-                generation: 1,
-                spec,
-                refresh_requested: false,
-                purge_requested: false,
-                deleting: false,
-                finalizer: false,
-                status: None,
-            },
+            None => CacheFacts::new(id.clone(), 1, spec),
         };
         objects.caches.insert(id.clone(), facts.clone());
         objects.publish(&ClusterEvent::CacheApplied(Box::new(facts)));

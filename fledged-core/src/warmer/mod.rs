@@ -268,12 +268,19 @@ impl Warmer {
                     entry
                 }
                 other => {
+                    let past = self.history.remove(&image);
+                    let known = other.as_ref().map(|entry| &entry.progress.report);
+                    let held = known.or(past.as_ref()).is_some_and(ImageReport::is_held);
                     if let Some(pull) = other.and_then(|entry| entry.pull) {
                         self.cancel(pull);
                     }
                     unknown = true;
-                    let past = self.history.remove(&image);
-                    Entry::new(spec, self.last_inventory, now).resumed(past)
+                    let foreign = spec.removal.as_ref().is_some_and(|order| order.if_held) && !held;
+                    let mut entry = Entry::new(spec, self.last_inventory, now).resumed(past);
+                    if foreign {
+                        entry.removed(now);
+                    }
+                    entry
                 }
             };
             self.touched.insert(image);

@@ -1,8 +1,10 @@
 //! The planner after user actions: assignments, statuses and events.
 use crate::world::{World, mk_facts, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
-use fledged_core::model::{DeletionPolicy, ImageCacheSpec};
-use fledged_core::planner::{ActionReason, ActionStatus, ClusterEvent, ConditionKind};
+use fledged_core::model::{DeletionPolicy, ImageCacheSpec, RemovalCause, RemovalOrder};
+use fledged_core::planner::{
+    ActionReason, ActionStatus, ClusterEvent, ConditionKind, PlannerConfig,
+};
 
 fn mk_purging(images: &[&str]) -> ImageCacheSpec {
     mk_spec(images, &[]).with_deletion_policy(DeletionPolicy::Purge)
@@ -278,28 +280,180 @@ fn a_recreated_cache_is_another_cache() {
 }
 
 #[test]
-fn a_purge_removes_listed_images_whatever_pulled_them() {
+fn a_purge_leaves_images_that_others_pulled() {
     let mut world = mk_settled();
-    let hold = |world: &mut World| {
-        let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
-        agent.held.insert(mk_ref("app:1"), 0);
-    };
     let held = |world: &World| {
-        world.agents[&mk_name("n1")]
-            .held
-            .contains_key(&mk_ref("app:1"))
+        let agent = &world.agents[&mk_name("n1")];
+        agent.held.contains_key(&mk_ref("app:1"))
     };
     world.purge("web");
     world.settle();
     assert!(!held(&world));
+    assert_eq!(world.status("web").message, "removed from 2 nodes");
     assert_eq!(world.records.len(), 0, "a record without images is left");
     // A pod has pulled it since.
-    hold(&mut world);
+    let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
+    agent.held.insert(mk_ref("app:1"), 0);
     world.purge("web");
     world.settle();
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
-    assert!(!held(&world));
+    assert_eq!(
+        world.status("web").message,
+        "nothing left to remove from 2 nodes"
+    );
+    assert!(held(&world));
     assert_eq!(world.records.len(), 0);
+}
+
+#[test]
+fn an_image_that_was_not_reported_is_removed_if_held() {
+    // n2 waits for its slot when the purge comes, and n1 has not reported.
+    let mut world = World::budget(1);
+    world.node(mk_node("n1", &[]));
+    world.node(mk_node("n2", &[]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    assert_eq!(world.assigned("n2"), [""; 0]);
+    world.purge("web");
+    assert!(order_of(&world).unwrap().if_held);
+    assert_eq!(world.assigned("n2"), [""; 0], "it never held the image");
+    world.refresh("web");
+    world.settle();
+    world.cache("web", &mk_spec(&["app:2"], &[]));
+    assert!(!order_of(&world).unwrap().if_held);
+}
+
+/// Two nodes with `app:1` of `web` in use on n1, and the removal ordered by `act`.
+fn mk_pending(spec: &ImageCacheSpec, act: impl FnOnce(&mut World)) -> World {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    world.node(mk_node("n2", &[]));
+    world.cache("web", spec);
+    world.settle();
+    let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
+    agent.in_use.insert(mk_ref("app:1"));
+    act(&mut world);
+    world.settle();
+    world
+}
+
+fn order_of(world: &World) -> Option<RemovalOrder> {
+    let record = world.records.get(&mk_name("n1"))?;
+    let mut images = record.images.iter();
+    let entry = images.find(|entry| entry.image == mk_ref("app:1"))?;
+    entry.removal.clone()
+}
+
+#[test]
+fn a_pending_removal_names_its_cause() {
+    let one = mk_spec(&["app:1"], &[]);
+    let edit = |world: &mut World| world.cache("web", &mk_spec(&["db:1"], &[]));
+    type Act<'a> = &'a dyn Fn(&mut World);
+    let cases: [(&ImageCacheSpec, Act<'_>, RemovalCause); 3] = [
+        (&one, &|world| world.purge("web"), RemovalCause::Purge),
+        (&one, &edit, RemovalCause::Edit),
+        (
+            &mk_purging(&["app:1"]),
+            &|world| world.delete("web"),
+            RemovalCause::Deletion,
+        ),
+    ];
+    for (spec, act, cause) in cases {
+        let world = mk_pending(spec, act);
+        let order = order_of(&world).unwrap();
+        assert_eq!((order.cause, order.cache.name.as_str()), (cause, "web"));
+        assert!(order.since <= world.now);
+    }
+}
+
+#[test]
+fn a_pending_removal_is_forgotten_with_its_cache() {
+    let edit = |world: &mut World| world.cache("web", &mk_spec(&["db:1"], &[]));
+    let purge = |world: &mut World| world.purge("web");
+    for act in [&edit as &dyn Fn(&mut World), &purge] {
+        let mut world = mk_pending(&mk_spec(&["app:1"], &[]), act);
+        assert!(order_of(&world).is_some());
+        world.delete("web");
+        assert_eq!(order_of(&world), None);
+        world.settle();
+        assert_eq!(world.records.len(), 0);
+        let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
+        agent.in_use.clear();
+        world.settle();
+        let agent = &world.agents[&mk_name("n1")];
+        assert!(agent.held.contains_key(&mk_ref("app:1")), "nobody asks");
+    }
+}
+
+#[test]
+fn a_removal_without_its_cache_is_forgotten_at_a_restart() {
+    let mut world = mk_pending(&mk_spec(&["app:1"], &[]), |world| world.purge("web"));
+    // Deleted while no planner ran.
+    world.caches.clear();
+    world.restart();
+    assert_eq!(world.records.len(), 0);
+}
+
+#[test]
+fn a_pending_removal_ends_after_its_limit() {
+    let limit = PlannerConfig::default().removal_limit.as_secs();
+    let purge = |world: &mut World| world.purge("web");
+    let delete = |world: &mut World| world.delete("web");
+    for (spec, act) in [
+        (mk_spec(&["app:1"], &[]), &purge as &dyn Fn(&mut World)),
+        (mk_purging(&["app:1"]), &delete),
+    ] {
+        let mut world = mk_pending(&spec, act);
+        world.restart();
+        world.pass(limit - 10);
+        assert!(order_of(&world).is_some());
+        world.pass(20);
+        world.settle();
+        assert_eq!(order_of(&world), None);
+        assert_eq!(world.records.len(), 0);
+    }
+}
+
+#[test]
+fn a_removal_is_taken_over_by_another_purged_cache() {
+    let mut world = mk_pending(&mk_spec(&["app:1"], &[]), |world| {
+        world.cache("other", &mk_spec(&["app:1"], &[]));
+        world.settle();
+        world.purge("web");
+        world.purge("other");
+    });
+    let first = order_of(&world).unwrap().cache.name;
+    world.delete(&first);
+    world.settle();
+    let second = order_of(&world).unwrap().cache.name;
+    assert_ne!(first, second);
+    world.delete(&second);
+    assert_eq!(order_of(&world), None);
+}
+
+#[test]
+fn a_purge_that_removes_nothing_does_not_claim_so() {
+    let mut world = World::new();
+    for name in ["n1", "n2", "n3"] {
+        world.node(mk_node(name, &[]));
+        let agent = world.agents.get_mut(&mk_name(name)).unwrap();
+        agent.in_use.insert(mk_ref("app:1"));
+    }
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    world.purge("web");
+    world.settle();
+    let kept = "kept because they are in use or shared";
+    assert_eq!(
+        world.status("web").message,
+        format!("nothing removed from 3 nodes, 3 {kept}")
+    );
+    let agent = world.agents.get_mut(&mk_name("n2")).unwrap();
+    agent.in_use.clear();
+    world.settle();
+    let message = format!("removed from 1 of 3 nodes, 2 {kept}");
+    assert_eq!(world.status("web").message, message);
+    world.restart();
+    assert_eq!(world.status("web").message, message);
 }
 
 #[test]

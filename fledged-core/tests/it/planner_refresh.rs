@@ -1,4 +1,6 @@
 //! Refreshes: on demand, every node verifies every image; by the interval, mutable tags are pulled again.
+use std::time::Duration;
+
 use crate::world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{CountOrPercent, DesiredState, ImagePullPolicy};
@@ -351,4 +353,82 @@ fn a_recorded_revision_far_in_the_future_is_capped() {
     let day = 24 * 60 * 60 * 1_000;
     let capped = world.status("web").refresh_revision;
     assert!(capped > honest && capped < honest + 2 * day, "{capped}");
+}
+
+#[test]
+fn a_declared_annotation_is_done_once_for_each_value() {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    let declare = |world: &mut World, value: &str| {
+        world.change("web", |facts| {
+            facts.purge_requested = true;
+            facts.declared_purge = Some(value.to_owned());
+        });
+        world.settle();
+    };
+    for value in ["", "2026-01-01", ""] {
+        declare(&mut world, value);
+        assert!(world.status("web").purged, "{value:?}");
+        let facts = &world.caches[&mk_id("web")];
+        assert!(!facts.purge_requested, "the annotation is removed");
+        // The manifest puts it back, again and again, and a refresh wins for good.
+        world.refresh("web");
+        world.settle();
+        let writes = world.status_writes;
+        for restart in [false, true, false] {
+            if restart {
+                world.restart();
+            }
+            world.pass(60);
+            declare(&mut world, value);
+            assert!(!world.status("web").purged, "{value:?}");
+        }
+        assert_eq!(world.status_writes, writes, "{value:?}");
+    }
+    // What is set by hand is done every time.
+    for _ in 0..2 {
+        world.change("web", |facts| {
+            facts.purge_requested = true;
+            facts.declared_purge = None;
+        });
+        world.settle();
+        assert!(world.status("web").purged);
+        world.refresh("web");
+        world.settle();
+    }
+}
+
+#[test]
+fn a_refresh_too_soon_waits_and_is_not_lost() {
+    let mut config = PlannerConfig::default();
+    config.refresh_min_interval = Duration::from_secs(60);
+    let mut world = World::with(config);
+    world.node(mk_node("n1", &[]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    world.refresh("web");
+    world.settle();
+    let first = world.status("web").verify_revision;
+    assert!(first > 0, "the first one does not wait");
+    for restart in [false, true] {
+        let before = world.status("web").verify_revision;
+        world.refresh("web");
+        world.settle();
+        assert_eq!(world.status("web").verify_revision, before);
+        let message = world.status("web").message.clone();
+        assert!(
+            message.contains("the requested refresh starts at"),
+            "{message}"
+        );
+        assert!(world.caches[&mk_id("web")].refresh_requested);
+        if restart {
+            world.restart();
+        }
+        world.pass(60);
+        world.settle();
+        assert!(world.status("web").verify_revision >= before + 60_000);
+        assert!(!world.caches[&mk_id("web")].refresh_requested);
+    }
 }

@@ -3,9 +3,12 @@ use crate::warmer_node::{
     TestNode, mk_absent, mk_config, mk_failure, mk_image, mk_inventory, mk_present,
 };
 use fledged_core::error::Reason;
-use fledged_core::model::{AssignedImage, ImagePhase, ProtectedImages};
+use fledged_core::model::{
+    AssignedImage, CacheId, ImagePhase, ProtectedImages, RemovalCause, RemovalOrder,
+};
 use fledged_core::port::{ImageId, ImageUse, Removal, RemovalScope, RuntimeImage};
 use fledged_core::warmer::Inventory;
+use jiff::Timestamp;
 
 const NONE: [&str; 0] = [];
 
@@ -423,4 +426,21 @@ fn an_image_in_use_names_its_containers() {
     let (node, _) = rig_with(vec![mk_absent("a")], inventory);
     let message = node.report("a").message.unwrap();
     assert_eq!(message, "container web (4f1c)");
+}
+
+#[test]
+fn an_image_that_was_never_held_is_left_alone() {
+    let cache = CacheId::new("shop", "web", "uid-1");
+    let order = RemovalOrder::new(cache, RemovalCause::Edit, Timestamp::UNIX_EPOCH);
+    let absent = mk_absent("a").with_removal(order.with_if_held(true));
+    // The agent saw only the removal: somebody else pulled the image.
+    let (node, asked) = rig_with(vec![absent.clone()], mk_inventory(&["a"]));
+    assert_eq!(asked.removals(), NONE);
+    assert_eq!(node.phase("a"), ImagePhase::Removed);
+    // It had the image, or began to pull it.
+    for held in [mk_inventory(&["a"]), mk_inventory(&[])] {
+        let (mut node, _) = rig_with(vec![mk_present("a")], held);
+        node.assign(vec![absent.clone()]);
+        assert_eq!(node.read(mk_inventory(&["a"])).removals(), ["a"]);
+    }
 }

@@ -110,6 +110,9 @@ pub(super) struct ControllerArgs {
     /// Interval at which mutable tags are pulled again; 0s disables it.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
     pub(super) image_cache_refresh_frequency: Duration,
+    /// Shortest time between two refreshes on demand of an ImageCache; a request that comes earlier waits.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = any_duration)]
+    pub(super) refresh_min_interval: Duration,
     /// Deadline of a pull, per image, from the start of its first attempt.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
     pub(super) image_pull_deadline_duration: Duration,

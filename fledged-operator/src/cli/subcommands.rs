@@ -80,6 +80,7 @@ pub(super) async fn controller(args: &ControllerArgs, stop: Stop) -> Result<(), 
     if let Some(most) = args.max_images_per_cache {
         config.planner.images_per_cache_max = most.get();
     }
+    config.planner.refresh_min_interval = args.refresh_min_interval;
     config.namespace = named(&args.watch_namespace);
     config.election = candidate;
     config.driver = jobs.clone().map(|driver| driver as Arc<_>);

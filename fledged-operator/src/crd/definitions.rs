@@ -14,6 +14,7 @@ use kube::runtime::wait::{self, await_condition};
 use kube::{Api, Client, CustomResourceExt, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::crd::image_cache::ACTION_VALUE_MAX;
 use crate::crd::image_cache::ImageCache;
 use crate::crd::node_image_cache::NodeImageCache;
 
@@ -224,6 +225,11 @@ pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition)
             in_list(image, "wantedBy", 0, RECORD_ENTRIES_MAX, |uid| {
                 uid.max_length = Some(NAME_MAX);
             });
+            in_field(image, "removal", |removal| {
+                for field in ["namespace", "name", "uid"] {
+                    longest(removal, field, NAME_MAX);
+                }
+            });
         });
         in_field(spec, "images", atomic);
         in_list(spec, "caches", 0, RECORD_ENTRIES_MAX, |cache| {
@@ -252,6 +258,11 @@ pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition)
 /// Sets limits and the merge type of the conditions in the statuses.
 pub(super) fn refine_status(definition: &mut CustomResourceDefinition) {
     for_each(definition, "status", |status| {
+        in_field(status, "lastActions", |last| {
+            for field in ["refresh", "purge"] {
+                longest(last, field, limit(ACTION_VALUE_MAX));
+            }
+        });
         in_field(status, "conditions", |conditions| {
             conditions.max_items = Some(limit(SELECTORS_MAX));
             conditions.x_kubernetes_list_type = Some("map".to_owned());

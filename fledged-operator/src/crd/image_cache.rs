@@ -8,8 +8,8 @@ use fledged_core::model::{
     LocalObjectReference, NodeName, Rollout,
 };
 use fledged_core::planner::{
-    ActionReason, ActionStatus, CacheFacts, CacheStatus, Condition as CacheCondition, NodeFailure,
-    PairCounts,
+    ActionReason, ActionStatus, CacheFacts, CacheStatus, Condition as CacheCondition, LastActions,
+    NodeFailure, PairCounts, RemovedCounts,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
@@ -128,6 +128,12 @@ pub struct ImageCacheStatus {
     /// their last revision is older.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_revision: Option<u64>,
+    /// What the last purge or deletion has removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<RemovedCounts>,
+    /// Values of action annotations in applied manifests that are done. The same value is not done again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_actions: Option<LastActions>,
     /// Whether the cache is purged. A purged cache desires no images until a refresh or an edit of its spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<bool>,
@@ -178,6 +184,9 @@ impl From<&CacheStatus> for ImageCacheStatus {
             failures_total: Some(status.failures_total),
             refresh_revision: Some(status.refresh_revision),
             verify_revision: Some(status.verify_revision),
+            removed: Some(status.removed).filter(|removed| removed.nodes > 0),
+            last_actions: Some(status.last_actions.clone())
+                .filter(|last| *last != LastActions::default()),
             purged: Some(status.purged),
         }
     }
@@ -224,6 +233,8 @@ impl ImageCacheStatus {
         recorded.completion_time = self.completion_time.as_ref().map(|Time(at)| *at);
         recorded.refresh_revision = self.refresh_revision.unwrap_or_default();
         recorded.verify_revision = self.verify_revision.unwrap_or_default();
+        recorded.removed = self.removed.unwrap_or_default();
+        recorded.last_actions = self.last_actions.clone().unwrap_or_default();
         recorded.purged = self.purged.unwrap_or(foreign);
         Some(recorded)
     }
@@ -272,20 +283,53 @@ impl ReadCache {
         let generation = self.metadata.generation.unwrap_or_default();
         let generation = u64::try_from(generation).unwrap_or_default();
         let status: Option<ImageCacheStatus> = serde_json::from_value(self.status).ok();
-        let asks = |annotation: &str| {
-            let annotations = self.metadata.annotations.as_ref();
-            annotations.is_some_and(|all| all.contains_key(annotation))
+        let asks = |annotation: &str| value_of(&self.metadata, annotation).is_some();
+        let declared = |annotation: &str| {
+            let value = value_of(&self.metadata, annotation)?;
+            let cut = || value.chars().take(ACTION_VALUE_MAX).collect();
+            is_declared(&self.metadata, annotation).then(cut)
         };
         let finalizers = self.metadata.finalizers.as_deref().unwrap_or_default();
         let spec = read_spec(self.spec).and_then(|spec| spec.validate(id.clone()));
         let mut facts = CacheFacts::new(id, generation, spec);
         facts.refresh_requested = asks(REFRESH_ANNOTATION);
         facts.purge_requested = asks(PURGE_ANNOTATION);
+        facts.declared_refresh = declared(REFRESH_ANNOTATION);
+        facts.declared_purge = declared(PURGE_ANNOTATION);
         facts.deleting = self.metadata.deletion_timestamp.is_some();
         facts.finalizer = finalizers.iter().any(|name| name == FINALIZER);
         facts.status = status.and_then(|status| status.to_recorded(generation));
         facts
     }
+}
+
+/// Longest value of an action annotation that is compared, in characters.
+pub(super) const ACTION_VALUE_MAX: usize = 256;
+
+/// The annotation in which `kubectl apply` and client-side GitOps tools keep the applied manifest.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+fn value_of<'a>(metadata: &'a ObjectMeta, annotation: &str) -> Option<&'a String> {
+    metadata.annotations.as_ref()?.get(annotation)
+}
+
+/// Whether the annotation is part of an applied manifest, by either kind of apply. Tools that keep objects as in
+/// their manifests put such an annotation back whenever it is removed. One that `kubectl annotate` sets is not.
+fn is_declared(metadata: &ObjectMeta, annotation: &str) -> bool {
+    let applied = value_of(metadata, LAST_APPLIED);
+    let applied = applied.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let by_client = applied.is_some_and(|manifest| {
+        let annotations = manifest.pointer("/metadata/annotations");
+        annotations.is_some_and(|all| all.get(annotation).is_some())
+    });
+    let field = format!("f:{annotation}");
+    let by_server = metadata.managed_fields.iter().flatten().any(|entry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        let annotations = fields.and_then(|fields| fields.pointer("/f:metadata/f:annotations"));
+        entry.operation.as_deref() == Some("Apply")
+            && annotations.is_some_and(|all| all.get(&field).is_some())
+    });
+    by_client || by_server
 }
 
 /// The spec; otherwise every part of it that cannot be read, and what is invalid in the others.

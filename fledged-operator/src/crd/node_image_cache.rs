@@ -6,7 +6,7 @@ use std::time::Duration;
 use fledged_core::error::{Reason, plain_text};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, CacheId, DesiredState, Digest, ImagePhase,
-    ImagePullPolicy, ImageRef, ImageReport, NodeReport, ObjectName,
+    ImagePullPolicy, ImageRef, ImageReport, NodeReport, ObjectName, RemovalCause, RemovalOrder,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{CustomResource, Resource};
@@ -37,6 +37,7 @@ pub(super) const DEADLINE_SECONDS: u32 = 300;
     printcolumn = r#"{"name":"Desired","type":"integer","jsonPath":".status.desired","description":"Images that should be on the node"}"#,
     printcolumn = r#"{"name":"Cached","type":"integer","jsonPath":".status.cached","description":"Images that are on the node"}"#,
     printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failed","description":"Images that failed"}"#,
+    printcolumn = r#"{"name":"Pending","type":"integer","jsonPath":".status.pendingRemovals","description":"Images that are to be removed and are still there"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -69,7 +70,7 @@ pub struct CacheReference {
 }
 
 /// One image that should be present on the node or absent from it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeImage {
     /// The normalised reference.
@@ -101,6 +102,49 @@ pub struct NodeImage {
     /// UIDs of the ImageCaches that desire the image. Default all of `caches`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_by: Option<Vec<String>>,
+    /// Which ImageCache asks for the removal of an absent image. A removal is forgotten when its cause is gone, and
+    /// after a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal: Option<RemovalRequest>,
+}
+
+/// Which ImageCache asks for the removal of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovalRequest {
+    /// `Edit`: the ImageCache does not list the image any more. `Purge`, `Deletion`: it is purged or deleted.
+    pub cause: RemovalCause,
+    /// Namespace of the ImageCache.
+    pub namespace: String,
+    /// Name of the ImageCache.
+    pub name: String,
+    /// UID of the ImageCache.
+    pub uid: String,
+    /// Time of the request.
+    pub since: Time,
+    /// Whether the node removes the image only if it held or pulled it for this record. Default no.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub if_held: bool,
+}
+
+impl From<&RemovalOrder> for RemovalRequest {
+    fn from(order: &RemovalOrder) -> Self {
+        Self {
+            cause: order.cause,
+            namespace: order.cache.namespace.clone(),
+            name: order.cache.name.clone(),
+            uid: order.cache.uid.clone(),
+            since: whole_seconds(order.since),
+            if_held: order.if_held,
+        }
+    }
+}
+
+impl From<&RemovalRequest> for RemovalOrder {
+    fn from(request: &RemovalRequest) -> Self {
+        let cache = CacheId::new(&request.namespace, &request.name, &request.uid);
+        Self::new(cache, request.cause, request.since.0).with_if_held(request.if_held)
+    }
 }
 
 /// The report of the agent of the node. Only the agent writes it.
@@ -119,6 +163,10 @@ pub struct NodeImageCacheStatus {
     /// Number of images that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<u32>,
+    /// Number of images that are to be removed and are still there. `spec.images[].removal` has who asks, and since
+    /// when; `images[].reason` and `message` why an image is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_removals: Option<u32>,
     /// State of each image, in the order of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<NodeImageStatus>,
@@ -284,6 +332,7 @@ impl From<&AssignedImage> for NodeImage {
             revision: entry.revision,
             pull_deadline_seconds: Some(deadline).filter(|s| present && *s != DEADLINE_SECONDS),
             priority: entry.priority,
+            removal: entry.removal.as_ref().map(RemovalRequest::from),
             ..Self::default()
         }
     }
@@ -342,6 +391,11 @@ fn assigned(entry: &NodeImage, caches: &RecordedCaches) -> Result<AssignedImage,
     assigned.pull_secrets = names(&entry.pull_secrets, &caches.pull_secrets);
     assigned.service_accounts = names(&entry.service_accounts, &caches.service_accounts);
     assigned.wanted_by = wanted_by;
+    let removal = entry
+        .removal
+        .as_ref()
+        .filter(|_| entry.state == DesiredState::Absent);
+    assigned.removal = removal.map(RemovalOrder::from);
     Ok(assigned)
 }
 
@@ -370,6 +424,10 @@ impl NodeImageCacheStatus {
             }),
             cached: count(|phase| phase == ImagePhase::Cached),
             failed: count(|phase| phase == ImagePhase::Failed),
+            pending_removals: count(|phase| {
+                matches!(phase, ImagePhase::Removing | ImagePhase::InUse)
+            })
+            .filter(|count| *count > 0),
             images: report.images.iter().map(NodeImageStatus::from).collect(),
         }
     }

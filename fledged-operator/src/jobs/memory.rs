@@ -230,6 +230,10 @@ impl NodeMemory {
                     known
                 }
                 other => {
+                    let known = other.as_ref().map(|other| &other.progress.report);
+                    let known = known.or(self.reported.get(&spec.image));
+                    let held = known.is_some_and(ImageReport::is_held);
+                    let if_held = spec.removal.as_ref().is_some_and(|order| order.if_held);
                     let mut new = ImageMemory::new(spec);
                     if let Some(other) = other {
                         new.evidence = other.evidence;
@@ -237,6 +241,9 @@ impl NodeMemory {
                     }
                     if let Some(past) = self.reported.remove(&spec.image) {
                         new.resume(past, now);
+                    }
+                    if if_held && !held {
+                        new.removed(now);
                     }
                     new
                 }

@@ -348,3 +348,35 @@ fn records_are_small() {
     let most = bytes(2_000);
     assert!(most < 700_000, "{most} bytes");
 }
+
+#[test]
+fn only_annotations_of_an_applied_manifest_are_declared() {
+    let purge = "kubefledged.io/purge-imagecache";
+    let declared = |more: Value| {
+        let mut object = json!({
+            "metadata": { "name": "web", "namespace": "shop", "annotations": { purge: "1" } },
+            "spec": { "cacheSpec": [{ "images": ["app:1"] }] },
+        });
+        let metadata = object["metadata"].as_object_mut().unwrap();
+        for (name, value) in more.as_object().unwrap() {
+            match metadata.get_mut(name).and_then(Value::as_object_mut) {
+                Some(known) => known.extend(value.as_object().unwrap().clone()),
+                None => drop(metadata.insert(name.clone(), value.clone())),
+            }
+        }
+        let read: ReadCache = serde_json::from_value(object).unwrap();
+        let facts = read.into_facts();
+        assert!(facts.purge_requested);
+        facts.declared_purge
+    };
+    let fields = json!({ "f:metadata": { "f:annotations": { format!("f:{purge}"): {} } } });
+    let managed = |operation: &str| json!({ "managedFields": [{ "manager": "m", "operation": operation, "fieldsV1": fields }] });
+    let applied = |manifest: &str| json!({ "annotations": { "kubectl.kubernetes.io/last-applied-configuration": manifest } });
+    let with = json!({ "metadata": { "annotations": { purge: "1" } } }).to_string();
+    assert_eq!(declared(json!({})), None);
+    assert_eq!(declared(managed("Update")), None);
+    assert_eq!(declared(managed("Apply")), Some("1".to_owned()));
+    assert_eq!(declared(applied("{}")), None);
+    assert_eq!(declared(applied("not JSON")), None);
+    assert_eq!(declared(applied(&with)), Some("1".to_owned()));
+}

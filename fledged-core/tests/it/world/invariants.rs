@@ -1,7 +1,10 @@
 //! The invariants of every poll, checked against the state of the nodes rather than the planner's totals: the limit
 //! of nodes that pull, and that every reachable node has verified its images when a refresh on demand ends.
 
-use fledged_core::model::{Assignment, CacheId, DesiredState, ImagePullPolicy, NodeName};
+use fledged_core::model::{
+    AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, NodeName,
+    RemovalCause,
+};
 use fledged_core::planner::CacheStatus;
 
 use super::{World, mk_id};
@@ -80,6 +83,36 @@ impl World {
                 assert!(pulled_again || entry.revision >= asked, "{name}: {entry:?}");
             }
         }
+    }
+
+    /// Checks removals before they are recorded: the node held the image, or was ordered to remove it before, and
+    /// a cache asks for it that exists or was deleted with its images.
+    pub(crate) fn check_removals(&self, node: &NodeName, images: &[AssignedImage]) {
+        let record = self.records.get(node);
+        for entry in images.iter().filter(|i| i.state == DesiredState::Absent) {
+            let mut before = record.into_iter().flat_map(|record| &record.images);
+            let before = before.any(|known| known.image == entry.image);
+            assert!(before, "{node} never held {}", entry.image);
+            let order = entry.removal.as_ref().expect("a removal has a cause");
+            assert!(
+                order.since + self.config.removal_limit > self.now || self.is_removed(node, entry),
+                "{node}: {} waits for too long",
+                entry.image
+            );
+            let orphan = order.cause == RemovalCause::Deletion;
+            let asks = self.caches.contains_key(&order.cache);
+            assert!(
+                orphan || asks,
+                "{node}: nobody asks to remove {}",
+                entry.image
+            );
+        }
+    }
+
+    fn is_removed(&self, node: &NodeName, entry: &AssignedImage) -> bool {
+        let reported = self.agents.get(node).and_then(|a| a.reported.as_ref());
+        let mut images = reported.into_iter().flat_map(|report| &report.images);
+        images.any(|seen| seen.image == entry.image && seen.phase == ImagePhase::Removed)
     }
 
     pub(crate) fn is_active(&self, name: &NodeName) -> bool {

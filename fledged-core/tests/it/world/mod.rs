@@ -227,6 +227,7 @@ impl World {
         let Some(facts) = self.nodes.get(node) else {
             panic!("an assignment for {node}, which does not exist");
         };
+        self.check_removals(node, images);
         let wanted = self.expected(facts);
         for image in images.iter().filter(|i| i.state == DesiredState::Absent) {
             let wanted = wanted.iter().find(|w| w.image == image.image);

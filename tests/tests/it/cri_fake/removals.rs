@@ -177,7 +177,7 @@ async fn the_sandbox_image_of_the_configuration_stays() {
     ] {
         fake.set_config(&config);
         let in_use = runtime.in_use().await.unwrap();
-        assert_eq!(in_use, [expected.clone()], "{config}");
+        assert_eq!(in_use, std::slice::from_ref(&expected), "{config}");
         let removal = runtime.remove(&image(pause)).await.unwrap();
         assert_eq!(
             removal,
