@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod backoff;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod model;
 pub mod planner;

@@ -8,6 +8,7 @@
 
 mod assignment;
 mod cluster_loop;
+mod conformance;
 mod digest;
 mod embedding;
 mod fairness;

@@ -24,11 +24,12 @@ pub(crate) async fn bare() -> TestCluster {
 pub(crate) async fn remove_definitions(cluster: &TestCluster) {
     let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client());
     for name in DEFINITIONS {
-        let _ = definitions.delete(name, &DeleteParams::default()).await;
+        // The API server may refuse a deletion while the definition is being written.
         eventually("a definition to be gone", || async {
+            let deleted = definitions.delete(name, &DeleteParams::default()).await;
             match definitions.get_opt(name).await.unwrap() {
                 None => Ok(()),
-                Some(left) => Err(format!("{:?}", left.status)),
+                Some(left) => Err(format!("{deleted:?}, {:?}", left.status)),
             }
         })
         .await;
