@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CacheId, ImageCache, ImagePullPolicy, ImageRef, NodeFacts, ObjectName};
+use super::{CacheId, ImageCache, ImageGroup, ImagePullPolicy, ImageRef, NodeFacts, ObjectName};
 
 /// Everything one node should hold and should not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,7 +97,8 @@ pub struct AssignedImage {
     /// A failed image is retried.
     pub revision: u64,
     /// Longest duration of a round, counted from the start of its first attempt. Less than a second
-    /// counts as one second.
+    /// counts as one second. A pull that still receives bytes then gets more time, see
+    /// [`ImageProgress::progressed`](crate::warmer::ImageProgress::progressed).
     pub deadline: Duration,
     /// Images with a higher priority are pulled first.
     pub priority: i32,
@@ -212,14 +213,17 @@ pub struct AssignmentDefaults {
     pub pull_policy: ImagePullPolicy,
     /// Deadline of each image's round.
     pub deadline: Duration,
+    /// Longest deadline that a cache may set. A longer one counts as this.
+    pub deadline_max: Duration,
 }
 
 impl Default for AssignmentDefaults {
-    /// `IfNotPresent` and five minutes, as in kube-fledged.
+    /// `IfNotPresent` and five minutes, as in kube-fledged; a cache may set up to two hours.
     fn default() -> Self {
         Self {
             pull_policy: ImagePullPolicy::IfNotPresent,
             deadline: Duration::from_secs(300),
+            deadline_max: Duration::from_secs(2 * 3_600),
         }
     }
 }
@@ -237,6 +241,21 @@ impl AssignmentDefaults {
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
+    }
+
+    /// With another longest deadline that a cache may set.
+    #[must_use]
+    pub fn with_deadline_max(mut self, deadline: Duration) -> Self {
+        self.deadline_max = deadline;
+        self
+    }
+
+    /// The deadline of a group's images.
+    fn deadline_for(&self, group: &ImageGroup) -> Duration {
+        let longest = self.deadline_max.max(self.deadline);
+        group
+            .deadline
+            .map_or(self.deadline, |deadline| deadline.min(longest))
     }
 }
 
@@ -265,8 +284,8 @@ impl Assignment {
 
     /// Folds caches into the assignment of one node.
     ///
-    /// An image that several caches list occurs once, with the secrets of all of them. `Always` wins over
-    /// `IfNotPresent`, and a mutable tag ([`ImageRef::is_mutable`]) is always pulled, as the kubelet does.
+    /// An image that several caches list occurs once, with the secrets of all of them and the longest of
+    /// their deadlines. `Always` wins over `IfNotPresent`, and a mutable tag ([`ImageRef::is_mutable`]) is always pulled, as the kubelet does.
     /// The order is that of the caches and their lists.
     #[must_use]
     pub fn for_node<'a>(
@@ -281,12 +300,13 @@ impl Assignment {
                 for image in &group.images {
                     let place = *places.entry(image.clone()).or_insert_with(|| {
                         images.push(AssignedImage {
-                            deadline: defaults.deadline,
+                            deadline: Duration::ZERO,
                             ..AssignedImage::present(image.clone())
                         });
                         images.len() - 1
                     });
                     if let Some(entry) = images.get_mut(place) {
+                        entry.deadline = entry.deadline.max(defaults.deadline_for(group));
                         entry.add(cache, group.pull_policy.unwrap_or(defaults.pull_policy));
                     }
                 }

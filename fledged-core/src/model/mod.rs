@@ -23,8 +23,8 @@ pub use node::{
 pub use protected::ProtectedImages;
 pub use report::{ImagePhase, ImageReport, NodeReport};
 pub use spec::{
-    CacheSpecImages, DeletionPolicy, IMAGES_MAX, ImageCache, ImageCacheSpec, ImageGroup,
-    ImagePullPolicy, InvalidField, InvalidSpec, LocalObjectReference, PULL_SECRETS_MAX,
-    ParsePullPolicyError, Rollout, SELECTORS_MAX, SELECTORS_TOTAL_MAX,
+    CacheSpecImages, DEADLINE_MAX, DEADLINE_MIN, DeletionPolicy, IMAGES_MAX, ImageCache,
+    ImageCacheSpec, ImageGroup, ImagePullPolicy, InvalidField, InvalidSpec, LocalObjectReference,
+    PULL_SECRETS_MAX, ParsePullPolicyError, Rollout, SELECTORS_MAX, SELECTORS_TOTAL_MAX,
 };
 pub use value::{ByteSize, CountOrPercent, GoDuration, ParseCountError, ParseDurationError};

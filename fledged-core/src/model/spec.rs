@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::names::is_dns_subdomain;
 use super::value::shown;
 use super::{
-    CacheId, CountOrPercent, ImageRef, NodeAffinity, NodeFacts, ObjectName, Taint, Toleration,
+    CacheId, CountOrPercent, GoDuration, ImageRef, NodeAffinity, NodeFacts, ObjectName, Taint,
+    Toleration,
 };
 
 /// `spec` of an ImageCache.
@@ -34,6 +36,9 @@ pub struct ImageCacheSpec {
     /// How fast the images go out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// Longest duration of the pull of one image, such as `30m`; the operator's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
 }
 
 impl ImageCacheSpec {
@@ -76,6 +81,13 @@ impl ImageCacheSpec {
         self.rollout = Some(rollout);
         self
     }
+
+    /// With this deadline of each pull, in Go's syntax: `30m`.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: impl Into<String>) -> Self {
+        self.deadline = Some(deadline.into());
+        self
+    }
 }
 
 /// One entry of `spec.cacheSpec`: images, and the nodes they belong on.
@@ -98,6 +110,10 @@ pub struct CacheSpecImages {
     /// Node affinity, beside `nodeSelector`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_affinity: Option<NodeAffinity>,
+    /// Longest duration of the pull of one image of this entry, such as `30m`; the deadline of the
+    /// ImageCache where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
 }
 
 impl CacheSpecImages {
@@ -140,6 +156,13 @@ impl CacheSpecImages {
     #[must_use]
     pub fn with_node_affinity(mut self, affinity: NodeAffinity) -> Self {
         self.node_affinity = Some(affinity);
+        self
+    }
+
+    /// With this deadline of each pull, in Go's syntax: `30m`.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: impl Into<String>) -> Self {
+        self.deadline = Some(deadline.into());
         self
     }
 }
@@ -256,6 +279,12 @@ pub const SELECTORS_MAX: usize = 100;
 /// node.
 pub const SELECTORS_TOTAL_MAX: usize = 10_000;
 
+/// Shortest deadline of a pull.
+pub const DEADLINE_MIN: Duration = Duration::from_secs(1);
+
+/// Longest deadline of a pull.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// An invalid field of a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -348,6 +377,8 @@ pub struct ImageGroup {
     pub tolerations: Option<Vec<Toleration>>,
     /// When to pull an image that is present; `None`: the operator's default.
     pub pull_policy: Option<ImagePullPolicy>,
+    /// Deadline of each pull; `None`: the operator's default.
+    pub deadline: Option<Duration>,
 }
 
 impl ImageGroup {
@@ -391,6 +422,20 @@ fn object_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Parses a deadline of pulls.
+fn pull_deadline(text: &str) -> Result<Duration, String> {
+    match text.parse::<GoDuration>() {
+        Ok(GoDuration(deadline)) if (DEADLINE_MIN..=DEADLINE_MAX).contains(&deadline) => {
+            Ok(deadline)
+        }
+        _ => Err(format!(
+            "must be a duration from {} to {}, for example 30m",
+            GoDuration(DEADLINE_MIN),
+            GoDuration(DEADLINE_MAX)
+        )),
+    }
+}
+
 impl ImageCacheSpec {
     /// Validates every field and returns the cache.
     ///
@@ -416,9 +461,22 @@ impl ImageCacheSpec {
                 "must have at least one entry".to_owned(),
             );
         }
+        let mut deadline = |field: String, text: &Option<String>| {
+            let text = text.as_deref()?;
+            let parsed = pull_deadline(text);
+            parsed.map_err(|problem| refuse(field, text, problem)).ok()
+        };
+        let of_cache = deadline("spec.deadline".to_owned(), &self.deadline);
+        let entries = self.cache_spec.iter().enumerate();
+        let deadlines: Vec<Option<Duration>> = entries
+            .map(|(i, entry)| {
+                let of_entry = deadline(format!("spec.cacheSpec[{i}].deadline"), &entry.deadline);
+                of_entry.or(of_cache)
+            })
+            .collect();
         let mut selectors = 0;
         let mut groups = Vec::with_capacity(self.cache_spec.len());
-        for (i, entry) in self.cache_spec.iter().enumerate() {
+        for (i, (entry, deadline)) in self.cache_spec.iter().zip(deadlines).enumerate() {
             let at = format!("spec.cacheSpec[{i}]");
             if entry.images.is_empty() {
                 refuse(
@@ -475,6 +533,7 @@ impl ImageCacheSpec {
                 node_affinity,
                 tolerations: entry.tolerations.clone(),
                 pull_policy: entry.image_pull_policy,
+                deadline,
             });
         }
         if selectors > SELECTORS_TOTAL_MAX {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
@@ -13,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::operation::{answered, pull, read_inventory};
 use super::select::first_of;
 use crate::error::Failure;
-use crate::model::{Assignment, ImageRef, ImageReport, NodeReport};
+use crate::model::{Assignment, ByteSize, ImageRef, ImageReport, NodeReport};
 use crate::port::{
     Anonymous, Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullProgress,
     RemovalScope,
@@ -52,6 +53,15 @@ struct NoObserver;
 
 impl NodeObserver for NoObserver {}
 
+/// A pull that was started and has not ended.
+struct RunningPull {
+    handle: AbortHandle,
+    /// Bytes received since its start.
+    received: Arc<AtomicU64>,
+    /// Those that the warmer knows of.
+    applied: u64,
+}
+
 /// An operation that ended.
 enum Done {
     Event(NodeEvent, Option<PullId>, Option<RemovalScope>),
@@ -71,7 +81,7 @@ pub struct NodeLoop {
     clock: Arc<dyn Clock>,
     observer: Arc<dyn NodeObserver>,
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
-    pulls: BTreeMap<PullId, AbortHandle>,
+    pulls: BTreeMap<PullId, RunningPull>,
     removal: Option<RemovalScope>,
     /// Whether it was started before.
     started: bool,
@@ -192,6 +202,7 @@ impl NodeLoop {
             }
             NodeEvent::Interrupted
             | NodeEvent::InventoryRead { .. }
+            | NodeEvent::PullProgressed { .. }
             | NodeEvent::PullEnded { .. }
             | NodeEvent::RemovalEnded { .. } => debug!("input ignored: only the loop applies it"),
         }
@@ -209,9 +220,25 @@ impl NodeLoop {
         self.warmer.apply(event, self.clock.now());
     }
 
+    /// Applies what running pulls have received since the last call.
+    fn apply_progress(&mut self) {
+        let mut progressed = Vec::new();
+        for (id, pull) in &mut self.pulls {
+            let received = pull.received.load(Ordering::Relaxed);
+            if received > pull.applied {
+                pull.applied = received;
+                progressed.push((*id, ByteSize::new(received)));
+            }
+        }
+        for (id, done) in progressed {
+            self.apply(NodeEvent::PullProgressed { id, done });
+        }
+    }
+
     /// Starts all operations that are due. Returns the time until the next ones are due.
     fn advance(&mut self) -> Option<Duration> {
         let now = self.clock.now();
+        self.apply_progress();
         let mut changed = false;
         for command in self.warmer.poll(now) {
             changed |= matches!(command, NodeCommand::Report(_));
@@ -270,7 +297,7 @@ impl NodeLoop {
             } => self.start_pull(id, credentials),
             NodeCommand::CancelPull { id } => {
                 if let Some(pull) = self.pulls.remove(&id) {
-                    pull.abort();
+                    pull.handle.abort();
                 }
             }
             NodeCommand::Remove { image } => {
@@ -289,9 +316,21 @@ impl NodeLoop {
         let credentials = Arc::clone(&self.credentials);
         let observer = Arc::clone(&self.observer);
         let image = request.image.clone();
-        let progress = ProgressSink::new(move |progress| observer.progress(&image, progress));
+        let received = Arc::new(AtomicU64::new(0));
+        let progress = {
+            let received = Arc::clone(&received);
+            ProgressSink::new(move |progress| {
+                received.fetch_max(progress.done.bytes(), Ordering::Relaxed);
+                observer.progress(&image, progress);
+            })
+        };
         let (handle, registration) = AbortHandle::new_pair();
-        self.pulls.insert(id, handle);
+        let running = RunningPull {
+            handle,
+            received,
+            applied: 0,
+        };
+        self.pulls.insert(id, running);
         let work = async move {
             let result = pull(runtime.as_ref(), credentials.as_ref(), request, progress).await;
             Done::Event(NodeEvent::PullEnded { id, result }, Some(id), None)

@@ -200,11 +200,13 @@ impl SimRuntime {
             if self.state().layers.contains_key(name) {
                 continue;
             }
-            done += self.fetch(*size).await?;
-            request.progress.report(PullProgress {
-                done,
-                total: Some(total),
-            });
+            let before = done;
+            self.fetch(*size, |fetched| {
+                done = before + fetched;
+                let progress = PullProgress::new(done, total);
+                request.progress.report(progress);
+            })
+            .await?;
             if let Some(failure) = midway.take() {
                 return Err(failure);
             }
@@ -223,23 +225,30 @@ impl SimRuntime {
         ))
     }
 
-    /// Waits for the time that fetching `size` takes.
-    async fn fetch(&self, size: ByteSize) -> Result<ByteSize, Failure> {
-        for _ in 0..STEPS {
+    /// Waits for the time that fetching `size` takes, and reports the fetched bytes after each step.
+    async fn fetch(
+        &self,
+        size: ByteSize,
+        mut fetched: impl FnMut(ByteSize),
+    ) -> Result<(), Failure> {
+        for step in 1..=STEPS {
             let pause = {
                 let state = self.state();
                 state.room_for(size)?;
                 state.bandwidth.map(|bandwidth| {
                     let share = bandwidth / u64::try_from(state.pulling.max(1)).unwrap_or(1);
-                    let step = size.bytes().div_ceil(STEPS);
-                    Duration::from_millis(step.saturating_mul(1000).div_ceil(share.max(1)))
+                    let part = size.bytes().div_ceil(STEPS);
+                    Duration::from_millis(part.saturating_mul(1000).div_ceil(share.max(1)))
                 })
             };
             if let Some(pause) = pause {
                 self.clock.sleep(pause).await;
             }
+            let whole = u128::from(size.bytes());
+            let part = whole * u128::from(step) / u128::from(STEPS);
+            fetched(ByteSize::new(u64::try_from(part).unwrap_or(u64::MAX)));
         }
-        Ok(size)
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The images of the assignment: the state of each, its attempts, and which is due next.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +11,9 @@ use super::node_event::{InventoryId, PullId};
 use super::progress::{ImageProgress, Update};
 use crate::backoff::Backoff;
 use crate::error::Failure;
-use crate::model::{AssignedImage, ImagePhase, ImagePullPolicy, ImageRef, ImageReport};
+use crate::model::{
+    AssignedImage, AssignmentDefaults, ImagePhase, ImagePullPolicy, ImageRef, ImageReport,
+};
 use crate::port::RuntimeImage;
 use crate::time::after;
 
@@ -100,6 +102,11 @@ impl Entry {
         let none = wanted_by.is_empty().then_some("");
         let namespaces = wanted_by.iter().map(|id| id.namespace.as_str());
         namespaces.chain(none)
+    }
+
+    /// Whether its deadline is longer than usual, so that its pull may keep a slot for long.
+    fn is_long(&self) -> bool {
+        self.progress.spec.deadline > AssignmentDefaults::default().deadline
     }
 
     /// When the next pull is due; `None` if none is needed or one is running.
@@ -368,11 +375,16 @@ impl Entries {
         self.values().flat_map(Entry::ends).min()
     }
 
-    /// When the next pull is due that does not wait for the removal of that image.
-    pub(super) fn next_pull_due(&self, removal: Option<&ImageRef>) -> Option<Timestamp> {
+    /// When the next pull is due that does not wait for the removal of that image. `long`: also of images
+    /// with a long deadline.
+    pub(super) fn next_pull_due(
+        &self,
+        removal: Option<&ImageRef>,
+        long: bool,
+    ) -> Option<Timestamp> {
         let entries = self
             .values()
-            .filter(|e| Some(&e.progress.spec.image) != removal);
+            .filter(|e| Some(&e.progress.spec.image) != removal && (long || !e.is_long()));
         entries.filter_map(Entry::pull_due).min()
     }
 
@@ -381,19 +393,49 @@ impl Entries {
         self.values().filter_map(Entry::removal_due).min()
     }
 
-    /// The next pull to start, not of the image that is being removed.
+    /// The next pull to start, not of the image that is being removed. `long`: also of an image with a long
+    /// deadline.
     pub(super) fn next_pull(
         &mut self,
         removal: Option<&ImageRef>,
+        long: bool,
         now: Timestamp,
     ) -> Option<&mut Entry> {
         let turns = self.turns();
         let entries = self.by_image.values().filter(|e| {
-            Some(&e.progress.spec.image) != removal && e.pull_due().is_some_and(|due| due <= now)
+            Some(&e.progress.spec.image) != removal
+                && e.pull_due().is_some_and(|due| due <= now)
+                && (long || !e.is_long())
         });
         let next = entries.min_by_key(|entry| entry.rank(&turns))?;
         let image = next.progress.spec.image.clone();
         self.by_image.get_mut(&image)
+    }
+
+    /// Whether images with a long deadline may take another of `slots` slots. One slot is kept for images
+    /// with a usual deadline, if the node has some and more than one slot.
+    pub(super) fn long_pull_allowed(&self, slots: usize) -> bool {
+        let usual = self.values().any(|e| e.wants_present() && !e.is_long());
+        let kept = usize::from(usual && slots > 1);
+        let running = self.values().filter(|e| e.pull.is_some() && e.is_long());
+        running.count() + kept < slots
+    }
+
+    /// Whether a namespace without a running pull waits for the slot of this image's pull.
+    pub(super) fn is_waited_for(&self, image: &ImageRef, now: Timestamp) -> bool {
+        let Some(holder) = self.by_image.get(image) else {
+            return false;
+        };
+        let served: BTreeSet<&str> = self
+            .values()
+            .filter(|e| e.pull.is_some())
+            .flat_map(Entry::namespaces)
+            .chain(holder.namespaces())
+            .collect();
+        self.values().any(|e| {
+            e.pull_due().is_some_and(|due| due <= now)
+                && e.namespaces().all(|namespace| !served.contains(namespace))
+        })
     }
 
     /// The turns of the namespaces that have pulls under way or had some: the one with the fewest is next,

@@ -25,8 +25,8 @@ pub use self::progress::{ImageProgress, Update};
 use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
 use crate::model::{
-    AssignedImage, Assignment, DesiredState, ImagePhase, ImagePullPolicy, ImageRef, ImageReport,
-    NodeReport, ProtectedImages,
+    AssignedImage, Assignment, ByteSize, DesiredState, ImagePhase, ImagePullPolicy, ImageRef,
+    ImageReport, NodeReport, ProtectedImages,
 };
 use crate::port::{CredentialsRequest, RuntimeImage};
 use crate::time::after;
@@ -150,6 +150,7 @@ impl Warmer {
             NodeEvent::ResyncRequested => self.read_soon(now),
             NodeEvent::Interrupted => self.interrupted(now),
             NodeEvent::InventoryRead { id, result } => self.inventory_read(id, result, now),
+            NodeEvent::PullProgressed { id, done } => self.pull_progressed(id, done),
             NodeEvent::PullEnded { id, result } => self.pull_ended(id, result, now),
             NodeEvent::RemovalEnded { image, result } => self.removal_ended(&image, result, now),
         }
@@ -192,7 +193,10 @@ impl Warmer {
         let removals_first = exclusive && self.polled_at.is_some_and(|at| self.removal_due(at));
         let pull = match full || removals_first {
             true => None,
-            false => self.entries.next_pull_due(self.removal.as_ref()),
+            false => {
+                let long = self.entries.long_pull_allowed(self.slots());
+                self.entries.next_pull_due(self.removal.as_ref(), long)
+            }
         };
         let unclear = !self.pulls.is_empty() || self.inventory_outdated;
         let removal = match removing || (exclusive && unclear) {
@@ -477,13 +481,17 @@ impl Warmer {
         }
     }
 
-    fn free_slots(&self) -> usize {
-        let limit = if self.holds.probing() {
+    /// Largest number of pulls at the same time.
+    fn slots(&self) -> usize {
+        if self.holds.probing() {
             1
         } else {
             self.config.max_parallel_pulls.get()
-        };
-        limit.saturating_sub(self.pulls.len())
+        }
+    }
+
+    fn free_slots(&self) -> usize {
+        self.slots().saturating_sub(self.pulls.len())
     }
 
     fn start_pulls(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
@@ -492,7 +500,9 @@ impl Warmer {
             return;
         }
         for _ in 0..self.free_slots() {
-            let Some(entry) = self.entries.next_pull(self.removal.as_ref(), now) else {
+            let long = self.entries.long_pull_allowed(self.slots());
+            let next = self.entries.next_pull(self.removal.as_ref(), long, now);
+            let Some(entry) = next else {
                 return;
             };
             self.last_pull += 1;
@@ -545,6 +555,13 @@ impl Warmer {
         }
     }
 
+    fn pull_progressed(&mut self, id: PullId, done: ByteSize) {
+        let image = self.pulls.get(&id);
+        if let Some(entry) = image.and_then(|image| self.entries.get_mut(image)) {
+            entry.progress.progressed(done);
+        }
+    }
+
     fn pull_ended(&mut self, id: PullId, result: Result<RuntimeImage, Failure>, now: Timestamp) {
         let Some(image) = self.pulls.remove(&id) else {
             return;
@@ -577,11 +594,35 @@ impl Warmer {
         }
     }
 
-    /// Ends rounds whose deadline has passed: running pulls are cancelled; an image that waits for
-    /// its next attempt or a free slot keeps its last failure.
+    /// The running pulls whose slots a namespace without a running pull waits for.
+    fn waited_for(&self, now: Timestamp) -> BTreeSet<ImageRef> {
+        if self.free_slots() > 0 {
+            return BTreeSet::new();
+        }
+        let running = self.pulls.values();
+        running
+            .filter(|image| self.entries.is_waited_for(image, now))
+            .cloned()
+            .collect()
+    }
+
+    /// Ends rounds whose deadline has passed: running pulls are cancelled, unless they received bytes and no
+    /// namespace without a running pull waits for their slot. An image that waits for its next attempt or a
+    /// free slot keeps its last failure.
     fn expire_rounds(&mut self, now: Timestamp) {
+        if self.entries.expired_rounds(now).next().is_none() {
+            return;
+        }
         let mut cancelled = Vec::new();
+        let waited_for = self.waited_for(now);
         for entry in self.entries.expired_rounds(now) {
+            if entry.pull.is_some()
+                && !waited_for.contains(&entry.progress.spec.image)
+                && entry.progress.extend_round()
+            {
+                self.touched.insert(entry.progress.spec.image.clone());
+                continue;
+            }
             let failure = match entry.pull.take() {
                 Some(pull) => {
                     cancelled.push(pull);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Inventory;
 use crate::error::Failure;
-use crate::model::{Assignment, ImageRef, ImageReport};
+use crate::model::{Assignment, ByteSize, ImageRef, ImageReport};
 use crate::port::{CredentialsRequest, Removal, RuntimeImage};
 
 /// One pull attempt. Never used twice by a warmer.
@@ -37,6 +37,13 @@ pub enum NodeEvent {
         id: InventoryId,
         /// The inventory.
         result: Result<Inventory, Failure>,
+    },
+    /// A running pull has received bytes. Optional: without it, no pull gets more time than its deadline.
+    PullProgressed {
+        /// Which pull.
+        id: PullId,
+        /// Bytes received since the start of the pull.
+        done: ByteSize,
     },
     /// A pull ended. Ignored for a pull that was cancelled.
     PullEnded {

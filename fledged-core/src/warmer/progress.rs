@@ -8,9 +8,16 @@ use super::hold::Hold;
 use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
 use crate::model::{
-    AssignedImage, DesiredState, GoDuration, ImagePhase, ImagePullPolicy, ImageReport,
+    AssignedImage, ByteSize, DesiredState, GoDuration, ImagePhase, ImagePullPolicy, ImageReport,
 };
 use crate::time::{after, between};
+
+/// Bytes that a pull has to receive within a deadline to get another one.
+const EXTENSION_BYTES: ByteSize = ByteSize::new(1 << 20);
+
+/// Largest number of deadlines that one round gets in addition. It bounds how long a slow registry keeps
+/// a slot from other images.
+const EXTENSIONS_MAX: u32 = 12;
 
 /// The attempts at one assigned image, and what is reported of it.
 ///
@@ -30,6 +37,14 @@ pub struct ImageProgress {
     pub due: Option<Timestamp>,
     /// Start of the current round.
     pub round: Option<Timestamp>,
+    /// Number of deadlines that the current round got in addition, because its pull received bytes.
+    pub extensions: u32,
+    /// Bytes that the running pull has received.
+    received: ByteSize,
+    /// Those of `received` that have extended the round.
+    counted: ByteSize,
+    /// The message of the last failed attempt of the current round.
+    last_failure: Option<String>,
     /// Number of failed rounds in a row.
     pub failed_rounds: u32,
     /// Number of times in a row that the image disappeared soon after it was cached.
@@ -61,6 +76,10 @@ impl ImageProgress {
             spec,
             due: None,
             round: None,
+            extensions: 0,
+            received: ByteSize::ZERO,
+            counted: ByteSize::ZERO,
+            last_failure: None,
             failed_rounds: 0,
             evictions: 0,
             cached_at: None,
@@ -92,7 +111,37 @@ impl ImageProgress {
     /// When the current round has to be over.
     #[must_use]
     pub fn round_ends(&self) -> Option<Timestamp> {
-        Some(after(self.round?, self.spec.deadline))
+        let whole = self.spec.deadline.saturating_mul(self.extensions + 1);
+        Some(after(self.round?, whole))
+    }
+
+    /// The running pull has received this number of bytes. A pull that received at least 1 MiB by its
+    /// deadline gets another deadline, up to twelve times.
+    pub fn progressed(&mut self, received: ByteSize) {
+        self.received = received;
+    }
+
+    /// The deadline of the round has passed during a pull: whether the pull goes on, because it received
+    /// bytes.
+    pub(super) fn extend_round(&mut self) -> bool {
+        let new = self.received.saturating_sub(self.counted);
+        if new < EXTENSION_BYTES || self.extensions >= EXTENSIONS_MAX {
+            return false;
+        }
+        self.counted = self.received;
+        let passed = self.spec.deadline.saturating_mul(self.extensions + 1);
+        self.extensions += 1;
+        // A change of the report shows that the node is alive.
+        let mut message = format!(
+            "still pulling after {}: {} received",
+            GoDuration(passed),
+            self.received
+        );
+        if let Some(last) = &self.last_failure {
+            message = format!("{message}; the attempt before failed: {last}");
+        }
+        self.report.message = Some(message);
+        true
     }
 
     /// Sets the reported reason and message.
@@ -120,12 +169,16 @@ impl ImageProgress {
     pub fn begin(&mut self, phase: ImagePhase, now: Timestamp) {
         if self.round.is_none() {
             self.report.attempts = 0;
+            self.extensions = 0;
+            self.last_failure = None;
             self.start_round(now);
             // The reason why an image is pulled again stays in the report during the pull.
             if self.report.reason != Some(Reason::Evicted) {
                 self.clear_reason();
             }
         }
+        self.received = ByteSize::ZERO;
+        self.counted = ByteSize::ZERO;
         self.report.attempts = self.report.attempts.saturating_add(1);
         self.report.phase = phase;
         self.due = None;
@@ -149,7 +202,9 @@ impl ImageProgress {
         backoff: &Backoff,
         rng: &mut fastrand::Rng,
     ) {
-        self.explain(failure.reason, self.message_for(failure, present));
+        let message = self.message_for(failure, present);
+        self.last_failure = Some(message.clone());
+        self.explain(failure.reason, message);
         if failure.class().is_transient() {
             let delay = backoff.within_round(failure, self.report.attempts, rng);
             let due = after(now, delay);
@@ -192,13 +247,13 @@ impl ImageProgress {
             GoDuration(self.spec.deadline),
             self.report.attempts
         );
-        // Before the first attempt has failed, a message is about an earlier round.
-        let last = self
-            .report
-            .message
-            .as_ref()
-            .filter(|_| self.report.attempts > 1);
-        if let Some(last) = last {
+        if self.extensions > 0 {
+            text = format!(
+                "{text}; extended {} times while bytes arrived, {} received",
+                self.extensions, self.received
+            );
+        }
+        if let Some(last) = &self.last_failure {
             text = format!("{text}; the attempt before failed: {last}");
         }
         Failure::new(Reason::DeadlineExceeded, text)

@@ -159,3 +159,32 @@ fn into_absent_marks_all_images_absent() {
             .all(|i| i.state == DesiredState::Absent && i.wanted_by.is_empty())
     );
 }
+
+#[test]
+fn the_longest_deadline_of_all_caches_counts() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let mk_deadline = |name: &str, deadline: &str| {
+        let entry = json!({"images": ["shared"], "deadline": deadline});
+        mk_cache(name, json!({"cacheSpec": [entry]}))
+    };
+    let plain = mk_images("plain", &["shared", "own"]);
+    let fold = |caches: &[ImageCache], defaults| {
+        let images = Assignment::for_node(&mk_node(&[]), caches, defaults).images;
+        images
+            .iter()
+            .map(|image| image.deadline)
+            .collect::<Vec<_>>()
+    };
+    let defaults = AssignmentDefaults::default();
+    // One minute is shorter than the default, which counts for `plain`.
+    let caches = [mk_deadline("a", "1m"), plain.clone()];
+    assert_eq!(fold(&caches, defaults), [minutes(5), minutes(5)]);
+    assert_eq!(fold(&caches[..1], defaults), [minutes(1)]);
+    let caches = [plain, mk_deadline("a", "30m"), mk_deadline("b", "1h")];
+    assert_eq!(fold(&caches, defaults), [minutes(60), minutes(5)]);
+    // The operator's limit holds for caches, not for its own default.
+    let limited = defaults.with_deadline_max(minutes(20));
+    assert_eq!(fold(&caches, limited), [minutes(20), minutes(5)]);
+    let long_default = limited.with_deadline(minutes(45));
+    assert_eq!(fold(&caches, long_default), [minutes(45), minutes(45)]);
+}

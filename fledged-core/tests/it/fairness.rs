@@ -7,6 +7,7 @@ use fledged_core::model::CountOrPercent;
 use fledged_core::model::{AssignedImage, CacheId};
 use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
 use jiff::Timestamp;
+use std::time::Duration;
 
 #[test]
 fn a_rollout_limit_does_not_delay_other_caches() {
@@ -100,4 +101,48 @@ fn namespaces_take_turns_at_slots_of_the_cluster() {
         }
     }
     assert_eq!(order, ["n1", "n2", "n9", "n3"]);
+}
+
+#[test]
+fn one_slot_is_kept_for_usual_deadlines() {
+    let long = |name: &str| mk_wanted("a", name).with_deadline(Duration::from_secs(7_200));
+    let mut node = TestNode::new(3);
+    let many: Vec<_> = (0..9).map(|n| long(&format!("a-{n}"))).collect();
+    let usual = mk_wanted("b", "b-0");
+    node.assign(many.iter().cloned().chain([usual.clone()]).collect());
+    assert_eq!(node.read(mk_inventory(&[])).pulls(), ["a-0", "b-0", "a-1"]);
+    assert_eq!(node.pulled("b-0").pulls(), [""; 0]);
+    // The kept slot is free for what comes later.
+    let later = mk_wanted("c", "c-0");
+    let images = many.iter().cloned().chain([usual, later]).collect();
+    node.assign(images);
+    assert_eq!(node.read_next(mk_inventory(&["b-0"])).pulls(), ["c-0"]);
+    // A node without usual images uses all its slots, and so does one with a single slot.
+    for slots in [1, 3] {
+        let mut node = TestNode::new(slots);
+        node.assign(many.clone());
+        assert_eq!(node.read(mk_inventory(&[])).pulls().len(), slots);
+    }
+}
+
+#[test]
+fn a_pull_is_not_extended_while_another_namespace_waits() {
+    let minute = Duration::from_secs(60);
+    let mut node = TestNode::new(1);
+    let a = |name: &str| mk_wanted("a", name).with_deadline(minute);
+    node.assign(vec![a("a-0"), a("a-1")]);
+    node.read(mk_inventory(&[]));
+    node.received("a-0", 1 << 30);
+    // Its own namespace waits.
+    assert_eq!(node.pass(60).cancels(), 0);
+    node.assign(vec![a("a-0"), a("a-1"), mk_wanted("b", "b-0")]);
+    while node.is_reading() {
+        node.read(mk_inventory(&[]));
+    }
+    node.received("a-0", 2 << 30);
+    let asked = node.pass(60);
+    assert_eq!(
+        (asked.cancels(), asked.pulls()),
+        (1, vec!["b-0".to_owned()])
+    );
 }

@@ -366,3 +366,18 @@ fn a_loop_implements_debug() {
     let node = mk_node();
     assert!(format!("{:?}", node.node).contains("NodeLoop"));
 }
+
+#[test]
+fn a_long_pull_is_complete_in_one_attempt_while_bytes_arrive() {
+    let mut node = mk_node_with(Faults::default());
+    // The pull takes 100 s, and each step of the simulated transfer 12.5 s.
+    let image = mk_present("big").with_deadline(Duration::from_secs(15));
+    let report = node.settle(&[image]);
+    let big = &report.images[0];
+    assert_eq!((big.phase, big.attempts), (ImagePhase::Cached, 1));
+    assert_eq!(node.count(&TraceEvent::PullFailed(mk_ref("big"))), 0);
+    // Each deadline changes the report, so that the node does not count as unresponsive.
+    let phases = node.observer.phases.lock().unwrap();
+    let pulling = phases.iter().filter(|(_, p)| *p == ImagePhase::Pulling);
+    assert!(pulling.count() >= 6, "{phases:?}");
+}

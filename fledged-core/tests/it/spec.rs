@@ -1,4 +1,6 @@
 //! Validation of ImageCache specs: accepted specs, and the errors for invalid ones.
+use std::time::Duration;
+
 use fledged_core::model::{
     CacheId, CountOrPercent, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,
     InvalidSpec, ObjectName,
@@ -327,5 +329,51 @@ fn unknown_policies_are_refused() {
     ] {
         let error = serde_json::from_value::<ImageCacheSpec>(entry).unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn deadlines_of_entries_win_over_that_of_the_cache() {
+    let cache = mk_cache(json!({
+        "deadline": "30m",
+        "cacheSpec": [{"images": ["nginx"]}, {"images": ["model"], "deadline": "2h30m"}],
+    }));
+    let deadlines: Vec<_> = cache.groups.iter().map(|group| group.deadline).collect();
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    assert_eq!(deadlines, [minutes(30), minutes(150)]);
+    let cache = mk_cache(json!({"cacheSpec": [{"images": ["nginx"]}]}));
+    assert_eq!(cache.groups[0].deadline, None);
+}
+
+#[test]
+fn deadlines_are_durations_from_1s_to_24h() {
+    let problem = "must be a duration from 1s to 24h, for example 30m";
+    for value in [
+        "",
+        "5",
+        "5 minutes",
+        "0s",
+        "999ms",
+        "-5m",
+        "24h1ns",
+        "1d",
+        "300h",
+    ] {
+        for (spec, field) in [
+            (mk_beside(json!({"deadline": value})), "spec.deadline"),
+            (
+                mk_entry(json!({"deadline": value})),
+                "spec.cacheSpec[0].deadline",
+            ),
+        ] {
+            let refused = refuse_one(spec);
+            assert_eq!(
+                refused,
+                (field.to_owned(), value.to_owned(), problem.to_owned())
+            );
+        }
+    }
+    for value in ["1s", "24h", "1h30m", "0.5h", "1500ms"] {
+        mk_cache(mk_beside(json!({"deadline": value})));
     }
 }

@@ -352,3 +352,58 @@ fn a_failed_refresh_mentions_the_earlier_copy() {
     assert!(message.contains("earlier copy"), "{message}");
     assert!(message.contains("manifest unknown"), "{message}");
 }
+
+#[test]
+fn a_pull_that_receives_bytes_gets_another_deadline() {
+    let image = mk_present("a").with_deadline(MINUTE);
+    let (mut node, _) = TestNode::warmed(1, vec![image], &[]);
+    let started = node.now;
+    node.received("a", 5 << 20);
+    assert_eq!(node.pass(60).cancels(), 0);
+    let report = node.report("a");
+    assert_eq!((report.phase, report.attempts), (ImagePhase::Pulling, 1));
+    let message = report.message.unwrap();
+    assert_eq!(message, "still pulling after 1m: 5.0 MiB received");
+    // Less than a megabyte more is no progress.
+    node.received("a", (6 << 20) - 1);
+    assert_eq!(node.pass(59).cancels(), 0);
+    assert_eq!(node.pass(1).cancels(), 1);
+    let report = node.report("a");
+    assert_eq!(report.reason, Some(Reason::DeadlineExceeded));
+    assert_eq!(report.started_at, Some(started));
+    let message = report.message.unwrap();
+    let expected = "not complete within its deadline of 1m, at attempt 1; \
+                    extended 1 times while bytes arrived, 6.0 MiB received";
+    assert_eq!(message, expected);
+}
+
+#[test]
+fn a_round_is_extended_at_most_twelve_times() {
+    let image = mk_present("a").with_deadline(MINUTE);
+    let (mut node, _) = TestNode::warmed(1, vec![image], &[]);
+    for extension in 1..=12_u64 {
+        node.received("a", extension << 20);
+        assert_eq!(node.pass(60).cancels(), 0, "{extension}");
+    }
+    node.received("a", 13 << 20);
+    assert_eq!(node.pass(60).cancels(), 1);
+    // The next round begins anew.
+    node.until_pull(&[]);
+    assert_eq!(node.pass(60).cancels(), 1);
+}
+
+#[test]
+fn an_extended_pull_keeps_the_failure_before_it() {
+    let image = mk_present("a").with_deadline(MINUTE);
+    let (mut node, _) = TestNode::warmed(1, vec![image], &[]);
+    node.failed("a", Reason::RegistryError);
+    node.until_pull(&[]);
+    // Bytes of the first attempt do not count for the second.
+    node.received("a", 1 << 20);
+    assert_eq!(node.pass(60).cancels(), 0);
+    let message = node.report("a").message.unwrap();
+    assert!(message.ends_with("the attempt before failed: the runtime failed with RegistryError"));
+    assert_eq!(node.pass(60).cancels(), 1);
+    let message = node.report("a").message.unwrap();
+    assert!(message.ends_with("the attempt before failed: the runtime failed with RegistryError"));
+}

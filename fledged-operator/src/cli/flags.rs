@@ -116,6 +116,9 @@ pub(super) struct ControllerArgs {
     /// Deadline of a pull, per image, from the start of its first attempt.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
     pub(super) image_pull_deadline_duration: Duration,
+    /// Longest deadline that an ImageCache may set; a longer one counts as this.
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = a_second_or_more)]
+    pub(super) max_image_pull_deadline: Duration,
     /// Pull policy of images whose ImageCache sets none.
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy())]
     pub(super) image_pull_policy: ImagePullPolicy,

@@ -74,7 +74,8 @@ pub(super) async fn controller(args: &ControllerArgs, stop: Stop) -> Result<(), 
     let mut config = ControllerConfig::default();
     config.planner.defaults = AssignmentDefaults::default()
         .with_pull_policy(args.image_pull_policy)
-        .with_deadline(args.image_pull_deadline_duration);
+        .with_deadline(args.image_pull_deadline_duration)
+        .with_deadline_max(args.max_image_pull_deadline);
     config.planner.max_concurrent_nodes = args.max_concurrent_nodes.clone();
     config.planner.refresh_interval = args.image_cache_refresh_frequency;
     if let Some(most) = args.max_images_per_cache {

@@ -74,6 +74,10 @@ const REFERENCE: &str = concat!(
     r"^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+((\.|__?|-+|/)[a-z0-9]+)*",
     r"(:\w[\w.-]{0,127})?(@sha[0-9]+:[0-9a-f]+)?$",
 );
+/// A positive duration in Go's syntax. The controller checks its limits.
+const DURATION: &str = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$";
+/// Longest text of a duration.
+const DURATION_MAX: i64 = 32;
 /// Whether a text is from `1%` to `100%`. A number differs from its text.
 const IS_PERCENTAGE: &str = "self != string(self) || self.matches('^([1-9][0-9]?|100)%$')";
 /// Whether it is a DNS subdomain (RFC 1123).
@@ -97,6 +101,12 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
                 "tolerations",
                 "Taints that are tolerated, as in a pod. Default: every taint except those of control-plane nodes.",
             );
+            describe(
+                group,
+                "deadline",
+                "Longest duration of the pull of one image of this entry, for example `30m`. Default: `spec.deadline`.",
+            );
+            in_field(group, "deadline", pull_deadline);
             describe(
                 group,
                 "nodeSelector",
@@ -164,6 +174,7 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
         in_field(spec, "serviceAccountName", |name| {
             object_name(name, "ServiceAccount");
         });
+        in_field(spec, "deadline", pull_deadline);
         describe(
             spec,
             "deletionPolicy",
@@ -196,6 +207,15 @@ fn describe(schema: &mut JSONSchemaProps, name: &str, text: &str) {
     in_field(schema, name, |field| {
         field.description = Some(text.to_owned());
     });
+}
+
+fn pull_deadline(schema: &mut JSONSchemaProps) {
+    schema.max_length = Some(DURATION_MAX);
+    rule(
+        schema,
+        &format!("self.matches('{DURATION}')"),
+        "must be a duration from 1s to 24h, for example 30m",
+    );
 }
 
 fn node_selector_term(term: &mut JSONSchemaProps) {

@@ -61,6 +61,10 @@ pub struct ImageCacheSpec {
     /// Limits of the rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// Longest duration of the pull of one image, for example `30m`, for all entries that set none. Default: the
+    /// controller's --image-pull-deadline-duration, which is 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
 }
 
 impl From<ImageCacheSpec> for model::ImageCacheSpec {
@@ -70,6 +74,7 @@ impl From<ImageCacheSpec> for model::ImageCacheSpec {
         spec.service_account_name = wire.service_account_name;
         spec.deletion_policy = wire.deletion_policy;
         spec.rollout = wire.rollout;
+        spec.deadline = wire.deadline;
         spec
     }
 }
@@ -82,6 +87,7 @@ impl From<model::ImageCacheSpec> for ImageCacheSpec {
             service_account_name: spec.service_account_name,
             deletion_policy: spec.deletion_policy,
             rollout: spec.rollout,
+            deadline: spec.deadline,
         }
     }
 }

@@ -96,7 +96,7 @@ async fn docker_engine_conforms() {
         return;
     }
     let dockerd = Dockerd::start();
-    assert_conforms(&DockerRuntime::connect(dockerd.socket())).await;
+    assert_conforms(&DockerRuntime::new(dockerd.socket())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

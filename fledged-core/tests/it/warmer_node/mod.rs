@@ -235,6 +235,13 @@ impl TestNode {
         self.send(NodeEvent::PullEnded { id, result })
     }
 
+    /// The running pull of an image has received this number of bytes.
+    pub(crate) fn received(&mut self, name: &str, bytes: u64) -> Asked {
+        let id = self.pulls[&mk_ref(name)];
+        let done = ByteSize::new(bytes);
+        self.send(NodeEvent::PullProgressed { id, done })
+    }
+
     pub(crate) fn pulled(&mut self, name: &str) -> Asked {
         self.ended(name, Ok(mk_image(&[name])))
     }
