@@ -3,6 +3,7 @@
 use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -94,7 +95,15 @@ impl ImageRef {
                 ),
             ));
         }
-        if let Some(bad) = value.chars().find(|c| {
+        // Brackets only around the IPv6 address of a registry.
+        let after_address = match value.strip_prefix('[') {
+            None => value,
+            Some(rest) => match rest.split_once(']') {
+                Some((address, after)) if is_ipv6(address) => after,
+                _ => return fail("it does not begin with an IPv6 address in brackets"),
+            },
+        };
+        if let Some(bad) = after_address.chars().find(|c| {
             !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@'))
         }) {
             let what = if bad.is_whitespace() {
@@ -435,11 +444,14 @@ fn split(value: &str) -> Result<Split<'_>, Cow<'static, str>> {
     if !repository.split('/').all(is_component) {
         return Err(FORM.into());
     }
-    let (host, port) = match registry.split_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None => (registry, None),
+    let host_end = registry.find(']').map_or(0, |bracket| bracket + 1);
+    let (host, port) = match registry.get(host_end..).and_then(|rest| rest.find(':')) {
+        Some(colon) => registry.split_at(host_end + colon),
+        None => (registry, ""),
     };
-    if !host.split('.').all(is_host_label) {
+    let port = port.strip_prefix(':');
+    let is_address = host.starts_with('[') && host.ends_with(']');
+    if !is_address && !host.split('.').all(is_host_label) {
         return Err(FORM.into());
     }
     if port.is_some_and(|port| !is_port(port)) {
@@ -491,6 +503,11 @@ fn is_host_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+/// An IPv6 address without zone and without an IPv4 address in it, as `distribution/reference` has it.
+fn is_ipv6(text: &str) -> bool {
+    !text.contains('.') && text.parse::<Ipv6Addr>().is_ok()
 }
 
 fn is_port(text: &str) -> bool {

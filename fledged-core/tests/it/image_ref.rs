@@ -179,7 +179,6 @@ fn invalid_characters_are_named() {
         "a,b",
         "a^b",
         "a~b",
-        "[::1]:5000/a",
         "naïve",
         "nginx:ä",
         "nginx:１",
@@ -199,6 +198,55 @@ fn invalid_characters_are_named() {
             found.contains(&format!("{:?}", bad.unwrap())),
             "{text:?}: {found}"
         );
+    }
+}
+
+#[test]
+fn ipv6_addresses_of_registries_are_in_brackets() {
+    for (text, registry, normalised) in [
+        ("[::1]:5000/app:1", "[::1]:5000", "[::1]:5000/app:1"),
+        (
+            "[fd00:10::5]/team/app",
+            "[fd00:10::5]",
+            "[fd00:10::5]/team/app:latest",
+        ),
+        (
+            "[2001:DB8:0:0:0:0:0:1]:443/app",
+            "[2001:DB8:0:0:0:0:0:1]:443",
+            "[2001:DB8:0:0:0:0:0:1]:443/app:latest",
+        ),
+    ] {
+        let image = parse(text);
+        assert_eq!((image.registry(), image.as_str()), (registry, normalised));
+        let pinned = parse(&format!("{text}@sha256:{HEX}"));
+        assert_eq!(pinned.registry(), registry);
+        assert_eq!(parse(pinned.as_str()), pinned);
+    }
+    for (text, expected) in [
+        ("[]/app", "IPv6"),
+        ("[::1/app", "IPv6"),
+        ("[::1]", "does not follow"),
+        ("[::1]:5000", "does not follow"),
+        ("[::1]/", "does not follow"),
+        ("[::1]app/x", "does not follow"),
+        ("[::1]:0/app", "port"),
+        ("[::1]:99999/app", "port"),
+        ("[::1]:/app", "port"),
+        ("[::1%eth0]/app", "IPv6"),
+        ("[::ffff:1.2.3.4]/app", "IPv6"),
+        ("[1.2.3.4]/app", "IPv6"),
+        ("[12345::]/app", "IPv6"),
+        ("[host]/app", "IPv6"),
+        ("[[::1]]/app", "IPv6"),
+        ("::1/app", "does not follow"),
+        ("a/[::1]/app", "a character that no reference can have"),
+        (
+            "docker.io/app:[1]",
+            "a character that no reference can have",
+        ),
+    ] {
+        let found = problem(text);
+        assert!(found.contains(expected), "{text:?}: {found}");
     }
 }
 
@@ -329,7 +377,7 @@ proptest! {
     #[test]
     fn accepted_references_are_safe_and_normalised(text in prop_oneof![nearly(), ".{0,40}", "[a-z0-9]{1,9}(/[a-z0-9]{1,9}){0,2}(:[a-z0-9]{1,9})?"]) {
         let Ok(image) = ImageRef::parse(&text) else { return Ok(()) };
-        let of_the_grammar = |c: char| c.is_ascii_alphanumeric() || ".:/-_@".contains(c);
+        let of_the_grammar = |c: char| c.is_ascii_alphanumeric() || ".:/-_@[]".contains(c);
         prop_assert!(text.chars().all(of_the_grammar), "{text:?}");
         prop_assert!(!text.starts_with(['-', '/', '.']), "{text:?}");
         prop_assert!(!text.contains("..") || image.tag().is_some_and(|t| t.contains("..")), "{text:?}");

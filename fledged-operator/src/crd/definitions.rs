@@ -71,7 +71,7 @@ const NAME_MAX: i64 = 253;
 /// lenient with the registry and the digest than `distribution/reference`; webhook and controller check the rest. A
 /// CEL rule could have a message, but `matches` exceeds the cost limit by far for so many images.
 const REFERENCE: &str = concat!(
-    r"^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+((\.|__?|-+|/)[a-z0-9]+)*",
+    r"^(([a-zA-Z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]+)?/)?[a-z0-9]+((\.|__?|-+|/)[a-z0-9]+)*",
     r"(:\w[\w.-]{0,127})?(@sha[0-9]+:[0-9a-f]+)?$",
 );
 /// A positive duration in Go's syntax. The controller checks its limits.
