@@ -94,7 +94,7 @@ async fn kubectl_commands_of_kube_fledged_work(way: Way) {
     let record: Vec<&str> = record.lines().collect();
     assert_eq!(
         words(record[0]),
-        ["NAME", "DESIRED", "CACHED", "FAILED", "AGE"]
+        ["NAME", "DESIRED", "CACHED", "FAILED", "PENDING", "AGE"]
     );
     assert_eq!(words(record[1])[1..4], ["1", "1", "0"]);
     eventually("the events to be described", || async {
