@@ -70,9 +70,10 @@ async fn a_throttled_account_does_not_delay_another_namespace() {
 fn a_redirect_target_gets_no_credentials() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let elsewhere = runtime.block_on(ScriptedRegistry::start(|asked| {
-        // A host that the registry names asks for credentials, and names itself as the server of tokens.
-        let challenge = "Bearer realm=\"/token\",service=\"elsewhere\"";
-        (asked.path != "/token").then(|| answer(401, ("www-authenticate", challenge), ""))
+        // The host to which the registry redirects asks for credentials, and names itself as the server of tokens.
+        let realm = format!("http://{}/token", asked.host);
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"elsewhere\"");
+        (asked.path != "/token").then(|| answer(401, ("www-authenticate", &challenge), ""))
     }));
     let target = format!("http://{}", elsewhere.addr());
     let registry = runtime.block_on(ScriptedRegistry::start(move |asked| {

@@ -18,6 +18,8 @@ use tokio::task::JoinHandle;
 pub(super) struct Asked {
     pub(super) method: String,
     pub(super) path: String,
+    /// The address under which the client knows the registry.
+    pub(super) host: String,
     pub(super) authorization: Option<String>,
     pub(super) body: String,
 }
@@ -106,6 +108,7 @@ async fn read(request: Request<Incoming>) -> Result<Asked, hyper::Error> {
     Ok(Asked {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
+        host: head.headers["host"].to_str().unwrap().to_owned(),
         authorization: header.map(|value| value.to_str().unwrap().to_owned()),
         body: String::from_utf8_lossy(&body).into_owned(),
     })
