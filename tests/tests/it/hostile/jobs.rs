@@ -6,6 +6,7 @@ use fledged_operator::crd::PURGE_ANNOTATION;
 use fledged_operator::jobs::FIELD_MANAGER;
 use fledged_tests::kube::{TestNode, Way, World, WorldOptions, eventually};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -90,10 +91,17 @@ async fn a_forged_job_does_not_hold_up_a_pull() {
     victim.create_images("web", &[APP]).await;
     let job = pull_job(&victim).await;
     attacker.create_images("spy", &[APP]).await;
-    // The controller and the attacker's copy start anew, without the Job of the victim.
+    // A new controller finds no Job but the attacker's.
     world.kill_controller().await;
     let gone = DeleteParams::background();
     jobs(&victim).delete(&job.name_any(), &gone).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(victim.client.clone(), &victim.namespace);
+    eventually("the pod of the Job to be gone", || async {
+        let left = pods.list(&ListParams::default()).await.unwrap().items.len();
+        (left == 0).then_some(()).ok_or(left.to_string())
+    })
+    .await;
+    assert!(!a.runtime.holds(APP));
     let mut forged = copy_of(&job);
     forged["spec"]["activeDeadlineSeconds"] = 1_000_000.into();
     create_job(&attacker, FIELD_MANAGER, &forged).await;
@@ -160,10 +168,21 @@ async fn ready_after_a_purge_means_that_the_image_is_back() {
     .await;
     world.publish(&[APP]);
     let (_, victim) = Tenant::attacker_and_victim(&world).await;
-    let a = world.node("a").await;
+    let mut a = world.unresponsive_node("a", &[]).await;
     a.runtime.preload(APP, "registry.test/app:1 v1");
+    a.object.set_ready(true).await;
+    a.start_agent();
+    let nodes: Api<Node> = Api::all(victim.client.clone());
+    eventually("the kubelet to list the image", || async {
+        let status = nodes.get(a.name()).await.unwrap().status;
+        let images = status.and_then(|status| status.images).unwrap_or_default();
+        let listed = images.len();
+        (listed == 1).then_some(()).ok_or(listed.to_string())
+    })
+    .await;
     victim.create_images("web", &[APP]).await;
     victim.converges("web").await;
+    assert_eq!(a.runtime.pulls(APP), 0);
     victim.annotate("web", PURGE_ANNOTATION).await;
     victim.ended("web", "ImageCachePurge", "Succeeded").await;
     assert!(!a.runtime.holds(APP));

@@ -159,7 +159,9 @@ async fn a_forged_revision_breaks_no_later_refresh() {
     victim.converges("web").await;
     for (tenant, name) in [(&attacker, "forged"), (&victim, "web")] {
         tenant.annotate(name, REFRESH_ANNOTATION).await;
-        tenant.ended(name, "ImageCacheRefresh", "Succeeded").await;
+        let status = tenant.ended(name, "ImageCacheRefresh", "Succeeded").await;
+        let revision = status.refresh_revision.unwrap();
+        assert!(revision < i64::MAX.cast_unsigned(), "{revision}");
     }
     a.holds_exactly(&[APP]).await;
 }
