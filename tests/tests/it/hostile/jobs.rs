@@ -90,7 +90,6 @@ async fn a_forged_job_does_not_hold_up_a_pull() {
     a.runtime.hold_pulls(true);
     victim.create_images("web", &[APP]).await;
     let job = pull_job(&victim).await;
-    attacker.create_images("spy", &[APP]).await;
     // A new controller finds no Job but the attacker's.
     world.kill_controller().await;
     let gone = DeleteParams::background();
