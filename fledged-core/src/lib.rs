@@ -18,7 +18,8 @@ pub mod warmer;
 
 #[doc(inline)]
 pub use planner::{
-    CacheEvent, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, Planner, PlannerConfig,
+    CacheEvent, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, EventReason, Planner,
+    PlannerConfig,
 };
 #[doc(inline)]
 pub use {

@@ -10,6 +10,7 @@ use super::cluster_event::{Annotation, CacheEvent, CacheFacts, ClusterCommand};
 use super::node_state::{NodeState, Pair};
 use super::status::{ActionReason, ActionStatus, CacheStatus, LastActions, RemovedCounts};
 use super::tally::{Tally, Totals};
+use super::trouble::Troubles;
 use crate::model::{
     CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidSpec, NodeFacts,
     NodeName, RemovalCause,
@@ -126,6 +127,8 @@ pub(super) struct CacheState {
     pub(super) totals: Totals,
     /// Nodes with failed or failing images of this cache.
     pub(super) failing: BTreeSet<NodeName>,
+    /// What is wrong with its images, and which of that was announced by an event.
+    pub(super) troubles: Troubles,
     /// Nodes that wait for one of its slots.
     pub(super) waiting: BTreeSet<NodeName>,
     pub(super) refresh_at: Option<Timestamp>,
@@ -181,6 +184,7 @@ impl CacheState {
             },
             totals: Totals::default(),
             failing: BTreeSet::new(),
+            troubles: recorded.map_or_else(Troubles::default, Troubles::announced_in),
             waiting: BTreeSet::new(),
             refresh_at: None,
             published: facts.status.clone(),
@@ -235,6 +239,17 @@ impl CacheState {
         self.events_full_at = after(from, EVENT_INTERVAL);
         let cache = id.clone();
         Some(ClusterCommand::RecordEvent { cache, event })
+    }
+
+    /// Replaces its spec.
+    pub(super) fn set_spec(&mut self, spec: Result<Arc<ImageCache>, InvalidSpec>) {
+        let images = |spec: &Result<Arc<ImageCache>, InvalidSpec>| -> BTreeSet<ImageRef> {
+            let groups = spec.iter().flat_map(|spec| &spec.groups);
+            groups.flat_map(|group| &group.images).cloned().collect()
+        };
+        let added = &images(&spec) - &images(&self.spec);
+        self.troubles.edited(added);
+        self.spec = spec;
     }
 
     /// The first image of its spec, as spelled there.
@@ -420,6 +435,7 @@ impl CacheState {
     /// Starts a refresh that verifies all images and pulls mutable tags again.
     pub(super) fn begin_requested_refresh(&mut self, revision: u64, now: Timestamp) -> CacheEvent {
         self.refresh = Request::Accepted;
+        self.troubles.forget_failures();
         self.refresh_waits_until = None;
         self.purged = false;
         let event = self.begin_refresh(revision, now);

@@ -1,5 +1,7 @@
 //! The events that a planner applies, and the commands it returns.
 
+use std::fmt;
+
 use jiff::Timestamp;
 
 use super::status::{ActionReason, CacheStatus};
@@ -184,33 +186,81 @@ pub enum Annotation {
     Purge,
 }
 
+/// The reason of an event about a cache, as a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum EventReason {
+    /// The start or the end of an action.
+    Action(ActionReason),
+    /// Pulls of an image fail.
+    ImagePullFailed,
+    /// An image was cached and is gone. It is pulled again.
+    ImageEvicted,
+    /// The record of a node has no room for the images of the cache.
+    NodeRecordFull,
+    /// The agent of a node does not respond.
+    AgentUnresponsive,
+    /// Every image is cached again on every reachable node, after the action had ended.
+    ImagesCached,
+    /// No node of the cache can be reached any more, after the action had ended.
+    NodesUnreachable,
+}
+
+impl EventReason {
+    /// The word itself.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Action(action) => action.as_str(),
+            Self::ImagePullFailed => "ImagePullFailed",
+            Self::ImageEvicted => "ImageEvicted",
+            Self::NodeRecordFull => "NodeRecordFull",
+            Self::AgentUnresponsive => "AgentUnresponsive",
+            Self::ImagesCached => "ImagesCached",
+            Self::NodesUnreachable => "NodesUnreachable",
+        }
+    }
+}
+
+impl fmt::Display for EventReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl From<ActionReason> for EventReason {
+    fn from(action: ActionReason) -> Self {
+        Self::Action(action)
+    }
+}
+
 /// An event about a cache for its users (a Kubernetes Event).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheEvent {
     /// Whether its type is `Warning`.
     pub warning: bool,
-    /// The action that the event is about.
-    pub reason: ActionReason,
+    /// The action or the condition that the event is about.
+    pub reason: EventReason,
     /// A sentence.
     pub message: String,
 }
 
 impl CacheEvent {
     /// An event of type `Normal`.
-    pub fn normal(reason: ActionReason, message: impl Into<String>) -> Self {
+    pub fn normal(reason: impl Into<EventReason>, message: impl Into<String>) -> Self {
         Self {
             warning: false,
-            reason,
+            reason: reason.into(),
             message: message.into(),
         }
     }
 
     /// An event of type `Warning`.
-    pub fn warning(reason: ActionReason, message: impl Into<String>) -> Self {
+    pub fn warning(reason: impl Into<EventReason>, message: impl Into<String>) -> Self {
         Self {
             warning: true,
-            reason,
+            reason: reason.into(),
             message: message.into(),
         }
     }

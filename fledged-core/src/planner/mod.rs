@@ -14,9 +14,11 @@ mod state_machine;
 mod status;
 mod status_update;
 mod tally;
+mod trouble;
 
 pub use cluster_event::{
-    Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget,
+    Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, EventReason, NodeRecord,
+    WriteTarget,
 };
 pub use explain::{Cause, Explanation, PullFailure, SelectorMismatch};
 pub use state_machine::{Planner, PlannerConfig};

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::cluster_event::NodeRecord;
 use super::tally::Tally;
+use super::trouble::TroubleKind;
 use crate::error::Reason;
 use crate::model::{
     AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, ImageRef,
@@ -47,6 +48,8 @@ pub(super) struct Pair {
 pub(super) struct ObservedImage {
     pub(super) phase: ImagePhase,
     pub(super) revision: u64,
+    /// Why it is in that phase, if the phase needs a reason.
+    pub(super) reason: Option<Reason>,
     /// Whether attempts fail and more of them follow in the same round.
     failing: bool,
     /// Whether the node held the image for its assignment, or began to pull it.
@@ -67,6 +70,7 @@ impl ObservedImage {
         Self {
             phase: report.phase,
             revision: report.revision.unwrap_or(0),
+            reason: report.reason,
             failing,
             held: report.is_held(),
         }
@@ -188,6 +192,12 @@ impl NodeState {
             && self.facts.as_ref().is_some_and(|facts| facts.ready)
     }
 
+    /// Whether it could pull and remove images if its agent responded.
+    pub(super) fn has_unresponsive_agent(&self) -> bool {
+        let ready = self.facts.as_ref().is_some_and(|facts| facts.ready);
+        self.unresponsive && ready && self.is_suitable()
+    }
+
     pub(super) fn pair(&self, image: &ImageRef) -> Option<&Pair> {
         let at = self.pairs.binary_search_by(|p| p.entry.image.cmp(image));
         self.pairs.get(at.ok()?)
@@ -211,6 +221,17 @@ impl NodeState {
     /// Whether attempts fail and more of them follow in the same round.
     pub(super) fn is_failing(&self, pair: &Pair) -> bool {
         self.observed(pair).is_some_and(|seen| seen.failing)
+    }
+
+    /// What is wrong with an image to pull, by the last report that covers it.
+    pub(super) fn trouble(&self, pair: &Pair) -> Option<TroubleKind> {
+        let seen = self.observed(pair)?;
+        if seen.failing || seen.phase == ImagePhase::Failed {
+            let reason = seen.reason.unwrap_or(Reason::Unknown);
+            return Some(TroubleKind::of_failure(reason));
+        }
+        let lost = seen.reason == Some(Reason::Evicted) && seen.phase != ImagePhase::Cached;
+        lost.then_some(TroubleKind::Evicted)
     }
 
     /// Whether the node holds the image as far as known and only has to verify it for that revision.

@@ -12,6 +12,7 @@ use super::cache::{CacheState, Caches, OrphanPolicy};
 use super::desired::Interner;
 use super::node_state::{ImageState, NodeState, Pair, asks_more};
 use super::tally::Tally;
+use super::trouble::{NodeTroubles, TroubleKind};
 use crate::model::{
     AssignedImage, CacheId, CountOrPercent, DesiredState, ImageCache, ImagePullPolicy, ImageRef,
     NodeFacts, NodeName, RemovalCause, RemovalOrder,
@@ -345,9 +346,23 @@ fn other_order(
     ))
 }
 
+/// How far a node is with the images of each cache that has any on it.
+#[derive(Debug)]
+pub(super) struct NodeProgress {
+    pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
+    pub(super) troubles: NodeTroubles,
+}
+
 /// Counts the node's images for each cache that has any.
-pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, Tally)> {
+pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
     let reachable = node.is_reachable();
+    let shared = |id: &CacheId| caches.get_key_value(id).map(|(id, _)| Arc::clone(id));
+    let mut troubles = NodeTroubles::new();
+    let mut add_trouble = |id: &CacheId, kind: TroubleKind, image: Option<&ImageRef>| {
+        if let Some(id) = shared(id) {
+            troubles.entry(id).or_default().push((kind, image.cloned()));
+        }
+    };
     let mut tallies: BTreeMap<&CacheId, Tally> = BTreeMap::new();
     for entry in node.desired.iter() {
         let pair = node.pair(&entry.image);
@@ -359,7 +374,12 @@ pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, T
         let verifying = pair.is_some_and(|p| node.is_verifying(p, entry, revision));
         let limited = |id: &CacheId| caches.get(id).is_some_and(|cache| cache.limit().is_some());
         let all_limited = entry.wanted_by.iter().all(limited);
+        let trouble = pair.filter(|_| reachable && !verifying && !due);
+        let trouble = trouble.and_then(|pair| node.trouble(pair));
         for id in &entry.wanted_by {
+            if let Some(kind) = trouble {
+                add_trouble(id, kind, Some(&entry.image));
+            }
             let tally = tallies.entry(id).or_default();
             tally.desired += 1;
             // An image that a cache without a limit wants takes no slot of the others.
@@ -390,6 +410,7 @@ pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, T
             if reachable {
                 tally.failed += images;
                 tally.left_out += images;
+                add_trouble(id, TroubleKind::RecordFull, None);
             } else {
                 tally.unreachable += images;
             }
@@ -405,11 +426,17 @@ pub(super) fn tallies(node: &NodeState, caches: &Caches) -> Vec<(Arc<CacheId>, T
             }
         }
     }
-    let shared = |id: &CacheId| caches.get_key_value(id).map(|(id, _)| Arc::clone(id));
+    if node.has_unresponsive_agent() {
+        for id in tallies.keys() {
+            add_trouble(id, TroubleKind::AgentUnresponsive, None);
+        }
+    }
     let tallies = tallies.into_iter();
-    tallies
-        .filter_map(|(id, tally)| Some((shared(id)?, tally)))
-        .collect()
+    let tallies = tallies.filter_map(|(id, tally)| Some((shared(id)?, tally)));
+    NodeProgress {
+        tallies: tallies.collect(),
+        troubles,
+    }
 }
 
 /// The number of different images that the cache has on that node.

@@ -11,8 +11,9 @@ use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord,
 use super::desired::{Desired, Interner};
 use super::explain::{self, Explanation};
 use super::node_state::{ImageState, NodeState, ReportLimits};
-use super::rollout::{self, Obstacle, RemovalClock, Slots};
+use super::rollout::{self, NodeProgress, Obstacle, RemovalClock, Slots};
 use super::status_update::{finish_action, publish_at, status};
+use super::trouble;
 use crate::model::{
     Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, ImageCache, ImageRef,
     InvalidField, InvalidSpec, NodeFacts, NodeName,
@@ -367,7 +368,11 @@ impl Planner {
         let spec = facts.spec.clone().map(Arc::new);
         if first || returned || cache.spec != spec {
             self.mark_nodes(&id, &cache);
-            cache.spec = spec;
+            if first {
+                cache.spec = spec;
+            } else {
+                cache.set_spec(spec);
+            }
             self.mark_nodes(&id, &cache);
         }
         let created = first && facts.status.is_none();
@@ -727,7 +732,10 @@ impl Planner {
 
     /// Counts the node's images again, and updates the totals that it is part of.
     fn update_totals(&mut self, name: &NodeName, node: &mut NodeState, now: Timestamp) {
-        let tallies = rollout::tallies(node, &self.caches);
+        let NodeProgress {
+            tallies,
+            mut troubles,
+        } = rollout::progress(node, &self.caches);
         // An image that is not desired any more is pulled until that is written.
         let active = node.is_reachable()
             && node.pairs.iter().any(|pair| {
@@ -741,7 +749,7 @@ impl Planner {
         let failing = !node.failed.is_empty();
         for (id, share) in &old {
             let unchanged = node.tallies.iter().any(|(k, t)| k == id && t == share);
-            if !unchanged || failing {
+            if !unchanged || failing || troubles.contains_key(id) {
                 self.dirty_caches.insert(Arc::clone(id));
             }
             let Some(cache) = self.caches.get_mut(id) else {
@@ -749,6 +757,7 @@ impl Planner {
             };
             cache.totals.subtract(*share);
             cache.failing.remove(name);
+            cache.troubles.remove(name);
             if share.in_progress > 0 {
                 self.freed.insert(Arc::clone(id));
             }
@@ -763,6 +772,9 @@ impl Planner {
                 continue;
             };
             cache.totals.add(*share);
+            if let Some(troubles) = troubles.remove(id) {
+                cache.troubles.set(name, troubles);
+            }
             let before = old.iter().find(|(known, _)| known == id);
             let before = before.map_or(0, |(_, share)| share.removed);
             cache.count_removed(share.removed, before);
@@ -814,13 +826,16 @@ impl Planner {
             let Some(cache) = self.caches.get_mut(&id) else {
                 continue;
             };
+            announce_troubles(&id, cache, &self.nodes, &mut self.queue, now);
             if let Some(finished) = finish_action(cache, now) {
                 if finished.drops_removals {
                     let nodes = self.nodes.iter();
                     let nodes = nodes.filter(|(_, node)| has_share(&node.tallies, &id));
                     self.dirty_nodes.extend(nodes.map(|(name, _)| name.clone()));
                 }
-                self.queue.extend(cache.event(&id, finished.event, now));
+                let event = finished.event;
+                let event = event.and_then(|event| cache.event(&id, event, now));
+                self.queue.extend(event);
             }
             let status = status(&id, cache, &self.nodes, self.config.failures_max, now);
             if cache.published.as_ref() != Some(&status) {
@@ -853,6 +868,28 @@ impl Planner {
                     annotation,
                 });
             }
+        }
+    }
+}
+
+/// Records events of what is wrong with a cache, as far as it has begun and the limit of events allows.
+fn announce_troubles(
+    id: &CacheId,
+    cache: &mut CacheState,
+    nodes: &BTreeMap<NodeName, NodeState>,
+    queue: &mut Vec<ClusterCommand>,
+    now: Timestamp,
+) {
+    if cache.gone {
+        return;
+    }
+    let sum = cache.totals.sum;
+    let settled = sum.pulling + sum.verifying + sum.removing == 0;
+    cache.troubles.forget_ended(settled);
+    for (announced, event) in trouble::begun(id, cache, nodes) {
+        if let Some(command) = cache.event(id, event, now) {
+            trouble::set_announced(cache, &announced);
+            queue.push(command);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cache::{CacheState, in_words};
-use super::cluster_event::CacheEvent;
+use super::cluster_event::{CacheEvent, EventReason};
 use super::node_state::NodeState;
 use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
@@ -21,10 +21,14 @@ const MESSAGE_MAX: usize = 1_000;
 /// The replacement for the name of an object in another namespace.
 const CONCEALED: &str = "of another namespace";
 
+/// The text of [`Reason::NodeRecordFull`].
+pub(super) const RECORD_FULL: &str =
+    "the record of the node has no room for the images of this image cache";
+
 /// The result of an action that ended, or changed after it had ended.
 #[derive(Debug)]
 pub(super) struct Finished {
-    pub(super) event: CacheEvent,
+    pub(super) event: Option<CacheEvent>,
     /// Whether it ended just now and its nodes have removals to drop.
     pub(super) drops_removals: bool,
 }
@@ -43,15 +47,38 @@ pub(super) fn finish_action(cache: &mut CacheState, now: Timestamp) -> Option<Fi
     }
     cache.action.status = status;
     cache.action.completed.get_or_insert(now);
-    let reason = cache.action.reason;
+    let event = if ends || cache.removed_spec().is_some() {
+        Some(end_event(cache))
+    } else {
+        later_event(cache)
+    };
     Some(Finished {
-        event: CacheEvent {
-            warning: matches!(status, ActionStatus::Failed | ActionStatus::Unknown),
-            reason,
-            message: format!("{}: {}", in_words(reason), message(cache)),
-        },
+        event,
         drops_removals: ends && cache.removed_spec().is_some(),
     })
+}
+
+/// The event of the end of an action.
+fn end_event(cache: &CacheState) -> CacheEvent {
+    let reason = cache.action.reason;
+    CacheEvent {
+        warning: matches!(
+            cache.action.status,
+            ActionStatus::Failed | ActionStatus::Unknown
+        ),
+        reason: reason.into(),
+        message: format!("{}: {}", in_words(reason), message(cache)),
+    }
+}
+
+/// The event of a result that changed after the action had ended. Failures have their own events.
+fn later_event(cache: &CacheState) -> Option<CacheEvent> {
+    let message = message(cache);
+    match cache.action.status {
+        ActionStatus::Failed => None,
+        ActionStatus::Unknown => Some(CacheEvent::warning(EventReason::NodesUnreachable, message)),
+        _ => Some(CacheEvent::normal(EventReason::ImagesCached, message)),
+    }
 }
 
 /// When a status that differs from the published one may be published: at once if its words change,
@@ -131,8 +158,7 @@ fn failures(
     let mut failures: BTreeMap<String, Vec<NodeFailure>> = BTreeMap::new();
     if let Some(first) = cache.first_image() {
         for name in full.take(max) {
-            let message = "the record of the node has no room for the images of this image cache";
-            let failure = NodeFailure::new(name.clone(), Reason::NodeRecordFull, message);
+            let failure = NodeFailure::new(name.clone(), Reason::NodeRecordFull, RECORD_FULL);
             failures.entry(first.clone()).or_default().push(failure);
         }
     }
@@ -149,7 +175,7 @@ fn failures(
 
 /// The message without names of objects in the namespaces of other caches. One report serves all caches that
 /// want the image, and may name the Secrets of each.
-fn concealed(message: &str, id: &CacheId, entry: &AssignedImage) -> String {
+pub(super) fn concealed(message: &str, id: &CacheId, entry: &AssignedImage) -> String {
     let caches = entry.wanted_by.iter().map(|id| &id.namespace);
     let secrets = entry.pull_secrets.iter().map(|name| &name.namespace);
     let accounts = entry.service_accounts.iter().map(|name| &name.namespace);

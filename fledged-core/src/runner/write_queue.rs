@@ -207,7 +207,7 @@ mod tests {
             cache: CacheId::new("default", "web", "1"),
             event: CacheEvent {
                 warning: false,
-                reason: ActionReason::ImageCacheCreate,
+                reason: ActionReason::ImageCacheCreate.into(),
                 message: String::new(),
             },
         }

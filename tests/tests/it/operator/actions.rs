@@ -90,12 +90,15 @@ async fn a_failed_image_is_reported_by_node_and_reason(way: Way) {
     eventually("a warning", || async {
         let about = ListParams::default().fields("type=Warning");
         let events = events.list(&about).await.unwrap().items;
-        let warned = events
-            .iter()
-            .any(|e| e.reason.as_deref() == Some("ImageCacheCreate"));
-        warned
+        let warned = |reason, start: &str| {
+            let starts = |e: &Event| e.message.as_ref().is_some_and(|m| m.starts_with(start));
+            let mut events = events.iter();
+            events.any(|e| e.reason.as_deref() == Some(reason) && starts(e))
+        };
+        let cause = format!("{}: {DB}: Unauthorized: ", a.name());
+        (warned("ImageCacheCreate", "creating") && warned("ImagePullFailed", &cause))
             .then_some(())
-            .ok_or(format!("{} warnings", events.len()))
+            .ok_or(format!("{events:?}"))
     })
     .await;
     // Once the cause is gone, a refresh is enough; the spec does not change.
