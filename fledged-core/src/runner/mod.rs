@@ -9,4 +9,4 @@ mod write_policy;
 mod write_queue;
 
 pub use cluster_loop::{ClusterLoop, ClusterObserver, Ended, QueueDepth};
-pub use node_loop::{NodeLoop, NodeObserver};
+pub use node_loop::{NodeLoop, NodeObserver, PullOutcome};

@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::operation::{answered, pull, read_inventory};
 use super::select::first_of;
-use crate::error::Failure;
-use crate::model::{Assignment, ByteSize, ImageRef, ImageReport, NodeReport};
+use crate::error::{Failure, Reason};
+use crate::model::{Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport};
 use crate::port::{
     Anonymous, Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullProgress,
-    RemovalScope,
+    RemovalScope, RuntimeImage,
 };
+use crate::time::between;
 use crate::warmer::{NodeCommand, NodeEvent, PullId, Warmer};
 
 /// Observes a node's images. Called from the loop: must not block.
@@ -40,11 +42,28 @@ pub trait NodeObserver: Send + Sync {
         let _ = (image, progress);
     }
 
+    /// A pull has ended, with all its attempts with different credentials, `took` after it was started.
+    fn pull_ended(&self, image: &ImageRef, outcome: PullOutcome<'_>, took: Duration) {
+        let _ = (image, outcome, took);
+    }
+
     /// An operation of the runtime failed that concerns no single image; it is retried. The operation
     /// is `inventory`: reading what the runtime holds.
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
         let _ = (operation, failure);
     }
+}
+
+/// How a pull ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum PullOutcome<'a> {
+    /// The runtime holds the image.
+    Succeeded(&'a RuntimeImage),
+    /// It failed, for the reason that the state of the image has.
+    Failed(Reason),
+    /// It is not needed any more, or the loop ended.
+    Cancelled,
 }
 
 /// The observer of a loop that has none.
@@ -56,6 +75,8 @@ impl NodeObserver for NoObserver {}
 /// A pull that was started and has not ended.
 struct RunningPull {
     handle: AbortHandle,
+    image: ImageRef,
+    began: Timestamp,
     /// Bytes received since its start.
     received: Arc<AtomicU64>,
     /// Those that the warmer knows of.
@@ -260,8 +281,18 @@ impl NodeLoop {
     async fn step(&mut self, pause: Option<Duration>) {
         let done = first_of(&mut self.operations, self.clock.as_ref(), pause).await;
         if let Some(Done::Event(event, pull, removal)) = done {
-            if let Some(pull) = pull {
-                self.pulls.remove(&pull);
+            if let Some(pull) = pull.and_then(|id| self.pulls.remove(&id)) {
+                let outcome = match &event {
+                    NodeEvent::PullEnded {
+                        result: Ok(image), ..
+                    } => PullOutcome::Succeeded(image),
+                    NodeEvent::PullEnded {
+                        result: Err(failure),
+                        ..
+                    } => PullOutcome::Failed(failure.reason),
+                    _ => PullOutcome::Cancelled,
+                };
+                self.observe_end(&pull, outcome);
             }
             self.removal = removal.or(self.removal);
             self.apply(event);
@@ -298,6 +329,7 @@ impl NodeLoop {
             NodeCommand::CancelPull { id } => {
                 if let Some(pull) = self.pulls.remove(&id) {
                     pull.handle.abort();
+                    self.observe_end(&pull, self.cancelled(&pull.image));
                 }
             }
             NodeCommand::Remove { image } => {
@@ -309,6 +341,21 @@ impl NodeLoop {
                 }));
             }
         }
+    }
+
+    /// The outcome of a pull that was cancelled: a failure if its deadline has passed.
+    fn cancelled(&self, image: &ImageRef) -> PullOutcome<'static> {
+        let mut images = self.warmer.report().images.into_iter();
+        let failed = images.find(|report| report.image == *image);
+        let failed = failed.filter(|report| report.phase == ImagePhase::Failed);
+        failed
+            .and_then(|report| report.reason)
+            .map_or(PullOutcome::Cancelled, PullOutcome::Failed)
+    }
+
+    fn observe_end(&self, pull: &RunningPull, outcome: PullOutcome<'_>) {
+        let took = between(pull.began, self.clock.now());
+        self.observer.pull_ended(&pull.image, outcome, took);
     }
 
     fn start_pull(&mut self, id: PullId, request: CredentialsRequest) {
@@ -327,6 +374,8 @@ impl NodeLoop {
         let (handle, registration) = AbortHandle::new_pair();
         let running = RunningPull {
             handle,
+            image: request.image.clone(),
+            began: self.clock.now(),
             received,
             applied: 0,
         };
@@ -354,7 +403,9 @@ impl NodeLoop {
             operations = self.operations.len(),
             "running operations abandoned"
         );
-        self.pulls.clear();
+        for pull in std::mem::take(&mut self.pulls).into_values() {
+            self.observe_end(&pull, PullOutcome::Cancelled);
+        }
         self.operations = FuturesUnordered::new();
     }
 }

@@ -8,7 +8,7 @@ use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport,
 };
 use fledged_core::port::{Clock, PullProgress};
-use fledged_core::runner::{NodeLoop, NodeObserver};
+use fledged_core::runner::{NodeLoop, NodeObserver, PullOutcome};
 use fledged_core::sim::{Fault, Faults, SimClock, SimImage, SimRegistry, SimRuntime, TraceEvent};
 use fledged_core::warmer::{NodeEvent, Warmer, WarmerConfig};
 use futures_util::FutureExt;
@@ -51,6 +51,7 @@ struct Recorder {
     phases: Mutex<Vec<(String, ImagePhase)>>,
     progress: Mutex<Vec<(String, PullProgress)>>,
     failures: Mutex<Vec<(String, Failure)>>,
+    ends: Mutex<Vec<String>>,
 }
 
 impl NodeObserver for Recorder {
@@ -62,6 +63,16 @@ impl NodeObserver for Recorder {
     fn progress(&self, image: &ImageRef, progress: PullProgress) {
         let mut seen = self.progress.lock().unwrap();
         seen.push((image.to_string(), progress));
+    }
+
+    fn pull_ended(&self, image: &ImageRef, outcome: PullOutcome<'_>, took: Duration) {
+        let word = match outcome {
+            PullOutcome::Succeeded(_) => "Succeeded",
+            PullOutcome::Failed(reason) => reason.as_str(),
+            _ => "Cancelled",
+        };
+        let mut ends = self.ends.lock().unwrap();
+        ends.push(format!("{image} {word} {}", took.as_secs()));
     }
 
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
@@ -228,6 +239,24 @@ fn a_stalled_pull_is_dropped_at_its_deadline() {
     assert_eq!(report.images[0].reason, Some(Reason::DeadlineExceeded));
     let dropped = node.first(&TraceEvent::PullFailed(mk_ref("a")));
     assert_eq!(dropped, Some(Duration::from_secs(300)));
+    assert_eq!(
+        *node.observer.ends.lock().unwrap(),
+        ["a DeadlineExceeded 300"]
+    );
+}
+
+#[test]
+fn the_end_of_each_pull_is_observed() {
+    let mut node = mk_node();
+    node.settle(&[mk_present("a"), mk_present("b")]);
+    let edits = vec![(0, NodeEvent::Assigned(mk_assignment(&[mk_present("big")])))];
+    let inputs = node.inputs(edits);
+    node.run(inputs, 10);
+    let ends = node.observer.ends.lock().unwrap();
+    assert_eq!(
+        *ends,
+        ["a Succeeded 2", "b Succeeded 2", "big Cancelled 10"]
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The node loop's calls of the ports: their order and their credentials.
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
@@ -9,7 +10,7 @@ use fledged_core::port::{
     ImageId, MockCredentials, MockImageRuntime, RegistryAuth, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
 };
-use fledged_core::runner::NodeLoop;
+use fledged_core::runner::{NodeLoop, NodeObserver, PullOutcome};
 use fledged_core::sim::SimClock;
 use fledged_core::warmer::{Warmer, WarmerConfig};
 use mockall::Sequence;
@@ -83,22 +84,55 @@ fn pull(
     let mut store = MockCredentials::new();
     let auths = credentials.map(|users| users.into_iter().map(mk_auth).collect::<Vec<_>>());
     store.expect_resolve().returning(move |_| auths.clone());
-    let report = settle(runtime, store, AssignedImage::present(mk_ref("app")));
+    let (report, ends) = settle_observed(runtime, store, AssignedImage::present(mk_ref("app")));
+    // All attempts with different credentials are one pull, with the reason that the report has.
+    assert_eq!(u32::try_from(ends.len()), Ok(report.attempts), "{ends:?}");
+    assert_eq!(ends.last(), Some(&report.reason));
     let tried = tried.lock().unwrap().clone();
     (report, tried)
 }
 
+/// Records how pulls ended: with the reason of a failure, if it was one.
+#[derive(Default)]
+struct Ends(Mutex<Vec<Option<Reason>>>);
+
+impl NodeObserver for Ends {
+    fn pull_ended(&self, image: &ImageRef, outcome: PullOutcome<'_>, _took: Duration) {
+        assert_eq!(*image, mk_ref("app"));
+        let mut ends = self.0.lock().unwrap();
+        ends.push(match outcome {
+            PullOutcome::Succeeded(_) => None,
+            PullOutcome::Failed(reason) => Some(reason),
+            other => panic!("{other:?}"),
+        });
+    }
+}
+
 fn settle(runtime: MockImageRuntime, store: MockCredentials, image: AssignedImage) -> ImageReport {
+    settle_observed(runtime, store, image).0
+}
+
+/// Returns the report, and how each pull ended.
+fn settle_observed(
+    runtime: MockImageRuntime,
+    store: MockCredentials,
+    image: AssignedImage,
+) -> (ImageReport, Vec<Option<Reason>>) {
+    let ends = Arc::new(Ends::default());
+    let observer = Arc::clone(&ends);
     let clock = SimClock::new();
     let mut node = NodeLoop::new(
         Warmer::new(WarmerConfig::default(), 1),
         Arc::new(runtime),
         Arc::new(clock.clone()),
     )
-    .with_credentials(Arc::new(store));
+    .with_credentials(Arc::new(store))
+    .with_observer(observer);
     let assignment = Assignment::new(1, vec![image]);
     let mut report = clock.block_on(node.settle(assignment)).unwrap();
-    report.images.remove(0)
+    let report = report.images.remove(0);
+    let ends = ends.0.lock().unwrap().clone();
+    (report, ends)
 }
 
 #[test]

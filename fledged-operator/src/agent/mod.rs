@@ -54,7 +54,7 @@ use crate::api::status_writer::Writer;
 use crate::metrics::AgentMetrics;
 use crate::serve::register_build_info;
 use assignment_watch::{Watch, inputs};
-use pull_observer::{MeasuredRuntime, Observer};
+use pull_observer::{Observer, ProbedRuntime};
 
 /// Field manager of the agents.
 pub const FIELD_MANAGER: &str = "fledged-agent";
@@ -283,10 +283,8 @@ impl Agent {
             metrics: metrics.clone(),
             health: health.clone(),
         };
-        let runtime = MeasuredRuntime {
+        let runtime = ProbedRuntime {
             runtime: self.runtime,
-            clock: Arc::clone(&clock),
-            metrics: metrics.clone(),
             health: health.clone(),
         };
         let warmer = Warmer::new(config.warmer, seeds.u64(..));

@@ -7,58 +7,23 @@ use async_trait::async_trait;
 use fledged_core::error::Failure;
 use fledged_core::model::{ImageRef, NodeReport};
 use fledged_core::port::{
-    Clock, FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RuntimeImage, RuntimeInfo,
+    FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RuntimeImage, RuntimeInfo,
 };
 use fledged_core::reporter::ReporterEvent;
-use fledged_core::runner::NodeObserver;
-use fledged_core::time::between;
-use jiff::Timestamp;
+use fledged_core::runner::{NodeObserver, PullOutcome};
 use tokio::sync::mpsc;
 
 use crate::health::AgentHealth;
 use crate::metrics::AgentMetrics;
 
-/// Forwards every call to a runtime and records its result.
-pub(super) struct MeasuredRuntime {
+/// Forwards every call to a runtime and records when an inventory was read.
+pub(super) struct ProbedRuntime {
     pub(super) runtime: Arc<dyn ImageRuntime>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) metrics: AgentMetrics,
     pub(super) health: AgentHealth,
 }
 
-/// A pull under way; one that is dropped was cancelled.
-struct MeasuredPull<'a> {
-    measured: &'a MeasuredRuntime,
-    began: Timestamp,
-    ended: bool,
-}
-
-impl MeasuredPull<'_> {
-    fn time(&self) -> Duration {
-        between(self.began, self.measured.clock.now())
-    }
-
-    fn ended(mut self, result: &Result<RuntimeImage, Failure>) {
-        self.ended = true;
-        let (word, size) = match result {
-            Ok(image) => ("Succeeded", Some(image.size)),
-            Err(error) => (error.reason.as_str(), None),
-        };
-        self.measured.metrics.pulled(word, self.time(), size);
-    }
-}
-
-impl Drop for MeasuredPull<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            let time = self.time();
-            self.measured.metrics.pulled("Cancelled", time, None);
-        }
-    }
-}
-
 #[async_trait]
-impl ImageRuntime for MeasuredRuntime {
+impl ImageRuntime for ProbedRuntime {
     async fn info(&self) -> Result<RuntimeInfo, Failure> {
         self.runtime.info().await
     }
@@ -79,14 +44,7 @@ impl ImageRuntime for MeasuredRuntime {
     }
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
-        let pull = MeasuredPull {
-            measured: self,
-            began: self.clock.now(),
-            ended: false,
-        };
-        let result = self.runtime.pull(request).await;
-        pull.ended(&result);
-        result
+        self.runtime.pull(request).await
     }
 
     async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
@@ -111,6 +69,15 @@ impl NodeObserver for Observer {
         self.metrics.images(&report.images);
         // Without a writer the agent ends anyway.
         let _ = self.reports.send(ReporterEvent::Observed(report));
+    }
+
+    fn pull_ended(&self, _image: &ImageRef, outcome: PullOutcome<'_>, took: Duration) {
+        let (word, size) = match outcome {
+            PullOutcome::Succeeded(image) => ("Succeeded", Some(image.size)),
+            PullOutcome::Failed(reason) => (reason.as_str(), None),
+            _ => ("Cancelled", None),
+        };
+        self.metrics.pulled(word, took, size);
     }
 
     fn runtime_failed(&self, operation: &str, failure: &Failure) {
