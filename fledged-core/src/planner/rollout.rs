@@ -284,7 +284,15 @@ fn orphaned(
         if node.image_state(pair) == ImageState::Removed {
             // Removed images stay until the action ends, so that they are not requested again.
             let listed = |cache: &CacheState| cache.removing_from(node).any(|of| of == image);
-            return caches.values().any(listed).then(|| Arc::clone(&pair.entry));
+            if !caches.values().any(listed) {
+                return None;
+            }
+            // The cache that asked for it may be gone, and another one asks for it still.
+            let order = pair.entry.removal.as_ref();
+            let order = order.and_then(|order| {
+                continued(order, caches).or_else(|| other_order(node, image, caches, clock))
+            });
+            return Some(order.map_or_else(|| Arc::clone(&pair.entry), absent));
         }
         let order = pair.entry.removal.as_ref()?;
         if clock.end_of(order) <= clock.now {

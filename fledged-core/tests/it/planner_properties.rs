@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::world::{World, mk_facts, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{
-    CountOrPercent, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, NodeFacts, Rollout,
+    AssignedImage, CountOrPercent, DeletionPolicy, ImageCacheSpec, ImagePullPolicy, NodeFacts,
+    Rollout,
 };
 use fledged_core::planner::{
     ActionStatus, Cause, ClusterEvent, NodeRecord, Planner, PlannerConfig,
@@ -312,9 +313,12 @@ proptest! {
         if let Some(Ok(old)) = world.caches.get(&mk_id(CACHES[cache])).map(|c| &c.spec) {
             touched.extend(old.groups.iter().flat_map(|g| g.images.clone()));
         }
+        // An edit may change the cause of a removal that the same cache has ordered before.
+        let edited = mk_id(CACHES[cache]);
+        let ordered = |image: &AssignedImage| image.removal.as_ref().is_some_and(|r| r.cache == edited);
         let others = |world: &World| -> Vec<_> {
             let images = world.records.iter().flat_map(|(name, record)| {
-                let others = record.images.iter().filter(|i| !touched.contains(&i.image));
+                let others = record.images.iter().filter(|i| !touched.contains(&i.image) && !ordered(i));
                 others.map(move |image| (name.clone(), image.clone()))
             });
             images.collect()
