@@ -115,6 +115,10 @@ impl ObservedJob {
         let kind = kind_of(metadata)?;
         let node = node_of(metadata)?;
         let spec = job.spec.as_ref()?;
+        // This driver suspends none; one that somebody else suspended may never run.
+        if spec.suspend == Some(true) {
+            return None;
+        }
         let pod = spec.template.spec.as_ref()?;
         let in_place = kind == JobKind::Pull || key.namespace == options.namespace;
         let named = key.name.starts_with(&name_prefix(kind, &node));

@@ -81,7 +81,7 @@ fn jobs_of_the_driver_are_read() {
 #[test]
 fn jobs_of_other_creators_are_ignored() {
     let pull = || created(&mk_pull(Method::ImageVolume));
-    let strangers: [(&str, Value); 9] = [
+    let strangers: [(&str, Value); 10] = [
         ("another manager", {
             let mut job = pull();
             job["metadata"]["managedFields"][0]["manager"] = "kubectl-create".into();
@@ -123,6 +123,11 @@ fn jobs_of_other_creators_are_ignored() {
         ("no deadline", {
             let mut job = pull();
             job["spec"]["activeDeadlineSeconds"] = Value::Null;
+            job
+        }),
+        ("suspended", {
+            let mut job = pull();
+            job["spec"]["suspend"] = true.into();
             job
         }),
         ("a removal elsewhere", created(&mk_removal("shop"))),
