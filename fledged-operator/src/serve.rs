@@ -353,7 +353,7 @@ impl Server {
     /// Serves until `shutdown` resolves.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let mut connections = JoinSet::new();
-        let serve = |stream, _| serve(stream, Arc::clone(&self.routes));
+        let serve = |stream, activity| serve(stream, Arc::clone(&self.routes), activity);
         tokio::select! {
             () = shutdown => {}
             () = accept(&self.listener, CONNECTIONS, &mut connections, serve) => {}
@@ -456,9 +456,13 @@ pub(crate) async fn listen(address: &BindAddress) -> io::Result<TcpListener> {
     }
 }
 
-async fn serve(stream: TcpStream, routes: Arc<Routes>) {
+async fn serve(stream: TcpStream, routes: Arc<Routes>, activity: Arc<Activity>) {
     let service = service_fn(move |request: Request<Incoming>| {
+        let _busy = activity.begin();
         let response = routes.answer(request.method(), request.uri().path());
+        if response.status() != StatusCode::NOT_FOUND {
+            activity.set_useful();
+        }
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
