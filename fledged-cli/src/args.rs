@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Node(NodeCommand),
     /// Check that the registries serve every image; pulls nothing.
     #[command(after_help = help::CHECK)]
-    Check(CheckArgs),
+    Check(Box<CheckArgs>),
     /// Show fledged at work on a cluster inside this process; needs no cluster and no network.
     #[cfg(feature = "demo")]
     #[command(after_help = help::DEMO)]

@@ -26,7 +26,7 @@ pub(crate) async fn run(cli: Cli, terminal: &Terminal) -> Result<Exit, CommandEr
         Command::Node(NodeCommand::Local(command)) => local::run(*command, terminal).await,
         #[cfg(feature = "cluster")]
         Command::Node(NodeCommand::Status(args)) => remote::node_status(args, terminal).await,
-        Command::Check(args) => check::check(args, terminal).await,
+        Command::Check(args) => check::check(*args, terminal).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => Ok(demo::run(args, terminal).await?),
         Command::Completions(args) => completions(&args),
