@@ -37,14 +37,31 @@ async fn an_image_in_use_is_never_purged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_image_is_never_purged() {
     let fake = FakeCri::start();
+    fake.put("registry.example/dns:3");
+    fake.set_pinned("registry.example/dns:3", true);
+    let output = node(
+        "purge",
+        &ManifestFile::new(&["registry.example/dns:3"]),
+        &fake,
+    );
+    assert_eq!(output.json()["images"][0]["reason"], "Pinned", "{output}");
+    assert!(fake.holds("registry.example/dns:3"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_image_is_never_purged() {
+    let fake = FakeCri::start();
     fake.put("registry.example/pause:3");
-    fake.set_pinned("registry.example/pause:3", true);
     let output = node(
         "purge",
         &ManifestFile::new(&["registry.example/pause:3"]),
         &fake,
     );
-    assert_eq!(output.json()["images"][0]["reason"], "Pinned", "{output}");
+    assert_eq!(
+        output.json()["images"][0]["reason"],
+        "Protected",
+        "{output}"
+    );
     assert!(fake.holds("registry.example/pause:3"));
 }
 
