@@ -484,7 +484,9 @@ mod tests {
         fn plugin(mut self, name: &str, changes: Value, script: &str) -> Self {
             let log = self.path(&format!("{name}.log"));
             let log = log.display();
-            self.script(name, &format!("cat >>{log}; echo >>{log}\n{script}"));
+            // One write for each request: plugins run at the same time.
+            let record = format!("printf '%s\\n' \"$(cat)\" >>{log}");
+            self.script(name, &format!("{record}\n{script}"));
             let mut provider = json!({
                 "name": name, "matchImages": ["*.example", "docker.io"],
                 "defaultCacheDuration": "1h", "apiVersion": V1,
