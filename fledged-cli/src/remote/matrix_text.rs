@@ -59,7 +59,12 @@ impl Layout {
 pub(crate) fn matrix_text(matrix: &Matrix, layout: Layout, now: Timestamp) -> String {
     let mut text = headline(matrix, now);
     if matrix.nodes.is_empty() {
-        text.push_str("\nit selects no node\n");
+        text.push_str(match matrix.image_cache.action.as_deref() {
+            Some("CacheSpecValidationFailed") => {
+                "\nits spec is invalid; images of an earlier valid spec stay on their nodes\n"
+            }
+            _ => "\nit selects no node\n",
+        });
         return text;
     }
     text.push('\n');
@@ -557,6 +562,15 @@ mod tests {
     fn shown(matrix: &Matrix, max_nodes: usize) -> String {
         let width = Some(DEFAULT_WIDTH);
         super::matrix_text(matrix, Layout { max_nodes, width }, NOW.parse().unwrap())
+    }
+
+    #[test]
+    fn an_invalid_spec_is_not_told_as_one_without_nodes() {
+        let mut matrix = mk_matrix(Vec::new());
+        let text = |matrix: &Matrix| matrix_text(matrix, Layout::all(), NOW.parse().unwrap());
+        assert!(text(&matrix).contains("it selects no node"));
+        matrix.image_cache.action = Some("CacheSpecValidationFailed".to_owned());
+        assert!(text(&matrix).contains("its spec is invalid; images of an earlier valid spec"));
     }
 
     #[test]

@@ -138,15 +138,17 @@ fn reach(
         return (Reach::HttpsThenHttp, false);
     }
     if is_own && is_loopback(&address.host) {
-        // As in containerd, unless authorities are named for this registry.
         let pinned = |host: &Option<String>| host.as_deref().is_some_and(&is_named);
-        let verify = options.authorities.iter().any(|a| pinned(&a.registry));
+        if options.authorities.iter().any(|a| pinned(&a.registry)) {
+            return (Reach::Https, true);
+        }
+        // As in containerd.
         let reach = match port {
             Some("80") => Reach::Http,
             Some("443") => Reach::HttpsThenHttp,
             _ => Reach::HttpThenHttps,
         };
-        return (reach, verify);
+        return (reach, false);
     }
     let reach = match (address.plain, entry.has_tls()) {
         (false, _) => Reach::Https,
@@ -214,8 +216,10 @@ mod tests {
             authorities: vec![authority],
             ..RegistryOptions::default()
         };
-        assert!(!reached(&options, "localhost:5000", None).1);
+        let found = reached(&options, "localhost:5000", None);
+        assert_eq!(found, (Reach::HttpThenHttps, false));
         options.authorities[0].registry = Some("localhost:5000".to_owned());
-        assert!(reached(&options, "localhost:5000", None).1);
+        let found = reached(&options, "localhost:5000", None);
+        assert_eq!(found, (Reach::Https, true));
     }
 }
