@@ -318,7 +318,7 @@ pub(crate) fn credentials(registry: &RegistryArgs) -> Result<Arc<dyn Credentials
         })?;
         sources.push(Arc::new(config));
     } else if let Some(path) = registry.docker_config() {
-        // Nobody asked for this file, so that a broken one is no error; docker, too, goes on without it.
+        // No option names this file, so an invalid one is only a warning, as with docker.
         match DockerConfig::open_with_helpers(&path) {
             Ok(config) => sources.push(Arc::new(config)),
             Err(error) => {

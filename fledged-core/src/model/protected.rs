@@ -4,7 +4,7 @@ use wildmatch::WildMatch;
 
 use super::ImageRef;
 
-/// Patterns of images that are never removed, whoever asks for it.
+/// Patterns of images that are never removed, for any cause.
 ///
 /// In a pattern, `*` stands for any characters, `/` and none included, and `?` for one. It is compared with the
 /// normalised reference, and with its name alone: a pattern without a tag matches every tag and digest.

@@ -44,7 +44,7 @@ pub(super) struct Entry {
     /// The revision that the running pull will satisfy.
     pub(super) pull_revision: u64,
     pub(super) removing: bool,
-    /// Whether the runtime refuses to remove the image, whoever uses it.
+    /// Whether the runtime refuses to remove the image even if no container uses it.
     pub(super) refused: bool,
     /// Time since which a hold blocks the pull.
     pub(super) held_since: Option<Timestamp>,

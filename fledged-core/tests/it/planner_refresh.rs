@@ -337,7 +337,7 @@ fn a_refresh_leaves_images_being_removed_alone() {
     assert_eq!(world.word("web"), ActionStatus::Succeeded);
 }
 
-/// Whoever may edit a status could otherwise make every later revision a number that Kubernetes refuses.
+/// A subject that may edit a status could otherwise make every later revision a number that Kubernetes refuses.
 #[test]
 fn a_recorded_revision_far_in_the_future_is_capped() {
     let mut world = mk_settled(&["app:1", "tool"]);

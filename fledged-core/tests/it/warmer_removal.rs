@@ -433,7 +433,7 @@ fn an_image_that_was_never_held_is_left_alone() {
     let cache = CacheId::new("shop", "web", "uid-1");
     let order = RemovalOrder::new(cache, RemovalCause::Edit, Timestamp::UNIX_EPOCH);
     let absent = mk_absent("a").with_removal(order.with_if_held(true));
-    // The agent saw only the removal: somebody else pulled the image.
+    // The agent saw only the removal: another client pulled the image.
     let (node, asked) = rig_with(vec![absent.clone()], mk_inventory(&["a"]));
     assert_eq!(asked.removals(), NONE);
     assert_eq!(node.phase("a"), ImagePhase::Removed);

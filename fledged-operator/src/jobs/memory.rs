@@ -125,7 +125,7 @@ pub(super) struct ImageMemory {
     pub(super) in_use_until: Option<Timestamp>,
     /// Number of removals in a row that found the image in use.
     in_use_count: u32,
-    /// Whether the runtime keeps the image, whoever uses it.
+    /// Whether the runtime keeps the image even if no container uses it.
     pub(super) refused: bool,
     /// Time since which another Job blocks the image's Job.
     pub(super) blocked_since: Option<Timestamp>,
@@ -638,7 +638,7 @@ impl ImageMemory {
     }
 
     /// Records that a removal Job found a reason to keep the image. Another Job looks later, each time after
-    /// longer; none does if the runtime or its operator keeps the image, whoever uses it.
+    /// longer; none does if the runtime or its operator keeps an unused image.
     pub(super) fn refused(&mut self, reason: Reason, message: String, at: Timestamp) {
         self.kept(reason, message);
         self.refused = matches!(reason, Reason::Pinned | Reason::Protected);

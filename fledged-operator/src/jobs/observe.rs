@@ -115,7 +115,7 @@ impl ObservedJob {
         let kind = kind_of(metadata)?;
         let node = node_of(metadata)?;
         let spec = job.spec.as_ref()?;
-        // This driver suspends none; one that somebody else suspended may never run.
+        // This driver suspends none; one that another client suspended may never run.
         if spec.suspend == Some(true) {
             return None;
         }

@@ -199,7 +199,7 @@ impl<'a> Step<'a> {
             } else if let Some((reason, message)) = obstacle {
                 known.kept(reason, message);
             } else if known.refused {
-                // The runtime keeps it, whoever uses it.
+                // The runtime keeps it even if no container uses it.
             } else if let Some(until) = known.in_use_until.filter(|until| *until > self.now) {
                 self.wakes.push(until);
             } else if let Some(at) = known.progress.due.filter(|at| *at > self.now) {

@@ -1,4 +1,4 @@
-//! Images that somebody else put on a node.
+//! Images that another client put on a node.
 
 use fledged_operator::crd::PURGE_ANNOTATION;
 use fledged_tests::kube::{Way, World, eventually};
