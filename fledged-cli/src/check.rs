@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fledged_core::error::{ErrorClass, Failure, Reason};
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, GoDuration, ImageCache, ImageRef};
 use fledged_core::port::{Credentials, CredentialsRequest};
 use fledged_core::tokio::ShutdownSignal;
@@ -152,39 +152,9 @@ impl Prober {
     ///
     /// The failure that a pull would end with.
     async fn probe(&self, request: &CredentialsRequest) -> Result<Probe, Failure> {
-        let (auths, unavailable) = match self.credentials.resolve(request).await {
-            Ok(auths) => (auths, None),
-            Err(failure) => (Vec::new(), Some(failure)),
-        };
-        let mut attempts: Vec<_> = auths.into_iter().map(Some).collect();
-        if attempts.is_empty() {
-            attempts.push(None);
-        }
-        let mut last = Failure::new(Reason::Unknown, "no attempt was made");
-        for auth in attempts {
-            match self
-                .registry
-                .probe(&request.image, auth, &self.platform)
-                .await
-            {
-                Ok(probe) => return Ok(probe),
-                Err(failure) => last = failure,
-            }
-            // Some registries answer "not found" when the credentials give no access.
-            if !matches!(
-                last.class(),
-                ErrorClass::Unauthorized | ErrorClass::NotFound
-            ) {
-                break;
-            }
-        }
-        match unavailable {
-            Some(unavailable) => {
-                let text = format!("{last} (checked without credentials: {unavailable})");
-                Err(Failure::new(unavailable.reason, text))
-            }
-            None => Err(last),
-        }
+        let found = self.credentials.resolve(request).await;
+        let probe = |auth| self.registry.probe(&request.image, auth, &self.platform);
+        found.attempt(probe).await
     }
 
     async fn probe_within(

@@ -1111,7 +1111,7 @@ no: registry.test/app:1 is not cached on node-1: the last round of pulls failed:
         assert!(text.contains("agent.credentialProviders"), "{text}");
         let text = advice("registry.test/app:1", Reason::Unauthorized, "denied");
         assert!(!text.contains("credentialProviders"), "{text}");
-        let failed = "denied (pulled without credentials: credential provider \"ecr\": failed)";
+        let failed = "denied (tried without credentials: credential provider \"ecr\": failed)";
         let text = advice(ecr, Reason::CredentialsUnavailable, failed);
         assert!(text.contains("agent.hostNetwork"), "{text}");
     }

@@ -174,6 +174,41 @@ fn a_failed_helper_is_named() {
 }
 
 #[test]
+fn an_unreachable_registry_comes_before_a_failed_helper() {
+    let bed = TestBed::new();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let registry = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    let file = bed.write("images.yaml", &manifest(&[format!("{registry}/app:1")]));
+    let config = json!({"credsStore": "fledged-test-missing"}).to_string();
+    let config = bed.write("config.json", &config);
+    let store = bed.store();
+    let common = [
+        "-f",
+        &file,
+        "--platform",
+        "linux/amd64",
+        "--registry-config",
+        &config,
+    ];
+    let apply = ["node", "apply", "--runtime", &store, "--deadline", "1s"];
+    for command in [&["check"][..], &apply] {
+        let failed = fledged(&[command, &common].concat()).expect_code(1);
+        let (text, helper) = failed.stdout.split_once(" (tried without").unwrap();
+        assert!(text.contains("ConnectionFailed"), "{}", failed.stdout);
+        assert!(
+            text.contains(&format!("cannot reach {registry}")),
+            "{}",
+            failed.stdout
+        );
+        assert!(
+            helper.contains("docker-credential-fledged-test-missing for "),
+            "{helper}"
+        );
+    }
+}
+
+#[test]
 fn a_helper_with_a_path_is_refused() {
     let private = Private::new();
     let config = private

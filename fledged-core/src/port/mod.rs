@@ -12,7 +12,9 @@ mod runtime;
 pub use {cluster::MockCluster, credentials::MockCredentials, runtime::MockImageRuntime};
 
 pub use cluster::{Cluster, WriteFailure};
-pub use credentials::{Anonymous, Credentials, CredentialsRequest, RegistryAuth};
+pub use credentials::{
+    Anonymous, Credentials, CredentialsProblem, CredentialsRequest, FoundCredentials, RegistryAuth,
+};
 pub use runtime::{
     FilesystemUsage, ImageId, ImageRuntime, ImageUse, ProgressSink, PullProgress, PullRequest,
     Removal, RemovalScope, RuntimeImage, RuntimeInfo,

@@ -7,8 +7,8 @@ use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, ObjectName,
 };
 use fledged_core::port::{
-    ImageId, MockCredentials, MockImageRuntime, RegistryAuth, Removal, RemovalScope, RuntimeImage,
-    RuntimeInfo,
+    FoundCredentials, ImageId, MockCredentials, MockImageRuntime, RegistryAuth, Removal,
+    RemovalScope, RuntimeImage, RuntimeInfo,
 };
 use fledged_core::runner::{NodeLoop, NodeObserver, PullOutcome};
 use fledged_core::sim::SimClock;
@@ -82,8 +82,11 @@ fn pull(
         }
     });
     let mut store = MockCredentials::new();
-    let auths = credentials.map(|users| users.into_iter().map(mk_auth).collect::<Vec<_>>());
-    store.expect_resolve().returning(move |_| auths.clone());
+    let found: FoundCredentials = match credentials {
+        Ok(users) => users.into_iter().map(mk_auth).collect::<Vec<_>>().into(),
+        Err(failure) => failure.into(),
+    };
+    store.expect_resolve().returning(move |_| found.clone());
     let (report, ends) = settle_observed(runtime, store, AssignedImage::present(mk_ref("app")));
     // All attempts with different credentials are one pull, with the reason that the report has.
     assert_eq!(u32::try_from(ends.len()), Ok(report.attempts), "{ends:?}");
@@ -220,7 +223,7 @@ fn a_public_image_is_pulled_without_readable_credentials() {
     assert_eq!(report.reason, Some(Reason::CredentialsUnavailable));
     assert_eq!(
         report.message.unwrap(),
-        "Unauthorized for anonymous (pulled without credentials: secret default/key: not found)"
+        "Unauthorized for anonymous (tried without credentials: secret default/key: not found)"
     );
 
     let (report, _) = pull(Err(unavailable()), &[("anonymous", Reason::InvalidImage)]);
@@ -235,7 +238,7 @@ fn unavailable_credentials_are_retried_within_the_round() {
     assert_eq!(report.reason, Some(Reason::ConnectionFailed));
     assert_eq!(
         report.message.unwrap(),
-        "Unauthorized for anonymous (pulled without credentials: secret default/key: no answer)"
+        "Unauthorized for anonymous (tried without credentials: secret default/key: no answer)"
     );
 }
 
@@ -259,7 +262,7 @@ fn credentials_are_requested_for_the_assigned_secrets() {
         .withf(move |r| {
             r.image == mk_ref("app") && r.pull_secrets == expected && r.service_accounts == expected
         })
-        .returning(|_| Ok(Vec::new()));
+        .returning(|_| FoundCredentials::default());
     assert_eq!(settle(runtime, store, image).phase, ImagePhase::Cached);
 }
 
@@ -349,7 +352,9 @@ fn a_pulled_image_must_be_listed_by_the_runtime() {
         .times(2)
         .returning(|_| Ok(mk_image("app")));
     let mut store = MockCredentials::new();
-    store.expect_resolve().returning(|_| Ok(Vec::new()));
+    store
+        .expect_resolve()
+        .returning(|_| FoundCredentials::default());
     let report = settle(runtime, store, AssignedImage::present(mk_ref("app")));
     assert_eq!(report.phase, ImagePhase::Failed);
     assert_eq!(report.reason, Some(Reason::Evicted));

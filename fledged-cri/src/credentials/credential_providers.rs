@@ -9,7 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImageRef, ObjectName};
-use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_core::port::{
+    Credentials, CredentialsProblem, CredentialsRequest, FoundCredentials, RegistryAuth,
+};
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
@@ -134,11 +136,17 @@ impl CredentialProviders {
         &self,
         provider: &PluginProvider,
         request: &CredentialsRequest,
-    ) -> (Vec<PluginAuth>, Vec<ProviderProblem>) {
+    ) -> (Vec<PluginAuth>, Vec<Failure>) {
         let config = &provider.config;
-        let problem = |text: String, transient| ProviderProblem {
-            text: format!("credential provider {:?}: {text}", config.name),
-            transient,
+        let problem = |text: String, transient| {
+            let reason = match transient {
+                true => Reason::ConnectionFailed,
+                false => Reason::CredentialsUnavailable,
+            };
+            Failure::new(
+                reason,
+                format!("credential provider {:?}: {text}", config.name),
+            )
         };
         let Some(attributes) = &config.token else {
             return match provider.ask(&request.image, None).await {
@@ -186,15 +194,9 @@ impl CredentialProviders {
     }
 }
 
-/// A plugin that gave no credentials although it matches.
-struct ProviderProblem {
-    text: String,
-    transient: bool,
-}
-
 #[async_trait]
 impl Credentials for CredentialProviders {
-    async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
+    async fn resolve(&self, request: &CredentialsRequest) -> FoundCredentials {
         let mut keyring = Keyring::default();
         let mut problems = Vec::new();
         for provider in &self.providers {
@@ -212,25 +214,20 @@ impl Credentials for CredentialProviders {
                 keyring.add(&auth.pattern, Ok((!empty).then_some(entry)));
             }
         }
-        let auths = keyring.find(&request.image).auths;
+        let mut found = FoundCredentials::from(keyring.find(&request.image).auths);
         for problem in &problems {
             tracing::warn!(
                 image = %request.image,
-                problem = problem.text,
-                matched = auths.len(),
+                %problem,
+                matched = found.auths.len(),
                 "credential provider failed"
             );
         }
-        if !auths.is_empty() || problems.is_empty() {
-            return Ok(auths);
-        }
-        let reason = if problems.iter().any(|problem| problem.transient) {
-            Reason::ConnectionFailed
-        } else {
-            Reason::CredentialsUnavailable
-        };
-        let texts: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
-        Err(Failure::new(reason, texts.join("; ")))
+        found.problems = problems
+            .into_iter()
+            .map(CredentialsProblem::of_node)
+            .collect();
+        found
     }
 }
 
@@ -551,7 +548,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         };
-        let auths = providers.resolve(request).await;
+        let auths = providers.resolve(request).await.usable();
         if let Err(failure) = &auths {
             assert!(!failure.message.contains("s3cret"), "{failure}");
         }
@@ -979,7 +976,8 @@ mod tests {
             let providers = node.open().unwrap().with_service_accounts(mk_accounts());
             let found = providers
                 .resolve(&request_of("r.example/app", &["one"]))
-                .await;
+                .await
+                .usable();
             assert_eq!(found.is_ok(), allowed, "{found:?}");
             if let Err(failure) = found {
                 assert!(failure.message.contains("cacheType Token"), "{failure}");
@@ -995,7 +993,8 @@ mod tests {
         let providers = node.open().unwrap().with_service_accounts(mk_accounts());
         let found = providers
             .resolve(&request_of("r.example/app", &["one"]))
-            .await;
+            .await
+            .usable();
         let failure = found.unwrap_err();
         assert!(failure.message.contains("(token)"), "{failure}");
         assert!(!failure.message.contains("one-1-registry"), "{failure}");

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use fledged_core::error::{Failure, Reason, plain_text};
-use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_core::port::{Credentials, CredentialsRequest, FoundCredentials, RegistryAuth};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
@@ -140,45 +140,53 @@ impl DockerConfig {
             helpers: None,
         })
     }
+
+    /// The configuration as it is now.
+    async fn config(&self) -> Result<Arc<Config>, Failure> {
+        match &self.source {
+            Source::Content(config) => Ok(Arc::clone(config)),
+            Source::File(path) => {
+                let (path, with_helpers) = (path.clone(), self.helpers.is_some());
+                let config = tokio::task::spawn_blocking(move || read(&path, with_helpers)).await;
+                let config = config.map_err(|error| unavailable(error.to_string()))?;
+                Ok(Arc::new(config?))
+            }
+        }
+    }
 }
 
 #[async_trait]
 impl Credentials for DockerConfig {
-    async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
-        let unavailable = |text| Failure::new(Reason::CredentialsUnavailable, text);
-        let config = match &self.source {
-            Source::Content(config) => Arc::clone(config),
-            Source::File(path) => {
-                let (path, with_helpers) = (path.clone(), self.helpers.is_some());
-                let config = tokio::task::spawn_blocking(move || read(&path, with_helpers)).await;
-                Arc::new(config.map_err(|error| unavailable(error.to_string()))??)
-            }
+    async fn resolve(&self, request: &CredentialsRequest) -> FoundCredentials {
+        let config = match self.config().await {
+            Ok(config) => config,
+            Err(failure) => return failure.into(),
         };
-        let (mut auths, mut problem) = (Vec::new(), None);
+        let mut found = FoundCredentials::default();
         if let Some(helpers) = &self.helpers {
             match helpers.ask(&config.helpers, &request.image).await {
-                Ok(found) => auths.extend(found),
-                Err(text) => problem = Some(unavailable(text)),
+                Ok(auth) => found.auths.extend(auth),
+                Err(text) => found.extend(unavailable(text).into()),
             }
         }
-        let found = config.keyring.find(&request.image);
-        auths.extend(found.auths);
-        let malformed = found.malformed.first().map(|malformed| {
+        let entries = config.keyring.find(&request.image);
+        found.auths.extend(entries.auths);
+        if let Some(malformed) = entries.malformed.first() {
             let error = DockerConfigError::Entry {
                 registry: malformed.key.clone(),
                 problem: malformed.problem,
             };
-            error.into()
-        });
-        match problem.or(malformed) {
-            Some(failure) if auths.is_empty() => Err(failure),
-            Some(failure) => {
-                tracing::warn!(image = %request.image, problem = %failure, "registry credentials skipped");
-                Ok(auths)
-            }
-            None => Ok(auths),
+            found.extend(Failure::from(error).into());
         }
+        for problem in found.problems.iter().filter(|_| !found.auths.is_empty()) {
+            tracing::warn!(image = %request.image, problem = %problem.failure, "registry credentials skipped");
+        }
+        found
     }
+}
+
+fn unavailable(text: String) -> Failure {
+    Failure::new(Reason::CredentialsUnavailable, text)
 }
 
 /// Reads a file; if helpers are run, their names must be valid.
@@ -365,7 +373,7 @@ mod tests {
     }
 
     async fn user(config: &DockerConfig, image: &str) -> Option<String> {
-        let auths = config.resolve(&request(image)).await.unwrap();
+        let auths = config.resolve(&request(image)).await.usable().unwrap();
         auths.into_iter().next().map(|auth| match auth {
             RegistryAuth::Basic { username, .. } => username,
             other => panic!("{other:?}"),
@@ -408,10 +416,18 @@ mod tests {
         fs::write(file.path(), with("new")).unwrap();
         assert_eq!(user(&config, "r.example/a").await.as_deref(), Some("new"));
         fs::write(file.path(), "{").unwrap();
-        let failure = config.resolve(&request("r.example/a")).await.unwrap_err();
+        let failure = config
+            .resolve(&request("r.example/a"))
+            .await
+            .usable()
+            .unwrap_err();
         assert_eq!(failure.reason, Reason::CredentialsUnavailable);
         fs::remove_file(file.path()).unwrap();
-        let failure = config.resolve(&request("r.example/a")).await.unwrap_err();
+        let failure = config
+            .resolve(&request("r.example/a"))
+            .await
+            .usable()
+            .unwrap_err();
         assert_eq!(failure.reason, Reason::CredentialsUnavailable);
     }
 
@@ -430,7 +446,11 @@ mod tests {
             Some("user")
         );
         assert_eq!(user(&config, "nginx").await, None);
-        let failure = config.resolve(&request("bad.example/a")).await.unwrap_err();
+        let failure = config
+            .resolve(&request("bad.example/a"))
+            .await
+            .usable()
+            .unwrap_err();
         assert_eq!(failure.reason, Reason::CredentialsUnavailable);
         assert!(failure.message.contains("\"bad.example\""), "{failure}");
     }
@@ -472,7 +492,7 @@ mod tests {
         let found = user(&config, "good.example/a").await;
         assert_eq!(found.as_deref(), Some("user"));
         for image in ["bad.example/a", "list.example/a"] {
-            let failure = config.resolve(&request(image)).await.unwrap_err();
+            let failure = config.resolve(&request(image)).await.usable().unwrap_err();
             assert_eq!(failure.reason, Reason::CredentialsUnavailable);
             assert!(!failure.message.contains("s3cret"), "{failure}");
         }
@@ -494,7 +514,11 @@ mod tests {
         fs::write(file.path(), content).unwrap();
         let config = DockerConfig::open_with_helpers(file.path()).unwrap();
         assert_eq!(user(&config, "r.example/a").await.as_deref(), Some("user"));
-        let failure = config.resolve(&request("quay.io/a")).await.unwrap_err();
+        let failure = config
+            .resolve(&request("quay.io/a"))
+            .await
+            .usable()
+            .unwrap_err();
         assert_eq!(failure.reason, Reason::CredentialsUnavailable);
         let message =
             "docker-credential-fledged-test-missing for quay.io: the program is not installed";

@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fledged_core::error::{Failure, Reason};
-use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_core::port::{Credentials, CredentialsRequest, FoundCredentials};
 
 /// Several sources of credentials, each tried after those before it.
 ///
@@ -33,40 +32,21 @@ impl UnionCredentials {
 
 #[async_trait]
 impl Credentials for UnionCredentials {
-    async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
-        let (mut auths, mut failures) = (Vec::new(), Vec::new());
+    async fn resolve(&self, request: &CredentialsRequest) -> FoundCredentials {
+        let mut all = FoundCredentials::default();
         for source in &self.0 {
-            match source.resolve(request).await {
-                Ok(found) => auths.extend(found),
-                Err(failure) => failures.push(failure),
-            }
+            all.extend(source.resolve(request).await);
         }
-        if !auths.is_empty() || failures.is_empty() {
-            return Ok(auths);
-        }
-        Err(merged(failures))
+        all
     }
-}
-
-/// One failure for all. It is transient if one of them is: a retry may find credentials.
-fn merged(failures: Vec<Failure>) -> Failure {
-    let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
-    let retry_after = failures
-        .iter()
-        .filter_map(|failure| failure.retry_after)
-        .max();
-    let transient = failures
-        .iter()
-        .find(|failure| failure.class().is_transient());
-    let reason = transient
-        .or(failures.first())
-        .map_or(Reason::Unknown, |failure| failure.reason);
-    Failure::new(reason, texts.join("; ")).with_retry_after(retry_after)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use fledged_core::error::{Failure, Reason};
+    use fledged_core::port::RegistryAuth;
 
     use super::*;
 
@@ -74,12 +54,15 @@ mod tests {
 
     #[async_trait]
     impl Credentials for Source {
-        async fn resolve(&self, _: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
+        async fn resolve(&self, _: &CredentialsRequest) -> FoundCredentials {
             match self.0 {
-                Ok("") => Ok(Vec::new()),
-                Ok(user) => Ok(vec![RegistryAuth::basic(user, "p")]),
+                Ok("") => FoundCredentials::default(),
+                Ok(user) => vec![RegistryAuth::basic(user, "p")].into(),
                 Err((reason, text)) => {
-                    Err(Failure::new(reason, text).with_retry_after(Some(Duration::from_secs(3))))
+                    let failure = Failure::new(reason, text);
+                    failure
+                        .with_retry_after(Some(Duration::from_secs(3)))
+                        .into()
                 }
             }
         }
@@ -95,7 +78,7 @@ mod tests {
             RegistryAuth::Basic { username, .. } => username,
             other => panic!("{other:?}"),
         };
-        let auths = union.resolve(&request).await?;
+        let auths = union.resolve(&request).await.usable()?;
         Ok(auths.into_iter().map(user).collect())
     }
 
@@ -117,6 +100,23 @@ mod tests {
         ] {
             assert_eq!(resolve(sources).await.unwrap(), ["found"]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_source_that_failed() {
+        let sources: [Arc<dyn Credentials>; 2] = [
+            Arc::new(Source(Ok("secret"))),
+            Arc::new(Source(Err(UNAVAILABLE))),
+        ];
+        let request = CredentialsRequest::new("registry.example/app".parse().unwrap());
+        let found = UnionCredentials::new(sources).resolve(&request).await;
+        let refuse = |_| std::future::ready(Err(Failure::new(Reason::Unauthorized, "denied")));
+        let failure = found.attempt::<(), _>(refuse).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::Unauthorized);
+        assert_eq!(
+            failure.message,
+            "denied (other credentials could not be used: plugin failed)"
+        );
     }
 
     #[tokio::test]

@@ -9,7 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImageRef, ObjectName};
-use fledged_core::port::{Credentials, CredentialsRequest, RegistryAuth};
+use fledged_core::port::{
+    Credentials, CredentialsProblem, CredentialsRequest, FoundCredentials, RegistryAuth,
+};
 use fledged_cri::credentials::PullSecretKeyring;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use futures_util::stream::{self, StreamExt};
@@ -43,13 +45,13 @@ impl fmt::Debug for KubeCredentials {
 }
 
 /// A Secret or ServiceAccount that could not be used.
-struct CredentialsProblem {
+struct UnusableObject {
     kind: &'static str,
     name: ObjectName,
     error: ReadError,
 }
 
-impl fmt::Display for CredentialsProblem {
+impl fmt::Display for UnusableObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.kind, self.name, self.error)
     }
@@ -66,10 +68,7 @@ impl KubeCredentials {
     }
 
     /// The Secrets of a request, its own and those of its ServiceAccounts, each once.
-    async fn names(
-        &self,
-        request: &CredentialsRequest,
-    ) -> (Vec<ObjectName>, Vec<CredentialsProblem>) {
+    async fn names(&self, request: &CredentialsRequest) -> (Vec<ObjectName>, Vec<UnusableObject>) {
         let mut names = request.pull_secrets.clone();
         let mut problems = Vec::new();
         let accounts = self.accounts.get_all(request.service_accounts.clone());
@@ -81,7 +80,7 @@ impl KubeCredentials {
                         ObjectName::new(name.namespace.clone(), secret.name.clone())
                     }));
                 }
-                Err(error) => problems.push(CredentialsProblem {
+                Err(error) => problems.push(UnusableObject {
                     kind: "service account",
                     name: name.clone(),
                     error,
@@ -96,7 +95,7 @@ impl KubeCredentials {
 
 #[async_trait]
 impl Credentials for KubeCredentials {
-    async fn resolve(&self, request: &CredentialsRequest) -> Result<Vec<RegistryAuth>, Failure> {
+    async fn resolve(&self, request: &CredentialsRequest) -> FoundCredentials {
         let (names, mut problems) = self.names(request).await;
         let secrets = self.secrets.get_all(names).await;
         // Apart by namespace: no namespace's entry hides that of another, however specific.
@@ -113,7 +112,7 @@ impl Credentials for KubeCredentials {
                     None => keyrings.push((name.namespace.clone(), found)),
                 }
             }
-            problems.extend(error.map(|error| CredentialsProblem {
+            problems.extend(error.map(|error| UnusableObject {
                 kind: "pull secret",
                 name,
                 error,
@@ -133,11 +132,9 @@ impl Credentials for KubeCredentials {
                 "registry credentials ignored"
             );
         }
-        if auths.is_empty() && !problems.is_empty() {
-            Err(failure(&problems))
-        } else {
-            Ok(auths)
-        }
+        let mut found = FoundCredentials::from(auths);
+        found.problems = problems.iter().map(reported).collect();
+        found
     }
 }
 
@@ -166,22 +163,14 @@ fn keyring_of(
     Ok((keyring, entry))
 }
 
-/// The failure if no credentials match and some sources could not be read.
-fn failure(problems: &[CredentialsProblem]) -> Failure {
-    let passing: Vec<Option<Duration>> = problems
-        .iter()
-        .filter_map(|problem| match &problem.error {
-            ReadError::Unavailable { retry_after, .. } => Some(*retry_after),
-            _ => None,
-        })
-        .collect();
-    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    let reason = if passing.is_empty() {
-        Reason::CredentialsUnavailable
-    } else {
-        Reason::ConnectionFailed
+/// The problem as pulls report it.
+fn reported(problem: &UnusableObject) -> CredentialsProblem {
+    let (reason, retry_after) = match &problem.error {
+        ReadError::Unavailable { retry_after, .. } => (Reason::ConnectionFailed, *retry_after),
+        _ => (Reason::CredentialsUnavailable, None),
     };
-    Failure::new(reason, texts.join("; ")).with_retry_after(passing.into_iter().flatten().max())
+    let failure = Failure::new(reason, problem.to_string()).with_retry_after(retry_after);
+    CredentialsProblem::named(failure)
 }
 
 /// Maximum number of concurrent reads for one image.

@@ -274,7 +274,7 @@ fn failures_conceal_names_of_other_namespaces() {
     let mut report = ImageReport::new(image, ImagePhase::Failed);
     report.reason = Some(Reason::CredentialsUnavailable);
     report.message = Some(
-        "denied for registry.test/victim/app (pulled without credentials: service account \
+        "denied for registry.test/victim/app (tried without credentials: service account \
          victim/payments: not found; pull secret attacker/own: not found)"
             .to_owned(),
     );
@@ -289,7 +289,7 @@ fn failures_conceal_names_of_other_namespaces() {
     });
     assert_eq!(
         texts[0],
-        "denied for registry.test/victim/app (pulled without credentials: service account of \
+        "denied for registry.test/victim/app (tried without credentials: service account of \
          another namespace: not found; pull secret attacker/own: not found)"
     );
     assert!(texts[1].contains("victim/payments"), "{}", texts[1]);

@@ -261,7 +261,7 @@ impl RunningPod {
         let secrets = secrets.map(|secret| ObjectName::new(namespace.clone(), secret.name.clone()));
         let request = CredentialsRequest::new(image.clone()).with_pull_secrets(secrets);
         let credentials = KubeCredentials::new(self.client.clone());
-        let found = credentials.resolve(&request).await.unwrap_or_default();
+        let found = credentials.resolve(&request).await.auths;
         let mut auths: Vec<_> = found.into_iter().map(Some).collect();
         if auths.is_empty() {
             auths.push(None);

@@ -191,12 +191,7 @@ async fn auth(image: &ImageRef, entry: &str) -> Option<RegistryAuth> {
     let config = format!(r#"{{"auths":{{"{}":{entry}}}}}"#, image.registry());
     let request = CredentialsRequest::new(image.clone());
     let credentials = DockerConfig::from_json(config.as_bytes()).unwrap();
-    credentials
-        .resolve(&request)
-        .await
-        .unwrap()
-        .into_iter()
-        .next()
+    credentials.resolve(&request).await.auths.into_iter().next()
 }
 
 const ANONYMOUS: &str = "{}";

@@ -37,12 +37,7 @@ pub(crate) async fn auth(registry: &str, username: &str, password: &str) -> Opti
     });
     let request = CredentialsRequest::new(image(&format!("{registry}/any")));
     let credentials = DockerConfig::from_json(config.to_string().as_bytes()).unwrap();
-    credentials
-        .resolve(&request)
-        .await
-        .unwrap()
-        .into_iter()
-        .next()
+    credentials.resolve(&request).await.auths.into_iter().next()
 }
 
 pub(crate) fn skopeo(args: &[&str]) -> String {
