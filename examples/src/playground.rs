@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use fledged_apiserver::Server;
 use fledged_core::model::NodeName;
+use fledged_kube::crd::{ReadCache, install};
 use fledged_operator::agent::{Agent, AgentConfig};
-use fledged_operator::crd::{ReadCache, install};
 use futures_util::StreamExt;
 use kube::api::{DynamicObject, PostParams};
 use kube::core::GroupVersionKind;

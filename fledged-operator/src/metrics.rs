@@ -295,34 +295,6 @@ impl JobMetrics {
     }
 }
 
-/// Metrics of a [`Webhook`](crate::webhook::Webhook). Clones share them.
-#[cfg(feature = "webhook")]
-#[derive(Debug, Clone, Default)]
-pub(crate) struct WebhookMetrics {
-    reviews: Counters<1>,
-    expiry: Gauge,
-}
-
-#[cfg(feature = "webhook")]
-impl WebhookMetrics {
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        register! { registry;
-            self.reviews => "fledged_webhook_reviews", "Admission reviews of ImageCaches by result";
-            self.expiry => "fledged_webhook_certificate_expiry_timestamp" (Seconds),
-                "Expiry of the served certificate as a Unix timestamp";
-        }
-    }
-
-    /// Counts a review that was `allowed`, `warned`, `denied` or `malformed`.
-    pub(crate) fn reviewed(&self, result: &'static str) {
-        self.reviews.get_or_create(&[("result", result)]).inc();
-    }
-
-    pub(crate) fn set_expiry(&self, seconds: i64) {
-        self.expiry.set(seconds);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use fledged_core::error::Reason;

@@ -1,6 +1,6 @@
 //! The example `images-of-deployments`: a controller that derives ImageCaches from Deployments.
 use crate::support::Example;
-use fledged_operator::crd::ImageCacheSpec;
+use fledged_kube::crd::ImageCacheSpec;
 use fledged_tests::kube::{World, WorldOptions, eventually};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Namespace;

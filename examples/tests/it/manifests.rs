@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use fledged_operator::crd::ReadCache;
+use fledged_kube::crd::ReadCache;
 use fledged_tests::kube::{TestCluster, World, WorldOptions};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DynamicObject, Patch, PatchParams};

@@ -7,7 +7,7 @@ use fledged_core::model::{
     CacheId, CacheSpecImages, DeletionPolicy, ImageCache, ImageCacheSpec, ImageRef, NodeFacts,
     ParseImageRefError,
 };
-use fledged_operator::crd::ReadCache;
+use fledged_kube::crd::ReadCache;
 use serde_json::{Value, json};
 
 use super::DemoError;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use fledged_apiserver::HollowNode;
 use fledged_core::model::{ByteSize, ImageRef, NodeFacts, NodeName};
 use fledged_core::port::{ImageRuntime, Removal};
+use fledged_kube::request_error::problem;
 use fledged_operator::agent::{Agent, AgentConfig, AgentHealth};
-use fledged_operator::api::request_error::problem;
 use kube::Client;
 
 use super::DemoError;

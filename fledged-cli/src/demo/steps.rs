@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use fledged_core::model::{ByteSize, CacheId, ImageRef, NodeName};
 use fledged_core::port::Removal;
-use fledged_operator::api::lease::LeaseName;
-use fledged_operator::crd::{ReadCache, ReadNodeCache};
+use fledged_kube::crd::{ReadCache, ReadNodeCache};
+use fledged_kube::lease::LeaseName;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;

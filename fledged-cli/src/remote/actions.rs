@@ -1,7 +1,7 @@
 //! `fledged wait`, `fledged refresh` and `fledged purge`: actions on one ImageCache, and waiting for them.
 
 use fledged_core::model::GoDuration;
-use fledged_operator::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache};
+use fledged_kube::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache};
 use serde::Serialize;
 
 use super::kubeconfig::{ClusterError, Connection, connect};

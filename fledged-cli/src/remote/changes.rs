@@ -10,8 +10,8 @@ use fledged_core::model::{
 use fledged_core::planner::{
     ActionStatus, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, Planner, PlannerConfig,
 };
+use fledged_kube::crd::{ReadCache, ReadNodeCache};
 use fledged_operator::controller::ReadNode;
-use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde::Serialize;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use console::Style;
 use fledged_core::model::CacheId;
-use fledged_operator::api::request_error::with_causes;
-use fledged_operator::crd::ReadCache;
+use fledged_kube::crd::ReadCache;
+use fledged_kube::request_error::with_causes;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use kube::runtime::WatchStreamExt as _;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fledged_core::model::NodeName;
-use fledged_operator::api::request_error::{problem, with_causes};
+use fledged_kube::request_error::{problem, with_causes};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 

@@ -507,7 +507,7 @@ pub(super) fn style(state: State) -> Style {
 
 #[cfg(test)]
 mod tests {
-    use fledged_operator::crd::ReadCache;
+    use fledged_kube::crd::ReadCache;
     use serde_json::{Value, json};
 
     use super::*;

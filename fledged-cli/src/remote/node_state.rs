@@ -6,8 +6,8 @@ use fledged_core::model::{
     AssignedImage, CacheId, CountOrPercent, ImagePhase, ImageRef, ImageReport, NodeName,
 };
 use fledged_core::planner::{Cause, Explanation, NodeRecord, Planner, PlannerConfig};
+use fledged_kube::crd::{ReadCache, ReadNodeCache};
 use fledged_operator::controller::ReadNode;
-use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde::Serialize;

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use console::Style;
 use fledged_core::model::{ByteSize, CacheId, DesiredState, ImagePhase, ImageRef, NodeName};
 use fledged_core::planner::{Cause, Planner, PlannerConfig};
+use fledged_kube::crd::{ReadCache, ReadNodeCache};
 use fledged_operator::controller::ReadNode;
-use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use jiff::Timestamp;
 use serde::Serialize;
 

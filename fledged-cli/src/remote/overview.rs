@@ -4,7 +4,7 @@ use console::Style;
 use fledged_core::error::Reason;
 use fledged_core::model::NodeName;
 use fledged_core::planner::{ActionReason, ActionStatus, PairCounts};
-use fledged_operator::crd::{
+use fledged_kube::crd::{
     ImageCacheStatus, NodeReasonMessage, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache,
 };
 use jiff::Timestamp;

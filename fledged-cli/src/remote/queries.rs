@@ -5,9 +5,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use fledged_core::model::NodeName;
-use fledged_operator::api::request_error::with_causes;
+use fledged_kube::crd::{ReadCache, ReadNodeCache};
+use fledged_kube::request_error::with_causes;
 use fledged_operator::controller::ReadNode;
-use fledged_operator::crd::{ReadCache, ReadNodeCache};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;

@@ -12,6 +12,8 @@ use fledged_core::model::{Assignment, NodeName};
 use fledged_core::port::Clock;
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::warmer::NodeEvent;
+use fledged_kube::crd::ReadNodeCache;
+use fledged_kube::request_error::{problem, retry_after};
 use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 use kube::api::{ListParams, WatchEvent, WatchParams};
@@ -22,8 +24,6 @@ use tracing::{debug, info, warn};
 
 use crate::agent::FIELD_MANAGER;
 use crate::agent::watch_backoff::{HEALTHY_AFTER, WatchBackoff, WatchEnd};
-use crate::api::request_error::{problem, retry_after};
-use crate::crd::ReadNodeCache;
 use crate::health::{AgentHealth, BEAT};
 
 /// Shortest and longest duration of one watch, in seconds. It is below the five minutes after which API servers
@@ -108,7 +108,7 @@ fn has_foreign_status_manager(object: &ReadNodeCache) -> bool {
 }
 
 impl Watch {
-    /// The client must be [bounded](crate::api::bounded_client).
+    /// The client must be [bounded](fledged_kube::bounded_client).
     pub(super) fn new(
         client: Client,
         node: NodeName,

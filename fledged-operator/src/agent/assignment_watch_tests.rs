@@ -8,6 +8,7 @@ use std::time::Duration;
 use fledged_core::model::NodeName;
 use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::NodeEvent;
+use fledged_kube::bounded_client::{REQUEST_LIMIT, bounded};
 use futures_util::stream::{self, StreamExt};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -19,7 +20,6 @@ use tokio::sync::mpsc;
 
 use super::assignment_watch::{Interruption, Watch};
 use super::watch_backoff::WatchEnd;
-use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
 use crate::health::AgentHealth;
 
 type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;

@@ -1,5 +1,5 @@
 //! The agent of one node: reconciles the node's images with its
-//! [`NodeImageCache`](crate::crd::NodeImageCache) and reports progress in its status.
+//! [`NodeImageCache`](fledged_kube::crd::NodeImageCache) and reports progress in its status.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,6 +41,8 @@ use fledged_core::runner::NodeLoop;
 use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::{Warmer, WarmerConfig};
 use fledged_cri::{CredentialProviders, UnionCredentials};
+use fledged_kube::bounded_client::{REQUEST_LIMIT, bounded};
+use fledged_kube::serve::register_build_info;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -48,11 +50,9 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
-use crate::api::node_status::StatusApi;
-use crate::api::status_writer::Writer;
 use crate::metrics::AgentMetrics;
-use crate::serve::register_build_info;
+use crate::node_report::node_status::StatusApi;
+use crate::node_report::status_writer::Writer;
 use assignment_watch::{Watch, inputs};
 use pull_observer::{Observer, ProbedRuntime};
 
@@ -149,7 +149,7 @@ pub enum AgentError {
 
 /// The agent of one node.
 ///
-/// It watches only the [`NodeImageCache`](crate::crd::NodeImageCache) of its node, pulls and removes images
+/// It watches only the [`NodeImageCache`](fledged_kube::crd::NodeImageCache) of its node, pulls and removes images
 /// accordingly, and writes the status: at once when an assignment is acknowledged, completed or failing, seldom
 /// during progress, and never without a change. While the API server is unreachable it continues with the last
 /// assignment, and reports when the server is back.

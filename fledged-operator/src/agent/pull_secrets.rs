@@ -13,6 +13,8 @@ use fledged_core::port::{
     Credentials, CredentialsProblem, CredentialsRequest, FoundCredentials, RegistryAuth,
 };
 use fledged_cri::credentials::PullSecretKeyring;
+use fledged_kube::bounded_client::bounded;
+use fledged_kube::request_error::{problem, retry_after};
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use futures_util::stream::{self, StreamExt};
 use k8s_openapi::ByteString;
@@ -23,9 +25,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::warn;
-
-use crate::api::bounded_client::bounded;
-use crate::api::request_error::{problem, retry_after};
 
 /// Registry credentials from the pull secrets that an image's caches name, then from those of their
 /// ServiceAccounts, matched as the kubelet does for a pod. The credentials of one namespace come before those of

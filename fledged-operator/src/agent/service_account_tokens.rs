@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ObjectName;
 use fledged_cri::credentials::{ServiceAccountFacts, ServiceAccounts};
+use fledged_kube::bounded_client::bounded;
 use kube::Client;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -16,7 +17,6 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::pull_secrets::{Objects, READ_LIMIT, ReadError, ServiceAccount, is_name, read_error};
-use crate::api::bounded_client::bounded;
 
 /// ServiceAccounts and their tokens, for
 /// [`CredentialProviders::with_service_accounts`](fledged_cri::CredentialProviders::with_service_accounts).

@@ -14,12 +14,12 @@ use fledged_core::model::{
     CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName, ProtectedImages,
 };
 use fledged_cri::target::RuntimeUri;
+use fledged_kube::serve::BindAddress;
 use http::Uri;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::Value;
 
 use fledged_operator::jobs::{PullMethod, Retention};
-use fledged_operator::serve::BindAddress;
 
 /// Pre-pulls container images onto the nodes of a Kubernetes cluster and keeps them there.
 #[derive(Debug, Parser)]

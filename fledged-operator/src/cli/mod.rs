@@ -26,7 +26,7 @@ pub(crate) fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, ProgramError> {
     match command {
         Command::Crds => {
-            let yaml = fledged_operator::crd::definitions_yaml();
+            let yaml = fledged_kube::crd::definitions_yaml();
             print!("{}", yaml.map_err(ProgramError::Definitions)?);
             Ok(ExitCode::SUCCESS)
         }

@@ -10,6 +10,8 @@ use fledged_core::tokio::ShutdownSignal;
 use fledged_cri::CredentialProviderError;
 use fledged_cri::oci::OpenError;
 use fledged_cri::target::DetectError;
+use fledged_kube::serve::{BindError, Routes, Server};
+use fledged_webhook::WebhookError;
 use futures_util::future::{BoxFuture, FutureExt};
 use http::header::{HeaderValue, USER_AGENT};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -27,8 +29,6 @@ use tracing_subscriber::{Layer, fmt};
 use super::flags::{CommonArgs, Level, LogFormat};
 use fledged_operator::agent::AgentError;
 use fledged_operator::controller::ControllerError;
-use fledged_operator::serve::{BindError, Routes, Server};
-use fledged_operator::webhook::WebhookError;
 
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]

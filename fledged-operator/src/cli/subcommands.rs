@@ -9,6 +9,9 @@ use fledged_core::tokio::TokioClock;
 use fledged_cri::oci::OciLayoutOptions;
 use fledged_cri::target::RuntimeUri;
 use fledged_cri::{CredentialProviderError, CredentialProviders};
+use fledged_kube::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
+use fledged_kube::serve::Routes;
+use fledged_webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
 use tracing::info;
@@ -18,11 +21,8 @@ use super::flags::{
 };
 use super::program::{ProgramError, Stop, connect, serving};
 use fledged_operator::agent::{Agent, AgentConfig, credentials_with_providers};
-use fledged_operator::api::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
 use fledged_operator::jobs::{JobDriver, JobOptions, remove_images};
-use fledged_operator::serve::Routes;
-use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

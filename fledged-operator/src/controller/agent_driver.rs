@@ -8,6 +8,9 @@ use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
 use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
+use fledged_kube::crd::{GROUP, NodeImageCacheSpec, ReadNodeCache, VERSION};
+use fledged_kube::request_error::write_failure;
+use fledged_kube::watch::{Change, ListedKeys, watch};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::runtime::watcher::{Config, Event};
@@ -15,11 +18,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tracing::debug;
 
-use crate::api::request_error::write_failure;
-use crate::api::watch::{Change, Inventory, watch};
 use crate::controller::FIELD_MANAGER;
 use crate::controller::node_driver::{NodeDriver, NodeTarget};
-use crate::crd::{GROUP, NodeImageCacheSpec, ReadNodeCache, VERSION};
 
 /// Stores assignments as the specs of NodeImageCaches. The [`agent`](crate::agent) of each node watches its own and
 /// reports in its status.
@@ -113,7 +113,7 @@ struct RecordVersion {
 /// Finds the changes in a watch of NodeImageCaches.
 #[derive(Debug, Default)]
 pub(super) struct RecordReader {
-    records: Inventory<NodeName>,
+    records: ListedKeys<NodeName>,
     versions: BTreeMap<NodeName, RecordVersion>,
 }
 

@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fledged_core::model::{CacheId, NodeName};
 use fledged_core::planner::ClusterEvent;
+use fledged_kube::crd::ReadCache;
+use fledged_kube::watch::{Change, ListedKeys, watch};
 use futures_util::future;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt};
 use tracing::warn;
 
-use crate::api::watch::{Change, Inventory, watch};
 use crate::controller::known_caches::KnownCaches;
 use crate::controller::kube_node::ReadNode;
-use crate::crd::ReadCache;
 
 /// UIDs of the existing Nodes, for the owner references of their NodeImageCaches. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -92,8 +92,8 @@ pub(super) fn merge_sources(
 
 /// Converts events of the sources to events of the planner.
 struct EventReader {
-    caches: Inventory<CacheId>,
-    nodes: Inventory<NodeName>,
+    caches: ListedKeys<CacheId>,
+    nodes: ListedKeys<NodeName>,
     uids: NodeUids,
     known: KnownCaches,
     /// Whether the list of assignments is complete.
@@ -104,8 +104,8 @@ struct EventReader {
 impl EventReader {
     fn new(uids: NodeUids, known: KnownCaches) -> Self {
         Self {
-            caches: Inventory::default(),
-            nodes: Inventory::default(),
+            caches: ListedKeys::default(),
+            nodes: ListedKeys::default(),
             uids,
             known,
             driver_listed: false,

@@ -2,6 +2,7 @@
 
 use fledged_core::model::{Assignment, NodeName, NodeReport};
 use fledged_core::planner::ClusterEvent;
+use fledged_kube::crd::ReadCache;
 use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::runtime::watcher::Event;
@@ -11,7 +12,6 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::cluster_events::{NodeUids, SourceEvent, merge_sources};
 use super::known_caches::KnownCaches;
 use super::kube_node::ReadNode;
-use crate::crd::ReadCache;
 
 /// The three sources, and what becomes of them.
 struct Sources {

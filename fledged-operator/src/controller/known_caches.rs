@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fledged_core::model::CacheId;
+use fledged_kube::crd::ReadCache;
 use kube::ResourceExt;
-
-use crate::crd::ReadCache;
 
 /// The cache that currently has a name.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,10 @@ use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, CacheId, NodeName};
 use fledged_core::planner::{Annotation, CacheEvent, CacheStatus, ClusterEvent};
 use fledged_core::port::{Cluster, WriteFailure};
+use fledged_kube::crd::{
+    FINALIZER, GROUP, ImageCacheStatus, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache, VERSION,
+};
+use fledged_kube::request_error::write_failure;
 use futures_util::stream::{BoxStream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -18,15 +22,11 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tracing::{debug, info};
 
-use crate::api::request_error::write_failure;
 use crate::controller::FIELD_MANAGER;
 use crate::controller::agent_driver::AgentDriver;
 use crate::controller::cluster_events::{self, NodeUids};
 use crate::controller::known_caches::{KnownCaches, StatusTarget};
 use crate::controller::node_driver::{NodeDriver, NodeTarget};
-use crate::crd::{
-    FINALIZER, GROUP, ImageCacheStatus, PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache, VERSION,
-};
 use crate::metrics::ClusterMetrics;
 
 /// The port [`Cluster`] on Kubernetes.

@@ -24,17 +24,17 @@ use fledged_core::planner::{Planner, PlannerConfig};
 use fledged_core::port::Clock;
 use fledged_core::runner::{ClusterLoop, Ended};
 use fledged_core::tokio::TokioClock;
+use fledged_kube::CONTROLLER_FIELD_MANAGER;
+use fledged_kube::lease::{Elector, LeaseError, LeaseName, LeaseTimes};
+use fledged_kube::serve::register_build_info;
 use futures_util::future::FutureExt;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::CONTROLLER_FIELD_MANAGER;
-use crate::api::lease::{Elector, LeaseError, LeaseName, LeaseTimes};
 use crate::health::Stage;
 use crate::metrics::ControllerMetrics;
-use crate::serve::register_build_info;
 
 /// Field manager of everything that the controller writes.
 pub const FIELD_MANAGER: &str = CONTROLLER_FIELD_MANAGER;
@@ -96,7 +96,7 @@ pub struct ControllerConfig {
 pub struct Candidate {
     /// The lease, such as [`LeaseName::of_controller`].
     pub lease: LeaseName,
-    /// The identity of this candidate, which must be unique; [`identity`](crate::api::lease::identity) generates one.
+    /// The identity of this candidate, which must be unique; [`identity`](fledged_kube::lease::identity) generates one.
     pub identity: String,
     /// The times of the election. Default [`LeaseTimes::default`].
     pub times: LeaseTimes,

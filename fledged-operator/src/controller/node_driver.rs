@@ -10,10 +10,9 @@ use async_trait::async_trait;
 use fledged_core::model::{AssignedImage, NodeName};
 use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
+use fledged_kube::request_error::with_causes;
 use futures_util::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
-
-use crate::api::request_error::with_causes;
 
 /// A node that an assignment is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -150,7 +149,7 @@ pub trait NodeDriver: Send + Sync {
     ///
     /// [`WriteFailure::Unavailable`] is retried later, not before `retry_after`. [`WriteFailure::Conflict`] is planned
     /// again first. [`WriteFailure::Gone`] means that the node does not exist any more; nothing is retried until its
-    /// assignment changes. [`write_failure`](crate::api::request_error::write_failure) classifies the errors of a Kubernetes
+    /// assignment changes. [`write_failure`](fledged_kube::request_error::write_failure) classifies the errors of a Kubernetes
     /// client.
     async fn assign(
         &self,

@@ -13,6 +13,9 @@ use fledged_core::planner::ClusterEvent;
 use fledged_core::port::{Clock, WriteFailure};
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::tokio::TokioClock;
+use fledged_kube::bounded_client::{REQUEST_LIMIT, bounded};
+use fledged_kube::crd::ReadNodeCache;
+use fledged_kube::watch::{Change, ListedKeys, watch};
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{BoxStream, FuturesUnordered, Stream, StreamExt};
 use jiff::Timestamp;
@@ -34,13 +37,10 @@ use super::options::JobOptions;
 use super::pod::ObservedPod;
 use super::reconcile::{JobAction, Observed, Plan, reconcile};
 use super::requests::{Created, Requests};
-use crate::api::bounded_client::{REQUEST_LIMIT, bounded};
-use crate::api::node_status::StatusApi;
-use crate::api::status_writer::Writer;
-use crate::api::watch::{Change, Inventory, watch};
 use crate::controller::{AgentDriver, DriverError, NodeDriver, NodeTarget};
-use crate::crd::ReadNodeCache;
 use crate::metrics::JobMetrics;
+use crate::node_report::node_status::StatusApi;
+use crate::node_report::status_writer::Writer;
 
 /// Delays between attempts to write a status.
 const WRITE_AGAIN: Schedule = Schedule::seconds(1, 30);
@@ -275,7 +275,7 @@ struct Reconciler {
     store: ObjectStore,
     memories: BTreeMap<NodeName, NodeMemory>,
     records: BTreeMap<NodeName, Record>,
-    record_names: Inventory<NodeName>,
+    record_names: ListedKeys<NodeName>,
     /// Records that arrived before all lists were complete.
     early: BTreeMap<NodeName, ReadNodeCache>,
     synced: bool,
@@ -305,7 +305,7 @@ impl Reconciler {
             rng: fastrand::Rng::with_seed(seed),
             memories: BTreeMap::new(),
             records: BTreeMap::new(),
-            record_names: Inventory::default(),
+            record_names: ListedKeys::default(),
             early: BTreeMap::new(),
             synced: false,
             readiness,

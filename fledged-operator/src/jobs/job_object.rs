@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use fledged_core::model::{CacheId, ImageRef, NodeName, ObjectName};
+use fledged_kube::crd::{GROUP, VERSION};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::options::JobOptions;
-use crate::crd::{GROUP, VERSION};
 
 /// Maximum length of a label's value and of a container's name.
 const LABEL_MAX: usize = 63;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fledged_core::error::Failure;
 use fledged_core::model::NodeName;
+use fledged_kube::watch::{Change, ListedKeys};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Node;
@@ -16,7 +17,6 @@ use super::job_object::{JobKey, JobPlan};
 use super::observe::{JobWork, ObservedJob, ObservedNode, PullSlot, node_of};
 use super::options::JobOptions;
 use super::pod::ObservedPod;
-use crate::api::watch::{Change, Inventory};
 
 /// A Job that is being created.
 pub(super) struct Creating {
@@ -189,15 +189,15 @@ impl Creating {
 /// Jobs and pods of one pair of watches.
 #[derive(Default)]
 struct Scope {
-    jobs: Inventory<JobKey>,
-    pods: Inventory<JobKey>,
+    jobs: ListedKeys<JobKey>,
+    pods: ListedKeys<JobKey>,
 }
 
 /// The objects of all nodes.
 pub(super) struct ObjectStore {
     options: JobOptions,
     nodes: BTreeMap<NodeName, NodeObjects>,
-    names: Inventory<NodeName>,
+    names: ListedKeys<NodeName>,
     scopes: Vec<Scope>,
     /// The node of each Job, and of each pod.
     job_homes: BTreeMap<JobKey, NodeName>,
@@ -212,7 +212,7 @@ impl ObjectStore {
             scopes: scopes.collect(),
             options,
             nodes: BTreeMap::new(),
-            names: Inventory::default(),
+            names: ListedKeys::default(),
             job_homes: BTreeMap::new(),
             pod_homes: BTreeMap::new(),
         }

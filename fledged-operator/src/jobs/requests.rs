@@ -11,6 +11,7 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::ObjectName;
 use fledged_core::port::Clock;
 use fledged_core::time::after;
+use fledged_kube::request_error::{problem, retry_after};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -26,7 +27,6 @@ use super::FIELD_MANAGER;
 use super::job_object::{JobKey, JobPlan, Method, PullPlan};
 use super::options::{JobOptions, PullMethod};
 use crate::agent::pull_secrets::{Objects, ServiceAccount};
-use crate::api::request_error::{problem, retry_after};
 use crate::metrics::JobMetrics;
 
 /// Delays between attempts at the same request.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fledged_operator::serve::{BindAddress, Routes, Server, register_build_info};
+use fledged_kube::serve::{BindAddress, Routes, Server, register_build_info};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

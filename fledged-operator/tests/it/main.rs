@@ -12,8 +12,6 @@ mod agent_outage;
 mod agent_probes;
 mod agent_rollout;
 mod agent_support;
-mod crd_install;
-mod crds;
 mod driver_support;
 mod hollow_nodes;
 #[cfg(feature = "binary")]

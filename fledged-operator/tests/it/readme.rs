@@ -8,7 +8,7 @@ use fledged_core::port::MockImageRuntime;
 use fledged_operator::agent::{Agent, AgentConfig};
 use fledged_operator::controller::{Controller, ControllerConfig};
 use fledged_operator::jobs::{JobDriver, JobOptions};
-use fledged_operator::webhook::{Webhook, WebhookConfig};
+use fledged_webhook::{Webhook, WebhookConfig};
 use kube::{Client, Config};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;

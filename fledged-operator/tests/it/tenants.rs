@@ -12,7 +12,7 @@ use fledged_core::planner::{
     ActionStatus, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, ConditionKind, Planner,
     PlannerConfig,
 };
-use fledged_operator::crd::{ImageCacheStatus, NodeImageCacheSpec, ReadNodeCache};
+use fledged_kube::crd::{ImageCacheStatus, NodeImageCacheSpec, ReadNodeCache};
 use jiff::{Timestamp, ToSpan};
 use proptest::prelude::*;
 
@@ -190,7 +190,7 @@ fn secrets_are_written_once_a_cache() {
     for images in cluster.records.values() {
         let wire = serde_json::to_value(NodeImageCacheSpec::from_images(images)).unwrap();
         let object = serde_json::json!({ "metadata": { "generation": 1 }, "spec": wire });
-        let read: fledged_operator::crd::ReadNodeCache = serde_json::from_value(object).unwrap();
+        let read: fledged_kube::crd::ReadNodeCache = serde_json::from_value(object).unwrap();
         let (assignment, invalid) = read.assignment();
         assert!(invalid.is_empty(), "{invalid:?}");
         assert_eq!(
@@ -361,7 +361,7 @@ fn a_report_is_bounded_when_it_is_read() {
     ]});
     let object =
         serde_json::json!({ "metadata": { "generation": 1 }, "spec": {}, "status": status });
-    let read: fledged_operator::crd::ReadNodeCache = serde_json::from_value(object).unwrap();
+    let read: fledged_kube::crd::ReadNodeCache = serde_json::from_value(object).unwrap();
     let message = read.report().unwrap().images[0].message.clone().unwrap();
     assert!(
         message.starts_with("no[31m xxx") && message.chars().count() <= 401,

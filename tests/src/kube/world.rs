@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::planner::PlannerConfig;
+use fledged_kube::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
 use fledged_operator::controller::NodeDriver;
 use fledged_operator::controller::{Controller, ControllerConfig};
-use fledged_operator::crd::{ImageCache, ImageCacheStatus, NodeImageCache};
 use fledged_operator::jobs::Retention;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};

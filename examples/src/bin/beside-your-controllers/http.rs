@@ -1,5 +1,5 @@
 //! The program's own HTTP server for metrics and probes. Any other server, such as axum, works as well, and
-//! `fledged_operator::serve` is one for programs without a server.
+//! `fledged_kube::serve` is one for programs without a server.
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use clap::Parser;
 use fledged_core::tokio::ShutdownSignal;
 use fledged_examples::Playground;
-use fledged_operator::api::lease::{LeaseName, identity};
+use fledged_kube::lease::{LeaseName, identity};
 use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
 use futures_util::FutureExt;
 use kube::Client;

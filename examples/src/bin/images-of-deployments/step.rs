@@ -1,7 +1,7 @@
 //! The next action for a cache, computed from the existing and the desired one.
 
 use fledged_core::model::ImageCacheSpec;
-use fledged_operator::crd::ReadCache;
+use fledged_kube::crd::ReadCache;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 

@@ -38,13 +38,13 @@ impl Deref for Server {
 /// Installs the custom resources.
 async fn define(client: &Client) {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in fledged_operator::crd::definitions() {
+    for definition in fledged_kube::crd::definitions() {
         let name = definition.name_any();
         let parameters = PatchParams::apply("tests").force();
         let patch = Patch::Apply(&definition);
         definitions.patch(&name, &parameters, &patch).await.unwrap();
     }
-    let nodes: Api<fledged_operator::crd::NodeImageCache> = Api::all(client.clone());
+    let nodes: Api<fledged_kube::crd::NodeImageCache> = Api::all(client.clone());
     eventually("the definitions are served", || async {
         nodes.list(&Default::default()).await.ok()
     })

@@ -12,8 +12,8 @@ use fledged_core::model::{
 };
 use fledged_core::planner::ClusterEvent;
 use fledged_core::port::WriteFailure;
+use fledged_kube::crd::{ImageCache, install};
 use fledged_operator::controller::{DriverError, NodeDriver, NodeTarget};
-use fledged_operator::crd::{ImageCache, install};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::api::PostParams;
 use kube::{Api, Client};

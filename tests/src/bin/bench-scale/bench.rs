@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fledged_operator::crd::{ImageCache, ImageCacheStatus};
+use fledged_kube::crd::{ImageCache, ImageCacheStatus};
 use fledged_tests::kube::{TestNode, Way, World, WorldOptions};
 use fledged_tests::{FakeCri, Fledged, Running};
 use futures_util::stream::{self, StreamExt};

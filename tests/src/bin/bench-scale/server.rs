@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fledged_core::tokio::ShutdownSignal;
-use fledged_operator::crd::ImageCache;
+use fledged_kube::crd::ImageCache;
 
 use fledged_tests::kube::TestCluster;
 use kube::Api;

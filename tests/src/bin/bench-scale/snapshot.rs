@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use fledged_kube::crd::NodeImageCache;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use serde::Serialize;
-
-use fledged_operator::crd::NodeImageCache;
 
 use crate::meter::Kind;
 use crate::prometheus::{Sample, samples};

@@ -63,7 +63,7 @@ fn chart_ships_the_crds_of_the_program_and_keeps_them() {
     if !require(&["helm"]) {
         return;
     }
-    let of_program: Vec<Value> = documents(&fledged_operator::crd::definitions_yaml().unwrap());
+    let of_program: Vec<Value> = documents(&fledged_kube::crd::definitions_yaml().unwrap());
     let mut of_chart: Vec<Value> = of_kind(&template(&[]), "CustomResourceDefinition")
         .cloned()
         .collect();

@@ -1,9 +1,9 @@
 //! Migration of a Helm release from kube-fledged's chart to this chart, and back.
 
-use fledged_operator::crd::ImageCache;
-use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
+use fledged_kube::crd::ImageCache;
 use fledged_tests::kube::{Kubectl, TestCluster, eventually};
 use fledged_tests::require;
+use fledged_webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cel::{Context, Env, Program};
-use fledged_operator::crd::ImageCache;
+use fledged_kube::crd::ImageCache;
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, eventually};
 use fledged_tests::{require, skipped};
 use kube::Api;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use fledged_operator::api::lease::LeaseName;
+use fledged_kube::crd::{NodeImageCache, REFRESH_ANNOTATION};
+use fledged_kube::lease::LeaseName;
 use fledged_operator::controller::{Candidate, Controller, ControllerConfig};
-use fledged_operator::crd::{NodeImageCache, REFRESH_ANNOTATION};
 use fledged_operator::jobs::{JobDriver, JobOptions};
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, Way, World, WorldOptions, eventually};
 use fledged_tests::{require, skipped};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_operator::crd::PURGE_ANNOTATION;
+use fledged_kube::crd::PURGE_ANNOTATION;
 use fledged_operator::jobs::FIELD_MANAGER;
 use fledged_tests::kube::{TestNode, Way, World, WorldOptions, eventually};
 use k8s_openapi::api::batch::v1::Job;

@@ -18,7 +18,7 @@ mod scripted_registry;
 
 use std::time::{Duration, Instant};
 
-use fledged_operator::crd::{ImageCache, ImageCacheStatus};
+use fledged_kube::crd::{ImageCache, ImageCacheStatus};
 use fledged_tests::kube::{World, cache_object, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Patch, PatchParams, PostParams};

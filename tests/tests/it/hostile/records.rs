@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_operator::crd::{NodeImageCache, PURGE_ANNOTATION};
+use fledged_kube::crd::{NodeImageCache, PURGE_ANNOTATION};
 use fledged_tests::kube::{TestNode, World, WorldOptions};
 use serde_json::{Value, json};
 

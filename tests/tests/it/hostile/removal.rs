@@ -1,6 +1,6 @@
 //! Images that another client put on a node.
 
-use fledged_operator::crd::PURGE_ANNOTATION;
+use fledged_kube::crd::PURGE_ANNOTATION;
 use fledged_tests::kube::{Way, World, eventually};
 use kube::api::DeleteParams;
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! What a node reports is untrusted: an agent's token lets it write any status of its own record.
 
-use fledged_operator::crd::REFRESH_ANNOTATION;
+use fledged_kube::crd::REFRESH_ANNOTATION;
 use fledged_tests::kube::{TestNode, World, eventually};
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;

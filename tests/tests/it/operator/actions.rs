@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fledged_core::error::Reason;
-use fledged_operator::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
+use fledged_kube::crd::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION};
 use fledged_tests::kube::{Way, World, WorldOptions, eventually};
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;

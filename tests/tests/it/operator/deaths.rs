@@ -9,8 +9,8 @@ use fledged_core::planner::{Annotation, CacheEvent, CacheStatus, ClusterEvent, P
 use fledged_core::port::{Cluster, WriteFailure};
 use fledged_core::runner::ClusterLoop;
 use fledged_core::tokio::TokioClock;
+use fledged_kube::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
 use fledged_operator::controller::KubeCluster;
-use fledged_operator::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
 use fledged_tests::kube::{ServerKind, Way, World, WorldOptions};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::json;

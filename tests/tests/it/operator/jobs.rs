@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fledged_apiserver::{Failure, RequestFilter};
-use fledged_operator::crd::PURGE_ANNOTATION;
+use fledged_kube::crd::PURGE_ANNOTATION;
 use fledged_operator::jobs::Retention;
 use fledged_tests::kube::{TestNode, Way, World, WorldOptions, eventually};
 use fledged_tests::skipped;

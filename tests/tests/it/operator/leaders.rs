@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fledged_operator::api::lease::LeaseName;
+use fledged_kube::lease::LeaseName;
 use fledged_operator::controller::{self, Controller, ControllerConfig};
 use fledged_tests::kube::{Way, World, WorldOptions, eventually};
 use k8s_openapi::api::coordination::v1::Lease;

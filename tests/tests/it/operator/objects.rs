@@ -1,6 +1,6 @@
 //! Malformed objects and large objects.
 
-use fledged_operator::crd::{ImageCache, NodeImageCache};
+use fledged_kube::crd::{ImageCache, NodeImageCache};
 use fledged_tests::kube::{Way, World, cache_object, eventually};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;

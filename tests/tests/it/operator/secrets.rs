@@ -1,7 +1,7 @@
 //! Private images: credentials from pull secrets and ServiceAccounts.
 
 use base64::Engine as _;
-use fledged_operator::crd::REFRESH_ANNOTATION;
+use fledged_kube::crd::REFRESH_ANNOTATION;
 use fledged_tests::kube::{Way, World};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! Several caches that list the same image.
 
-use fledged_operator::crd::{ImageCache, PURGE_ANNOTATION};
+use fledged_kube::crd::{ImageCache, PURGE_ANNOTATION};
 use fledged_tests::kube::{Way, World, cache_object, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;

@@ -1,6 +1,6 @@
 //! Caches with a status that kube-fledged has written.
 
-use fledged_operator::crd::REFRESH_ANNOTATION;
+use fledged_kube::crd::REFRESH_ANNOTATION;
 use fledged_tests::kube::{Way, World, WorldOptions};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};

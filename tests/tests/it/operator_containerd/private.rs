@@ -1,7 +1,7 @@
 //! Private images on real containerd, with a pull secret and with a ServiceAccount.
 
 use base64::Engine as _;
-use fledged_operator::crd::PURGE_ANNOTATION;
+use fledged_kube::crd::PURGE_ANNOTATION;
 use fledged_tests::kube::{ServerKind, World, WorldOptions, eventually};
 use fledged_tests::{Containerd, Fledged, ImageBuilder, Registry, Running, require, skipped};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};

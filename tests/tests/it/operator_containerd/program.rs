@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fledged_operator::crd::definitions_yaml;
+use fledged_kube::crd::definitions_yaml;
 use fledged_tests::http;
 use fledged_tests::kube::{World, WorldOptions, eventually};
 use fledged_tests::{Fledged, Output};

@@ -1,6 +1,6 @@
 //! A refresh on demand checks the images in real containerd.
 
-use fledged_operator::crd::REFRESH_ANNOTATION;
+use fledged_kube::crd::REFRESH_ANNOTATION;
 use fledged_tests::kube::{World, WorldOptions};
 use fledged_tests::{Containerd, ImageBuilder, Registry, require};
 

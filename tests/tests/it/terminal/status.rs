@@ -14,7 +14,7 @@ async fn status_shows_nodes_by_images_with_reasons() {
     world.apply("web", &[APP, NOPE]).await;
     world.ended("web", "ImageCacheCreate", "Failed").await;
     b.object.set_ready(false).await;
-    let unreachable = |status: &fledged_operator::crd::ImageCacheStatus| {
+    let unreachable = |status: &fledged_kube::crd::ImageCacheStatus| {
         status.counts.is_some_and(|counts| counts.unreachable == 2)
     };
     world

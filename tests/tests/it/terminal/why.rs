@@ -117,7 +117,7 @@ async fn why_explains_running_and_waiting_pulls() {
     let a = world.node("a").await;
     a.runtime.hold_pulls(true);
     world.apply("web", &[APP]).await;
-    let pulling = |record: &fledged_operator::crd::NodeImageCache| {
+    let pulling = |record: &fledged_kube::crd::NodeImageCache| {
         let status = record.status.as_ref();
         let first = status.and_then(|status| status.images.first());
         first.is_some_and(|image| image.phase.as_str() == "Pulling")
@@ -154,7 +154,7 @@ async fn why_explains_backoff_and_unresponsive_nodes() {
     world.registry().fail(APP, Reason::ConnectionFailed);
     let a = world.node("a").await;
     world.apply("web", &[APP]).await;
-    let backing_off = |record: &fledged_operator::crd::NodeImageCache| {
+    let backing_off = |record: &fledged_kube::crd::NodeImageCache| {
         let status = record.status.as_ref();
         let first = status.and_then(|status| status.images.first());
         first.is_some_and(|image| image.phase.as_str() == "BackingOff")

@@ -7,8 +7,8 @@ mod rights;
 
 use std::sync::Arc;
 
-use fledged_operator::webhook::{CertificateSource, PATH};
 use fledged_tests::kube::{Kubectl, ServerKind, TestCluster, eventually};
+use fledged_webhook::{CertificateSource, PATH};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fledged_core::port::Clock;
-use fledged_operator::webhook::{CertificateSource, PATH, SelfIssued, Webhook, WebhookConfig};
 use fledged_tests::kube::{TestCluster, eventually};
+use fledged_webhook::{CertificateSource, PATH, SelfIssued, Webhook, WebhookConfig};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{Patch, PatchParams};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use fledged_operator::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
+use fledged_kube::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
 use fledged_tests::kube::TestNode;
 use serde_json::json;
 

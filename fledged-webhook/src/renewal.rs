@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use fledged_core::backoff::Schedule;
+use fledged_kube::request_error::problem;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
@@ -25,8 +26,7 @@ use rustls::server::ParsedCertificate;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::api::request_error::problem;
-use crate::webhook::certificate::{Certificate, CertificateError, Served, not_after};
+use crate::certificate::{Certificate, CertificateError, Served, not_after};
 use fledged_core::time::after;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -93,7 +93,7 @@ impl SelfIssued {
     }
 
     /// Keeps a valid certificate served. Never returns.
-    pub(super) async fn keep(&self, client: &Client, served: &Served) {
+    pub(crate) async fn keep(&self, client: &Client, served: &Served) {
         let mut last = None;
         let mut failures: u32 = 0;
         loop {
@@ -412,7 +412,7 @@ mod tests {
     use fledged_core::sim::SimClock;
 
     use super::*;
-    use crate::metrics::WebhookMetrics;
+    use crate::webhook_metrics::WebhookMetrics;
 
     fn names() -> Vec<String> {
         vec!["web.ns.svc".to_owned(), "localhost".to_owned()]

@@ -438,7 +438,7 @@ pub enum InstallError {
 }
 
 /// Applies [`definitions`] and waits until the API server serves them. It is idempotent. Call it before a
-/// [`Controller`](crate::controller::Controller) runs. It needs the verbs get, list, watch, create and patch for
+/// controller runs. It needs the verbs get, list, watch, create and patch for
 /// `customresourcedefinitions` of `apiextensions.k8s.io`.
 ///
 /// It uses server-side apply under the field manager [`INSTALLER`] and takes over fields of other managers, such as

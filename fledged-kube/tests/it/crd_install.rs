@@ -2,7 +2,7 @@
 use std::error::Error;
 
 use fledged_apiserver::{Failure, RequestFilter, Server};
-use fledged_operator::crd::{ImageCache, NodeImageCache, definitions, install};
+use fledged_kube::crd::{ImageCache, NodeImageCache, definitions, install};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};

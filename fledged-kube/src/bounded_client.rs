@@ -19,14 +19,14 @@ const TEXT_MAX: usize = 200;
 const RETRY_AFTER_MAX: u32 = 60;
 
 /// Limit for most requests, the same as the API server's.
-pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 /// A client that sends its requests through this one.
 ///
 /// A request fails if its response is not complete within `limit`; of a watch, only the start is limited. An
 /// unsuccessful response becomes a [`kube::Error::Api`] with the code of the response and the delay of its
 /// Retry-After header. Needs a tokio runtime.
-pub(crate) fn bounded(client: &Client, limit: Duration) -> Client {
+pub fn bounded(client: &Client, limit: Duration) -> Client {
     let namespace = client.default_namespace().to_owned();
     let client = client.clone();
     let service = service_fn(move |request| {
@@ -87,7 +87,7 @@ fn failure(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::request_error::{problem, retry_after};
+    use crate::request_error::{problem, retry_after};
 
     fn mk_failure(code: u16, header: Option<&'static str>, body: &str) -> kube::Error {
         let mut headers = HeaderMap::new();

@@ -15,7 +15,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tracing::{debug, info, warn};
 
-use crate::api::request_error::problem;
+use crate::request_error::problem;
 
 /// Name of the Lease of the controllers of a cluster. Every controller of a cluster must use the same name and
 /// namespace, so that at most one acts.
@@ -337,7 +337,7 @@ impl Elector {
 
     async fn write(&mut self, record: &LeaseRecord) -> Result<(), String> {
         let params = PostParams {
-            field_manager: Some(crate::api::CONTROLLER_FIELD_MANAGER.to_owned()),
+            field_manager: Some(crate::CONTROLLER_FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
         let before = self.object.take();

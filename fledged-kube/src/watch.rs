@@ -12,7 +12,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::api::request_error::with_causes;
+use crate::request_error::with_causes;
 
 /// Delays between attempts to restart a watch. They are short: one controller is no load for an API server that
 /// is coming back, and it plans nothing before every list is complete.
@@ -43,7 +43,7 @@ impl<B: Backoff> Backoff for NoResetOnEvent<B> {
 
 /// Watches the objects that this configuration selects, for ever. After failures the watch is restarted with
 /// growing, jittered delays.
-pub(crate) fn watch<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
+pub fn watch<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -75,7 +75,7 @@ where
 
 /// What an event of a watch says about the objects that exist.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Change<K, O> {
+pub enum Change<K, O> {
     /// This object exists.
     Applied(K, O),
     /// The objects with these keys do not exist.
@@ -84,14 +84,14 @@ pub(crate) enum Change<K, O> {
 
 /// The keys of the objects that exist. Finds the objects that a new list no longer holds.
 #[derive(Debug)]
-pub(crate) struct Inventory<K> {
+pub struct ListedKeys<K> {
     known: BTreeSet<K>,
     /// Keys of the list in progress.
     listing: Option<BTreeSet<K>>,
     listed: bool,
 }
 
-impl<K> Default for Inventory<K> {
+impl<K> Default for ListedKeys<K> {
     fn default() -> Self {
         Self {
             known: BTreeSet::new(),
@@ -101,13 +101,9 @@ impl<K> Default for Inventory<K> {
     }
 }
 
-impl<K: Ord + Clone> Inventory<K> {
+impl<K: Ord + Clone> ListedKeys<K> {
     /// Takes an event. Objects without a key are ignored.
-    pub(crate) fn apply<O>(
-        &mut self,
-        event: Event<O>,
-        key: impl Fn(&O) -> Option<K>,
-    ) -> Change<K, O> {
+    pub fn apply<O>(&mut self, event: Event<O>, key: impl Fn(&O) -> Option<K>) -> Change<K, O> {
         match event {
             Event::Init => {
                 self.listing = Some(BTreeSet::new());
@@ -137,7 +133,7 @@ impl<K: Ord + Clone> Inventory<K> {
     }
 
     /// Adds the key of an object that is known from elsewhere, such as the response to its creation.
-    pub(crate) fn insert(&mut self, key: K) {
+    pub fn insert(&mut self, key: K) {
         if let Some(listing) = &mut self.listing {
             listing.insert(key.clone());
         }
@@ -145,7 +141,7 @@ impl<K: Ord + Clone> Inventory<K> {
     }
 
     /// Removes the key of an object that does not count any more.
-    pub(crate) fn remove(&mut self, key: &K) {
+    pub fn remove(&mut self, key: &K) {
         if let Some(listing) = &mut self.listing {
             listing.remove(key);
         }
@@ -153,12 +149,14 @@ impl<K: Ord + Clone> Inventory<K> {
     }
 
     /// Whether the first list is complete.
-    pub(crate) fn is_listed(&self) -> bool {
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
         self.listed
     }
 
     /// Whether a list is in progress.
-    pub(crate) fn is_listing(&self) -> bool {
+    #[must_use]
+    pub fn is_listing(&self) -> bool {
         self.listing.is_some()
     }
 }
@@ -205,7 +203,7 @@ mod inventory_tests {
 
     #[test]
     fn a_new_list_removes_missing_keys() {
-        let mut inventory = Inventory::default();
+        let mut inventory = ListedKeys::default();
         let mut apply = |event| inventory.apply(event, |name: &&'static str| Some(*name));
         apply(Event::Init);
         assert_eq!(apply(Event::InitApply("a")), Change::Applied("a", "a"));
@@ -223,7 +221,7 @@ mod inventory_tests {
 
     #[test]
     fn an_interrupted_list_starts_again() {
-        let mut inventory = Inventory::default();
+        let mut inventory = ListedKeys::default();
         let mut apply = |event| inventory.apply(event, |name: &&'static str| Some(*name));
         apply(Event::Apply("a"));
         apply(Event::Apply("b"));
@@ -236,7 +234,7 @@ mod inventory_tests {
 
     #[test]
     fn an_object_without_a_key_is_ignored() {
-        let mut inventory = Inventory::<u8>::default();
+        let mut inventory = ListedKeys::<u8>::default();
         assert_eq!(
             inventory.apply(Event::Apply("x"), |_| None),
             Change::Gone(vec![])

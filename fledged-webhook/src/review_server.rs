@@ -8,6 +8,8 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use fledged_kube::crd::ReadCache;
+use fledged_kube::serve::{Activity, BindAddress, accept, listen, plain, respond};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -22,10 +24,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
-use crate::crd::ReadCache;
-use crate::serve::{Activity, BindAddress, accept, listen, plain, respond};
-use crate::webhook::review::{Verdict, answer};
-use crate::webhook::{PATH, Webhook};
+use crate::review::{Verdict, answer};
+use crate::{PATH, Webhook};
 
 /// Limit of a TLS handshake and of the first request header.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);

@@ -8,14 +8,14 @@ use fledged_core::model::NodeReport;
 use fledged_core::port::Clock;
 use fledged_core::reporter::{Reporter, ReporterEvent};
 use fledged_core::time::after;
+use fledged_kube::crd::{NodeImageCacheStatus, as_recorded};
+use fledged_kube::request_error::retry_after;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::node_status::{Shrink, StatusApi, WriteError};
-use super::request_error::retry_after;
-use crate::crd::{NodeImageCacheStatus, as_recorded};
 
 /// Limit on the final write; a pod has 30 s to end.
 const FINAL_FLUSH: Duration = Duration::from_secs(5);

@@ -9,15 +9,14 @@ use std::time::Duration;
 use fledged_core::model::{
     GoDuration, ImageCache, ImageGroup, ImageRef, InvalidSpec, NodeFacts, NodeName,
 };
+use fledged_kube::crd::ReadCache;
+use fledged_kube::watch::watch;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse};
 use kube::core::{PartialObjectMeta, Status};
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt};
-
-use crate::api::watch::watch;
-use crate::crd::ReadCache;
 
 /// HTTP status of a rejection (Unprocessable Content), which the API server passes on.
 const UNPROCESSABLE: u16 = 422;
@@ -63,7 +62,7 @@ pub fn judge(
 }
 
 /// The response to a request, and its verdict.
-pub(super) fn answer(
+pub(crate) fn answer(
     mut request: AdmissionRequest<ReadCache>,
     nodes: Option<&[NodeFacts]>,
     refresh_interval: Duration,
@@ -94,7 +93,7 @@ const WARNINGS_MAX: usize = 10;
 const STALE_AFTER: Duration = Duration::from_secs(3_600);
 
 /// The warnings about a valid spec, in the order of its fields.
-pub(super) fn warnings(
+pub(crate) fn warnings(
     cache: &ImageCache,
     nodes: Option<&[NodeFacts]>,
     refresh_interval: Duration,
@@ -166,7 +165,7 @@ struct KnownLabels {
 
 /// Labels of all nodes, updated by a watch of their metadata. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct NodeLabels(Arc<RwLock<KnownLabels>>);
+pub(crate) struct NodeLabels(Arc<RwLock<KnownLabels>>);
 
 impl fmt::Debug for NodeLabels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -176,7 +175,7 @@ impl fmt::Debug for NodeLabels {
 
 impl NodeLabels {
     /// All nodes; `None` before the first complete list.
-    pub(super) fn all(&self) -> Option<Vec<NodeFacts>> {
+    pub(crate) fn all(&self) -> Option<Vec<NodeFacts>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let nodes = known.nodes.iter().filter_map(|(name, labels)| {
             let name = NodeName::new(name).ok()?;
@@ -207,7 +206,7 @@ impl NodeLabels {
     }
 
     /// Watches the nodes. While the watch fails, the last known labels are used. Never returns.
-    pub(super) async fn watch(self, client: Client) {
+    pub(crate) async fn watch(self, client: Client) {
         let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
         let mut events = pin!(watch(nodes, Config::default()));
         while let Some(event) = events.next().await {
@@ -314,10 +313,10 @@ mod review_tests {
 #[cfg(test)]
 mod warning_tests {
     use fledged_core::model::NodeName;
+    use fledged_kube::crd::ReadCache;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::crd::ReadCache;
 
     const QUARTER: Duration = Duration::from_secs(900);
 

@@ -1,14 +1,13 @@
 //! The status of a NodeImageCache: one write, how it fails, and what is left out of a status that is too large.
 
 use fledged_core::model::NodeName;
+use fledged_kube::crd::{NodeImageCache, NodeImageCacheStatus};
+use fledged_kube::request_error::{is_too_large, problem};
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::core::request::Request;
 use kube::{Client, Resource};
 use serde_json::json;
-
-use crate::api::request_error::{is_too_large, problem};
-use crate::crd::{NodeImageCache, NodeImageCacheStatus};
 
 /// Why the status of a NodeImageCache was not written.
 #[derive(Debug, thiserror::Error)]

@@ -478,7 +478,7 @@ impl NodeImageStatus {
 /// The report as it is read back from the status that is written for it: times in whole seconds, long
 /// messages shortened. Reports are compared in this form, so that what is read back differs from what
 /// was written only where the record was changed by others.
-pub(crate) fn as_recorded(mut report: NodeReport) -> NodeReport {
+pub fn as_recorded(mut report: NodeReport) -> NodeReport {
     for image in &mut report.images {
         let times = [
             &mut image.started_at,

@@ -66,7 +66,7 @@ pub fn write_failure(error: kube::Error) -> WriteFailure {
 }
 
 /// The delay that the API server asked for.
-pub(crate) fn retry_after(error: &kube::Error) -> Option<Duration> {
+pub fn retry_after(error: &kube::Error) -> Option<Duration> {
     let kube::Error::Api(status) = error else {
         return None;
     };
@@ -83,7 +83,7 @@ pub(crate) fn retry_after(error: &kube::Error) -> Option<Duration> {
 }
 
 /// Whether the API server, or etcd behind it, refused an object because of its size.
-pub(crate) fn is_too_large(status: &Status) -> bool {
+pub fn is_too_large(status: &Status) -> bool {
     // etcd's refusals come as internal errors.
     const TEXTS: [&str; 3] = [
         "request is too large",

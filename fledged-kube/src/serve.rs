@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use fledged_operator::serve::{BindAddress, Routes, Server};
+//! use fledged_kube::serve::{BindAddress, Routes, Server};
 //! use prometheus_client::registry::Registry;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,8 +46,9 @@ use tracing::{debug, info, warn};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindAddress {
     /// The host as written, without brackets; empty for every address of the machine.
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub host: String,
+    /// The port; 0 takes a free one.
+    pub port: u16,
 }
 
 /// An invalid bind address.
@@ -275,11 +276,14 @@ fn not_found() -> Response<Full<Bytes>> {
     plain(StatusCode::NOT_FOUND, "not found\n")
 }
 
-pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+/// A response with a text.
+#[must_use]
+pub fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     respond(status, PLAIN, text.to_owned())
 }
 
-pub(crate) fn respond(
+/// A response with this content type, which no cache keeps.
+pub fn respond(
     status: StatusCode,
     kind: &'static str,
     body: impl Into<Bytes>,
@@ -363,26 +367,28 @@ impl Server {
 
 /// What a connection does, which decides whether it may be closed for another one.
 #[derive(Debug, Default)]
-pub(crate) struct Activity {
+pub struct Activity {
     busy: AtomicBool,
     useful: AtomicBool,
 }
 
 impl Activity {
     /// Marks the connection as busy while the guard lives.
-    pub(crate) fn begin(&self) -> Busy<'_> {
+    #[must_use]
+    pub fn begin(&self) -> Busy<'_> {
         self.busy.store(true, Ordering::SeqCst);
         Busy(self)
     }
 
     /// Marks the connection as one that has carried a valid request.
-    pub(crate) fn set_useful(&self) {
+    pub fn set_useful(&self) {
         self.useful.store(true, Ordering::SeqCst);
     }
 }
 
-/// A request that must not be interrupted.
-pub(crate) struct Busy<'a>(&'a Activity);
+/// A request that must not be interrupted. The connection is idle again when this is dropped.
+#[derive(Debug)]
+pub struct Busy<'a>(&'a Activity);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
@@ -407,7 +413,7 @@ fn dispensable(oldest_first: &VecDeque<Open>) -> Option<usize> {
 
 /// Accepts connections and spawns `serve` for each. Above `limit` connections, the oldest that is not busy is
 /// closed; if all are busy, the new one is. Never returns.
-pub(crate) async fn accept<F>(
+pub async fn accept<F>(
     listener: &TcpListener,
     limit: usize,
     connections: &mut JoinSet<()>,
@@ -443,7 +449,11 @@ pub(crate) async fn accept<F>(
 }
 
 /// Listens at this address; at every address of the machine if it has no host.
-pub(crate) async fn listen(address: &BindAddress) -> io::Result<TcpListener> {
+///
+/// # Errors
+///
+/// The system's, if the address cannot be bound.
+pub async fn listen(address: &BindAddress) -> io::Result<TcpListener> {
     if !address.host.is_empty() {
         return TcpListener::bind((address.host.as_str(), address.port)).await;
     }

@@ -14,11 +14,11 @@ use rustls::sign::CertifiedKey;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::metrics::WebhookMetrics;
+use crate::webhook_metrics::WebhookMetrics;
 
 /// Why the certificate could not be read, issued or published.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CertificateError {
+pub(crate) enum CertificateError {
     #[error("cannot {verb} the Secret {secret}: {problem}")]
     Secret {
         /// `get` or `write`.
@@ -50,14 +50,14 @@ pub(super) enum CertificateError {
 
 /// A certificate with its chain and key.
 #[derive(Debug, Clone)]
-pub(super) struct Certificate {
-    pub(super) key: Arc<CertifiedKey>,
+pub(crate) struct Certificate {
+    pub(crate) key: Arc<CertifiedKey>,
     not_after: Timestamp,
 }
 
 impl Certificate {
     /// Parses PEM. The certificates after the first one are its chain.
-    pub(super) fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+    pub(crate) fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| CertificateError::Certificate(error.to_string()))?;
@@ -75,7 +75,7 @@ impl Certificate {
 }
 
 /// The end of validity of a certificate in DER.
-pub(super) fn not_after(certificate: &[u8]) -> Result<Timestamp, CertificateError> {
+pub(crate) fn not_after(certificate: &[u8]) -> Result<Timestamp, CertificateError> {
     let malformed = |problem: String| CertificateError::Certificate(problem);
     if certificate.is_empty() {
         return Err(malformed("the file holds no certificate".to_owned()));
@@ -87,8 +87,8 @@ pub(super) fn not_after(certificate: &[u8]) -> Result<Timestamp, CertificateErro
 }
 
 /// The certificate that new handshakes use, and the result of the last check.
-pub(super) struct Served {
-    pub(super) clock: Arc<dyn Clock>,
+pub(crate) struct Served {
+    pub(crate) clock: Arc<dyn Clock>,
     metrics: WebhookMetrics,
     state: RwLock<State>,
 }
@@ -100,7 +100,7 @@ struct State {
 }
 
 impl Served {
-    pub(super) fn new(clock: Arc<dyn Clock>, metrics: WebhookMetrics) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, metrics: WebhookMetrics) -> Self {
         Self {
             clock,
             metrics,
@@ -113,25 +113,25 @@ impl Served {
     }
 
     /// Serves this certificate from the next handshake on.
-    pub(super) fn set(&self, certificate: Certificate) {
+    pub(crate) fn set(&self, certificate: Certificate) {
         self.metrics.set_expiry(certificate.not_after.as_second());
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.certificate = Some(certificate);
     }
 
     /// Records the result of a check.
-    pub(super) fn checked(&self, result: Result<(), CertificateError>) {
+    pub(crate) fn checked(&self, result: Result<(), CertificateError>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.problem = result.err();
     }
 
-    pub(super) fn certificate(&self) -> Option<Arc<CertifiedKey>> {
+    pub(crate) fn certificate(&self) -> Option<Arc<CertifiedKey>> {
         let state = self.read();
         Some(Arc::clone(&state.certificate.as_ref()?.key))
     }
 
     /// Whether a certificate is served that has not expired.
-    pub(super) fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         let now = self.clock.now();
         let state = self.read();
         state
@@ -155,7 +155,7 @@ impl ResolvesServerCert for Served {
 
 /// Readiness of the webhook's certificate. Clones share it.
 #[derive(Debug, Clone)]
-pub struct CertificateHealth(pub(super) Arc<Served>);
+pub struct CertificateHealth(pub(crate) Arc<Served>);
 
 impl CertificateHealth {
     /// Whether a certificate is served, has not expired, and is stored where other replicas find it.
@@ -185,7 +185,7 @@ const READ_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Serves the certificate from these PEM files. If they become invalid, the last valid certificate stays. Never
 /// returns.
-pub(super) async fn keep_files(certificate: &Path, key: &Path, served: &Served) {
+pub(crate) async fn keep_files(certificate: &Path, key: &Path, served: &Served) {
     let (mut last, mut last_problem) = (None, None);
     loop {
         let loaded = async {

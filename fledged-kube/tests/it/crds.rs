@@ -11,7 +11,7 @@ use fledged_core::model::{
 use fledged_core::planner::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
-use fledged_operator::crd::{
+use fledged_kube::crd::{
     ImageCache, ImageCacheStatus, NodeImageCache, NodeImageCacheSpec, NodeImageCacheStatus,
     ReadCache, ReadNodeCache, definitions_yaml,
 };

@@ -1,27 +1,10 @@
-//! The validating webhook for ImageCaches: checks that the rules of the CustomResourceDefinition cannot express.
-//!
-//! It is optional. Without it, the definition's own rules reject malformed objects, and the controller reports
-//! every other problem in the status of the ImageCache. With it, `kubectl apply` shows the problem at once. It
-//! rejects specs that the controller would not act on, and warns about specs with surprising effects. Updates
-//! that do not change the spec always pass: annotations, finalizers and statuses must be writable even if the
-//! spec is invalid.
-//!
-//! ```no_run
-//! # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
-//! use fledged_operator::webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
-//!
-//! let mut config = WebhookConfig::default();
-//! config.certificate = CertificateSource::SelfIssued(SelfIssued::new("kube-fledged", "webhook"));
-//! let server = Webhook::new(client, config).bind(8443).await?;
-//! server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod certificate;
 mod renewal;
 mod review;
 mod review_server;
+mod webhook_metrics;
 
 pub use certificate::CertificateHealth;
 pub use renewal::SelfIssued;
@@ -35,12 +18,12 @@ use std::time::Duration;
 
 use fledged_core::port::Clock;
 use fledged_core::tokio::TokioClock;
+use fledged_kube::lease::CONTROLLER_NAMESPACE;
+use fledged_kube::serve::register_build_info;
 use kube::Client;
 use prometheus_client::registry::Registry;
 
-use crate::api::lease::CONTROLLER_NAMESPACE;
-use crate::metrics::WebhookMetrics;
-use crate::serve::register_build_info;
+use crate::webhook_metrics::WebhookMetrics;
 use certificate::Served;
 use review::NodeLabels;
 

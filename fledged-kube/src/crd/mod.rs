@@ -10,7 +10,7 @@ mod node_image_cache;
 
 pub use definitions::{INSTALLER, InstallError, definitions, definitions_yaml, install};
 pub use image_cache::{ImageCache, ImageCacheSpec, ImageCacheStatus, NodeReasonMessage, ReadCache};
-pub(crate) use node_image_cache::as_recorded;
+pub use node_image_cache::as_recorded;
 pub use node_image_cache::{
     CacheReference, InvalidAssignment, NodeImage, NodeImageCache, NodeImageCacheSpec,
     NodeImageCacheStatus, NodeImageStatus, ReadNodeCache,
