@@ -1,11 +1,12 @@
 //! The report of one node: the contract from the warmer to the planner.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ByteSize, Digest, ImageRef};
+use super::{AssignedImage, ByteSize, Digest, ImageRef};
 use crate::error::Reason;
 
 /// Where one image stands on one node.
@@ -39,6 +40,12 @@ impl ImagePhase {
             self,
             Self::Cached | Self::Failed | Self::Removed | Self::InUse
         )
+    }
+
+    /// Whether the node works on the image, or does so next. An image that backs off only waits.
+    #[must_use]
+    pub fn is_busy(self) -> bool {
+        matches!(self, Self::Pending | Self::Pulling | Self::Removing)
     }
 
     /// The phase as written in status and output.
@@ -196,6 +203,9 @@ pub struct NodeReport {
     /// When the runtime's inventory was last read; `None` before the first reading, and if the driver does not
     /// report it.
     pub inventory_at: Option<Timestamp>,
+    /// The namespaces of the caches with images that [are busy](ImagePhase::is_busy). Not recorded: it decides when a
+    /// report is written.
+    pub busy_namespaces: BTreeSet<String>,
     /// The images.
     pub images: Vec<ImageReport>,
 }
@@ -207,8 +217,17 @@ impl NodeReport {
             record: None,
             observed_generation,
             inventory_at: None,
+            busy_namespaces: BTreeSet::new(),
             images: images.into_iter().collect(),
         }
+    }
+
+    /// With the namespaces of the caches that want these images.
+    #[must_use]
+    pub fn with_busy<'a>(mut self, images: impl IntoIterator<Item = &'a AssignedImage>) -> Self {
+        let caches = images.into_iter().flat_map(|image| &image.wanted_by);
+        self.busy_namespaces = caches.map(|id| id.namespace.clone()).collect();
+        self
     }
 
     /// With the record of the assignment.

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::cache::Caches;
 use super::node_state::{ImageState, NodeState, Pair};
-use super::rollout::{self, Obstacle, Slots};
+use super::rollout::{self, Obstacle};
+use super::slots::Slots;
 use super::status::NodeFailure;
 use crate::error::Reason;
 use crate::model::{
@@ -105,7 +106,7 @@ pub enum Cause {
     ClusterLimit {
         /// The limit.
         limit: usize,
-        /// Nodes that pull.
+        /// Nodes that pull. More than the limit if several namespaces pull.
         active: usize,
     },
     /// Nothing known prevents the assignment, but it is not written.

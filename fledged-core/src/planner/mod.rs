@@ -10,6 +10,7 @@ mod desired;
 mod explain;
 mod node_state;
 mod rollout;
+mod slots;
 mod state_machine;
 mod status;
 mod status_update;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cluster_event::NodeRecord;
+use super::slots::Activity;
 use super::tally::Tally;
 use super::trouble::TroubleKind;
 use crate::error::Reason;
@@ -147,8 +148,8 @@ pub(super) struct NodeState {
     /// When the first of its removals is given up.
     pub(super) removal_ends_at: Option<Timestamp>,
     pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
-    /// Whether it holds one of the cluster's slots.
-    pub(super) active: bool,
+    /// What it pulls for: with unfinished pulls, it holds one of the cluster's slots.
+    pub(super) activity: Activity,
 }
 
 impl NodeState {
@@ -171,7 +172,7 @@ impl NodeState {
             report_due_at: None,
             removal_ends_at: None,
             tallies: Vec::new(),
-            active: false,
+            activity: Activity::default(),
         }
     }
 

@@ -2,7 +2,6 @@
 //! it is with the assignment it has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +10,14 @@ use jiff::Timestamp;
 use super::cache::{CacheState, Caches, OrphanPolicy};
 use super::desired::Interner;
 use super::node_state::{ImageState, NodeState, Pair, asks_more};
+use super::slots::{Activity, Slots};
 use super::tally::Tally;
 use super::trouble::{NodeTroubles, TroubleKind};
 use crate::model::{
-    AssignedImage, CacheId, CountOrPercent, DesiredState, ImageCache, ImagePullPolicy, ImageRef,
-    NodeFacts, NodeName, RemovalCause, RemovalOrder,
+    AssignedImage, CacheId, DesiredState, ImageCache, ImagePullPolicy, ImageRef, NodeFacts,
+    RemovalCause, RemovalOrder,
 };
 use crate::time::after;
-
-/// The cluster-wide limit if the configured one is malformed.
-const DEFAULT_LIMIT: usize = 100;
 
 /// Estimated size of a removal in a record, in bytes, without its reference and the name of its cache.
 const REMOVAL_BYTES: usize = 220;
@@ -30,98 +27,13 @@ const REMOVAL_BYTES: usize = 220;
 pub(super) enum Obstacle {
     /// The node can't act. It is planned again when it can.
     NodeUnreachable,
-    /// As many nodes pull as the cluster-wide limit allows. The namespaces of the caches that wait.
+    /// As many nodes pull as the cluster-wide limit allows, and for each of the namespaces that wait its share.
     ClusterLimit(BTreeSet<String>),
     /// As many nodes pull for each of these caches as its own limit allows. One of them is enough.
     CacheLimit(Vec<Arc<CacheId>>),
 }
 
-/// The cluster-wide limit on nodes with unfinished pulls. Each such node holds a slot.
-#[derive(Debug)]
-pub(super) struct Slots {
-    limit: CountOrPercent,
-    /// Nodes that exist. Others are only records.
-    nodes: usize,
-    active: usize,
-    /// Nodes that wait for a slot, by the namespaces that they wait for.
-    waiting: BTreeMap<String, BTreeSet<NodeName>>,
-    /// The namespace that was last given a slot.
-    last_served: Option<String>,
-}
-
-impl Slots {
-    pub(super) fn new(limit: CountOrPercent) -> Self {
-        Self {
-            limit,
-            nodes: 0,
-            active: 0,
-            waiting: BTreeMap::new(),
-            last_served: None,
-        }
-    }
-
-    pub(super) fn node_added(&mut self) {
-        self.nodes += 1;
-    }
-
-    pub(super) fn node_removed(&mut self) {
-        self.nodes = self.nodes.saturating_sub(1);
-    }
-
-    /// A node takes a slot, keeps it, or returns it.
-    pub(super) fn set_active(&mut self, before: bool, after: bool) {
-        self.active = self.active + usize::from(after) - usize::from(before);
-    }
-
-    /// Queues a node for a slot, for images of these namespaces.
-    pub(super) fn wait(&mut self, node: &NodeName, namespaces: BTreeSet<String>) {
-        for namespace in namespaces {
-            let nodes = self.waiting.entry(namespace).or_default();
-            nodes.insert(node.clone());
-        }
-    }
-
-    /// The next node that may take a slot: the namespaces take turns, each with its nodes in the order of
-    /// names.
-    pub(super) fn pop_waiting(&mut self) -> Option<NodeName> {
-        if !self.is_free() {
-            return None;
-        }
-        let after = match &self.last_served {
-            Some(last) => (Bound::Excluded(last.clone()), Bound::Unbounded),
-            None => (Bound::Unbounded, Bound::Unbounded),
-        };
-        let next = self.waiting.range(after).next();
-        let namespace = next.or_else(|| self.waiting.first_key_value())?.0.clone();
-        let node = self.waiting.get_mut(&namespace)?.pop_first();
-        self.last_served = Some(namespace);
-        if let Some(node) = &node {
-            // It is planned for all namespaces.
-            self.waiting.retain(|_, nodes| {
-                nodes.remove(node);
-                !nodes.is_empty()
-            });
-        }
-        node
-    }
-
-    fn is_free(&self) -> bool {
-        self.active < self.limit()
-    }
-
-    /// Most nodes that may pull at once.
-    pub(super) fn limit(&self) -> usize {
-        self.limit.of(self.nodes).unwrap_or(DEFAULT_LIMIT)
-    }
-
-    /// Nodes with unfinished pulls.
-    pub(super) fn active(&self) -> usize {
-        self.active
-    }
-}
-
-/// Why that pull is not assigned now, if anything prevents it. A node with a slot keeps it for whatever
-/// else it pulls.
+/// Why that pull is not assigned now, if anything prevents it.
 pub(super) fn obstacle(
     node: &NodeState,
     entry: &AssignedImage,
@@ -146,10 +58,14 @@ pub(super) fn obstacle(
     if !limits.is_empty() && limits.len() == entry.wanted_by.len() {
         return Some(Obstacle::CacheLimit(limits));
     }
-    (!node.active && !slots.is_free()).then(|| {
-        let namespaces = entry.wanted_by.iter().map(|id| id.namespace.clone());
-        Obstacle::ClusterLimit(namespaces.collect())
-    })
+    let namespaces = entry.wanted_by.iter().map(|id| id.namespace.as_str());
+    let mut admitted = namespaces.clone();
+    if admitted.any(|namespace| slots.admits(&node.activity, namespace)) {
+        return None;
+    }
+    Some(Obstacle::ClusterLimit(
+        namespaces.map(str::to_owned).collect(),
+    ))
 }
 
 /// The assignment to write next, and what keeps it from being complete.
@@ -359,6 +275,27 @@ fn other_order(
 pub(super) struct NodeProgress {
     pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
     pub(super) troubles: NodeTroubles,
+}
+
+/// What the node pulls for. An image that is not desired any more is pulled until that is written.
+pub(super) fn activity(node: &NodeState) -> Activity {
+    let unfinished = |pair: &&Pair| {
+        pair.entry.state == DesiredState::Present
+            && node.image_state(pair) == ImageState::InProgress
+    };
+    let mut activity = Activity::default();
+    if !node.is_reachable() {
+        return activity;
+    }
+    for pair in node.pairs.iter().filter(unfinished) {
+        activity.active = true;
+        for id in &pair.entry.wanted_by {
+            if !activity.namespaces.contains(&id.namespace) {
+                activity.namespaces.insert(id.namespace.clone());
+            }
+        }
+    }
+    activity
 }
 
 /// Counts the node's images for each cache that has any.

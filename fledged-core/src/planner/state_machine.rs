@@ -10,13 +10,14 @@ use super::cache::{CacheState, Caches, ECHO_DELAY, has_share, revision_at};
 use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::desired::{Desired, Interner};
 use super::explain::{self, Explanation};
-use super::node_state::{ImageState, NodeState, ReportLimits};
-use super::rollout::{self, NodeProgress, Obstacle, RemovalClock, Slots};
+use super::node_state::{NodeState, ReportLimits};
+use super::rollout::{self, NodeProgress, Obstacle, RemovalClock};
+use super::slots::Slots;
 use super::status_update::{finish_action, publish_at, status};
 use super::trouble;
 use crate::model::{
-    Assignment, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, ImageCache, ImageRef,
-    InvalidField, InvalidSpec, NodeFacts, NodeName,
+    Assignment, AssignmentDefaults, CacheId, CountOrPercent, ImageCache, ImageRef, InvalidField,
+    InvalidSpec, NodeFacts, NodeName,
 };
 use crate::time::{after, between};
 
@@ -29,6 +30,11 @@ pub struct PlannerConfig {
     /// Most nodes that pull at once in the whole cluster; a percentage is one of all nodes. Default 100:
     /// enough to warm a thousand nodes in ten waves, few enough for a registry that limits requests by
     /// address. A malformed value counts as the default.
+    ///
+    /// The limit is exact while caches of one namespace pull, and always for the nodes of one namespace. If others
+    /// hold all slots, a namespace still has one node, and its share of the limit while fewer than twice the limit
+    /// pull. So `n` namespaces never pull on more than twice the limit plus `n` nodes, and a namespace with images
+    /// that finish has them on all nodes, one node after another at least, whatever the images of others do.
     pub max_concurrent_nodes: CountOrPercent,
     /// How often mutable tags are pulled again; zero means never. Default 15 min, as kube-fledged's
     /// `--image-cache-refresh-frequency`.
@@ -93,7 +99,7 @@ impl Default for PlannerConfig {
 /// want an image) and in the statuses. A new planner continues from these.
 ///
 /// A node takes a slot of the rollout when it is assigned a pull, and holds it until all its pulls are
-/// finished. A node that becomes NotReady or unresponsive returns its slot. If it comes back with
+/// finished. The slots are shared between namespaces, see [`PlannerConfig::max_concurrent_nodes`]. A node that becomes NotReady or unresponsive returns its slot. If it comes back with
 /// unfinished pulls, it continues with them at once, and the next slot is given when fewer nodes than the
 /// limit are active again.
 #[derive(Debug)]
@@ -736,14 +742,9 @@ impl Planner {
             tallies,
             mut troubles,
         } = rollout::progress(node, &self.caches);
-        // An image that is not desired any more is pulled until that is written.
-        let active = node.is_reachable()
-            && node.pairs.iter().any(|pair| {
-                pair.entry.state == DesiredState::Present
-                    && node.image_state(pair) == ImageState::InProgress
-            });
-        self.slots.set_active(node.active, active);
-        node.active = active;
+        let activity = rollout::activity(node);
+        self.slots.set_activity(&node.activity, &activity);
+        node.activity = activity;
         self.update_report_deadline(name, node, now);
         let old = std::mem::replace(&mut node.tallies, tallies);
         let failing = !node.failed.is_empty();

@@ -70,6 +70,7 @@ struct WriteUnderWay {
     report: NodeReport,
     failure: bool,
     settled: bool,
+    rested_since: Option<Timestamp>,
 }
 
 /// Decides which report of a node is written, and when.
@@ -78,7 +79,7 @@ struct WriteUnderWay {
 /// [`poll`](Self::poll), write what it returns, and apply the result. At most one write is in progress.
 ///
 /// A failure, the end of a rollout and the acknowledgement of an assignment are written within about a
-/// second, progress at growing intervals, and retries of failing images at most twice a minute. Without
+/// second, and so is the end of a rollout for one namespace, because its slot waits for that; progress at growing intervals, and retries of failing images at most twice a minute. Without
 /// a change nothing is written.
 #[derive(Debug)]
 pub struct Reporter {
@@ -87,6 +88,8 @@ pub struct Reporter {
     observed: NodeReport,
     /// Time since which every image is settled.
     settled_since: Option<Timestamp>,
+    /// Time since which a namespace has no busy images any more, while progress is not written.
+    rested_since: Option<Timestamp>,
     /// Latest time to acknowledge the assignment, until it is acknowledged.
     answer_due: Option<Timestamp>,
     written: Written,
@@ -110,6 +113,7 @@ impl Reporter {
             pace: Pace::new(seed),
             observed: NodeReport::default(),
             settled_since: None,
+            rested_since: None,
             answer_due: None,
             written: Written::default(),
             written_failures: BTreeMap::new(),
@@ -128,7 +132,8 @@ impl Reporter {
             ReporterEvent::RecordRead { record, found } => self.record_read(record, found, now),
             ReporterEvent::Written { bytes } => self.write_succeeded(bytes, now),
             ReporterEvent::Failed { retry_at } => {
-                self.under_way = None;
+                let rested = self.under_way.take().and_then(|write| write.rested_since);
+                self.rested_since = rested.or(self.rested_since);
                 self.retry_at = Some(retry_at);
             }
             ReporterEvent::RecordGone => {
@@ -140,6 +145,21 @@ impl Reporter {
 
     /// Applies the state of the node's images at `now`, as [`ReporterEvent::Observed`] does.
     pub fn observe(&mut self, report: NodeReport, now: Timestamp) {
+        let busy = &report.busy_namespaces;
+        let rests = !self.observed.busy_namespaces.is_subset(busy);
+        self.update(report, now);
+        if rests {
+            self.rested_since.get_or_insert(now);
+        }
+        self.forget_written_rest();
+    }
+
+    fn forget_written_rest(&mut self) {
+        let progress = self.pending.since(Urgency::Progress);
+        self.rested_since = self.rested_since.filter(|_| progress.is_some());
+    }
+
+    fn update(&mut self, report: NodeReport, now: Timestamp) {
         let before = std::mem::replace(&mut self.observed, report);
         let report = &self.observed;
         if before.record != report.record
@@ -196,11 +216,13 @@ impl Reporter {
         let answer = self.answer_due.map(|at| settled.unwrap_or(at));
         let progress = self.pending.since(Urgency::Progress);
         let progress = progress.map(|at| settled.unwrap_or_else(|| self.pace.progress(at)));
+        let rested = self.rested_since.map(|at| self.pace.rested(at));
         let failure = self.pending.since(Urgency::Failure);
         let detail = self.pending.since(Urgency::Detail);
         let due = [
             answer,
             progress,
+            rested,
             failure.map(|at| self.pace.failure(at)),
             detail.map(|at| self.pace.detail(at)),
         ];
@@ -258,11 +280,15 @@ impl Reporter {
         };
         self.retry_at = None;
         self.pace.written(bytes, write.settled, write.failure, now);
+        if write.rested_since.is_some() {
+            self.pace.rest_written(now);
+        }
         if self.observed.record == write.report.record {
             self.remember(&write.report);
             self.answer_due = None;
             self.pending = PendingChanges::default();
             self.compare(now);
+            self.forget_written_rest();
         }
     }
 
@@ -272,6 +298,7 @@ impl Reporter {
             report: report.clone(),
             failure: self.pending.since(Urgency::Failure).is_some(),
             settled: self.is_settled(),
+            rested_since: self.rested_since.take(),
         });
         report
     }

@@ -28,6 +28,9 @@ const PROGRESS: [Duration; 3] = [
 const DETAIL: Duration = Duration::from_secs(30);
 /// Intervals of writes with new failures.
 const FAILURE: Schedule = Schedule::seconds(1, 30);
+/// Intervals of writes because a namespace has no busy images any more: a node with many namespaces does not write for
+/// each.
+const REST: Schedule = Schedule::seconds(2, 30);
 /// Time after which a failure no longer counts as one in a row.
 const FAILURE_MEMORY: Duration = Duration::from_secs(300);
 /// Limit of bytes per second for one node, so that 1,000 nodes write at most 100 MB/s.
@@ -48,11 +51,14 @@ pub(super) struct Pace {
     /// Failure writes in a row.
     failures: u32,
     failed_at: Option<Timestamp>,
+    /// Writes for namespaces without busy images, since the last assignment.
+    rests: u32,
     /// Nothing is written before this.
     any_from: Timestamp,
     progress_from: Timestamp,
     failure_from: Timestamp,
     detail_from: Timestamp,
+    rest_from: Timestamp,
 }
 
 impl Pace {
@@ -66,10 +72,12 @@ impl Pace {
             progress: 0,
             failures: 0,
             failed_at: None,
+            rests: 0,
             any_from: Timestamp::MIN,
             progress_from: Timestamp::MIN,
             failure_from: Timestamp::MIN,
             detail_from: Timestamp::MIN,
+            rest_from: Timestamp::MIN,
         }
     }
 
@@ -79,6 +87,8 @@ impl Pace {
         self.failures = 0;
         self.progress_from = Timestamp::MIN;
         self.failure_from = Timestamp::MIN;
+        self.rests = 0;
+        self.rest_from = Timestamp::MIN;
     }
 
     /// A report of `bytes` was written. `settled` when no image had work left; `failure` when it
@@ -113,6 +123,18 @@ impl Pace {
             let gap = self.spread(FAILURE.delay(self.failures));
             self.failure_from = after(now, gap);
         }
+    }
+
+    /// A report was written after a namespace had no busy images any more.
+    pub(super) fn rest_written(&mut self, now: Timestamp) {
+        self.rests = self.rests.saturating_add(1);
+        let gap = self.spread(REST.delay(self.rests));
+        self.rest_from = after(now, gap);
+    }
+
+    /// When progress is written if a namespace has no busy images since `since`.
+    pub(super) fn rested(&self, since: Timestamp) -> Timestamp {
+        self.debounced(since).max(self.rest_from)
     }
 
     /// The earliest write at or after `at`.

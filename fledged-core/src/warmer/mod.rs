@@ -218,17 +218,16 @@ impl Warmer {
     /// The state of every image, in the order of the assignment.
     #[must_use]
     pub fn report(&self) -> NodeReport {
-        NodeReport {
-            record: self.record.clone(),
-            observed_generation: self.generation,
-            inventory_at: self.inventory_at,
-            images: self
-                .entries
-                .in_order()
-                .into_iter()
-                .map(Entry::snapshot)
-                .collect(),
-        }
+        let entries = self.entries.in_order();
+        let busy = entries
+            .iter()
+            .filter(|entry| entry.progress.report.phase.is_busy());
+        let busy = busy.map(|entry| &entry.progress.spec);
+        let images = entries.iter().map(|entry| entry.snapshot());
+        NodeReport::new(self.generation, images)
+            .with_record(self.record.clone())
+            .with_inventory_at(self.inventory_at)
+            .with_busy(busy)
     }
 
     /// The number of running pulls.

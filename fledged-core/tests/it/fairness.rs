@@ -1,12 +1,9 @@
-//! Slots and pulls are shared between caches and namespaces: none delays the images of another.
+//! Pulls of a node and limits of caches are shared between caches and namespaces: none delays the images of another.
 
 use crate::warmer_node::{TestNode, mk_inventory, mk_present};
 use crate::world::{World, mk_limited, mk_node, mk_spec};
 use fledged_core::error::Reason;
-use fledged_core::model::CountOrPercent;
 use fledged_core::model::{AssignedImage, CacheId};
-use fledged_core::planner::{CacheFacts, ClusterCommand, ClusterEvent, Planner, PlannerConfig};
-use jiff::Timestamp;
 use std::time::Duration;
 
 #[test]
@@ -59,48 +56,6 @@ fn a_namespace_with_fewer_pulls_under_way_is_next() {
     assert_eq!(node.failed("a-00", Reason::ImageNotFound).pulls(), ["b-0"]);
     assert_eq!(node.failed("a-01", Reason::ImageNotFound).pulls(), ["a-03"]);
     assert_eq!(node.failed("a-02", Reason::ImageNotFound).pulls(), ["b-1"]);
-}
-
-#[test]
-fn namespaces_take_turns_at_slots_of_the_cluster() {
-    let mut config = PlannerConfig::default();
-    config.max_concurrent_nodes = CountOrPercent::Count(1);
-    let mut planner = Planner::new(config, 1);
-    let now = Timestamp::UNIX_EPOCH;
-    for (name, zone) in [
-        ("n1", "zone=a"),
-        ("n2", "zone=a"),
-        ("n3", "zone=a"),
-        ("n9", "zone=b"),
-    ] {
-        planner.apply(ClusterEvent::NodeApplied(mk_node(name, &[zone])), now);
-    }
-    for (namespace, zone) in [("a", "zone=a"), ("b", "zone=b")] {
-        let id = CacheId::new(namespace, "web", namespace);
-        let facts = CacheFacts::of_spec(id, 1, &mk_spec(&["app:1"], &[zone]));
-        planner.apply(ClusterEvent::CacheApplied(Box::new(facts)), now);
-    }
-    planner.apply(ClusterEvent::Synced, now);
-    let mut order = Vec::new();
-    for _ in 0..10 {
-        for command in planner.poll(now) {
-            if let ClusterCommand::WriteAssignment { node, ticket, .. } = command {
-                let generation = 1;
-                planner.apply(
-                    ClusterEvent::AssignmentWritten {
-                        node: node.clone(),
-                        ticket,
-                        generation,
-                    },
-                    now,
-                );
-                // The node gives its slot back.
-                planner.apply(ClusterEvent::AgentUnresponsive(node.clone()), now);
-                order.push(node.to_string());
-            }
-        }
-    }
-    assert_eq!(order, ["n1", "n2", "n9", "n3"]);
 }
 
 #[test]

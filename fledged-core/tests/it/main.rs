@@ -12,6 +12,7 @@ mod conformance;
 mod digest;
 mod embedding;
 mod fairness;
+mod fairness_of_slots;
 mod image_ref;
 mod node_loop;
 mod node_loop_inputs;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fledged_core::error::Reason;
-use fledged_core::model::{ImagePhase, ImageReport, NodeReport};
+use fledged_core::model::{AssignedImage, CacheId, ImagePhase, ImageReport, NodeReport};
 use fledged_core::reporter::{Reporter, ReporterEvent};
 use fledged_core::time::after;
 use jiff::Timestamp;
@@ -212,6 +212,48 @@ fn failures_are_written_soon_and_in_batches() {
     );
     assert!(node.writes.len() <= 5, "{:?}", node.gaps());
     assert_eq!(node.last_count(ImagePhase::Failed), 20);
+}
+
+/// A report with the namespaces of busy images: each image is of its own.
+fn mk_busy(images: &[ImageReport]) -> NodeReport {
+    let entries = images.iter().enumerate().filter(|(_, r)| r.phase.is_busy());
+    let entries = entries.map(|(at, report)| {
+        let id = CacheId::new(format!("ns-{at}"), "web", "uid");
+        AssignedImage::present(report.image.clone()).with_wanted_by([id])
+    });
+    let entries: Vec<_> = entries.collect();
+    mk_report(1, images.to_vec()).with_busy(&entries)
+}
+
+#[test]
+fn the_end_for_one_namespace_is_written_soon() {
+    use ImagePhase::{BackingOff, Cached, Pending, Pulling};
+    let slow = [
+        mk_image(1, Pulling),
+        mk_failing(1, BackingOff, Reason::ConnectionFailed, 1),
+    ];
+    for slow in slow {
+        let mut node = Node::new();
+        let mut images = vec![slow];
+        images.extend((2..=21).map(|n| mk_image(n, Pending)));
+        node.assign(mk_busy(&images));
+        node.pass_seconds(3.0);
+        let writes = node.writes.len();
+        images[1] = mk_image(2, Cached);
+        node.assign(mk_busy(&images));
+        node.pass_seconds(1.0);
+        assert_eq!(node.writes.len(), writes + 1);
+        assert_eq!(node.last_count(Cached), 1);
+        // Many namespaces that end one after another are written together.
+        for number in 3..=21 {
+            images[number - 1] = mk_image(number, Cached);
+            node.assign(mk_busy(&images));
+            node.pass_seconds(1.0);
+        }
+        node.pass_seconds(120.0);
+        assert_eq!(node.last_count(Cached), 20);
+        assert!(node.writes.len() <= writes + 6, "{:?}", node.gaps());
+    }
 }
 
 #[test]

@@ -122,7 +122,8 @@ pub(super) struct ControllerArgs {
     /// Pull policy of images whose ImageCache sets none.
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy())]
     pub(super) image_pull_policy: ImagePullPolicy,
-    /// Largest number of nodes that pull at the same time, or a percentage of all nodes.
+    /// Largest number of nodes that pull at the same time, or a percentage of all nodes. If several namespaces pull,
+    /// each has its share of them, at least one node, and up to twice as many pull plus one for each namespace.
     #[arg(long, value_name = "N|N%", default_value = "100")]
     pub(super) max_concurrent_nodes: CountOrPercent,
     /// Largest number of images that one ImageCache may list; the spec of one with more is invalid.
