@@ -54,6 +54,7 @@ mod docker;
 mod fake_cri;
 mod fault_proxy;
 mod fault_script;
+pub mod hostile_bytes;
 pub mod http;
 mod images;
 pub mod kube;

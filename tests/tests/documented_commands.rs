@@ -147,6 +147,21 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "it needs a cluster",
     ),
     (
+        "cargo run -p fledged-tests --bin fuzz",
+        Run::Help(env!("CARGO_BIN_EXE_fuzz")),
+        "minutes; hostile_bytes.rs runs the same targets",
+    ),
+    (
+        "cargo run -p fledged-tests --bin fuzz -- --seconds 130",
+        Run::Help(env!("CARGO_BIN_EXE_fuzz")),
+        "an hour; hostile_bytes.rs runs the same targets",
+    ),
+    (
+        "FUZZ_TARGET=hosts_toml cargo fuzz run --sanitizer none hostile_bytes fuzz/corpus/hosts_toml -- -max_total_time=60 -max_len=65536 -timeout=5",
+        Run::Shorter("cargo metadata --format-version 1 --manifest-path fuzz/Cargo.toml"),
+        "it needs cargo-fuzz, and an instrumented build of everything",
+    ),
+    (
         "cargo run -p fledged-examples --bin warm-node -- oci:/tmp/images registry.k8s.io/pause:3.10",
         Run::ByTest("examples/tests/it/warm_node.rs", "warm_node_pulls_an_image"),
         "its registry is on the internet",

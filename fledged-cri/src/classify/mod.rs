@@ -61,10 +61,11 @@ pub fn reason_of_text(message: &str) -> Reason {
     known_reason_of_text(message).unwrap_or(Reason::Unknown)
 }
 
-/// The failure for a runtime's error text: its reason, its delay, and the text as message.
+/// The failure for a runtime's error text: its reason, its delay, and the text as message, as [`redact`] leaves it.
 #[must_use]
 pub fn failure_of_text(message: &str) -> Failure {
-    Failure::new(reason_of_text(message), message).with_retry_after(retry_after_of_text(message))
+    Failure::new(reason_of_text(message), redact(message, &[]))
+        .with_retry_after(retry_after_of_text(message))
 }
 
 /// As [`reason_of_text`], but `None` for an unknown text. `Some(Reason::Unknown)` is a known text that

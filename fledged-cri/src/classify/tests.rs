@@ -396,3 +396,10 @@ fn misconfigured_registries_are_permanent() {
         ),
     ]);
 }
+
+#[test]
+fn a_message_has_no_control_characters() {
+    let failure = failure_of_text("denied:\n\u{1b}[31mno\u{0}");
+    assert!(!failure.message.contains(|c: char| c.is_control()));
+    assert!(failure.message.contains("denied"), "{}", failure.message);
+}

@@ -191,17 +191,18 @@ async fn get(program: String, path: PathBuf, server: String) -> Answer {
         let shown = plain_text(shown, MESSAGE_MAX);
         return Err(fail(format!("failed ({}): {shown}", finished.status)));
     }
-    let invalid = || fail("returned no valid credentials".to_owned());
-    let object: Value = serde_json::from_slice(&finished.stdout).map_err(|_| invalid())?;
+    parse_answer(&finished.stdout).ok_or_else(|| fail("returned no valid credentials".to_owned()))
+}
+
+/// The credentials in a helper's output, if it holds any. `None` if it is invalid.
+pub(super) fn parse_answer(stdout: &[u8]) -> Option<Option<RegistryAuth>> {
+    let object: Map<String, Value> = serde_json::from_slice(stdout).ok()?;
     let text = |name| match object.get(name) {
-        None | Some(Value::Null) => Ok(""),
-        Some(Value::String(text)) => Ok(text.as_str()),
-        Some(_) => Err(invalid()),
+        None | Some(Value::Null) => Some(""),
+        Some(Value::String(text)) => Some(text.as_str()),
+        Some(_) => None,
     };
-    if !object.is_object() {
-        return Err(invalid());
-    }
-    Ok(match (text("Username")?, text("Secret")?) {
+    Some(match (text("Username")?, text("Secret")?) {
         (_, "") => None,
         ("<token>", secret) => Some(RegistryAuth::IdentityToken(SecretString::from(secret))),
         (username, secret) => Some(RegistryAuth::basic(username, secret)),

@@ -4,6 +4,8 @@ mod credential_process;
 mod credential_providers;
 mod docker_config;
 mod docker_helper;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod image_pattern;
 mod keyring;
 mod provider_config;

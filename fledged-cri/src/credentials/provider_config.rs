@@ -69,7 +69,7 @@ pub(super) enum PluginApi {
 }
 
 impl PluginApi {
-    const ALL: [Self; 3] = [Self::V1, Self::V1Beta1, Self::V1Alpha1];
+    pub(super) const ALL: [Self; 3] = [Self::V1, Self::V1Beta1, Self::V1Alpha1];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -159,7 +159,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, CredentialProviderError> {
     Ok(files)
 }
 
-fn parse(path: &Path, content: &[u8]) -> Result<Vec<Provider>, CredentialProviderError> {
+pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Vec<Provider>, CredentialProviderError> {
     // Without the parsers' messages, which repeat the content: it may have secrets in environment variables.
     let syntax = |line, column| CredentialProviderError::Syntax {
         path: path.to_owned(),

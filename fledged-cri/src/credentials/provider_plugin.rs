@@ -145,67 +145,67 @@ impl Plugin {
             };
             return Err(format!("failed ({}): {message}", finished.status));
         }
-        self.parse(&finished.stdout)
+        parse(self.api, &finished.stdout)
             .map_err(|problem| format!("returned an invalid response: {problem}"))
     }
+}
 
-    /// Reads a response. Problems repeat nothing of it, because it holds passwords.
-    fn parse(&self, content: &[u8]) -> Result<Response, String> {
-        let object = serde_json::from_slice(content).map_err(|error: serde_json::Error| {
-            format!(
-                "it is not valid JSON (line {}, column {})",
-                error.line(),
-                error.column()
-            )
-        })?;
-        let Value::Object(fields) = object else {
-            return Err("it must be an object".to_owned());
-        };
-        let text = |name: &str| fields.get(name).and_then(Value::as_str);
-        // The kubelet requires the version that it asked in.
-        if text("apiVersion") != Some(self.api.as_str()) {
-            return Err(format!("apiVersion must be {}", self.api.as_str()));
-        }
-        if text("kind") != Some("CredentialProviderResponse") {
-            return Err("kind must be CredentialProviderResponse".to_owned());
-        }
-        let scope = match text("cacheKeyType") {
-            Some("Image") => CacheScope::Image,
-            Some("Registry") => CacheScope::Registry,
-            Some("Global") => CacheScope::Global,
-            _ => return Err("cacheKeyType must be Image, Registry or Global".to_owned()),
-        };
-        let duration = match fields.get("cacheDuration") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(cache_duration(text)?),
-            Some(_) => return Err("cacheDuration must be a string".to_owned()),
-        };
-        let entries = match fields.get("auth") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Object(entries)) => entries.iter().collect(),
-            Some(_) => return Err("auth must be an object".to_owned()),
-        };
-        let auths = entries.into_iter().map(|(pattern, entry)| {
-            let text = |name| match entry.get(name) {
-                None | Some(Value::Null) => Ok(String::new()),
-                Some(Value::String(text)) => Ok(text.clone()),
-                Some(_) => Err(format!("{name} in auth must be a string")),
-            };
-            if !entry.is_object() {
-                return Err("the values of auth must be objects".to_owned());
-            }
-            Ok(PluginAuth {
-                pattern: pattern.clone(),
-                username: text("username")?,
-                password: SecretString::from(text("password")?),
-            })
-        });
-        Ok(Response {
-            scope,
-            duration,
-            auths: auths.collect::<Result<_, _>>()?,
-        })
+/// Reads a response. Problems repeat nothing of it, because it holds passwords.
+pub(super) fn parse(api: PluginApi, content: &[u8]) -> Result<Response, String> {
+    let object = serde_json::from_slice(content).map_err(|error: serde_json::Error| {
+        format!(
+            "it is not valid JSON (line {}, column {})",
+            error.line(),
+            error.column()
+        )
+    })?;
+    let Value::Object(fields) = object else {
+        return Err("it must be an object".to_owned());
+    };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    // The kubelet requires the version that it asked in.
+    if text("apiVersion") != Some(api.as_str()) {
+        return Err(format!("apiVersion must be {}", api.as_str()));
     }
+    if text("kind") != Some("CredentialProviderResponse") {
+        return Err("kind must be CredentialProviderResponse".to_owned());
+    }
+    let scope = match text("cacheKeyType") {
+        Some("Image") => CacheScope::Image,
+        Some("Registry") => CacheScope::Registry,
+        Some("Global") => CacheScope::Global,
+        _ => return Err("cacheKeyType must be Image, Registry or Global".to_owned()),
+    };
+    let duration = match fields.get("cacheDuration") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(cache_duration(text)?),
+        Some(_) => return Err("cacheDuration must be a string".to_owned()),
+    };
+    let entries = match fields.get("auth") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Object(entries)) => entries.iter().collect(),
+        Some(_) => return Err("auth must be an object".to_owned()),
+    };
+    let auths = entries.into_iter().map(|(pattern, entry)| {
+        let text = |name| match entry.get(name) {
+            None | Some(Value::Null) => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(_) => Err(format!("{name} in auth must be a string")),
+        };
+        if !entry.is_object() {
+            return Err("the values of auth must be objects".to_owned());
+        }
+        Ok(PluginAuth {
+            pattern: pattern.clone(),
+            username: text("username")?,
+            password: SecretString::from(text("password")?),
+        })
+    });
+    Ok(Response {
+        scope,
+        duration,
+        auths: auths.collect::<Result<_, _>>()?,
+    })
 }
 
 /// A duration as in Go. A negative one has passed, as in the kubelet.

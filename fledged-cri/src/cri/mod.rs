@@ -2,6 +2,8 @@
 //! cri-dockerd.
 
 mod client;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod images;
 mod runtime;
 mod status;

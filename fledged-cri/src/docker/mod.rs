@@ -2,6 +2,8 @@
 
 mod connection;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod images;
 mod progress;
 mod runtime;

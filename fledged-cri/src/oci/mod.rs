@@ -46,6 +46,8 @@
 mod collect;
 mod download;
 mod folder;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod index;
 mod inventory;
 mod layout;

@@ -143,7 +143,7 @@ fn certificate_files(folder: &Path) -> Result<HostEntry, HostsError> {
     Ok(entry)
 }
 
-fn parse(folder: &Path, file: &Path, text: &str) -> Result<Vec<HostEntry>, HostsError> {
+pub(super) fn parse(folder: &Path, file: &Path, text: &str) -> Result<Vec<HostEntry>, HostsError> {
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map_or(1, |before| before.matches('\n').count() + 1);
@@ -363,7 +363,7 @@ pub fn hosts_dirs_of_this_machine() -> Vec<PathBuf> {
 }
 
 /// `config_path` of containerd's configuration, in its versions 1 to 3.
-fn config_path(text: &str) -> Vec<PathBuf> {
+pub(super) fn config_path(text: &str) -> Vec<PathBuf> {
     let Ok(config) = text.parse::<Table>() else {
         return Vec::new();
     };

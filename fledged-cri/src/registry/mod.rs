@@ -14,6 +14,8 @@ mod endpoint;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 mod foreign;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hosts_file;
 mod manifest;
 mod no_proxy;

@@ -29,7 +29,7 @@ impl NoProxy {
         Self::parse(&found.unwrap_or_default())
     }
 
-    fn parse(list: &str) -> Self {
+    pub(super) fn parse(list: &str) -> Self {
         let entries = list.split(',').map(|entry| entry.trim().to_lowercase());
         Self(entries.filter_map(|entry| rule(&entry)).collect())
     }

@@ -223,17 +223,11 @@ impl Login<'_> {
                 "sends an answer that is longer than {ANSWER_MAX} bytes"
             )));
         }
-        let answer = serde_json::from_slice::<Answer>(&body)
-            .map_err(|_| self.invalid("sends an answer that holds no token"))?;
-        let lifetime = Some(answer.lifetime());
-        let token = [answer.token, answer.access_token]
-            .into_iter()
-            .flatten()
-            .find(|token| !token.is_empty())
+        let (token, lifetime) = parse_answer(&body)
             .ok_or_else(|| self.invalid("sends an answer that holds no token"))?;
         Ok(Authorization {
             header: bearer(&token)?,
-            lifetime,
+            lifetime: Some(lifetime),
         })
     }
 
@@ -263,6 +257,14 @@ impl Login<'_> {
             format!("{}: the token server {problem}", self.action()),
         )
     }
+}
+
+/// The token in a token server's answer, and how long it is used.
+pub(super) fn parse_answer(body: &[u8]) -> Option<(String, Duration)> {
+    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let lifetime = answer.lifetime();
+    let mut tokens = [answer.token, answer.access_token].into_iter().flatten();
+    Some((tokens.find(|token| !token.is_empty())?, lifetime))
 }
 
 /// A token server's answer. Servers use either name; where both are present they are equal.

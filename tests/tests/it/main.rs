@@ -14,6 +14,7 @@ mod deploy;
 mod docker_engine;
 mod fixtures;
 mod hostile;
+mod hostile_bytes;
 mod node_apply;
 mod node_fake_cri;
 mod node_faults;

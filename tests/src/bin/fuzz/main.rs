@@ -1,0 +1,153 @@
+//! Runs the parsers with mutated inputs: `cargo run -p fledged-tests --bin fuzz`.
+//!
+//! Each target runs in a process of its own, so that an abort (a stack overflow, a failed allocation) is found and
+//! the peak memory is that target's.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use fledged_tests::hostile_bytes::{Mutator, TARGETS, Target, corpus, run, target};
+
+/// Longest time for one input. The slowest of this machine's take a few milliseconds in a debug build.
+const INPUT_LIMIT: Duration = Duration::from_secs(1);
+/// Most memory of a target's process in MiB: the program itself, and what one input of 64 KiB may cost.
+const MEMORY_LIMIT_MIB: u64 = 256;
+
+/// Runs every parser of untrusted bytes with mutations of its corpus. Exits with 1 if one panics, aborts, takes
+/// longer than 1 s for an input or more than 256 MiB; the input is kept in a file.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Seconds for each target.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Only this target.
+    #[arg(long)]
+    target: Option<String>,
+    /// Seed of the mutations.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Runs one input from a file, once.
+    #[arg(long, requires = "target")]
+    input: Option<PathBuf>,
+    /// Runs the target in this process and keeps the current input in this file.
+    #[arg(long, hide = true, requires = "target")]
+    current: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let chosen: Vec<&Target> = match &args.target {
+        None => TARGETS.iter().collect(),
+        Some(name) => match target(name) {
+            Some(target) => vec![target],
+            None => {
+                let known: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+                eprintln!("unknown target {name:?}; known: {}", known.join(", "));
+                return ExitCode::from(2);
+            }
+        },
+    };
+    match (&args.input, &args.current, chosen.as_slice()) {
+        (Some(input), _, [target]) => {
+            let input = fs::read(input).unwrap_or_else(|e| panic!("{}: {e}", input.display()));
+            exit_code(check(target, &input).is_ok())
+        }
+        (None, Some(current), [target]) => child(target, &args, current),
+        _ => {
+            let failed = chosen.iter().filter(|target| !parent(target, &args));
+            exit_code(failed.count() == 0)
+        }
+    }
+}
+
+fn exit_code(passed: bool) -> ExitCode {
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs a target in a process of its own. Whether it passed.
+fn parent(target: &Target, args: &Args) -> bool {
+    let current = std::env::temp_dir().join(format!("fledged-fuzz-{}", target.name));
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--target", target.name])
+        .args(["--seconds", &args.seconds.to_string()])
+        .args(["--seed", &args.seed.to_string()])
+        .arg("--current")
+        .arg(&current)
+        .status()
+        .unwrap();
+    if status.success() {
+        let _ = fs::remove_file(&current);
+        return true;
+    }
+    println!("{}: FAILED ({status}); run it again with:", target.name);
+    println!(
+        "  cargo run -p fledged-tests --bin fuzz -- --target {} --input {}",
+        target.name,
+        current.display()
+    );
+    false
+}
+
+/// Runs a target until the time is up, and prints a line.
+fn child(target: &Target, args: &Args, current: &Path) -> ExitCode {
+    let mut file = File::create(current).unwrap();
+    let mut mutator = Mutator::new(corpus(target), args.seed);
+    let until = Instant::now() + Duration::from_secs(args.seconds);
+    let (mut inputs, mut slowest) = (0_u64, Duration::ZERO);
+    while Instant::now() < until {
+        let input = mutator.next_input();
+        // Written before the run: an abort leaves no other trace.
+        file.set_len(0).unwrap();
+        file.rewind().unwrap();
+        file.write_all(&input).unwrap();
+        match check(target, &input) {
+            Ok(took) => slowest = slowest.max(took),
+            Err(()) => return ExitCode::FAILURE,
+        }
+        inputs += 1;
+    }
+    let peak = peak_mib();
+    println!(
+        "{:20} {inputs:9} inputs, slowest {:6.1} ms, peak memory {peak} MiB",
+        target.name,
+        slowest.as_secs_f64() * 1e3
+    );
+    if peak > MEMORY_LIMIT_MIB {
+        println!("{}: more than {MEMORY_LIMIT_MIB} MiB", target.name);
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs one input. Returns the time that it took.
+fn check(target: &Target, input: &[u8]) -> Result<Duration, ()> {
+    let started = Instant::now();
+    let result = run(target, input);
+    let took = started.elapsed();
+    if let Err(panic) = result {
+        println!("{}: {panic}", target.name);
+        return Err(());
+    }
+    if took > INPUT_LIMIT {
+        println!("{}: one input took {took:?}", target.name);
+        return Err(());
+    }
+    Ok(took)
+}
+
+/// The largest resident memory of this process so far.
+fn peak_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap() / 1024
+}
