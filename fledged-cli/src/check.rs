@@ -126,6 +126,13 @@ fn requests(caches: &[ImageCache]) -> Vec<CredentialsRequest> {
     requests
 }
 
+/// An image that can be pulled.
+struct Checked {
+    probe: Probe,
+    /// The credentials that could not be used, and were not needed.
+    warning: Option<String>,
+}
+
 /// A registry client with credentials, for one platform.
 struct Prober {
     registry: Registry,
@@ -151,17 +158,19 @@ impl Prober {
     /// # Errors
     ///
     /// The failure that a pull would end with.
-    async fn probe(&self, request: &CredentialsRequest) -> Result<Probe, Failure> {
+    async fn probe(&self, request: &CredentialsRequest) -> Result<Checked, Failure> {
         let found = self.credentials.resolve(request).await;
         let probe = |auth| self.registry.probe(&request.image, auth, &self.platform);
-        found.attempt(probe).await
+        let warning = found.warning();
+        let probe = found.attempt(probe).await?;
+        Ok(Checked { probe, warning })
     }
 
     async fn probe_within(
         &self,
         request: &CredentialsRequest,
         deadline: Duration,
-    ) -> Result<Probe, Failure> {
+    ) -> Result<Checked, Failure> {
         tokio::time::timeout(deadline, self.probe(request))
             .await
             .unwrap_or_else(|_| {
@@ -174,17 +183,19 @@ impl Prober {
     }
 }
 
-fn checked_image(image: &ImageRef, result: Result<Probe, Failure>) -> CheckedImage {
+fn checked_image(image: &ImageRef, result: Result<Checked, Failure>) -> CheckedImage {
     let reference = image.original().to_owned();
     match result {
-        Ok(probe) => CheckedImage {
+        Ok(Checked { probe, warning }) => CheckedImage {
             reference,
             available: true,
             digest: Some(probe.digest),
             size_bytes: Some(probe.size),
             platforms: probe.platforms.iter().map(ToString::to_string).collect(),
-            reason: None,
-            message: None,
+            reason: warning
+                .as_ref()
+                .map(|_| Reason::CredentialsUnavailable.to_string()),
+            message: warning.map(|text| format!("not used: {text}")),
             hint: None,
         },
         Err(failure) => CheckedImage {

@@ -1,6 +1,7 @@
 //! Progress of pulls and removals: bars on a terminal, lines elsewhere.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -222,11 +223,14 @@ fn line(report: &ImageReport, before: Option<ImagePhase>, now: Timestamp) -> Opt
                 .into_iter()
                 .chain(took(report).map(|time| format!("{:.1} s", time.as_secs_f64())))
                 .collect();
-            Some(if details.is_empty() {
-                format!("pulled {image}")
-            } else {
-                format!("pulled {image} ({})", details.join(", "))
-            })
+            let mut text = format!("pulled {image}");
+            if !details.is_empty() {
+                let _ = write!(text, " ({})", details.join(", "));
+            }
+            if let Some(unused) = &report.message {
+                let _ = write!(text, "; not used: {unused}");
+            }
+            Some(text)
         }
         ImagePhase::BackingOff => Some(match next() {
             Some(delay) => format!(

@@ -170,7 +170,9 @@ fn a_failed_helper_is_named() {
     let config = json!({"credsStore": "fledged-test-missing"}).to_string();
     let config = private.bed.write("store.json", &config);
     let args = ["check", "-f", &file, "--platform", "linux/amd64"];
-    fledged(&[&args[..], &["--registry-config", &config]].concat()).expect_code(0);
+    let run = fledged(&[&args[..], &["--registry-config", &config]].concat()).expect_code(0);
+    let note = "not used: docker-credential-fledged-test-missing for ";
+    assert!(run.stdout.contains(note), "{}", run.stdout);
 }
 
 #[test]

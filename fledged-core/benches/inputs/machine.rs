@@ -63,7 +63,11 @@ impl Machine {
         self.pulled += 1;
         self.now += Duration::from_millis(10);
         let result = Ok(mk_image(image));
-        Some(NodeEvent::PullEnded { id, result })
+        Some(NodeEvent::PullEnded {
+            id,
+            result,
+            unused_credentials: None,
+        })
     }
 
     /// All that is assigned.

@@ -128,6 +128,13 @@ impl ImageReport {
         }
     }
 
+    /// Whether the image is present, and credentials that are named for it could not be used. The message names
+    /// them.
+    #[must_use]
+    pub fn is_cached_without_credentials(&self) -> bool {
+        self.phase == ImagePhase::Cached && self.reason == Some(Reason::CredentialsUnavailable)
+    }
+
     /// With the digest of what is present.
     #[must_use]
     pub fn with_digest(mut self, digest: impl Into<Option<Digest>>) -> Self {

@@ -266,6 +266,27 @@ impl CacheState {
         images.find(|known| *known == image).unwrap_or(image)
     }
 
+    /// The part of a report about unused credentials that is about Secrets and ServiceAccounts of its own spec.
+    /// The report is that of all caches with the image.
+    pub(super) fn own_credentials(&self, unused: Option<&str>) -> Option<String> {
+        let spec = self.spec.as_ref().ok()?;
+        let names: Vec<String> = spec
+            .pull_secrets
+            .iter()
+            .chain(&spec.service_account)
+            .map(|name| format!(" {name}"))
+            .collect();
+        let is_own = |part: &&str| {
+            let names = names.iter();
+            names.into_iter().any(|name| {
+                let rest = part.split_once(name).map(|(_, rest)| rest);
+                rest.is_some_and(|rest| rest.starts_with([':', ' ']))
+            })
+        };
+        let own: Vec<&str> = unused?.split("; ").filter(is_own).collect();
+        Some(own.join("; ")).filter(|own| !own.is_empty())
+    }
+
     /// The images that a purge or deletion in progress removes from that node.
     pub(super) fn removing_from<'a>(
         &'a self,

@@ -200,6 +200,8 @@ pub enum EventReason {
     NodeRecordFull,
     /// The agent of a node does not respond.
     AgentUnresponsive,
+    /// An image was pulled although Secrets or ServiceAccounts of the cache could not be used.
+    CredentialsUnavailable,
     /// Every image is cached again on every reachable node, after the action had ended.
     ImagesCached,
     /// No node of the cache can be reached any more, after the action had ended.
@@ -216,6 +218,7 @@ impl EventReason {
             Self::ImageEvicted => "ImageEvicted",
             Self::NodeRecordFull => "NodeRecordFull",
             Self::AgentUnresponsive => "AgentUnresponsive",
+            Self::CredentialsUnavailable => "CredentialsUnavailable",
             Self::ImagesCached => "ImagesCached",
             Self::NodesUnreachable => "NodesUnreachable",
         }

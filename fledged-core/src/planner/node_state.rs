@@ -1,5 +1,6 @@
 //! One node: its facts, the assignment that is recorded for it, and its last report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,6 +141,8 @@ pub(super) struct NodeState {
     /// Sorted by image. Includes images that are no longer assigned.
     reported: Vec<(ImageRef, ObservedImage)>,
     pub(super) failed: Vec<FailedImage>,
+    /// The credentials that could not be used for images that are cached, each with its problem.
+    unused_credentials: BTreeMap<ImageRef, String>,
     pub(super) unresponsive: bool,
     /// The last report, or the last event that asks for one.
     pub(super) last_active_at: Timestamp,
@@ -167,6 +170,7 @@ impl NodeState {
             observed_generation: 0,
             reported: Vec::new(),
             failed: Vec::new(),
+            unused_credentials: BTreeMap::new(),
             unresponsive: false,
             last_active_at: now,
             report_due_at: None,
@@ -235,6 +239,11 @@ impl NodeState {
         lost.then_some(TroubleKind::Evicted)
     }
 
+    /// The credentials that could not be used for an image that is cached, each with its problem.
+    pub(super) fn unused_credentials(&self, image: &ImageRef) -> Option<&str> {
+        self.unused_credentials.get(image).map(String::as_str)
+    }
+
     /// Whether the node holds the image as far as known and only has to verify it for that revision.
     pub(super) fn is_verifying(&self, pair: &Pair, entry: &AssignedImage, revision: u64) -> bool {
         let held =
@@ -278,11 +287,15 @@ impl NodeState {
         self.observed_generation = report.observed_generation;
         self.reported.clear();
         self.failed.clear();
+        self.unused_credentials.clear();
         self.reported.reserve_exact(report.images.len());
         for report in report.images {
             let image = intern(&report.image);
             let observed = ObservedImage::new(&report);
-            if observed.failing || observed.phase == ImagePhase::Failed {
+            if report.is_cached_without_credentials() {
+                let text = report.message.unwrap_or_default();
+                self.unused_credentials.insert(image.clone(), text);
+            } else if observed.failing || observed.phase == ImagePhase::Failed {
                 self.failed.push(FailedImage {
                     image: image.clone(),
                     reason: report.reason.unwrap_or(Reason::Unknown),
@@ -447,6 +460,7 @@ impl NodeState {
         self.pairs.clear();
         self.reported.clear();
         self.failed.clear();
+        self.unused_credentials.clear();
         self.observed_generation = 0;
         self.generation = 0;
     }

@@ -336,7 +336,15 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
                     tally.verifying += 1;
                 }
                 _ if due => tally.pulling += 1,
-                Some(ImageState::Cached) => tally.cached += 1,
+                Some(ImageState::Cached) => {
+                    tally.cached += 1;
+                    let unused = node.unused_credentials(&entry.image);
+                    let cache = caches.get(id).filter(|_| unused.is_some());
+                    if cache.is_some_and(|cache| cache.own_credentials(unused).is_some()) {
+                        tally.without_credentials += 1;
+                        add_trouble(id, TroubleKind::CredentialsUnavailable, Some(&entry.image));
+                    }
+                }
                 Some(ImageState::Failed) => tally.failed += 1,
                 _ => {
                     tally.pulling += 1;

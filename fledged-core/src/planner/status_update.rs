@@ -11,8 +11,9 @@ use super::node_state::NodeState;
 use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
+use super::trouble::TroubleKind;
 use crate::error::Reason;
-use crate::model::{AssignedImage, CacheId, DesiredState, InvalidSpec, NodeName};
+use crate::model::{AssignedImage, CacheId, DesiredState, ImageRef, InvalidSpec, NodeName};
 use crate::time::after;
 
 /// Longest text of an invalid spec in a status, in characters: thousands of fields may be invalid.
@@ -20,6 +21,9 @@ const MESSAGE_MAX: usize = 1_000;
 
 /// The replacement for the name of an object in another namespace.
 const CONCEALED: &str = "of another namespace";
+
+/// The words about images that were pulled although credentials of the cache could not be used.
+pub(super) const WITHOUT_CREDENTIALS: &str = "pulled without some of the credentials";
 
 /// The text of [`Reason::NodeRecordFull`].
 pub(super) const RECORD_FULL: &str =
@@ -105,7 +109,8 @@ pub(super) fn status(
     now: Timestamp,
 ) -> CacheStatus {
     let sum = cache.totals.sum;
-    let message = message(cache);
+    let mut message = message(cache);
+    message.extend(credentials_warning(id, cache, nodes));
     CacheStatus {
         observed_generation: cache.generation,
         status: cache.action.status,
@@ -171,6 +176,34 @@ fn failures(
         });
     }
     failures
+}
+
+/// The part of the message about Secrets and ServiceAccounts of the cache that could not be used, as the first node
+/// reports them.
+fn credentials_warning(
+    id: &CacheId,
+    cache: &CacheState,
+    nodes: &BTreeMap<NodeName, NodeState>,
+) -> Option<String> {
+    let kind = TroubleKind::CredentialsUnavailable;
+    let (name, image, count) = cache.troubles.first(kind)?;
+    let unused = unused_credentials(id, cache, nodes.get(name)?, image)?;
+    let plural = if count == 1 { "" } else { "s" };
+    let images = cache.totals.sum.without_credentials;
+    Some(format!(
+        ", {images} {WITHOUT_CREDENTIALS}: {unused} (on {count} node{plural})"
+    ))
+}
+
+/// The credentials of the cache that could not be used for an image that is cached on the node.
+pub(super) fn unused_credentials(
+    id: &CacheId,
+    cache: &CacheState,
+    node: &NodeState,
+    image: &ImageRef,
+) -> Option<String> {
+    let own = cache.own_credentials(node.unused_credentials(image))?;
+    Some(concealed(&own, id, &node.pair(image)?.entry))
 }
 
 /// The message without names of objects in the namespaces of other caches. One report serves all caches that

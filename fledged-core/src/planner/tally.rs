@@ -8,6 +8,8 @@ pub(super) struct Tally {
     pub(super) cached: u64,
     /// Cached images that the node was asked to verify.
     pub(super) verifying: u64,
+    /// Cached images for which credentials of the cache could not be used.
+    pub(super) without_credentials: u64,
     /// Images to pull: in progress or waiting for a slot.
     pub(super) pulling: u64,
     /// Images to pull whose attempts fail so far.
@@ -33,11 +35,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 15] {
+    fn fields(&mut self) -> [&mut u64; 16] {
         [
             &mut self.desired,
             &mut self.cached,
             &mut self.verifying,
+            &mut self.without_credentials,
             &mut self.pulling,
             &mut self.failing,
             &mut self.failed,

@@ -10,7 +10,7 @@ use super::cache::CacheState;
 use super::cluster_event::{CacheEvent, EventReason};
 use super::node_state::NodeState;
 use super::status::CacheStatus;
-use super::status_update::{RECORD_FULL, concealed};
+use super::status_update::{RECORD_FULL, WITHOUT_CREDENTIALS, concealed, unused_credentials};
 use crate::error::Reason;
 use crate::model::{CacheId, ImageRef, NodeName};
 
@@ -28,6 +28,8 @@ pub(super) enum TroubleKind {
     RecordFull,
     /// The agent of the node does not respond.
     AgentUnresponsive,
+    /// The image is cached, and credentials of the cache could not be used for it.
+    CredentialsUnavailable,
 }
 
 impl TroubleKind {
@@ -46,6 +48,7 @@ impl TroubleKind {
             Self::Evicted => EventReason::ImageEvicted,
             Self::RecordFull => EventReason::NodeRecordFull,
             Self::AgentUnresponsive => EventReason::AgentUnresponsive,
+            Self::CredentialsUnavailable => EventReason::CredentialsUnavailable,
         }
     }
 
@@ -91,9 +94,11 @@ impl Troubles {
         let unreachable = status.counts.unreachable > 0;
         let pulling = status.counts.pulling > 0;
         // The status counts lost images as images to pull.
+        let without_credentials = status.message.contains(WITHOUT_CREDENTIALS);
         let counted = [
             (unreachable, TroubleKind::AgentUnresponsive),
             (pulling, TroubleKind::Evicted),
+            (without_credentials, TroubleKind::CredentialsUnavailable),
         ];
         let counted = counted
             .into_iter()
@@ -149,6 +154,18 @@ impl Troubles {
         self.announced.retain(|trouble| !of_pull(trouble.kind));
     }
 
+    /// The first node and image with that trouble, and the number of nodes.
+    pub(super) fn first(&self, kind: TroubleKind) -> Option<(&NodeName, &ImageRef, usize)> {
+        let troubles = || {
+            self.nodes
+                .iter()
+                .filter(|(trouble, _)| trouble.kind == kind)
+        };
+        let nodes: BTreeMap<_, _> = troubles().flat_map(|(_, nodes)| nodes).collect();
+        let (name, troubled) = nodes.first_key_value()?;
+        Some((name, troubled.image.as_ref()?, nodes.len()))
+    }
+
     /// Forgets announced troubles that have ended. `settled`: the cache has nothing left to do.
     pub(super) fn forget_ended(&mut self, settled: bool) {
         if settled {
@@ -169,7 +186,7 @@ pub(super) fn begun(
     let begun = of_kind.filter(|(trouble, _)| !troubles.announced.contains(trouble));
     let begun = begun.filter_map(|(trouble, troubled)| {
         let (name, first) = troubled.first_key_value()?;
-        let text = text(id, nodes.get(name), trouble.kind, first);
+        let text = text(id, cache, nodes.get(name), trouble.kind, first);
         let head = match &first.image {
             Some(image) => format!("{name}: {}: ", cache.as_written(image)),
             None => format!("{name}: "),
@@ -193,7 +210,13 @@ pub(super) fn set_announced(cache: &mut CacheState, announced: &Announced) {
 }
 
 /// What happened on the node, with the texts of the status.
-fn text(id: &CacheId, node: Option<&NodeState>, kind: TroubleKind, first: &Troubled) -> String {
+fn text(
+    id: &CacheId,
+    cache: &CacheState,
+    node: Option<&NodeState>,
+    kind: TroubleKind,
+    first: &Troubled,
+) -> String {
     let failure = || {
         let (node, image) = (node?, first.image.as_ref()?);
         let pair = node.pair(image)?;
@@ -211,6 +234,11 @@ fn text(id: &CacheId, node: Option<&NodeState>, kind: TroubleKind, first: &Troub
         }),
         TroubleKind::RecordFull => RECORD_FULL.to_owned(),
         TroubleKind::AgentUnresponsive => "the agent does not respond".to_owned(),
+        TroubleKind::CredentialsUnavailable => {
+            let image = first.image.as_ref();
+            let unused = image.and_then(|image| unused_credentials(id, cache, node?, image));
+            format!("{WITHOUT_CREDENTIALS}: {}", unused.unwrap_or_default())
+        }
     }
 }
 

@@ -160,6 +160,17 @@ impl FoundCredentials {
         Some(Failure::new(first.reason, texts.join("; ")).with_retry_after(retry_after))
     }
 
+    /// The sources that were named for the image, are missing or malformed, and were not needed because the image
+    /// could be pulled without them. One that can't be read for now is left out.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let named = self.problems.iter().filter(|problem| problem.named);
+        let lasting = named.filter(|problem| !problem.failure.class().is_transient());
+        let texts: Vec<&str> = lasting.map(|problem| &*problem.failure.message).collect();
+        let text = plain_text(&texts.join("; "), WARNING_MAX);
+        Some(text).filter(|text| !text.is_empty())
+    }
+
     /// Makes an attempt with each set of credentials in turn until one is accepted, as the kubelet does. Without
     /// any, the attempt is anonymous: the image may be public.
     ///
@@ -202,6 +213,9 @@ impl FoundCredentials {
 
 /// Longest text about credentials that could not be used, in characters.
 const UNAVAILABLE_MAX: usize = 150;
+
+/// Longest warning about credentials that could not be used, in characters.
+const WARNING_MAX: usize = 400;
 
 /// Whether an attempt may succeed with other credentials. Some registries answer "not found" to clients
 /// without access, throttle by account, or fail for one account only.

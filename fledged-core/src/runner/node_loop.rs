@@ -381,8 +381,14 @@ impl NodeLoop {
         };
         self.pulls.insert(id, running);
         let work = async move {
-            let result = pull(runtime.as_ref(), credentials.as_ref(), request, progress).await;
-            Done::Event(NodeEvent::PullEnded { id, result }, Some(id), None)
+            let (result, unused_credentials) =
+                pull(runtime.as_ref(), credentials.as_ref(), request, progress).await;
+            let ended = NodeEvent::PullEnded {
+                id,
+                result,
+                unused_credentials,
+            };
+            Done::Event(ended, Some(id), None)
         };
         let work = Abortable::new(work, registration);
         self.operations

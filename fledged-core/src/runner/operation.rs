@@ -58,14 +58,16 @@ pub(super) async fn read_inventory(
     Ok(Inventory::new(images, in_use, removal))
 }
 
-/// Pulls with each set of credentials in turn until one is accepted.
+/// Pulls with each set of credentials in turn until one is accepted. Also returns the
+/// [warning](crate::port::FoundCredentials::warning) about others.
 pub(super) async fn pull(
     runtime: &dyn ImageRuntime,
     credentials: &dyn Credentials,
     request: CredentialsRequest,
     progress: ProgressSink,
-) -> Result<RuntimeImage, Failure> {
+) -> (Result<RuntimeImage, Failure>, Option<String>) {
     let found = credentials.resolve(&request).await;
+    let warning = found.warning();
     let pulled = found.attempt(|auth| {
         let pull = PullRequest {
             image: request.image.clone(),
@@ -74,13 +76,13 @@ pub(super) async fn pull(
         };
         runtime.pull(pull)
     });
-    match pulled.await {
-        Err(mut failure) if failure.class() == ErrorClass::DiskFull => {
-            failure.node_has_room = has_room(runtime).await;
-            Err(failure)
-        }
-        result => result,
+    let mut result = pulled.await;
+    if let Err(failure) = &mut result
+        && failure.class() == ErrorClass::DiskFull
+    {
+        failure.node_has_room = has_room(runtime).await;
     }
+    (result, warning)
 }
 
 /// Whether all image file systems are known to have room. A registry or a proxy can claim that a disk is

@@ -10,7 +10,7 @@ use super::hold::Hold;
 use super::node_event::{InventoryId, PullId};
 use super::progress::{ImageProgress, Update};
 use crate::backoff::Backoff;
-use crate::error::Failure;
+use crate::error::{Failure, Reason};
 use crate::model::{
     AssignedImage, AssignmentDefaults, ImagePhase, ImagePullPolicy, ImageRef, ImageReport,
 };
@@ -165,6 +165,13 @@ impl Entry {
             self.progress.report.started_at = past.started_at;
             self.progress.report.finished_at = past.finished_at;
             self.progress.cached_at = cached_at.or(self.progress.cached_at);
+            // A refresh asks for a new result.
+            if past.is_cached_without_credentials()
+                && past.revision >= Some(self.progress.spec.revision)
+            {
+                self.progress.report.reason = past.reason;
+                self.progress.report.message = past.message;
+            }
         }
     }
 
@@ -210,14 +217,18 @@ impl Entry {
     }
 
     /// A pull succeeded. The revision it satisfies is that of when the pull began.
-    pub(super) fn pulled(&mut self, now: Timestamp) {
+    pub(super) fn pulled(&mut self, unused_credentials: Option<String>, now: Timestamp) {
         self.cached(now);
+        if let Some(text) = unused_credentials {
+            self.progress.explain(Reason::CredentialsUnavailable, text);
+        }
         if self.progress.spec.pull_policy == ImagePullPolicy::Always {
             self.progress.report.revision = Some(self.pull_revision);
         }
         if self.progress.wants_fresh() {
             self.progress.due = Some(now);
             self.progress.report.phase = ImagePhase::Pending;
+            self.progress.clear_reason();
         }
     }
 

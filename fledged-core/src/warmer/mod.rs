@@ -151,7 +151,11 @@ impl Warmer {
             NodeEvent::Interrupted => self.interrupted(now),
             NodeEvent::InventoryRead { id, result } => self.inventory_read(id, result, now),
             NodeEvent::PullProgressed { id, done } => self.pull_progressed(id, done),
-            NodeEvent::PullEnded { id, result } => self.pull_ended(id, result, now),
+            NodeEvent::PullEnded {
+                id,
+                result,
+                unused_credentials,
+            } => self.pull_ended(id, result, unused_credentials, now),
             NodeEvent::RemovalEnded { image, result } => self.removal_ended(&image, result, now),
         }
     }
@@ -561,7 +565,13 @@ impl Warmer {
         }
     }
 
-    fn pull_ended(&mut self, id: PullId, result: Result<RuntimeImage, Failure>, now: Timestamp) {
+    fn pull_ended(
+        &mut self,
+        id: PullId,
+        result: Result<RuntimeImage, Failure>,
+        unused_credentials: Option<String>,
+        now: Timestamp,
+    ) {
         let Some(image) = self.pulls.remove(&id) else {
             return;
         };
@@ -576,7 +586,7 @@ impl Warmer {
                 self.holds.lift_disk();
                 entry.present = true;
                 entry.describe(&pulled);
-                entry.pulled(now);
+                entry.pulled(unused_credentials, now);
                 self.inventory_outdated = true;
                 self.reading_overlaps = true;
             }

@@ -51,6 +51,8 @@ pub enum NodeEvent {
         id: PullId,
         /// The pulled image.
         result: Result<RuntimeImage, Failure>,
+        /// Sources of credentials that were named for the image and could not be used, each with its problem.
+        unused_credentials: Option<String>,
     },
     /// A removal ended.
     RemovalEnded {

@@ -389,6 +389,9 @@ impl ImageProgress {
         self.report.image = spec.image.clone();
         self.spec = spec;
         self.changed_credentials |= credentials;
+        if credentials && self.report.is_cached_without_credentials() {
+            self.clear_reason();
+        }
         if renewed {
             return Update::Renewed;
         }

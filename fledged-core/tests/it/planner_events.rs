@@ -224,6 +224,67 @@ fn names_of_other_namespaces_are_concealed() {
     );
 }
 
+/// A cached image for which a Secret of `secret-team` and one of `default` could not be used.
+fn mk_without_secrets(image: &str) -> ImageReport {
+    let text = "pull secret secret-team/theirs: not found; pull secret default/ours of service \
+                account default/robot: not found; pull secret default/ours-too: not found";
+    mk_report(
+        image,
+        ImagePhase::Cached,
+        Some(Reason::CredentialsUnavailable),
+    )
+    .with_message(text.to_owned())
+}
+
+#[test]
+fn a_missing_secret_beside_a_public_image_is_a_warning_of_its_own_cache() {
+    let mut world = World::new();
+    for node in ["n1", "n2"] {
+        world.node(mk_node(node, &[]));
+    }
+    let mut spec = mk_spec(&["app:1", "db:1"], &[]);
+    spec.service_account_name = Some("robot".to_owned());
+    world.cache("web", &spec);
+    world.cache("bare", &mk_spec(&["app:1"], &[]));
+    let cached = || [mk_without_secrets("app:1"), mk_cached("db:1")];
+    for node in ["n1", "n2"] {
+        apply_report(&mut world, node, cached());
+    }
+    world.run();
+    let own = "pulled without some of the credentials: \
+               pull secret default/ours of service account default/robot: not found";
+    let event = format!("n1: app:1: {own}; and 1 more on 1 node");
+    assert_eq!(
+        taken(&mut world),
+        [(EventReason::CredentialsUnavailable, event)]
+    );
+    let status = world.status("web");
+    assert_eq!(status.status, ActionStatus::Succeeded);
+    assert_eq!(status.failures_total, 0);
+    let message = format!("4 of 4 cached on 2 nodes, 2 {own} (on 2 nodes)");
+    assert_eq!(status.message, message);
+    assert!(status.conditions.iter().all(|one| one.message == message));
+    assert_eq!(world.status("bare").message, "2 of 2 cached on 2 nodes");
+    // Neither the same report nor a restart writes or announces it again.
+    let writes = world.status_writes;
+    report(&mut world, "n1", cached());
+    let nodes = ["n1", "n2"].map(mk_name);
+    for node in nodes {
+        let generation = world.records[&node].generation;
+        let agent = world.agents.entry(node).or_default();
+        agent.reported = Some(NodeReport::new(generation, cached()));
+    }
+    world.restart();
+    assert_eq!(taken(&mut world), []);
+    assert_eq!(world.status_writes, writes);
+    // It ends with the report.
+    for node in ["n1", "n2"] {
+        report(&mut world, node, ["app:1", "db:1"].map(mk_cached));
+    }
+    world.pass(60);
+    assert_eq!(world.status("web").message, "4 of 4 cached on 2 nodes");
+}
+
 #[test]
 fn a_message_has_at_most_1024_bytes() {
     let mut world = mk_world(2, &["app:1"]);

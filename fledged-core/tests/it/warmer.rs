@@ -266,6 +266,7 @@ fn events_with_unknown_ids_are_ignored() {
     let nothing = node.send(NodeEvent::PullEnded {
         id: fledged_core::warmer::PullId(99),
         result: Ok(mk_image(&["a"])),
+        unused_credentials: None,
     });
     assert_eq!(nothing.0, []);
     let nothing = node.send(NodeEvent::InventoryRead {

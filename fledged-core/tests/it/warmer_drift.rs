@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use crate::warmer_node::{
-    TestNode, mk_absent, mk_config, mk_image, mk_inventory, mk_present, mk_ref,
+    TestNode, mk_absent, mk_config, mk_image, mk_inventory, mk_present, mk_ref, mk_secret,
 };
 use fledged_core::error::Reason;
 use fledged_core::model::{AssignedImage, Digest, ImagePhase, ImagePullPolicy, ImageReport};
@@ -17,6 +17,35 @@ fn mk_always(name: &str) -> AssignedImage {
 
 fn mk_revision(name: &str, revision: u64) -> AssignedImage {
     mk_always(name).with_revision(revision)
+}
+
+#[test]
+fn a_missing_secret_is_reported_until_names_or_revision_change() {
+    let image = || mk_present("a").with_pull_secrets(vec![mk_secret("key")]);
+    let (mut node, _) = TestNode::warmed(3, vec![image()], &[]);
+    node.pulled_without("a", "default/key");
+    let warned = |node: &TestNode| {
+        let report = node.report("a");
+        assert_eq!(report.phase, ImagePhase::Cached);
+        report.message
+    };
+    let text = Some("pull secret default/key: not found".to_owned());
+    assert_eq!(warned(&node), text);
+    assert!(node.report("a").is_cached_without_credentials());
+    node.read_next(mk_inventory(&["a"]));
+    assert_eq!(warned(&node), text, "after an inventory");
+    let past = node.report("a");
+    // Over a restart, also of an image that a refresh asks for.
+    for (revision, expected) in [(0, &text), (1, &None)] {
+        let mut next = TestNode::new(3);
+        next.send(NodeEvent::Resumed(vec![past.clone()]));
+        next.assign(vec![image().with_revision(revision)]);
+        next.read(mk_inventory(&["a"]));
+        assert_eq!(warned(&next), *expected, "revision {revision}");
+    }
+    let renamed = mk_present("a").with_pull_secrets(vec![mk_secret("other")]);
+    node.assign(vec![renamed]);
+    assert_eq!(warned(&node), None, "other names");
 }
 
 #[test]

@@ -47,12 +47,18 @@ impl fmt::Debug for KubeCredentials {
 struct UnusableObject {
     kind: &'static str,
     name: ObjectName,
+    /// The ServiceAccount that names the Secret.
+    account: Option<ObjectName>,
     error: ReadError,
 }
 
 impl fmt::Display for UnusableObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.kind, self.name, self.error)
+        write!(f, "{} {}", self.kind, self.name)?;
+        if let Some(account) = &self.account {
+            write!(f, " of service account {account}")?;
+        }
+        write!(f, ": {}", self.error)
     }
 }
 
@@ -66,9 +72,13 @@ impl KubeCredentials {
         }
     }
 
-    /// The Secrets of a request, its own and those of its ServiceAccounts, each once.
-    async fn names(&self, request: &CredentialsRequest) -> (Vec<ObjectName>, Vec<UnusableObject>) {
-        let mut names = request.pull_secrets.clone();
+    /// The Secrets of a request, its own and those of its ServiceAccounts, each once and with its ServiceAccount.
+    async fn names(
+        &self,
+        request: &CredentialsRequest,
+    ) -> (Vec<(ObjectName, Option<ObjectName>)>, Vec<UnusableObject>) {
+        let own = request.pull_secrets.iter();
+        let mut names: Vec<_> = own.map(|name| (name.clone(), None)).collect();
         let mut problems = Vec::new();
         let accounts = self.accounts.get_all(request.service_accounts.clone());
         for (name, account) in accounts.await {
@@ -76,18 +86,20 @@ impl KubeCredentials {
                 Ok(account) => {
                     let secrets = account.pull_secrets.iter().flatten();
                     names.extend(secrets.map(|secret| {
-                        ObjectName::new(name.namespace.clone(), secret.name.clone())
+                        let secret = ObjectName::new(&*name.namespace, secret.name.clone());
+                        (secret, Some(name.clone()))
                     }));
                 }
                 Err(error) => problems.push(UnusableObject {
                     kind: "service account",
                     name: name.clone(),
+                    account: None,
                     error,
                 }),
             }
         }
         let mut seen = BTreeSet::new();
-        names.retain(|name| !name.name.is_empty() && seen.insert(name.clone()));
+        names.retain(|(name, _)| !name.name.is_empty() && seen.insert(name.clone()));
         (names, problems)
     }
 }
@@ -96,10 +108,11 @@ impl KubeCredentials {
 impl Credentials for KubeCredentials {
     async fn resolve(&self, request: &CredentialsRequest) -> FoundCredentials {
         let (names, mut problems) = self.names(request).await;
+        let (names, accounts): (Vec<_>, Vec<_>) = names.into_iter().unzip();
         let secrets = self.secrets.get_all(names).await;
         // Apart by namespace: no namespace's entry hides that of another, however specific.
         let mut keyrings: Vec<(String, PullSecretKeyring)> = Vec::new();
-        for (name, secret) in secrets {
+        for ((name, secret), account) in secrets.into_iter().zip(accounts) {
             let read = secret.and_then(|secret| keyring_of(&secret, &request.image));
             let (found, error) = match read {
                 Ok((found, malformed)) => (Some(found), malformed),
@@ -114,6 +127,7 @@ impl Credentials for KubeCredentials {
             problems.extend(error.map(|error| UnusableObject {
                 kind: "pull secret",
                 name,
+                account,
                 error,
             }));
         }
@@ -131,6 +145,7 @@ impl Credentials for KubeCredentials {
                 "registry credentials ignored"
             );
         }
+        one_of_each_namespace_first(&mut problems);
         let mut found = FoundCredentials::from(auths);
         found.problems = problems.iter().map(reported).collect();
         found
@@ -160,6 +175,16 @@ fn keyring_of(
     let keyring = parse(&content.0).map_err(|error| malformed(&error))?;
     let entry = keyring.malformed_for(image).map(|error| malformed(&error));
     Ok((keyring, entry))
+}
+
+/// Sorts the problems so that one namespace's do not displace those of the others in a text of limited length.
+fn one_of_each_namespace_first(problems: &mut [UnusableObject]) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    problems.sort_by_cached_key(|problem| {
+        let count = counts.entry(problem.name.namespace.clone()).or_default();
+        *count += 1;
+        *count
+    });
 }
 
 /// The problem as pulls report it.

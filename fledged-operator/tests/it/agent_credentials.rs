@@ -201,6 +201,15 @@ async fn missing_secrets_fail_only_if_nothing_else_matches() {
             store.namespace
         )
     );
+    // Those that were not needed are a warning, as are those of a ServiceAccount.
+    store.put_account("builder", &["gone"]).await;
+    let request = store.request("r.example/app:1", &["there"], &["builder"]);
+    let found = store.credentials.resolve(&request).await;
+    let warning = format!(
+        "pull secret {0}/gone of service account {0}/builder: not found",
+        store.namespace
+    );
+    assert_eq!((found.auths.len(), found.warning()), (1, Some(warning)));
     store
         .put_auths("missing", json!({"quay.io": entry("later")}))
         .await;

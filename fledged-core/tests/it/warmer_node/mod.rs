@@ -232,7 +232,21 @@ impl TestNode {
     pub(crate) fn ended(&mut self, name: &str, result: Result<RuntimeImage, Failure>) -> Asked {
         let pull = self.pulls.remove(&mk_ref(name));
         let id = pull.unwrap_or_else(|| panic!("{name} is not being pulled"));
-        self.send(NodeEvent::PullEnded { id, result })
+        self.send(NodeEvent::PullEnded {
+            id,
+            result,
+            unused_credentials: None,
+        })
+    }
+
+    /// The pull of an image has succeeded although a pull secret is missing.
+    pub(crate) fn pulled_without(&mut self, name: &str, secret: &str) -> Asked {
+        let id = self.pulls.remove(&mk_ref(name)).unwrap();
+        self.send(NodeEvent::PullEnded {
+            id,
+            result: Ok(mk_image(&[name])),
+            unused_credentials: Some(format!("pull secret {secret}: not found")),
+        })
     }
 
     /// The running pull of an image has received this number of bytes.

@@ -11,6 +11,7 @@ scenarios! {
     a_private_image_is_pulled_with_a_service_account,
     a_missing_secret_is_named_and_later_used,
     a_malformed_secret_is_named_but_not_shown,
+    a_missing_secret_beside_a_public_image_is_a_warning,
 }
 
 const APP: &str = "registry.test/private/app:1";
@@ -119,4 +120,22 @@ async fn a_malformed_secret_is_named_but_not_shown(way: Way) {
     assert_eq!(failure.reason, unavailable(way));
     assert!(failure.message.contains("login"), "{}", failure.message);
     assert!(!format!("{status:?}").contains("hunter2"));
+}
+
+async fn a_missing_secret_beside_a_public_image_is_a_warning(way: Way) {
+    let world = World::start_by(way).await;
+    world.publish(&[APP]);
+    let a = world.node("a").await;
+    world.apply_spec("web", spec()).await;
+    let status = world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    a.holds_exactly(&[APP]).await;
+    let namespace = world.cluster().namespace();
+    let warning = format!("pull secret {namespace}/login: not found (on 1 node)");
+    // The kubelet pulls without a word in the status of its pod.
+    assert_eq!(
+        status.message.contains(&warning),
+        way == Way::Agents,
+        "{}",
+        status.message
+    );
 }
