@@ -65,6 +65,9 @@ pub enum Reason {
     DigestMismatch,
     /// The node's image file system is full.
     DiskFull,
+    /// The node's image file system is fuller than pulls may make it: nothing is pulled, so that the kubelet does not
+    /// have to collect images.
+    ImageFsAboveThreshold,
     /// The reference was refused by the runtime.
     InvalidReference,
     /// The manifest, configuration or a layer is malformed or of an unknown type.
@@ -99,7 +102,7 @@ impl Reason {
             Self::Unauthorized | Self::CredentialsUnavailable => ErrorClass::Unauthorized,
             Self::ImageNotFound | Self::PlatformNotFound => ErrorClass::NotFound,
             Self::TooManyRequests => ErrorClass::Throttled,
-            Self::DiskFull => ErrorClass::DiskFull,
+            Self::DiskFull | Self::ImageFsAboveThreshold => ErrorClass::DiskFull,
             Self::InvalidReference | Self::InvalidImage => ErrorClass::Invalid,
             Self::RegistryMisconfigured => ErrorClass::Misconfigured,
             Self::RuntimeUnsupported | Self::StoreUnusable => ErrorClass::Fatal,
@@ -142,6 +145,7 @@ impl Reason {
             Self::DeadlineExceeded => "DeadlineExceeded",
             Self::DigestMismatch => "DigestMismatch",
             Self::DiskFull => "DiskFull",
+            Self::ImageFsAboveThreshold => "ImageFsAboveThreshold",
             Self::InvalidReference => "InvalidReference",
             Self::InvalidImage => "InvalidImage",
             Self::RuntimeUnavailable => "RuntimeUnavailable",
@@ -262,6 +266,7 @@ mod tests {
             Reason::DeadlineExceeded,
             Reason::DigestMismatch,
             Reason::DiskFull,
+            Reason::ImageFsAboveThreshold,
             Reason::InvalidReference,
             Reason::InvalidImage,
             Reason::RuntimeUnavailable,

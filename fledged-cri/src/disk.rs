@@ -1,23 +1,42 @@
-//! Free space of a file system.
+//! Space of a file system.
 
 use fledged_core::model::ByteSize;
+use fledged_core::port::FilesystemUsage;
+use rustix::fs::StatVfs;
 
-/// Bytes that an unprivileged process can still write to the file system of `path`, or `None` if this
-/// process does not see the path: a container that has only the socket mounted, or a remote runtime.
-pub(crate) async fn available_bytes(path: String) -> Option<ByteSize> {
+/// The usage of the file system of `path`. Free and all bytes are not known if this process does not see the path: in
+/// a container that has only the socket mounted, and with a remote runtime.
+#[cfg(any(feature = "cri", feature = "docker"))]
+pub(crate) async fn usage_of(path: String, used: ByteSize) -> FilesystemUsage {
+    let usage = FilesystemUsage::new(path.clone(), used);
     // On a blocking thread, because statvfs blocks on an unresponsive network file system.
     let task = tokio::task::spawn_blocking(move || rustix::fs::statvfs(path));
-    let stat = task.await.ok()?.ok()?;
-    Some(ByteSize::new(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    match task.await {
+        Ok(Ok(stat)) => with_stat(usage, &stat),
+        _ => usage,
+    }
 }
 
-#[cfg(test)]
+/// With free and all bytes. Blocks that are reserved for root are not free.
+pub(crate) fn with_stat(usage: FilesystemUsage, stat: &StatVfs) -> FilesystemUsage {
+    let bytes = |blocks: u64| ByteSize::new(blocks.saturating_mul(stat.f_frsize));
+    usage
+        .with_available(bytes(stat.f_bavail))
+        .with_capacity(bytes(stat.f_blocks))
+}
+
+#[cfg(all(test, any(feature = "cri", feature = "docker")))]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_missing_path_has_no_available_bytes() {
-        assert!(available_bytes("/".to_owned()).await.is_some());
-        assert_eq!(available_bytes("/no/such/folder".to_owned()).await, None);
+    async fn a_missing_path_has_no_known_space() {
+        let of = |path: &str| usage_of(path.to_owned(), ByteSize::ZERO);
+        let root = of("/").await;
+        assert!(root.available.unwrap() <= root.capacity.unwrap());
+        assert!(root.used_percent().unwrap() <= 100);
+        let missing = of("/no/such/folder").await;
+        assert_eq!((missing.available, missing.capacity), (None, None));
+        assert_eq!(missing.used_percent(), None);
     }
 }

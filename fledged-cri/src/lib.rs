@@ -13,7 +13,7 @@ pub mod credentials;
 #[cfg(feature = "cri")]
 pub mod cri;
 mod detect;
-#[cfg(any(feature = "cri", feature = "docker"))]
+#[cfg(any(feature = "cri", feature = "docker", feature = "oci"))]
 mod disk;
 #[cfg(feature = "docker")]
 pub mod docker;

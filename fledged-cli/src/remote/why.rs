@@ -290,7 +290,12 @@ impl Query<'_> {
                 let mut answer =
                     self.failing(WhyReason::Failed, "the last round of pulls failed", failure);
                 // A refresh shortens no hold of a registry or of a full disk.
-                let held = [Reason::TooManyRequests, Reason::DiskFull].contains(&failure.reason);
+                let held = [
+                    Reason::TooManyRequests,
+                    Reason::DiskFull,
+                    Reason::ImageFsAboveThreshold,
+                ];
+                let held = held.contains(&failure.reason);
                 if let Some(advice) = answer.advice.as_mut().filter(|_| !held) {
                     advice.push_str(&format!("; {} retries at once", self.command("refresh")));
                 }

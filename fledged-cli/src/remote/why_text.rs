@@ -209,7 +209,7 @@ pub(super) fn pull_advice(
         Reason::DigestMismatch | Reason::InvalidImage => {
             "push the image again: the content in the registry is damaged"
         }
-        Reason::DiskFull | Reason::Evicted => {
+        Reason::DiskFull | Reason::ImageFsAboveThreshold | Reason::Evicted => {
             "free space on the node's image file system; the image is then pulled again automatically"
         }
         Reason::InvalidReference => "correct the reference in spec.cacheSpec",

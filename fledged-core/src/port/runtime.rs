@@ -70,8 +70,7 @@ pub trait ImageRuntime: Send + Sync {
     /// The runtime cannot be reached or refuses to remove the image, for instance because it is pinned.
     async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure>;
 
-    /// Usage of the file systems that hold images, for display only. Empty unless the runtime
-    /// provides it.
+    /// Usage of the file systems that hold images. Empty unless the runtime provides it.
     ///
     /// # Errors
     ///
@@ -101,8 +100,10 @@ pub struct FilesystemUsage {
     pub path: String,
     /// Bytes taken by images.
     pub used: ByteSize,
-    /// Free bytes, if the runtime provides them.
+    /// Bytes that can still be written, if they are known.
     pub available: Option<ByteSize>,
+    /// All bytes of the file system, if they are known.
+    pub capacity: Option<ByteSize>,
 }
 
 impl FilesystemUsage {
@@ -112,6 +113,7 @@ impl FilesystemUsage {
             path: path.into(),
             used,
             available: None,
+            capacity: None,
         }
     }
 
@@ -120,6 +122,23 @@ impl FilesystemUsage {
     pub fn with_available(mut self, available: impl Into<Option<ByteSize>>) -> Self {
         self.available = available.into();
         self
+    }
+
+    /// With the number of all bytes of the file system.
+    #[must_use]
+    pub fn with_capacity(mut self, capacity: impl Into<Option<ByteSize>>) -> Self {
+        self.capacity = capacity.into();
+        self
+    }
+
+    /// The used share in percent, as the kubelet computes it for its garbage collection of images; `None` if free or
+    /// all bytes are not known.
+    #[must_use]
+    pub fn used_percent(&self) -> Option<u8> {
+        let available = u128::from(self.available?.bytes());
+        let capacity = u128::from(self.capacity?.bytes());
+        let free = (available * 100).checked_div(capacity)?;
+        u8::try_from(100_u128.saturating_sub(free)).ok()
     }
 }
 
@@ -384,5 +403,30 @@ impl fmt::Debug for ProgressSink {
         } else {
             "ProgressSink(none)"
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_used_share_is_that_of_the_kubelet() {
+        let of = |available, capacity| {
+            let usage = FilesystemUsage::new("/", ByteSize::ZERO);
+            let available = Option::<u64>::map(available, ByteSize::new);
+            let capacity = Option::<u64>::map(capacity, ByteSize::new);
+            let usage = usage.with_available(available).with_capacity(capacity);
+            usage.used_percent()
+        };
+        assert_eq!(of(Some(20), Some(100)), Some(80));
+        // Free bytes are rounded down to whole percent.
+        assert_eq!(of(Some(209), Some(1000)), Some(80));
+        assert_eq!(of(Some(u64::MAX), Some(u64::MAX)), Some(0));
+        assert_eq!(of(Some(0), Some(7)), Some(100));
+        assert_eq!(of(Some(9), Some(7)), Some(0));
+        assert_eq!(of(Some(0), Some(0)), None);
+        assert_eq!(of(None, Some(7)), None);
+        assert_eq!(of(Some(7), None), None);
     }
 }

@@ -312,12 +312,16 @@ impl NodeLoop {
                 );
                 self.observer.image_changed(&report);
             }
-            NodeCommand::ReadInventory { id, with_usage } => {
+            NodeCommand::ReadInventory {
+                id,
+                with_usage,
+                with_disk,
+            } => {
                 let runtime = Arc::clone(&self.runtime);
                 let clock = Arc::clone(&self.clock);
                 let removal = self.removal;
                 self.operations.push(Box::pin(async move {
-                    let reading = read_inventory(runtime.as_ref(), with_usage, removal);
+                    let reading = read_inventory(runtime.as_ref(), with_usage, with_disk, removal);
                     let result = answered(clock.as_ref(), reading).await;
                     let removal = result.as_ref().ok().map(|inventory| inventory.removal());
                     Done::Event(NodeEvent::InventoryRead { id, result }, None, removal)

@@ -8,8 +8,8 @@ use futures_util::future::FutureExt;
 use crate::error::{ErrorClass, Failure, Reason};
 use crate::model::ByteSize;
 use crate::port::{
-    Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullRequest, RemovalScope,
-    RuntimeImage,
+    Clock, Credentials, CredentialsRequest, FilesystemUsage, ImageRuntime, ProgressSink,
+    PullRequest, RemovalScope, RuntimeImage,
 };
 use crate::warmer::Inventory;
 
@@ -41,6 +41,7 @@ pub(super) async fn answered<T>(
 pub(super) async fn read_inventory(
     runtime: &dyn ImageRuntime,
     with_usage: bool,
+    with_disk: bool,
     removal: Option<RemovalScope>,
 ) -> Result<Inventory, Failure> {
     let removal = match removal {
@@ -55,7 +56,13 @@ pub(super) async fn read_inventory(
         Vec::new()
     };
     let images = runtime.list().await?;
-    Ok(Inventory::new(images, in_use, removal))
+    // One that can't be read stops no pull.
+    let filesystems = match with_disk {
+        true => runtime.filesystems().await.unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let used = filesystems.iter().filter_map(FilesystemUsage::used_percent);
+    Ok(Inventory::new(images, in_use, removal).with_disk_used(used.max()))
 }
 
 /// Pulls with each set of credentials in turn until one is accepted. Also returns the

@@ -359,12 +359,9 @@ impl ImageRuntime for SimRuntime {
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         self.call_fault().await?;
         let state = self.state();
-        Ok(vec![FilesystemUsage {
-            path: "sim".to_owned(),
-            used: state.used(),
-            available: state
-                .capacity
-                .map(|capacity| capacity.saturating_sub(state.used())),
-        }])
+        let used = state.used();
+        let available = state.capacity.map(|capacity| capacity.saturating_sub(used));
+        let usage = FilesystemUsage::new("sim", used).with_available(available);
+        Ok(vec![usage.with_capacity(state.capacity)])
     }
 }

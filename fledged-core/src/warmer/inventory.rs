@@ -14,6 +14,7 @@ pub struct Inventory {
     doubles: BTreeMap<ImageRef, Vec<usize>>,
     in_use: BTreeMap<ImageId, String>,
     removal: RemovalScope,
+    disk_used: Option<u8>,
 }
 
 impl Inventory {
@@ -43,7 +44,21 @@ impl Inventory {
                 .map(|used| (used.image, used.by))
                 .collect(),
             removal,
+            disk_used: None,
         }
+    }
+
+    /// With the used share of the fullest image file system in percent, if it is known.
+    #[must_use]
+    pub fn with_disk_used(mut self, percent: Option<u8>) -> Self {
+        self.disk_used = percent;
+        self
+    }
+
+    /// The used share of the fullest image file system in percent, if it is known.
+    #[must_use]
+    pub fn disk_used(&self) -> Option<u8> {
+        self.disk_used
     }
 
     /// The image that this reference names, exactly.

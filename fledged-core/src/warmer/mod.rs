@@ -49,6 +49,11 @@ pub struct WarmerConfig {
     /// [`Backoff::evicted`]. Default 30 min: the kubelet's garbage collection runs every 5 min, and
     /// an immediate pull of an image that it removes again would only wear the disk.
     pub eviction_window: Duration,
+    /// Used share of the image file systems, in percent, at which no pull begins. Default `None`: no limit but the
+    /// runtime's own "no space left". Without effect where the runtime's [`FilesystemUsage`] has no capacity.
+    ///
+    /// [`FilesystemUsage`]: crate::port::FilesystemUsage
+    pub image_fs_high_threshold: Option<u8>,
     /// Images that are never removed. Default [`ProtectedImages::default`].
     pub protected: ProtectedImages,
     /// Delays of retries.
@@ -61,11 +66,15 @@ impl Default for WarmerConfig {
             max_parallel_pulls: NonZeroUsize::MIN.saturating_add(2),
             inventory_interval: Duration::from_secs(60),
             eviction_window: Duration::from_secs(30 * 60),
+            image_fs_high_threshold: None,
             protected: ProtectedImages::default(),
             backoff: Backoff::default(),
         }
     }
 }
+
+/// Largest age of the used share of the image file systems after a pull has ended.
+const DISK_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Divisor of the interval for the largest random reduction.
 const EARLIER: u32 = 10;
@@ -388,6 +397,7 @@ impl Warmer {
                 .entries
                 .values()
                 .any(|e| !e.wants_present() && e.progress.report.phase != ImagePhase::Removed),
+            with_disk: self.config.image_fs_high_threshold.is_some(),
         });
     }
 
@@ -414,6 +424,9 @@ impl Warmer {
                 let earlier = (interval / EARLIER).mul_f64(self.rng.f64());
                 let interval = interval.saturating_sub(earlier);
                 self.read_due = Some(after(now, interval.max(SHORTEST)));
+                if self.above_threshold().is_none() {
+                    self.resume_pulls(now);
+                }
                 self.evaluate(id, now);
             }
             Err(failure) => {
@@ -498,6 +511,7 @@ impl Warmer {
     }
 
     fn start_pulls(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
+        self.block_above_threshold(now);
         self.block_held(now);
         if self.removes_more_than_names() && self.removal_due(now) {
             return;
@@ -526,6 +540,53 @@ impl Warmer {
                 },
                 deadline: entry.progress.round_ends().unwrap_or(now),
             });
+        }
+    }
+
+    /// The used share of the fullest image file system by the last reading, if it is at or above the threshold.
+    fn above_threshold(&self) -> Option<u8> {
+        let threshold = self.config.image_fs_high_threshold?;
+        let used = self.inventory.as_ref()?.disk_used()?;
+        Some(used).filter(|used| *used >= threshold)
+    }
+
+    /// Fails the pulls that are due while the image file systems are above the threshold. A reading below it makes
+    /// them due again.
+    fn block_above_threshold(&mut self, now: Timestamp) {
+        let (Some(used), Some(threshold)) =
+            (self.above_threshold(), self.config.image_fs_high_threshold)
+        else {
+            return;
+        };
+        if self.entries.due_pulls(now).next().is_none() {
+            return;
+        }
+        let longest = self.config.backoff.disk_full.cap;
+        let hold = Hold {
+            until: after(now, self.config.backoff.spread(longest, &mut self.rng)),
+            reason: Reason::ImageFsAboveThreshold,
+            message: format!(
+                "not started: {used} % of the node's image file system are used, the threshold is {threshold} %"
+            ),
+        };
+        for entry in self.entries.due_pulls(now) {
+            entry.blocked(&hold, now);
+            self.touched.insert(entry.progress.spec.image.clone());
+        }
+    }
+
+    /// The image file systems are below the threshold: the pulls that it stopped are due.
+    fn resume_pulls(&mut self, now: Timestamp) {
+        for entry in self.entries.values_mut() {
+            let report = &mut entry.progress.report;
+            if report.phase == ImagePhase::Failed
+                && report.reason == Some(Reason::ImageFsAboveThreshold)
+            {
+                report.finished_at = None;
+                entry.progress.reset_phase();
+                entry.progress.due = Some(now);
+                self.touched.insert(entry.progress.spec.image.clone());
+            }
         }
     }
 
@@ -589,6 +650,7 @@ impl Warmer {
                 entry.pulled(unused_credentials, now);
                 self.inventory_outdated = true;
                 self.reading_overlaps = true;
+                self.read_disk_soon(now);
             }
             Err(failure) => {
                 entry.failed(&failure, now, &self.config.backoff, &mut self.rng);
@@ -600,6 +662,16 @@ impl Warmer {
                     self.read_soon(now);
                 }
             }
+        }
+    }
+
+    /// A pull has filled the disk further: it is read again before many others can begin.
+    fn read_disk_soon(&mut self, now: Timestamp) {
+        let inventory = self.inventory.as_ref();
+        let measured = inventory.is_some_and(|inventory| inventory.disk_used().is_some());
+        if self.config.image_fs_high_threshold.is_some() && measured {
+            let soon = after(now, DISK_AGE_MAX);
+            self.read_due = self.read_due.map(|due| due.min(soon));
         }
     }
 

@@ -74,6 +74,8 @@ pub enum NodeCommand {
         id: InventoryId,
         /// Whether the images in use are needed; otherwise their list may be empty.
         with_usage: bool,
+        /// Whether the used share of the image file systems is needed.
+        with_disk: bool,
     },
     /// Pull an image and send [`NodeEvent::PullEnded`].
     Pull {

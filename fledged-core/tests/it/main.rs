@@ -29,6 +29,7 @@ mod selector;
 mod sim;
 mod spec;
 mod warmer;
+mod warmer_disk;
 mod warmer_drift;
 mod warmer_inventory;
 mod warmer_node;

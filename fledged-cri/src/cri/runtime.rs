@@ -14,7 +14,7 @@ use fledged_core::port::{
 
 use super::client::{CRI_VERSION, Client};
 use super::images::{image_named, images_in_use, runtime_image};
-use crate::disk::available_bytes;
+use crate::disk::usage_of;
 
 /// An image runtime behind a CRI v1 socket: containerd, CRI-O, cri-dockerd.
 ///
@@ -166,14 +166,8 @@ impl ImageRuntime for CriRuntime {
         let mut filesystems = Vec::new();
         for usage in self.client.image_filesystems().await? {
             let path = usage.fs_id.map(|id| id.mountpoint).unwrap_or_default();
-            let available = available_bytes(path.clone()).await;
-            filesystems.push(
-                FilesystemUsage::new(
-                    path,
-                    ByteSize::new(usage.used_bytes.map_or(0, |bytes| bytes.value)),
-                )
-                .with_available(available),
-            );
+            let used = ByteSize::new(usage.used_bytes.map_or(0, |bytes| bytes.value));
+            filesystems.push(usage_of(path, used).await);
         }
         Ok(filesystems)
     }

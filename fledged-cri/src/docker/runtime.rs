@@ -20,7 +20,7 @@ use super::connection::{Connection, credentials, secret};
 use super::failure;
 use super::images::{digest_for, from_inspect, from_summary, is_last_name};
 use super::progress::PullEvents;
-use crate::disk::available_bytes;
+use crate::disk::usage_of;
 
 /// Docker Engine behind its Unix socket.
 ///
@@ -151,10 +151,7 @@ impl DockerRuntime {
         };
         let path = info.docker_root_dir.unwrap_or_default();
         let used = self.connection.image_bytes().await?;
-        let available = available_bytes(path.clone()).await;
-        Ok(vec![
-            FilesystemUsage::new(path, used).with_available(available),
-        ])
+        Ok(vec![usage_of(path, used).await])
     }
 }
 

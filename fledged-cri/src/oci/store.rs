@@ -13,6 +13,7 @@ use super::download::Flights;
 use super::index::Index;
 use super::layout::{Layout, LayoutError};
 use super::lock::WriterLock;
+use crate::disk::with_stat;
 use crate::registry::{Platform, Registry};
 
 /// A layout on disk, with the state that all calls on it share.
@@ -108,10 +109,8 @@ impl Store {
             .unwrap_or_else(|| Path::new("/"));
         let stat = rustix::fs::statvfs(existing)
             .map_err(|error| LayoutError::io("measure", existing)(error.into()))?;
-        // Without the blocks that are reserved for root.
-        let available = ByteSize::new(stat.f_bavail.saturating_mul(stat.f_frsize));
         let path = self.layout.root().display().to_string();
-        Ok(FilesystemUsage::new(path, used).with_available(available))
+        Ok(with_stat(FilesystemUsage::new(path, used), &stat))
     }
 }
 

@@ -286,6 +286,8 @@ impl Agent {
         let runtime = ProbedRuntime {
             runtime: self.runtime,
             health: health.clone(),
+            // Without a threshold it does not matter.
+            unmeasured: config.warmer.image_fs_high_threshold.is_none().into(),
         };
         let warmer = Warmer::new(config.warmer, seeds.u64(..));
         let mut node_loop = NodeLoop::new(warmer, Arc::new(runtime), Arc::clone(&clock))

@@ -1,6 +1,7 @@
 //! What the agent observes of its runtime and its loop, for metrics, probes and the status writer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use fledged_core::port::{
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::runner::{NodeObserver, PullOutcome};
 use tokio::sync::mpsc;
+use tracing::info;
 
 use crate::health::AgentHealth;
 use crate::metrics::AgentMetrics;
@@ -20,6 +22,26 @@ use crate::metrics::AgentMetrics;
 pub(super) struct ProbedRuntime {
     pub(super) runtime: Arc<dyn ImageRuntime>,
     pub(super) health: AgentHealth,
+    /// Whether it was logged that the used share of the image file systems is not known.
+    pub(super) unmeasured: AtomicBool,
+}
+
+impl ProbedRuntime {
+    /// Logs once that the threshold of the image file systems has no effect.
+    fn warn_unmeasured(&self, filesystems: &[FilesystemUsage]) {
+        let mut unknown = filesystems
+            .iter()
+            .filter(|usage| usage.used_percent().is_none());
+        let unknown = unknown.next().map(|usage| usage.path.as_str());
+        if (unknown.is_some() || filesystems.is_empty())
+            && !self.unmeasured.swap(true, Ordering::Relaxed)
+        {
+            info!(
+                path = unknown.unwrap_or_default(),
+                "used share of the image file system not known: --image-fs-high-threshold has no effect"
+            );
+        }
+    }
 }
 
 #[async_trait]
@@ -52,7 +74,9 @@ impl ImageRuntime for ProbedRuntime {
     }
 
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
-        self.runtime.filesystems().await
+        let filesystems = self.runtime.filesystems().await?;
+        self.warn_unmeasured(&filesystems);
+        Ok(filesystems)
     }
 }
 

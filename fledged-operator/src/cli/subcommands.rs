@@ -40,6 +40,7 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         .map(|providers| Arc::new(credentials_with_providers(&client, providers)) as Arc<_>);
     config.warmer.max_parallel_pulls = args.max_parallel_pulls;
     config.warmer.inventory_interval = args.inventory_interval;
+    config.warmer.image_fs_high_threshold = args.image_fs_high_threshold.limit();
     config.warmer.protected = args.protect.images();
     let agent = Agent::new(client, args.node_name.clone(), runtime, config);
     let mut registry = Registry::default();

@@ -91,6 +91,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("agent.runtime=rkt", "agent/runtime"),
     ("agent.runtimeSocket=run/x.sock", "agent/runtimeSocket"),
     ("agent.maxParallelPulls=0", "maxParallelPulls"),
+    (
+        "agent.imageFilesystem.highThreshold=101%",
+        "imageFilesystem/highThreshold",
+    ),
+    (
+        "agent.imageFilesystem.mount=var/lib/containerd",
+        "imageFilesystem/mount",
+    ),
     ("agent.secretNamespaces={*}", "secretNamespaces"),
     (
         "agent.credentialProviders.config=etc/config.yaml",
@@ -177,6 +185,7 @@ const TAKEN: &[&str] = &[
     "agent.inventoryInterval=1s",
     "agent.inventoryInterval=",
     "agent.maxParallelPulls=1",
+    "agent.imageFilesystem.highThreshold=0%",
     "agent.runtimeSocket=unix:///run/x.sock",
     "controller.maxConcurrentNodes=1",
     "controller.maxConcurrentNodes=1%",

@@ -322,6 +322,21 @@ fn agents_and_jobs_use_one_socket() {
 }
 
 #[test]
+fn agents_mount_the_image_file_system_only_on_request() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let agent = |args: &[&str]| named(&template(args), "DaemonSet", "-agent").to_string();
+    let without = agent(&[]);
+    assert!(without.contains("--image-fs-high-threshold=80%"));
+    assert!(!without.contains("image-filesystem"));
+    let with = agent(&["--set=agent.imageFilesystem.mount=/var/lib/containerd"]);
+    let mount = r#""mountPath":"/var/lib/containerd","name":"image-filesystem","readOnly":true"#;
+    assert!(with.contains(mount), "{with}");
+    assert!(with.contains(r#""path":"/var/lib/containerd","type":"Directory""#));
+}
+
+#[test]
 fn job_pods_have_the_values_of_the_chart() {
     if !require(&["helm"]) {
         return;
