@@ -43,7 +43,10 @@ impl<B: Backoff> Backoff for NoResetOnEvent<B> {
 
 /// Watches the objects that this configuration selects, for ever. After failures the watch is restarted with
 /// growing, jittered delays.
-pub fn watch<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
+pub fn try_watch<K>(
+    api: Api<K>,
+    config: Config,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -54,8 +57,15 @@ where
         .without_max_times();
     let watch = watcher::watcher(api, config.page_size(PAGE_SIZE));
     let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), HEALTHY_AFTER);
-    let watch = watch.backoff(NoResetOnEvent(backoff));
-    watch.filter_map(async |event| match event {
+    watch.backoff(NoResetOnEvent(backoff))
+}
+
+/// As [`try_watch`], and logs the failures.
+pub fn watch<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    try_watch(api, config).filter_map(async |event| match event {
         Ok(event) => Some(event),
         Err(error) => {
             let hint = match &error {

@@ -1,16 +1,31 @@
 //! `fledged wait`, `fledged refresh` and `fledged purge`: actions on one ImageCache, and waiting for them.
 
+use std::collections::BTreeSet;
+
 use fledged_core::model::GoDuration;
+use fledged_core::planner::RemovedCounts;
 use fledged_kube::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION, ReadCache};
 use serde::Serialize;
 
 use super::kubeconfig::{ClusterError, Connection, connect};
-use super::overview::{CacheOverview, has_annotation, is_cached, is_purged, missing};
+use super::overview::{
+    CacheOverview, failing, has_annotation, is_cached, is_invalid, is_purged, missing, status_of,
+};
 use super::queries::Followed;
 use super::render;
 use crate::args::{Goal, RequestArgs, WaitArgs};
 use crate::command_result::{CommandError, Exit, print};
 use crate::output::{Terminal, on_one_line, printable};
+
+/// How a wait ended before its timeout.
+enum Waited {
+    /// The condition is met.
+    Met(Box<CacheOverview>),
+    /// The spec is invalid.
+    Invalid(Box<ReadCache>),
+    /// The ImageCache does not exist any more.
+    Deleted,
+}
 
 /// `fledged wait`.
 pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
@@ -19,14 +34,30 @@ pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, Co
         Goal::Cached => is_cached(cache),
         Goal::Purged => is_purged(cache),
     };
+    let mut named = BTreeSet::new();
     let judge = |cache: Option<&ReadCache>| match cache {
-        Some(cache) => is_met(cache).then(|| Some(CacheOverview::new(cache))),
-        None => Some(None),
+        None => Some(Waited::Deleted),
+        Some(cache) if is_met(cache) => Some(Waited::Met(Box::new(CacheOverview::new(cache)))),
+        Some(cache) if is_invalid(cache) => Some(Waited::Invalid(Box::new(cache.clone()))),
+        Some(cache) => {
+            let failing = failing(cache);
+            // Each image once for each reason, however often it is retried.
+            if !failing.is_subset(&named) {
+                terminal.warn(format_args!(
+                    "ImageCache {} is not {}, waiting for retries: {}",
+                    cache.id(),
+                    args.goal,
+                    missing(cache)
+                ));
+                named.extend(failing);
+            }
+            None
+        }
     };
     match connection.follow(&args.name, args.timeout, judge).await? {
-        Followed::Done(Some(view)) => {
+        Followed::Done(Waited::Met(view)) => {
             let goal = args.goal;
-            let text = render(args.output.output, &view, |view| {
+            let text = render(args.output.output, &*view, |view| {
                 let message = view.message.as_deref().unwrap_or_default();
                 format!(
                     "ImageCache {}/{} is {goal}: {}\n",
@@ -38,7 +69,16 @@ pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, Co
             print(&text)?;
             Ok(Exit::Done)
         }
-        Followed::Done(None) => Err(deleted(connection, args.name)),
+        Followed::Done(Waited::Invalid(cache)) => {
+            terminal.error(format_args!(
+                "ImageCache {} is not {}, and only an edit changes that: {}",
+                cache.id(),
+                args.goal,
+                missing(&cache)
+            ));
+            Ok(Exit::Failed)
+        }
+        Followed::Done(Waited::Deleted) => Err(deleted(connection, args.name)),
         Followed::TimedOut { last, problem } => {
             terminal.error(format_args!(
                 "ImageCache {} is not {} after {}: {}",
@@ -103,6 +143,8 @@ struct RequestResult {
     asked: Action,
     /// Whether the action has completed; null without `--wait`.
     ended: Option<bool>,
+    /// What a purge that has completed has removed; null otherwise.
+    removed: Option<RemovedCounts>,
     image_cache: CacheOverview,
 }
 
@@ -115,32 +157,35 @@ async fn request(
     let cache = connection.cache(&args.name).await?;
     connection.annotate(&args.name, action.annotation()).await?;
     let format = args.output.output;
-    let show = |ended: Option<bool>, cache: CacheOverview| {
+    let show = |ended: Option<bool>, cache: &ReadCache| {
+        let purged = action == Action::Purge && ended == Some(true);
+        let removed = || status_of(cache).and_then(|status| status.removed);
         let result = RequestResult {
             asked: action,
             ended,
-            image_cache: cache,
+            removed: purged.then(|| removed().unwrap_or_default()),
+            image_cache: CacheOverview::new(cache),
         };
         render(format, &result, sentence).and_then(|text| print(&text))
     };
     if !args.wait {
-        show(None, CacheOverview::new(&cache))?;
+        show(None, &cache)?;
         return Ok(Exit::Done);
     }
     // The controller removes the annotation once the status has the result of the action.
     let judge = |cache: Option<&ReadCache>| match cache {
         Some(cache) if has_annotation(cache, action.annotation()) => None,
-        cache => Some(cache.map(CacheOverview::new)),
+        cache => Some(cache.cloned()),
     };
     match connection.follow(&args.name, args.timeout, judge).await? {
-        Followed::Done(Some(view)) => {
-            let exit = completed(action, &view, terminal);
-            show(Some(true), view)?;
+        Followed::Done(Some(cache)) => {
+            let exit = completed(action, &CacheOverview::new(&cache), terminal);
+            show(Some(true), &cache)?;
             Ok(exit)
         }
         Followed::Done(None) => Err(deleted(connection, args.name)),
         Followed::TimedOut { last, problem } => {
-            show(Some(false), CacheOverview::new(&last))?;
+            show(Some(false), &last)?;
             terminal.error(format_args!(
                 "the {} of ImageCache {} has not completed after {}: {}",
                 action.word(),

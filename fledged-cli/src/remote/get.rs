@@ -1,14 +1,15 @@
 //! `fledged get`: ImageCaches and their counts, once or continuously.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 
 use console::Style;
 use fledged_core::model::CacheId;
 use fledged_kube::crd::ReadCache;
 use fledged_kube::request_error::with_causes;
+use fledged_kube::watch::try_watch;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use serde::Serialize;
 
@@ -93,10 +94,13 @@ async fn watch(
     } else {
         connection.caches()
     };
-    let mut events = watcher::watcher(api, config).default_backoff().boxed();
+    let mut events = pin!(try_watch(api, config));
+    let mut interrupted = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
+                // A listing begins also while the server is gone.
+                interrupted &= matches!(event, Event::Init);
                 let cache = match &event {
                     Event::InitApply(cache) | Event::Apply(cache) => Some(cache.clone()),
                     _ => None,
@@ -106,10 +110,14 @@ async fn watch(
                     break;
                 }
             }
-            Err(error) => terminal.warn(format_args!(
-                "the watch was interrupted, retrying: {}",
-                with_causes(&error)
-            )),
+            Err(error) => {
+                if !std::mem::replace(&mut interrupted, true) {
+                    terminal.warn(format_args!(
+                        "the watch was interrupted, retrying: {}",
+                        with_causes(&error)
+                    ));
+                }
+            }
         }
     }
     Ok(())

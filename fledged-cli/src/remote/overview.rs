@@ -1,5 +1,7 @@
 //! The status of an ImageCache: a view for `get`, and whether a condition is met.
 
+use std::collections::BTreeSet;
+
 use console::Style;
 use fledged_core::error::Reason;
 use fledged_core::model::NodeName;
@@ -127,6 +129,32 @@ pub(crate) fn is_cached(cache: &ReadCache) -> bool {
             .any(|c| c.type_ == "Ready" && c.status == "True")
     };
     !is_requested && current_status(cache).is_some_and(is_ready)
+}
+
+/// Whether the spec is invalid and nothing else is under way: only an edit changes the status.
+pub(super) fn is_invalid(cache: &ReadCache) -> bool {
+    let invalid = |status: &ImageCacheStatus| {
+        let mut conditions = status.conditions.iter();
+        conditions.any(|c| c.reason == "InvalidSpec" && c.type_ == "Degraded" && c.status == "True")
+    };
+    current_status(cache).is_some_and(|status| {
+        status.completion_time.is_some()
+            && invalid(&status)
+            && unprocessed_request(cache, &status).is_none()
+    })
+}
+
+/// What has failed, as image and reason. Retries may succeed.
+pub(super) fn failing(cache: &ReadCache) -> BTreeSet<(String, String)> {
+    let failures = current_status(cache).map(|status| status.failures);
+    let failures = failures.into_iter().flatten();
+    failures
+        .flat_map(|(image, nodes)| {
+            nodes
+                .into_iter()
+                .map(move |node| (image.clone(), node.reason))
+        })
+        .collect()
 }
 
 /// Whether the images were removed from every reachable node.

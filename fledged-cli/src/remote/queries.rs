@@ -7,12 +7,12 @@ use std::time::Duration;
 use fledged_core::model::NodeName;
 use fledged_kube::crd::{ReadCache, ReadNodeCache};
 use fledged_kube::request_error::with_causes;
+use fledged_kube::watch::try_watch;
 use fledged_operator::controller::ReadNode;
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -222,7 +222,7 @@ impl Connection {
             return Ok(Followed::Done(done));
         }
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut events = pin!(watcher::watcher(self.caches(), config).default_backoff());
+        let mut events = pin!(try_watch(self.caches(), config));
         let mut end = pin!(tokio::time::sleep(timeout));
         let (mut problem, mut listed) = (None, false);
         loop {

@@ -131,13 +131,34 @@ pub struct RemovedCounts {
     pub images: u64,
     /// Nodes that images were removed from.
     pub nodes: u64,
+    /// Images that stay because a container uses them, or another image or cache needs them, counted on each node.
+    #[serde(default)]
+    pub kept: u64,
 }
 
 impl RemovedCounts {
     /// Counts of these images on these nodes.
     #[must_use]
     pub fn new(images: u64, nodes: u64) -> Self {
-        Self { images, nodes }
+        let kept = 0;
+        Self {
+            images,
+            nodes,
+            kept,
+        }
+    }
+
+    /// With the number of images that stay.
+    #[must_use]
+    pub fn with_kept(mut self, kept: u64) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    /// Whether no image was removed or kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes + self.kept == 0
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) fn status(
         completion_time: cache.action.completed,
         refresh_revision: cache.revision,
         verify_revision: cache.verify,
-        removed: cache.action.removed,
+        removed: cache.action.removed.with_kept(sum.in_use + sum.shared),
         last_actions: cache.last_actions.clone(),
         purged: cache.purged,
     }

@@ -190,7 +190,7 @@ impl From<&CacheStatus> for ImageCacheStatus {
             failures_total: Some(status.failures_total),
             refresh_revision: Some(status.refresh_revision),
             verify_revision: Some(status.verify_revision),
-            removed: Some(status.removed).filter(|removed| removed.nodes > 0),
+            removed: Some(status.removed).filter(|removed| !removed.is_empty()),
             last_actions: Some(status.last_actions.clone())
                 .filter(|last| *last != LastActions::default()),
             purged: Some(status.purged),

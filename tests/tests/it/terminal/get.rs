@@ -1,5 +1,6 @@
 //! `fledged get`.
 
+use fledged_apiserver::{Failure, RequestFilter};
 use fledged_tests::kube::{World, eventually};
 use serde_json::json;
 
@@ -67,6 +68,42 @@ async fn a_watch_prints_a_row_for_each_change() {
     printed("web Succeeded ImageCacheCreate 1 1").await;
     world.delete("web").await;
     printed("web Deleted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_interrupts_a_watch_once() {
+    let world = World::start().await;
+    let Some(server) = world.cluster().embedded() else {
+        return;
+    };
+    world.publish(&[APP]);
+    let _node = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+    let watching = call(&world, &["get", "-w"]).spawn();
+    let printed = |what: &'static str| {
+        let watching = &watching;
+        eventually(what, move || async move {
+            let seen = watching.stdout();
+            let has = |line: &str| words(line).join(" ").starts_with(what);
+            seen.lines().any(has).then_some(()).ok_or(seen)
+        })
+    };
+    printed("web Succeeded").await;
+    for verb in ["watch", "list"] {
+        let filter = RequestFilter {
+            verb: Some(verb.to_owned()),
+            resource: Some("imagecaches".to_owned()),
+            ..RequestFilter::default()
+        };
+        // The controller's requests are among them.
+        server.fail_next(8, filter, Failure::unavailable());
+    }
+    server.cut_watches();
+    world.delete("web").await;
+    printed("web Deleted").await;
+    let warnings = watching.stderr();
+    assert_eq!(warnings.matches("was interrupted").count(), 1, "{warnings}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use fledged_tests::kube::World;
 
-use crate::terminal::support::{APP, NOPE, fledged, stderr_has};
+use crate::terminal::support::{APP, DB, NOPE, fledged, stderr_has};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_and_refresh_wait_for_their_result() {
@@ -31,6 +31,19 @@ async fn purge_and_refresh_wait_for_their_result() {
     assert_eq!(document["imageCache"]["action"], "ImageCacheRefresh");
     assert_eq!(document["imageCache"]["status"], "Succeeded");
     assert!(node.runtime.holds(APP));
+
+    assert_eq!(document["removed"], serde_json::Value::Null);
+
+    // One image is removed, the other one belongs to another ImageCache, too.
+    world.publish(&[DB]);
+    world.apply("web", &[APP, DB]).await;
+    world.ended("web", "ImageCacheUpdate", "Succeeded").await;
+    world.apply("other", &[DB]).await;
+    world.ended("other", "ImageCacheCreate", "Succeeded").await;
+    let purged = fledged(&world, &["purge", "web", "--wait", "-o", "json"], 0).json();
+    let removed = serde_json::json!({ "images": 1, "nodes": 1, "kept": 1 });
+    assert_eq!(purged["removed"], removed, "{purged}");
+    fledged(&world, &["refresh", "web", "--wait"], 0);
 
     let asked = fledged(&world, &["purge", "web"], 0);
     assert!(asked.stdout.contains("web: purge requested\n"), "{asked}");

@@ -2,6 +2,7 @@
 
 use fledged_apiserver::{Failure, RequestFilter};
 use fledged_tests::kube::{World, eventually};
+use serde_json::json;
 
 use crate::terminal::support::{APP, NOPE, call, ended, fledged, stderr_has};
 
@@ -98,6 +99,50 @@ async fn a_timeout_lists_the_missing_images() {
             &failure,
         ],
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_spec_ends_a_wait_at_once() {
+    let world = World::start().await;
+    let _node = world.node("a").await;
+    // The schema accepts an operator without its values.
+    let expressions = json!([{ "key": "tier", "operator": "In" }]);
+    let terms = json!([{ "matchExpressions": expressions }]);
+    let required = json!({ "nodeSelectorTerms": terms });
+    let affinity = json!({ "requiredDuringSchedulingIgnoredDuringExecution": required });
+    let spec = json!({ "cacheSpec": [{ "images": [APP], "nodeAffinity": affinity }] });
+    world.apply_spec("web", spec).await;
+    for goal in ["--for=cached", "--for=purged"] {
+        let output = ended(
+            call(&world, &["wait", "web", goal, "--timeout=1h"]).spawn(),
+            1,
+        );
+        stderr_has(
+            &output,
+            &["only an edit changes that", "the spec is invalid", "tier"],
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_may_pass_is_named_while_waiting() {
+    let world = World::start().await;
+    let _node = world.node("a").await;
+    world.apply("web", &[APP]).await;
+    let waiting = call(&world, &["wait", "web", "--timeout=60s"]).spawn();
+    eventually("the failure to be named", || async {
+        let text = waiting.stderr();
+        let named = text.contains("waiting for retries") && text.contains("ImageNotFound");
+        named.then_some(()).ok_or(text)
+    })
+    .await;
+    world.publish(&[APP]);
+    world
+        .annotate("web", "kubefledged.io/refresh-imagecache")
+        .await;
+    let output = ended(waiting, 0);
+    let named = output.stderr.matches("waiting for retries").count();
+    assert_eq!(named, 1, "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
