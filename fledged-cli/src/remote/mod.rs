@@ -4,6 +4,7 @@
 //! a view: a plain value that is printed as JSON, as YAML, or as text for people.
 
 mod actions;
+mod agent_pod;
 mod changes;
 mod cloud_registry;
 mod get;

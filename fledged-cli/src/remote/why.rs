@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
+use super::agent_pod::with_agent_pod;
 use super::kubeconfig::{ClusterError, Connection, connect};
 use super::node_state::{NodeDetails, Unreachable, planner};
 use super::overview::current_status;
@@ -43,6 +44,13 @@ pub(super) async fn why(args: WhyArgs) -> Result<Exit, CommandError> {
         // Without the permission to list pods, the advice says how to find them.
         let pods = connection.pods_on(&args.node).await.unwrap_or_default();
         answer = query.with_users(answer, &pods);
+    }
+    let silent = answer.reason == WhyReason::AgentSilent;
+    if silent || answer.reason == WhyReason::Waiting {
+        // Without the permission to list pods, the answer stays as it is.
+        if let Some(pod) = connection.agent_pod(&args.node).await {
+            answer = with_agent_pod(answer, &pod, silent);
+        }
     }
     print(&render(args.output.output, &answer, |answer| {
         answer_text(answer, now)

@@ -4,6 +4,9 @@ use fledged_core::error::Reason;
 use fledged_core::model::CountOrPercent;
 use fledged_core::planner::PlannerConfig;
 use fledged_tests::kube::{TestNode, World, WorldOptions};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::terminal::support::{APP, DB, NOPE, fledged, stderr_has};
@@ -173,6 +176,62 @@ async fn why_explains_backoff_and_unresponsive_nodes() {
     let waiting = explain(&world, b.name(), APP, 1);
     assert_eq!(waiting["reason"], "Waiting");
     assert_eq!(waiting["evidence"][1]["value"], "none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_names_the_trouble_of_the_agents_pod() {
+    let world = World::start().await;
+    let b = world.unresponsive_node("b", &[]).await;
+    b.object.set_ready(true).await;
+    world.apply("web", &[APP]).await;
+    world
+        .record_when(&b, "written", |record| !record.spec.images.is_empty())
+        .await;
+    let answer = || explain(&world, b.name(), APP, 1);
+    let because = || answer()["because"].as_str().unwrap().to_owned();
+    assert!(!because().contains("pod"), "no agents run in pods");
+
+    let namespace = world.cluster().namespace();
+    let pods: Api<Pod> = Api::namespaced(world.cluster().client(), namespace);
+    let pod = |name: &str, node: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "labels": { "kubefledged": "kubefledged-agent" } },
+            "spec": { "nodeName": node, "containers": [{ "name": "agent", "image": "agent:1" }] },
+        })
+    };
+    world
+        .create::<Pod>(pod("agent-elsewhere", "elsewhere"))
+        .await;
+    assert!(
+        because().ends_with("; the node has no agent pod"),
+        "{}",
+        because()
+    );
+
+    world.create::<Pod>(pod("agent-b", b.name())).await;
+    let waiting =
+        json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 5m0s" } });
+    let container = json!({ "name": "agent", "image": "agent:1", "imageID": "", "ready": false,
+        "restartCount": 7, "state": waiting });
+    let status = Patch::Merge(json!({ "status": { "containerStatuses": [container] } }));
+    pods.patch_status("agent-b", &PatchParams::default(), &status)
+        .await
+        .unwrap();
+    let crashing = answer();
+    let evidence = crashing["evidence"].as_array().unwrap().last().unwrap();
+    assert_eq!(evidence["object"], format!("Pod {namespace}/agent-b"));
+    assert_eq!(evidence["value"], "CrashLoopBackOff: back-off 5m0s");
+    let advice = crashing["advice"].as_str().unwrap();
+    assert!(
+        advice.contains(&format!("kubectl logs -n {namespace} agent-b")),
+        "{advice}"
+    );
+    for name in ["agent-b", "agent-elsewhere"] {
+        pods.delete(name, &DeleteParams::default().grace_period(0))
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
