@@ -35,6 +35,8 @@ const PROGRAM_FOLDER: &str = "/.fledged";
 pub(super) const PROGRAM: &str = "/.fledged/fledged-operator";
 /// Path of the runtime's socket inside the container.
 const SOCKET: &str = "/run/fledged/runtime.sock";
+/// Name of the volume with the socket.
+pub(super) const RUNTIME: &str = "runtime";
 /// Name of the container that removes images.
 pub(super) const REMOVE: &str = "remove";
 /// Name of the init container that copies the program.
@@ -331,7 +333,7 @@ fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
     let root = json!({ "runAsNonRoot": false, "runAsUser": 0, "runAsGroup": 0 });
     let more = json!({
         "resources": resources(options, "10m", "16Mi", "128Mi"),
-        "volumeMounts": [{ "name": "runtime", "mountPath": SOCKET }],
+        "volumeMounts": [{ "name": RUNTIME, "mountPath": SOCKET }],
         "securityContext": with(restricted(), root),
     });
     let remove = with(own_container(options, REMOVE, &args), more);
@@ -346,7 +348,7 @@ fn removal_job(plan: &RemovalPlan, options: &JobOptions) -> Value {
     let more = json!({
         "containers": [remove],
         "volumes": [{
-            "name": "runtime",
+            "name": RUNTIME,
             "hostPath": { "path": plan.socket.path, "type": "Socket" },
         }],
         "imagePullSecrets": secrets(&[], options),

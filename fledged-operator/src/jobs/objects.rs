@@ -156,15 +156,18 @@ impl NodeObjects {
 
 impl Creating {
     fn observed(&self) -> ObservedJob {
-        let (node, deadline, work) = match &self.plan {
+        let (node, deadline, work, socket) = match &self.plan {
             JobPlan::Pull(plan) => {
                 let images = plan.images.iter();
                 let slots = images.map(|pull| PullSlot::new(pull.image.clone(), pull.revision));
-                (&plan.node, plan.deadline, JobWork::Pull(slots.collect()))
+                let work = JobWork::Pull(slots.collect());
+                (&plan.node, plan.deadline, work, None)
             }
             JobPlan::Remove(plan) => {
                 let images = plan.images.as_slice();
-                (&plan.node, plan.deadline, JobWork::Remove(images.into()))
+                let work = JobWork::Remove(images.into());
+                let socket = Some(plan.socket.path.clone());
+                (&plan.node, plan.deadline, work, socket)
             }
         };
         ObservedJob {
@@ -177,6 +180,7 @@ impl Creating {
             end: None,
             ended_at: None,
             deleting: self.cancel.is_cancelled(),
+            socket,
             secrets: Vec::new(),
             missing: Vec::new(),
             trouble: self.trouble.clone(),

@@ -21,8 +21,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::FIELD_MANAGER;
 use super::job_object::{
-    JobKey, JobKind, KIND, Method, NODE, PROGRAM, REMOVE, REVISIONS, Socket, container_name,
-    name_prefix,
+    JobKey, JobKind, KIND, Method, NODE, PROGRAM, REMOVE, REVISIONS, RUNTIME, Socket,
+    container_name, name_prefix,
 };
 use super::options::{JobOptions, PullMethod};
 
@@ -77,6 +77,8 @@ pub(super) struct ObservedJob {
     pub(super) ended_at: Option<Timestamp>,
     /// Whether it is deleted, or its deletion is requested.
     pub(super) deleting: bool,
+    /// Path of the runtime's socket on the node, if it removes images.
+    pub(super) socket: Option<String>,
     /// Names of its pull secrets, except those of the operator's image.
     pub(super) secrets: Vec<String>,
     /// ServiceAccounts whose pull secrets could not be read, and why.
@@ -139,6 +141,7 @@ impl ObservedJob {
             end,
             ended_at: ended_at.flatten(),
             deleting: metadata.deletion_timestamp.is_some(),
+            socket: socket_of(pod),
             secrets: secrets.map(|secret| secret.name.clone()).collect(),
             missing: Vec::new(),
             trouble: None,
@@ -263,6 +266,13 @@ pub(super) fn pulled_image(container: &Container, pod: &PodSpec) -> Option<Image
         .filter(|_| program.is_some_and(|program| program == PROGRAM));
     let image = ImageRef::parse(mounted.next().or(own)?).ok()?;
     (container_name(&image) == container.name).then_some(image)
+}
+
+/// The path on the node of the socket that a pod mounts.
+fn socket_of(pod: &PodSpec) -> Option<String> {
+    let mut volumes = pod.volumes.iter().flatten();
+    let runtime = volumes.find(|volume| volume.name == RUNTIME)?;
+    Some(runtime.host_path.as_ref()?.path.clone())
 }
 
 pub(super) fn removed_images(args: &[String]) -> Vec<ImageRef> {

@@ -579,6 +579,9 @@ impl<'a> Step<'a> {
         let Some(known) = self.memory.jobs.get(&job.key) else {
             return false;
         };
+        if self.has_another_socket(live) {
+            return false;
+        }
         if !known.settled {
             let wanted = |image: &ImageRef| self.is_to_remove(image);
             return known.accepted || job.removes().iter().any(wanted);

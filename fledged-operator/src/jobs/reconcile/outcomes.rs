@@ -263,7 +263,8 @@ impl<'a> Step<'a> {
         if !ended {
             self.wakes.push(live.expires);
             self.removal_open |= failure.is_none();
-            if known.deleted {
+            // One with another socket is replaced.
+            if known.deleted || self.has_another_socket(live) {
                 return;
             }
             for image in job.removes() {
@@ -294,6 +295,23 @@ impl<'a> Step<'a> {
                 self.memory.fail(image, &failure, expired, self.now);
             }
         }
+    }
+
+    /// Whether a removal Job has not begun and mounts another socket than a new one would: the options, or the
+    /// runtime of the node, have changed since it was created.
+    pub(super) fn has_another_socket(&self, live: &Live<'_>) -> bool {
+        let node = self.observed.node;
+        let now = node.socket(self.options.socket.as_deref());
+        let differs = live
+            .job
+            .socket
+            .as_ref()
+            .is_some_and(|path| *path != now.path);
+        // The runtime of a node that is not observed yet is unknown.
+        node.ready
+            && differs
+            && live.job.end.is_none()
+            && !live.pod.is_some_and(ObservedPod::has_begun)
     }
 
     fn record_outcomes(

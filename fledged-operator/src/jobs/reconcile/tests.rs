@@ -961,6 +961,36 @@ fn unprocessed_images_are_in_the_next_removal_job() {
 }
 
 #[test]
+fn a_removal_job_with_an_old_socket_is_replaced() {
+    let mut options = mk_options();
+    options.socket = Some("/run/wrong.sock".to_owned());
+    let mut node = Node::with(options, [mk_absent(APP)]);
+    node.view = mk_node(0, &[&[APP]]);
+    assert_eq!(removals(&node.step(0)), [[APP]]);
+    node.pod("Pending", &[(REMOVE, creating())]);
+    node.pod_trouble = Some(unknown("hostPath type check failed".to_owned()));
+    assert_eq!(deletes(&node.step(5)), 0, "the socket may appear");
+    // The controller starts again with another value.
+    node.options.socket = Some("/run/right.sock".to_owned());
+    node.memory = NodeMemory::new(2);
+    let plan = node.step(10);
+    assert_eq!((deletes(&plan), plan.actions.len()), (1, 1));
+    assert_eq!(phases(&plan), [ImagePhase::Removing]);
+    node.jobs_gone();
+    assert_eq!(node.step(11).actions, [], "the old pod exists");
+    node.pods.clear();
+    node.pod_trouble = None;
+    let plan = node.step(12);
+    assert_eq!(removals(&plan), [[APP]]);
+    let new = ObservedJob::read(node.jobs.last().unwrap(), &node.options, None).unwrap();
+    assert_eq!(new.socket.as_deref(), Some("/run/right.sock"));
+    // One that has begun found its socket.
+    node.options.socket = Some("/run/other.sock".to_owned());
+    node.pod("Running", &[(REMOVE, json!({ "running": {} }))]);
+    assert_eq!(node.step(13).actions, []);
+}
+
+#[test]
 fn pulls_wait_for_the_removal_of_the_same_image() {
     let mut node = Node::new([mk_absent(APP)]);
     node.view = mk_node(0, &[&[APP]]);
