@@ -279,16 +279,18 @@ impl Access {
         authorization: Option<HeaderValue>,
     ) -> Result<Response, reqwest::Error> {
         let client = self.endpoint.http.client(url);
-        let mut request = client
-            .request(method.clone(), url.clone())
-            .headers(headers.clone());
+        let mut headers = headers.clone();
         if Origin::of(url) == self.home() {
-            request = request.headers(self.endpoint.headers.clone());
+            for (name, value) in &self.endpoint.headers {
+                headers.append(name, value.clone());
+            }
         }
+        // In place of one in hosts.toml.
         if let Some(value) = authorization {
-            request = request.header(AUTHORIZATION, value);
+            headers.insert(AUTHORIZATION, value);
         }
-        request.send().await
+        let request = client.request(method.clone(), url.clone());
+        request.headers(headers).send().await
     }
 
     fn unreachable(&self, url: &Url, error: reqwest::Error) -> Failure {
@@ -336,6 +338,10 @@ impl Access {
                 name: &name,
                 repository: repository_of(url).unwrap_or(&self.repository.path),
                 plain: origin.is_plain(),
+                headers: match own {
+                    true => self.endpoint.headers.clone(),
+                    false => HeaderMap::new(),
+                },
             };
             let auth = self.auth.as_ref().filter(|_| own);
             let granted = login

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::port::RegistryAuth;
-use http::HeaderValue;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use reqwest::{Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -65,6 +65,8 @@ pub(super) struct Login<'a> {
     pub(super) repository: &'a str,
     /// Whether the registry itself serves plain HTTP. Only then may its token server.
     pub(super) plain: bool,
+    /// The headers of the registry in `hosts.toml`. As with containerd, its token server gets them, too.
+    pub(super) headers: HeaderMap,
 }
 
 impl Login<'_> {
@@ -158,12 +160,13 @@ impl Login<'_> {
             }
         }
         let origin = Origin::of(&url);
+        let mut headers = self.headers.clone();
+        if let Some(value) = &authorization {
+            headers.insert(AUTHORIZATION, value.clone());
+        }
         for _ in 0..=REDIRECTS_MAX {
             let client = self.http.client(&url);
-            let mut request = client.get(url);
-            if let Some(value) = &authorization {
-                request = request.header(AUTHORIZATION, value.clone());
-            }
+            let request = client.get(url).headers(headers.clone());
             let response = request
                 .send()
                 .await
@@ -179,6 +182,9 @@ impl Login<'_> {
             }
             if next.scheme() != "https" && !self.plain {
                 return Err(self.invalid("redirects to an address without HTTPS"));
+            }
+            if Origin::of(&next) != origin {
+                headers.clear();
             }
             url = next;
         }
@@ -203,6 +209,7 @@ impl Login<'_> {
         let client = self.http.client(&url);
         let response = client
             .post(url)
+            .headers(self.headers.clone())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.query().unwrap_or_default().to_owned())
             .send()
@@ -315,6 +322,7 @@ mod tests {
             name: "r.example",
             repository: "a/b",
             plain,
+            headers: HeaderMap::new(),
         };
         let challenge = |realm: &str| BearerChallenge {
             realm: realm.to_owned(),

@@ -332,6 +332,36 @@ async fn mirrors_are_asked_in_order_then_the_registry() {
 }
 
 #[tokio::test]
+async fn the_token_server_gets_the_headers_of_its_registry() {
+    let own = Fake::start(|asked, addr| {
+        if asked.is("GET", "/token") {
+            return Answer::new(200, r#"{"token":"t0ken"}"#);
+        }
+        if asked.authorization() == Some("Bearer t0ken") {
+            return image(asked);
+        }
+        Answer::challenge(format!(r#"Bearer realm="http://{addr}/token""#))
+    })
+    .await;
+    let toml = format!(
+        "server = \"http://{}\"\n[header]\nx-team = \"a\"\nauthorization = \"Basic bWU6\"\n",
+        own.addr
+    );
+    let dir = HostsDir::new("r.lan_5000_", &[("hosts.toml", &toml)]);
+    probe(dir.options(), "r.lan:5000", None).await.unwrap();
+    let asked = own.asked();
+    assert!(
+        asked.iter().all(|a| a.header("x-team") == Some("a")),
+        "{asked:?}"
+    );
+    let tokens: Vec<_> = asked.iter().filter(|a| a.is("GET", "/token")).collect();
+    assert_eq!(tokens.len(), 1, "{asked:?}");
+    assert_eq!(tokens[0].authorization(), Some("Basic bWU6"));
+    // The token replaces the header of the file.
+    assert_eq!(asked.last().unwrap().authorization(), Some("Bearer t0ken"));
+}
+
+#[tokio::test]
 async fn the_most_relevant_failure_of_all_hosts_is_reported() {
     for (first, second, expected) in [
         (404, 403, Reason::Unauthorized),
