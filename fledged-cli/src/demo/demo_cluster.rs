@@ -127,6 +127,8 @@ impl DemoCluster {
     pub(super) async fn start_controller(&mut self) -> Result<LeaseName, DemoError> {
         install(&self.client).await?;
         let lease = LeaseName::of_controller(CONTROLLER_NAMESPACE);
+        // Without the operator's least interval between refreshes on demand: it protects a cluster from its tenants, and
+        // here it would delay commands that are tried one after another.
         let mut config = ControllerConfig::default();
         config.election = Some(Candidate::new(lease.clone(), "demo"));
         let controller = Controller::new(self.client.clone(), config);
