@@ -10,7 +10,7 @@ use fledged_core::model::{
     GoDuration, ImageCache, ImageGroup, ImageRef, InvalidSpec, NodeFacts, NodeName,
 };
 use fledged_kube::crd::ReadCache;
-use fledged_kube::watch::watch;
+use fledged_kube::watch::{Change, ListedKeys, watch};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse};
@@ -158,9 +158,8 @@ fn staleness_warning(field: &str, image: &ImageRef, refresh_interval: Duration) 
 
 #[derive(Debug, Default)]
 struct KnownLabels {
-    nodes: BTreeMap<String, BTreeMap<String, String>>,
-    listing: BTreeMap<String, BTreeMap<String, String>>,
-    listed: bool,
+    names: ListedKeys<String>,
+    labels: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// Labels of all nodes, updated by a watch of their metadata. Clones share them.
@@ -177,31 +176,21 @@ impl NodeLabels {
     /// All nodes; `None` before the first complete list.
     pub(crate) fn all(&self) -> Option<Vec<NodeFacts>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let nodes = known.nodes.iter().filter_map(|(name, labels)| {
+        let nodes = known.labels.iter().filter_map(|(name, labels)| {
             let name = NodeName::new(name).ok()?;
             Some(NodeFacts::new(name).with_labels(labels.clone()))
         });
-        known.listed.then(|| nodes.collect())
+        known.names.is_listed().then(|| nodes.collect())
     }
 
     fn read(&self, event: Event<PartialObjectMeta<Node>>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let labels = |node: PartialObjectMeta<Node>| node.metadata.labels.unwrap_or_default();
-        match event {
-            Event::Init => known.listing.clear(),
-            Event::InitApply(node) => {
-                known.listing.insert(node.name_any(), labels(node));
+        match known.names.apply(event, |node| Some(node.name_any())) {
+            Change::Applied(name, node) => {
+                let labels = node.metadata.labels.unwrap_or_default();
+                known.labels.insert(name, labels);
             }
-            Event::InitDone => {
-                known.nodes = std::mem::take(&mut known.listing);
-                known.listed = true;
-            }
-            Event::Apply(node) => {
-                known.nodes.insert(node.name_any(), labels(node));
-            }
-            Event::Delete(node) => {
-                known.nodes.remove(&node.name_any());
-            }
+            Change::Gone(names) => known.labels.retain(|name, _| !names.contains(name)),
         }
     }
 
