@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fledged_core::model::AssignmentDefaults;
 use fledged_core::port::Clock;
 use fledged_core::tokio::TokioClock;
 use fledged_kube::lease::CONTROLLER_NAMESPACE;
@@ -64,6 +65,8 @@ pub struct WebhookConfig {
     /// The interval at which the controller refreshes mutable tags, for the warnings; zero means never. Default
     /// 15 minutes.
     pub refresh_interval: Duration,
+    /// The longest deadline that the controller allows, for the warnings. Default 2 hours.
+    pub longest_deadline: Duration,
     /// The clock. Default [`TokioClock`].
     pub clock: Arc<dyn Clock>,
 }
@@ -73,6 +76,7 @@ impl Default for WebhookConfig {
         Self {
             certificate: CertificateSource::default(),
             refresh_interval: REFRESH_INTERVAL,
+            longest_deadline: AssignmentDefaults::default().longest_deadline(),
             clock: Arc::new(TokioClock::new()),
         }
     }
@@ -83,6 +87,7 @@ impl fmt::Debug for WebhookConfig {
         f.debug_struct("WebhookConfig")
             .field("certificate", &self.certificate)
             .field("refresh_interval", &self.refresh_interval)
+            .field("longest_deadline", &self.longest_deadline)
             .finish_non_exhaustive()
     }
 }

@@ -35,7 +35,8 @@ pub enum Verdict {
 }
 
 /// Reviews a new version of an ImageCache against the previous one, on a cluster with these nodes (`None` while
-/// they are unknown) whose controller refreshes mutable tags every `refresh_interval` (zero means never).
+/// they are unknown) whose controller refreshes mutable tags every `refresh_interval` (zero means never) and allows no
+/// deadline above `longest_deadline`.
 ///
 /// Only changes of the spec are reviewed, so that objects stored before the webhook was installed can still be
 /// annotated, finalised and deleted.
@@ -45,6 +46,7 @@ pub fn judge(
     before: Option<&ReadCache>,
     nodes: Option<&[NodeFacts]>,
     refresh_interval: Duration,
+    longest_deadline: Duration,
 ) -> Verdict {
     let deleting = object.metadata.deletion_timestamp.is_some();
     let same = before.is_some_and(|before| before.spec == object.spec);
@@ -55,7 +57,7 @@ pub fn judge(
     }
     match object.into_facts().spec {
         Ok(spec) => Verdict::Allowed {
-            warnings: warnings(&spec, nodes, refresh_interval),
+            warnings: warnings(&spec, nodes, refresh_interval, longest_deadline),
         },
         Err(invalid) => Verdict::Denied(invalid),
     }
@@ -66,10 +68,17 @@ pub(crate) fn answer(
     mut request: AdmissionRequest<ReadCache>,
     nodes: Option<&[NodeFacts]>,
     refresh_interval: Duration,
+    longest_deadline: Duration,
 ) -> (AdmissionResponse, Verdict) {
     let mut response = AdmissionResponse::from(&request);
     let verdict = match request.object.take() {
-        Some(object) => judge(object, request.old_object.as_ref(), nodes, refresh_interval),
+        Some(object) => judge(
+            object,
+            request.old_object.as_ref(),
+            nodes,
+            refresh_interval,
+            longest_deadline,
+        ),
         // A deletion, for which the webhook is not registered.
         None => Verdict::Allowed {
             warnings: Vec::new(),
@@ -97,6 +106,7 @@ pub(crate) fn warnings(
     cache: &ImageCache,
     nodes: Option<&[NodeFacts]>,
     refresh_interval: Duration,
+    longest_deadline: Duration,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     for (number, group) in cache.groups.iter().enumerate() {
@@ -107,6 +117,12 @@ pub(crate) fn warnings(
         for image in group.images.iter().filter(|image| image.is_mutable()) {
             warnings.extend(staleness_warning(&field, image, refresh_interval));
         }
+    }
+    if let Some(deadline) = cache.deadline_above(longest_deadline) {
+        let (deadline, longest) = (GoDuration(deadline), GoDuration(longest_deadline));
+        warnings.push(format!(
+            "a deadline of {deadline} is cut to {longest}, the controller's --max-image-pull-deadline"
+        ));
     }
     if let Some(more) = warnings.len().checked_sub(WARNINGS_MAX)
         && more > 0
@@ -228,7 +244,7 @@ mod review_tests {
             { "images": ["app:1", "Not an image", "app:1"] },
             { "images": [], "nodeSelector": { "a b": "c" } },
         ]}));
-        let Verdict::Denied(invalid) = judge(cache, None, None, DAY) else {
+        let Verdict::Denied(invalid) = judge(cache, None, None, DAY, DAY) else {
             panic!("it was allowed");
         };
         let message = invalid.to_string();
@@ -250,16 +266,16 @@ mod review_tests {
         let before = mk_cache(bad.clone());
         let mut annotated = before.clone();
         annotated.metadata.annotations = Some([("a".to_owned(), String::new())].into());
-        assert_eq!(judge(annotated, Some(&before), None, DAY), allowed);
+        assert_eq!(judge(annotated, Some(&before), None, DAY, DAY), allowed);
 
         let mut going = mk_cache(mk_spec(&["Another bad one"]));
         going.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-        assert_eq!(judge(going, Some(&before), None, DAY), allowed);
+        assert_eq!(judge(going, Some(&before), None, DAY, DAY), allowed);
 
         let edited = mk_cache(mk_spec(&["Another bad one"]));
         assert!(matches!(
-            judge(edited, Some(&before), None, DAY),
+            judge(edited, Some(&before), None, DAY, DAY),
             Verdict::Denied(_)
         ));
     }
@@ -280,7 +296,7 @@ mod review_tests {
             }))
             .unwrap();
             let request: AdmissionRequest<ReadCache> = review.try_into().unwrap();
-            let (response, _) = answer(request, None, DAY);
+            let (response, _) = answer(request, None, DAY, DAY);
             serde_json::to_value(response.into_review()).unwrap()
         };
         let good = mk_review(mk_spec(&["app:1"]));
@@ -308,6 +324,7 @@ mod warning_tests {
     use super::*;
 
     const QUARTER: Duration = Duration::from_secs(900);
+    const LONGEST: Duration = Duration::from_secs(7_200);
 
     fn mk_spec(groups: Value) -> ImageCache {
         let metadata = json!({ "namespace": "shop", "name": "web", "uid": "1" });
@@ -328,35 +345,49 @@ mod warning_tests {
         ]));
         let nodes = [mk_node("a", &[("tier", "web")]), mk_node("b", &[])];
         assert_eq!(
-            warnings(&cache, Some(&nodes), QUARTER),
+            warnings(&cache, Some(&nodes), QUARTER, LONGEST),
             ["spec.cacheSpec[1]: none of the 2 nodes matches nodeSelector tier=db now"]
         );
         assert_eq!(
-            warnings(&cache, Some(&nodes[..1]), QUARTER),
+            warnings(&cache, Some(&nodes[..1]), QUARTER, LONGEST),
             ["spec.cacheSpec[1]: the cluster's only node does not match nodeSelector tier=db now"]
         );
         // What is not known is not warned of.
-        assert!(warnings(&cache, None, QUARTER).is_empty());
+        assert!(warnings(&cache, None, QUARTER, LONGEST).is_empty());
     }
 
     #[test]
     fn warns_about_mutable_tags_that_are_seldom_refreshed() {
         let cache = mk_spec(json!([{ "images": ["nginx", "app:latest", "app:1"] }]));
-        assert!(warnings(&cache, None, QUARTER).is_empty());
-        let day = warnings(&cache, None, Duration::from_secs(86_400));
+        assert!(warnings(&cache, None, QUARTER, LONGEST).is_empty());
+        let day = warnings(&cache, None, Duration::from_secs(86_400), LONGEST);
         assert_eq!(day.len(), 2);
         assert!(
             day[0].contains("spec.cacheSpec[0]: nginx is a mutable tag") && day[0].contains("24h")
         );
-        let never = warnings(&cache, None, Duration::ZERO);
+        let never = warnings(&cache, None, Duration::ZERO, LONGEST);
         assert!(never[1].contains("app:latest is a mutable tag and is never refreshed"));
+    }
+
+    #[test]
+    fn warns_about_a_deadline_above_the_limit_of_the_controller() {
+        let cache = mk_spec(json!([
+            { "images": ["app:1"], "deadline": "3h" },
+            { "images": ["db:1"], "deadline": "5h" },
+            { "images": ["cron:1"] },
+        ]));
+        assert_eq!(
+            warnings(&cache, None, QUARTER, LONGEST),
+            ["a deadline of 5h is cut to 2h, the controller's --max-image-pull-deadline"]
+        );
+        assert!(warnings(&cache, None, QUARTER, 3 * LONGEST).is_empty());
     }
 
     #[test]
     fn long_list_of_warnings_is_truncated() {
         let images: Vec<String> = (0..25).map(|n| format!("app{n}")).collect();
         let cache = mk_spec(json!([{ "images": images }]));
-        let warnings = warnings(&cache, None, Duration::ZERO);
+        let warnings = warnings(&cache, None, Duration::ZERO, LONGEST);
         assert_eq!(warnings.len(), WARNINGS_MAX);
         assert_eq!(warnings[9], "and 16 more warnings");
     }

@@ -233,7 +233,14 @@ fn review(webhook: &Webhook, body: &[u8]) -> Result<Vec<u8>, String> {
         request.name
     );
     let nodes = webhook.nodes.all();
-    let (response, verdict) = answer(request, nodes.as_deref(), webhook.config.refresh_interval);
+    let config = &webhook.config;
+    let (refresh_interval, longest_deadline) = (config.refresh_interval, config.longest_deadline);
+    let (response, verdict) = answer(
+        request,
+        nodes.as_deref(),
+        refresh_interval,
+        longest_deadline,
+    );
     let outcome = match &verdict {
         Verdict::Allowed { warnings } if warnings.is_empty() => "allowed",
         Verdict::Allowed { .. } => "warned",

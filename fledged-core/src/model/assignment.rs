@@ -250,9 +250,15 @@ impl AssignmentDefaults {
         self
     }
 
+    /// The longest deadline that counts: [`deadline_max`](Self::deadline_max), and never less than the default.
+    #[must_use]
+    pub fn longest_deadline(&self) -> Duration {
+        self.deadline_max.max(self.deadline)
+    }
+
     /// The deadline of a group's images.
     fn deadline_for(&self, group: &ImageGroup) -> Duration {
-        let longest = self.deadline_max.max(self.deadline);
+        let longest = self.longest_deadline();
         group
             .deadline
             .map_or(self.deadline, |deadline| deadline.min(longest))

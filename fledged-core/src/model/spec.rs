@@ -363,6 +363,15 @@ pub struct ImageCache {
     pub rollout: Rollout,
 }
 
+impl ImageCache {
+    /// The longest deadline of its images, if that is longer than `longest`, which counts in its place.
+    #[must_use]
+    pub fn deadline_above(&self, longest: Duration) -> Option<Duration> {
+        let deadlines = self.groups.iter().filter_map(|group| group.deadline);
+        deadlines.filter(|deadline| *deadline > longest).max()
+    }
+}
+
 /// Images that belong on the same nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

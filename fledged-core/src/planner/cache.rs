@@ -106,6 +106,8 @@ pub(super) struct CacheUpdate {
 pub(super) struct CacheState {
     pub(super) generation: u64,
     pub(super) spec: Result<Arc<ImageCache>, InvalidSpec>,
+    /// The longest deadline that counts.
+    pub(super) longest_deadline: Duration,
     pub(super) deleting: bool,
     /// The object is deleted. Kept until all its nodes are planned without it.
     pub(super) gone: bool,
@@ -161,6 +163,7 @@ impl CacheState {
         Self {
             generation: recorded.map_or(0, |s| s.observed_generation),
             spec: Err(InvalidSpec { fields: Vec::new() }),
+            longest_deadline: Duration::MAX,
             deleting: false,
             gone: false,
             finalizer: facts.finalizer,

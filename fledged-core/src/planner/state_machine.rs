@@ -370,6 +370,7 @@ impl Planner {
         let first = known.is_none();
         let mut cache = known.unwrap_or_else(|| CacheState::new(&facts, now));
         self.last_revision = self.last_revision.max(cache.revision);
+        cache.longest_deadline = self.config.defaults.longest_deadline();
         let returned = std::mem::take(&mut cache.gone);
         let spec = facts.spec.clone().map(Arc::new);
         if first || returned || cache.spec != spec {

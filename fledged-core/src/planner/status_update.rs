@@ -13,7 +13,9 @@ use super::status::{
 };
 use super::trouble::TroubleKind;
 use crate::error::Reason;
-use crate::model::{AssignedImage, CacheId, DesiredState, ImageRef, InvalidSpec, NodeName};
+use crate::model::{
+    AssignedImage, CacheId, DesiredState, GoDuration, ImageRef, InvalidSpec, NodeName,
+};
 use crate::time::after;
 
 /// Longest text of an invalid spec in a status, in characters: thousands of fields may be invalid.
@@ -311,6 +313,16 @@ fn message(cache: &CacheState) -> String {
     if let Some(at) = cache.refresh_waits_until {
         let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
         text.push_str(&format!(", the requested refresh starts at {at}"));
+    }
+    let longest = cache.longest_deadline;
+    let deadline = cache
+        .desired_spec()
+        .and_then(|spec| spec.deadline_above(longest));
+    if let Some(deadline) = deadline {
+        let (deadline, longest) = (GoDuration(deadline), GoDuration(longest));
+        text.push_str(&format!(
+            ", a deadline of {deadline} is cut to {longest}, the limit of this cluster"
+        ));
     }
     text
 }

@@ -465,3 +465,20 @@ fn a_cache_above_the_limit_of_images_is_invalid() {
     // The images of the last valid spec stay.
     assert_eq!(world.assigned("n1"), ["app:1", "app:2"]);
 }
+
+#[test]
+fn the_status_names_a_deadline_above_the_limit() {
+    let mut world = World::new();
+    mk_nodes(&mut world, 1);
+    world.cache("web", &mk_spec(&["app:1"], &[]).with_deadline("5h"));
+    world.settle();
+    assert_eq!(
+        world.status("web").message,
+        "1 of 1 cached on 1 node, a deadline of 5h is cut to 2h, the limit of this cluster"
+    );
+    let deadline = world.recorded(&mk_name("n1"))[0].deadline;
+    assert_eq!(deadline, std::time::Duration::from_secs(2 * 3_600));
+    world.cache("web", &mk_spec(&["app:1"], &[]).with_deadline("2h"));
+    world.settle();
+    assert_eq!(world.status("web").message, "1 of 1 cached on 1 node");
+}

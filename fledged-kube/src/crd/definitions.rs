@@ -74,7 +74,7 @@ const REFERENCE: &str = concat!(
     r"^(([a-zA-Z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]+)?/)?[a-z0-9]+((\.|__?|-+|/)[a-z0-9]+)*",
     r"(:\w[\w.-]{0,127})?(@sha[0-9]+:[0-9a-f]+)?$",
 );
-/// A positive duration in Go's syntax. The controller checks its limits.
+/// A positive duration in Go's syntax.
 const DURATION: &str = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$";
 /// Longest text of a duration.
 const DURATION_MAX: i64 = 32;
@@ -213,7 +213,9 @@ fn pull_deadline(schema: &mut JSONSchemaProps) {
     schema.max_length = Some(DURATION_MAX);
     rule(
         schema,
-        &format!("self.matches('{DURATION}')"),
+        &format!(
+            "self.matches('{DURATION}') && duration(self) >= duration('1s') && duration(self) <= duration('24h')"
+        ),
         "must be a duration from 1s to 24h, for example 30m",
     );
 }

@@ -337,6 +337,9 @@ pub(super) struct WebhookArgs {
     /// The controller's interval for mutable tags, for warnings; 0s means never.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
     pub(super) image_cache_refresh_frequency: Duration,
+    /// The controller's longest deadline of a pull, for warnings.
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = a_second_or_more)]
+    pub(super) max_image_pull_deadline: Duration,
 }
 
 /// Commands that Jobs run.

@@ -193,6 +193,7 @@ pub(super) async fn webhook(args: &WebhookArgs, stop: Stop) -> Result<(), Progra
     let client = connect(&args.common).await?;
     let mut config = WebhookConfig::default();
     config.refresh_interval = args.image_cache_refresh_frequency;
+    config.longest_deadline = args.max_image_pull_deadline;
     config.certificate = match (&args.cert_file, &args.key_file) {
         (Some(certificate), Some(key)) => CertificateSource::Files {
             certificate: certificate.clone(),

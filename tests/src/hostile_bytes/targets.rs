@@ -133,7 +133,7 @@ fn admission_review(bytes: &[u8]) {
         if let Some(object) = request.object {
             let nodes = [NodeFacts::new(NodeName::new("node-1").expect("a name"))];
             let interval = Duration::from_secs(900);
-            let _ = fledged_webhook::judge(object, old.as_ref(), Some(&nodes), interval);
+            let _ = fledged_webhook::judge(object, old.as_ref(), Some(&nodes), interval, interval);
         }
     }
 }

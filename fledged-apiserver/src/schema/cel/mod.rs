@@ -1,11 +1,14 @@
 //! Rules in the Common Expression Language (`x-kubernetes-validations`): compiling and evaluating them.
 
+mod duration;
 mod types;
 mod variables;
 
 use std::sync::{Arc, LazyLock};
 
-use cel::{Context, Env, Program, Value as Cel};
+use cel::common::types as cel_types;
+use cel::common::value::CowVal;
+use cel::{Context, Env, ExecutionError, Program, Value as Cel};
 use serde_json::Value;
 
 use super::structural::{ListType, Rule, Schema};
@@ -46,6 +49,7 @@ const FUNCTIONS: &[&str] = &[
     "string",
     "bool",
     "dyn",
+    "duration",
     "charAt",
     "indexOf",
     "lastIndexOf",
@@ -62,6 +66,22 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut environment = Env::stdlib();
     // On failure the functions stay undeclared, and rules that use them fail.
     let _ = environment.add_extension(cel::extensions::strings);
+    // Durations are compared and not shown, so that a number of nanoseconds is enough.
+    let _ = environment.add_overload(
+        "duration",
+        "string_to_duration",
+        vec![cel_types::STRING_TYPE],
+        |arguments| {
+            let text = arguments
+                .first()
+                .and_then(|value| value.downcast_ref::<cel_types::CelString>());
+            let text = text.map_or("", |text| text.inner());
+            let nanoseconds = duration::nanoseconds(text).ok_or_else(|| {
+                ExecutionError::function_error("duration", format!("invalid duration: {text}"))
+            })?;
+            Ok(CowVal::owned(cel_types::CelInt::from(nanoseconds)))
+        },
+    );
     Arc::new(environment)
 });
 

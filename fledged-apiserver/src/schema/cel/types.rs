@@ -21,6 +21,8 @@ pub(super) enum Type {
     String,
     List,
     Map,
+    /// Only compared with others.
+    Duration,
 }
 
 impl Type {
@@ -45,6 +47,7 @@ impl Type {
             Self::String => "string",
             Self::List => "list",
             Self::Map => "map",
+            Self::Duration => "google.protobuf.Duration",
         }
     }
 
@@ -76,8 +79,10 @@ fn result(function: &str, arguments: &[Type]) -> Result<Type, String> {
                 Type::Bool,
             )
         }
+        "duration" => (first.may_be(Type::String), Type::Duration),
+        "dyn" => (first != Type::Duration, Type::Any),
         "_+_" => (
-            first.may_be(second) && !matches!(first, Type::Bool | Type::Map),
+            first.may_be(second) && !matches!(first, Type::Bool | Type::Map | Type::Duration),
             if first == Type::Any { second } else { first },
         ),
         "_-_" | "_*_" | "_/_" | "_%_" => {
@@ -101,18 +106,21 @@ fn result(function: &str, arguments: &[Type]) -> Result<Type, String> {
         ),
         "indexOf" | "lastIndexOf" => (matches!(first, Type::Any | Type::String), Type::Int),
         "int" => (
-            !matches!(first, Type::Bool | Type::List | Type::Map),
+            !matches!(first, Type::Bool | Type::List | Type::Map | Type::Duration),
             Type::Int,
         ),
         "double" => (
-            !matches!(first, Type::Bool | Type::List | Type::Map),
+            !matches!(first, Type::Bool | Type::List | Type::Map | Type::Duration),
             Type::Double,
         ),
         "bool" => (
             first.may_be(Type::Bool) || first == Type::String,
             Type::Bool,
         ),
-        "string" => (!matches!(first, Type::List | Type::Map), Type::String),
+        "string" => (
+            !matches!(first, Type::List | Type::Map | Type::Duration),
+            Type::String,
+        ),
         "lowerAscii" | "upperAscii" | "trim" | "replace" | "substring" | "charAt" => {
             (first.may_be(Type::String), Type::String)
         }

@@ -93,6 +93,16 @@ async fn the_api_server_refuses_invalid_specs(way: Way) {
             "must be the name of a ServiceAccount",
         ),
         (
+            json!({ "cacheSpec": [{ "images": [APP] }], "deadline": "30h" }),
+            "spec.deadline",
+            "must be a duration from 1s to 24h",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP], "deadline": "0s" }] }),
+            "spec.cacheSpec[0].deadline",
+            "must be a duration from 1s to 24h",
+        ),
+        (
             group(json!(["UPPER"])),
             "spec.cacheSpec[0].images[0]",
             "should match",
