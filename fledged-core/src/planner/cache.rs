@@ -12,8 +12,8 @@ use super::status::{ActionReason, ActionStatus, CacheStatus, LastActions, Remove
 use super::tally::{Tally, Totals};
 use super::trouble::Troubles;
 use crate::model::{
-    CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidSpec, NodeFacts,
-    NodeName, RemovalCause,
+    CacheId, DeletionPolicy, ImageCache, ImagePullPolicy, ImageRef, InvalidField, InvalidSpec,
+    NodeFacts, NodeName, RemovalCause,
 };
 use crate::time::{after, between};
 
@@ -105,7 +105,13 @@ pub(super) struct CacheUpdate {
 #[derive(Debug)]
 pub(super) struct CacheState {
     pub(super) generation: u64,
+    /// The spec that counts.
     pub(super) spec: Result<Arc<ImageCache>, InvalidSpec>,
+    /// The spec of the object. It does not count if it exceeds the limit of its namespace.
+    pub(super) declared: Result<Arc<ImageCache>, InvalidSpec>,
+    /// Whether it exceeds that limit.
+    pub(super) above_limit: bool,
+    pub(super) created_at: Option<Timestamp>,
     /// The longest deadline that counts.
     pub(super) longest_deadline: Duration,
     pub(super) deleting: bool,
@@ -163,6 +169,9 @@ impl CacheState {
         Self {
             generation: recorded.map_or(0, |s| s.observed_generation),
             spec: Err(InvalidSpec { fields: Vec::new() }),
+            declared: Err(InvalidSpec { fields: Vec::new() }),
+            above_limit: false,
+            created_at: facts.created_at,
             longest_deadline: Duration::MAX,
             deleting: false,
             gone: false,
@@ -244,6 +253,32 @@ impl CacheState {
         Some(ClusterCommand::RecordEvent { cache, event })
     }
 
+    /// Why the planner that wrote the status refused this spec. It may know limits that a reader does not.
+    pub(super) fn refused_by_status(&self) -> Option<InvalidSpec> {
+        let status = self.recorded.as_ref()?;
+        let refused = status.reason == ActionReason::CacheSpecValidationFailed
+            && status.observed_generation == self.generation;
+        let problem = status.message.strip_prefix("the spec is invalid: ");
+        let problem = problem.unwrap_or(&status.message);
+        refused.then(|| InvalidSpec::new([InvalidField::new("spec", "", problem)]))
+    }
+
+    /// Begins the action of a cache that exceeds the limit of its namespace now, or fits again.
+    pub(super) fn note_limit(&mut self, now: Timestamp) -> Option<CacheEvent> {
+        let refused = self.action.reason == ActionReason::CacheSpecValidationFailed;
+        if self.deleting || self.gone || refused == self.spec.is_err() {
+            return None;
+        }
+        let reason = if self.above_limit {
+            ActionReason::CacheSpecValidationFailed
+        } else if refused {
+            ActionReason::ImageCacheUpdate
+        } else {
+            return None;
+        };
+        Some(self.begin(reason, now))
+    }
+
     /// Replaces its spec.
     pub(super) fn set_spec(&mut self, spec: Result<Arc<ImageCache>, InvalidSpec>) {
         let images = |spec: &Result<Arc<ImageCache>, InvalidSpec>| -> BTreeSet<ImageRef> {
@@ -310,6 +345,8 @@ impl CacheState {
                 OrphanPolicy::Delete
             }
             (_, true) => OrphanPolicy::Orphan,
+            // Its images would count for the namespace otherwise.
+            (Err(_), false) if self.above_limit && !self.purged => OrphanPolicy::Orphan,
             (Err(_), false) if !self.purged => OrphanPolicy::Freeze,
             (_, false) => OrphanPolicy::Delete,
         }

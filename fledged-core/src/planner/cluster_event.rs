@@ -16,6 +16,8 @@ use crate::model::{
 pub struct CacheFacts {
     /// Identity of the cache. An object with the same name and another UID is another cache.
     pub id: CacheId,
+    /// When the object was created (`metadata.creationTimestamp`), if known.
+    pub created_at: Option<Timestamp>,
     /// Generation of the spec (`metadata.generation`).
     pub generation: u64,
     /// The spec, or the fields that are invalid.
@@ -43,6 +45,7 @@ impl CacheFacts {
     pub fn new(id: CacheId, generation: u64, spec: Result<ImageCache, InvalidSpec>) -> Self {
         Self {
             id,
+            created_at: None,
             generation,
             spec,
             refresh_requested: false,

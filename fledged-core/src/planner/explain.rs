@@ -237,6 +237,9 @@ fn cause(
     if cache.deleting {
         return Cause::CacheDeleting;
     }
+    if let Some(invalid) = cache.refused_by_status() {
+        return Cause::InvalidSpec(invalid);
+    }
     let Some((node, facts)) = node.and_then(|node| Some((node, node.facts.as_ref()?))) else {
         return Cause::NodeNotFound;
     };

@@ -8,6 +8,7 @@ mod cache;
 mod cluster_event;
 mod desired;
 mod explain;
+mod namespace_limit;
 mod node_state;
 mod rollout;
 mod slots;

@@ -10,6 +10,7 @@ use super::cache::{CacheState, Caches, ECHO_DELAY, has_share, revision_at};
 use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::desired::{Desired, Interner};
 use super::explain::{self, Explanation};
+use super::namespace_limit::{caches_above, caches_of, listed_images};
 use super::node_state::{NodeState, ReportLimits};
 use super::rollout::{self, NodeProgress, Obstacle, RemovalClock};
 use super::slots::Slots;
@@ -64,6 +65,9 @@ pub struct PlannerConfig {
     /// Most images that a cache may list, counted once an entry. The spec of a cache with more is invalid: the
     /// images of its last valid spec stay. Default: no limit but that of the schema.
     pub images_per_cache_max: usize,
+    /// Most images that all caches of a namespace may list, counted once an entry. The oldest caches keep theirs. The
+    /// spec of one that does not fit counts as invalid, and its images are no longer kept. Default: no limit.
+    pub images_per_namespace_max: usize,
     /// How long a removal waits for an image that is kept, because it is in use for example. Then it is given up
     /// and the image stays. Default one day.
     pub removal_limit: Duration,
@@ -83,6 +87,7 @@ impl Default for PlannerConfig {
             failures_max: 20,
             record_bytes_max: 512 * 1024,
             images_per_cache_max: usize::MAX,
+            images_per_namespace_max: usize::MAX,
             removal_limit: Duration::from_secs(24 * 3600),
         }
     }
@@ -217,7 +222,7 @@ impl Planner {
         match event {
             ClusterEvent::Synced => self.sync(now),
             ClusterEvent::CacheApplied(facts) => self.cache_applied(*facts, now),
-            ClusterEvent::CacheGone(id) => self.cache_gone(&id),
+            ClusterEvent::CacheGone(id) => self.cache_gone(&id, now),
             ClusterEvent::NodeApplied(facts) => self.node_applied(facts, now),
             ClusterEvent::NodeGone(name) => self.node_gone(name),
             ClusterEvent::AssignmentRecorded { node, assignment } => {
@@ -301,6 +306,11 @@ impl Planner {
         for node in self.nodes.values_mut() {
             node.last_active_at = now;
         }
+        let namespaces: BTreeSet<_> = self.caches.keys().map(|id| id.namespace.clone()).collect();
+        for namespace in namespaces {
+            // Also without a limit, for caches that an earlier one refused.
+            self.apply_limit(&namespace, now);
+        }
         self.dirty_nodes.extend(self.nodes.keys().cloned());
         self.dirty_caches.extend(self.caches.keys().cloned());
     }
@@ -353,7 +363,7 @@ impl Planner {
 
     /// Checks a spec against the limits of the configuration.
     fn check_limits(&self, spec: ImageCache) -> Result<ImageCache, InvalidSpec> {
-        let images: usize = spec.groups.iter().map(|group| group.images.len()).sum();
+        let images = listed_images(&spec);
         let most = self.config.images_per_cache_max;
         if images <= most {
             return Ok(spec);
@@ -372,7 +382,12 @@ impl Planner {
         self.last_revision = self.last_revision.max(cache.revision);
         cache.longest_deadline = self.config.defaults.longest_deadline();
         let returned = std::mem::take(&mut cache.gone);
-        let spec = facts.spec.clone().map(Arc::new);
+        cache.declared = facts.spec.clone().map(Arc::new);
+        cache.created_at = facts.created_at;
+        let spec = match &cache.spec {
+            Err(invalid) if cache.above_limit => Err(invalid.clone()),
+            _ => cache.declared.clone(),
+        };
         if first || returned || cache.spec != spec {
             self.mark_nodes(&id, &cache);
             if first {
@@ -398,17 +413,53 @@ impl Planner {
         cache.recorded = facts.status;
         cache.reset_foreign_status(now);
         self.dirty_caches.insert(Arc::clone(&id));
-        self.caches.insert(id, cache);
+        self.caches.insert(Arc::clone(&id), cache);
+        self.limit_images(&id.namespace, now);
     }
 
-    fn cache_gone(&mut self, id: &CacheId) {
+    /// Applies the limit of images of a namespace after a change of one of its caches.
+    fn limit_images(&mut self, namespace: &str, now: Timestamp) {
+        // Before it is synced, some of the caches are not known.
+        if self.synced && self.config.images_per_namespace_max < usize::MAX {
+            self.apply_limit(namespace, now);
+        }
+    }
+
+    fn apply_limit(&mut self, namespace: &str, now: Timestamp) {
+        let most = self.config.images_per_namespace_max;
+        let above = caches_above(&self.caches, namespace, most);
+        let ids = caches_of(&self.caches, namespace).map(|(id, _)| Arc::clone(id));
+        for id in ids.collect::<Vec<_>>() {
+            let Some(mut cache) = self.caches.remove(&id) else {
+                continue;
+            };
+            let problem = above.get(&id);
+            let spec =
+                problem.map_or_else(|| cache.declared.clone(), |problem| Err(problem.clone()));
+            let above_limit = problem.is_some();
+            if cache.spec != spec || cache.above_limit != above_limit {
+                self.mark_nodes(&id, &cache);
+                cache.set_spec(spec);
+                cache.above_limit = above_limit;
+                self.mark_nodes(&id, &cache);
+                self.dirty_caches.insert(Arc::clone(&id));
+            }
+            if let Some(event) = cache.note_limit(now) {
+                self.queue.extend(cache.event(&id, event, now));
+            }
+            self.caches.insert(id, cache);
+        }
+    }
+
+    fn cache_gone(&mut self, id: &CacheId, now: Timestamp) {
         let Some((id, mut cache)) = self.caches.remove_entry(id) else {
             return;
         };
         cache.gone = true;
         self.mark_nodes(&id, &cache);
         self.gone.insert(Arc::clone(&id));
-        self.caches.insert(id, cache);
+        self.caches.insert(Arc::clone(&id), cache);
+        self.limit_images(&id.namespace, now);
     }
 
     /// The revision of a refresh at `now`: a time that no earlier refresh has.

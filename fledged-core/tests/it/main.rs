@@ -14,6 +14,7 @@ mod embedding;
 mod fairness;
 mod fairness_of_slots;
 mod image_ref;
+mod namespace_limit;
 mod node_loop;
 mod node_loop_inputs;
 mod node_loop_ports;

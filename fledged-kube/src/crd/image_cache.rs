@@ -298,6 +298,7 @@ impl ReadCache {
         let finalizers = self.metadata.finalizers.as_deref().unwrap_or_default();
         let spec = read_spec(self.spec).and_then(|spec| spec.validate(id.clone()));
         let mut facts = CacheFacts::new(id, generation, spec);
+        facts.created_at = self.metadata.creation_timestamp.as_ref().map(|time| time.0);
         facts.refresh_requested = asks(REFRESH_ANNOTATION);
         facts.purge_requested = asks(PURGE_ANNOTATION);
         facts.declared_refresh = declared(REFRESH_ANNOTATION);

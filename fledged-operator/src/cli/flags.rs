@@ -130,6 +130,10 @@ pub(super) struct ControllerArgs {
     /// Largest number of images that one ImageCache may list; the spec of one with more is invalid.
     #[arg(long, value_name = "N")]
     pub(super) max_images_per_cache: Option<NonZeroUsize>,
+    /// Largest number of images that the ImageCaches of a namespace may list; the newest that do not fit are invalid. 0: no
+    /// limit.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(super) max_images_per_namespace: usize,
     /// Serves only the ImageCaches of this namespace; still at most one controller per cluster.
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) watch_namespace: Option<String>,

@@ -82,6 +82,9 @@ pub(super) async fn controller(args: &ControllerArgs, stop: Stop) -> Result<(), 
     if let Some(most) = args.max_images_per_cache {
         config.planner.images_per_cache_max = most.get();
     }
+    if args.max_images_per_namespace > 0 {
+        config.planner.images_per_namespace_max = args.max_images_per_namespace;
+    }
     config.planner.refresh_min_interval = args.refresh_min_interval;
     config.namespace = named(&args.watch_namespace);
     config.election = candidate;

@@ -1,0 +1,52 @@
+//! The limit of images of a namespace: its oldest caches keep theirs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::cache::{CacheState, Caches};
+use crate::model::{CacheId, ImageCache, InvalidField, InvalidSpec};
+
+/// The images that a cache lists, counted once an entry.
+pub(super) fn listed_images(spec: &ImageCache) -> usize {
+    spec.groups.iter().map(|group| group.images.len()).sum()
+}
+
+/// The caches of a namespace.
+pub(super) fn caches_of<'a>(
+    caches: &'a Caches,
+    namespace: &'a str,
+) -> impl Iterator<Item = (&'a Arc<CacheId>, &'a CacheState)> {
+    let first = Arc::new(CacheId::new(namespace, "", ""));
+    let from_first = caches.range(first..);
+    from_first.take_while(move |(id, _)| id.namespace == namespace)
+}
+
+/// The caches of a namespace whose images exceed its limit, each with its problem. The caches are counted in the order of
+/// their creation, then of their names. One that does not fit is left out, and later ones may fit.
+pub(super) fn caches_above(
+    caches: &Caches,
+    namespace: &str,
+    most: usize,
+) -> BTreeMap<Arc<CacheId>, InvalidSpec> {
+    let counted = caches_of(caches, namespace).filter(|(_, cache)| !cache.deleting && !cache.gone);
+    let mut counted: Vec<_> = counted.collect();
+    counted.sort_by_key(|(id, cache)| (cache.created_at, *id));
+    let mut used: usize = 0;
+    let mut above = BTreeMap::new();
+    for (id, cache) in counted {
+        let images = cache
+            .declared
+            .as_ref()
+            .map_or(0, |spec| listed_images(spec));
+        if used.saturating_add(images) <= most {
+            used += images;
+            continue;
+        }
+        let problem = format!(
+            "lists {images} images, older image caches of the namespace list {used}, the limit of a namespace is {most}"
+        );
+        let field = InvalidField::new("spec.cacheSpec", images.to_string(), problem);
+        above.insert(Arc::clone(id), InvalidSpec::new([field]));
+    }
+    above
+}
