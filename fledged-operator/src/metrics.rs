@@ -1,11 +1,12 @@
-//! The metrics: names, labels and help texts. No label holds the name of a cache, node or image.
+//! The metrics: names, labels and help texts. No label holds the name of a cache, node or image, except in the metrics of
+//! each cache, which are off by default.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fledged_core::model::{ByteSize, CacheId, ImagePhase, ImageReport};
-use fledged_core::planner::{ActionStatus, CacheStatus, ClusterEvent};
+use fledged_core::planner::{ActionStatus, CacheStatus, ClusterEvent, ConditionKind};
 use fledged_core::port::WriteFailure;
 use fledged_core::runner::{ClusterObserver, QueueDepth};
 use prometheus_client::metrics::counter::Counter;
@@ -194,14 +195,68 @@ impl ClusterObserver for ControllerMetrics {
     }
 }
 
-/// The share of one cache in the gauges; the counts are in the order of [`STATES`].
-type Share = (ActionStatus, [u64; 5]);
+/// The share of one cache in the gauges; the counts are in the order of [`STATES`]. The flag is whether it is ready.
+type Share = (ActionStatus, [u64; 5], bool);
 
 const STATES: [&str; 5] = ["desired", "cached", "pulling", "failed", "unreachable"];
+
+/// Most caches with a series of their own: a tenant may create any number of caches.
+const SERIES_MAX: usize = 2_000;
+
+/// Whether each cache is ready: one series for each.
+#[derive(Debug, Clone, Default)]
+struct PerCacheMetrics {
+    ready: Family<[(&'static str, String); 2], Gauge>,
+    /// Caches without a series, because there are too many.
+    left_out: Gauge,
+    series: Arc<Mutex<BTreeMap<CacheId, bool>>>,
+}
+
+impl PerCacheMetrics {
+    fn register(&self, registry: &mut Registry) {
+        register! { registry;
+            self.ready => "fledged_image_cache_ready", "Whether the ImageCache is Ready";
+            self.left_out => "fledged_image_caches_without_series",
+                "ImageCaches without a fledged_image_cache_ready, because there are too many";
+        }
+    }
+
+    /// Sets or removes the series of a cache. A cache without one gets it at its next change when there is room.
+    fn set(&self, cache: &CacheId, ready: Option<bool>) {
+        let labels = [
+            ("namespace", cache.namespace.clone()),
+            ("name", cache.name.clone()),
+        ];
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ready) = ready else {
+            let had_series = series.remove(cache) == Some(true);
+            // A later cache of the same name may have the series by now.
+            let same = |id: &CacheId| id.namespace == cache.namespace && id.name == cache.name;
+            if had_series && !series.keys().any(same) {
+                self.ready.remove(&labels);
+            }
+            self.count_left_out(&series);
+            return;
+        };
+        let shown = series.values().filter(|shown| **shown).count();
+        let shown = series.get(cache) == Some(&true) || shown < SERIES_MAX;
+        series.insert(cache.clone(), shown);
+        if shown {
+            self.ready.get_or_create(&labels).set(ready.into());
+        }
+        self.count_left_out(&series);
+    }
+
+    fn count_left_out(&self, series: &BTreeMap<CacheId, bool>) {
+        let left_out = series.values().filter(|shown| !**shown);
+        self.left_out.set(gauge_value(left_out.count()));
+    }
+}
 
 /// Metrics of a [`KubeCluster`](crate::controller::KubeCluster): its writes, and the state of the caches.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClusterMetrics {
+    per_cache: Option<PerCacheMetrics>,
     writes: Counters<2>,
     caches: Gauges,
     images: Gauges,
@@ -210,7 +265,18 @@ pub(crate) struct ClusterMetrics {
 }
 
 impl ClusterMetrics {
+    /// Metrics with series for each cache.
+    pub(crate) fn per_cache() -> Self {
+        Self {
+            per_cache: Some(PerCacheMetrics::default()),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn register(&self, registry: &mut Registry) {
+        if let Some(per_cache) = &self.per_cache {
+            per_cache.register(registry);
+        }
         register! { registry;
             self.writes => "fledged_api_writes", "Writes to the API server by object and result";
             self.caches => "fledged_image_caches", "ImageCaches by the status of their last action";
@@ -234,7 +300,9 @@ impl ClusterMetrics {
     pub(crate) fn set_cache(&self, cache: &CacheId, status: &CacheStatus) {
         let c = status.counts;
         let counts = [c.desired, c.cached, c.pulling, c.failed, c.unreachable];
-        self.set_share(cache, Some((status.status, counts)));
+        let mut conditions = status.conditions.iter();
+        let ready = conditions.any(|c| c.kind == ConditionKind::Ready && c.status);
+        self.set_share(cache, Some((status.status, counts, ready)));
     }
 
     /// Counts caches with a status from before a restart, and removes deleted caches.
@@ -251,6 +319,9 @@ impl ClusterMetrics {
     }
 
     fn set_share(&self, cache: &CacheId, share: Option<Share>) {
+        if let Some(per_cache) = &self.per_cache {
+            per_cache.set(cache, share.map(|(_, _, ready)| ready));
+        }
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match share {
             Some(share) => shares.insert(cache.clone(), share),
@@ -258,7 +329,7 @@ impl ClusterMetrics {
         };
         let changes = [(before, -1), (share, 1)];
         let changes = changes.map(|(share, sign)| share.map(|share| (share, sign)));
-        for ((status, counts), sign) in changes.into_iter().flatten() {
+        for ((status, counts, _), sign) in changes.into_iter().flatten() {
             let labels = [("status", status.as_str())];
             self.caches.get_or_create(&labels).inc_by(sign);
             for (state, count) in STATES.into_iter().zip(counts) {
@@ -345,5 +416,48 @@ mod tests {
         let text = shown(&registry);
         assert!(text.contains("fledged_agent_images_in_backoff 0"), "{text}");
         assert!(text.contains(r#"images{phase="Failed"} 0"#), "{text}");
+    }
+
+    fn ready_lines(text: &str) -> Vec<&str> {
+        let lines = text.lines();
+        lines
+            .filter(|line| line.starts_with("fledged_image_cache_ready{"))
+            .collect()
+    }
+
+    #[test]
+    fn each_cache_has_a_series_until_it_is_deleted() {
+        let metrics = ClusterMetrics::per_cache();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let share = |ready| Some((ActionStatus::Succeeded, [0; 5], ready));
+        let id = |uid: &str| CacheId::new("shop", "web", uid);
+        metrics.set_share(&id("1"), share(false));
+        metrics.set_share(&id("1"), share(true));
+        let line = r#"fledged_image_cache_ready{namespace="shop",name="web"} 1"#;
+        assert_eq!(ready_lines(&shown(&registry)), [line]);
+        // The deletion of an object is seen after the creation of the next one.
+        metrics.set_share(&id("2"), share(true));
+        metrics.set_share(&id("1"), None);
+        assert_eq!(ready_lines(&shown(&registry)), [line]);
+        metrics.set_share(&id("2"), None);
+        assert_eq!(ready_lines(&shown(&registry)), [""; 0]);
+        for number in 0..SERIES_MAX + 3 {
+            let id = CacheId::new("shop", format!("web-{number}"), "1");
+            metrics.set_share(&id, share(true));
+        }
+        let text = shown(&registry);
+        assert_eq!(ready_lines(&text).len(), SERIES_MAX);
+        assert!(text.contains("fledged_image_caches_without_series 3"));
+    }
+
+    #[test]
+    fn caches_have_no_series_by_default() {
+        let metrics = ClusterMetrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let id = CacheId::new("shop", "web", "1");
+        metrics.set_share(&id, Some((ActionStatus::Succeeded, [0; 5], true)));
+        assert!(!shown(&registry).contains("web"));
     }
 }

@@ -134,6 +134,10 @@ pub(super) struct ControllerArgs {
     /// limit.
     #[arg(long, value_name = "N", default_value = "0")]
     pub(super) max_images_per_namespace: usize,
+    /// Exports a metric for each ImageCache, with its namespace and name as labels.
+    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    pub(super) metrics_per_image_cache: bool,
     /// Serves only the ImageCaches of this namespace; still at most one controller per cluster.
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) watch_namespace: Option<String>,

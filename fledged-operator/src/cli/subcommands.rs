@@ -87,6 +87,7 @@ pub(super) async fn controller(args: &ControllerArgs, stop: Stop) -> Result<(), 
     }
     config.planner.refresh_min_interval = args.refresh_min_interval;
     config.namespace = named(&args.watch_namespace);
+    config.metrics_per_image_cache = args.metrics_per_image_cache;
     config.election = candidate;
     config.driver = jobs.clone().map(|driver| driver as Arc<_>);
     let controller = Controller::new(client, config);

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::health::Stage;
-use crate::metrics::ControllerMetrics;
+use crate::metrics::{ClusterMetrics, ControllerMetrics};
 
 /// Field manager of everything that the controller writes.
 pub const FIELD_MANAGER: &str = CONTROLLER_FIELD_MANAGER;
@@ -82,6 +82,9 @@ pub struct ControllerConfig {
     /// Serves only the ImageCaches of this namespace. Images that NodeImageCaches hold for other namespaces are
     /// released, so still only one controller may run in a cluster. Default: all namespaces.
     pub namespace: Option<String>,
+    /// Exports `fledged_image_cache_ready` for each ImageCache, with its namespace and name as labels, for at most 2,000
+    /// of them. Default: off.
+    pub metrics_per_image_cache: bool,
     /// Acts only while it holds a lease. Default: without an election.
     pub election: Option<Candidate>,
     /// The clock. Default [`TokioClock`].
@@ -120,6 +123,7 @@ impl Default for ControllerConfig {
             planner: PlannerConfig::default(),
             driver: None,
             namespace: None,
+            metrics_per_image_cache: false,
             election: None,
             clock: Arc::new(TokioClock::new()),
             seed: fastrand::u64(..),
@@ -157,6 +161,9 @@ impl Controller {
         }
         let mut cluster = KubeCluster::new(client);
         cluster.namespace = config.namespace;
+        if config.metrics_per_image_cache {
+            cluster.metrics = ClusterMetrics::per_cache();
+        }
         if let Some(driver) = config.driver {
             cluster.driver = driver;
         }
