@@ -232,8 +232,12 @@ impl NodeReport {
     /// With the namespaces of the caches that want these images.
     #[must_use]
     pub fn with_busy<'a>(mut self, images: impl IntoIterator<Item = &'a AssignedImage>) -> Self {
-        let caches = images.into_iter().flat_map(|image| &image.wanted_by);
-        self.busy_namespaces = caches.map(|id| id.namespace.clone()).collect();
+        self.busy_namespaces.clear();
+        for id in images.into_iter().flat_map(|image| &image.wanted_by) {
+            if !self.busy_namespaces.contains(&id.namespace) {
+                self.busy_namespaces.insert(id.namespace.clone());
+            }
+        }
         self
     }
 

@@ -598,10 +598,12 @@ impl<'a> Step<'a> {
     fn finish(self, assignment: &Assignment) -> Plan {
         let images = assigned(assignment).filter_map(|image| self.memory.images.get(image));
         let images: Vec<_> = images.map(|known| known.progress.snapshot()).collect();
-        let busy = assignment.images.iter().filter(|entry| {
-            let known = self.memory.images.get(&entry.image);
-            known.is_some_and(|known| known.progress.snapshot().phase.is_busy())
-        });
+        let busy = images.iter().filter(|report| report.phase.is_busy());
+        let busy: BTreeSet<ImageRef> = busy.map(|report| report.image.clone()).collect();
+        let busy = assignment
+            .images
+            .iter()
+            .filter(|entry| busy.contains(&entry.image));
         let wakes = self.wakes.into_iter().filter(|at| *at > self.now);
         Plan {
             actions: self.actions,
