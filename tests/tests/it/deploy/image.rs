@@ -127,11 +127,11 @@ fn wheels_are_installed_by_hash() {
 fn build_context_has_every_workspace_member() {
     let ignored = text("Dockerfile.dockerignore");
     let manifest = std::fs::read_to_string(deploy("../Cargo.toml")).unwrap();
-    let members = manifest
-        .lines()
-        .find_map(|line| line.strip_prefix("members = "))
-        .unwrap();
-    let members: Vec<String> = serde_json::from_str(members).unwrap();
+    let (_, members) = manifest.split_once("members = [").unwrap();
+    let (members, _) = members.split_once(']').unwrap();
+    let members = members.split(',').map(|name| name.trim().trim_matches('"'));
+    let members: Vec<&str> = members.filter(|name| !name.is_empty()).collect();
+    assert!(members.len() > 5, "{members:?}");
     for member in members {
         assert!(!ignored.lines().any(|line| line == member), "{member}");
     }
