@@ -57,9 +57,10 @@ pub(super) async fn read_inventory(
     };
     let images = runtime.list().await?;
     // One that can't be read stops no pull.
-    let filesystems = match with_disk {
-        true => runtime.filesystems().await.unwrap_or_default(),
-        false => Vec::new(),
+    let filesystems = if with_disk {
+        runtime.filesystems().await.unwrap_or_default()
+    } else {
+        Vec::new()
     };
     let used = filesystems.iter().filter_map(FilesystemUsage::used_percent);
     Ok(Inventory::new(images, in_use, removal).with_disk_used(used.max()))
