@@ -300,6 +300,8 @@ impl AgentProcess {
             .arg(world.cluster().kubeconfig())
             .args(["--node-name", node.name(), "--runtime", &runtime.uri()])
             .args(["--metrics-bind-address=0", "--health-probe-bind-address=0"])
+            // Whatever the disk of this machine holds.
+            .arg("--image-fs-high-threshold=100%")
             .args(["--stderrthreshold=WARNING", "--max-parallel-pulls"])
             .arg(args.parallelism.to_string())
             .spawn();

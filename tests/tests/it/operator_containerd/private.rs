@@ -45,6 +45,8 @@ pub(crate) fn start_with(
         &containerd.uri(),
         "--inventory-interval",
         interval,
+        // Whatever the disk of this machine holds.
+        "--image-fs-high-threshold=100%",
     ]);
     [controller.spawn(), agent.spawn()]
 }
