@@ -67,6 +67,14 @@ impl Inventory {
         self.images.get(*self.places.get(image)?)
     }
 
+    /// This name was removed. Other names that went with it stay until the next reading.
+    pub(super) fn remove(&mut self, image: &ImageRef) {
+        let place = self.places.remove(image);
+        if let Some(found) = place.and_then(|place| self.images.get_mut(place)) {
+            found.references.retain(|name| name != image);
+        }
+    }
+
     /// Every image with this reference: one, unless the runtime is inconsistent.
     pub(super) fn find_all(&self, image: &ImageRef) -> impl Iterator<Item = &RuntimeImage> {
         let more = self.doubles.get(image).into_iter().flatten();

@@ -147,6 +147,10 @@ impl Warmer {
         }
         if matches!(result, Ok(Removal::Removed)) {
             self.reconsider_namesakes(image, now);
+            // The next removal may depend on whether a tag is the last one.
+            if let Some(inventory) = &mut self.inventory {
+                inventory.remove(image);
+            }
         }
         let Some(entry) = self.entries.get_mut(image) else {
             return;

@@ -356,6 +356,24 @@ fn the_last_tag_of_a_desired_digest_is_kept() {
 }
 
 #[test]
+fn a_tag_is_judged_without_the_tags_that_were_removed() {
+    let digest = format!("registry.example/app@sha256:{:064x}", 1);
+    let names = ["registry.example/app:1", "registry.example/app:2", &digest];
+    let images = vec![
+        mk_absent(names[0]),
+        mk_absent(names[1]),
+        mk_present(&digest),
+    ];
+    let scope = RemovalScope::ReferenceAndDigests;
+    let (mut node, asked) = rig_with(images, mk_used(vec![mk_image(&names)], &[], scope));
+    assert_eq!(asked.removals(), [names[0]]);
+    // The other one is the last tag now, and the Engine would remove the digest with it.
+    let asked = node.removal(names[0], Ok(Removal::Removed));
+    assert_eq!(asked.removals(), NONE);
+    assert_eq!(node.report(names[1]).reason, Some(Reason::SharedImage));
+}
+
+#[test]
 fn a_name_of_two_images_is_kept_if_one_is_shared() {
     let images = vec![mk_absent("old"), mk_present("keep")];
     let contradiction = vec![mk_image(&["old", "keep"]), mk_image(&["old"])];
