@@ -203,6 +203,20 @@ impl ImageRef {
         self.0.digest.as_ref()
     }
 
+    /// The image with that digest in the same repository.
+    #[must_use]
+    pub fn at_digest(&self, digest: &Digest) -> Self {
+        let normalised = format!("{}@{digest}", self.name());
+        Self(Arc::new(Parts {
+            original: normalised.clone(),
+            normalised,
+            name_len: self.0.name_len,
+            registry_len: self.0.registry_len,
+            tag: None,
+            digest: Some(digest.clone()),
+        }))
+    }
+
     /// Whether the reference is a mutable tag: no digest, and no tag or `latest`.
     ///
     /// Mutable tags are pulled again on a refresh, as by the kubelet and kube-fledged.

@@ -70,6 +70,10 @@ impl fmt::Display for ImagePhase {
     }
 }
 
+/// Most superseded digests of one image that a node remembers. Older ones are left to the garbage collection of
+/// the kubelet.
+pub const SUPERSEDED_MAX: usize = 4;
+
 /// One image on one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,6 +100,9 @@ pub struct ImageReport {
     pub reason: Option<Reason>,
     /// The runtime's own text.
     pub message: Option<String>,
+    /// Digests that the tag named before, oldest first, and that are to be removed from the node. At most
+    /// [`SUPERSEDED_MAX`].
+    pub superseded: Vec<Digest>,
 }
 
 impl ImageReport {
@@ -114,6 +121,7 @@ impl ImageReport {
             revision: None,
             reason: None,
             message: None,
+            superseded: Vec::new(),
         }
     }
 
@@ -189,6 +197,25 @@ impl ImageReport {
     pub fn with_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
+    }
+
+    /// With the last of these digests that the tag named before, oldest first.
+    #[must_use]
+    pub fn with_superseded(mut self, digests: impl IntoIterator<Item = Digest>) -> Self {
+        self.superseded.clear();
+        for digest in digests {
+            self.supersede(digest);
+        }
+        self
+    }
+
+    /// Adds a digest that the tag named until now. The oldest one is dropped where there are too many.
+    pub fn supersede(&mut self, digest: Digest) {
+        self.superseded.retain(|known| *known != digest);
+        if self.superseded.len() >= SUPERSEDED_MAX {
+            self.superseded.remove(0);
+        }
+        self.superseded.push(digest);
     }
 
     /// With the runtime's own text.

@@ -292,6 +292,22 @@ impl RuntimeImage {
         }
     }
 
+    /// The digests that it has in the repository of that reference.
+    pub fn digests_of<'a>(&'a self, image: &'a ImageRef) -> impl Iterator<Item = &'a Digest> {
+        let own = self.references.iter().filter(|r| r.name() == image.name());
+        own.filter_map(ImageRef::digest)
+    }
+
+    /// Its digest under that reference: that of the reference, or one of the same repository, or else
+    /// [`digest`](Self::digest).
+    #[must_use]
+    pub fn digest_of<'a>(&'a self, image: &'a ImageRef) -> Option<&'a Digest> {
+        let named = self.digest.as_ref();
+        let same = || self.digests_of(image).find(|own| Some(*own) == named);
+        let first = || self.digests_of(image).next();
+        image.digest().or_else(same).or_else(first).or(named)
+    }
+
     /// With the digest of its manifest or index.
     #[must_use]
     pub fn with_digest(mut self, digest: impl Into<Option<Digest>>) -> Self {

@@ -238,6 +238,14 @@ impl NodeLoop {
             warn!(reason = %failure.reason, error = %failure, "cannot read the runtime's inventory");
             self.observer.runtime_failed("inventory", failure);
         }
+        if let NodeEvent::RemovalEnded { image, result } = &event {
+            match result {
+                Ok(outcome) => info!(%image, ?outcome, "removal ended"),
+                Err(failure) => {
+                    warn!(%image, reason = %failure.reason, error = %failure, "removal failed");
+                }
+            }
+        }
         self.warmer.apply(event, self.clock.now());
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{ByteSize, ImageRef};
+use crate::model::{ByteSize, Digest, ImageRef};
 
 /// An image in a simulated registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct SimImage {
     pub layers: Vec<(String, ByteSize)>,
     /// Whether a pull needs credentials.
     pub private: bool,
+    /// The digest that a runtime stores it under as well, next to the pulled reference.
+    pub digest: Option<Digest>,
 }
 
 impl SimImage {
@@ -27,7 +29,15 @@ impl SimImage {
                 .map(|(name, size)| ((*name).to_owned(), *size))
                 .collect(),
             private: false,
+            digest: None,
         }
+    }
+
+    /// With the digest of its manifest, under which a runtime keeps it when the reference moves.
+    #[must_use]
+    pub fn with_digest(mut self, digest: impl Into<Option<Digest>>) -> Self {
+        self.digest = digest.into();
+        self
     }
 
     /// The same image as a private one, which only pulls with credentials may fetch.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::state::{RuntimeState, Stored};
-use super::{Fault, Faults, SimClock, SimRegistry, TraceEntry, TraceEvent};
+use super::{Fault, Faults, SimClock, SimImage, SimRegistry, TraceEntry, TraceEvent};
 use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
 use crate::port::{
@@ -92,7 +92,7 @@ impl SimRuntime {
     pub fn preload(&self, image: &ImageRef) {
         let mut state = self.state();
         if let Some(found) = state.registry.get(image).cloned() {
-            store(&mut state, image, &found.id, &found.layers);
+            store(&mut state, image, &found);
         }
     }
 
@@ -127,7 +127,7 @@ impl SimRuntime {
     }
 
     /// Moves a reference in the registry, or adds it.
-    pub fn publish(&self, reference: ImageRef, image: super::SimImage) {
+    pub fn publish(&self, reference: ImageRef, image: SimImage) {
         self.state().registry.push(reference, image);
     }
 
@@ -217,12 +217,7 @@ impl SimRuntime {
         if let Some(failure) = midway {
             return Err(failure);
         }
-        Ok(store(
-            &mut self.state(),
-            &request.image,
-            &found.id,
-            &found.layers,
-        ))
+        Ok(store(&mut self.state(), &request.image, &found))
     }
 
     /// Waits for the time that fetching `size` takes, and reports the fetched bytes after each step.
@@ -253,25 +248,27 @@ impl SimRuntime {
 }
 
 /// Stores a complete image.
-fn store(
-    state: &mut RuntimeState,
-    reference: &ImageRef,
-    id: &str,
-    layers: &[(String, ByteSize)],
-) -> RuntimeImage {
-    let id = ImageId(id.to_owned());
-    // A moved reference no longer names the old image.
-    if state.find(reference).is_some_and(|(old, _)| *old != id) {
-        state.unname(reference, RemovalScope::Reference);
+fn store(state: &mut RuntimeState, reference: &ImageRef, found: &SimImage) -> RuntimeImage {
+    let id = ImageId(found.id.clone());
+    let by_digest = found
+        .digest
+        .as_ref()
+        .map(|digest| reference.at_digest(digest));
+    for name in by_digest.iter().chain([reference]) {
+        // A moved reference no longer names the old image.
+        if state.find(name).is_some_and(|(old, _)| *old != id) {
+            state.unname(name, RemovalScope::Reference);
+        }
     }
-    state.layers.extend(layers.iter().cloned());
+    state.layers.extend(found.layers.iter().cloned());
     let stored = state.images.entry(id.clone()).or_insert_with(|| Stored {
         references: BTreeSet::new(),
-        layers: layers.to_vec(),
+        layers: found.layers.clone(),
         pinned: false,
     });
     stored.references.insert(reference.clone());
-    stored.described(&id)
+    stored.references.extend(by_digest);
+    stored.described(&id).with_digest(found.digest.clone())
 }
 
 /// A running pull, which counts until it ends or is dropped.

@@ -12,7 +12,8 @@ use super::progress::{ImageProgress, Update};
 use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
 use crate::model::{
-    AssignedImage, AssignmentDefaults, ImagePhase, ImagePullPolicy, ImageRef, ImageReport,
+    AssignedImage, AssignmentDefaults, DesiredState, Digest, ImagePhase, ImagePullPolicy, ImageRef,
+    ImageReport,
 };
 use crate::port::RuntimeImage;
 use crate::time::after;
@@ -50,6 +51,10 @@ pub(super) struct Entry {
     pub(super) held_since: Option<Timestamp>,
     /// The report from before a restart or a new check, until an inventory confirms it.
     pub(super) past: Option<ImageReport>,
+    /// Whether it is not assigned: a digest that an assigned tag named before.
+    pub(super) superseded: bool,
+    /// Whether its removal waits until no pull is running or due.
+    pub(super) yields: bool,
 }
 
 impl Entry {
@@ -69,11 +74,33 @@ impl Entry {
             refused: false,
             held_since: None,
             past: None,
+            superseded: false,
+            yields: false,
+        }
+    }
+
+    /// The removal of a digest that an assigned tag named before.
+    pub(super) fn superseded(image: ImageRef, stale: InventoryId, now: Timestamp) -> Self {
+        Self {
+            superseded: true,
+            ..Self::new(AssignedImage::absent(image), stale, now)
         }
     }
 
     pub(super) fn wants_present(&self) -> bool {
         self.progress.wants_present()
+    }
+
+    /// Whether the reading began late enough to show the image as it is now.
+    pub(super) fn is_shown_by(&self, id: InventoryId) -> bool {
+        self.stale < id && self.pull.is_none() && !self.removing
+    }
+
+    /// Whether it takes the images in use to decide about it, or about a digest that it named before.
+    pub(super) fn needs_usage(&self) -> bool {
+        let report = &self.progress.report;
+        let leaving = !self.wants_present() && report.phase != ImagePhase::Removed;
+        leaving || !report.superseded.is_empty()
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -142,14 +169,14 @@ impl Entry {
         self.removal_due().is_some_and(|due| due <= now)
     }
 
-    /// An inventory has the image.
-    pub(super) fn found(&mut self, image: &RuntimeImage, now: Timestamp) {
+    /// An inventory has the image. Returns whether the tag names another digest than before.
+    pub(super) fn found(&mut self, image: &RuntimeImage, now: Timestamp) -> bool {
         self.known = true;
         self.present = true;
-        self.describe(image);
+        let replaced = self.describe(image);
         if self.progress.wants_fresh() {
             self.due_now_unless_set(now);
-            return;
+            return replaced;
         }
         let cached_at = self.progress.cached_at;
         if self.progress.report.phase != ImagePhase::Cached {
@@ -173,6 +200,7 @@ impl Entry {
                 self.progress.report.message = past.message;
             }
         }
+        replaced
     }
 
     /// An inventory does not have the image.
@@ -232,9 +260,27 @@ impl Entry {
         }
     }
 
-    pub(super) fn describe(&mut self, image: &RuntimeImage) {
-        self.progress.report.digest.clone_from(&image.digest);
-        self.progress.report.size = Some(image.size);
+    /// Reports what is present. Returns whether the tag names another digest than before.
+    pub(super) fn describe(&mut self, image: &RuntimeImage) -> bool {
+        let reference = &self.progress.spec.image;
+        let report = &mut self.progress.report;
+        report.size = Some(image.size);
+        let digest = image.digest_of(reference).cloned();
+        let before = std::mem::replace(&mut report.digest, digest);
+        if self.progress.spec.state == DesiredState::Absent || reference.digest().is_some() {
+            return false;
+        }
+        // Runtimes list every digest that the repository had for the same image.
+        let current: BTreeSet<&Digest> = image.digests_of(reference).collect();
+        let current =
+            |digest: &Digest| current.contains(digest) || report.digest.as_ref() == Some(digest);
+        report.superseded.retain(|digest| !current(digest));
+        let replaced = before.filter(|digest| report.digest.is_some() && !current(digest));
+        let is_replaced = replaced.is_some();
+        if let Some(digest) = replaced {
+            report.supersede(digest);
+        }
+        is_replaced
     }
 
     /// An attempt starts.
@@ -278,11 +324,13 @@ impl Entry {
         report
     }
 
-    /// Adopts the report from before a restart: the satisfied revision, the attempts and times, and a
-    /// completed removal, which is not repeated.
+    /// Adopts the report from before a restart: the satisfied revision, the digests, the attempts and times, and
+    /// a completed removal, which is not repeated.
     pub(super) fn resumed(mut self, past: Option<ImageReport>) -> Self {
         let Some(past) = past else { return self };
         self.progress.report.revision = past.revision;
+        self.progress.report.digest.clone_from(&past.digest);
+        self.progress.report.superseded.clone_from(&past.superseded);
         let removed = past.phase == ImagePhase::Removed && !self.wants_present();
         if removed && past.revision == Some(self.progress.spec.revision) {
             self.progress.report = past;
@@ -365,14 +413,28 @@ impl Entries {
         self.by_image.values()
     }
 
+    /// The assigned images, in the order of the images.
+    pub(super) fn assigned(&self) -> impl Iterator<Item = &Entry> {
+        self.values().filter(|entry| !entry.superseded)
+    }
+
+    /// Drops the entries of superseded digests that are not in `listed`, which has whether the removal yields to
+    /// pulls.
+    pub(super) fn retain_superseded(&mut self, listed: &BTreeMap<ImageRef, bool>) {
+        self.by_image.retain(|image, entry| {
+            entry.yields = entry.superseded && listed.get(image) == Some(&true);
+            !entry.superseded || listed.contains_key(image)
+        });
+    }
+
     /// In the order of the images.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.by_image.values_mut()
     }
 
-    /// In the order of the assignment.
+    /// The assigned images, in the order of the assignment.
     pub(super) fn in_order(&self) -> Vec<&Entry> {
-        let mut entries: Vec<_> = self.values().collect();
+        let mut entries: Vec<_> = self.assigned().collect();
         entries.sort_by_key(|entry| entry.order);
         entries
     }
@@ -399,9 +461,10 @@ impl Entries {
         entries.filter_map(Entry::pull_due).min()
     }
 
-    /// When the next removal is due.
-    pub(super) fn next_removal_due(&self) -> Option<Timestamp> {
-        self.values().filter_map(Entry::removal_due).min()
+    /// When the next removal is due. `idle`: also of those that yield to pulls.
+    pub(super) fn next_removal_due(&self, idle: bool) -> Option<Timestamp> {
+        let entries = self.values().filter(|e| idle || !e.yields);
+        entries.filter_map(Entry::removal_due).min()
     }
 
     /// The next pull to start, not of the image that is being removed. `long`: also of an image with a long
@@ -463,9 +526,10 @@ impl Entries {
         turns
     }
 
-    /// The next removal to start.
-    pub(super) fn next_removal(&self, now: Timestamp) -> Option<ImageRef> {
-        let entries = self.values().filter(|e| e.removable(now));
+    /// The next removal to start. `idle`: also of those that yield to pulls.
+    pub(super) fn next_removal(&self, idle: bool, now: Timestamp) -> Option<ImageRef> {
+        let entries = self.values();
+        let entries = entries.filter(|e| e.removable(now) && (idle || !e.yields));
         let first = entries.min_by_key(|entry| entry.rank(&BTreeMap::new()))?;
         Some(first.progress.spec.image.clone())
     }

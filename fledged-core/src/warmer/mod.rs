@@ -9,6 +9,7 @@ mod inventory;
 mod node_event;
 mod progress;
 mod remove;
+mod superseded;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -182,6 +183,8 @@ impl Warmer {
         self.start_reading(now, &mut acts);
         self.start_removals(now, &mut acts);
         self.start_pulls(now, &mut acts);
+        // Where no pull could be started after all, those that waited for pulls.
+        self.start_removals(now, &mut acts);
         if self.unverified() && !self.reading {
             self.read_soon(now);
             self.start_reading(now, &mut acts);
@@ -214,7 +217,7 @@ impl Warmer {
         let unclear = !self.pulls.is_empty() || self.inventory_outdated;
         let removal = match removing || (exclusive && unclear) {
             true => None,
-            false => self.entries.next_removal_due(),
+            false => self.entries.next_removal_due(self.pulls.is_empty()),
         };
         let times = [reading, self.entries.next_end(), pull, removal];
         times.into_iter().flatten().min()
@@ -236,7 +239,7 @@ impl Warmer {
             .iter()
             .filter(|entry| entry.progress.report.phase.is_busy());
         let busy = busy.map(|entry| &entry.progress.spec);
-        let images = entries.iter().map(|entry| entry.snapshot());
+        let images = entries.iter().map(|entry| self.snapshot(entry));
         NodeReport::new(self.generation, images)
             .with_record(self.record.clone())
             .with_inventory_at(self.inventory_at)
@@ -252,12 +255,16 @@ impl Warmer {
     /// Reports of the images whose state changed since their last report.
     fn take_reports(&mut self) -> Vec<NodeCommand> {
         let mut reports = Vec::new();
+        self.touch_superseding();
         for image in std::mem::take(&mut self.touched) {
-            let Some(entry) = self.entries.get_mut(&image) else {
+            let entry = self.entries.get(&image);
+            let Some(entry) = entry.filter(|entry| !entry.superseded) else {
                 continue;
             };
-            let report = entry.snapshot();
-            if entry.last_report.as_ref() != Some(&report) {
+            let report = self.snapshot(entry);
+            if let Some(entry) = self.entries.get_mut(&image)
+                && entry.last_report.as_ref() != Some(&report)
+            {
                 entry.last_report = Some(report.clone());
                 reports.push(NodeCommand::Report(report));
             }
@@ -276,6 +283,7 @@ impl Warmer {
             let image = spec.image.clone();
             let entry = match previous.remove(&image) {
                 Some(mut entry) if entry.progress.spec.state == spec.state => {
+                    entry.superseded = false;
                     if entry.update(spec, now) {
                         // A running reading may be too old for the new revision.
                         entry.stale = self.last_inventory;
@@ -287,13 +295,18 @@ impl Warmer {
                     let past = self.history.remove(&image);
                     let known = other.as_ref().map(|entry| &entry.progress.report);
                     let held = known.or(past.as_ref()).is_some_and(ImageReport::is_held);
-                    if let Some(pull) = other.and_then(|entry| entry.pull) {
+                    if let Some(pull) = other.as_ref().and_then(|entry| entry.pull) {
                         self.cancel(pull);
                     }
                     unknown = true;
                     let foreign = spec.removal.as_ref().is_some_and(|order| order.if_held) && !held;
+                    let superseded = known.map(|report| report.superseded.clone());
                     let mut entry = Entry::new(spec, self.last_inventory, now).resumed(past);
+                    if let Some(superseded) = superseded {
+                        entry.progress.report.superseded = superseded;
+                    }
                     if foreign {
+                        entry.progress.report.superseded.clear();
                         entry.removed(now);
                     }
                     entry
@@ -302,11 +315,15 @@ impl Warmer {
             self.touched.insert(image);
             self.entries.push(entry);
         }
-        for entry in previous.into_values() {
+        for (image, entry) in previous {
             if let Some(pull) = entry.pull {
                 self.cancel(pull);
             }
+            if entry.superseded && self.entries.get(&image).is_none() {
+                self.entries.push(entry);
+            }
         }
+        self.drop_superseded();
         self.history.clear();
         if unknown {
             self.read_soon(now);
@@ -393,10 +410,7 @@ impl Warmer {
         self.read_due = None;
         acts.push(NodeCommand::ReadInventory {
             id: self.last_inventory,
-            with_usage: self
-                .entries
-                .values()
-                .any(|e| !e.wants_present() && e.progress.report.phase != ImagePhase::Removed),
+            with_usage: self.entries.values().any(Entry::needs_usage),
             with_disk: self.config.image_fs_high_threshold.is_some(),
         });
     }
@@ -451,26 +465,40 @@ impl Warmer {
         let Some(inventory) = &self.inventory else {
             return;
         };
-        let mut verdicts = Vec::new();
-        for entry in self.entries.values_mut() {
-            if entry.stale >= id || entry.pull.is_some() || entry.removing {
+        let mut replaced = false;
+        for entry in self.entries.values_mut().filter(|e| e.wants_present()) {
+            if !entry.is_shown_by(id) {
                 continue;
             }
             let image = entry.progress.spec.image.clone();
             self.touched.insert(image.clone());
-            match (entry.wants_present(), inventory.find(&image)) {
-                (true, Some(found)) => entry.found(found, now),
-                (true, None) => entry.missing(
+            match inventory.find(&image) {
+                Some(found) if entry.found(found, now) => {
+                    // This reading may lack the images in use.
+                    entry.stale = id;
+                    replaced = true;
+                }
+                Some(_) => {}
+                None => entry.missing(
                     now,
                     self.config.eviction_window,
                     &self.config.backoff,
                     &mut self.rng,
                 ),
-                (false, found) => verdicts.push((image, found.cloned())),
             }
         }
-        for (image, found) in verdicts {
+        self.follow_superseded(id, now);
+        let absent = self.entries.values().filter(|e| !e.wants_present());
+        let absent = absent.filter(|e| e.is_shown_by(id));
+        let absent: Vec<ImageRef> = absent.map(|e| e.progress.spec.image.clone()).collect();
+        for image in absent {
+            self.touched.insert(image.clone());
+            let found = self.inventory.as_ref().and_then(|i| i.find(&image));
+            let found = found.cloned();
             self.judge_removal(&image, found.as_ref(), now);
+        }
+        if replaced {
+            self.read_soon(now);
         }
     }
 
@@ -651,6 +679,7 @@ impl Warmer {
                 self.inventory_outdated = true;
                 self.reading_overlaps = true;
                 self.read_disk_soon(now);
+                self.drop_superseded();
             }
             Err(failure) => {
                 entry.failed(&failure, now, &self.config.backoff, &mut self.rng);

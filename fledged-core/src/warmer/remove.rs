@@ -21,6 +21,12 @@ impl Warmer {
         let Some(inventory) = &self.inventory else {
             return;
         };
+        let superseded = self.entries.get(image).is_some_and(|e| e.superseded);
+        // A superseded digest is removed only with all names of its image.
+        let scope = match superseded {
+            true => RemovalScope::Image,
+            false => inventory.removal(),
+        };
         let protected = &self.config.protected;
         let wanted = |r: &ImageRef| self.entries.get(r).is_some_and(Entry::wants_present);
         let doomed = |r: &ImageRef| {
@@ -30,7 +36,7 @@ impl Warmer {
         let kept = protected.why_kept(image);
         let obstacle = kept.map(|why| (Reason::Protected, why)).or_else(|| {
             let mut all = inventory.find_all(image);
-            all.find_map(|found| obstacle(inventory, image, found, wanted, doomed))
+            all.find_map(|found| obstacle(inventory, scope, image, found, wanted, doomed))
         });
         let Some(entry) = self.entries.get_mut(image) else {
             return;
@@ -46,6 +52,7 @@ impl Warmer {
         let refused = kept && entry.progress.report.reason == Some(Reason::InUse);
         let refused_for_good = kept && entry.refused;
         match (found, obstacle) {
+            (None, _) if superseded => self.superseded_removed(image),
             (None, _) => entry.removed(now),
             (Some(found), Some((reason, message))) => {
                 entry.describe(found);
@@ -74,6 +81,7 @@ impl Warmer {
         if self.removal.is_some() || !self.removal_due(now) {
             return;
         }
+        let idle = self.is_idle(now);
         if self.removes_more_than_names() {
             if !self.pulls.is_empty() {
                 return;
@@ -88,7 +96,7 @@ impl Warmer {
                 return;
             }
         }
-        while let Some(image) = self.entries.next_removal(now) {
+        while let Some(image) = self.entries.next_removal(idle, now) {
             // The assignment may have changed since the image was last judged.
             let found = self
                 .inventory
@@ -129,11 +137,15 @@ impl Warmer {
 
     /// Whether a removal is running or could be started now.
     pub(super) fn removal_due(&self, now: Timestamp) -> bool {
-        self.removal.is_some()
-            || self
-                .entries
-                .next_removal_due()
-                .is_some_and(|due| due <= now)
+        let next = self.entries.next_removal_due(self.is_idle(now));
+        self.removal.is_some() || next.is_some_and(|due| due <= now)
+    }
+
+    /// Whether no pull is running or due. Removals that a refresh causes wait for that, because other pulls wait
+    /// for a removal, and the removal for the running pulls, which may take an hour.
+    fn is_idle(&self, now: Timestamp) -> bool {
+        let next = self.entries.next_pull_due(None, true);
+        self.pulls.is_empty() && next.is_none_or(|due| due > now)
     }
 
     pub(super) fn removal_ended(
@@ -168,6 +180,9 @@ impl Warmer {
         match result {
             Ok(Removal::Removed | Removal::Absent) => {
                 entry.removed(now);
+                if entry.superseded {
+                    self.superseded_removed(image);
+                }
                 if self.holds.freed() {
                     self.retry_blocked(now);
                 }
@@ -229,15 +244,15 @@ impl Warmer {
 /// Why `target` may not be removed from `image` now, if so: the image is in use or pinned, or the
 /// runtime would remove another name with it that is to be present or is not assigned at all.
 ///
-/// `is_doomed` returns whether a reference is to be absent.
+/// `scope` is what the removal takes. `is_doomed` returns whether a reference is to be absent.
 pub(super) fn obstacle(
     inventory: &Inventory,
+    scope: RemovalScope,
     target: &ImageRef,
     image: &RuntimeImage,
     is_desired: impl Fn(&ImageRef) -> bool,
     is_doomed: impl Fn(&ImageRef) -> bool,
 ) -> Option<(Reason, String)> {
-    let scope = inventory.removal();
     if image.pinned {
         return Some((Reason::Pinned, "the runtime has it pinned".to_owned()));
     }
@@ -296,6 +311,7 @@ mod tests {
         let is = |names: &[&str], r: &ImageRef| names.iter().any(|n| r.original() == *n);
         let obstacle = obstacle(
             &inventory,
+            scope,
             &target,
             image,
             |r| is(wanted, r),

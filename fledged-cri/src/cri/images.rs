@@ -33,19 +33,8 @@ pub(super) fn image_named(image: &Image, wanted: &ImageRef) -> Option<RuntimeIma
     if !found.references.contains(wanted) {
         return None;
     }
-    if let Some(digest) = digest_in(&found.references, wanted) {
-        found.digest = Some(digest);
-    }
+    found.digest = found.digest_of(wanted).cloned();
     Some(found)
-}
-
-fn digest_in(references: &[ImageRef], wanted: &ImageRef) -> Option<Digest> {
-    wanted.digest().cloned().or_else(|| {
-        references
-            .iter()
-            .filter(|r| r.name() == wanted.name())
-            .find_map(|r| r.digest().cloned())
-    })
 }
 
 fn references(image: &Image) -> Vec<ImageRef> {

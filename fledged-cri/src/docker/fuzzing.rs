@@ -6,7 +6,7 @@ use bollard::errors::Error;
 use bollard::models::{CreateImageInfo, ImageInspect, ImageSummary};
 use fledged_core::model::ImageRef;
 
-use super::images::{digest_for, from_inspect, from_summary, is_last_name};
+use super::images::{from_inspect, from_summary, is_last_name};
 use super::{failure, progress::PullEvents};
 
 /// The events of a pull, one a line.
@@ -28,7 +28,7 @@ pub fn images(bytes: &[u8]) {
     let summaries = serde_json::from_slice::<Vec<ImageSummary>>(bytes);
     for summary in summaries.iter().flatten() {
         let found = from_summary(summary);
-        let _ = (digest_for(&found, &image), is_last_name(&found, &image));
+        let _ = (found.digest_of(&image), is_last_name(&found, &image));
     }
     if let Ok(inspect) = serde_json::from_slice::<ImageInspect>(bytes) {
         let _ = from_inspect(&inspect);

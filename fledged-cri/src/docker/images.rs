@@ -1,7 +1,7 @@
 //! Docker images as the port describes them.
 
 use bollard::models::{ImageInspect, ImageSummary};
-use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::port::RuntimeImage;
 
 /// An image as `GET /images/json` lists it.
@@ -30,19 +30,6 @@ fn image<'a>(id: &str, names: impl Iterator<Item = &'a String>, size: i64) -> Ru
     RuntimeImage::new(id, references)
         .with_digest(digest)
         .with_size(ByteSize::new(u64::try_from(size).unwrap_or_default()))
-}
-
-/// The digest of a reference. Of several digests, the one of the same repository.
-pub(super) fn digest_for(found: &RuntimeImage, image: &ImageRef) -> Option<Digest> {
-    if let Some(digest) = image.digest() {
-        return Some(digest.clone());
-    }
-    found
-        .references
-        .iter()
-        .filter(|r| r.name() == image.name())
-        .find_map(|r| r.digest().cloned())
-        .or_else(|| found.digest.clone())
 }
 
 /// Whether an image has no name left after the removal of this one.
@@ -95,7 +82,8 @@ mod tests {
             format!("app@{}", digest('b')),
         ];
         let found = from_summary(&summary(&["app:1", "other:1"], &[&digests[0], &digests[1]]));
-        let chosen = digest_for(&found, &"app:1".parse().unwrap());
+        let image = "app:1".parse().unwrap();
+        let chosen = found.digest_of(&image);
         assert_eq!(chosen.unwrap().as_str(), digest('b'));
     }
 

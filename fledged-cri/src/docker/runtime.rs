@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 
 use super::connection::{Connection, credentials, secret};
 use super::failure;
-use super::images::{digest_for, from_inspect, from_summary, is_last_name};
+use super::images::{from_inspect, from_summary, is_last_name};
 use super::progress::PullEvents;
 use crate::disk::usage_of;
 
@@ -60,7 +60,7 @@ impl DockerRuntime {
         // The Engine also resolves short names and prefixes of IDs.
         let found = from_inspect(&inspect).filter(|found| found.references.contains(image));
         Ok(found.map(|mut found| {
-            found.digest = digest_for(&found, image);
+            found.digest = found.digest_of(image).cloned();
             found
         }))
     }

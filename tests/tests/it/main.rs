@@ -24,5 +24,6 @@ mod operator;
 mod operator_containerd;
 mod registry_probe;
 mod registry_token;
+mod superseded;
 mod terminal;
 mod webhook;
