@@ -72,6 +72,7 @@ const PHASES: [ImagePhase; 8] = [
 pub(crate) struct AgentMetrics {
     images: Gauges,
     backing_off: Gauge,
+    superseded: Gauge,
     pulls: Counters<1>,
     pull_seconds: Histogram,
     image_bytes: Histogram,
@@ -84,6 +85,7 @@ impl Default for AgentMetrics {
         let metrics = Self {
             images: Family::default(),
             backing_off: Gauge::default(),
+            superseded: Gauge::default(),
             pulls: Family::default(),
             pull_seconds: Histogram::new(PULL_SECONDS),
             image_bytes: Histogram::new(IMAGE_BYTES),
@@ -101,6 +103,8 @@ impl AgentMetrics {
             self.images => "fledged_agent_images", "Images of the node's assignment by phase";
             self.backing_off => "fledged_agent_images_in_backoff",
                 "Images that wait for the next attempt after a failure";
+            self.superseded => "fledged_agent_superseded_digests",
+                "Digests that tags named before and that are still on the node";
             self.pulls => "fledged_agent_pulls",
                 "Finished pulls by result: Succeeded, Cancelled or the reason of the failure";
             self.pull_seconds => "fledged_agent_pull_duration" (Seconds), "Duration of successful pulls";
@@ -122,6 +126,8 @@ impl AgentMetrics {
         }
         let backing_off = reports.iter().filter(|r| r.next_attempt_at.is_some());
         self.backing_off.set(gauge_value(backing_off.count()));
+        let superseded = reports.iter().map(|report| report.superseded.len());
+        self.superseded.set(gauge_value(superseded.sum::<usize>()));
     }
 
     /// Counts a finished pull, with the size of the image if it succeeded.

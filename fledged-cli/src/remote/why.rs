@@ -528,6 +528,12 @@ impl Query<'_> {
         if verifying {
             because.push_str("; the check for a refresh is pending");
         }
+        let details = NodeDetails::new(self.record);
+        let superseded = details.report(self.image).map_or(0, |r| r.superseded.len());
+        if superseded > 0 {
+            let versions = pluralised(superseded, "superseded version");
+            because.push_str(&format!("; {versions} still on the node"));
+        }
         let mut answer = self.by_report(WhyReason::Cached, &because);
         answer.digest = digest;
         answer.next_attempt = None;

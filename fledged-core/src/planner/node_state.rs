@@ -56,6 +56,8 @@ pub(super) struct ObservedImage {
     failing: bool,
     /// Whether the node held the image for its assignment, or began to pull it.
     held: bool,
+    /// Digests that the tag named before and that are still on the node.
+    pub(super) superseded: u64,
 }
 
 impl ObservedImage {
@@ -75,6 +77,7 @@ impl ObservedImage {
             reason: report.reason,
             failing,
             held: report.is_held(),
+            superseded: u64::try_from(report.superseded.len()).unwrap_or(u64::MAX),
         }
     }
 

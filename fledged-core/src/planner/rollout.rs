@@ -321,12 +321,15 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
         let all_limited = entry.wanted_by.iter().all(limited);
         let trouble = pair.filter(|_| reachable && !verifying && !due);
         let trouble = trouble.and_then(|pair| node.trouble(pair));
+        let observed = pair.filter(|_| reachable).and_then(|pair| pair.observed);
+        let superseded = observed.map_or(0, |observed| observed.superseded);
         for id in &entry.wanted_by {
             if let Some(kind) = trouble {
                 add_trouble(id, kind, Some(&entry.image));
             }
             let tally = tallies.entry(id).or_default();
             tally.desired += 1;
+            tally.superseded += superseded;
             // An image that a cache without a limit wants takes no slot of the others.
             tally.in_progress += u64::from(in_progress && (all_limited || !limited(id)));
             match state {

@@ -96,7 +96,7 @@ impl fmt::Display for ActionReason {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PairCounts {
-    /// All desired pairs: the sum of the other four.
+    /// All desired pairs: the sum of `cached`, `pulling`, `failed` and `unreachable`.
     pub desired: u64,
     /// Present.
     pub cached: u64,
@@ -106,6 +106,18 @@ pub struct PairCounts {
     pub failed: u64,
     /// On nodes that are NotReady, non-Linux or unresponsive.
     pub unreachable: u64,
+    /// Digests that tags named before and that are still on nodes, because they are in use or not removed yet.
+    /// Not part of `desired`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub superseded: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde calls"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl PairCounts {
@@ -118,7 +130,15 @@ impl PairCounts {
             pulling,
             failed,
             unreachable,
+            superseded: 0,
         }
+    }
+
+    /// With the number of digests that tags named before and that are still on nodes.
+    #[must_use]
+    pub fn with_superseded(mut self, superseded: u64) -> Self {
+        self.superseded = superseded;
+        self
     }
 }
 

@@ -125,6 +125,7 @@ pub(super) fn status(
             pulling: sum.pulling,
             failed: sum.failed,
             unreachable: sum.unreachable,
+            superseded: sum.superseded,
         },
         conditions: conditions(cache, &message, now),
         message,
@@ -304,6 +305,7 @@ fn message(cache: &CacheState) -> String {
         (sum.left_out, "of them on nodes whose record is full"),
         (sum.unreachable_nodes, "can't be reached"),
         (sum.unreachable, "on nodes that can't be reached"),
+        (sum.superseded, "superseded versions still on nodes"),
     ];
     for (count, what) in parts {
         if count > 0 {

@@ -32,10 +32,12 @@ pub(super) struct Tally {
     pub(super) removal_failed: u64,
     /// Assigned pulls that are not finished and take a slot of the cache.
     pub(super) in_progress: u64,
+    /// Digests that tags named before and that are still on the node.
+    pub(super) superseded: u64,
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 16] {
+    fn fields(&mut self) -> [&mut u64; 17] {
         [
             &mut self.desired,
             &mut self.cached,
@@ -53,6 +55,7 @@ impl Tally {
             &mut self.shared,
             &mut self.removal_failed,
             &mut self.in_progress,
+            &mut self.superseded,
         ]
     }
 }

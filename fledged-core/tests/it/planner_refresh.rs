@@ -3,8 +3,10 @@ use std::time::Duration;
 
 use crate::world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
-use fledged_core::model::{CountOrPercent, DesiredState, ImagePullPolicy};
-use fledged_core::planner::{ActionReason, ActionStatus, ConditionKind, PlannerConfig};
+use fledged_core::model::{CountOrPercent, DesiredState, Digest, ImagePullPolicy};
+use fledged_core::planner::{
+    ActionReason, ActionStatus, ClusterEvent, ConditionKind, PlannerConfig,
+};
 
 /// Longer than the interval between refreshes, with its jitter.
 const INTERVAL: u64 = 16 * 60 + 30;
@@ -24,6 +26,40 @@ fn mk_settled(images: &[&str]) -> World {
 fn revisions(world: &World, node: &str) -> Vec<u64> {
     let record = &world.records[&mk_name(node)];
     record.images.iter().map(|i| i.revision).collect()
+}
+
+#[test]
+fn superseded_versions_are_counted() {
+    let mut world = mk_settled(&["app:1", "tool"]);
+    world.cache("other", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    let digests = || (1..=2).map(|n| Digest::parse(&format!("sha256:{n:064}")).unwrap());
+    let mut report = world.agents[&mk_name("n1")].reported.clone().unwrap();
+    for image in &mut report.images {
+        if image.image == mk_ref("tool") {
+            *image = image.clone().with_superseded(digests());
+        }
+    }
+    let node = mk_name("n1");
+    world.send(ClusterEvent::Reported { node, report });
+    world.pass(1);
+    let status = world.status("web");
+    assert_eq!(status.counts.superseded, 2);
+    assert_eq!((status.counts.desired, status.counts.cached), (4, 4));
+    assert_eq!(
+        status.message,
+        "4 of 4 cached on 2 nodes, 2 superseded versions still on nodes"
+    );
+    assert!(status.condition(ConditionKind::Ready).unwrap().status);
+    assert_eq!(world.status("other").counts.superseded, 0);
+
+    world.set_ready("n1", false);
+    world.pass(1);
+    assert_eq!(world.status("web").counts.superseded, 0);
+    world.set_ready("n1", true);
+    world.act("n1");
+    world.pass(1);
+    assert_eq!(world.status("web").message, "4 of 4 cached on 2 nodes");
 }
 
 #[test]

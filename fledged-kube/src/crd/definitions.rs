@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use fledged_core::model::{IMAGES_MAX, PULL_SECRETS_MAX, SELECTORS_MAX};
+use fledged_core::model::{IMAGES_MAX, PULL_SECRETS_MAX, SELECTORS_MAX, SUPERSEDED_MAX};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
     ValidationRule,
@@ -60,6 +60,8 @@ const LABEL_VALUE_MAX: i64 = 63;
 const MESSAGE_MAX: i64 = 1_024;
 /// Longest digest: `sha512:` and 128 digits, with room for others.
 const DIGEST_MAX: i64 = 200;
+/// `algorithm:digits`.
+const DIGEST: &str = "^sha[0-9]+:[0-9a-f]+$";
 /// Longest reference: name (255), tag (128), the longest digest (136), separators.
 const REFERENCE_MAX: i64 = 520;
 /// Longest key of a label or taint: a DNS subdomain, a slash, 63 characters.
@@ -272,6 +274,10 @@ pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition)
             longest(image, "digest", DIGEST_MAX);
             longest(image, "reason", LABEL_VALUE_MAX);
             longest(image, "message", MESSAGE_MAX);
+            in_list(image, "superseded", 0, limit(SUPERSEDED_MAX), |digest| {
+                digest.max_length = Some(DIGEST_MAX);
+                digest.pattern = Some(DIGEST.to_owned());
+            });
         });
         in_field(status, "images", atomic);
     });

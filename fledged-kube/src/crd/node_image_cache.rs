@@ -207,6 +207,9 @@ pub struct NodeImageStatus {
     /// Message of the runtime or registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Digests that the tag named before, oldest first, and that are removed from the node once nothing uses them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<String>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -450,6 +453,7 @@ impl From<&ImageReport> for NodeImageStatus {
                 .filter(|revision| *revision > 0 || !cached(report)),
             reason: report.reason.map(|reason| reason.to_string()),
             message: report.message.as_deref().map(shortened),
+            superseded: report.superseded.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -471,7 +475,8 @@ impl NodeImageStatus {
         report.reason = self.reason.as_ref().map(reason);
         // An agent can be an impostor: what is read is bounded as well as what is written.
         report.message = self.message.as_deref().map(shortened);
-        Some(report)
+        let superseded = self.superseded.iter();
+        Some(report.with_superseded(superseded.filter_map(|text| Digest::parse(text).ok())))
     }
 }
 
@@ -611,6 +616,8 @@ mod tests {
                 images.push(report.clone().with_size(ByteSize::new(size)));
             }
             let message = "é".repeat(MESSAGE_MAX + 9);
+            let digests = (0..9).map(|n| Digest::parse(&format!("sha256:{n:064}")).unwrap());
+            images.push(report.clone().with_superseded(digests));
             let failed = report.with_reason(Reason::RegistryError);
             images.push(failed.with_message(message).with_next_attempt_at(at));
         }

@@ -656,6 +656,8 @@ fn with_deadline(spec: &AssignedImage) -> AssignedImage {
 }
 
 fn with_image(mut report: ImageReport, image: &ImageRef) -> ImageReport {
+    // An agent may have written it. No Job removes superseded digests.
+    report.superseded.clear();
     report.image = image.clone();
     report
 }

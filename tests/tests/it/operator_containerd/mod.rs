@@ -2,3 +2,4 @@
 mod private;
 mod program;
 mod refresh;
+mod superseded;
