@@ -274,6 +274,7 @@ impl Elector {
     pub async fn release(&mut self) {
         let clock = Arc::clone(&self.clock);
         let result = tokio::select! {
+            biased;
             result = self.write_release() => result,
             () = clock.sleep(RELEASE_LIMIT) => Err("the API server does not respond".to_owned()),
         };
@@ -302,6 +303,7 @@ impl Elector {
     async fn attempt_within(&mut self, limit: Duration) -> Result<Option<Duration>, String> {
         let clock = Arc::clone(&self.clock);
         tokio::select! {
+            biased;
             result = self.attempt() => result,
             () = clock.sleep(limit) => Err("the API server does not respond".to_owned()),
         }

@@ -242,6 +242,7 @@ impl Agent {
         let stop = CancellationToken::new();
         let mut tasks = self.start(&stop);
         let result = tokio::select! {
+            biased;
             () = shutdown => Ok(()),
             ended = tasks.ended() => Err(match ended {
                 Some((task, Err(source))) => AgentError::Broken { node: node.clone(), task, source },
@@ -259,6 +260,7 @@ impl Agent {
             }
         };
         tokio::select! {
+            biased;
             () = drained => info!(%node, "agent stopped"),
             () = clock.sleep(DRAIN_LIMIT) => warn!(%node, "agent stopped before all tasks ended"),
         }

@@ -230,8 +230,9 @@ impl Controller {
             self.health.set(Stage::Standby);
             let health = self.health.clone();
             let elected = tokio::select! {
-                () = elector.acquire() => true,
+                biased;
                 () = &mut shutdown => false,
+                () = elector.acquire() => true,
                 () = heartbeat(|| health.beat()) => false,
             };
             if !elected {
@@ -288,8 +289,9 @@ impl Controller {
         };
         futures_util::pin_mut!(working, keeping, stopping, heart);
         tokio::select! {
-            result = working => result,
+            biased;
             lost = keeping => Err(lost.into()),
+            result = working => result,
             () = stopping => Ok(()),
             () = heart => Ok(()),
         }

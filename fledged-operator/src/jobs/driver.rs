@@ -335,7 +335,16 @@ impl Reconciler {
             let clock = Arc::clone(&self.requests.clock);
             let timer: OptionFuture<_> = pause.map(|pause| clock.sleep(pause)).into();
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
+                Some(done) = self.operations.next() => self.finish(done),
+                Some((node, job, trouble)) = self.troubles.1.recv() => {
+                    self.store.get_mut(&node).set_trouble(&job, trouble);
+                    self.dirty.insert(node);
+                }
+                Some(ended) = self.writers.join_next() => {
+                    ended.map_err(|error| format!("a status writer has failed: {error}"))?;
+                }
                 event = records.recv(), if open => match event {
                     Some(event) => self.apply_record_event(event),
                     None => open = false,
@@ -349,14 +358,6 @@ impl Reconciler {
                             _ => break,
                         }
                     }
-                }
-                Some(done) = self.operations.next() => self.finish(done),
-                Some((node, job, trouble)) = self.troubles.1.recv() => {
-                    self.store.get_mut(&node).set_trouble(&job, trouble);
-                    self.dirty.insert(node);
-                }
-                Some(ended) = self.writers.join_next() => {
-                    ended.map_err(|error| format!("a status writer has failed: {error}"))?;
                 }
                 Some(()) = timer => {}
             }

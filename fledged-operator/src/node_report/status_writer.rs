@@ -66,19 +66,21 @@ impl Writer {
             let clock = Arc::clone(&self.clock);
             let timer: OptionFuture<_> = pause.map(|pause| clock.sleep(pause)).into();
             tokio::select! {
-                event = events.recv() => match event {
-                    Some(event) => self.apply(event),
-                    None => break,
-                },
+                biased;
                 Some(result) = OptionFuture::from(writing.as_mut()) => {
                     writing = None;
                     self.ended(result);
                 }
+                event = events.recv() => match event {
+                    Some(event) => self.apply(event),
+                    None => break,
+                },
                 Some(()) = timer => {}
             }
         }
         let clock = Arc::clone(&self.clock);
         tokio::select! {
+            biased;
             () = self.final_flush(writing) => {}
             () = clock.sleep(FINAL_FLUSH) => warn!("final status not written in time"),
         }
