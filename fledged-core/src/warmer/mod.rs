@@ -108,8 +108,10 @@ pub struct Warmer {
     read_failure: Option<Failure>,
     /// Whether images were pulled after the last reading.
     inventory_outdated: bool,
-    /// Whether pulls ran during the current reading, which may have missed them.
+    /// Whether pulls ran when the current reading began, which may have missed them.
     reading_overlaps: bool,
+    /// Whether a pull ended during the current reading, which may have missed it.
+    pulled_in_reading: bool,
     holds: Holds,
     polled_at: Option<Timestamp>,
     /// Pulls that the loop must cancel.
@@ -142,6 +144,7 @@ impl Warmer {
             read_failure: None,
             inventory_outdated: false,
             reading_overlaps: false,
+            pulled_in_reading: false,
             holds: Holds::default(),
             polled_at: None,
             cancelled: Vec::new(),
@@ -215,10 +218,12 @@ impl Warmer {
             }
         };
         let unclear = !self.pulls.is_empty() || self.inventory_outdated;
-        let removal = match removing || (exclusive && unclear) {
-            true => None,
+        let removal = match exclusive && unclear {
+            true => self.removals_overdue_at(),
             false => self.entries.next_removal_due(self.pulls.is_empty()),
         };
+        // A reading that an overdue removal waits for is running.
+        let removal = removal.filter(|at| !removing && self.polled_at.is_none_or(|p| *at > p));
         let times = [reading, self.entries.next_end(), pull, removal];
         times.into_iter().flatten().min()
     }
@@ -407,6 +412,7 @@ impl Warmer {
             }
         }
         self.reading_overlaps = !self.pulls.is_empty();
+        self.pulled_in_reading = false;
         self.read_due = None;
         acts.push(NodeCommand::ReadInventory {
             id: self.last_inventory,
@@ -432,7 +438,8 @@ impl Warmer {
                 self.read_failure = None;
                 self.inventory_at = Some(now);
                 self.inventory = Some(inventory);
-                self.inventory_outdated = self.reading_overlaps;
+                let overlaps = self.reading_overlaps && !self.removals_overdue(now);
+                self.inventory_outdated = overlaps || self.pulled_in_reading;
                 // Spreads the readings of nodes with simultaneous assignments, which may share a host.
                 let interval = self.config.inventory_interval;
                 let earlier = (interval / EARLIER).mul_f64(self.rng.f64());
@@ -677,7 +684,7 @@ impl Warmer {
                 entry.describe(&pulled);
                 entry.pulled(unused_credentials, now);
                 self.inventory_outdated = true;
-                self.reading_overlaps = true;
+                self.pulled_in_reading = true;
                 self.read_disk_soon(now);
                 self.drop_superseded();
             }

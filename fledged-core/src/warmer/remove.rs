@@ -1,5 +1,7 @@
 //! Removals: whether an image may be removed, when the removal starts, how it ends.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::Warmer;
@@ -9,6 +11,11 @@ use super::node_event::NodeCommand;
 use crate::error::{Failure, Reason};
 use crate::model::{ImagePhase, ImageRef};
 use crate::port::{Removal, RemovalScope, RuntimeImage};
+use crate::time::after;
+
+/// How long removals wait for running pulls, and pulls that are due wait for them: most pulls end within that time. A
+/// registry that sends nothing keeps a pull running up to its deadline, which may be hours.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Warmer {
     /// Decides whether an image that should be absent can be removed.
@@ -76,14 +83,14 @@ impl Warmer {
     ///
     /// Removals run one at a time: they are quick, and each changes what the next may remove. A runtime
     /// that removes other names as well could remove one that a pull has just added. There, removals
-    /// wait for running pulls and for an inventory read after them.
+    /// wait for running pulls, though not for long, and for an inventory read after them.
     pub(super) fn start_removals(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
         if self.removal.is_some() || !self.removal_due(now) {
             return;
         }
         let idle = self.is_idle(now);
         if self.removes_more_than_names() {
-            if !self.pulls.is_empty() {
+            if !self.pulls.is_empty() && !self.removals_overdue(now) {
                 return;
             }
             if self.inventory_outdated {
@@ -146,6 +153,17 @@ impl Warmer {
     fn is_idle(&self, now: Timestamp) -> bool {
         let next = self.entries.next_pull_due(None, true);
         self.pulls.is_empty() && next.is_none_or(|due| due > now)
+    }
+
+    /// When the first removal has waited long enough for running pulls.
+    pub(super) fn removals_overdue_at(&self) -> Option<Timestamp> {
+        let due = self.entries.next_removal_due(self.pulls.is_empty());
+        due.map(|due| after(due, PATIENCE))
+    }
+
+    /// Whether a removal has waited long enough for running pulls.
+    pub(super) fn removals_overdue(&self, now: Timestamp) -> bool {
+        self.removals_overdue_at().is_some_and(|at| at <= now)
     }
 
     pub(super) fn removal_ended(

@@ -1,4 +1,6 @@
 //! Removals by the warmer: their order, and images that are kept.
+use std::time::Duration;
+
 use crate::warmer_node::{
     TestNode, mk_absent, mk_config, mk_failure, mk_image, mk_inventory, mk_present,
 };
@@ -178,6 +180,28 @@ fn a_removal_waits_for_pulls_and_a_later_reading() {
     assert_eq!(asked.removals(), NONE);
     assert_eq!(node.report("old").reason, Some(Reason::SharedImage));
     assert_eq!(asked.pulls(), ["c"]);
+}
+
+/// A registry that sends nothing keeps a pull running up to its deadline.
+#[test]
+fn a_pull_that_never_ends_does_not_hold_up_others() {
+    let slow = mk_present("slow").with_deadline(Duration::from_secs(2 * 3600));
+    let (mut node, asked) = rig_with(vec![slow.clone()], mk_inventory(&["old"]));
+    assert_eq!(asked.pulls(), ["slow"]);
+    node.assign(vec![slow, mk_present("new"), mk_absent("old")]);
+    node.read(mk_inventory(&["old"]));
+    assert_eq!(node.phase("old"), ImagePhase::Removing);
+    let removals = (0..10).find_map(|_| {
+        let asked = match node.is_reading() {
+            true => node.read(mk_inventory(&["old"])),
+            false => node.wake(),
+        };
+        Some(asked.removals()).filter(|removals| !removals.is_empty())
+    });
+    assert_eq!(removals.unwrap(), ["old"]);
+    assert!(node.seconds() <= 60.0, "{}", node.seconds());
+    assert_eq!(node.removal("old", Ok(Removal::Removed)).pulls(), ["new"]);
+    assert_eq!(node.phase("slow"), ImagePhase::Pulling);
 }
 
 #[test]
