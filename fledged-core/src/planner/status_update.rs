@@ -209,14 +209,31 @@ pub(super) fn unused_credentials(
     Some(concealed(&own, id, &node.pair(image)?.entry))
 }
 
+/// The words before the name of an object in a message about credentials.
+const CREDENTIALS: [&str; 2] = ["pull secret ", "service account "];
+
+/// The namespaces of Secrets and ServiceAccounts in a message.
+fn named_namespaces(message: &str) -> impl Iterator<Item = String> {
+    let names = CREDENTIALS
+        .iter()
+        .flat_map(|word| message.split(word).skip(1));
+    names.filter_map(|name| {
+        let (namespace, _) = name.split_once('/')?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let is_name = !namespace.is_empty() && namespace.chars().all(plain);
+        is_name.then(|| namespace.to_owned())
+    })
+}
+
 /// The message without names of objects in the namespaces of other caches. One report serves all caches that
-/// want the image, and may name the Secrets of each.
+/// want the image, and may name the Secrets of each, also of those that wanted it when the report was made.
 pub(super) fn concealed(message: &str, id: &CacheId, entry: &AssignedImage) -> String {
     let caches = entry.wanted_by.iter().map(|id| &id.namespace);
     let secrets = entry.pull_secrets.iter().map(|name| &name.namespace);
     let accounts = entry.service_accounts.iter().map(|name| &name.namespace);
-    let namespaces = caches.chain(secrets).chain(accounts);
-    let others: BTreeSet<&String> = namespaces.filter(|of| **of != id.namespace).collect();
+    let namespaces = caches.chain(secrets).chain(accounts).cloned();
+    let namespaces = namespaces.chain(named_namespaces(message));
+    let others: BTreeSet<String> = namespaces.filter(|of| *of != id.namespace).collect();
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-./_:".contains(c);
     let mut text = message.to_owned();
     for namespace in others {

@@ -224,6 +224,25 @@ fn names_of_other_namespaces_are_concealed() {
     );
 }
 
+/// A cache of another namespace wants the image no more, and the last report still names its Secret.
+#[test]
+fn names_of_former_caches_are_concealed() {
+    let mut world = mk_world(1, &["app:1"]);
+    let id = CacheId::new("secret-team", "web", "uid-other");
+    let other = CacheFacts::of_spec(id.clone(), 1, &mk_spec(&["app:1"], &[]));
+    world.caches.insert(id.clone(), other.clone());
+    world.send(other.into());
+    world.caches.remove(&id);
+    world.send(ClusterEvent::CacheGone(id));
+    let text = "pull secret secret-team/login: not found; pull secret default/login: not found";
+    let failed = mk_failed("app:1", Reason::CredentialsUnavailable).with_message(text.to_owned());
+    report(&mut world, "n1", [failed]);
+    assert_eq!(
+        world.status("web").failures["app:1"][0].message,
+        "pull secret of another namespace: not found; pull secret default/login: not found"
+    );
+}
+
 /// A cached image for which a Secret of `secret-team` and one of `default` could not be used.
 fn mk_without_secrets(image: &str) -> ImageReport {
     let text = "pull secret secret-team/theirs: not found; pull secret default/ours of service \
