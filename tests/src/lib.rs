@@ -33,6 +33,7 @@
 //! | [`FaultProxy`] | a proxy in front of a registry with scripted [`Fault`]s, and a timed request log |
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
 //! | [`ManifestFile`] | an ImageCache in a file that tests can edit |
+//! | [`simulation`] | the real controller and agents on simulated time, with faults from a seed |
 //! | [`kube::World`] | an API server, the operator's controller, nodes with agents on runtimes in memory |
 //! | [`Fledged`] | the `fledged` or `fledged-operator` binary, with a deadline, its output captured |
 //! | [`pull_like_the_kubelet`] | pulls over CRI as the kubelet does, without code of fledged |
@@ -67,6 +68,7 @@ mod process;
 mod push;
 mod registry;
 mod require;
+pub mod simulation;
 
 pub use command::{Fledged, Output, Running, find_fledged, find_operator, fledged_binary};
 pub use containerd::Containerd;

@@ -137,6 +137,16 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes, after an optimised build; bench_scale.rs runs a short one",
     ),
     (
+        "cargo run -p fledged-tests --bin simulate -- --seeds 200",
+        Run::Help(env!("CARGO_BIN_EXE_simulate")),
+        "minutes; simulation.rs simulates a few seeds",
+    ),
+    (
+        "cargo run -p fledged-tests --bin simulate -- --seed 42 --moves 3,8,12 --trace",
+        Run::Help(env!("CARGO_BIN_EXE_simulate")),
+        "an example; simulation.rs simulates a few seeds",
+    ),
+    (
         "KUBEBUILDER_ASSETS=/path/to/etcd-and-kube-apiserver cargo run --release -p fledged-tests --bin bench-scale -- --nodes 1000",
         Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
         "it needs etcd and kube-apiserver",

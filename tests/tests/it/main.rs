@@ -24,6 +24,7 @@ mod operator;
 mod operator_containerd;
 mod registry_probe;
 mod registry_token;
+mod simulation;
 mod superseded;
 mod terminal;
 mod webhook;

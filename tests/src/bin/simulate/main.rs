@@ -1,0 +1,191 @@
+//! Simulates the real program from seeds, and prints figures.
+//!
+//! ```console
+//! cargo run -p fledged-tests --bin simulate -- --seeds 200
+//! cargo run -p fledged-tests --bin simulate -- --seed 42 --moves 0,3,8 --trace
+//! ```
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use fledged_tests::simulation::{Outcome, Scenario, run, shrink};
+
+/// Simulates the real controller and agents on an API server in the process, on virtual time.
+#[derive(Parser)]
+struct Args {
+    /// Number of seeds to simulate.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// First seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Simulates this seed only, and prints what happened at the end.
+    #[arg(long, conflicts_with_all = ["seeds", "first"])]
+    seed: Option<u64>,
+    /// With --seed: only the moves of these numbers.
+    #[arg(long, value_delimiter = ',', requires = "seed")]
+    moves: Option<Vec<usize>>,
+    /// With --seed: prints each step.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Threads.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Starts no further seed after this many seconds.
+    #[arg(long)]
+    budget: Option<u64>,
+    /// Most runs to shrink a failing seed.
+    #[arg(long, default_value_t = 150)]
+    shrink: usize,
+    /// Continues after a seed that fails.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.seed {
+        Some(seed) => one(seed, &args),
+        None => many(&args),
+    }
+}
+
+/// Simulates one seed and prints its moves and its end.
+fn one(seed: u64, args: &Args) -> ExitCode {
+    let whole = Scenario::new(seed);
+    let numbers = args.moves.clone();
+    let numbers = numbers.unwrap_or_else(|| (0..whole.moves.len()).collect());
+    let scenario = whole.with_only(&numbers);
+    println!("seed {seed}: {:?}", scenario.setup);
+    for (number, timed) in numbers.iter().zip(&scenario.moves) {
+        println!(
+            "  {number:>3} {:>9.3} {:?}",
+            timed.at.as_secs_f64(),
+            timed.act
+        );
+    }
+    let outcome = run(&scenario, args.trace);
+    if outcome.has_failed() && !args.trace {
+        outcome.tail.iter().for_each(|step| println!("  {step}"));
+    }
+    print(&outcome);
+    match outcome.has_failed() {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn print(outcome: &Outcome) {
+    println!(
+        "{} steps, hash {:016x}, {:.1} simulated hours, converged after {:?}",
+        outcome.steps,
+        outcome.hash,
+        outcome.simulated.as_secs_f64() / 3600.0,
+        outcome.convergence,
+    );
+    for violation in &outcome.violations {
+        let (at, invariant) = (violation.at.as_secs_f64(), violation.invariant);
+        println!("BROKEN at {at:.3}: {invariant}: {}", violation.found);
+    }
+}
+
+#[derive(Default)]
+struct Figures {
+    seeds: u64,
+    steps: u64,
+    simulated: Duration,
+    faults: BTreeMap<&'static str, u64>,
+    convergences: Vec<(Duration, u64)>,
+    failed: BTreeMap<u64, Outcome>,
+}
+
+fn many(args: &Args) -> ExitCode {
+    let began = Instant::now();
+    let next = AtomicU64::new(args.first);
+    let figures = Mutex::new(Figures::default());
+    std::thread::scope(|scope| {
+        for _ in 0..args.threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let late = args.budget.is_some_and(|s| began.elapsed().as_secs() >= s);
+                    let failed = !lock(&figures).failed.is_empty();
+                    if seed >= args.first + args.seeds || late || (failed && !args.keep_going) {
+                        return;
+                    }
+                    let outcome = run(&Scenario::new(seed), false);
+                    lock(&figures).add(seed, outcome);
+                }
+            });
+        }
+    });
+    let figures = figures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    figures.print(began.elapsed());
+    let failed = figures.failed.iter();
+    let failed = failed.filter_map(|(seed, outcome)| Some((seed, outcome.violations.first()?)));
+    for (seed, violation) in failed.clone() {
+        println!(
+            "seed {seed}: BROKEN: {}: {}",
+            violation.invariant, violation.found
+        );
+    }
+    let Some((seed, violation)) = failed.clone().next() else {
+        return ExitCode::SUCCESS;
+    };
+    let kept = shrink(&Scenario::new(*seed), violation, args.shrink);
+    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    println!("replay it, with {} of its moves, with:", kept.len());
+    println!(
+        "cargo run -p fledged-tests --bin simulate -- --seed {seed} --moves {} --trace",
+        kept.join(",")
+    );
+    ExitCode::FAILURE
+}
+
+fn lock(figures: &Mutex<Figures>) -> MutexGuard<'_, Figures> {
+    figures.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Figures {
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        self.seeds += 1;
+        self.steps += outcome.steps;
+        self.simulated += outcome.simulated;
+        for (kind, count) in &outcome.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        let converged = outcome.convergence.map(|after| (after, seed));
+        self.convergences.extend(converged);
+        if outcome.has_failed() {
+            self.failed.insert(seed, outcome);
+        }
+    }
+
+    fn print(&self, took: Duration) {
+        let mut convergences = self.convergences.clone();
+        convergences.sort_unstable();
+        println!("seeds             {}", self.seeds);
+        println!("failed seeds      {}", self.failed.len());
+        println!("steps             {}", self.steps);
+        println!(
+            "simulated hours   {:.1}",
+            self.simulated.as_secs_f64() / 3600.0
+        );
+        println!("wall time         {:.1} s", took.as_secs_f64());
+        if let (Some(median), Some((worst, seed))) = (
+            convergences.get(convergences.len() / 2),
+            convergences.last(),
+        ) {
+            let (median, worst) = (median.0.as_secs(), worst.as_secs());
+            println!("convergence       median {median} s, worst {worst} s (seed {seed})");
+        }
+        println!("moves and faults  {}", self.faults.values().sum::<u64>());
+        for (kind, count) in &self.faults {
+            println!("  {count:>9}  {kind}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Simulation of the real program.
+//!
+//! The real [`Controller`](fledged_operator::controller::Controller) and [`Agent`](fledged_operator::agent::Agent)s run
+//! against [`fledged_apiserver::Service`] in one thread, on paused tokio time, without sockets. A [`Scenario`] is drawn
+//! from a seed: the world, and a list of [`Move`]s of users, nodes, runtimes, registries, connections and processes.
+//! [`run`] plays it and checks invariants at every step: safety always, convergence once the faults end.
+//!
+//! The same seed gives the same history. [`shrink`] drops moves of a scenario that fails while it fails.
+
+mod call;
+mod clock;
+mod faults;
+mod ledger;
+mod machine;
+mod moves;
+mod processes;
+mod registry;
+mod run;
+mod shrink;
+mod trace;
+mod world;
+
+pub use faults::{KillPoint, WatchEnd, Weather};
+pub use ledger::Violation;
+pub use moves::{CacheName, Move, Scenario, Setup, Target, TimedMove};
+pub use run::{CONVERGENCE, CONVERGENCE_AFTER_REFRESH, Outcome, run};
+pub use shrink::shrink;

@@ -1,0 +1,483 @@
+//! What happens in a simulation: the world and the list of moves, both drawn from a seed before it begins.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use fledged_core::error::Reason;
+use serde_json::{Value, json};
+
+use super::faults::{KillPoint, WatchEnd, Weather};
+
+/// The namespaces of ordinary tenants.
+pub(super) const TENANTS: [&str; 2] = ["alpha", "beta"];
+/// The namespace of a tenant that does harm.
+pub(super) const HOSTILE: &str = "mallory";
+/// Caches in each namespace.
+const CACHES: [&str; 2] = ["front", "back"];
+/// Public images with immutable tags, and their sizes in bytes. The last two have the same content.
+pub(super) const FIXED: [(&str, u64); 7] = [
+    ("r0.test/app-0:1", 40_000_000),
+    ("r0.test/app-1:1", 250_000_000),
+    ("r0.test/app-2:1", 5_000_000),
+    ("r1.test/app-3:1", 90_000_000),
+    ("r1.test/app-4:1", 300_000_000),
+    ("r1.test/twin-a:1", 30_000_000),
+    ("r0.test/twin-b:1", 30_000_000),
+];
+/// Images with mutable tags.
+pub(super) const MUTABLE: [(&str, u64); 2] = [
+    ("r0.test/tool:latest", 20_000_000),
+    ("r1.test/base", 60_000_000),
+];
+/// Images that need credentials.
+pub(super) const PRIVATE: [(&str, u64); 1] = [("private.test/team/app:1", 70_000_000)];
+/// Images that other programs of a node use, and caches only if they want to do harm.
+pub(super) const STRANGE: [(&str, u64); 2] = [
+    ("sys.test/cni:3", 80_000_000),
+    ("sys.test/logs:2", 35_000_000),
+];
+/// The registries.
+pub(super) const HOSTS: [&str; 4] = ["r0.test", "r1.test", "private.test", "sys.test"];
+
+/// An image whose pull never ends.
+pub(super) fn tarpit(number: u32) -> String {
+    format!("pit.test/image-{number}:1")
+}
+
+/// Tarpits that exist.
+pub(super) const TARPITS: u32 = 40;
+
+/// The name of a node.
+pub(super) fn node_name(number: usize) -> String {
+    format!("node-{number}")
+}
+
+/// A cache by namespace and name.
+pub type CacheName = (&'static str, &'static str);
+
+/// A process, or several, in a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The agent of a node.
+    Agent(usize),
+    /// One of the controllers.
+    Controller(usize),
+    /// Every agent and every controller.
+    Everybody,
+}
+
+/// A thing that happens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Move {
+    /// A user creates a cache, or replaces its spec.
+    Apply(CacheName, Value),
+    /// A user applies an invalid spec.
+    ApplyNonsense(CacheName, Value),
+    /// A user asks for a refresh.
+    Refresh(CacheName),
+    /// A user asks for a purge.
+    Purge(CacheName),
+    /// A user deletes a cache.
+    Delete(CacheName),
+    /// A user edits a cache many times, every 100 ms.
+    EditStorm(CacheName, Vec<Value>),
+    /// A user deletes the pull Secret of a namespace, or creates it.
+    Secret(&'static str, bool),
+    /// A node joins the cluster, or comes back with its images.
+    Join(usize),
+    /// A node is deleted.
+    Leave(usize),
+    /// Another machine takes the name of a node.
+    Replace(usize),
+    /// A node turns Ready or NotReady.
+    Ready(usize, bool),
+    /// A label of a node changes.
+    Label(usize, &'static str),
+    /// A node is tainted, or its taint removed.
+    Taint(usize, bool),
+    /// The runtime is away for a while; its pulls end.
+    RestartRuntime(usize, Duration),
+    /// Pulls of a node fail.
+    FailPulls(usize, Reason, Duration),
+    /// A node is slow.
+    SlowNode(usize, u32, Duration),
+    /// The disk of a node is almost full.
+    FillDisk(usize, u64, Duration),
+    /// An image is lost.
+    Evict(usize, &'static str),
+    /// The kubelet removes what no container uses.
+    CollectGarbage(usize),
+    /// A container of an image starts.
+    StartContainer(usize, &'static str),
+    /// The containers of an image end.
+    StopContainers(usize, &'static str),
+    /// A program other than fledged pulls an image.
+    PullByOthers(usize, &'static str),
+    /// A mutable tag names another image.
+    Republish(&'static str),
+    /// A registry does not have an image for a while.
+    LoseImage(&'static str, Duration),
+    /// A registry fails.
+    FailRegistry(&'static str, Reason, Duration),
+    /// A registry throttles the user of a namespace, or anonymous requests.
+    Throttle(&'static str, Option<&'static str>, Duration),
+    /// The connection of a process to the API server fails.
+    Suffer(Target, Weather, Duration),
+    /// The watches of a process end.
+    CutWatches(Target, WatchEnd),
+    /// The API server forgets the history of its objects.
+    Compact,
+    /// A process is killed, and starts again after this time.
+    Kill(Target, Duration),
+    /// A process is killed at one of its next writes.
+    KillAtWrite(Target, u32, KillPoint),
+    /// A process is stopped, and starts again after this time.
+    Stop(Target, Duration),
+    /// The wall clock of a process jumps by seconds.
+    Jump(Target, i64),
+}
+
+/// A move and when it happens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TimedMove {
+    /// Simulated time since the start.
+    pub at: Duration,
+    /// What happens.
+    pub act: Move,
+}
+
+/// The world of a simulation.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Setup {
+    /// Nodes at the start.
+    pub nodes: usize,
+    /// Most nodes that pull at once.
+    pub node_limit: u32,
+    /// Most concurrent pulls of a node.
+    pub pulls: usize,
+    /// How often mutable tags are pulled again; zero: never.
+    pub refresh: Duration,
+    /// Room of a record in bytes.
+    pub record_bytes: usize,
+    /// Whether a removal removes an image with all its names, on each node.
+    pub whole_removals: Vec<bool>,
+    /// Whether there is a hostile tenant.
+    pub hostile: bool,
+    /// How long there are moves and faults.
+    pub trouble: Duration,
+    /// Whether users ask for a refresh of their caches when the faults end.
+    pub refresh_after: bool,
+}
+
+/// What a seed stands for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scenario {
+    /// The seed.
+    pub seed: u64,
+    /// The world.
+    pub setup: Setup,
+    /// The moves, by time.
+    pub moves: Vec<TimedMove>,
+}
+
+impl Scenario {
+    /// Draws the world and the moves.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice(Rng::with_seed(seed));
+        let nodes = dice.range(2, 5);
+        let hostile = dice.chance(0.4);
+        let setup = Setup {
+            nodes,
+            node_limit: match hostile {
+                // A hostile tenant may keep the slot of each node that its images go to.
+                true => 10,
+                false => dice.range(1, 3) as u32,
+            },
+            // With one slot, a pull that never ends has it until its deadline.
+            pulls: dice.range(1 + usize::from(hostile), 4),
+            refresh: match dice.chance(0.5) {
+                true => Duration::from_secs(15 * 60),
+                false => Duration::ZERO,
+            },
+            record_bytes: match dice.chance(0.3) {
+                true => 16 * 1024,
+                false => 512 * 1024,
+            },
+            whole_removals: (0..=nodes + 1).map(|_| dice.chance(0.6)).collect(),
+            hostile,
+            trouble: Duration::from_secs(60 * dice.range(5, 40) as u64),
+            refresh_after: dice.chance(0.5),
+        };
+        let mut moves: Vec<TimedMove> = Vec::new();
+        // Every simulation begins with caches that have something to do.
+        for namespace in TENANTS {
+            let at = Duration::from_millis(dice.range(0, 20_000) as u64);
+            let act = Move::Apply((namespace, CACHES[0]), dice.spec(namespace));
+            moves.push(TimedMove { at, act });
+        }
+        let span = usize::try_from(setup.trouble.as_millis()).unwrap();
+        for _ in 0..dice.range(10, 70) {
+            let at = Duration::from_millis(dice.range(0, span) as u64);
+            let act = dice.act(&setup);
+            moves.push(TimedMove { at, act });
+        }
+        moves.sort_by_key(|timed| timed.at);
+        Self { seed, setup, moves }
+    }
+
+    /// The scenario with only the moves of these numbers.
+    #[must_use]
+    pub fn with_only(&self, numbers: &[usize]) -> Self {
+        let kept = numbers.iter().filter_map(|number| self.moves.get(*number));
+        Self {
+            moves: kept.cloned().collect(),
+            ..self.clone()
+        }
+    }
+}
+
+struct Dice(Rng);
+
+impl Dice {
+    /// A number from `least` to `most - 1`.
+    fn range(&mut self, least: usize, most: usize) -> usize {
+        self.0.usize(least..most.max(least + 1))
+    }
+
+    fn chance(&mut self, share: f64) -> bool {
+        self.0.f64() < share
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.range(0, from.len())].clone()
+    }
+
+    fn seconds(&mut self, least: usize, most: usize) -> Duration {
+        Duration::from_secs(self.range(least, most) as u64)
+    }
+
+    fn image(&mut self) -> &'static str {
+        match self.range(0, 10) {
+            0 | 1 => self.pick(&MUTABLE).0,
+            2 => self.pick(&PRIVATE).0,
+            _ => self.pick(&FIXED).0,
+        }
+    }
+
+    fn any_image(&mut self) -> &'static str {
+        match self.chance(0.25) {
+            true => self.pick(&STRANGE).0,
+            false => self.image(),
+        }
+    }
+
+    fn cache(&mut self, setup: &Setup) -> CacheName {
+        let namespace = match setup.hostile && self.chance(0.2) {
+            true => HOSTILE,
+            false => self.pick(&TENANTS),
+        };
+        (namespace, self.pick(&CACHES))
+    }
+
+    fn spec(&mut self, namespace: &str) -> Value {
+        if namespace == HOSTILE {
+            return self.hostile_spec();
+        }
+        let groups = self.range(1, 4);
+        let groups: Vec<Value> = (0..groups).map(|_| self.group()).collect();
+        let mut spec = json!({ "cacheSpec": groups });
+        let secret = format!("login-of-{namespace}");
+        spec["imagePullSecrets"] = json!([{ "name": secret }]);
+        if self.chance(0.5) {
+            spec["deletionPolicy"] = "Purge".into();
+        }
+        if self.chance(0.3) {
+            let limit = self.pick(&[json!(1), json!("50%"), json!(2)]);
+            spec["rollout"] = json!({ "maxConcurrentNodes": limit });
+        }
+        if self.chance(0.3) {
+            spec["deadline"] = self.pick(&["30s", "2m", "20m"]).into();
+        }
+        spec
+    }
+
+    fn group(&mut self) -> Value {
+        let count = self.range(1, 4);
+        let mut images: Vec<&str> = (0..count).map(|_| self.image()).collect();
+        images.sort_unstable();
+        images.dedup();
+        let mut group = json!({ "images": images });
+        if self.chance(0.4) {
+            let zone = self.pick(&["a", "b"]);
+            group["nodeSelector"] = json!({ "zone": zone });
+        }
+        if self.chance(0.2) {
+            group["imagePullPolicy"] = "Always".into();
+        }
+        if self.chance(0.2) {
+            group["tolerations"] = json!([]);
+        }
+        group
+    }
+
+    fn hostile_spec(&mut self) -> Value {
+        let images: Vec<String> = match self.range(0, 4) {
+            0 => (0..self.range(1, 12))
+                .map(|_| tarpit(self.0.u32(0..TARPITS)))
+                .collect(),
+            1 => {
+                let count = self.range(30, 150);
+                (0..count)
+                    .map(|n| format!("none.test/missing-image-{n}:1"))
+                    .collect()
+            }
+            2 => vec![self.pick(&STRANGE).0.to_owned(), self.image().to_owned()],
+            _ => (0..3).map(|_| self.image().to_owned()).collect(),
+        };
+        let mut images = images;
+        images.sort_unstable();
+        images.dedup();
+        let deadline = self.pick(&["1s", "5m", "2h", "24h"]);
+        let mut spec = json!({ "cacheSpec": [{ "images": images, "deadline": deadline }] });
+        if self.chance(0.5) {
+            spec["rollout"] = json!({ "maxConcurrentNodes": 1 });
+        }
+        if self.chance(0.5) {
+            spec["deletionPolicy"] = "Purge".into();
+        }
+        if self.chance(0.3) {
+            spec["imagePullSecrets"] = json!([{ "name": "login-of-alpha" }]);
+        }
+        spec
+    }
+
+    /// A spec that the API server stores and the controller refuses.
+    fn nonsense(&mut self) -> Value {
+        let image = self.image();
+        match self.range(0, 3) {
+            0 => json!({ "cacheSpec": [{ "images": [image], "deadline": "9999h" }] }),
+            1 => json!({ "cacheSpec": [{ "images": [format!("{image}@sha256:12")] }] }),
+            _ => json!({ "cacheSpec": [{ "images": [image],
+                "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+                    { "matchExpressions": [{ "key": "zone", "operator": "In", "values": [] }] },
+                ] } } }] }),
+        }
+    }
+
+    fn target(&mut self, setup: &Setup) -> Target {
+        match self.range(0, 5) {
+            0 | 1 => Target::Controller(self.range(0, 2)),
+            2 => Target::Everybody,
+            _ => Target::Agent(self.range(0, setup.nodes)),
+        }
+    }
+
+    fn process(&mut self, setup: &Setup) -> Target {
+        match self.chance(0.5) {
+            true => Target::Controller(self.range(0, 2)),
+            false => Target::Agent(self.range(0, setup.nodes)),
+        }
+    }
+
+    fn weather(&mut self) -> (Weather, Duration) {
+        match self.range(0, 7) {
+            0 => (Weather::Slow(self.seconds(1, 20)), self.seconds(10, 200)),
+            1 => (
+                Weather::Errors(0.1 + 0.7 * self.0.f64()),
+                self.seconds(5, 200),
+            ),
+            2 => (
+                Weather::LostAnswers(0.1 + 0.7 * self.0.f64()),
+                self.seconds(5, 200),
+            ),
+            3 => (Weather::Hangs(0.3 * self.0.f64()), self.seconds(5, 60)),
+            4 => (
+                Weather::LateEvents(self.seconds(1, 60)),
+                self.seconds(10, 300),
+            ),
+            5 => (Weather::RepeatedEvents(self.0.f64()), self.seconds(10, 300)),
+            _ => (Weather::Partition, self.seconds(1, 400)),
+        }
+    }
+
+    fn pull_failure(&mut self) -> Reason {
+        self.pick(&[
+            Reason::RegistryError,
+            Reason::ConnectionFailed,
+            Reason::Unauthorized,
+            Reason::ImageNotFound,
+            Reason::InvalidImage,
+            Reason::RuntimeUnavailable,
+            Reason::Unknown,
+        ])
+    }
+
+    fn act(&mut self, setup: &Setup) -> Move {
+        let cache = self.cache(setup);
+        let node = self.range(0, setup.nodes);
+        match self.range(0, 60) {
+            0..=9 => Move::Apply(cache, self.spec(cache.0)),
+            10 => Move::ApplyNonsense(cache, self.nonsense()),
+            11..=13 => Move::Refresh(cache),
+            14..=16 => Move::Purge(cache),
+            17..=19 => Move::Delete(cache),
+            20 => {
+                let count = self.range(2, 40);
+                let specs = (0..count).map(|_| self.spec(cache.0)).collect();
+                Move::EditStorm(cache, specs)
+            }
+            21 => Move::Secret(self.pick(&TENANTS), self.chance(0.5)),
+            22 => Move::Join(self.range(0, setup.nodes + 2)),
+            23 => Move::Leave(node),
+            24 => Move::Replace(node),
+            25 | 26 => Move::Ready(node, self.chance(0.6)),
+            27 => Move::Label(node, self.pick(&["a", "b", "c"])),
+            28 => Move::Taint(node, self.chance(0.5)),
+            29 | 30 => Move::RestartRuntime(node, self.seconds(1, 120)),
+            31 => Move::FailPulls(node, self.pull_failure(), self.seconds(10, 600)),
+            32 => Move::SlowNode(node, self.range(2, 40) as u32, self.seconds(30, 900)),
+            33 => Move::FillDisk(
+                node,
+                self.range(0, 700_000_000) as u64,
+                self.seconds(60, 900),
+            ),
+            34 | 35 => Move::Evict(node, self.any_image()),
+            36 => Move::CollectGarbage(node),
+            37 | 38 => Move::StartContainer(node, self.any_image()),
+            39 => Move::StopContainers(node, self.any_image()),
+            40 => Move::PullByOthers(node, self.any_image()),
+            41 => Move::Republish(self.pick(&MUTABLE).0),
+            42 => Move::LoseImage(self.image(), self.seconds(30, 900)),
+            43 => Move::FailRegistry(
+                self.pick(&HOSTS),
+                self.pull_failure(),
+                self.seconds(10, 600),
+            ),
+            44 => {
+                let user = self.pick(&[None, Some(TENANTS[0]), Some(TENANTS[1])]);
+                Move::Throttle(self.pick(&HOSTS), user, self.seconds(10, 600))
+            }
+            45..=50 => {
+                let (weather, lasting) = self.weather();
+                Move::Suffer(self.target(setup), weather, lasting)
+            }
+            51 | 52 => {
+                let end = self.pick(&[WatchEnd::Closed, WatchEnd::Reset, WatchEnd::Gone]);
+                Move::CutWatches(self.target(setup), end)
+            }
+            53 => Move::Compact,
+            54 | 55 => Move::Kill(self.process(setup), self.seconds(0, 120)),
+            56 | 57 => {
+                let point = self.pick(&[KillPoint::Before, KillPoint::After]);
+                Move::KillAtWrite(self.process(setup), self.0.u32(0..6), point)
+            }
+            58 => Move::Stop(self.process(setup), self.seconds(0, 60)),
+            _ => {
+                let seconds = self.pick(&[-3_600, -30, -1, 1, 5, 30, 600]);
+                Move::Jump(self.process(setup), seconds)
+            }
+        }
+    }
+}

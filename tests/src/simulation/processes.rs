@@ -1,0 +1,200 @@
+//! The processes of a simulation: controllers and agents, started, killed and started again.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fledged_core::model::{CountOrPercent, NodeName};
+use fledged_core::planner::PlannerConfig;
+use fledged_kube::lease::LeaseName;
+use fledged_operator::agent::{Agent, AgentConfig};
+use fledged_operator::controller::{Candidate, Controller, ControllerConfig, ControllerError};
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::clock::ProcessClock;
+use super::faults::Connection;
+use super::ledger::Ledger;
+use super::machine::{AgentRuntime, Machine};
+use super::moves::Setup;
+use super::trace::Trace;
+
+/// The namespace of the operator.
+pub(super) const OPERATOR: &str = "kube-fledged";
+/// How long a process that ended by itself stays away, as with a crash loop.
+const RESTART: Duration = Duration::from_secs(10);
+/// How long a process may take to stop.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How a process ended.
+enum End {
+    /// As asked, or because it may no longer lead.
+    Well,
+    /// In a way that the program calls unexpected.
+    Badly(String),
+}
+
+/// A process that runs, or will run again.
+pub(super) struct Process {
+    pub(super) connection: Connection,
+    pub(super) clock: Arc<ProcessClock>,
+    name: String,
+    seed: u64,
+    task: Option<JoinHandle<End>>,
+    stop: Option<oneshot::Sender<()>>,
+    /// When it is killed because it did not stop.
+    grace: Option<Instant>,
+    /// When it starts, if it does not run; `None`: never.
+    start_at: Option<Instant>,
+    /// When it starts after its end.
+    pause: Duration,
+    /// When it started last.
+    pub(super) since: Duration,
+}
+
+impl Process {
+    /// A process that starts at the next look.
+    pub(super) fn new(name: &str, seed: u64, connection: Connection, trace: &Trace) -> Self {
+        Self {
+            connection,
+            clock: Arc::new(ProcessClock::new(trace.origin())),
+            name: name.to_owned(),
+            seed,
+            task: None,
+            stop: None,
+            grace: None,
+            start_at: Some(Instant::now()),
+            pause: RESTART,
+            since: Duration::ZERO,
+        }
+    }
+
+    /// Whether it runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.task.is_some() && self.stop.is_some()
+    }
+
+    /// Kills it, as SIGKILL does. It starts again after this time; `None`: never.
+    pub(super) fn kill(&mut self, away: Option<Duration>) {
+        match &self.task {
+            Some(task) => task.abort(),
+            None => self.start_at = away.map(|away| Instant::now() + away),
+        }
+        self.stop = None;
+        self.pause = away.unwrap_or(Duration::MAX);
+    }
+
+    /// Asks it to stop, as SIGTERM does. It starts again this long after its end.
+    pub(super) fn stop(&mut self, away: Duration) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+            self.grace = Some(Instant::now() + GRACE);
+            self.pause = away;
+        }
+    }
+
+    /// Makes it run as soon as possible.
+    pub(super) fn hurry(&mut self) {
+        self.pause = RESTART;
+        if self.task.is_none() {
+            self.start_at = Some(Instant::now());
+        }
+    }
+
+    /// Notes an end, and returns whether it is to start now.
+    pub(super) fn look(&mut self, trace: &Trace, ledger: &Ledger) -> bool {
+        let now = Instant::now();
+        if let Some(task) = self.task.as_mut().filter(|task| task.is_finished()) {
+            let word = match task.now_or_never() {
+                Some(Ok(End::Well)) | None => "ended".to_owned(),
+                Some(Ok(End::Badly(why))) => {
+                    ledger.violate(
+                        "no process ends unexpectedly",
+                        format!("{}: {why}", self.name),
+                    );
+                    why
+                }
+                Some(Err(error)) if error.is_panic() => {
+                    let why = format!("{}: {error}", self.name);
+                    ledger.violate("no process panics", why.clone());
+                    why
+                }
+                Some(Err(_)) => "killed".to_owned(),
+            };
+            trace.step(format_args!("{} is down: {word}", self.name));
+            (self.task, self.stop, self.grace) = (None, None, None);
+            self.start_at = now
+                .checked_add(self.pause)
+                .filter(|_| self.pause < Duration::MAX);
+            self.pause = RESTART;
+        }
+        if let Some(task) = &self.task
+            && self.grace.is_some_and(|until| now >= until)
+        {
+            task.abort();
+        }
+        self.task.is_none() && self.start_at.is_some_and(|at| now >= at)
+    }
+
+    /// Starts an agent on this machine.
+    pub(super) fn start_agent(&mut self, machine: &Arc<Machine>, setup: &Setup, trace: &Trace) {
+        let (client, incarnation) = self.connection.client();
+        let runtime = AgentRuntime::new(Arc::clone(machine), self.connection.clone(), incarnation);
+        let mut config = AgentConfig::default();
+        config.clock = self.clock.clone();
+        config.seed = Some(self.seed ^ u64::from(incarnation));
+        config.warmer.max_parallel_pulls = NonZeroUsize::new(setup.pulls).unwrap();
+        let name = NodeName::new(self.name.as_str()).unwrap();
+        let agent = Agent::new(client, name, Arc::new(runtime), config);
+        self.spawn(trace, async |stop: oneshot::Receiver<()>| {
+            let stopped = async move { drop(stop.await) };
+            match agent.run(stopped).await {
+                Ok(()) => End::Well,
+                Err(error) => End::Badly(error.to_string()),
+            }
+        });
+    }
+
+    /// Starts a controller.
+    pub(super) fn start_controller(&mut self, setup: &Setup, trace: &Trace) {
+        let (client, incarnation) = self.connection.client();
+        let mut config = ControllerConfig::default();
+        config.planner = planner_config(setup);
+        config.clock = self.clock.clone();
+        config.seed = self.seed ^ u64::from(incarnation);
+        let identity = self.connection.sender(&[]).identity();
+        config.election = Some(Candidate::new(LeaseName::of_controller(OPERATOR), identity));
+        let controller = Controller::new(client, config);
+        self.spawn(trace, async |stop: oneshot::Receiver<()>| {
+            let stopped = async move { drop(stop.await) };
+            match controller.run(Box::pin(stopped)).await {
+                Ok(()) | Err(ControllerError::NotLeading(_)) => End::Well,
+                Err(error) => End::Badly(error.to_string()),
+            }
+        });
+    }
+
+    fn spawn<F>(&mut self, trace: &Trace, run: impl FnOnce(oneshot::Receiver<()>) -> F)
+    where
+        F: Future<Output = End> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(run(stopped));
+        self.connection.set_process(task.abort_handle());
+        (self.task, self.stop, self.start_at) = (Some(task), Some(stop), None);
+        self.since = trace.now();
+        trace.step(format_args!("{} starts", self.name));
+    }
+}
+
+/// The configuration of the planner.
+pub(super) fn planner_config(setup: &Setup) -> PlannerConfig {
+    let mut planner = PlannerConfig::default();
+    planner.max_concurrent_nodes = CountOrPercent::Count(setup.node_limit);
+    planner.refresh_interval = setup.refresh;
+    planner.refresh_min_interval = Duration::from_secs(30);
+    planner.record_bytes_max = setup.record_bytes;
+    planner
+}
