@@ -437,10 +437,11 @@ impl Ledger {
             if came_along {
                 continue;
             }
-            // A version that a mutable tag named before has no other name than its digest.
             let key = (node.to_owned(), image.clone());
+            // A version that a mutable tag of the record named before has no other name than its digest.
             let version = taken.iter().all(|name| name.digest().is_some());
-            if version && state.ours.contains(&key) {
+            let mut tags = state.ours.iter().filter(|(of, _)| of == node);
+            if version && tags.any(|(_, tag)| tag.name() == image.name()) {
                 continue;
             }
             if !ordered(&state, image) {
@@ -737,9 +738,8 @@ impl State {
             return;
         }
         for text in texts {
-            for (at, _) in text.match_indices("login-of-") {
-                let of = &text[at + "login-of-".len()..];
-                if !of.starts_with(call.namespace.as_str()) {
+            for (at, _) in text.match_indices("/login-of-") {
+                if !text[..at].ends_with(call.namespace.as_str()) {
                     let found = format!("{}: {text:?}", call.target());
                     self.violate("no Secret of another namespace is named", found);
                 }
