@@ -382,6 +382,34 @@ impl Entry {
     }
 }
 
+/// The pulls with a long deadline, which may keep their slots for hours. With more than one slot, the last one is kept
+/// for images with a usual deadline, and for other namespaces than those that have a long pull, if the node has such
+/// images.
+#[derive(Debug, Default)]
+struct LongPulls<'a> {
+    slots: usize,
+    running: usize,
+    /// Whether an image with a usual deadline is desired.
+    usual: bool,
+    /// Namespaces that desire images.
+    desired: BTreeSet<&'a str>,
+    /// Namespaces with a running long pull.
+    pulling: BTreeSet<&'a str>,
+}
+
+impl LongPulls<'_> {
+    /// Whether the pull of this image may take a free slot.
+    fn admit(&self, entry: &Entry) -> bool {
+        if !entry.is_long() {
+            return true;
+        }
+        let own: BTreeSet<&str> = entry.namespaces().collect();
+        let others = !self.desired.is_subset(&own) && !self.pulling.is_disjoint(&own);
+        let kept = usize::from(self.slots > 1 && (self.usual || others));
+        self.running + kept < self.slots
+    }
+}
+
 /// The images of the assignment. Every query looks at all of them: a node has a few hundred.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
@@ -448,16 +476,16 @@ impl Entries {
         self.values().flat_map(Entry::ends).min()
     }
 
-    /// When the next pull is due that does not wait for the removal of that image. `long`: also of images
-    /// with a long deadline.
-    pub(super) fn next_pull_due(
-        &self,
-        removal: Option<&ImageRef>,
-        long: bool,
-    ) -> Option<Timestamp> {
-        let entries = self
-            .values()
-            .filter(|e| Some(&e.progress.spec.image) != removal && (long || !e.is_long()));
+    /// When the next pull is due.
+    pub(super) fn next_pull_due(&self) -> Option<Timestamp> {
+        self.values().filter_map(Entry::pull_due).min()
+    }
+
+    /// When the next pull is due that may take one of `slots` slots and does not wait for the removal of that image.
+    pub(super) fn next_start(&self, removal: Option<&ImageRef>, slots: usize) -> Option<Timestamp> {
+        let long = self.long_pulls(slots);
+        let entries = self.values();
+        let entries = entries.filter(|e| Some(&e.progress.spec.image) != removal && long.admit(e));
         entries.filter_map(Entry::pull_due).min()
     }
 
@@ -467,32 +495,42 @@ impl Entries {
         entries.filter_map(Entry::removal_due).min()
     }
 
-    /// The next pull to start, not of the image that is being removed. `long`: also of an image with a long
-    /// deadline.
+    /// The next pull to start in one of `slots` slots, not of the image that is being removed.
     pub(super) fn next_pull(
         &mut self,
         removal: Option<&ImageRef>,
-        long: bool,
+        slots: usize,
         now: Timestamp,
     ) -> Option<&mut Entry> {
         let turns = self.turns();
+        let long = self.long_pulls(slots);
         let entries = self.by_image.values().filter(|e| {
             Some(&e.progress.spec.image) != removal
                 && e.pull_due().is_some_and(|due| due <= now)
-                && (long || !e.is_long())
+                && long.admit(e)
         });
         let next = entries.min_by_key(|entry| entry.rank(&turns))?;
         let image = next.progress.spec.image.clone();
         self.by_image.get_mut(&image)
     }
 
-    /// Whether images with a long deadline may take another of `slots` slots. One slot is kept for images
-    /// with a usual deadline, if the node has some and more than one slot.
-    pub(super) fn long_pull_allowed(&self, slots: usize) -> bool {
-        let usual = self.values().any(|e| e.wants_present() && !e.is_long());
-        let kept = usize::from(usual && slots > 1);
-        let running = self.values().filter(|e| e.pull.is_some() && e.is_long());
-        running.count() + kept < slots
+    fn long_pulls(&self, slots: usize) -> LongPulls<'_> {
+        let mut long = LongPulls {
+            slots,
+            ..LongPulls::default()
+        };
+        for entry in self
+            .values()
+            .filter(|e| e.wants_present() || e.pull.is_some())
+        {
+            long.usual |= entry.wants_present() && !entry.is_long();
+            long.desired.extend(entry.namespaces());
+            if entry.pull.is_some() && entry.is_long() {
+                long.running += 1;
+                long.pulling.extend(entry.namespaces());
+            }
+        }
+        long
     }
 
     /// Whether a namespace without a running pull waits for the slot of this image's pull.

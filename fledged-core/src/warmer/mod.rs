@@ -212,10 +212,7 @@ impl Warmer {
         let removals_first = exclusive && self.polled_at.is_some_and(|at| self.removal_due(at));
         let pull = match full || removals_first {
             true => None,
-            false => {
-                let long = self.entries.long_pull_allowed(self.slots());
-                self.entries.next_pull_due(self.removal.as_ref(), long)
-            }
+            false => self.entries.next_start(self.removal.as_ref(), self.slots()),
         };
         let unclear = !self.pulls.is_empty() || self.inventory_outdated;
         let removal = match exclusive && unclear {
@@ -552,8 +549,8 @@ impl Warmer {
             return;
         }
         for _ in 0..self.free_slots() {
-            let long = self.entries.long_pull_allowed(self.slots());
-            let next = self.entries.next_pull(self.removal.as_ref(), long, now);
+            let slots = self.slots();
+            let next = self.entries.next_pull(self.removal.as_ref(), slots, now);
             let Some(entry) = next else {
                 return;
             };

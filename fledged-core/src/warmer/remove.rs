@@ -151,7 +151,7 @@ impl Warmer {
     /// Whether no pull is running or due. Removals that a refresh causes wait for that, because other pulls wait
     /// for a removal, and the removal for the running pulls, which may take an hour.
     fn is_idle(&self, now: Timestamp) -> bool {
-        let next = self.entries.next_pull_due(None, true);
+        let next = self.entries.next_pull_due();
         self.pulls.is_empty() && next.is_none_or(|due| due > now)
     }
 

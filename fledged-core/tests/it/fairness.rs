@@ -81,6 +81,23 @@ fn one_slot_is_kept_for_usual_deadlines() {
 }
 
 #[test]
+fn one_slot_is_kept_for_other_namespaces_than_long_pulls() {
+    let long = |namespace: &str, name: &str, minutes: u64| {
+        mk_wanted(namespace, name).with_deadline(Duration::from_secs(60 * minutes))
+    };
+    let mut node = TestNode::new(2);
+    let mut images: Vec<_> = (0..4).map(|n| long("a", &format!("a-{n}"), 120)).collect();
+    images.push(long("b", "b-0", 20));
+    node.assign(images.clone());
+    assert_eq!(node.read(mk_inventory(&[])).pulls(), ["a-0", "b-0"]);
+    assert_eq!(node.pulled("b-0").pulls(), [""; 0]);
+    // The kept slot is free for what comes later.
+    images.push(long("c", "c-0", 20));
+    node.assign(images);
+    assert_eq!(node.read_next(mk_inventory(&["b-0"])).pulls(), ["c-0"]);
+}
+
+#[test]
 fn a_pull_is_not_extended_while_another_namespace_waits() {
     let minute = Duration::from_secs(60);
     let mut node = TestNode::new(1);
