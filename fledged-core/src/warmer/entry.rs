@@ -383,16 +383,14 @@ impl Entry {
 }
 
 /// The pulls with a long deadline, which may keep their slots for hours. With more than one slot, the last one is kept
-/// for images with a usual deadline, and for other namespaces than those that have a long pull, if the node has such
-/// images.
+/// for images with a usual deadline, if some are desired, and never goes to a namespace that already has a long pull:
+/// images of other namespaces may come at any time.
 #[derive(Debug, Default)]
 struct LongPulls<'a> {
     slots: usize,
     running: usize,
     /// Whether an image with a usual deadline is desired.
     usual: bool,
-    /// Namespaces that desire images.
-    desired: BTreeSet<&'a str>,
     /// Namespaces with a running long pull.
     pulling: BTreeSet<&'a str>,
 }
@@ -403,9 +401,8 @@ impl LongPulls<'_> {
         if !entry.is_long() {
             return true;
         }
-        let own: BTreeSet<&str> = entry.namespaces().collect();
-        let others = !self.desired.is_subset(&own) && !self.pulling.is_disjoint(&own);
-        let kept = usize::from(self.slots > 1 && (self.usual || others));
+        let another = entry.namespaces().any(|own| self.pulling.contains(own));
+        let kept = usize::from(self.slots > 1 && (self.usual || another));
         self.running + kept < self.slots
     }
 }
@@ -524,7 +521,6 @@ impl Entries {
             .filter(|e| e.wants_present() || e.pull.is_some())
         {
             long.usual |= entry.wants_present() && !entry.is_long();
-            long.desired.extend(entry.namespaces());
             if entry.pull.is_some() && entry.is_long() {
                 long.running += 1;
                 long.pulling.extend(entry.namespaces());
