@@ -170,7 +170,7 @@ pub struct Setup {
     pub refresh_after: bool,
 }
 
-/// What a seed stands for.
+/// The world of a seed and the moves in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
     /// The seed.
