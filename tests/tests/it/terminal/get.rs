@@ -96,10 +96,30 @@ async fn an_outage_interrupts_a_watch_once() {
             resource: Some("imagecaches".to_owned()),
             ..RequestFilter::default()
         };
-        // The controller's requests are among them.
-        server.fail_next(8, filter, Failure::unavailable());
+        // The controller's requests are among them: all fail until the outage has been printed.
+        server.fail_next(10_000, filter, Failure::unavailable());
     }
     server.cut_watches();
+    let watching = &watching;
+    eventually("the warning of the outage", || async move {
+        let seen = watching.stderr();
+        let warned = seen.contains("was interrupted");
+        warned.then_some(()).ok_or(seen)
+    })
+    .await;
+    let asked = || {
+        let of_caches = |key: &fledged_apiserver::RequestKey| key.resource == "imagecaches";
+        server.count(of_caches)
+    };
+    // Attempts of the program and of the controller fail meanwhile.
+    let before = asked();
+    eventually("further attempts", || async {
+        (asked() >= before + 4)
+            .then_some(())
+            .ok_or(asked().to_string())
+    })
+    .await;
+    server.fail_nothing();
     world.delete("web").await;
     printed("web Deleted").await;
     let warnings = watching.stderr();
