@@ -17,6 +17,7 @@ mod status;
 mod status_update;
 mod tally;
 mod trouble;
+mod trouble_event;
 
 pub use cluster_event::{
     Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, EventReason, NodeRecord,

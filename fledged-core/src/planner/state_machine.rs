@@ -15,7 +15,7 @@ use super::node_state::{NodeState, ReportLimits};
 use super::rollout::{self, NodeProgress, Obstacle, RemovalClock};
 use super::slots::Slots;
 use super::status_update::{finish_action, publish_at, status};
-use super::trouble;
+use super::trouble_event;
 use crate::model::{
     Assignment, AssignmentDefaults, CacheId, CountOrPercent, ImageCache, ImageRef, InvalidField,
     InvalidSpec, NodeFacts, NodeName,
@@ -939,9 +939,9 @@ fn announce_troubles(
     let sum = cache.totals.sum;
     let settled = sum.pulling + sum.verifying + sum.removing == 0;
     cache.troubles.forget_ended(settled);
-    for (announced, event) in trouble::begun(id, cache, nodes) {
+    for (trouble, event) in trouble_event::begun(id, cache, nodes) {
         if let Some(command) = cache.event(id, event, now) {
-            trouble::set_announced(cache, &announced);
+            cache.troubles.set_announced(trouble);
             queue.push(command);
         }
     }

@@ -11,7 +11,7 @@ use super::node_state::NodeState;
 use super::status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
 };
-use super::trouble::TroubleKind;
+use super::trouble::{RECORD_FULL, TroubleKind, WITHOUT_CREDENTIALS};
 use crate::error::Reason;
 use crate::model::{
     AssignedImage, CacheId, DesiredState, GoDuration, ImageRef, InvalidSpec, NodeName,
@@ -23,13 +23,6 @@ const MESSAGE_MAX: usize = 1_000;
 
 /// The replacement for the name of an object in another namespace.
 const CONCEALED: &str = "of another namespace";
-
-/// The words about images that were pulled although credentials of the cache could not be used.
-pub(super) const WITHOUT_CREDENTIALS: &str = "pulled without some of the credentials";
-
-/// The text of [`Reason::NodeRecordFull`].
-pub(super) const RECORD_FULL: &str =
-    "the record of the node has no room for the images of this image cache";
 
 /// The result of an action that ended, or changed after it had ended.
 #[derive(Debug)]

@@ -1,21 +1,22 @@
-//! What is wrong with the images of a cache, and the events that say so.
+//! What is wrong with the images of a cache.
 //!
-//! An event is sent when a trouble begins. It names one node and one image, and counts the others. A trouble ends
-//! when no node has it and the cache has nothing left to do, so that retries of a failed image send no more events.
+//! A trouble ends when no node has it and the cache has nothing left to do, so that retries of a failed image are no new
+//! trouble.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::cache::CacheState;
-use super::cluster_event::{CacheEvent, EventReason};
-use super::node_state::NodeState;
+use super::cluster_event::EventReason;
 use super::status::CacheStatus;
-use super::status_update::{RECORD_FULL, WITHOUT_CREDENTIALS, concealed, unused_credentials};
 use crate::error::Reason;
 use crate::model::{CacheId, ImageRef, NodeName};
 
-/// Longest message of an event, in bytes. The API server refuses longer ones.
-const MESSAGE_MAX: usize = 1_024;
+/// The words about images that were pulled although credentials of the cache could not be used.
+pub(super) const WITHOUT_CREDENTIALS: &str = "pulled without some of the credentials";
+
+/// The text of [`Reason::NodeRecordFull`].
+pub(super) const RECORD_FULL: &str =
+    "the record of the node has no room for the images of this image cache";
 
 /// What is wrong with images of a cache on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +43,7 @@ impl TroubleKind {
         }
     }
 
-    fn event_reason(self) -> EventReason {
+    pub(super) fn event_reason(self) -> EventReason {
         match self {
             Self::PullFailed(_) => EventReason::ImagePullFailed,
             Self::Evicted => EventReason::ImageEvicted,
@@ -53,25 +54,25 @@ impl TroubleKind {
     }
 
     /// Whether it concerns a node with all its images of the cache.
-    fn is_of_node(self) -> bool {
+    pub(super) fn is_of_node(self) -> bool {
         matches!(self, Self::RecordFull | Self::AgentUnresponsive)
     }
 }
 
 /// A trouble that is announced once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Trouble {
-    kind: TroubleKind,
+pub(super) struct Trouble {
+    pub(super) kind: TroubleKind,
     /// Whether it concerns images that the last edit added.
     added: bool,
 }
 
 /// The images of a cache in one trouble on one node.
 #[derive(Debug, Clone)]
-struct Troubled {
+pub(super) struct Troubled {
     /// The first of them. `None` if the trouble is that of the node.
-    image: Option<ImageRef>,
-    images: u64,
+    pub(super) image: Option<ImageRef>,
+    pub(super) images: u64,
 }
 
 /// The troubles of one node, by cache.
@@ -166,6 +167,21 @@ impl Troubles {
         Some((name, troubled.image.as_ref()?, nodes.len()))
     }
 
+    /// The troubles that are not announced, with their nodes.
+    pub(super) fn unannounced(
+        &self,
+    ) -> impl Iterator<Item = (Trouble, &BTreeMap<NodeName, Troubled>)> {
+        self.nodes
+            .iter()
+            .filter(|(trouble, _)| !self.announced.contains(trouble))
+            .map(|(trouble, nodes)| (*trouble, nodes))
+    }
+
+    /// The event of that trouble is recorded.
+    pub(super) fn set_announced(&mut self, trouble: Trouble) {
+        self.announced.insert(trouble);
+    }
+
     /// Forgets announced troubles that have ended. `settled`: the cache has nothing left to do.
     pub(super) fn forget_ended(&mut self, settled: bool) {
         if settled {
@@ -173,102 +189,4 @@ impl Troubles {
             self.announced.retain(|trouble| nodes.contains_key(trouble));
         }
     }
-}
-
-/// The events of troubles that have begun. Call [`set_announced`] for those that are recorded.
-pub(super) fn begun(
-    id: &CacheId,
-    cache: &CacheState,
-    nodes: &BTreeMap<NodeName, NodeState>,
-) -> Vec<(Announced, CacheEvent)> {
-    let troubles = &cache.troubles;
-    let of_kind = troubles.nodes.iter();
-    let begun = of_kind.filter(|(trouble, _)| !troubles.announced.contains(trouble));
-    let begun = begun.filter_map(|(trouble, troubled)| {
-        let (name, first) = troubled.first_key_value()?;
-        let text = text(id, cache, nodes.get(name), trouble.kind, first);
-        let head = match &first.image {
-            Some(image) => format!("{name}: {}: ", cache.as_written(image)),
-            None => format!("{name}: "),
-        };
-        let others = others(trouble.kind, troubled, first);
-        let room = MESSAGE_MAX.saturating_sub(others.len());
-        let message = shortened(&format!("{head}{text}"), room) + &others;
-        let reason = trouble.kind.event_reason();
-        Some((Announced(*trouble), CacheEvent::warning(reason, message)))
-    });
-    begun.collect()
-}
-
-/// The trouble that an event announces.
-#[derive(Debug)]
-pub(super) struct Announced(Trouble);
-
-/// The event of that trouble is recorded.
-pub(super) fn set_announced(cache: &mut CacheState, announced: &Announced) {
-    cache.troubles.announced.insert(announced.0);
-}
-
-/// What happened on the node, with the texts of the status.
-fn text(
-    id: &CacheId,
-    cache: &CacheState,
-    node: Option<&NodeState>,
-    kind: TroubleKind,
-    first: &Troubled,
-) -> String {
-    let failure = || {
-        let (node, image) = (node?, first.image.as_ref()?);
-        let pair = node.pair(image)?;
-        let mut failed = node.failed.iter();
-        let failed = failed.find(|failed| failed.image == *image)?;
-        Some(concealed(&failed.message, id, &pair.entry))
-    };
-    match kind {
-        TroubleKind::PullFailed(reason) => match failure().filter(|text| !text.is_empty()) {
-            Some(text) => format!("{reason}: {text}"),
-            None => reason.to_string(),
-        },
-        TroubleKind::Evicted => failure().unwrap_or_else(|| {
-            "the image was cached and was removed by something else; it is pulled again".to_owned()
-        }),
-        TroubleKind::RecordFull => RECORD_FULL.to_owned(),
-        TroubleKind::AgentUnresponsive => "the agent does not respond".to_owned(),
-        TroubleKind::CredentialsUnavailable => {
-            let image = first.image.as_ref();
-            let unused = image.and_then(|image| unused_credentials(id, cache, node?, image));
-            format!("{WITHOUT_CREDENTIALS}: {}", unused.unwrap_or_default())
-        }
-    }
-}
-
-/// How many others have the same trouble.
-fn others(kind: TroubleKind, troubled: &BTreeMap<NodeName, Troubled>, first: &Troubled) -> String {
-    let plural = |count: usize| if count == 1 { "node" } else { "nodes" };
-    if kind.is_of_node() {
-        return match troubled.len().saturating_sub(1) {
-            0 => String::new(),
-            more => format!("; and {more} more {}", plural(more)),
-        };
-    }
-    let images: u64 = troubled.values().map(|node| node.images).sum();
-    let nodes = troubled.len() - usize::from(first.images == 1);
-    match images.saturating_sub(1) {
-        0 => String::new(),
-        more => format!("; and {more} more on {nodes} {}", plural(nodes)),
-    }
-}
-
-/// The text with at most that many bytes.
-fn shortened(text: &str, most: usize) -> String {
-    const MORE: &str = "...";
-    if text.len() <= most {
-        return text.to_owned();
-    }
-    let mut end = most.saturating_sub(MORE.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let start = text.get(..end).unwrap_or_default();
-    format!("{start}{MORE}")
 }

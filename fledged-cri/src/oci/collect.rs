@@ -9,7 +9,8 @@ use fledged_core::model::Digest;
 use serde_json::Value;
 
 use super::index::Index;
-use super::layout::{Layout, LayoutError};
+use super::layout::Layout;
+use super::layout_error::LayoutError;
 use crate::registry::MANIFEST_MAX;
 
 /// How long an unreachable blob is kept. The next attempt of a failed pull reuses its layers, and

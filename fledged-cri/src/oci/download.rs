@@ -12,7 +12,8 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio_util::task::TaskTracker;
 
-use super::layout::{Layout, LayoutError};
+use super::layout::Layout;
+use super::layout_error::LayoutError;
 use super::lock::Writer;
 use crate::registry::{Blob, Digester, Session, failure_of_transport};
 

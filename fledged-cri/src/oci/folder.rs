@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::layout::LayoutError;
+use super::layout_error::LayoutError;
 
 /// The start of the names of temporary files. Other files are never deleted from their folder.
 pub(crate) const TEMPORARY_PREFIX: &str = "fledged-tmp-";

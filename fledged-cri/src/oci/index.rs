@@ -3,7 +3,8 @@
 use fledged_core::model::{Digest, ImageRef};
 use serde_json::{Map, Value, json};
 
-use super::layout::{Layout, LayoutError};
+use super::layout::Layout;
+use super::layout_error::LayoutError;
 
 /// The name, by the image specification.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";

@@ -6,7 +6,8 @@ use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::RuntimeImage;
 
 use super::index::{Index, Target};
-use super::layout::{Layout, LayoutError};
+use super::layout::Layout;
+use super::layout_error::LayoutError;
 use crate::registry::{
     Fetched, ImageManifest, IndexEntry, MANIFEST_MAX, Manifest, Platform, config_platform,
 };

@@ -1,16 +1,15 @@
-//! The folder of a layout: its paths, its state, atomic replacement of files, and its errors.
+//! The folder of a layout: its paths, its state and atomic replacement of files.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
-use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::folder::{Folder, Temporary};
+use super::layout_error::LayoutError;
 use crate::registry::Digester;
 
 /// The version that is written; its major version is the only one supported (image specification,
@@ -27,119 +26,6 @@ const UNFINISHED: &str = "unfinished";
 const LOCK: &str = "lock";
 const EMPTY_INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-
-/// Why an image layout cannot be opened or used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LayoutError {
-    /// A file system operation failed.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// The operation, for example `write`.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: io::Error,
-    },
-    /// The folder or one of its ancestors is a symbolic link whose target is missing.
-    #[error("{} is a link to nothing", path.display())]
-    DanglingLink {
-        /// The link.
-        path: PathBuf,
-    },
-    /// A file or folder of the layout is a symbolic link, which could lead anywhere.
-    #[error("{} is a symbolic link; fledged follows none inside a layout", path.display())]
-    Link {
-        /// The link.
-        path: PathBuf,
-    },
-    /// A file of the layout is a folder, a pipe or a device.
-    #[error("{} is not a regular file", path.display())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The folder holds something else and stays unchanged.
-    #[error("{} is neither empty nor an OCI image layout", path.display())]
-    NotALayout {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The version of the layout is not supported.
-    #[error("{} is an OCI image layout of version {version:?}, not 1.x", path.display())]
-    UnsupportedVersion {
-        /// The folder.
-        path: PathBuf,
-        /// The version in `oci-layout`.
-        version: String,
-    },
-    /// A file of the layout violates the specification.
-    #[error("{} is malformed: {problem}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// HTTPS cannot be set up, because this machine's certificates cannot be read.
-    #[error(transparent)]
-    Registry(Failure),
-}
-
-impl LayoutError {
-    /// For `map_err`: wraps an error of the operating system about `path`.
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
-    }
-
-    /// The reason of the failure.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
-                // Permanent until the folder or its mount changes.
-                io::ErrorKind::PermissionDenied
-                | io::ErrorKind::ReadOnlyFilesystem
-                | io::ErrorKind::NotADirectory
-                | io::ErrorKind::IsADirectory
-                | io::ErrorKind::DirectoryNotEmpty
-                | io::ErrorKind::AlreadyExists
-                | io::ErrorKind::CrossesDevices
-                | io::ErrorKind::FileTooLarge
-                | io::ErrorKind::InvalidFilename
-                | io::ErrorKind::InvalidInput
-                | io::ErrorKind::Unsupported => Reason::StoreUnusable,
-                _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-                    Reason::StoreUnusable
-                }
-                _ => Reason::Unknown,
-            },
-            Self::DanglingLink { .. }
-            | Self::Link { .. }
-            | Self::NotAFile { .. }
-            | Self::NotALayout { .. }
-            | Self::Malformed { .. } => Reason::StoreUnusable,
-            Self::Registry(failure) => failure.reason,
-            Self::UnsupportedVersion { .. } => Reason::RuntimeUnsupported,
-        }
-    }
-}
-
-impl From<LayoutError> for Failure {
-    fn from(error: LayoutError) -> Self {
-        match error {
-            LayoutError::Registry(failure) => failure,
-            other => Self::new(other.reason(), other.to_string()),
-        }
-    }
-}
 
 /// The state of a layout's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -560,29 +446,5 @@ mod tests {
         assert!(!layout.has(&digest, 8).unwrap());
         fs::write(layout.blob(&digest), b"c0ntent").unwrap();
         assert_eq!(layout.read(&digest, 100).unwrap(), None, "changed since");
-    }
-
-    #[test]
-    fn permanent_errors_are_not_retried() {
-        for (errno, expected) in [
-            (Errno::ACCESS, Reason::StoreUnusable),
-            (Errno::PERM, Reason::StoreUnusable),
-            (Errno::ROFS, Reason::StoreUnusable),
-            (Errno::NOTDIR, Reason::StoreUnusable),
-            (Errno::ISDIR, Reason::StoreUnusable),
-            (Errno::EXIST, Reason::StoreUnusable),
-            (Errno::LOOP, Reason::StoreUnusable),
-            (Errno::NAMETOOLONG, Reason::StoreUnusable),
-            (Errno::XDEV, Reason::StoreUnusable),
-            (Errno::NOSPC, Reason::DiskFull),
-            (Errno::DQUOT, Reason::DiskFull),
-            (Errno::NOENT, Reason::Unknown),
-            (Errno::IO, Reason::Unknown),
-            (Errno::MFILE, Reason::Unknown),
-        ] {
-            let error = LayoutError::io("write", Path::new("/images/x"))(errno.into());
-            assert_eq!(error.reason(), expected, "{error}");
-            assert!(error.to_string().contains("/images/x"), "{error}");
-        }
     }
 }

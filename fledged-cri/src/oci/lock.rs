@@ -9,7 +9,8 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::Digest;
 
 use super::folder::TEMPORARY_PREFIX;
-use super::layout::{Layout, LayoutError, State};
+use super::layout::{Layout, State};
+use super::layout_error::LayoutError;
 
 /// How often a waiting process retries. Pulls take seconds, so a tenth does not matter.
 const RETRY_EVERY: Duration = Duration::from_millis(100);

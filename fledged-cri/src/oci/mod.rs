@@ -51,6 +51,7 @@ pub mod fuzzing;
 mod index;
 mod inventory;
 mod layout;
+mod layout_error;
 #[cfg(test)]
 mod link_tests;
 mod lock;
@@ -60,5 +61,5 @@ mod store;
 
 #[doc(hidden)]
 pub use crate::OpenError;
-pub use layout::LayoutError;
+pub use layout_error::LayoutError;
 pub use runtime::{OciLayoutOptions, OciLayoutRuntime};

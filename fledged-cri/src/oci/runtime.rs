@@ -14,7 +14,8 @@ use fledged_core::port::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::inventory;
-use super::layout::{LAYOUT_VERSION, Layout, LayoutError};
+use super::layout::{LAYOUT_VERSION, Layout};
+use super::layout_error::LayoutError;
 use super::lock::WriterLock;
 use super::pull::pull;
 use super::store::{Store, blocking};

@@ -5,12 +5,11 @@
 //! challenge and anonymously, as in containerd.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Instant;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::port::RegistryAuth;
-use http::header::{AUTHORIZATION, LOCATION};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{Response, Url};
 use secrecy::ExposeSecret;
@@ -19,46 +18,10 @@ use tokio::sync::Mutex;
 use super::challenge::Challenges;
 use super::client::{Registry, Repository, failure_of_transport};
 use super::endpoint::Endpoint;
+use super::redirect::{Origin, REDIRECTS_MAX, redirect};
 use super::tls_failure::{is_not_tls, is_refusal, tls_error};
 use super::token::{self, Authorization, Login};
 use crate::classify::redact;
-
-/// Most redirects of one request, as in Go's HTTP client.
-pub(super) const REDIRECTS_MAX: usize = 10;
-
-/// Scheme, host and port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Origin(String);
-
-impl Origin {
-    pub(super) fn of(url: &Url) -> Self {
-        Self(url.origin().ascii_serialization())
-    }
-
-    fn is_plain(&self) -> bool {
-        self.0.starts_with("http://")
-    }
-
-    /// The host without its port.
-    fn host_name(&self) -> &str {
-        let host = self.0.split_once("://").map_or("", |(_, host)| host);
-        match host.rsplit_once(':') {
-            Some((name, port)) if !port.ends_with(']') => name,
-            _ => host,
-        }
-    }
-
-    /// Whether the other origin is the same host by HTTPS, and this one is not.
-    fn is_upgraded_to(&self, other: &Self) -> bool {
-        self.is_plain() && !other.is_plain() && self.host_name() == other.host_name()
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// The authorisation at one origin. `generation` counts its renewals.
 #[derive(Default)]
@@ -119,14 +82,20 @@ impl Access {
         &self.endpoint.name
     }
 
+    /// The scheme of the host, and the one to try if the host does not speak it.
+    fn schemes(&self) -> (&'static str, Option<&'static str>) {
+        let both = self.endpoint.reach.schemes();
+        self.registry.schemes(&self.endpoint.host, both)
+    }
+
     fn origin(&self, scheme: &str) -> Origin {
         let root = format!("{scheme}://{}", self.endpoint.host);
-        Url::parse(&root).map_or(Origin(root), |url| Origin::of(&url))
+        Origin::of_root(root)
     }
 
     /// The origin of the host itself.
     fn home(&self) -> Origin {
-        self.origin(self.registry.schemes(&self.endpoint).0)
+        self.origin(self.schemes().0)
     }
 
     /// The URL of something in the repository, `manifests/1`.
@@ -175,12 +144,12 @@ impl Access {
         tail: &str,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
-        let (scheme, other) = self.registry.schemes(&self.endpoint);
+        let (scheme, other) = self.schemes();
         let url = self.url(scheme, tail)?;
         let sent = self.send(method, &url, headers).await;
         let Some(other) = other else {
             if sent.is_err() {
-                self.registry.learn_scheme(&self.endpoint, None);
+                self.registry.learn_scheme(&self.endpoint.host, None);
             }
             return self.answered(method, &url, headers, sent).await;
         };
@@ -199,13 +168,14 @@ impl Access {
             };
             if counts {
                 if other_sent.is_ok() {
-                    self.registry.learn_scheme(&self.endpoint, Some(other));
+                    self.registry.learn_scheme(&self.endpoint.host, Some(other));
                 }
                 return self.answered(method, &other_url, headers, other_sent).await;
             }
         }
         if sent.is_ok() {
-            self.registry.learn_scheme(&self.endpoint, Some(scheme));
+            self.registry
+                .learn_scheme(&self.endpoint.host, Some(scheme));
         }
         self.answered(method, &url, headers, sent).await
     }
@@ -384,23 +354,6 @@ fn is_of_another_scheme(host: &str, scheme: &str, sent: &Sent) -> bool {
     }
 }
 
-/// Where an answer redirects to, or `None` if it is no redirect.
-pub(super) fn redirect(response: &Response) -> Result<Option<Url>, &'static str> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let Some(location) = response.headers().get(LOCATION) else {
-        return Ok(None);
-    };
-    let target = std::str::from_utf8(location.as_bytes())
-        .ok()
-        .and_then(|location| response.url().join(location).ok())
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    target
-        .map(Some)
-        .ok_or("redirects to an address that is not a valid URL")
-}
-
 /// The repository that a URL of the distribution specification is about: `a/b` of
 /// `/v2/a/b/manifests/1`.
 fn repository_of(url: &Url) -> Option<&str> {
@@ -420,20 +373,6 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        let home = Origin::of(&url("https://r.example/v2/a/manifests/1"));
-        assert_eq!(home, Origin::of(&url("https://R.example:443/")));
-        for other in [
-            "http://r.example/",
-            "https://r.example:5000/",
-            "https://x.r.example/",
-            "https://r.example.evil/",
-        ] {
-            assert_ne!(home, Origin::of(&url(other)), "{other}");
-        }
-    }
-
-    #[test]
     fn the_repository_is_read_from_the_url() {
         for (text, expected) in [
             ("https://r/v2/a/b/manifests/1", Some("a/b")),
@@ -443,31 +382,6 @@ mod tests {
             ("https://r/signed/object?x=/v2/", None),
         ] {
             assert_eq!(repository_of(&url(text)), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_redirect_needs_a_valid_target() {
-        let answer = |status: u16, location: &str| {
-            let answer = http::Response::builder()
-                .status(status)
-                .header(LOCATION, location)
-                .body("")
-                .unwrap();
-            redirect(&Response::from(answer)).map(|target| target.map(String::from))
-        };
-        let target = "https://b.example/x?y=z".to_owned();
-        for status in [301, 302, 303, 307, 308] {
-            assert_eq!(
-                answer(status, &target),
-                Ok(Some(target.clone())),
-                "{status}"
-            );
-        }
-        assert_eq!(answer(200, &target), Ok(None));
-        assert_eq!(answer(304, &target), Ok(None));
-        for bad in ["file:///etc/passwd", "ftp://b.example/", "https://"] {
-            assert!(answer(307, bad).is_err(), "{bad}");
         }
     }
 }

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, Url};
 
-use super::endpoint::{Endpoint, unusable};
 use super::ensure_tls_provider;
 use super::hosts_file::HostEntry;
 use super::no_proxy::NoProxy;
@@ -139,7 +138,7 @@ impl Registry {
     pub fn new(options: RegistryOptions) -> Result<Self, Failure> {
         ensure_tls_provider();
         let all = options.authorities.iter().map(|authority| &authority.file);
-        Trust::read(&HostEntry::default(), all, true).map_err(unusable)?;
+        Trust::read(&HostEntry::default(), all, true)?;
         Ok(Self {
             options: Arc::new(options),
             no_proxy: Arc::new(NoProxy::from_env()),
@@ -197,29 +196,32 @@ impl Registry {
         let files = for_all
             .filter(|authority| authority.registry.is_none())
             .map(|authority| &authority.file);
-        self.http(Trust::read(&HostEntry::default(), files, true).map_err(unusable)?)
+        self.http(Trust::read(&HostEntry::default(), files, true)?)
     }
 
-    /// The scheme of a host, and the one to try if the host does not speak it. Only one, if the host has
-    /// answered before.
-    pub(super) fn schemes(&self, endpoint: &Endpoint) -> (&'static str, Option<&'static str>) {
-        let both = endpoint.reach.schemes();
+    /// The one of both schemes that the host spoke before, else both: the scheme to try first, and the one to try if
+    /// the host does not speak it.
+    pub(super) fn schemes(
+        &self,
+        host: &str,
+        both: (&'static str, Option<&'static str>),
+    ) -> (&'static str, Option<&'static str>) {
         if both.1.is_none() {
             return both;
         }
         let known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(&endpoint.host) {
+        match known.get(host) {
             Some(scheme) => (scheme, None),
             None => both,
         }
     }
 
     /// A host speaks that scheme; `None`: it no longer answers.
-    pub(super) fn learn_scheme(&self, endpoint: &Endpoint, scheme: Option<&'static str>) {
+    pub(super) fn learn_scheme(&self, host: &str, scheme: Option<&'static str>) {
         let mut known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         match scheme {
-            Some(scheme) => known.insert(endpoint.host.clone(), scheme),
-            None => known.remove(&endpoint.host),
+            Some(scheme) => known.insert(host.to_owned(), scheme),
+            None => known.remove(host),
         };
     }
 }

@@ -1,11 +1,11 @@
 //! The hosts that serve a registry, in the order in which they are tried: the mirrors of `hosts.toml`, then
 //! the registry itself.
 
-use fledged_core::error::{Failure, Reason};
+use fledged_core::error::Failure;
 use http::HeaderMap;
 
 use super::client::{Http, Registry, RegistryOptions, Repository, is_loopback};
-use super::hosts_file::{self, Address, HostEntry, HostsError};
+use super::hosts_file::{self, Address, HostEntry};
 use super::trust::Trust;
 
 /// The schemes by which a host is reached.
@@ -61,8 +61,7 @@ pub(super) fn endpoints(
     repository: &Repository,
 ) -> Result<Vec<Endpoint>, Failure> {
     let options = registry.options();
-    let mut entries =
-        hosts_file::entries(&options.hosts_dirs, &repository.registry).map_err(unusable)?;
+    let mut entries = hosts_file::entries(&options.hosts_dirs, &repository.registry)?;
     if entries.is_empty() {
         entries.push(HostEntry::default());
     }
@@ -70,10 +69,6 @@ pub(super) fn endpoints(
         .into_iter()
         .map(|entry| endpoint(registry, repository, entry))
         .collect()
-}
-
-pub(super) fn unusable(error: HostsError) -> Failure {
-    Failure::new(Reason::RegistryMisconfigured, error.to_string())
 }
 
 fn endpoint(
@@ -98,7 +93,7 @@ fn endpoint(
         .map(|authority| &authority.file)
         .collect();
     let (reach, verify) = reach(options, &entry, &address, is_own, is_named);
-    let trust = Trust::read(&entry, authorities, verify).map_err(unusable)?;
+    let trust = Trust::read(&entry, authorities, verify)?;
     Ok(Endpoint {
         name: if is_mirror {
             format!("{}, a mirror of {name},", address.host)

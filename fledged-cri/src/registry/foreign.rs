@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use reqwest::{Response, Url};
 
-use super::access::{REDIRECTS_MAX, redirect};
 use super::client::Registry;
+use super::redirect::{REDIRECTS_MAX, redirect};
 
 /// The answer to an anonymous request for one URL.
 ///

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fledged_core::error::{Failure, Reason};
 use fledged_core::model::GoDuration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
@@ -26,6 +27,12 @@ impl HostsError {
             file: file.into(),
             problem: problem.to_string(),
         }
+    }
+}
+
+impl From<HostsError> for Failure {
+    fn from(error: HostsError) -> Self {
+        Self::new(Reason::RegistryMisconfigured, error.to_string())
     }
 }
 

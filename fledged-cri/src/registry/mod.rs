@@ -23,6 +23,7 @@ mod platform;
 mod probe;
 #[cfg(any(test, feature = "test-util"))]
 pub mod quirk;
+mod redirect;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -13,11 +13,11 @@ use reqwest::{Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::access::{Origin, REDIRECTS_MAX, redirect};
 use super::challenge::{BearerChallenge, Challenges};
 use super::client::{
     Http, USER_AGENT, failure_of_refused_token, failure_of_transport, read_at_most,
 };
+use super::redirect::{Origin, REDIRECTS_MAX, redirect};
 
 /// Longest answer of a token server that is read, in bytes. Tokens have a few kilobytes.
 const ANSWER_MAX: usize = 256 * 1024;
