@@ -70,12 +70,12 @@ const LABEL_KEY_MAX: i64 = 317;
 const NAME_MAX: i64 = 253;
 
 /// What the API server checks of an image reference, each with a message. The webhook and the controller check the
-/// rest. The cost of a rule counts for each of a million images, which leaves room for no regular expression; the
-/// message for a `pattern` would be the pattern.
+/// rest. The estimated cost of a rule counts for each of a million images, which leaves room for nothing that reads
+/// the whole text; the message for a `pattern` would be the pattern.
 const REFERENCE: [(&str, &str); 3] = [
     (
-        "!self.contains(' ')",
-        "must be an image reference without spaces, for example registry.example.com/team/app:1.2",
+        "!self.startsWith(' ') && !self.endsWith(' ')",
+        "must be an image reference without spaces around it, for example registry.example.com/team/app:1.2",
     ),
     (
         "!self.startsWith('https://') && !self.startsWith('http://')",

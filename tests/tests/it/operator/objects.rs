@@ -38,9 +38,9 @@ async fn the_api_server_refuses_invalid_specs(way: Way) {
             "Duplicate value",
         ),
         (
-            group(json!(["a b"])),
+            group(json!(["registry.example/app:1 "])),
             "spec.cacheSpec[0].images[0]",
-            "must be an image reference without spaces",
+            "must be an image reference without spaces around it",
         ),
         (
             group(json!(["https://registry.example/app:1"])),
