@@ -6,7 +6,7 @@ use std::sync::Arc;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::cel::{compile, misplaced_transitions};
+use super::cel::{compile, expensive_rules, misplaced_transitions};
 use super::structural::{Limits, ListType, PatchStrategy, Rule, Schema, Shape};
 use crate::error::FieldError;
 
@@ -29,6 +29,7 @@ pub(crate) fn parse_root(value: &Value, path: &str) -> (Schema, Vec<FieldError>)
     // The fields that every object has need not be listed.
     schema.embedded = true;
     reader.faults.extend(misplaced_transitions(&schema, path));
+    reader.faults.extend(expensive_rules(&schema, path));
     (schema, reader.faults)
 }
 

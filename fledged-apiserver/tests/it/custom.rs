@@ -11,8 +11,8 @@ behaviours![
     partial_object_metadata_is_served,
     every_version_serves_the_same_object,
     discovery_lists_custom_resources,
-    transition_rules_need_an_old_state;
-    on a real server: costly_rules_are_refused,
+    transition_rules_need_an_old_state,
+    costly_rules_are_refused,
 ];
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -99,6 +99,28 @@ async fn costly_rules_are_refused(cluster: &Cluster) {
     post(bounded, nested).await.ok();
     let once = "!has(self.list) || self.list.all(a, a.startsWith('x'))";
     post(list(json!({"type": "string"})), once).await.ok();
+    // A rule of an item counts for each item of all lists around it.
+    let lists = |rule: &str| {
+        let rule = json!([{"rule": rule}]);
+        let item = json!({"type": "string", "maxLength": 500, "x-kubernetes-validations": rule});
+        let mut inner = list(item);
+        inner["maxItems"] = 2000.into();
+        let mut outer = list(inner);
+        outer["maxItems"] = 500.into();
+        outer
+    };
+    post(lists("!self.startsWith(' ')"), "true").await.ok();
+    for costly in ["!self.contains(' ')", "self.matches('^[a-z]+$')"] {
+        let refused = post(lists(costly), "true").await.causes();
+        let at = "spec.validation.openAPIV3Schema.properties[spec].properties[list].items.items.x-kubernetes-validations[0].rule";
+        let limit = "estimated rule cost exceeds budget by factor of ";
+        assert!(
+            refused
+                .iter()
+                .any(|(field, message)| field == at && message.contains(limit)),
+            "{costly}: {refused:?}"
+        );
+    }
 }
 
 async fn transition_rules_need_an_old_state(cluster: &Cluster) {

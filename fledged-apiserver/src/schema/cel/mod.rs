@@ -1,5 +1,6 @@
 //! Rules in the Common Expression Language (`x-kubernetes-validations`): compiling and evaluating them.
 
+mod cost;
 mod duration;
 mod types;
 mod variables;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use super::structural::{ListType, Rule, Schema};
 use crate::error::{Fault, FieldError};
+pub(crate) use cost::expensive_rules;
 use types::{Scope, Type};
 use variables::from_json;
 

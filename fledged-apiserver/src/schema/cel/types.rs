@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use cel::IdedExpr;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue};
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue};
 
 use super::variables::escaped;
 use crate::schema::structural::{Schema, Shape};
@@ -141,7 +141,7 @@ fn result(function: &str, arguments: &[Type]) -> Result<Type, String> {
 /// The type of a value, and its schema where it is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownType<'s> {
-    schema: Option<&'s Schema>,
+    pub(super) schema: Option<&'s Schema>,
     pub(super) kind: Type,
 }
 
@@ -232,24 +232,33 @@ impl<'s> Scope<'s> {
                 found.type_name
             )),
             Expr::Comprehension(comprehension) => {
-                let range = self.check(&comprehension.iter_range)?;
-                if comprehension.iter_var2.is_some() {
-                    return Err("comprehensions over two variables are not supported".to_owned());
-                }
-                // A comprehension iterates over the items of a list, or the keys of a map.
-                let item = match range.schema {
-                    Some(schema) if schema.shape == Shape::Object => KnownType::kind(Type::String),
-                    schema => KnownType::of(schema.and_then(|schema| schema.items.as_deref())),
-                };
-                let start = self.check(&comprehension.accu_init)?;
-                let inner = self
-                    .with(&comprehension.accu_var, start)
-                    .with(&comprehension.iter_var, item);
+                let inner = self.inside(comprehension)?;
                 inner.check(&comprehension.loop_cond)?;
                 inner.check(&comprehension.loop_step)?;
                 inner.check(&comprehension.result)
             }
         }
+    }
+
+    /// The variables inside of a comprehension.
+    ///
+    /// # Errors
+    ///
+    /// As for [`check`](Self::check).
+    pub(super) fn inside(&self, comprehension: &ComprehensionExpr) -> Result<Self, String> {
+        let range = self.check(&comprehension.iter_range)?;
+        if comprehension.iter_var2.is_some() {
+            return Err("comprehensions over two variables are not supported".to_owned());
+        }
+        // A comprehension iterates over the items of a list, or the keys of a map.
+        let item = match range.schema {
+            Some(schema) if schema.shape == Shape::Object => KnownType::kind(Type::String),
+            schema => KnownType::of(schema.and_then(|schema| schema.items.as_deref())),
+        };
+        let start = self.check(&comprehension.accu_init)?;
+        Ok(self
+            .with(&comprehension.accu_var, start)
+            .with(&comprehension.iter_var, item))
     }
 
     fn call(&self, call: &CallExpr) -> Result<KnownType<'s>, String> {

@@ -186,10 +186,9 @@ pub fn widget_crd(group: &str) -> Value {
 }
 
 /// Checks behaviours on a server in the process, each in a test of its own: on a socket, and as a service on paused
-/// time (unless they are listed after `on sockets:`). All of them, and those after `on a real server:`, are checked
-/// on a real API server, if there is one.
+/// time (unless they are listed after `on sockets:`). All of them are checked on a real API server, if there is one.
 macro_rules! behaviours {
-    (on sockets: $($name:ident),+ $(,)? $(; on a real server: $($real:ident),+ $(,)?)?) => {
+    (on sockets: $($name:ident),+ $(,)?) => {
         mod on_a_socket {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,13 +205,9 @@ macro_rules! behaviours {
                 eprintln!("{}", stringify!($name));
                 $name(&cluster).await;
             )+
-            $($(
-                eprintln!("{}", stringify!($real));
-                $real(&cluster).await;
-            )+)?
         }
     };
-    ($($name:ident),+ $(,)? $(; on a real server: $($real:ident),+ $(,)?)?) => {
+    ($($name:ident),+ $(,)?) => {
         mod as_a_service {
             $(
                 #[tokio::test(start_paused = true)]
@@ -222,6 +217,6 @@ macro_rules! behaviours {
             )+
         }
 
-        behaviours![on sockets: $($name),+ $(; on a real server: $($real),+)?];
+        behaviours![on sockets: $($name),+];
     };
 }
