@@ -102,7 +102,7 @@ pub(super) struct CacheUpdate {
     pub(super) events: Vec<CacheEvent>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CacheState {
     pub(super) generation: u64,
     /// The spec that counts.

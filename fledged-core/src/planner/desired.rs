@@ -31,7 +31,7 @@ const CACHE_BYTES: usize = 120;
 const RESULTS_MAX: usize = 1_024;
 
 /// Keeps one copy of equal entries and references, which many nodes share.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Interner(BTreeMap<ImageRef, Vec<Arc<AssignedImage>>>);
 
 impl Interner {
@@ -63,7 +63,7 @@ impl Interner {
 }
 
 /// Computes desired images, and keeps the results until a cache changes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Desired(BTreeMap<(MatchedGroups, usize), NodeImages>);
 
 impl Desired {

@@ -124,7 +124,7 @@ pub(super) enum ImageState {
     InUse,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct NodeState {
     pub(super) facts: Option<NodeFacts>,
     pub(super) desired: DesiredImages,

@@ -23,7 +23,7 @@ pub(super) struct Activity {
 /// the limit yields to two guarantees: a namespace may always pull on one node, and on its fair share of the limit as
 /// long as fewer than twice the limit are active. With `n` namespaces, at most `2 × limit + n` nodes are active, and at
 /// most `limit` of them for any one namespace.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Slots {
     limit: CountOrPercent,
     /// Nodes that exist. Others are only records.

@@ -107,7 +107,7 @@ impl Default for PlannerConfig {
 /// finished. The slots are shared between namespaces, see [`PlannerConfig::max_concurrent_nodes`]. A node that becomes NotReady or unresponsive returns its slot. If it comes back with
 /// unfinished pulls, it continues with them at once, and the next slot is given when fewer nodes than the
 /// limit are active again.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Planner {
     config: PlannerConfig,
     rng: fastrand::Rng,

@@ -79,7 +79,7 @@ pub(super) struct Troubled {
 pub(super) type NodeTroubles = BTreeMap<Arc<CacheId>, Vec<(TroubleKind, Option<ImageRef>)>>;
 
 /// The troubles of one cache.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Troubles {
     nodes: BTreeMap<Trouble, BTreeMap<NodeName, Troubled>>,
     announced: BTreeSet<Trouble>,

@@ -25,7 +25,7 @@ type Rank = (Reverse<i32>, Turn, bool, u32, u32, usize);
 /// The turn of a namespace, smaller first: running pulls, and when its last pull began.
 type Turn = (usize, u64);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) progress: ImageProgress,
     /// Position in the assignment, which breaks ties.
@@ -408,7 +408,7 @@ impl LongPulls<'_> {
 }
 
 /// The images of the assignment. Every query looks at all of them: a node has a few hundred.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Entries {
     by_image: BTreeMap<ImageRef, Entry>,
 }

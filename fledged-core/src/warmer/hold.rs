@@ -61,7 +61,7 @@ impl DiskHold {
 }
 
 /// The holds of a node.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Holds {
     disk: DiskHold,
     /// By registry and namespace: a registry throttles an account, and namespaces have their own.

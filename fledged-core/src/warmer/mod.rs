@@ -84,7 +84,7 @@ const EARLIER: u32 = 10;
 ///
 /// Pure: no clock, no I/O, no randomness but the seed's. After every [`apply`](Self::apply) and at
 /// every [`next_wakeup`](Self::next_wakeup), call [`poll`](Self::poll) and carry out its commands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Warmer {
     config: WarmerConfig,
     rng: fastrand::Rng,

@@ -11,6 +11,7 @@ mod cluster_loop;
 mod conformance;
 mod digest;
 mod embedding;
+mod exhaustive;
 mod fairness;
 mod fairness_of_slots;
 mod image_ref;
