@@ -62,7 +62,7 @@ pub(crate) async fn check(args: CheckArgs, terminal: &Terminal) -> Result<Exit, 
     let probes = stream::iter(requests.iter().map(|request| {
         let prober = &prober;
         async move {
-            let result = prober.probe_within(request, args.deadline).await;
+            let result = prober.probe(request.clone(), args.deadline).await;
             checked_image(&request.image, result)
         }
     }))
@@ -158,28 +158,28 @@ impl Prober {
     /// # Errors
     ///
     /// The failure that a pull would end with.
-    async fn probe(&self, request: &CredentialsRequest) -> Result<Checked, Failure> {
-        let found = self.credentials.resolve(request).await;
-        let probe = |auth| self.registry.probe(&request.image, auth, &self.platform);
+    async fn probe(
+        &self,
+        request: CredentialsRequest,
+        deadline: Duration,
+    ) -> Result<Checked, Failure> {
+        let ends = tokio::time::Instant::now() + deadline;
+        let request = request.within(deadline);
+        let found = self.credentials.resolve(&request).await;
+        let probe = |auth| {
+            let probe = self.registry.probe(&request.image, auth, &self.platform);
+            let probe = tokio::time::timeout_at(ends, probe);
+            async move {
+                probe.await.unwrap_or_else(|_| {
+                    let deadline = GoDuration(deadline);
+                    let text = format!("the registry did not answer by the deadline of {deadline}");
+                    Err(Failure::new(Reason::DeadlineExceeded, text))
+                })
+            }
+        };
         let warning = found.warning();
         let probe = found.attempt(probe).await?;
         Ok(Checked { probe, warning })
-    }
-
-    async fn probe_within(
-        &self,
-        request: &CredentialsRequest,
-        deadline: Duration,
-    ) -> Result<Checked, Failure> {
-        tokio::time::timeout(deadline, self.probe(request))
-            .await
-            .unwrap_or_else(|_| {
-                let text = format!(
-                    "the registry did not answer within {}",
-                    GoDuration(deadline)
-                );
-                Err(Failure::new(Reason::DeadlineExceeded, text))
-            })
     }
 }
 

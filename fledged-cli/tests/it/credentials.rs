@@ -120,12 +120,14 @@ impl Private {
     fn check(&self, args: &[&str]) -> Command {
         let base = ["check", "-f", &self.file, "--platform", "linux/amd64"];
         let mut command = command(&[&base[..], args].concat());
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env(
-            "PATH",
-            format!("{}:{path}", self.bed.folder.path().display()),
-        );
+        command.env("PATH", self.path());
         command
+    }
+
+    /// `$PATH` with the helpers.
+    fn path(&self) -> String {
+        let path = std::env::var("PATH").unwrap_or_default();
+        format!("{}:{path}", self.bed.folder.path().display())
     }
 }
 
@@ -173,6 +175,35 @@ fn a_failed_helper_is_named() {
     let run = fledged(&[&args[..], &["--registry-config", &config]].concat()).expect_code(0);
     let note = "not used: docker-credential-fledged-test-missing for ";
     assert!(run.stdout.contains(note), "{}", run.stdout);
+}
+
+#[test]
+fn a_helper_that_hangs_is_named() {
+    let private = Private::new();
+    let config = private.with_helper("sleep 600; true");
+    // The helper gets half of it.
+    let args = ["--registry-config", &config, "--deadline", "8s"];
+    let store = private.bed.store();
+    let apply = [
+        &["node", "apply", "-f", &private.file, "--runtime", &store],
+        &["--platform", "linux/amd64"][..],
+    ];
+    let mut apply = command(&[&apply.concat()[..], &args].concat());
+    apply.env("PATH", private.path());
+    std::thread::scope(|scope| {
+        for command in [private.check(&args), apply] {
+            scope.spawn(|| {
+                let failed = run(command).expect_code(1);
+                for part in [
+                    "CredentialsUnavailable",
+                    "docker-credential-test for ",
+                    ": did not finish within 4 s",
+                ] {
+                    assert!(failed.stdout.contains(part), "{}", failed.stdout);
+                }
+            });
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The port to credentials.
 
 use std::future::Future;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -47,6 +48,8 @@ pub struct CredentialsRequest {
     pub pull_secrets: Vec<ObjectName>,
     /// ServiceAccounts whose `imagePullSecrets` may hold them.
     pub service_accounts: Vec<ObjectName>,
+    /// Longest time that a program which has credentials may take; `None` if only its own limit counts.
+    pub limit: Option<Duration>,
 }
 
 impl CredentialsRequest {
@@ -57,6 +60,7 @@ impl CredentialsRequest {
             image,
             pull_secrets: Vec::new(),
             service_accounts: Vec::new(),
+            limit: None,
         }
     }
 
@@ -71,6 +75,14 @@ impl CredentialsRequest {
     #[must_use]
     pub fn with_service_accounts(mut self, accounts: impl IntoIterator<Item = ObjectName>) -> Self {
         self.service_accounts = accounts.into_iter().collect();
+        self
+    }
+
+    /// For an attempt that has to end within `left`. Programs get half of it, so that a program that hangs is named
+    /// and the attempt is made without it.
+    #[must_use]
+    pub fn within(mut self, left: Duration) -> Self {
+        self.limit = Some(left / 2);
         self
     }
 }

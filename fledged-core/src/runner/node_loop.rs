@@ -336,8 +336,13 @@ impl NodeLoop {
                 }));
             }
             NodeCommand::Pull {
-                id, credentials, ..
-            } => self.start_pull(id, credentials),
+                id,
+                credentials,
+                deadline,
+            } => {
+                let left = between(self.clock.now(), deadline);
+                self.start_pull(id, credentials.within(left));
+            }
             NodeCommand::CancelPull { id } => {
                 if let Some(pull) = self.pulls.remove(&id) {
                     pull.handle.abort();

@@ -565,11 +565,9 @@ impl Warmer {
             self.touched.insert(image.clone());
             acts.push(NodeCommand::Pull {
                 id,
-                credentials: CredentialsRequest {
-                    image,
-                    pull_secrets: entry.progress.spec.pull_secrets.clone(),
-                    service_accounts: entry.progress.spec.service_accounts.clone(),
-                },
+                credentials: CredentialsRequest::new(image)
+                    .with_pull_secrets(entry.progress.spec.pull_secrets.iter().cloned())
+                    .with_service_accounts(entry.progress.spec.service_accounts.iter().cloned()),
                 deadline: entry.progress.round_ends().unwrap_or(now),
             });
         }

@@ -267,7 +267,12 @@ fn credentials_are_requested_for_the_assigned_secrets() {
         .expect_resolve()
         .times(1)
         .withf(move |r| {
-            r.image == mk_ref("app") && r.pull_secrets == expected && r.service_accounts == expected
+            // Half of the deadline.
+            let limit = Some(Duration::from_secs(150));
+            r.image == mk_ref("app")
+                && r.pull_secrets == expected
+                && r.service_accounts == expected
+                && r.limit == limit
         })
         .returning(|_| FoundCredentials::default());
     assert_eq!(settle(runtime, store, image).phase, ImagePhase::Cached);

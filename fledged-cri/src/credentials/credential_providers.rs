@@ -12,10 +12,11 @@ use fledged_core::model::{ImageRef, ObjectName};
 use fledged_core::port::{
     Credentials, CredentialsProblem, CredentialsRequest, FoundCredentials, RegistryAuth,
 };
-use futures_util::future::{BoxFuture, FutureExt, Shared};
+use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
+use super::credential_process::Runs;
 use super::keyring::Keyring;
 use super::provider_config::{
     CredentialProviderError, Provider, TokenAttributes, TokenCache, read,
@@ -57,8 +58,8 @@ pub trait ServiceAccounts: Send + Sync {
 /// Credentials from the plugins of the kubelet's `--image-credential-provider-config` and
 /// `--image-credential-provider-bin-dir`.
 ///
-/// All plugins that match an image are run, in the order of the configuration, and their entries are merged like
-/// those of a docker configuration: the most specific first. Responses are cached as they ask for. The credentials
+/// All plugins that match an image are run, and their entries are merged like those of a docker configuration: the
+/// most specific first, then in the order of the plugins. Responses are cached as they ask for. The credentials
 /// are the node's own and belong to no namespace, as with pods. A plugin that fails does not affect the others.
 ///
 /// ```no_run
@@ -114,7 +115,7 @@ impl CredentialProviders {
                 plugin: Arc::new(Plugin::open(plugins, &config)?),
                 config,
                 cache: Mutex::default(),
-                calls: Mutex::default(),
+                runs: Runs::default(),
             })
         });
         Ok(Self {
@@ -148,8 +149,9 @@ impl CredentialProviders {
                 format!("credential provider {:?}: {text}", config.name),
             )
         };
+        let until = request.limit.map(|limit| Instant::now() + limit);
         let Some(attributes) = &config.token else {
-            return match provider.ask(&request.image, None).await {
+            return match provider.ask(&request.image, until).await {
                 Ok(auths) => (auths, Vec::new()),
                 Err(text) => (Vec::new(), vec![problem(text, false)]),
             };
@@ -177,11 +179,11 @@ impl CredentialProviders {
                 (Some(name), Some(accounts)) => {
                     let accounts = accounts.as_ref();
                     provider
-                        .ask_for(&request.image, attributes, name, accounts)
+                        .ask_for(&request.image, attributes, name, accounts, until)
                         .await
                 }
                 _ => {
-                    let asked = provider.ask(&request.image, None).await;
+                    let asked = provider.ask(&request.image, until).await;
                     asked.map_err(|text| (text, false))
                 }
             };
@@ -199,11 +201,11 @@ impl Credentials for CredentialProviders {
     async fn resolve(&self, request: &CredentialsRequest) -> FoundCredentials {
         let mut keyring = Keyring::default();
         let mut problems = Vec::new();
-        for provider in &self.providers {
-            if !provider.matches(&request.image) {
-                continue;
-            }
-            let (auths, failed) = self.entries(provider, request).await;
+        let matching = self.providers.iter();
+        let matching = matching.filter(|provider| provider.matches(&request.image));
+        // At the same time, as in the kubelet.
+        let asked = matching.map(|provider| self.entries(provider, request));
+        for (auths, failed) in join_all(asked).await {
             problems.extend(failed);
             for auth in auths {
                 let empty = auth.username.is_empty() && auth.password.expose_secret().is_empty();
@@ -308,15 +310,13 @@ impl ResponseCache {
 /// Longest time that a response is cached, so that the end can be computed.
 const CACHED_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-type Call = Shared<BoxFuture<'static, Result<Response, String>>>;
-
 /// A plugin with its configuration and its responses.
 struct PluginProvider {
     config: Provider,
     plugin: Arc<Plugin>,
     cache: Mutex<ResponseCache>,
-    /// Calls in progress. Requests for the same image and account share one.
-    calls: Mutex<HashMap<(String, Option<AccountKey>), Call>>,
+    /// Requests for the same image and account share a run.
+    runs: Runs<(String, Option<AccountKey>), Response>,
 }
 
 impl PluginProvider {
@@ -334,11 +334,11 @@ impl PluginProvider {
     async fn ask(
         &self,
         image: &ImageRef,
-        key: Option<AccountKey>,
+        until: Option<Instant>,
     ) -> Result<Vec<PluginAuth>, String> {
-        match self.cached(image, key.as_ref()) {
+        match self.cached(image, None) {
             Some(auths) => Ok(auths),
-            None => self.call(image, key, None).await,
+            None => self.call(image, None, None, until).await,
         }
     }
 
@@ -349,6 +349,7 @@ impl PluginProvider {
         attributes: &TokenAttributes,
         name: &ObjectName,
         accounts: &dyn ServiceAccounts,
+        until: Option<Instant>,
     ) -> Result<Vec<PluginAuth>, (String, bool)> {
         let failed = |what: &str, failure: Failure| {
             let text = format!("cannot {what} of ServiceAccount {name}: {failure}");
@@ -391,34 +392,26 @@ impl PluginProvider {
             }
         }
         let caller = Caller { token, annotations };
-        let called = self.call(image, Some(key), Some(caller)).await;
+        let called = self.call(image, Some(key), Some(caller), until).await;
         called.map_err(|text| (text, false))
     }
 
-    /// Runs the plugin, unless the same call is in progress.
+    /// Runs the plugin, unless the same run is in progress.
     async fn call(
         &self,
         image: &ImageRef,
         account: Option<AccountKey>,
         caller: Option<Caller>,
+        until: Option<Instant>,
     ) -> Result<Vec<PluginAuth>, String> {
         let key = (image.name().to_owned(), account.clone());
-        let call = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            calls.retain(|_, call| call.peek().is_none());
-            match calls.get(&key) {
-                Some(call) => call.clone(),
-                None => {
-                    let (plugin, name) = (Arc::clone(&self.plugin), image.name().to_owned());
-                    let caller = caller.clone();
-                    let call = async move { plugin.ask(&name, caller.as_ref()).await };
-                    let call: Call = call.boxed().shared();
-                    calls.insert(key.clone(), call.clone());
-                    call
-                }
-            }
+        let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let run = || {
+            let (plugin, name) = (Arc::clone(&self.plugin), image.name().to_owned());
+            let caller = caller.clone();
+            async move { plugin.ask(&name, caller.as_ref()).await }
         };
-        let response = call.await?;
+        let response = self.runs.wait(key, limit, run).await?;
         // A token that is returned as it is ends before the response does.
         let echoes = |auth: &PluginAuth, caller: &Caller| {
             auth.password.expose_secret() == caller.token.expose_secret()

@@ -112,7 +112,8 @@ impl DockerConfig {
     /// # Errors
     ///
     /// As with [`open`](Self::open), and [`DockerConfigError::Helper`] if the name of a helper is invalid. A helper
-    /// that fails is the failure of images without other credentials.
+    /// that fails, or does not finish within the [limit](CredentialsRequest::limit), is the failure of images without
+    /// other credentials.
     pub fn open_with_helpers(path: impl AsRef<Path>) -> Result<Self, DockerConfigError> {
         Self::from_file(path.as_ref(), Some(Helpers::default()))
     }
@@ -164,7 +165,8 @@ impl Credentials for DockerConfig {
         };
         let mut found = FoundCredentials::default();
         if let Some(helpers) = &self.helpers {
-            match helpers.ask(&config.helpers, &request.image).await {
+            let asked = helpers.ask(&config.helpers, &request.image, request.limit);
+            match asked.await {
                 Ok(auth) => found.auths.extend(auth),
                 Err(text) => found.extend(unavailable(text).into()),
             }

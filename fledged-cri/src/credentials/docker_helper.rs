@@ -10,16 +10,13 @@ use std::time::Duration;
 use fledged_core::error::plain_text;
 use fledged_core::model::ImageRef;
 use fledged_core::port::RegistryAuth;
-use futures_util::future::{BoxFuture, FutureExt, Shared};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use super::credential_process::{ProcessError, run};
+use super::credential_process::{ProcessError, Runs, run};
 
-/// Time limit of a helper. Some ask the user to unlock a store.
-const LIMIT: Duration = Duration::from_secs(60);
 /// How long what a helper returned is used for other images of the registry.
 const SHARED_FOR: Duration = Duration::from_secs(10);
 /// Longest part of a helper's text that an error repeats, in characters.
@@ -108,17 +105,18 @@ fn registry_of(key: &str) -> String {
 }
 
 type Answer = Result<Option<RegistryAuth>, String>;
-type Asking = Shared<BoxFuture<'static, Answer>>;
-/// When a call began, by helper and registry.
-type Calls = HashMap<(String, String), (Instant, Asking)>;
+/// Helper and registry.
+type Key = (String, String);
+/// What was just returned, and when.
+type Returned = HashMap<Key, (Instant, Option<RegistryAuth>)>;
 
 /// Runs helpers.
 #[derive(Clone, Default)]
 pub(super) struct Helpers {
     /// Where the programs are; in `$PATH` by default.
     folder: Option<PathBuf>,
-    /// Calls in progress or just finished.
-    calls: Arc<Mutex<Calls>>,
+    runs: Arc<Runs<Key, Option<RegistryAuth>>>,
+    returned: Arc<Mutex<Returned>>,
 }
 
 impl fmt::Debug for Helpers {
@@ -132,8 +130,13 @@ impl Helpers {
     ///
     /// # Errors
     ///
-    /// Which helper failed, and its message.
-    pub(super) async fn ask(&self, names: &HelperNames, image: &ImageRef) -> Answer {
+    /// Which helper failed or did not finish within `limit`, and its message.
+    pub(super) async fn ask(
+        &self,
+        names: &HelperNames,
+        image: &ImageRef,
+        limit: Option<Duration>,
+    ) -> Answer {
         let Some(name) = names.find(image) else {
             return Ok(None);
         };
@@ -141,41 +144,38 @@ impl Helpers {
             "docker.io" => DOCKER_HUB,
             registry => registry,
         };
-        let asking = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            calls.retain(|_, (began, asking)| match asking.peek() {
-                None => true,
-                Some(Ok(_)) => now.duration_since(*began) < SHARED_FOR,
-                Some(Err(_)) => false,
-            });
-            let key = (name.to_owned(), server.to_owned());
-            let call = calls.entry(key).or_insert_with(|| {
-                let program = format!("docker-credential-{name}");
-                let path = match &self.folder {
-                    Some(folder) => folder.join(&program),
-                    None => PathBuf::from(&program),
-                };
-                let asking = get(program, path, server.to_owned());
-                (now, asking.boxed().shared())
-            });
-            call.1.clone()
+        let key = (name.to_owned(), server.to_owned());
+        {
+            let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+            returned.retain(|_, (at, _)| at.elapsed() < SHARED_FOR);
+            if let Some((_, auth)) = returned.get(&key) {
+                return Ok(auth.clone());
+            }
+        }
+        let program = format!("docker-credential-{name}");
+        let path = match &self.folder {
+            Some(folder) => folder.join(&program),
+            None => PathBuf::from(&program),
         };
-        asking.await
+        let run = || get(path, server.to_owned());
+        let auth = self.runs.wait(key.clone(), limit, run).await;
+        let auth = auth.map_err(|problem| format!("{program} for {server}: {problem}"))?;
+        let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        returned.insert(key, (Instant::now(), auth.clone()));
+        Ok(auth)
     }
 }
 
 /// `docker-credential-NAME get`: the registry on stdin, JSON on stdout.
-async fn get(program: String, path: PathBuf, server: String) -> Answer {
-    let fail = |problem: String| format!("{program} for {server}: {problem}");
+async fn get(path: PathBuf, server: String) -> Answer {
     let mut command = Command::new(path);
     command.arg("get");
-    let finished = run(&mut command, server.as_bytes(), LIMIT).await;
+    let finished = run(&mut command, server.as_bytes()).await;
     let finished = finished.map_err(|error| match &error {
         ProcessError::Start(cause) if cause.kind() == io::ErrorKind::NotFound => {
-            fail("the program is not installed, or not in $PATH".to_owned())
+            "the program is not installed, or not in $PATH".to_owned()
         }
-        _ => fail(error.to_string()),
+        _ => error.to_string(),
     })?;
     if !finished.status.success() {
         // Helpers print their errors on stdout.
@@ -189,9 +189,9 @@ async fn get(program: String, path: PathBuf, server: String) -> Answer {
             text => text,
         };
         let shown = plain_text(shown, MESSAGE_MAX);
-        return Err(fail(format!("failed ({}): {shown}", finished.status)));
+        return Err(format!("failed ({}): {shown}", finished.status));
     }
-    parse_answer(&finished.stdout).ok_or_else(|| fail("returned no valid credentials".to_owned()))
+    parse_answer(&finished.stdout).ok_or_else(|| "returned no valid credentials".to_owned())
 }
 
 /// The credentials in a helper's output, if it holds any. `None` if it is invalid.
@@ -244,7 +244,8 @@ mod tests {
 
     async fn ask(helpers: &Helpers, image: &str) -> Result<String, String> {
         let names = mk_names(json!({"credsStore": "test"}));
-        Ok(match helpers.ask(&names, &image.parse().unwrap()).await? {
+        let image = image.parse().unwrap();
+        Ok(match helpers.ask(&names, &image, None).await? {
             None => "none".to_owned(),
             Some(RegistryAuth::Basic { username, password }) => {
                 format!("{username}:{}", password.expose_secret())

@@ -15,8 +15,6 @@ use tokio::process::Command;
 use super::credential_process::{ProcessError, run};
 use super::provider_config::{CredentialProviderError, PluginApi, Provider};
 
-/// Time limit of a plugin, as in the kubelet.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Longest part of a plugin's stderr that an error repeats, in characters.
 const MESSAGE_MAX: usize = 400;
 
@@ -59,7 +57,6 @@ pub(super) struct Plugin {
     api: PluginApi,
     args: Vec<String>,
     env: Vec<(String, SecretString)>,
-    limit: Duration,
 }
 
 impl Plugin {
@@ -90,7 +87,6 @@ impl Plugin {
             api: provider.api,
             args: provider.args.clone(),
             env: provider.env.clone(),
-            limit: LIMIT,
         })
     }
 
@@ -124,7 +120,7 @@ impl Plugin {
         let env = env.map(|(name, value)| (name.as_str(), value.expose_secret()));
         let mut command = Command::new(&self.path);
         command.args(&self.args).envs(env);
-        let finished = run(&mut command, request.to_string().as_bytes(), self.limit).await;
+        let finished = run(&mut command, request.to_string().as_bytes()).await;
         let finished = finished.map_err(|error| match &error {
             // The program was there at the start.
             ProcessError::Start(cause) if cause.kind() == io::ErrorKind::NotFound => format!(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fledged_core::port::{Credentials, CredentialsRequest, FoundCredentials};
+use futures_util::future::join_all;
 
 /// Several sources of credentials, each tried after those before it.
 ///
@@ -33,9 +34,11 @@ impl UnionCredentials {
 #[async_trait]
 impl Credentials for UnionCredentials {
     async fn resolve(&self, request: &CredentialsRequest) -> FoundCredentials {
+        // At the same time, so that one that takes its whole limit leaves the others theirs.
+        let sources = self.0.iter().map(|source| source.resolve(request));
         let mut all = FoundCredentials::default();
-        for source in &self.0 {
-            all.extend(source.resolve(request).await);
+        for found in join_all(sources).await {
+            all.extend(found);
         }
         all
     }
