@@ -143,6 +143,12 @@ impl ImageReport {
         self.phase == ImagePhase::Cached && self.reason == Some(Reason::CredentialsUnavailable)
     }
 
+    /// Whether the image is present, and its refresh does not begin because the image file system is too full.
+    #[must_use]
+    pub fn is_refresh_held(&self) -> bool {
+        self.phase == ImagePhase::Cached && self.reason == Some(Reason::ImageFsAboveThreshold)
+    }
+
     /// With the digest of what is present.
     #[must_use]
     pub fn with_digest(mut self, digest: impl Into<Option<Digest>>) -> Self {

@@ -56,6 +56,8 @@ pub(super) struct ObservedImage {
     failing: bool,
     /// Whether the node held the image for its assignment, or began to pull it.
     held: bool,
+    /// Whether it is present, and its refresh waits for room on the image file system.
+    pub(super) refresh_held: bool,
     /// Digests that the tag named before and that are still on the node.
     pub(super) superseded: u64,
 }
@@ -77,12 +79,13 @@ impl ObservedImage {
             reason: report.reason,
             failing,
             held: report.is_held(),
+            refresh_held: report.is_refresh_held(),
             superseded: u64::try_from(report.superseded.len()).unwrap_or(u64::MAX),
         }
     }
 
     fn state(self, entry: &AssignedImage) -> ImageState {
-        let current = self.revision >= entry.revision;
+        let current = self.refresh_held || self.revision >= entry.revision;
         match (entry.state, self.phase) {
             (_, ImagePhase::Failed) => ImageState::Failed,
             (DesiredState::Present, ImagePhase::Cached) if current => ImageState::Cached,

@@ -341,6 +341,7 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
                 _ if due => tally.pulling += 1,
                 Some(ImageState::Cached) => {
                     tally.cached += 1;
+                    tally.refresh_held += u64::from(observed.is_some_and(|o| o.refresh_held));
                     let unused = node.unused_credentials(&entry.image);
                     let cache = caches.get(id).filter(|_| unused.is_some());
                     if cache.is_some_and(|cache| cache.own_credentials(unused).is_some()) {

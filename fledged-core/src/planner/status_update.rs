@@ -306,6 +306,10 @@ fn message(cache: &CacheState) -> String {
     };
     let parts = [
         (sum.verifying, "of them to be verified"),
+        (
+            sum.refresh_held,
+            "of them not refreshed while the image file system of the node is above its threshold",
+        ),
         (sum.pulling, "to be pulled"),
         (sum.failing, "of them failing so far"),
         (sum.removing, "to be removed"),

@@ -10,6 +10,8 @@ pub(super) struct Tally {
     pub(super) verifying: u64,
     /// Cached images for which credentials of the cache could not be used.
     pub(super) without_credentials: u64,
+    /// Cached images whose refresh waits for room on the image file system.
+    pub(super) refresh_held: u64,
     /// Images to pull: in progress or waiting for a slot.
     pub(super) pulling: u64,
     /// Images to pull whose attempts fail so far.
@@ -37,12 +39,13 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn fields(&mut self) -> [&mut u64; 17] {
+    fn fields(&mut self) -> [&mut u64; 18] {
         [
             &mut self.desired,
             &mut self.cached,
             &mut self.verifying,
             &mut self.without_credentials,
+            &mut self.refresh_held,
             &mut self.pulling,
             &mut self.failing,
             &mut self.failed,

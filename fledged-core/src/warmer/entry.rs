@@ -308,6 +308,16 @@ impl Entry {
         self.progress.blocked(hold, now);
     }
 
+    /// No pull begins, because of a hold on all: the image fails, or stays as it is if it is present.
+    pub(super) fn held_back(&mut self, hold: &Hold, now: Timestamp) {
+        if self.present {
+            self.held_since = None;
+            self.progress.refresh_held(hold);
+        } else {
+            self.blocked(hold, now);
+        }
+    }
+
     /// The image is absent, as assigned.
     pub(super) fn removed(&mut self, now: Timestamp) {
         self.known = true;

@@ -580,8 +580,8 @@ impl Warmer {
         Some(used).filter(|used| *used >= threshold)
     }
 
-    /// Fails the pulls that are due while the image file systems are above the threshold. A reading below it makes
-    /// them due again.
+    /// Holds the pulls that are due back while the image file systems are above the threshold. A reading below it
+    /// makes them due again.
     fn block_above_threshold(&mut self, now: Timestamp) {
         let (Some(used), Some(threshold)) =
             (self.above_threshold(), self.config.image_fs_high_threshold)
@@ -600,7 +600,7 @@ impl Warmer {
             ),
         };
         for entry in self.entries.due_pulls(now) {
-            entry.blocked(&hold, now);
+            entry.held_back(&hold, now);
             self.touched.insert(entry.progress.spec.image.clone());
         }
     }
@@ -609,9 +609,7 @@ impl Warmer {
     fn resume_pulls(&mut self, now: Timestamp) {
         for entry in self.entries.values_mut() {
             let report = &mut entry.progress.report;
-            if report.phase == ImagePhase::Failed
-                && report.reason == Some(Reason::ImageFsAboveThreshold)
-            {
+            if report.reason == Some(Reason::ImageFsAboveThreshold) {
                 report.finished_at = None;
                 entry.progress.reset_phase();
                 entry.progress.due = Some(now);

@@ -280,6 +280,17 @@ impl ImageProgress {
         self.due = Some(hold.until);
     }
 
+    /// The image is present, and its refresh does not begin until the hold on more than itself ends.
+    pub fn refresh_held(&mut self, hold: &Hold) {
+        self.report.phase = ImagePhase::Cached;
+        if self.report.reason != Some(hold.reason) {
+            let message = format!("the image is present; its refresh is {}", hold.message);
+            self.explain(hold.reason, message);
+        }
+        self.round = None;
+        self.due = Some(hold.until);
+    }
+
     /// The round is over. Without an attempt, those of an earlier round are not reported.
     pub fn ended_unattempted(&mut self, now: Timestamp) {
         if self.round.is_none() {
@@ -406,8 +417,10 @@ impl ImageProgress {
     #[must_use]
     pub fn snapshot(&self) -> ImageReport {
         let mut report = self.report.clone();
-        report.next_attempt_at = match report.phase {
-            ImagePhase::BackingOff | ImagePhase::Failed => self.due,
+        report.next_attempt_at = match (report.phase, report.reason) {
+            // A reading makes it due, whenever there is room.
+            (_, Some(Reason::ImageFsAboveThreshold)) => None,
+            (ImagePhase::BackingOff | ImagePhase::Failed, _) => self.due,
             _ => None,
         };
         report

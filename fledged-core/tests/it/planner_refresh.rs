@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::world::{World, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
-use fledged_core::model::{CountOrPercent, DesiredState, Digest, ImagePullPolicy};
+use fledged_core::model::{CountOrPercent, DesiredState, Digest, ImagePullPolicy, NodeReport};
 use fledged_core::planner::{
     ActionReason, ActionStatus, ClusterEvent, ConditionKind, PlannerConfig,
 };
@@ -60,6 +60,43 @@ fn superseded_versions_are_counted() {
     world.act("n1");
     world.pass(1);
     assert_eq!(world.status("web").message, "4 of 4 cached on 2 nodes");
+}
+
+#[test]
+fn a_refresh_that_waits_for_disk_space_counts_as_cached() {
+    let mut world = mk_settled(&["app:1", "tool"]);
+    world.refresh("web");
+    world.act("n2");
+    let node = mk_name("n1");
+    let before = world.agents[&node].reported.clone().unwrap();
+    let generation = world.records[&node].generation;
+    let revision = revisions(&world, "n1")[0];
+    // The agent looked at both images, and found no room for the second.
+    let agent = world.agents.get_mut(&node).unwrap();
+    let looked = before
+        .images
+        .iter()
+        .map(|seen| (seen.image.clone(), u64::MAX));
+    agent.looked.extend(looked);
+    let images = before.images.into_iter().map(|mut image| {
+        if image.image == mk_ref("tool") {
+            image.reason = Some(Reason::ImageFsAboveThreshold);
+        } else {
+            image.revision = Some(revision);
+        }
+        image
+    });
+    let report = NodeReport::new(generation, images);
+    world.send(ClusterEvent::Reported { node, report });
+    world.pass(1);
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    let status = world.status("web");
+    assert_eq!((status.counts.cached, status.failures_total), (4, 0));
+    assert_eq!(
+        status.message,
+        "4 of 4 cached on 2 nodes, 1 of them not refreshed while the image file system of the node is above its \
+         threshold"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::warmer_node::{TestNode, mk_config, mk_inventory, mk_present};
 use fledged_core::error::Reason;
 use fledged_core::model::{ImagePhase, ImagePullPolicy};
-use fledged_core::warmer::Inventory;
+use fledged_core::warmer::{Inventory, NodeEvent};
 use proptest::prelude::*;
 
 const THRESHOLD: u8 = 80;
@@ -34,6 +34,8 @@ fn no_pull_begins_at_the_threshold() {
         Some("not started: 80 % of the node's image file system are used, the threshold is 80 %")
     );
     assert_eq!((report.attempts, report.started_at), (0, None));
+    // The next reading decides, not a time.
+    assert_eq!(report.next_attempt_at, None);
     assert!(node.is_settled());
     // Another reading above it changes no report.
     let asked = node.read_next(mk_used(95, &["held"]));
@@ -79,8 +81,29 @@ fn an_earlier_copy_stays_while_its_refresh_waits() {
     node.assign(vec![always]);
     let asked = node.read(mk_used(90, &["a"]));
     assert_eq!((asked.pulls(), asked.removals()), (vec![], vec![]));
-    assert_eq!(node.report("a").reason, Some(Reason::ImageFsAboveThreshold));
+    let report = node.report("a");
+    assert_eq!(report.phase, ImagePhase::Cached);
+    assert!(report.is_refresh_held());
+    assert_eq!(
+        report.message.as_deref(),
+        Some(
+            "the image is present; its refresh is not started: 90 % of the node's image file system are used, the \
+             threshold is 80 %"
+        )
+    );
+    assert_eq!((report.revision, report.next_attempt_at), (None, None));
+    assert!(node.is_settled());
+    let asked = node.read_next(mk_used(95, &["a"]));
+    assert_eq!((asked.pulls(), asked.phases()), (vec![], vec![]));
     assert_eq!(node.read_next(mk_used(10, &["a"])).pulls(), ["a"]);
+    node.pulled("a");
+    assert_eq!(node.report("a").reason, None);
+    // It is lost while its refresh waits.
+    node.send(NodeEvent::RefreshRequested);
+    node.read_next(mk_used(90, &["a"]));
+    assert!(node.report("a").is_refresh_held());
+    node.read_next(mk_used(90, &[]));
+    assert_eq!(node.phase("a"), ImagePhase::Failed);
 }
 
 const IMAGES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -136,7 +159,7 @@ proptest! {
                         _ => node.failed(&name, Reason::ConnectionFailed),
                     }
                 }
-                Step::Refresh => node.send(fledged_core::warmer::NodeEvent::RefreshRequested),
+                Step::Refresh => node.send(NodeEvent::RefreshRequested),
                 // Everything waits for the reading.
                 _ if node.warmer.next_wakeup().is_none() => continue,
                 _ => node.wake(),
