@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use fledged_core::error::Reason;
-use fledged_core::model::{CacheId, DesiredState, ImagePhase, ImageRef, NodeName, Taint};
+use fledged_core::model::{
+    CacheId, DesiredState, ImagePhase, ImageRef, ImageReport, NodeName, Taint,
+};
 use fledged_core::planner::{Cause, Explanation, Planner, PullFailure, SelectorMismatch};
 use fledged_kube::crd::{ReadCache, ReadNodeCache};
 use fledged_operator::controller::ReadNode;
@@ -25,6 +27,8 @@ use crate::output::pluralised;
 
 /// Fields shown for an image that is in use.
 const USERS_MAX: usize = 10;
+/// Running pulls that are named.
+const PULLS_MAX: usize = 3;
 
 pub(super) async fn why(args: WhyArgs) -> Result<Exit, CommandError> {
     let connection = connect(&args.connection).await?;
@@ -152,7 +156,10 @@ impl Query<'_> {
                     "the spec of the ImageCache is invalid",
                 );
                 for field in &invalid.fields {
-                    let value = format!("{:?}: {}", field.value, field.problem);
+                    let value = match field.value.as_str() {
+                        "" => field.problem.clone(),
+                        value => format!("{value:?}: {}", field.problem),
+                    };
                     answer = answer.with(self.cache_object(), field.field.clone(), value);
                 }
                 answer.advise("correct these fields")
@@ -277,9 +284,7 @@ impl Query<'_> {
                     *observed_generation,
                 )
                 .since(Some(*since)),
-            Cause::Pending => {
-                self.by_report(WhyReason::Waiting, "the node pulls other images first")
-            }
+            Cause::Pending => self.by_report(WhyReason::Waiting, &self.waits_for()),
             Cause::Pulling { again } => {
                 let because = if *again {
                     "it is present and is being pulled again for a refresh"
@@ -519,6 +524,44 @@ impl Query<'_> {
             .advise("check the node's kubelet")
     }
 
+    /// What an image waits for that the node has not begun to pull: its running pulls. Images of other namespaces
+    /// are not named.
+    fn waits_for(&self) -> String {
+        let own = self.cache.id();
+        let details = NodeDetails::new(self.record);
+        let (mut named, mut others) = (Vec::new(), 0);
+        for entry in details.entries() {
+            let report = details.report(&entry.image);
+            if report.is_none_or(|report| report.phase != ImagePhase::Pulling) {
+                continue;
+            }
+            let mut wanted_by = entry.wanted_by.iter();
+            let of_namespace = wanted_by.find(|id| id.namespace == own.namespace);
+            match of_namespace {
+                _ if entry.wanted_by.contains(&own) => named.push(entry.image.to_string()),
+                Some(id) => named.push(format!("{} of ImageCache {id}", entry.image)),
+                None => others += 1,
+            }
+        }
+        let hidden = named.len().saturating_sub(PULLS_MAX);
+        named.truncate(PULLS_MAX);
+        if hidden > 0 {
+            named.push(format!("{hidden} more of this namespace"));
+        }
+        if others > 0 {
+            named.push(format!(
+                "{} of other namespaces",
+                pluralised(others, "image")
+            ));
+        }
+        let report = details.report(self.image);
+        match report.and_then(|report| report.reason) {
+            _ if !named.is_empty() => format!("the node pulls first: {}", named.join(", ")),
+            Some(reason) => format!("its pull has not begun: {reason}"),
+            None => "its pull has not begun".to_owned(),
+        }
+    }
+
     fn cached(&self, verifying: bool) -> Answer {
         let digest = self.digest();
         let mut because = match &digest {
@@ -529,15 +572,38 @@ impl Query<'_> {
             because.push_str("; the check for a refresh is pending");
         }
         let details = NodeDetails::new(self.record);
-        let superseded = details.report(self.image).map_or(0, |r| r.superseded.len());
+        let report = details.report(self.image);
+        let superseded = report.map_or(0, |r| r.superseded.len());
         if superseded > 0 {
             let versions = pluralised(superseded, "superseded version");
             because.push_str(&format!("; {versions} still on the node"));
         }
+        let refresh_held = report.is_some_and(ImageReport::is_refresh_held);
+        let without_credentials = report.is_some_and(ImageReport::is_cached_without_credentials);
+        if refresh_held {
+            because.push_str("; its refresh waits");
+        }
+        if without_credentials {
+            because.push_str("; credentials of an ImageCache could not be used");
+        }
         let mut answer = self.by_report(WhyReason::Cached, &because);
         answer.digest = digest;
         answer.next_attempt = None;
-        answer
+        let reason = report.and_then(|report| report.reason);
+        let reason = reason.filter(|_| refresh_held || without_credentials);
+        let Some(reason) = reason else {
+            return answer;
+        };
+        answer.failure = Some(reason.to_string());
+        let advice = pull_advice(reason, "", self.image, "", &self.cache.id().namespace);
+        answer.advise(if without_credentials {
+            format!(
+                "{advice}; then {} ends the warning",
+                self.command("refresh")
+            )
+        } else {
+            advice
+        })
     }
 
     fn cache_limit(&self, cache: &CacheId, limit: usize, active: usize) -> Answer {
@@ -1097,6 +1163,86 @@ mod tests {
         ] {
             assert_eq!(reason(|scene| scene.report(phase, json!({}))), wanted);
         }
+    }
+
+    #[test]
+    fn the_pulls_that_a_node_makes_first_are_named() {
+        let waiting = |reports: Value| {
+            let mut scene = Scene::new();
+            let cache =
+                |namespace, name| json!({ "namespace": namespace, "name": name, "uid": name });
+            scene.record()["spec"]["caches"] = json!([
+                cache("shop", "web"),
+                cache("shop", "other"),
+                cache("secret-team", "theirs"),
+            ]);
+            scene.cache["metadata"]["uid"] = "web".into();
+            let image = |image: &str, uids: &[&str]| json!({ "image": image, "wantedBy": uids });
+            scene.record()["spec"]["images"] = json!([
+                image("r.test/own:1", &["web"]),
+                image("r.test/shared:1", &["other", "theirs"]),
+                image("r.test/hidden:1", &["theirs"]),
+                image(APP, &["web"]),
+            ]);
+            scene.record()["status"]["images"] = reports;
+            let answer = scene.answer(APP);
+            assert_eq!(answer.reason, WhyReason::Waiting);
+            answer.because
+        };
+        let pulling =
+            |name: &str| json!({ "image": format!("r.test/{name}:1"), "phase": "Pulling" });
+        let pending = json!({ "image": APP, "phase": "Pending" });
+        let all = [
+            pulling("own"),
+            pulling("shared"),
+            pulling("hidden"),
+            pending.clone(),
+        ];
+        assert_eq!(
+            waiting(json!(all)),
+            "the node pulls first: r.test/own:1, r.test/shared:1 of ImageCache shop/other, 1 image of other namespaces"
+        );
+        assert_eq!(waiting(json!([pending])), "its pull has not begun");
+        let held = json!({ "image": APP, "phase": "Pending", "reason": "TooManyRequests" });
+        assert_eq!(
+            waiting(json!([held])),
+            "its pull has not begun: TooManyRequests"
+        );
+    }
+
+    #[test]
+    fn a_warning_of_a_cached_image_has_a_remedy() {
+        let answer = |reason: &str| {
+            let report =
+                json!({ "reason": reason, "message": "pull secret shop/login: not found" });
+            when(|scene| scene.report("Cached", report))
+        };
+        let secret = answer("CredentialsUnavailable");
+        assert!(secret.cached);
+        assert_eq!(secret.failure.as_deref(), Some("CredentialsUnavailable"));
+        let advice = secret.advice.unwrap();
+        for part in [
+            "create it in the namespace shop",
+            "fledged refresh web -n shop ends the warning",
+        ] {
+            assert!(advice.contains(part), "{advice}");
+        }
+        let full = answer("ImageFsAboveThreshold");
+        assert!(full.cached && full.because.ends_with("its refresh waits"));
+        assert!(full.advice.unwrap().starts_with("free space"));
+    }
+
+    #[test]
+    fn a_limit_of_the_controller_names_the_field() {
+        let answer = when(|scene| {
+            scene.cache["status"]["reason"] = "CacheSpecValidationFailed".into();
+            scene.cache["status"]["message"] =
+                "the spec is invalid: spec.cacheSpec: \"2\": lists 2 images, the limit of this cluster is 1"
+                    .into();
+        });
+        let shown = answer_text(&answer, NOW.parse().unwrap());
+        let line = "  ImageCache shop/web spec.cacheSpec: \"2\": lists 2 images, the limit of this cluster is 1\n";
+        assert!(shown.contains(line), "{shown}");
     }
 
     #[test]

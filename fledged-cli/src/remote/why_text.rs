@@ -204,7 +204,7 @@ pub(super) fn pull_advice(
             "configure the registry in the container runtime of the node: its certificate authority, plain HTTP, or its mirrors"
         }
         Reason::DeadlineExceeded => {
-            "check the node's bandwidth to the registry, or set a longer spec.deadline in the ImageCache"
+            "set a longer deadline, spec.deadline or that of the entry; check how fast the registry answers the node"
         }
         Reason::DigestMismatch | Reason::InvalidImage => {
             "push the image again: the content in the registry is damaged"

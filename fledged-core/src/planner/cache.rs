@@ -260,7 +260,10 @@ impl CacheState {
             && status.observed_generation == self.generation;
         let problem = status.message.strip_prefix("the spec is invalid: ");
         let problem = problem.unwrap_or(&status.message);
-        refused.then(|| InvalidSpec::new([InvalidField::new("spec", "", problem)]))
+        let named = problem.split_once(": ");
+        let named = named.filter(|(field, _)| field.starts_with("spec"));
+        let (field, problem) = named.unwrap_or(("spec", problem));
+        refused.then(|| InvalidSpec::new([InvalidField::new(field, "", problem)]))
     }
 
     /// Begins the action of a cache that exceeds the limit of its namespace now, or fits again.

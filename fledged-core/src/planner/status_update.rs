@@ -187,7 +187,7 @@ fn credentials_warning(
     let plural = if count == 1 { "" } else { "s" };
     let images = cache.totals.sum.without_credentials;
     Some(format!(
-        ", {images} {WITHOUT_CREDENTIALS}: {unused} (on {count} node{plural})"
+        ", {images} {WITHOUT_CREDENTIALS}: {unused} (on {count} node{plural}; a refresh ends this warning)"
     ))
 }
 

@@ -280,7 +280,8 @@ fn a_missing_secret_beside_a_public_image_is_a_warning_of_its_own_cache() {
     let status = world.status("web");
     assert_eq!(status.status, ActionStatus::Succeeded);
     assert_eq!(status.failures_total, 0);
-    let message = format!("4 of 4 cached on 2 nodes, 2 {own} (on 2 nodes)");
+    let message =
+        format!("4 of 4 cached on 2 nodes, 2 {own} (on 2 nodes; a refresh ends this warning)");
     assert_eq!(status.message, message);
     assert!(status.conditions.iter().all(|one| one.message == message));
     assert_eq!(world.status("bare").message, "2 of 2 cached on 2 nodes");

@@ -130,7 +130,7 @@ async fn a_missing_secret_beside_a_public_image_is_a_warning(way: Way) {
     let status = world.ended("web", "ImageCacheCreate", "Succeeded").await;
     a.holds_exactly(&[APP]).await;
     let namespace = world.cluster().namespace();
-    let warning = format!("pull secret {namespace}/login: not found (on 1 node)");
+    let warning = format!("pull secret {namespace}/login: not found (on 1 node; a refresh ends");
     // The kubelet pulls without a word in the status of its pod.
     assert_eq!(
         status.message.contains(&warning),
