@@ -557,7 +557,7 @@ pub(crate) struct WaitArgs {
     /// The condition to wait for.
     #[arg(long = "for", value_name = "CONDITION", default_value = "cached")]
     pub(crate) goal: Goal,
-    /// Longest time to wait; 0s checks once.
+    /// Longest time to wait, including the time until the cluster answers; 0s checks once.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = any_duration)]
     pub(crate) timeout: Duration,
     /// The format of the result.
@@ -574,7 +574,7 @@ pub(crate) struct WaitArgs {
 pub(crate) enum Goal {
     /// Every image is on every reachable node.
     Cached,
-    /// The images are removed.
+    /// The images are removed, except those that a container uses or another ImageCache lists.
     Purged,
 }
 
@@ -598,8 +598,8 @@ pub(crate) struct RequestArgs {
     /// Wait until the action has completed.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Longest time to wait.
-    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = any_duration)]
+    /// Longest time to wait, including the time until the cluster answers.
+    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = positive)]
     pub(crate) timeout: Duration,
     /// The format of the result.
     #[command(flatten)]

@@ -184,10 +184,14 @@ Examples:
   fledged wait storefront -n shop --for=purged --timeout 10m
 
 cached: every image of the newest spec is on every reachable node, and no refresh is pending.
-purged: every image is removed from every reachable node, or in use. Unreachable nodes are ignored. The \
-ImageCache is watched, not polled.
+purged: every image is removed from every reachable node, except images that a container uses or another \
+ImageCache lists. The purge is requested with `fledged purge`.
+Unreachable nodes are ignored. The ImageCache is watched, not polled.
 
-Exit codes: 0 condition met; 1 timed out, deleted, or no answer from the cluster; 2 invalid input.";
+Failed pulls are named, and the wait goes on, because they are retried. It ends at once if waiting changes \
+nothing: the spec is invalid; or, for cached, the ImageCache is purged or being deleted.
+
+Exit codes: 0 condition met; 1 timed out, never met, deleted, or no answer from the cluster; 2 invalid input.";
 
 #[cfg(feature = "cluster")]
 pub(crate) const REFRESH: &str = "\

@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::kubeconfig::{ClusterError, Connection, connect};
 use super::overview::{
     CacheOverview, failing, has_annotation, is_cached, is_invalid, is_purged, missing, status_of,
+    stays_purged,
 };
-use super::queries::Followed;
+use super::queries::{Followed, WaitLimit};
 use super::render;
 use crate::args::{Goal, RequestArgs, WaitArgs};
 use crate::command_result::{CommandError, Exit, print};
@@ -21,14 +22,15 @@ use crate::output::{Terminal, on_one_line, printable};
 enum Waited {
     /// The condition is met.
     Met(Box<CacheOverview>),
-    /// The spec is invalid.
-    Invalid(Box<ReadCache>),
+    /// Only an edit, or a refresh of a cache that is purged, changes that it is not met.
+    Never(Box<ReadCache>, &'static str),
     /// The ImageCache does not exist any more.
     Deleted,
 }
 
 /// `fledged wait`.
 pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
+    let limit = WaitLimit::new(args.timeout);
     let connection = connect(&args.connection).await?;
     let is_met = |cache: &ReadCache| match args.goal {
         Goal::Cached => is_cached(cache),
@@ -38,8 +40,10 @@ pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, Co
     let judge = |cache: Option<&ReadCache>| match cache {
         None => Some(Waited::Deleted),
         Some(cache) if is_met(cache) => Some(Waited::Met(Box::new(CacheOverview::new(cache)))),
-        Some(cache) if is_invalid(cache) => Some(Waited::Invalid(Box::new(cache.clone()))),
         Some(cache) => {
+            if let Some(cause) = obstacle(cache, args.goal) {
+                return Some(Waited::Never(Box::new(cache.clone()), cause));
+            }
             let failing = failing(cache);
             // Each image once for each reason, however often it is retried.
             if !failing.is_subset(&named) {
@@ -54,7 +58,7 @@ pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, Co
             None
         }
     };
-    match connection.follow(&args.name, args.timeout, judge).await? {
+    match connection.follow(&args.name, limit, judge).await? {
         Followed::Done(Waited::Met(view)) => {
             let goal = args.goal;
             let text = render(args.output.output, &*view, |view| {
@@ -69,9 +73,9 @@ pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, Co
             print(&text)?;
             Ok(Exit::Done)
         }
-        Followed::Done(Waited::Invalid(cache)) => {
+        Followed::Done(Waited::Never(cache, cause)) => {
             terminal.error(format_args!(
-                "ImageCache {} is not {}, and only an edit changes that: {}",
+                "ImageCache {} is not {}, and {cause}: {}",
                 cache.id(),
                 args.goal,
                 missing(&cache)
@@ -90,6 +94,18 @@ pub(super) async fn wait(args: WaitArgs, terminal: &Terminal) -> Result<Exit, Co
             report_interruption(problem, terminal);
             Ok(Exit::Failed)
         }
+    }
+}
+
+/// Why the condition is not met, however long the wait. Failed pulls are no such cause: they are retried.
+fn obstacle(cache: &ReadCache, goal: Goal) -> Option<&'static str> {
+    if is_invalid(cache) {
+        return Some("only an edit changes that");
+    }
+    match goal {
+        Goal::Cached if cache.metadata.deletion_timestamp.is_some() => Some("it is being deleted"),
+        Goal::Cached if stays_purged(cache) => Some("only a refresh or an edit changes that"),
+        _ => None,
     }
 }
 
@@ -153,9 +169,12 @@ async fn request(
     args: RequestArgs,
     terminal: &Terminal,
 ) -> Result<Exit, CommandError> {
+    let limit = WaitLimit::new(args.timeout);
     let connection = connect(&args.connection).await?;
-    let cache = connection.cache(&args.name).await?;
-    connection.annotate(&args.name, action.annotation()).await?;
+    let cache = connection.within(limit, connection.cache(&args.name));
+    let cache = cache.await?;
+    let annotated = connection.annotate(&args.name, action.annotation());
+    connection.within(limit, annotated).await?;
     let format = args.output.output;
     let show = |ended: Option<bool>, cache: &ReadCache| {
         let purged = action == Action::Purge && ended == Some(true);
@@ -177,7 +196,7 @@ async fn request(
         Some(cache) if has_annotation(cache, action.annotation()) => None,
         cache => Some(cache.cloned()),
     };
-    match connection.follow(&args.name, args.timeout, judge).await? {
+    match connection.follow(&args.name, limit, judge).await? {
         Followed::Done(Some(cache)) => {
             let exit = completed(action, &CacheOverview::new(&cache), terminal);
             show(Some(true), &cache)?;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fledged_core::model::NodeName;
+use fledged_core::model::{GoDuration, NodeName};
 use fledged_kube::request_error::{problem, with_causes};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
@@ -14,7 +14,7 @@ use crate::args::ConnectionArgs;
 use crate::command_result::{CommandError, Exit};
 
 /// Time limit for setting up a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A cluster to send requests to.
 #[derive(Clone)]
@@ -193,6 +193,14 @@ pub(crate) enum ClusterError {
         url: String,
         /// The cause.
         problem: String,
+    },
+    /// The API server has not answered before the end of a wait.
+    #[error("the cluster at {url} has not answered within {waited}; check that it is up")]
+    NoAnswer {
+        /// The API server.
+        url: String,
+        /// The timeout of the wait.
+        waited: GoDuration,
     },
     /// The credentials are invalid.
     #[error(

@@ -157,14 +157,19 @@ pub(super) fn failing(cache: &ReadCache) -> BTreeSet<(String, String)> {
         .collect()
 }
 
+/// Whether it is purged, and no refresh is requested that would end that.
+pub(super) fn stays_purged(cache: &ReadCache) -> bool {
+    !has_annotation(cache, REFRESH_ANNOTATION)
+        && current_status(cache).is_some_and(|status| status.purged == Some(true))
+}
+
 /// Whether the images were removed from every reachable node.
 pub(super) fn is_purged(cache: &ReadCache) -> bool {
     let is_done = |status: ImageCacheStatus| {
-        status.purged == Some(true)
-            && status.completion_time.is_some()
+        status.completion_time.is_some()
             && ["Succeeded", "NoImagesPulledOrDeleted"].contains(&status.status.as_str())
     };
-    !has_annotation(cache, REFRESH_ANNOTATION) && current_status(cache).is_some_and(is_done)
+    stays_purged(cache) && current_status(cache).is_some_and(is_done)
 }
 
 /// Whether the action for the newest generation has failed.

@@ -1,10 +1,11 @@
 //! Requests to the cluster: reading objects page by page, following one ImageCache, setting annotations.
 
 use std::fmt::Debug;
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use fledged_core::model::NodeName;
+use fledged_core::model::{GoDuration, NodeName};
 use fledged_kube::crd::{ReadCache, ReadNodeCache};
 use fledged_kube::request_error::with_causes;
 use fledged_kube::watch::try_watch;
@@ -16,8 +17,9 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::time::Instant;
 
-use super::kubeconfig::{ApiRequest, ClusterError, Connection};
+use super::kubeconfig::{ApiRequest, CONNECT_TIMEOUT, ClusterError, Connection};
 
 /// Objects in one page; kubectl's default.
 const PAGE: u32 = 500;
@@ -27,6 +29,25 @@ const FIELD_MANAGER: &str = "fledged-cli";
 const CACHES: &str = "imagecaches.kubefledged.io";
 const RECORDS: &str = "nodeimagecaches.kubefledged.io";
 const NODES: &str = "nodes";
+
+/// The time limit of a command that waits, from its start on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WaitLimit {
+    started: Instant,
+    timeout: Duration,
+}
+
+impl WaitLimit {
+    /// A limit that begins now.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let started = Instant::now();
+        Self { started, timeout }
+    }
+
+    fn ends(self) -> Instant {
+        self.started + self.timeout
+    }
+}
 
 /// How following an ImageCache ended.
 #[derive(Debug)]
@@ -208,22 +229,42 @@ impl Connection {
             .map_err(|error| self.failed(self.cache_request("patch", Some(name)), &error))
     }
 
+    /// The answer to a request of a command that waits.
+    pub(super) async fn within<T>(
+        &self,
+        limit: WaitLimit,
+        request: impl Future<Output = Result<T, ClusterError>>,
+    ) -> Result<T, ClusterError> {
+        let ends = match limit.timeout {
+            // One answer is always waited for.
+            Duration::ZERO => limit.started + CONNECT_TIMEOUT,
+            _ => limit.ends(),
+        };
+        match tokio::time::timeout_at(ends, request).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ClusterError::NoAnswer {
+                url: self.url.clone(),
+                waited: GoDuration(ends - limit.started),
+            }),
+        }
+    }
+
     /// Watches an ImageCache until `judge` returns a value; it gets `None` once the ImageCache is deleted.
     ///
-    /// The ImageCache is read at least once, whatever the timeout.
+    /// Without a timeout, the ImageCache is read once.
     pub(super) async fn follow<T>(
         &self,
         name: &str,
-        timeout: Duration,
+        limit: WaitLimit,
         mut judge: impl FnMut(Option<&ReadCache>) -> Option<T>,
     ) -> Result<Followed<T>, ClusterError> {
-        let mut last = self.cache(name).await?;
+        let mut last = self.within(limit, self.cache(name)).await?;
         if let Some(done) = judge(Some(&last)) {
             return Ok(Followed::Done(done));
         }
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mut events = pin!(try_watch(self.caches(), config));
-        let mut end = pin!(tokio::time::sleep(timeout));
+        let mut end = pin!(tokio::time::sleep_until(limit.ends()));
         let (mut problem, mut listed) = (None, false);
         loop {
             let event = tokio::select! {

@@ -1,6 +1,7 @@
 //! `fledged wait`.
 
 use fledged_apiserver::{Failure, RequestFilter};
+use fledged_tests::Fledged;
 use fledged_tests::kube::{World, eventually};
 use serde_json::json;
 
@@ -49,8 +50,43 @@ async fn wait_ends_when_all_images_are_cached_or_purged() {
         output.stdout.contains("is purged: removed from 1 node"),
         "{output}"
     );
-    let cached = fledged(&world, &["wait", "web", "--for=cached", "--timeout=0s"], 1);
-    stderr_has(&cached, &["is not cached after 0s", "it is purged"]);
+    let cached = ended(call(&world, &["wait", "web", "--timeout=1h"]).spawn(), 1);
+    stderr_has(
+        &cached,
+        &[
+            "is not cached, and only a refresh or an edit changes that",
+            "removed from 1 node",
+        ],
+    );
+    // A refresh ends the purge, also one that no controller has begun.
+    world
+        .annotate("web", "kubefledged.io/refresh-imagecache")
+        .await;
+    ended(call(&world, &["wait", "web"]).spawn(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_covers_the_connection() {
+    // It accepts connections and never answers.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{ "name": "a", "cluster": { "server": url } }],
+        "users": [{ "name": "a", "user": {} }],
+        "contexts": [{ "name": "a", "context": { "cluster": "a", "user": "a" } }],
+    });
+    std::fs::write(&kubeconfig, config.to_string()).unwrap();
+    for args in [&["wait", "web"][..], &["purge", "web", "--wait"]] {
+        let call = Fledged::new()
+            .args(args.iter().copied())
+            .args(["--timeout", "1s", "--kubeconfig"])
+            .arg(&kubeconfig);
+        let output = ended(call.spawn(), 1);
+        stderr_has(&output, &[&url, "has not answered within 1s"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,12 +125,12 @@ async fn a_timeout_lists_the_missing_images() {
     let node = world.node("a").await;
     world.apply("web", &[APP, NOPE]).await;
     world.ended("web", "ImageCacheCreate", "Failed").await;
-    let output = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
+    let output = fledged(&world, &["wait", "web", "--for=cached", "--timeout=5s"], 1);
     let failure = format!("{NOPE} on {}: ImageNotFound: manifest unknown", node.name());
     stderr_has(
         &output,
         &[
-            "is not cached after 1s",
+            "is not cached after 5s",
             "1 of 2 cached on 1 node, 1 failed",
             &failure,
         ],
@@ -149,7 +185,7 @@ async fn a_failure_that_may_pass_is_named_while_waiting() {
 async fn a_deleted_or_unprocessed_cache_exits_with_1() {
     let world = World::without_controller(Default::default()).await;
     world.apply("web", &[APP]).await;
-    let unprocessed = fledged(&world, &["wait", "web", "--for=cached", "--timeout=1s"], 1);
+    let unprocessed = fledged(&world, &["wait", "web", "--for=cached", "--timeout=5s"], 1);
     stderr_has(&unprocessed, &["no controller has processed it"]);
     let waiting = call(&world, &["wait", "web", "--for=cached", "--timeout=60s"]).spawn();
     world.delete("web").await;
