@@ -12,7 +12,7 @@ use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
 use fledged_core::model::{
-    CountOrPercent, GoDuration, ImagePullPolicy, ImageRef, NodeName, ProtectedImages,
+    CountOrPercent, DEADLINE_MAX, GoDuration, ImagePullPolicy, ImageRef, NodeName, ProtectedImages,
 };
 use fledged_cri::target::RuntimeUri;
 use fledged_kube::serve::BindAddress;
@@ -117,8 +117,8 @@ pub(super) struct ControllerArgs {
     /// Deadline of a pull, per image, from the start of its first attempt.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = a_second_or_more)]
     pub(super) image_pull_deadline_duration: Duration,
-    /// Longest deadline that an ImageCache may set; a longer one counts as this.
-    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = a_second_or_more)]
+    /// Longest deadline that an ImageCache may set, at most 24h; a longer one counts as this.
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = largest_deadline)]
     pub(super) max_image_pull_deadline: Duration,
     /// Pull policy of images whose ImageCache sets none.
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy())]
@@ -346,7 +346,7 @@ pub(super) struct WebhookArgs {
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = any_duration)]
     pub(super) image_cache_refresh_frequency: Duration,
     /// The controller's longest deadline of a pull, for warnings.
-    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = a_second_or_more)]
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = largest_deadline)]
     pub(super) max_image_pull_deadline: Duration,
 }
 
@@ -516,6 +516,17 @@ impl FromStr for UsedShare {
 fn a_second_or_more(text: &str) -> Result<Duration, String> {
     match any_duration(text)? {
         duration if duration < Duration::from_secs(1) => Err("it must be at least 1s".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// The definition of ImageCache accepts no longer deadline, so a higher limit would have no effect.
+fn largest_deadline(text: &str) -> Result<Duration, String> {
+    match a_second_or_more(text)? {
+        duration if duration > DEADLINE_MAX => Err(format!(
+            "it must be at most {}, the longest deadline that an ImageCache can have",
+            GoDuration(DEADLINE_MAX)
+        )),
         duration => Ok(duration),
     }
 }
@@ -692,9 +703,25 @@ mod tests {
             ("--job-run-as-user", "0"),
             ("--job-pod-labels", r#"{"a":1}"#),
             ("--max-images-per-cache", "0"),
+            ("--max-image-pull-deadline", "25h"),
         ] {
             let error = controller(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag) && error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_longest_deadline_is_that_of_the_definition() {
+        let day = controller(&["--max-image-pull-deadline=24h"]).unwrap();
+        assert_eq!(day.max_image_pull_deadline, DEADLINE_MAX);
+        for command in ["controller", "webhook"] {
+            let args = [
+                "fledged-operator",
+                command,
+                "--max-image-pull-deadline=24h1s",
+            ];
+            let error = Cli::try_parse_from(args).unwrap_err().to_string();
+            assert!(error.contains("must be at most 24h"), "{error}");
         }
     }
 }
