@@ -26,6 +26,7 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     let has_credentials = registry.has_credentials();
     manifest::warn_unsupported(&manifests.caches, has_credentials, terminal);
     let defaults = assignment_defaults(&args.pull);
+    manifest::warn_cut_deadlines(&manifests.caches, defaults.longest_deadline(), terminal);
     let assignment = Assignment::for_node(&node, &manifests.caches, defaults);
     warn_nothing_selected(&assignment, &node, terminal);
     let session = RuntimeSession::open(args.runtime.runtime.as_ref(), registry).await?;

@@ -42,6 +42,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     let node = node_facts(&args.node, registry.platform.as_ref())?;
     manifest::warn_unsupported(&manifests.caches, has_credentials, terminal);
     let mut assignment = RunAssignment::new(node.clone(), assignment_defaults(&args.pull));
+    manifest::warn_cut_deadlines(&manifests.caches, assignment.longest_deadline(), terminal);
     let first = assignment.update(&manifests.caches);
     warn_nothing_selected(&first, &node, terminal);
 
@@ -163,6 +164,8 @@ impl Feeder {
             Ok(manifests) => {
                 manifest::report_unused(&manifests, &self.terminal);
                 manifest::warn_unsupported(&manifests.caches, self.has_credentials, &self.terminal);
+                let longest = self.assignment.longest_deadline();
+                manifest::warn_cut_deadlines(&manifests.caches, longest, &self.terminal);
                 let assignment = self.assignment.update(&manifests.caches);
                 self.terminal.line(format_args!(
                     "the manifests changed, {} for this node",

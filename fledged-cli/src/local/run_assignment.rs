@@ -1,6 +1,7 @@
 //! The assignment of `node run`, updated with every edit of the manifests.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fledged_core::model::{
     AssignedImage, Assignment, AssignmentDefaults, ImageCache, ImageRef, NodeFacts,
@@ -54,6 +55,11 @@ impl RunAssignment {
             self.absent.remove(&image);
         }
         (self.absent.len() < before).then(|| self.next_generation())
+    }
+
+    /// The longest deadline that an ImageCache may set.
+    pub(super) fn longest_deadline(&self) -> Duration {
+        self.defaults.longest_deadline()
     }
 
     /// Number of images that are to be present.

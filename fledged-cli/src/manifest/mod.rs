@@ -19,7 +19,9 @@ use self::finding::{Place, syntax_problem};
 pub(crate) use edits::{Edit, follow_edits};
 pub(crate) use finding::{Finding, ManifestError};
 pub(crate) use source::Source;
-pub(crate) use warnings::{load, report_unused, warn_no_credentials, warn_unsupported};
+pub(crate) use warnings::{
+    load, report_unused, warn_cut_deadlines, warn_no_credentials, warn_unsupported,
+};
 
 /// The namespace of an ImageCache that names none, outside a cluster.
 const DEFAULT_NAMESPACE: &str = "default";

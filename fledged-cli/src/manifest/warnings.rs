@@ -1,6 +1,8 @@
 //! Warnings about manifests and credentials that are valid and probably mistaken.
 
-use fledged_core::model::{DeletionPolicy, ImageCache};
+use std::time::Duration;
+
+use fledged_core::model::{DeletionPolicy, GoDuration, ImageCache};
 use serde_json::Value;
 
 use super::{Manifests, Source, read};
@@ -43,6 +45,19 @@ pub(crate) fn warn_unsupported(caches: &[ImageCache], has_credentials: bool, ter
         }
         if cache.rollout.max_concurrent_nodes.is_some() {
             tracing::info!(cache = %cache.id, "rollout ignored outside a cluster");
+        }
+    }
+}
+
+/// Warns about deadlines that are longer than `longest`, which counts in their place.
+pub(crate) fn warn_cut_deadlines(caches: &[ImageCache], longest: Duration, terminal: &Terminal) {
+    for cache in caches {
+        if let Some(deadline) = cache.deadline_above(longest).map(GoDuration) {
+            terminal.warn(format_args!(
+                "ImageCache {}: a deadline of {deadline} is cut to {}; --deadline {deadline} allows it",
+                cache.id,
+                GoDuration(longest)
+            ));
         }
     }
 }

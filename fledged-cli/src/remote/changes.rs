@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fledged_core::error::Reason;
 use fledged_core::model::{
-    AssignedImage, CacheId, CountOrPercent, DesiredState, ImageCache, ImagePullPolicy, ImageRef,
-    NodeFacts, NodeName,
+    AssignedImage, AssignmentDefaults, CacheId, CountOrPercent, DesiredState, GoDuration,
+    ImageCache, ImagePullPolicy, ImageRef, NodeFacts, NodeName,
 };
 use fledged_core::planner::{
     ActionStatus, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent, Planner, PlannerConfig,
@@ -216,9 +216,18 @@ fn changes(objects: &ClusterObjects, applied: &[ImageCache], now: Timestamp) -> 
         let mut applied = applied.iter();
         applied.any(|cache| cache.id.namespace == id.namespace && cache.id.name == id.name)
     });
-    changes.warnings = warnings
-        .filter_map(|(id, status)| warning(id, status))
-        .collect();
+    let warnings = warnings.filter_map(|(id, status)| warning(id, status));
+    // The controller's own limit is not recorded anywhere.
+    let longest = AssignmentDefaults::default().longest_deadline();
+    let cut = applied.iter().filter_map(|cache| {
+        let deadline = GoDuration(cache.deadline_above(longest)?);
+        Some(format!(
+            "ImageCache {}: a deadline of {deadline} is cut to the controller's --max-image-pull-deadline, {} by default",
+            cache.id,
+            GoDuration(longest)
+        ))
+    });
+    changes.warnings = warnings.chain(cut).collect();
     changes
 }
 
@@ -543,6 +552,13 @@ mod tests {
             planned(&objects, &manifest("web", &[APP]))
                 .warnings
                 .is_empty()
+        );
+        let slow = manifest("web", &[APP]).replace("spec: {", "spec: {deadline: 3h, ");
+        assert_eq!(
+            planned(&objects, &slow).warnings,
+            [
+                "ImageCache shop/web: a deadline of 3h is cut to the controller's --max-image-pull-deadline, 2h by default"
+            ]
         );
     }
 

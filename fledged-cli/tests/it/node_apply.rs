@@ -115,6 +115,22 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(bed.registry.traffic().requests, 0);
     assert_eq!(bed.stored(), Vec::<String>::new());
 
+    let slow = manifest(&bed.images).replace("spec:\n", "spec:\n  deadline: 3h\n");
+    let slow = bed.write("slow.yaml", &slow);
+    let cut = "a deadline of 3h is cut to 2h; --deadline 3h allows it";
+    let dry = run(&["node", "apply", "-f", &slow, "--dry-run"]).expect_code(0);
+    assert!(dry.stderr.contains(cut), "{}", dry.stderr);
+    let allowed = [
+        "node",
+        "apply",
+        "-f",
+        &slow,
+        "--dry-run",
+        "--deadline",
+        "3h",
+    ];
+    assert!(!run(&allowed).expect_code(0).stderr.contains("is cut"));
+
     run(&["node", "apply", "-f", &one]).expect_code(0);
     let dry = run(&["node", "apply", "-f", &file, "--dry-run", "-o", "json"]).expect_code(0);
     assert_eq!(phases(&dry.json()), ["Cached", "Pending", "Pending"]);
