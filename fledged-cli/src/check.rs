@@ -204,7 +204,12 @@ fn checked_image(image: &ImageRef, result: Result<Checked, Failure>) -> CheckedI
             digest: None,
             size_bytes: None,
             platforms: Vec::new(),
-            hint: registry_hint(image, failure.reason, &failure.message, Client::Own),
+            hint: match failure.reason {
+                Reason::DeadlineExceeded => {
+                    Some("raise --deadline; check how fast the registry answers".to_owned())
+                }
+                reason => registry_hint(image, reason, &failure.message, Client::Own),
+            },
             reason: Some(failure.reason.to_string()),
             message: Some(failure.message),
         },

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use fledged_core::error::Reason;
 use fledged_core::model::{ByteSize, Digest, ImagePhase, NodeReport};
 use serde::Serialize;
 
 use super::registry_hint::{Client, registry_hint};
 use crate::output::{Align, Table, printable, rounded_seconds, short_digest, took};
+
+/// The hint for an image that is not complete within its deadline.
+const SLOW: &str =
+    "raise the deadline, --deadline or that of the ImageCache; check how fast the registry sends";
 
 /// The result, as `-o json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -88,13 +93,16 @@ impl RoundOutcome {
         Self { images, summary }
     }
 
-    /// With hints for failures that are about the configuration of a registry.
+    /// With hints for failures that are about a deadline or the configuration of a registry.
     pub(super) fn with_hints(mut self, report: &NodeReport, client: Client) -> Self {
         for (outcome, image) in self.images.iter_mut().zip(&report.images) {
             if let (ImagePhase::Failed, Some(reason), Some(message)) =
                 (image.phase, image.reason, &image.message)
             {
-                outcome.hint = registry_hint(&image.image, reason, message, client);
+                outcome.hint = match reason {
+                    Reason::DeadlineExceeded => Some(SLOW.to_owned()),
+                    reason => registry_hint(&image.image, reason, message, client),
+                };
             }
         }
         self
