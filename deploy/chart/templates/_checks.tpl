@@ -4,6 +4,7 @@
 {{- include "fledged.checkSeconds" (list "agent.inventoryInterval" .Values.agent.inventoryInterval) -}}
 {{- include "fledged.checkLabels" . -}}
 {{- include "fledged.checkCredentialProviders" (default dict .Values.agent.credentialProviders) -}}
+{{- include "fledged.checkMount" (list "agent.imageFilesystem.mount" (default "" (default dict .Values.agent.imageFilesystem).mount)) -}}
 {{- if .Values.webhookServer.enable -}}
 {{- include "fledged.checkWebhook" . -}}
 {{- end -}}
@@ -33,9 +34,14 @@
 {{- fail (printf "%s.config: %q: must not be named bin, where the plugins are mounted" $prefix .config) -}}
 {{- end -}}
 {{- range .files -}}
-{{- if has (clean .) (list "/" "/usr" "/usr/local" "/usr/local/bin" "/credential-providers") -}}
-{{- fail (printf "%s.files: %q: would hide files of the agent's image" $prefix .) -}}
+{{- include "fledged.checkMount" (list (printf "%s.files" $prefix) .) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A path at which agents mount a directory of their node must not hide the program or what the chart mounts. */}}
+{{- define "fledged.checkMount" -}}
+{{- if has (clean (last .)) (list "/usr" "/usr/local" "/usr/local/bin" "/credential-providers") -}}
+{{- fail (printf "%s: %q: would hide files of the agent's image" (first .) (last .)) -}}
 {{- end -}}
 {{- end -}}
 

@@ -99,6 +99,32 @@ const REFUSED: &[(&str, &str)] = &[
         "agent.imageFilesystem.mount=var/lib/containerd",
         "imageFilesystem/mount",
     ),
+    (
+        "agent.imageFilesystem.mount=/var/../etc",
+        "imageFilesystem/mount': '/var/../etc'",
+    ),
+    (
+        "agent.imageFilesystem.mount=/usr/local/bin/",
+        "agent.imageFilesystem.mount: \"/usr/local/bin/\": ",
+    ),
+    ("agent.runtimeSocket=/run/../x.sock", "agent/runtimeSocket"),
+    (
+        "agent.credentialProviders.files={/etc/./x}",
+        "credentialProviders/files/0': '/etc/./x'",
+    ),
+    // A program accepts a flag only once.
+    (
+        "controller.extraArgs={--max-concurrent-nodes=5}",
+        "controller.extraArgs: \"--max-concurrent-nodes=5\": the chart sets this flag itself",
+    ),
+    (
+        "agent.extraArgs={-stderrthreshold,INFO}",
+        "agent.extraArgs: \"-stderrthreshold\": ",
+    ),
+    (
+        "webhookServer.enable=true,webhookServer.extraArgs={--port=1}",
+        "webhookServer.extraArgs: \"--port=1\": ",
+    ),
     ("agent.secretNamespaces={*}", "secretNamespaces"),
     (
         "agent.credentialProviders.config=etc/config.yaml",
@@ -186,6 +212,10 @@ const TAKEN: &[&str] = &[
     "agent.inventoryInterval=",
     "agent.maxParallelPulls=1",
     "agent.imageFilesystem.highThreshold=0%",
+    "agent.imageFilesystem.mount=/var/lib/..x/.y/containerd/",
+    "agent.imageFilesystem=null",
+    "controller.extraArgs={--max-image-pull-deadline=3h}",
+    "webhookServer.enable=true,webhookServer.extraArgs={--max-image-pull-deadline,3h}",
     "agent.runtimeSocket=unix:///run/x.sock",
     "controller.maxConcurrentNodes=1",
     "controller.maxConcurrentNodes=1%",
