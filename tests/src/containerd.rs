@@ -1,4 +1,4 @@
-//! A real containerd in a temporary folder.
+//! A real containerd in a temporary folder: the one in `PATH`, or the program that `TEST_CONTAINERD` names.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,40 @@ impl Containerd {
     /// When containerd does not start; the message shows its log.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_in(TempDir::with_prefix("containerd-").expect("a temporary folder"))
+    }
+
+    /// Starts containerd with content and snapshots on an ext4 file system of this size, which a file in the temporary
+    /// folder holds. Needs loop devices.
+    ///
+    /// # Panics
+    ///
+    /// When the file system cannot be made or mounted, or containerd does not start.
+    #[must_use]
+    pub fn start_on_small_disk(mebibytes: u64) -> Self {
         let folder = TempDir::with_prefix("containerd-").expect("a temporary folder");
+        let image = folder.path().join("disk");
+        let file = std::fs::File::create(&image).expect("the file of a disk");
+        file.set_len(mebibytes << 20).expect("a sparse file");
+        // No blocks that are only for root, so that a full disk is full for containerd.
+        run(
+            "mkfs.ext4",
+            &["-q", "-F", "-m", "0", &image.display().to_string()],
+        );
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).expect("a mount point");
+        let (image, root) = (image.display().to_string(), root.display().to_string());
+        make_loop_device();
+        run("mount", &["-o", "loop", &image, &root]);
+        Self::start_in(folder)
+    }
+
+    fn start_in(folder: TempDir) -> Self {
         let root = folder.path();
         std::fs::write(config_path(root), config(root))
             .expect("writing containerd's configuration");
-        let process = launch(root);
+        let mut process = spawn(root);
+        wait_ready(&mut process, root);
         Self { process, folder }
     }
 
@@ -67,10 +96,41 @@ impl Containerd {
     ///
     /// When it does not start.
     pub fn restart(&mut self) {
+        self.start_again();
+        wait_ready(&mut self.process, self.folder.path());
+    }
+
+    /// The same, without waiting until it serves.
+    pub(crate) fn start_again(&mut self) {
         self.process.kill9();
         // Remove the stale socket, which would look like a daemon that is not ready yet.
         let _ = std::fs::remove_file(self.socket());
-        self.process = launch(self.folder.path());
+        self.process = spawn(self.folder.path());
+    }
+
+    /// Its process.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The folder that holds configuration, logs, content and snapshots.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes the `hosts.toml` of a registry, or removes it. containerd reads it at each pull.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn configure_registry(&self, registry: &str, hosts: Option<&str>) {
+        let folder = self.folder.path().join("certs.d").join(registry);
+        let _ = std::fs::remove_dir_all(&folder);
+        if let Some(hosts) = hosts {
+            std::fs::create_dir_all(&folder).expect("a folder for hosts.toml");
+            std::fs::write(folder.join("hosts.toml"), hosts).expect("writing hosts.toml");
+        }
     }
 
     /// Runs `ctr` in the namespace `k8s.io` and returns its standard output.
@@ -153,10 +213,39 @@ impl Drop for Containerd {
     }
 }
 
-fn launch(root: &Path) -> Process {
+/// Runs a program that must succeed, and returns its standard output.
+fn run(program: &str, args: &[&str]) -> String {
+    let path = find(program).unwrap_or_else(|| panic!("{program} is not installed"));
+    let output = Command::new(path).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Makes the device file of the next free loop device if it is missing: the kernel adds devices, but a container has
+/// only the files that were there when it was started.
+fn make_loop_device() {
+    let device = run("losetup", &["--find"]);
+    let device = device.trim();
+    if let (false, Some(number)) = (Path::new(device).exists(), device.strip_prefix("/dev/loop")) {
+        // 7 is the major number of loop devices.
+        run("mknod", &[device, "b", "7", number]);
+    }
+}
+
+fn spawn(root: &Path) -> Process {
+    let program = std::env::var("TEST_CONTAINERD").unwrap_or_default();
+    let program = match program.as_str() {
+        "" => "containerd",
+        path => path,
+    };
     let config = config_path(root).display().to_string();
+    Process::start(program, &["--config", &config], root)
+}
+
+fn wait_ready(process: &mut Process, root: &Path) {
     let socket = socket_path(root);
-    let mut process = Process::start("containerd", &["--config", &config], root);
     let ctr = find("ctr").expect("ctr is not installed");
     process.wait_ready(|_| {
         UnixStream::connect(&socket).ok()?;
@@ -174,7 +263,6 @@ fn launch(root: &Path) -> Process {
             })
             .then_some(())
     });
-    process
 }
 
 fn config_path(root: &Path) -> PathBuf {
@@ -211,6 +299,9 @@ restrict_oom_score_adj = true
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "overlayfs"
+
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{root}/certs.d"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{root}/cni/bin"

@@ -9,12 +9,14 @@ use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{AUTHORIZATION, CONNECTION, HeaderMap, RANGE, RETRY_AFTER, TRANSFER_ENCODING};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, HeaderMap, RANGE, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fault_script::{Fault, ProxiedRequest, Rule};
 use crate::poll::{SOON, poll_until};
@@ -35,7 +37,10 @@ pub struct FaultProxy {
 
 #[derive(Debug)]
 struct Shared {
+    addr: String,
     upstream: String,
+    /// How often all faults were ended.
+    ended: watch::Sender<u64>,
     start: Instant,
     state: Mutex<State>,
 }
@@ -68,6 +73,8 @@ impl FaultProxy {
         let addr = listener.local_addr().expect("its address").to_string();
         listener.set_nonblocking(true).expect("not to block");
         let shared = Arc::new(Shared {
+            addr: addr.clone(),
+            ended: watch::Sender::new(0),
             upstream: upstream.to_owned(),
             start: Instant::now(),
             state: Mutex::default(),
@@ -104,6 +111,31 @@ impl FaultProxy {
     /// Adds a rule; if several match a request, the one that was added first applies.
     pub fn add(&self, rule: Rule) {
         self.shared.state().rules.push(rule);
+    }
+
+    /// Adds a rule that applies before all that were added earlier.
+    pub fn add_first(&self, rule: Rule) {
+        self.shared.state().rules.insert(0, rule);
+    }
+
+    /// Removes all rules, closes connections that stall, and sends the rest of slow answers at once.
+    pub fn end_faults(&self) {
+        self.clear();
+        self.shared.ended.send_modify(|times| *times += 1);
+    }
+
+    /// Number of blob downloads that are under way.
+    #[must_use]
+    pub fn downloads(&self) -> usize {
+        self.shared.state().downloads
+    }
+
+    /// Number of requests so far that a fault was injected into.
+    #[must_use]
+    pub fn struck(&self, matches: impl Fn(&Fault) -> bool) -> usize {
+        let state = self.shared.state();
+        let faults = state.requests.iter().filter_map(|r| r.fault.as_ref());
+        faults.filter(|fault| matches(fault)).count()
     }
 
     /// Removes all rules.
@@ -173,10 +205,27 @@ async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::io::Error> {
+    let mut ended = shared.ended.subscribe();
     let (flight, fault) = Flight::start(&shared, &request);
     match fault {
         Some(Fault::Hangup) => Err(std::io::Error::other("hung up on request")),
-        Some(Fault::Stall) => std::future::pending().await,
+        Some(Fault::Stall) => {
+            let _ = ended.changed().await;
+            Err(std::io::Error::other("stalled on request"))
+        }
+        Some(Fault::Challenge) => {
+            flight.answered(401);
+            let realm = format!(
+                "Bearer realm=\"http://{}/token\",service=\"test\"",
+                shared.addr
+            );
+            let response = Response::builder()
+                .status(401)
+                .header(WWW_AUTHENTICATE, realm);
+            response
+                .body(whole("a token is required\n"))
+                .map_err(std::io::Error::other)
+        }
         Some(Fault::Status {
             status,
             retry_after,
@@ -191,7 +240,7 @@ async fn answer(
                 .map_err(std::io::Error::other)
         }
         fault => match forward(&shared.upstream, request).await {
-            Ok(response) => Ok(passed_on(response, fault, flight)),
+            Ok(response) => Ok(passed_on(response, fault, flight, ended)),
             Err(error) => {
                 flight.answered(502);
                 let mut response = Response::new(whole(&error));
@@ -222,7 +271,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(TRANSFER_ENCODING);
 }
 
-fn passed_on(response: Response<Incoming>, fault: Option<Fault>, flight: Flight) -> Response<Body> {
+fn passed_on(
+    response: Response<Incoming>,
+    fault: Option<Fault>,
+    flight: Flight,
+    ended: watch::Receiver<u64>,
+) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     flight.answered(parts.status.as_u16());
@@ -230,7 +284,7 @@ fn passed_on(response: Response<Incoming>, fault: Option<Fault>, flight: Flight)
     let (out, pieces) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::select! {
-            _ = relay(body, fault, &flight, &out) => {}
+            _ = relay(body, fault, &flight, ended, &out) => {}
             () = out.closed() => {}
         }
     });
@@ -244,8 +298,9 @@ fn passed_on(response: Response<Incoming>, fault: Option<Fault>, flight: Flight)
 /// Forwards a body piece by piece and applies the fault; `None` if the client has closed the connection.
 async fn relay(
     mut body: Incoming,
-    fault: Option<Fault>,
+    mut fault: Option<Fault>,
     flight: &Flight,
+    mut ended: watch::Receiver<u64>,
     out: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> Option<()> {
     let start = tokio::time::Instant::now();
@@ -263,7 +318,7 @@ async fn relay(
                 _ => u64::MAX,
             };
             if most == 0 {
-                return end_early(fault.as_ref(), out).await;
+                return end_early(fault.as_ref(), &mut ended, out).await;
             }
             let length = usize::try_from(most).unwrap_or(usize::MAX).min(data.len());
             let mut piece = data.split_to(length);
@@ -273,11 +328,14 @@ async fn relay(
             out.send(Ok(piece)).await.ok()?;
             sent += length as u64;
             flight.sent(sent);
-            if let Some(Fault::Throttle { bytes_per_second }) = &fault {
+            if let Some(Fault::Throttle { bytes_per_second }) = fault {
                 // The rate need not be exact.
                 #[allow(clippy::cast_precision_loss)]
-                let due = Duration::from_secs_f64(sent as f64 / (*bytes_per_second).max(1) as f64);
-                tokio::time::sleep_until(start + due).await;
+                let due = Duration::from_secs_f64(sent as f64 / bytes_per_second.max(1) as f64);
+                tokio::select! {
+                    () = tokio::time::sleep_until(start + due) => {}
+                    _ = ended.changed() => fault = None,
+                }
             }
         }
     }
@@ -286,10 +344,11 @@ async fn relay(
 
 async fn end_early(
     fault: Option<&Fault>,
+    ended: &mut watch::Receiver<u64>,
     out: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> Option<()> {
     if matches!(fault, Some(Fault::StallAfter(_))) {
-        return std::future::pending().await;
+        let _ = ended.changed().await;
     }
     // Capacity in the channel: the last piece was taken. Yield, so that hyper writes it to the socket.
     let room = out.reserve().await.ok()?;

@@ -12,6 +12,8 @@ pub enum Fault {
         /// A `Retry-After` header, in seconds or as a date.
         retry_after: Option<String>,
     },
+    /// Answers 401, and names a token server at the address of the proxy with the path `/token`.
+    Challenge,
     /// Closes the connection without an answer.
     Hangup,
     /// Closes the connection after this many bytes of the body.
@@ -23,7 +25,7 @@ pub enum Fault {
         /// Bytes a second.
         bytes_per_second: u64,
     },
-    /// Never answers; the connection stays open until the proxy is dropped.
+    /// Never answers; the connection stays open until the proxy ends its faults or is dropped.
     Stall,
     /// Stops after this many bytes of the body; the connection stays open.
     StallAfter(u64),

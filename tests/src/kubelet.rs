@@ -39,7 +39,7 @@ pub fn pull_like_the_kubelet(
     })
 }
 
-async fn connect(socket: &Path) -> Result<Channel, String> {
+pub(crate) async fn connect(socket: &Path) -> Result<Channel, String> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();

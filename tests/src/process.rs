@@ -28,6 +28,16 @@ impl Process {
     /// Starts a program, by name or path, in its own process group; its output is appended to `NAME.out` and
     /// `NAME.err` below `folder`.
     pub(crate) fn start<S: AsRef<str>>(program: &str, args: &[S], folder: &Path) -> Self {
+        Self::start_with(program, args, &[], folder)
+    }
+
+    /// The same with more environment variables.
+    pub(crate) fn start_with<S: AsRef<str>>(
+        program: &str,
+        args: &[S],
+        variables: &[(String, String)],
+        folder: &Path,
+    ) -> Self {
         let path = find(program).unwrap_or_else(|| panic!("{program} is not installed"));
         let name = Path::new(program).file_name().unwrap_or_default();
         let name = name.to_string_lossy();
@@ -42,6 +52,7 @@ impl Process {
         };
         let child = Command::new(path)
             .args(args.iter().map(AsRef::as_ref))
+            .envs(variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(append(&stdout))
             .stderr(append(&stderr))
@@ -89,7 +100,8 @@ impl Process {
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    fn try_wait(&mut self) -> Option<ExitStatus> {
+    /// How it ended, if it has ended.
+    pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
         }
@@ -98,6 +110,20 @@ impl Process {
 
     fn pid(&self) -> Option<Pid> {
         Pid::from_raw(i32::try_from(self.child.id()).ok()?)
+    }
+
+    /// SIGSTOP to the whole group: it keeps its files and connections, and does nothing.
+    pub(crate) fn pause(&self) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process_group(pid, Signal::STOP);
+        }
+    }
+
+    /// SIGCONT to the whole group.
+    pub(crate) fn resume(&self) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process_group(pid, Signal::CONT);
+        }
     }
 
     /// SIGKILL to the whole group, then waits for the child.

@@ -165,6 +165,32 @@ impl Registry {
     pub fn stop(&mut self) {
         self.process.kill9();
     }
+
+    /// Kills the registry if it still runs, and starts it again at the same address, without waiting until it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start_again(&mut self) {
+        self.process.kill9();
+        let file = self.folder.path().join("config.yml");
+        let config = std::fs::read_to_string(&file).expect("the registry's configuration");
+        let config = config.replace("127.0.0.1:0", &self.addr);
+        std::fs::write(&file, config).expect("writing the registry's configuration");
+        let file = file.display().to_string();
+        self.process = Process::start("docker-registry", &["serve", &file], self.folder.path());
+    }
+
+    /// Its process.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The folder of its configuration, logs and blobs.
+    #[must_use]
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
 }
 
 impl RegistryEndpoint for Registry {

@@ -30,7 +30,11 @@ pub fn skipped(why: &str) {
 }
 
 fn problem_with(program: &str) -> Option<String> {
-    if find(program).is_none() {
+    let found = match program {
+        "libfaketime" => libfaketime(),
+        _ => find(program),
+    };
+    if found.is_none() {
         return Some(format!("{program} is not installed"));
     }
     let needs_root = matches!(program, "containerd" | "dockerd");
@@ -47,6 +51,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// Finds the library of Debian's package `libfaketime` for processes with threads.
+pub(crate) fn libfaketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    libraries.find(|library| library.is_file())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use super::envtest::EnvTest;
+use super::wait::eventually;
 
 /// The kind of API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,10 +172,46 @@ impl TestCluster {
     /// Starts the API server again at the same address.
     pub async fn start_server(&mut self) {
         match &mut self.server {
-            Server::Embedded(server) => server.up().await.unwrap(),
+            // On a loaded machine the listener of before may still be open.
+            Server::Embedded(server) => {
+                eventually("the address to be free", || async {
+                    server.up().await.map_err(|error| error.to_string())
+                })
+                .await
+            }
             Server::Assets(server) => tokio::task::block_in_place(|| server.start_again()),
             Server::Cluster(_) => {}
         }
+    }
+
+    /// Deletes the history of the API server and cuts the watches of the embedded one. A watch from an earlier version
+    /// gets 410.
+    ///
+    /// # Panics
+    ///
+    /// On a permanent cluster, whose history a test must not delete.
+    pub(crate) fn compact(&self) {
+        match &self.server {
+            Server::Embedded(server) => {
+                server.compact();
+                server.cut_watches();
+            }
+            Server::Assets(server) => server.compact(),
+            Server::Cluster(_) => panic!("the history of a cluster can't be deleted"),
+        }
+    }
+
+    /// Sends SIGSTOP or SIGCONT to kube-apiserver; `false` for other servers, which are no process of this test.
+    pub(crate) fn signal_server(&self, pause: bool) -> bool {
+        let Server::Assets(server) = &self.server else {
+            return false;
+        };
+        if pause {
+            server.apiserver().pause();
+        } else {
+            server.apiserver().resume();
+        }
+        true
     }
 
     /// Returns the embedded server, the only one that can inject failures; nothing for a real one.
@@ -242,7 +279,7 @@ impl Drop for TestCluster {
     }
 }
 
-async fn client_of(kubeconfig: &Path) -> Client {
+pub(crate) async fn client_of(kubeconfig: &Path) -> Client {
     let file = Kubeconfig::read_from(kubeconfig).unwrap();
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(file, &options)

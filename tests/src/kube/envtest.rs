@@ -19,6 +19,8 @@ pub(super) struct EnvTest {
     kubeconfig: PathBuf,
     program: PathBuf,
     args: Vec<String>,
+    /// `127.0.0.1:PORT` of etcd.
+    etcd_addr: String,
     // Dropped first, because an API server without its etcd does not end in time.
     apiserver: Process,
     _etcd: Process,
@@ -77,6 +79,7 @@ impl EnvTest {
             kubeconfig,
             program,
             args,
+            etcd_addr: format!("127.0.0.1:{client}"),
             apiserver,
             _etcd: etcd,
             folder,
@@ -92,6 +95,28 @@ impl EnvTest {
     pub(super) fn start_again(&mut self) {
         let folder = self.folder.path();
         self.apiserver = launch(&self.program, &self.args, folder, &self.kubeconfig);
+    }
+
+    /// The process of the API server.
+    pub(super) fn apiserver(&self) -> &Process {
+        &self.apiserver
+    }
+
+    /// Deletes the history in etcd. A watch from an earlier version gets 410.
+    pub(super) fn compact(&self) {
+        let ask = |path: &str, body: serde_json::Value| {
+            let body = body.to_string().into();
+            let answer =
+                crate::http::send(&self.etcd_addr, hyper::Method::POST, path, &[], None, body);
+            let answer = answer.unwrap();
+            assert!(answer.status.is_success(), "{path}: {answer:?}");
+            serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap()
+        };
+        // "AA==" is a key that does not exist: only the revision is read.
+        let read = ask("/v3/kv/range", serde_json::json!({ "key": "AA==" }));
+        let revision = read["header"]["revision"].clone();
+        let compact = serde_json::json!({ "revision": revision, "physical": true });
+        ask("/v3/kv/compaction", compact);
     }
 
     pub(super) fn kubeconfig(&self) -> &Path {

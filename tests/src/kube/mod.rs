@@ -14,6 +14,7 @@ mod watch_soon;
 mod way;
 mod world;
 
+pub(crate) use cluster::client_of;
 pub use cluster::{ServerKind, TestCluster};
 pub use kubectl::{Kubectl, KubectlOutput};
 pub use memory::{MemoryRegistry, MemoryRuntime};
