@@ -34,6 +34,7 @@
 //! | [`ImageBuilder`], [`ImageIndexBuilder`] | deterministic OCI images, pushed over HTTP |
 //! | [`ManifestFile`] | an ImageCache in a file that tests can edit |
 //! | [`simulation`] | the real controller and agents on simulated time, with faults from a seed |
+//! | [`campaign`] | random faults against real containerd, docker-registry, API server and operator |
 //! | [`kube::World`] | an API server, the operator's controller, nodes with agents on runtimes in memory |
 //! | [`Fledged`] | the `fledged` or `fledged-operator` binary, with a deadline, its output captured |
 //! | [`pull_like_the_kubelet`] | pulls over CRI as the kubelet does, without code of fledged |
@@ -48,6 +49,7 @@
     clippy::indexing_slicing
 )]
 
+pub mod campaign;
 mod command;
 mod containerd;
 mod cri_proto;

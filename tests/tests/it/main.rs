@@ -7,6 +7,7 @@
 )]
 
 mod bench_scale;
+mod campaign;
 mod conformance;
 mod cri_containerd;
 mod cri_fake;

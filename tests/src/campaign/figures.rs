@@ -1,0 +1,109 @@
+//! The figures of a campaign.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::ledger::Counts;
+use super::run::CONVERGENCE;
+
+/// What a campaign found.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    pub(super) seed: u64,
+    pub(super) took: Duration,
+    pub(super) rounds: u64,
+    /// Injected faults by kind.
+    pub(super) faults: BTreeMap<String, u64>,
+    /// Faults of the registry that no request met; they are not counted.
+    pub(super) not_met: u64,
+    /// Processes that were killed or stopped while a layer was downloaded.
+    pub(super) during_pulls: u64,
+    /// Requests of users by kind.
+    pub(super) requests: BTreeMap<&'static str, u64>,
+    /// Processes that ended by themselves, and were started again.
+    pub(super) ended: BTreeMap<&'static str, u64>,
+    /// Time from the end of the faults until everything had converged, and the round.
+    pub(super) recoveries: Vec<(Duration, u64)>,
+    /// Rounds in which users had to ask for a second refresh.
+    pub(super) second_refreshes: u64,
+    pub(super) wedged: u64,
+    pub(super) counts: Counts,
+    pub(super) failures: Vec<String>,
+}
+
+impl Outcome {
+    /// Number of faults that were injected.
+    #[must_use]
+    pub fn injected(&self) -> u64 {
+        self.faults.values().sum()
+    }
+
+    /// What went wrong; empty if nothing did.
+    #[must_use]
+    pub fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    /// How often everything converged.
+    #[must_use]
+    pub fn convergences(&self) -> usize {
+        self.recoveries.len()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut recoveries = self.recoveries.clone();
+        recoveries.sort_unstable();
+        writeln!(f, "seed                 {}", self.seed)?;
+        writeln!(f, "wall time            {:.0} s", self.took.as_secs_f64())?;
+        writeln!(f, "rounds               {}", self.rounds)?;
+        writeln!(f, "convergences         {}", recoveries.len())?;
+        let median = recoveries.get(recoveries.len() / 2);
+        if let (Some((median, _)), Some((worst, round))) = (median, recoveries.last()) {
+            let (median, worst) = (median.as_secs_f64(), worst.as_secs_f64());
+            writeln!(
+                f,
+                "recovery             median {median:.1} s, worst {worst:.1} s (round {round})"
+            )?;
+        }
+        writeln!(f, "second refreshes     {}", self.second_refreshes)?;
+        writeln!(
+            f,
+            "wedged (>{} s)      {}",
+            CONVERGENCE.as_secs(),
+            self.wedged
+        )?;
+        writeln!(f, "images lost          {}", self.counts.images_lost)?;
+        writeln!(f, "wrong removals       {}", self.counts.wrong_removals)?;
+        writeln!(f, "ordered removals     {}", self.counts.ordered_removals)?;
+        writeln!(f, "lost by the runtime  {}", self.counts.lost_by_runtime)?;
+        writeln!(f, "faults injected      {}", self.injected())?;
+        for (kind, count) in &self.faults {
+            writeln!(f, "  {count:>6}  {kind}")?;
+        }
+        writeln!(
+            f,
+            "  in {} of them a layer was being downloaded",
+            self.during_pulls
+        )?;
+        writeln!(
+            f,
+            "  {} more of the registry that no request met",
+            self.not_met
+        )?;
+        writeln!(
+            f,
+            "requests of users    {}",
+            self.requests.values().sum::<u64>()
+        )?;
+        for (kind, count) in &self.requests {
+            writeln!(f, "  {count:>6}  {kind}")?;
+        }
+        for (part, count) in &self.ended {
+            writeln!(f, "ended by itself      {part}: {count}")?;
+        }
+        Ok(())
+    }
+}
