@@ -137,6 +137,11 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes, after an optimised build; bench_scale.rs runs a short one",
     ),
     (
+        "cargo run -p fledged-tests --bin campaign -- --faults 1000",
+        Run::Help(env!("CARGO_BIN_EXE_campaign")),
+        "half an hour; campaign.rs in the tests runs a short one",
+    ),
+    (
         "cargo run -p fledged-tests --bin simulate -- --seeds 200",
         Run::Help(env!("CARGO_BIN_EXE_simulate")),
         "minutes; simulation.rs simulates a few seeds",

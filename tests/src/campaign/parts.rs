@@ -111,8 +111,8 @@ impl Parts {
             &[
                 format!("--namespace={}", api.namespace),
                 // A controller that was killed has its Lease until it expires.
-                "--leader-elect-lease-duration=3s".to_owned(),
-                "--leader-elect-renew-deadline=2s".to_owned(),
+                "--leader-elect-lease-duration=6s".to_owned(),
+                "--leader-elect-renew-deadline=4s".to_owned(),
                 "--leader-elect-retry-period=500ms".to_owned(),
                 "--refresh-min-interval=1s".to_owned(),
                 "--image-cache-refresh-frequency=1m".to_owned(),
