@@ -95,10 +95,17 @@ impl Caches {
                 let policy = if *purge { "Purge" } else { "Retain" };
                 let policy = Patch::Merge(json!({ "spec": { "deletionPolicy": policy } }));
                 let params = PatchParams::default();
-                within(api.patch(name, &params, &policy)).await.is_ok()
-                    && within(api.delete(name, &DeleteParams::default()))
-                        .await
-                        .is_ok()
+                let Ok(patched) = within(api.patch(name, &params, &policy)).await else {
+                    return false;
+                };
+                // The policy has an effect once the controller has set its finalizer.
+                let finalizers = patched.metadata.finalizers.unwrap_or_default();
+                if *purge && finalizers.is_empty() {
+                    return false;
+                }
+                within(api.delete(name, &DeleteParams::default()))
+                    .await
+                    .is_ok()
             }
         }
     }
