@@ -234,11 +234,11 @@ impl Request {
         }
     }
 
-    /// A spec with two to six images.
+    /// A spec with one to three images, so that not every image is on every node all the time.
     pub(super) fn draw_spec(rng: &mut Rng) -> Self {
         let mut images: Vec<usize> = (0..IMAGES).collect();
         rng.shuffle(&mut images);
-        images.truncate(rng.usize(2..7));
+        images.truncate(rng.usize(1..4));
         images.sort_unstable();
         Self::Apply {
             images,
@@ -292,15 +292,19 @@ impl Round {
                 act,
             });
         }
-        let requests = (0..rng.usize(1..4))
+        let mut requests: Vec<_> = (0..rng.usize(1..4))
             .map(|_| {
-                (
-                    millis(rng, 0, WINDOW),
-                    rng.usize(0..CACHES.len()),
-                    Request::draw(rng),
-                )
+                let at = millis(rng, 0, WINDOW);
+                (at, rng.usize(0..CACHES.len()), Request::draw(rng))
             })
             .collect();
+        // Only a pull meets a fault of the registry.
+        for fault in &faults {
+            if matches!(fault.act, Act::Registry(_) | Act::Tls(_)) {
+                let cache = rng.usize(0..CACHES.len());
+                requests.push((fault.at, cache, Request::draw_spec(rng)));
+            }
+        }
         Self {
             moves_tag: rng.u32(0..4) == 0,
             faults,
