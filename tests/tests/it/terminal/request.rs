@@ -67,17 +67,19 @@ async fn a_failed_refresh_exits_with_1() {
     );
     let bad = fledged(&world, &["refresh", "web", "--timeout=5s"], 2);
     stderr_has(&bad, &["--wait"]);
+    let none = fledged(&world, &["refresh", "web", "--wait", "--timeout=0s"], 2);
+    stderr_has(&none, &["--timeout", "must be greater than zero"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_without_a_controller_times_out() {
     let world = World::without_controller(Default::default()).await;
     world.apply("web", &[APP]).await;
-    let output = fledged(&world, &["purge", "web", "--wait", "--timeout=1s"], 1);
+    let output = fledged(&world, &["purge", "web", "--wait", "--timeout=5s"], 1);
     stderr_has(
         &output,
         &[
-            "has not completed after 1s",
+            "has not completed after 5s",
             "no controller has processed it",
         ],
     );
