@@ -15,7 +15,7 @@ mod node_state;
 mod node_view;
 mod overview;
 mod queries;
-mod status;
+mod status_command;
 mod why;
 mod why_text;
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, CommandError> {
     match command {
         ClusterCommand::Get(args) => get::get(args, terminal).await,
-        ClusterCommand::Status(args) => status::status(args).await,
+        ClusterCommand::Status(args) => status_command::status(args).await,
         ClusterCommand::Wait(args) => actions::wait(args, terminal).await,
         ClusterCommand::Refresh(args) => actions::refresh(args, terminal).await,
         ClusterCommand::Purge(args) => actions::purge(args, terminal).await,

@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use super::grpc_status::{failure_of_status, is_unserved, unavailable};
 use super::images::{ImageUser, sandbox_images};
 use super::proto::image_service_client::ImageServiceClient;
 use super::proto::runtime_service_client::RuntimeServiceClient;
@@ -27,7 +28,6 @@ use super::proto::{
     ImageSpec, ImageStatusRequest, ListContainersRequest, ListImagesRequest, PullImageRequest,
     RemoveImageRequest, StatusRequest, StreamImagesRequest, VersionRequest, VersionResponse,
 };
-use super::status::{failure_of_status, is_unserved, unavailable};
 
 /// Largest message in either direction: 16 MiB, as in the kubelet and, by default, in containerd.
 /// gRPC's default of 4 MiB is too small for the lists of a busy node.

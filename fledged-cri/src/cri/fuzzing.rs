@@ -5,9 +5,9 @@ use std::path::Path;
 use prost::Message as _;
 use tonic::{Code, Status};
 
+use super::grpc_status::{failure_of_status, is_unserved};
 use super::images::{ImageUser, image_named, images_in_use, runtime_image, sandbox_images};
 use super::proto::{ListContainersResponse, ListImagesResponse, StatusResponse};
-use super::status::{failure_of_status, is_unserved};
 
 /// A list of images followed by a list of containers, as protobuf. The first byte is the length of the second.
 pub fn lists(bytes: &[u8]) {

@@ -4,9 +4,9 @@
 mod client;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod grpc_status;
 mod images;
 mod runtime;
-mod status;
 
 pub use runtime::CriRuntime;
 
