@@ -97,7 +97,7 @@ async fn a_request_after_the_controller_ended_says_so() {
     world.ended("web", "ImageCacheCreate", "Succeeded").await;
     world.stop_controller().await;
     for action in ["refresh", "purge"] {
-        let output = fledged(&world, &[action, "web", "--wait", "--timeout=0s"], 1);
+        let output = fledged(&world, &[action, "web", "--wait", "--timeout=5s"], 1);
         stderr_has(
             &output,
             &[
