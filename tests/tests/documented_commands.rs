@@ -137,6 +137,14 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes, after an optimised build; bench_scale.rs runs a short one",
     ),
     (
+        "cargo test -p fledged-core --all-features --test it exhaustive:: -- --nocapture",
+        Run::ByTest(
+            "fledged-core/tests/it/exhaustive/mod.rs",
+            "every_interleaving_from_an_empty_cluster",
+        ),
+        "it would run this test again",
+    ),
+    (
         "cargo run -p fledged-tests --bin campaign -- --faults 1000",
         Run::Help(env!("CARGO_BIN_EXE_campaign")),
         "half an hour; campaign.rs in the tests runs a short one",
