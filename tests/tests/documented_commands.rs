@@ -150,6 +150,14 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "half an hour; campaign.rs in the tests runs a short one",
     ),
     (
+        "cargo test -p fledged-tests --test it campaign::",
+        Run::ByTest(
+            "tests/tests/it/campaign.rs",
+            "real_parts_converge_after_random_faults",
+        ),
+        "it would run this test again",
+    ),
+    (
         "cargo run -p fledged-tests --bin simulate -- --seeds 200",
         Run::Help(env!("CARGO_BIN_EXE_simulate")),
         "minutes; simulation.rs simulates a few seeds",
