@@ -26,13 +26,16 @@ pub struct Hold {
 #[derive(Debug, Clone, Default)]
 pub struct DiskHold {
     hold: Option<Hold>,
-    /// Number of pulls in a row that found the disk full.
+    /// Number of holds in a row that no successful pull has ended.
     strikes: u32,
 }
 
 impl DiskHold {
-    /// A pull found the disk full.
+    /// A pull found the disk full. One that began before a hold does not prolong it.
     pub fn set(&mut self, now: Timestamp, backoff: &Backoff, rng: &mut fastrand::Rng) {
+        if self.current(now).is_some() {
+            return;
+        }
         self.strikes = self.strikes.saturating_add(1);
         let delay = backoff.spread(backoff.disk_full.delay(self.strikes), rng);
         self.hold = Some(Hold {
@@ -42,7 +45,8 @@ impl DiskHold {
         });
     }
 
-    /// Space was freed: pulls may start again, one at a time. Returns whether a hold ended.
+    /// Space was freed, or users asked for a refresh: pulls may start again, one at a time. Returns whether a hold
+    /// ended.
     pub fn release(&mut self) -> bool {
         self.hold.take().is_some()
     }
@@ -109,14 +113,15 @@ impl Holds {
         }
     }
 
-    /// A pull has succeeded, or a refresh was requested: the hold of a full disk ends. The delays of
+    /// A pull has succeeded, or a refresh of all images was requested: the hold of a full disk ends. The delays of
     /// registries stay.
     pub(super) fn lift_disk(&mut self) {
         self.disk = DiskHold::default();
     }
 
-    /// Space was freed: pulls may start again, one at a time. Returns whether a hold ended.
-    pub(super) fn freed(&mut self) -> bool {
+    /// Space was freed, or an image has a newer revision: pulls may start again, one at a time. Returns whether a hold
+    /// ended.
+    pub(super) fn release_disk(&mut self) -> bool {
         self.disk.release()
     }
 

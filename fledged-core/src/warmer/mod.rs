@@ -290,6 +290,9 @@ impl Warmer {
                         // A running reading may be too old for the new revision.
                         entry.stale = self.last_inventory;
                         unknown = true;
+                        if entry.wants_present() {
+                            self.holds.release_disk();
+                        }
                     }
                     entry
                 }

@@ -201,7 +201,7 @@ impl Warmer {
                 if entry.superseded {
                     self.superseded_removed(image);
                 }
-                if self.holds.freed() {
+                if self.holds.release_disk() {
                     self.retry_blocked(now);
                 }
             }

@@ -226,7 +226,9 @@ impl NodeMemory {
         for spec in specs.into_values() {
             let known = match previous.remove(&spec.image) {
                 Some(mut known) if known.progress.spec.state == spec.state => {
-                    known.update(spec, now);
+                    if known.update(spec, now) && known.wants_present() {
+                        self.disk.release();
+                    }
                     known
                 }
                 other => {
@@ -508,8 +510,8 @@ impl ImageMemory {
         self.progress.report.phase == ImagePhase::Removed && current
     }
 
-    /// Applies a new assignment of the same image, perhaps with other details.
-    fn update(&mut self, spec: &AssignedImage, now: Timestamp) {
+    /// Applies a new assignment of the same image, perhaps with other details. Returns whether it has a newer revision.
+    fn update(&mut self, spec: &AssignedImage, now: Timestamp) -> bool {
         match self.progress.update(with_deadline(spec)) {
             Update::Renewed => {
                 self.progress.due = None;
@@ -521,10 +523,12 @@ impl ImageMemory {
                     self.progress.round = None;
                     self.progress.reset_phase();
                 }
+                return true;
             }
             Update::Mended => self.progress.due = Some(now),
             _ => {}
         }
+        false
     }
 
     /// Adopts the report from before a restart: presence, removal, and the satisfied revision.

@@ -747,6 +747,20 @@ fn a_full_disk_stops_pulls_and_is_probed_by_one() {
 }
 
 #[test]
+fn a_newer_revision_ends_the_hold_on_a_full_disk() {
+    let mut node = Node::new([mk_present(APP)]);
+    node.step(0);
+    node.pod("Pending", &[(APP, failing("no space left on device"))]);
+    node.view.disk_pressure = true;
+    node.step(1);
+    node.jobs_gone();
+    node.pods.clear();
+    assert_eq!(node.step(2).actions, []);
+    node.assign([mk_present(APP).with_revision(1)]);
+    assert_eq!(pulls(&node.step(3)), [of_shop(&[APP])]);
+}
+
+#[test]
 fn a_full_disk_without_disk_pressure_concerns_one_image() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
