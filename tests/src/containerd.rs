@@ -18,8 +18,29 @@ const NAMESPACE: &str = "k8s.io";
 /// No CNI is configured: images work, sandboxes only with the host's network.
 #[derive(Debug)]
 pub struct Containerd {
+    /// Dropped before the folder.
     process: Process,
-    folder: TempDir,
+    folder: Folder,
+}
+
+/// A temporary folder with mounts in it.
+#[derive(Debug)]
+struct Folder(TempDir);
+
+impl Folder {
+    fn create() -> Self {
+        Self(TempDir::with_prefix("containerd-").expect("a temporary folder"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        unmount_below(self.path());
+    }
 }
 
 impl Containerd {
@@ -30,7 +51,7 @@ impl Containerd {
     /// When containerd does not start; the message shows its log.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_in(TempDir::with_prefix("containerd-").expect("a temporary folder"))
+        Self::start_in(Folder::create())
     }
 
     /// Starts containerd with content and snapshots on an ext4 file system of this size, which a file in the temporary
@@ -41,7 +62,7 @@ impl Containerd {
     /// When the file system cannot be made or mounted, or containerd does not start.
     #[must_use]
     pub fn start_on_small_disk(mebibytes: u64) -> Self {
-        let folder = TempDir::with_prefix("containerd-").expect("a temporary folder");
+        let folder = Folder::create();
         let image = folder.path().join("disk");
         let file = std::fs::File::create(&image).expect("the file of a disk");
         file.set_len(mebibytes << 20).expect("a sparse file");
@@ -58,7 +79,7 @@ impl Containerd {
         Self::start_in(folder)
     }
 
-    fn start_in(folder: TempDir) -> Self {
+    fn start_in(folder: Folder) -> Self {
         let root = folder.path();
         std::fs::write(config_path(root), config(root))
             .expect("writing containerd's configuration");
@@ -203,13 +224,6 @@ impl Containerd {
     #[must_use]
     pub fn log(&self) -> String {
         self.process.stderr()
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        self.process.kill9();
-        unmount_below(self.folder.path());
     }
 }
 
