@@ -13,6 +13,8 @@ pub struct Outcome {
     pub(super) seed: u64,
     pub(super) took: Duration,
     pub(super) rounds: u64,
+    /// Whether the caller ended it.
+    pub(super) stopped: bool,
     /// Injected faults by kind.
     pub(super) faults: BTreeMap<String, u64>,
     /// Faults of the registry that no request met; they are not counted.
@@ -33,6 +35,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether it was ended by [`Options::stop`](super::Options::stop).
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
     /// Number of faults that were injected.
     #[must_use]
     pub fn injected(&self) -> u64 {

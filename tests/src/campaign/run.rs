@@ -46,6 +46,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// Whether to print each round.
     pub verbose: bool,
+    /// Ends soon, in the middle of a round, when this is set.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What a campaign needs, for [`require`](crate::require).
@@ -72,10 +74,8 @@ pub fn run(options: &Options) -> Outcome {
     let mut rng = Rng::with_seed(options.seed);
     campaign.begin(&mut rng);
     while campaign.outcome.failures.is_empty() && campaign.outcome.injected() < options.faults {
-        if options
-            .budget
-            .is_some_and(|budget| began.elapsed() > budget)
-        {
+        let is_over = |budget| began.elapsed() > budget;
+        if campaign.is_stopped() || options.budget.is_some_and(is_over) {
             break;
         }
         let round = Round::draw(&mut rng, 64);
@@ -101,6 +101,7 @@ struct Campaign {
     outcome: Outcome,
     began: Instant,
     verbose: bool,
+    stop: Arc<AtomicBool>,
 }
 
 /// The threads of the observers.
@@ -193,6 +194,7 @@ impl Campaign {
             },
             began,
             verbose: options.verbose,
+            stop: Arc::clone(&options.stop),
         }
     }
 
@@ -278,6 +280,9 @@ impl Campaign {
         let mut asked: Vec<Act> = Vec::new();
         for (at, event) in events {
             while start.elapsed() < at {
+                if self.is_stopped() {
+                    return;
+                }
                 self.supervise();
                 std::thread::sleep(LOOK.min(at.saturating_sub(start.elapsed())));
             }
@@ -299,6 +304,11 @@ impl Campaign {
         self.count(&asked, &struck);
         self.outcome.rounds = number;
         self.converge(&format!("round {number}"));
+    }
+
+    /// Whether the caller has asked for the end.
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
     }
 
     /// Gives the mutable tag other content.
@@ -426,6 +436,9 @@ impl Campaign {
         let mut refreshed: Option<Instant> = None;
         let mut refreshes = 0;
         loop {
+            if self.is_stopped() {
+                return;
+            }
             self.supervise();
             let problem = self.problem(refreshed.is_some());
             if refreshed.is_some() && problem.is_none() {
@@ -570,6 +583,7 @@ impl Campaign {
 
     /// Looks for panics, and keeps the logs if something failed.
     fn finish(mut self, options: &Options) -> Outcome {
+        self.outcome.stopped = self.is_stopped();
         for log in ["agent-0", "agent-1", "controller"] {
             let path = options.folder.join(log).join("fledged-operator.err");
             let text = std::fs::read(path).unwrap_or_default();

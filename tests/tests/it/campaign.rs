@@ -1,5 +1,7 @@
 //! A short campaign of faults against real parts. `docs/testing.md` has what it promises, and how to run a long one.
 
+use std::sync::Arc;
+
 use fledged_tests::campaign::{NEEDED, Options, run};
 use fledged_tests::require;
 
@@ -15,6 +17,7 @@ fn real_parts_converge_after_random_faults() {
         budget: None,
         folder: folder.clone(),
         verbose: false,
+        stop: Arc::default(),
     });
     let failures = outcome.failures();
     assert!(

@@ -6,9 +6,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use fledged_core::tokio::ShutdownSignal;
 use fledged_tests::campaign::{NEEDED, Options, run};
 use fledged_tests::require;
 
@@ -29,10 +32,10 @@ struct Args {
     logs: Option<PathBuf>,
 }
 
-fn main() -> ExitCode {
+fn main() -> std::io::Result<ExitCode> {
     let args = Args::parse();
     if !require(&NEEDED) {
-        return ExitCode::FAILURE;
+        return Ok(ExitCode::FAILURE);
     }
     let temporary = std::env::temp_dir().join(format!("fledged-campaign-{}", std::process::id()));
     let folder = args.logs.clone().unwrap_or(temporary);
@@ -42,13 +45,18 @@ fn main() -> ExitCode {
         budget: args.budget.map(Duration::from_secs),
         folder: folder.clone(),
         verbose: true,
+        stop: stop_on_signal()?,
     });
     print!("{outcome}");
+    if outcome.is_stopped() {
+        println!("stopped by a signal");
+        return Ok(ExitCode::FAILURE);
+    }
     if outcome.failures().is_empty() {
         if args.logs.is_none() {
             let _ = std::fs::remove_dir_all(folder);
         }
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     for failure in outcome.failures() {
         println!("FAILED: {failure}");
@@ -58,5 +66,27 @@ fn main() -> ExitCode {
         args.seed,
         folder.display()
     );
-    ExitCode::FAILURE
+    Ok(ExitCode::FAILURE)
+}
+
+/// Returns what the first SIGINT or SIGTERM sets. The second one ends this process, and leaves its children.
+fn stop_on_signal() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let signals = {
+        let _inside = runtime.enter();
+        ShutdownSignal::listen()
+    };
+    let (mut signals, stops) = (signals?, Arc::clone(&stop));
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            signals.recv().await;
+            stops.store(true, Ordering::SeqCst);
+            let number = signals.recv().await;
+            std::process::exit(128 + i32::from(number));
+        });
+    });
+    Ok(stop)
 }
