@@ -109,6 +109,12 @@ impl Rule {
         self
     }
 
+    /// The fault.
+    #[must_use]
+    pub fn fault(&self) -> &Fault {
+        &self.fault
+    }
+
     /// Returns the fault if the rule applies to this request, and counts the request.
     pub(crate) fn strike(&mut self, method: &str, path: &str) -> Option<Fault> {
         let meant = self.method.as_deref().is_none_or(|m| m == method)

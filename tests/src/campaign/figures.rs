@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ledger::Counts;
+use super::plan::Act;
 use super::run::CONVERGENCE;
 
 /// What a campaign found.
@@ -15,9 +16,11 @@ pub struct Outcome {
     pub(super) rounds: u64,
     /// Whether the caller ended it.
     pub(super) stopped: bool,
-    /// Injected faults by kind.
+    /// Time spent in each phase of the rounds.
+    pub(super) phases: BTreeMap<&'static str, Duration>,
+    /// Injected faults by kind, also of the kinds that there were none of.
     pub(super) faults: BTreeMap<String, u64>,
-    /// Faults of the registry that no request met; they are not counted.
+    /// Faults that were not met, for example by a request to the registry; they are not counted.
     pub(super) not_met: u64,
     /// Processes that were killed or stopped while a layer was downloaded.
     pub(super) during_pulls: u64,
@@ -35,6 +38,19 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            faults: Act::kinds().map(|kind| (kind, 0)).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds the time since then to a phase.
+    pub(super) fn spend(&mut self, phase: &'static str, since: Instant) {
+        *self.phases.entry(phase).or_default() += since.elapsed();
+    }
+
     /// Whether it was ended by [`Options::stop`](super::Options::stop).
     #[must_use]
     pub fn is_stopped(&self) -> bool {
@@ -67,6 +83,10 @@ impl fmt::Display for Outcome {
         writeln!(f, "seed                 {}", self.seed)?;
         writeln!(f, "wall time            {:.0} s", self.took.as_secs_f64())?;
         writeln!(f, "rounds               {}", self.rounds)?;
+        for (phase, took) in &self.phases {
+            let took = took.as_secs_f64();
+            writeln!(f, "  {took:>6.0} s  {phase}")?;
+        }
         writeln!(f, "convergences         {}", recoveries.len())?;
         let median = recoveries.get(recoveries.len() / 2);
         if let (Some((median, _)), Some((worst, round))) = (median, recoveries.last()) {
@@ -98,7 +118,7 @@ impl fmt::Display for Outcome {
         )?;
         writeln!(
             f,
-            "  {} more of the registry that no request met",
+            "  {} more of registry or disk that nothing met",
             self.not_met
         )?;
         writeln!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api_server::{ApiServer, Control};
-use super::plan::{NODES, Part};
+use super::plan::{NODES, Part, pace};
 use super::tls_trap::TlsTrap;
 use crate::process::Process;
 use crate::require::libfaketime;
@@ -111,9 +111,9 @@ impl Parts {
             &[
                 format!("--namespace={}", api.namespace),
                 // A controller that was killed has its Lease until it expires.
-                "--leader-elect-lease-duration=6s".to_owned(),
-                "--leader-elect-renew-deadline=4s".to_owned(),
-                "--leader-elect-retry-period=500ms".to_owned(),
+                "--leader-elect-lease-duration=4s".to_owned(),
+                "--leader-elect-renew-deadline=3s".to_owned(),
+                "--leader-elect-retry-period=300ms".to_owned(),
                 "--refresh-min-interval=1s".to_owned(),
                 "--image-cache-refresh-frequency=1m".to_owned(),
             ],
@@ -122,7 +122,7 @@ impl Parts {
             let own = [
                 format!("--node-name={}", node_name(&api.tag, node)),
                 format!("--runtime={}", containerd.uri()),
-                "--inventory-interval=2s".to_owned(),
+                "--inventory-interval=1s".to_owned(),
                 // On the small disk, pulls find the disk full.
                 "--image-fs-high-threshold=100%".to_owned(),
             ];
@@ -157,6 +157,11 @@ impl Parts {
             Part::ApiServer => None,
             _ => Some(&mut self.operator(part)?.process),
         }
+    }
+
+    /// Whether the part is neither killed nor stopped.
+    pub(super) fn runs(&self, part: Part) -> bool {
+        self.states.get(&part) == Some(&State::Runs)
     }
 
     /// SIGKILL.
@@ -207,7 +212,7 @@ impl Parts {
     pub(super) fn supervise(&mut self) -> Vec<(Part, String)> {
         let mut ended = Vec::new();
         for part in Part::ALL {
-            if self.states.get(&part) != Some(&State::Runs) {
+            if !self.runs(part) {
                 continue;
             }
             let status = self.process(part).and_then(Process::try_wait);
@@ -228,7 +233,9 @@ impl Parts {
 
     /// Lets a node's containerd use a registry that aborts TLS handshakes, or ends that.
     pub(super) fn set_tls(&self, node: usize, faulty: bool) {
-        let hosts = format!("server = \"https://{}\"\n", self.trap.addr());
+        let trap = format!("https://{}", self.trap.addr());
+        // containerd 1.6 ignores a file without a host.
+        let hosts = format!("server = \"{trap}\"\n[host.\"{trap}\"]\n");
         let hosts = faulty.then_some(hosts.as_str());
         self.containerds[node].configure_registry(self.proxy.addr(), hosts);
     }
@@ -252,6 +259,19 @@ impl Parts {
                 Err(_) => piece /= 2,
             }
         }
+    }
+
+    /// Number of times so far that the second node's containerd found its disk full.
+    pub(super) fn disk_full_errors(&self) -> usize {
+        let log = std::fs::read(self.containerd_log(NODES - 1)).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.matches("no space left on device").count()
+    }
+
+    /// Lets the registry answer as it does while no fault applies.
+    pub(super) fn end_registry_fault(&self) {
+        self.proxy.end_faults();
+        self.proxy.add(pace());
     }
 
     /// Ends every fault.

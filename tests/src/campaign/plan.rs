@@ -11,7 +11,7 @@ use crate::fault_script::{Fault, Rule};
 pub(super) const NODES: usize = 2;
 
 /// Number of images with fixed tags that caches list.
-pub(super) const IMAGES: usize = 8;
+pub(super) const IMAGES: usize = 16;
 
 /// Names of the ImageCaches, and the nodes that each selects.
 pub(super) const CACHES: [(&str, &[usize]); 4] = [
@@ -21,8 +21,14 @@ pub(super) const CACHES: [(&str, &[usize]); 4] = [
     ("tenant", &[0, 1]),
 ];
 
-/// How long the faults of a round go on.
-const WINDOW: Duration = Duration::from_millis(2_500);
+/// When the last fault of a round begins.
+const WINDOW: Duration = Duration::from_millis(4_000);
+
+/// Bytes a second of each download while faults are injected: slow enough that faults hit downloads.
+const PACE: u64 = 300_000;
+
+/// Bytes a second of the fault.
+const SLOW: u64 = 50_000;
 
 /// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +76,21 @@ pub(super) enum RegistryFault {
 }
 
 impl RegistryFault {
+    /// One of each kind.
+    const KINDS: [Self; 9] = [
+        Self::WrongBytes,
+        Self::Cut,
+        Self::Hangup,
+        Self::Throttled { retry_after: None },
+        Self::Throttled {
+            retry_after: Some(1),
+        },
+        Self::ServerError(500),
+        Self::Slow,
+        Self::Stall,
+        Self::TokenServer(500),
+    ];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::WrongBytes => "registry: wrong bytes",
@@ -101,7 +122,7 @@ impl RegistryFault {
             }
             Self::ServerError(status) => vec![Rule::new(Fault::status(status)).always()],
             Self::Slow => blobs(Fault::Throttle {
-                bytes_per_second: 50_000,
+                bytes_per_second: SLOW,
             }),
             Self::Stall => blobs(Fault::StallAfter(1_000)),
             Self::TokenServer(status) => vec![
@@ -110,6 +131,35 @@ impl RegistryFault {
             ],
         }
     }
+
+    /// Whether a request with this fault of the proxy met this fault.
+    pub(super) fn is_met_by(self, fault: &Fault) -> bool {
+        match (self, fault) {
+            (Self::WrongBytes, Fault::CorruptAt(_))
+            | (Self::Cut, Fault::CutAfter(_))
+            | (Self::Hangup, Fault::Hangup)
+            | (Self::Stall, Fault::StallAfter(_))
+            | (Self::TokenServer(_), Fault::Challenge) => true,
+            (
+                Self::Throttled { retry_after: asked },
+                Fault::Status {
+                    status: 429,
+                    retry_after,
+                },
+            ) => asked.is_some() == retry_after.is_some(),
+            (Self::ServerError(_), Fault::Status { status, .. }) => *status >= 500,
+            (Self::Slow, Fault::Throttle { bytes_per_second }) => *bytes_per_second == SLOW,
+            _ => false,
+        }
+    }
+}
+
+/// The rule of the proxy while no fault of the registry applies.
+pub(super) fn pace() -> Rule {
+    let pace = Fault::Throttle {
+        bytes_per_second: PACE,
+    };
+    Rule::new(pace).method("GET").path("/blobs/").always()
 }
 
 /// A fault.
@@ -134,6 +184,42 @@ pub(super) enum Act {
 }
 
 impl Act {
+    /// All kinds.
+    pub(super) fn kinds() -> impl Iterator<Item = String> {
+        let processes = Part::ALL.map(|part| [Self::Kill(part), Self::Stop(part)]);
+        let clocks = [Part::Agent(0), Part::Controller].map(|part| Self::Skew(part, 1));
+        let others = [
+            Self::Compact,
+            Self::FillDisk,
+            Self::Tls(0),
+            Self::Lose(0, 0),
+        ];
+        let registry = RegistryFault::KINDS.map(Self::Registry);
+        let all = processes.into_iter().flatten().chain(clocks);
+        all.chain(others).chain(registry).map(Self::kind)
+    }
+
+    /// The node whose agent pulls images while this fault goes on: no other request meets the fault.
+    fn needs_pull(self, rng: &mut Rng) -> Option<usize> {
+        match self {
+            Self::Registry(_) => Some(rng.usize(0..NODES)),
+            Self::Tls(node) => Some(node),
+            Self::FillDisk => Some(NODES - 1),
+            _ => None,
+        }
+    }
+
+    /// How long it lasts.
+    fn draw_length(self, rng: &mut Rng) -> Duration {
+        let milliseconds = match self {
+            // Long enough for a pull.
+            Self::Registry(_) | Self::Tls(_) | Self::FillDisk => 600..2_500,
+            Self::Kill(_) | Self::Stop(_) => 100..1_200,
+            _ => 100..2_000,
+        };
+        Duration::from_millis(rng.u64(milliseconds))
+    }
+
     /// The kind, for the figures.
     pub(super) fn kind(self) -> String {
         match self {
@@ -153,7 +239,7 @@ impl Act {
         match self {
             Self::Kill(part) | Self::Stop(part) => format!("{part:?}"),
             Self::Skew(part, _) => format!("clock of {part:?}"),
-            Self::Tls(node) => format!("hosts.toml of {node}"),
+            Self::Tls(_) => "hosts.toml".to_owned(),
             Self::FillDisk => "disk".to_owned(),
             Self::Registry(_) => "proxy".to_owned(),
             Self::Compact | Self::Lose(..) => String::new(),
@@ -163,12 +249,12 @@ impl Act {
     fn draw(rng: &mut Rng) -> Self {
         match rng.u32(0..100) {
             0..30 => Self::Kill(part(rng)),
-            30..50 => Self::Stop(part(rng)),
-            50..56 => Self::Compact,
-            56..60 => Self::FillDisk,
-            60..80 => Self::Registry(registry_fault(rng)),
-            80..83 => Self::Tls(rng.usize(0..NODES)),
-            83..89 => {
+            30..47 => Self::Stop(part(rng)),
+            47..53 => Self::Compact,
+            53..59 => Self::FillDisk,
+            59..83 => Self::Registry(registry_fault(rng)),
+            83..88 => Self::Tls(rng.usize(0..NODES)),
+            88..95 => {
                 let processes = [Part::Agent(0), Part::Agent(1), Part::Controller];
                 let process = processes[rng.usize(0..processes.len())];
                 let ahead = [-86_400, -3_600, -30, 30, 3_600, 86_400];
@@ -177,6 +263,14 @@ impl Act {
             _ => Self::Lose(rng.usize(0..NODES), rng.usize(0..64)),
         }
     }
+}
+
+/// A cache that selects this node.
+fn cache_on(node: usize, rng: &mut Rng) -> usize {
+    let selecting = CACHES.iter().enumerate();
+    let selecting = selecting.filter(|(_, (_, nodes))| nodes.contains(&node));
+    let caches: Vec<usize> = selecting.map(|(cache, _)| cache).collect();
+    caches[rng.usize(0..caches.len())]
 }
 
 fn part(rng: &mut Rng) -> Part {
@@ -271,11 +365,12 @@ impl Round {
     pub(super) fn draw(rng: &mut Rng, most: usize) -> Self {
         let mut busy: BTreeMap<String, Duration> = BTreeMap::new();
         let mut faults = Vec::new();
-        let wanted = rng.usize(6..13).min(most);
+        let mut requests = Vec::new();
+        let wanted = rng.usize(12..25).min(most);
         while faults.len() < wanted {
             let act = Act::draw(rng);
             let at = millis(rng, 0, WINDOW);
-            let lasts = Duration::from_millis(rng.u64(100..2_000));
+            let lasts = act.draw_length(rng);
             let target = act.target();
             let free = busy.get(&target).copied().unwrap_or_default();
             let at = at.max(free);
@@ -286,27 +381,27 @@ impl Round {
             if !target.is_empty() {
                 busy.insert(target, at + lasts + Duration::from_millis(50));
             }
+            if let Some(node) = act.needs_pull(rng) {
+                faults.push(Timed {
+                    at,
+                    until: at,
+                    act: Act::Lose(node, rng.usize(0..64)),
+                });
+                let spec = Request::draw_spec(rng);
+                requests.push((at, cache_on(node, rng), spec));
+            }
             faults.push(Timed {
                 at,
                 until: at + lasts,
                 act,
             });
         }
-        let mut requests: Vec<_> = (0..rng.usize(1..4))
-            .map(|_| {
-                let at = millis(rng, 0, WINDOW);
-                (at, rng.usize(0..CACHES.len()), Request::draw(rng))
-            })
-            .collect();
-        // Only a pull meets a fault of the registry.
-        for fault in &faults {
-            if matches!(fault.act, Act::Registry(_) | Act::Tls(_)) {
-                let cache = rng.usize(0..CACHES.len());
-                requests.push((fault.at, cache, Request::draw_spec(rng)));
-            }
+        for _ in 0..rng.usize(1..4) {
+            let at = millis(rng, 0, WINDOW);
+            requests.push((at, rng.usize(0..CACHES.len()), Request::draw(rng)));
         }
         Self {
-            moves_tag: rng.u32(0..4) == 0,
+            moves_tag: rng.bool(),
             faults,
             requests,
         }
@@ -319,6 +414,8 @@ fn millis(rng: &mut Rng, from: u64, to: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -331,6 +428,29 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn every_kind_is_drawn() {
+        let mut rng = Rng::with_seed(1);
+        let rounds = (0..100).map(|_| Round::draw(&mut rng, 100));
+        let drawn: BTreeSet<String> = rounds
+            .flat_map(|round| round.faults)
+            .map(|fault| fault.act.kind())
+            .collect();
+        assert_eq!(drawn, Act::kinds().collect());
+    }
+
+    #[test]
+    fn a_rule_is_of_one_kind() {
+        for kind in RegistryFault::KINDS {
+            let rules = kind.rules();
+            let rule = rules.last().unwrap();
+            let is_met = |kind: &RegistryFault| kind.is_met_by(rule.fault());
+            let met = RegistryFault::KINDS.into_iter().filter(is_met);
+            assert_eq!(met.collect::<Vec<_>>(), [kind]);
+            assert!(!kind.is_met_by(pace().fault()));
+        }
     }
 
     #[test]

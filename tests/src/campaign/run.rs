@@ -18,9 +18,8 @@ use super::api_server::Control;
 use super::figures::Outcome;
 use super::ledger::{Ledger, Observer};
 use super::parts::{Parts, node_name};
-use super::plan::{Act, CACHES, IMAGES, NODES, Request, Round};
+use super::plan::{Act, CACHES, IMAGES, NODES, Part, Request, Round, pace};
 use super::users::{Caches, NODE_LABEL, Users, is_asked};
-use crate::fault_script::Fault;
 use crate::kube::FakeNode;
 use crate::{Compression, ImageBuilder, Layer, Pushed, pull_like_the_kubelet};
 
@@ -188,10 +187,7 @@ impl Campaign {
             images,
             moved: 0,
             history,
-            outcome: Outcome {
-                seed: options.seed,
-                ..Outcome::default()
-            },
+            outcome: Outcome::new(options.seed),
             began,
             verbose: options.verbose,
             stop: Arc::clone(&options.stop),
@@ -266,7 +262,6 @@ impl Campaign {
         if round.moves_tag {
             self.move_tag();
         }
-        let struck = self.struck();
         let mut events: Vec<(Duration, Event)> = Vec::new();
         for (index, fault) in round.faults.iter().enumerate() {
             events.push((fault.at, Event::Begin(index)));
@@ -276,8 +271,10 @@ impl Campaign {
             events.push((*at, Event::Ask(index)));
         }
         events.sort_by_key(|(at, _)| *at);
+        self.parts.proxy.add(pace());
         let start = Instant::now();
-        let mut asked: Vec<Act> = Vec::new();
+        // The faults that go on, and how often they were met before.
+        let mut active: BTreeMap<usize, Option<usize>> = BTreeMap::new();
         for (at, event) in events {
             while start.elapsed() < at {
                 if self.is_stopped() {
@@ -289,11 +286,18 @@ impl Campaign {
             match event {
                 Event::Begin(index) => {
                     let act = round.faults[index].act;
+                    let met = self.met(act);
                     if self.inject(act) {
-                        asked.push(act);
+                        active.insert(index, met);
                     }
                 }
-                Event::End(index) => self.end(round.faults[index].act),
+                Event::End(index) => {
+                    let act = round.faults[index].act;
+                    if let Some(met) = active.remove(&index) {
+                        self.end(act);
+                        self.count(act, met);
+                    }
+                }
                 Event::Ask(index) => {
                     let (_, cache, request) = &round.requests[index];
                     self.ask(*cache, request.clone());
@@ -301,8 +305,8 @@ impl Campaign {
             }
         }
         self.parts.mend_all();
-        self.count(&asked, &struck);
         self.outcome.rounds = number;
+        self.outcome.spend("faults", start);
         self.converge(&format!("round {number}"));
     }
 
@@ -346,7 +350,7 @@ impl Campaign {
         match act {
             Act::Kill(part) | Act::Stop(part) => self.parts.mend(part),
             Act::FillDisk => self.parts.fill_disk(false),
-            Act::Registry(_) => self.parts.proxy.end_faults(),
+            Act::Registry(_) => self.parts.end_registry_fault(),
             Act::Tls(node) => self.parts.set_tls(node, false),
             Act::Skew(part, _) => self.parts.set_clock(part, 0),
             Act::Compact | Act::Lose(..) => return,
@@ -356,6 +360,9 @@ impl Campaign {
 
     /// Removes one of the wanted images that a node holds, with all its names of this registry.
     fn lose(&mut self, node: usize, choice: usize) -> bool {
+        if !self.parts.runs(Part::Containerd(node)) {
+            return false;
+        }
         let mut ledger = lock(&self.ledger);
         let (held, others) = (ledger.held(node), ledger.others(node));
         let ids = others.iter().filter_map(|other| Some(&held.get(other)?.id));
@@ -386,38 +393,22 @@ impl Campaign {
         done
     }
 
-    /// Requests with a fault, by kind, and aborted TLS handshakes.
-    fn struck(&self) -> Struck {
-        Struck {
-            by_fault: REGISTRY_FAULTS
-                .iter()
-                .map(|(name, matches)| (*name, self.parts.proxy.struck(matches)))
-                .collect(),
-            tls: self.parts.trap.aborted(),
+    /// How often a fault of this kind was met so far; nothing for one that acts by itself.
+    fn met(&self, act: Act) -> Option<usize> {
+        match act {
+            Act::Registry(fault) => Some(self.parts.proxy.struck(|one| fault.is_met_by(one))),
+            Act::Tls(_) => Some(self.parts.trap.aborted()),
+            Act::FillDisk => Some(self.parts.disk_full_errors()),
+            _ => None,
         }
     }
 
-    /// Counts what was injected. A fault of the registry counts only if a request met it.
-    fn count(&mut self, acts: &[Act], before: &Struck) {
-        let after = self.struck();
-        let mut met: BTreeMap<String, usize> = BTreeMap::new();
-        for act in acts {
-            let most = match act {
-                Act::Registry(fault) => {
-                    let name = fault.name();
-                    let hits = |struck: &Struck| struck.by_fault.get(name).copied();
-                    hits(&after).unwrap_or_default() - hits(before).unwrap_or_default()
-                }
-                Act::Tls(_) => after.tls - before.tls,
-                _ => usize::MAX,
-            };
-            let so_far = met.entry(act.kind()).or_default();
-            if *so_far < most {
-                *so_far += 1;
-                *self.outcome.faults.entry(act.kind()).or_default() += 1;
-            } else {
-                self.outcome.not_met += 1;
-            }
+    /// Counts a fault that has ended, unless it had to be met and was not.
+    fn count(&mut self, act: Act, met_before: Option<usize>) {
+        if self.met(act) > met_before || met_before.is_none() {
+            *self.outcome.faults.entry(act.kind()).or_default() += 1;
+        } else {
+            self.outcome.not_met += 1;
         }
     }
 
@@ -433,6 +424,8 @@ impl Campaign {
     /// Waits until everything is as users want it.
     fn converge(&mut self, after: &str) {
         let start = Instant::now();
+        // The first and the last refresh that users asked for.
+        let mut first: Option<Instant> = None;
         let mut refreshed: Option<Instant> = None;
         let mut refreshes = 0;
         loop {
@@ -460,17 +453,22 @@ impl Campaign {
             if ready && refreshed.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
                 if refreshed.is_some() {
                     self.history.note(&format!("not yet: {problem}"));
+                } else {
+                    self.outcome.spend("requests of users", start);
                 }
                 let existing: Vec<usize> = lock(&self.ledger).existing().collect();
                 existing
                     .into_iter()
                     .for_each(|cache| self.ask(cache, Request::Refresh));
                 refreshed = Some(Instant::now());
+                first = first.or(refreshed);
                 refreshes += 1;
             }
             std::thread::sleep(LOOK);
         }
         let took = start.elapsed();
+        self.outcome
+            .spend("after the refresh", first.unwrap_or(start));
         self.outcome.second_refreshes += u64::from(refreshes > 1);
         self.outcome.recoveries.push((took, self.outcome.rounds));
         let mut ledger = lock(&self.ledger);
@@ -652,42 +650,6 @@ enum Event {
     Ask(usize),
 }
 
-/// How many requests met a fault so far.
-struct Struck {
-    by_fault: BTreeMap<&'static str, usize>,
-    tls: usize,
-}
-
-/// The faults of the proxy by the kinds that the figures have.
-type Matches = fn(&Fault) -> bool;
-const REGISTRY_FAULTS: [(&str, Matches); 9] = [
-    ("registry: wrong bytes", |f| {
-        matches!(f, Fault::CorruptAt(_))
-    }),
-    ("registry: connection cut", |f| {
-        matches!(f, Fault::CutAfter(_))
-    }),
-    ("registry: no answer", |f| matches!(f, Fault::Hangup)),
-    ("registry: 429", |f| *f == Fault::status(429)),
-    ("registry: 429 with Retry-After", |f| {
-        matches!(
-            f,
-            Fault::Status {
-                status: 429,
-                retry_after: Some(_)
-            }
-        )
-    }),
-    ("registry: 5xx", |f| {
-        matches!(f, Fault::Status { status: 500.., .. })
-    }),
-    ("registry: slow", |f| matches!(f, Fault::Throttle { .. })),
-    ("registry: stalls", |f| matches!(f, Fault::StallAfter(_))),
-    ("registry: token server fails", |f| {
-        matches!(f, Fault::Challenge)
-    }),
-];
-
 /// Registers the nodes, and makes the other tenant's namespace.
 async fn prepare(client: &kube::Client, tag: &str, tenant: &str) {
     for node in 0..NODES {
@@ -740,7 +702,7 @@ fn push_images(parts: &Parts) -> Vec<Pushed> {
             push(
                 &format!("app-{image}"),
                 10 + image as u64,
-                60_000 * (1 + image * 3),
+                60_000 * (1 + image % 8 * 3),
             )
         })
         .collect();
