@@ -1,6 +1,6 @@
 //! One cache: its spec, the action in progress, and its totals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +33,6 @@ const REVISION_LEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) fn revision_at(now: Timestamp) -> u64 {
     u64::try_from(now.as_millisecond()).unwrap_or(0)
 }
-
-/// All caches. The keys are shared with the tallies of nodes.
-pub(super) type Caches = BTreeMap<Arc<CacheId>, CacheState>;
 
 /// The last action on a cache.
 #[derive(Debug, Clone, Copy)]

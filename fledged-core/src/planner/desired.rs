@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::cache::{CacheState, Caches, OrphanPolicy};
+use super::caches::Caches;
 use super::node_state::{DesiredImages, LeftOut, NodeState};
 use crate::model::{
     AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
@@ -128,7 +128,7 @@ fn left_out(facts: &NodeFacts, caches: &Caches, room: usize) -> LeftOut {
     }
     let mut shares: BTreeMap<&str, Share<'_>> = BTreeMap::new();
     let mut total: usize = 0;
-    for (id, cache) in caches {
+    for (id, cache) in caches.iter() {
         let bytes = cache.desired_spec().map_or(0, |spec| size(facts, spec));
         if bytes > 0 {
             let share = shares.entry(&id.namespace).or_default();
@@ -166,7 +166,7 @@ fn size(facts: &NodeFacts, spec: &ImageCache) -> usize {
 
 fn matched_groups(facts: &NodeFacts, caches: &Caches) -> MatchedGroups {
     let mut matched = MatchedGroups::new();
-    for (id, cache) in caches {
+    for (id, cache) in caches.iter() {
         let groups = cache.desired_spec().map_or(&[][..], |spec| &spec.groups);
         for (at, group) in groups.iter().enumerate() {
             if group.matches(facts) {
@@ -213,13 +213,12 @@ fn with_frozen(
     caches: &Caches,
     interner: &mut Interner,
 ) -> DesiredImages {
-    let is_frozen = |cache: &CacheState| cache.orphan_policy() == OrphanPolicy::Freeze;
-    if !caches.values().any(is_frozen) {
+    if !caches.has_frozen() {
         return images;
     }
     let mut extended: Option<Vec<Arc<AssignedImage>>> = None;
     for recorded in node.pairs.iter().map(|pair| &pair.entry) {
-        let frozen = |id: &&CacheId| caches.get(*id).is_some_and(is_frozen);
+        let frozen = |id: &&CacheId| caches.is_frozen(id);
         let wanted_by: Vec<CacheId> = recorded.wanted_by.iter().filter(frozen).cloned().collect();
         if recorded.state != DesiredState::Present || wanted_by.is_empty() {
             continue;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::cache::Caches;
+use super::caches::Caches;
 use super::node_state::{ImageState, NodeState, Pair};
 use super::rollout::{self, Obstacle};
 use super::slots::Slots;

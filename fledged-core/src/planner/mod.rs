@@ -5,6 +5,7 @@
 //! why an image is on a node or not, from the same state.
 
 mod cache;
+mod caches;
 mod cluster_event;
 mod desired;
 mod explain;

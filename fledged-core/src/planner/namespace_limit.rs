@@ -3,22 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::cache::{CacheState, Caches};
+use super::caches::Caches;
 use crate::model::{CacheId, ImageCache, InvalidField, InvalidSpec};
 
 /// The images that a cache lists, counted once an entry.
 pub(super) fn listed_images(spec: &ImageCache) -> usize {
     spec.groups.iter().map(|group| group.images.len()).sum()
-}
-
-/// The caches of a namespace.
-pub(super) fn caches_of<'a>(
-    caches: &'a Caches,
-    namespace: &'a str,
-) -> impl Iterator<Item = (&'a Arc<CacheId>, &'a CacheState)> {
-    let first = Arc::new(CacheId::new(namespace, "", ""));
-    let from_first = caches.range(first..);
-    from_first.take_while(move |(id, _)| id.namespace == namespace)
 }
 
 /// The caches of a namespace whose images exceed its limit, each with its problem. The caches are counted in the order of
@@ -28,7 +18,8 @@ pub(super) fn caches_above(
     namespace: &str,
     most: usize,
 ) -> BTreeMap<Arc<CacheId>, InvalidSpec> {
-    let counted = caches_of(caches, namespace).filter(|(_, cache)| !cache.deleting && !cache.gone);
+    let counted = caches.of_namespace(namespace);
+    let counted = counted.filter(|(_, cache)| !cache.deleting && !cache.gone);
     let mut counted: Vec<_> = counted.collect();
     counted.sort_by_key(|(id, cache)| (cache.created_at, *id));
     let mut used: usize = 0;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cache::{CacheState, Caches, OrphanPolicy};
+use super::cache::{CacheState, OrphanPolicy};
+use super::caches::Caches;
 use super::desired::Interner;
 use super::node_state::{ImageState, NodeState, Pair, asks_more};
 use super::slots::{Activity, Slots};

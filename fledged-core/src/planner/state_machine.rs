@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cache::{CacheState, Caches, ECHO_DELAY, has_share, revision_at};
+use super::cache::{CacheState, ECHO_DELAY, has_share, revision_at};
+use super::caches::Caches;
 use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::desired::{Desired, Interner};
 use super::explain::{self, Explanation};
-use super::namespace_limit::{caches_above, caches_of, listed_images};
+use super::namespace_limit::{caches_above, listed_images};
 use super::node_state::{NodeState, ReportLimits};
 use super::rollout::{self, NodeProgress, Obstacle, RemovalClock};
 use super::slots::Slots;
@@ -122,6 +123,8 @@ pub struct Planner {
     freed: BTreeSet<Arc<CacheId>>,
     dirty_nodes: BTreeSet<NodeName>,
     dirty_caches: BTreeSet<Arc<CacheId>>,
+    /// When statuses are compared that changed too soon after the last write.
+    held_statuses: BTreeSet<(Timestamp, Arc<CacheId>)>,
     /// Deleted caches, until their nodes are planned without them.
     gone: BTreeSet<Arc<CacheId>>,
     /// When to compare the recorded status of a cache with the published one.
@@ -142,7 +145,7 @@ impl Planner {
             config,
             rng: fastrand::Rng::with_seed(seed),
             synced: false,
-            caches: BTreeMap::new(),
+            caches: Caches::default(),
             nodes: BTreeMap::new(),
             interner: Interner::default(),
             desired: Desired::default(),
@@ -150,6 +153,7 @@ impl Planner {
             freed: BTreeSet::new(),
             dirty_nodes: BTreeSet::new(),
             dirty_caches: BTreeSet::new(),
+            held_statuses: BTreeSet::new(),
             gone: BTreeSet::new(),
             status_checks: BTreeSet::new(),
             report_deadlines: BTreeSet::new(),
@@ -375,10 +379,10 @@ impl Planner {
 
     fn cache_applied(&mut self, mut facts: CacheFacts, now: Timestamp) {
         facts.spec = facts.spec.and_then(|spec| self.check_limits(spec));
-        let id = Arc::new(facts.id.clone());
-        let known = self.caches.remove(&id);
+        let known = self.caches.take(&facts.id);
         let first = known.is_none();
-        let mut cache = known.unwrap_or_else(|| CacheState::new(&facts, now));
+        let new = || (Arc::new(facts.id.clone()), CacheState::new(&facts, now));
+        let (id, mut cache) = known.unwrap_or_else(new);
         self.last_revision = self.last_revision.max(cache.revision);
         cache.longest_deadline = self.config.defaults.longest_deadline();
         let returned = std::mem::take(&mut cache.gone);
@@ -428,9 +432,10 @@ impl Planner {
     fn apply_limit(&mut self, namespace: &str, now: Timestamp) {
         let most = self.config.images_per_namespace_max;
         let above = caches_above(&self.caches, namespace, most);
-        let ids = caches_of(&self.caches, namespace).map(|(id, _)| Arc::clone(id));
+        let ids = self.caches.of_namespace(namespace);
+        let ids = ids.map(|(id, _)| Arc::clone(id));
         for id in ids.collect::<Vec<_>>() {
-            let Some(mut cache) = self.caches.remove(&id) else {
+            let Some((_, mut cache)) = self.caches.take(&id) else {
                 continue;
             };
             let problem = above.get(&id);
@@ -452,7 +457,7 @@ impl Planner {
     }
 
     fn cache_gone(&mut self, id: &CacheId, now: Timestamp) {
-        let Some((id, mut cache)) = self.caches.remove_entry(id) else {
+        let Some((id, mut cache)) = self.caches.take(id) else {
             return;
         };
         cache.gone = true;
@@ -494,8 +499,7 @@ impl Planner {
         self.expire_reports(now);
         self.expire_removals(now);
         self.check_statuses(now);
-        self.start_waiting_refreshes(now);
-        self.start_due_refreshes(now);
+        self.start_refreshes(now);
         loop {
             // First find out which nodes hold a slot, then give slots to others.
             let dirty = self.recompute_dirty(now);
@@ -522,18 +526,11 @@ impl Planner {
         }
         let report = self.report_deadlines.first().map(|(at, _)| *at);
         let status_check = self.status_checks.first().map(|(at, _)| *at);
-        let refreshes = self.caches.values().flat_map(|cache| {
-            [cache.refresh_at, cache.refresh_waits_until]
-                .into_iter()
-                .flatten()
-        });
-        let statuses = self.dirty_caches.iter().filter_map(|id| {
-            let published_at = self.caches.get(id)?.published_at?;
-            Some(after(published_at, self.config.status_interval))
-        });
+        let status = self.held_statuses.first().map(|(at, _)| *at);
+        let refresh = self.caches.next_refresh();
         let removal = self.removal_deadlines.first().map(|(at, _)| *at);
-        let fixed = report.into_iter().chain(status_check).chain(removal);
-        fixed.chain(refreshes).chain(statuses).min()
+        let times = [report, status_check, status, refresh, removal];
+        times.into_iter().flatten().min()
     }
 
     /// Why an image of a cache is on a node, or what prevents it. Call it after [`poll`](Self::poll), or
@@ -596,45 +593,42 @@ impl Planner {
         }
     }
 
-    /// Starts refreshes on demand that had to wait.
-    fn start_waiting_refreshes(&mut self, now: Timestamp) {
-        let due = |cache: &CacheState| cache.refresh_waits_until.is_some_and(|at| at <= now);
-        let due = self.caches.iter().filter(|(_, cache)| due(cache));
-        let due: Vec<_> = due.map(|(id, _)| Arc::clone(id)).collect();
-        for id in due {
-            let Some(mut cache) = self.caches.remove(&id) else {
+    /// Starts refreshes on demand that had to wait, and those whose interval has passed.
+    fn start_refreshes(&mut self, now: Timestamp) {
+        for id in self.caches.due_refreshes(now) {
+            let Some((_, mut cache)) = self.caches.take(&id) else {
                 continue;
             };
-            cache.refresh_waits_until = None;
-            if cache.spec.is_ok() && !cache.deleting && !cache.gone {
-                let event = cache.begin_requested_refresh(self.next_revision(now), now);
-                self.mark_nodes(&id, &cache);
-                self.queue.extend(cache.event(&id, event, now));
-                self.dirty_caches.insert(Arc::clone(&id));
+            if cache.refresh_waits_until.is_some_and(|at| at <= now) {
+                self.start_waiting_refresh(&id, &mut cache, now);
+            }
+            if cache.refresh_at.is_some_and(|at| at <= now) {
+                self.start_due_refresh(&id, &mut cache, now);
             }
             self.caches.insert(id, cache);
         }
     }
 
-    /// Refreshes caches whose interval has passed. A cache with an action in progress waits for the next.
-    fn start_due_refreshes(&mut self, now: Timestamp) {
-        let due = |cache: &CacheState| cache.refresh_at.is_some_and(|at| at <= now);
-        let due = self.caches.iter().filter(|(_, cache)| due(cache));
-        let due: Vec<_> = due.map(|(id, _)| Arc::clone(id)).collect();
-        for id in due {
-            let Some(mut cache) = self.caches.remove(&id) else {
-                continue;
-            };
-            let idle = cache.action.completed.is_some();
-            if idle && cache.has_mutable_tags(self.config.defaults.pull_policy) {
-                let event = cache.begin_refresh(self.next_revision(now), now);
-                self.mark_nodes(&id, &cache);
-                self.queue.extend(cache.event(&id, event, now));
-                self.dirty_caches.insert(Arc::clone(&id));
-            }
-            cache.refresh_at = self.next_refresh(now);
-            self.caches.insert(id, cache);
+    fn start_waiting_refresh(&mut self, id: &Arc<CacheId>, cache: &mut CacheState, now: Timestamp) {
+        cache.refresh_waits_until = None;
+        if cache.spec.is_ok() && !cache.deleting && !cache.gone {
+            let event = cache.begin_requested_refresh(self.next_revision(now), now);
+            self.mark_nodes(id, cache);
+            self.queue.extend(cache.event(id, event, now));
+            self.dirty_caches.insert(Arc::clone(id));
         }
+    }
+
+    /// Refreshes a cache whose interval has passed. With an action in progress, it waits for the next.
+    fn start_due_refresh(&mut self, id: &Arc<CacheId>, cache: &mut CacheState, now: Timestamp) {
+        let idle = cache.action.completed.is_some();
+        if idle && cache.has_mutable_tags(self.config.defaults.pull_policy) {
+            let event = cache.begin_refresh(self.next_revision(now), now);
+            self.mark_nodes(id, cache);
+            self.queue.extend(cache.event(id, event, now));
+            self.dirty_caches.insert(Arc::clone(id));
+        }
+        cache.refresh_at = self.next_refresh(now);
     }
 
     fn next_refresh(&mut self, from: Timestamp) -> Option<Timestamp> {
@@ -865,7 +859,7 @@ impl Planner {
         }
         for id in gone {
             if self.caches.get(&id).is_some_and(|cache| cache.gone) {
-                self.caches.remove(&id);
+                self.caches.take(&id);
                 self.dirty_caches.remove(&id);
             }
         }
@@ -873,8 +867,21 @@ impl Planner {
         self.interner.sweep();
     }
 
+    /// Compares the held statuses whose interval has passed.
+    fn release_statuses(&mut self, now: Timestamp) {
+        while let Some((at, _)) = self.held_statuses.first()
+            && *at <= now
+        {
+            let Some((_, id)) = self.held_statuses.pop_first() else {
+                return;
+            };
+            self.dirty_caches.insert(id);
+        }
+    }
+
     /// Publishes the status of every changed cache, and settles its finalizer and annotations.
     fn publish_statuses(&mut self, now: Timestamp) {
+        self.release_statuses(now);
         for id in std::mem::take(&mut self.dirty_caches) {
             let Some(cache) = self.caches.get_mut(&id) else {
                 continue;
@@ -890,20 +897,21 @@ impl Planner {
                 let event = event.and_then(|event| cache.event(&id, event, now));
                 self.queue.extend(event);
             }
-            let status = status(&id, cache, &self.nodes, self.config.failures_max, now);
-            if cache.published.as_ref() != Some(&status) {
-                let at = publish_at(cache, &status, self.config.status_interval);
-                if at.is_none_or(|at| at <= now) {
+            let at = publish_at(cache, self.config.status_interval);
+            if let Some(at) = at.filter(|at| *at > now) {
+                // It is not computed before, because thousands of caches may share a node.
+                self.held_statuses.insert((at, Arc::clone(&id)));
+            } else {
+                let status = status(&id, cache, &self.nodes, self.config.failures_max, now);
+                if cache.published.as_ref() != Some(&status) {
                     cache.published = Some(status.clone());
                     cache.published_at = Some(now);
-                    self.status_checks
-                        .insert((after(now, ECHO_DELAY), Arc::clone(&id)));
+                    let check_at = after(now, ECHO_DELAY);
+                    self.status_checks.insert((check_at, Arc::clone(&id)));
                     self.queue.push(ClusterCommand::WriteStatus {
                         cache: (*id).clone(),
                         status: Box::new(status),
                     });
-                } else {
-                    self.dirty_caches.insert(Arc::clone(&id));
                 }
             }
             if cache.gone {

@@ -82,15 +82,11 @@ fn later_event(cache: &CacheState) -> Option<CacheEvent> {
 
 /// When a status that differs from the published one may be published: at once if its words change,
 /// else once in every interval.
-pub(super) fn publish_at(
-    cache: &CacheState,
-    status: &CacheStatus,
-    interval: Duration,
-) -> Option<Timestamp> {
+pub(super) fn publish_at(cache: &CacheState, interval: Duration) -> Option<Timestamp> {
     let published = cache.published.as_ref()?;
-    let same_action = published.status == status.status
-        && published.reason == status.reason
-        && published.start_time == status.start_time;
+    let same_action = published.status == cache.action.status
+        && published.reason == cache.action.reason
+        && published.start_time == cache.action.started;
     let published_at = cache.published_at.filter(|_| same_action)?;
     Some(after(published_at, interval))
 }
