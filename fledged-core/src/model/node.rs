@@ -82,6 +82,14 @@ impl NodeFacts {
         self
     }
 
+    /// Whether caches select the node as they select one with the other facts. Readiness does not matter.
+    pub(crate) fn is_selected_as(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.labels == other.labels
+            && self.taints == other.taints
+            && self.os == other.os
+    }
+
     /// The label or taint that marks the node as virtual: it runs each pod on a machine of its own, and has no
     /// runtime that could hold images.
     #[must_use]

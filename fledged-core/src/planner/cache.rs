@@ -220,9 +220,9 @@ impl CacheState {
         removes.then_some(spec)
     }
 
-    /// Whether a purge or deletion covers that node.
-    pub(super) fn is_removed_from(&self, facts: &NodeFacts) -> bool {
-        !self.gone && self.removed_spec().is_some_and(|spec| matches(spec, facts))
+    /// Whether a purge or deletion covers the nodes that it matches.
+    pub(super) fn is_removing(&self) -> bool {
+        !self.gone && self.removed_spec().is_some()
     }
 
     /// Whether only taints exclude the image from that node.
@@ -370,19 +370,24 @@ impl CacheState {
         }
     }
 
-    /// Whether an edit or deletion may change what that node holds.
-    pub(super) fn concerns(&self, node: &NodeState, id: &CacheId) -> bool {
+    /// Whether its groups match the node, also while it is purged or being deleted.
+    pub(super) fn matches(&self, facts: Option<&NodeFacts>) -> bool {
+        match (&self.spec, facts) {
+            (Ok(spec), Some(facts)) => !self.gone && matches(spec, facts),
+            _ => false,
+        }
+    }
+
+    /// Whether what is recorded for the node changes with the cache, whether or not it matches the node.
+    pub(super) fn is_recorded_for(&self, node: &NodeState, id: &CacheId) -> bool {
         let orders = |pair: &Pair| pair.entry.removal.as_ref().is_some_and(|o| o.cache == *id);
         let frozen = || {
             let mut pairs = node.pairs.iter();
             self.spec.is_err() && pairs.any(|pair| pair.entry.wanted_by.contains(id))
         };
-        let matching = || match (&self.spec, &node.facts) {
-            (Ok(spec), Some(facts)) => matches(spec, facts),
-            _ => false,
-        };
-        let ordered = || node.pairs.iter().any(orders);
-        frozen() || has_share(&node.tallies, id) || matching() || ordered()
+        has_share(&node.tallies, id)
+            || frozen()
+            || (node.has_removals && node.pairs.iter().any(orders))
     }
 
     /// Whether it has images that a refresh pulls again.
@@ -652,9 +657,15 @@ pub(super) fn matches(cache: &ImageCache, facts: &NodeFacts) -> bool {
     cache.groups.iter().any(|group| group.matches(facts))
 }
 
+/// The share of a node in that cache. The tallies are sorted by cache.
+pub(super) fn share_of(tallies: &[(Arc<CacheId>, Tally)], id: &CacheId) -> Option<Tally> {
+    let at = tallies.binary_search_by(|(known, _)| (**known).cmp(id));
+    tallies.get(at.ok()?).map(|(_, tally)| *tally)
+}
+
 /// Whether a node has a share in that cache.
 pub(super) fn has_share(tallies: &[(Arc<CacheId>, Tally)], id: &CacheId) -> bool {
-    tallies.iter().any(|(known, _)| **known == *id)
+    share_of(tallies, id).is_some()
 }
 
 /// The action as a phrase, for messages.

@@ -1,8 +1,7 @@
 //! All caches, with what is looked up more often than it changes: when refreshes are due, and which caches keep the
 //! images of an invalid spec. A cluster may have ten thousand caches, so that no event may cost a look at each.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -48,10 +47,6 @@ impl Caches {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<CacheId>, &CacheState)> {
         self.by_id.iter()
-    }
-
-    pub(super) fn values(&self) -> impl Iterator<Item = &CacheState> {
-        self.by_id.values()
     }
 
     /// The caches of a namespace.

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::cache::CacheState;
 use super::caches::Caches;
-use super::node_state::{DesiredImages, LeftOut, NodeState};
+use super::node_state::{CacheList, DesiredImages, NodeImages, NodeState};
 use crate::model::{
     AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
     ImagePullPolicy, ImageRef, NodeFacts,
@@ -13,13 +14,6 @@ use crate::model::{
 
 /// The groups that a node matches, by cache and index.
 type MatchedGroups = Vec<(Arc<CacheId>, usize)>;
-
-/// The images of a node, and the caches that its record has no room for.
-#[derive(Debug, Clone)]
-pub(super) struct NodeImages {
-    pub(super) images: DesiredImages,
-    pub(super) left_out: LeftOut,
-}
 
 /// Estimated size of an image in a record, in bytes, without its reference: field names, pull policy,
 /// revision, the UID of one cache.
@@ -64,7 +58,7 @@ impl Interner {
 
 /// Computes desired images, and keeps the results until a cache changes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Desired(BTreeMap<(MatchedGroups, usize), NodeImages>);
+pub(super) struct Desired(BTreeMap<(MatchedGroups, CacheList, usize), NodeImages>);
 
 impl Desired {
     /// Drops all results. Called for every change of a cache.
@@ -72,7 +66,7 @@ impl Desired {
         self.0.clear();
     }
 
-    /// The images that the node should hold, whether or not it can act now. Its record has room for `room`
+    /// What the caches that match the node ask for, whether or not it can act now. Its record has room for `room`
     /// bytes.
     pub(super) fn images(
         &mut self,
@@ -83,43 +77,49 @@ impl Desired {
         interner: &mut Interner,
     ) -> NodeImages {
         let Some(facts) = &node.facts else {
-            return NodeImages {
-                images: Arc::from([]),
-                left_out: Arc::from([]),
-            };
+            return NodeImages::default();
         };
-        let mut compute = || -> NodeImages {
-            let left_out = left_out(facts, caches, room);
-            let images = merge(facts, caches, &left_out, defaults).into_iter();
+        let matching = node.matching().iter();
+        let matching = matching.filter_map(|id| Some((id, caches.get(id)?)));
+        let matching: Vec<Matching<'_>> = matching.collect();
+        let removing = matching.iter().filter(|(_, cache)| cache.is_removing());
+        let removing: CacheList = removing.map(|(id, _)| Arc::clone(id)).collect();
+        let mut compute = |removing| -> NodeImages {
+            let left_out = left_out(facts, &matching, room);
+            let images = merge(facts, &matching, caches, &left_out, defaults).into_iter();
             NodeImages {
                 images: images.map(|entry| interner.entry(entry)).collect(),
                 left_out,
+                removing,
             }
         };
         if !node.is_suitable() {
             // It can hold no images, but counts as unreachable for the caches that select it.
-            return compute();
+            return compute(removing);
         }
-        let matched = (matched_groups(facts, caches), room);
-        let mut desired = match self.0.get(&matched) {
-            Some(desired) => desired.clone(),
-            None => {
-                let desired = compute();
-                if self.0.len() >= RESULTS_MAX {
-                    self.0.clear();
-                }
-                self.0.insert(matched, desired.clone());
-                desired
-            }
-        };
-        desired.images = with_frozen(node, desired.images, caches, interner);
-        desired
+        let matched = (
+            matched_groups(facts, &matching),
+            Arc::clone(&removing),
+            room,
+        );
+        if let Some(known) = self.0.get(&matched) {
+            return known.clone();
+        }
+        let computed = compute(removing);
+        if self.0.len() >= RESULTS_MAX {
+            self.0.clear();
+        }
+        self.0.insert(matched, computed.clone());
+        computed
     }
 }
 
+/// A cache that matches a node.
+type Matching<'a> = (&'a Arc<CacheId>, &'a CacheState);
+
 /// The caches that are left out so that the record of the node fits into `room` bytes: always the largest
 /// of the namespace that takes most, so that no namespace loses its share to another.
-fn left_out(facts: &NodeFacts, caches: &Caches, room: usize) -> LeftOut {
+fn left_out(facts: &NodeFacts, matching: &[Matching<'_>], room: usize) -> CacheList {
     /// The caches of a namespace by size, and the sum.
     #[derive(Default)]
     struct Share<'a> {
@@ -128,12 +128,12 @@ fn left_out(facts: &NodeFacts, caches: &Caches, room: usize) -> LeftOut {
     }
     let mut shares: BTreeMap<&str, Share<'_>> = BTreeMap::new();
     let mut total: usize = 0;
-    for (id, cache) in caches.iter() {
+    for (id, cache) in matching {
         let bytes = cache.desired_spec().map_or(0, |spec| size(facts, spec));
         if bytes > 0 {
             let share = shares.entry(&id.namespace).or_default();
             share.bytes += bytes;
-            share.caches.insert((bytes, id));
+            share.caches.insert((bytes, *id));
             total += bytes;
         }
     }
@@ -164,9 +164,9 @@ fn size(facts: &NodeFacts, spec: &ImageCache) -> usize {
     images + names + CACHE_BYTES + spec.id.namespace.len() + spec.id.name.len()
 }
 
-fn matched_groups(facts: &NodeFacts, caches: &Caches) -> MatchedGroups {
+fn matched_groups(facts: &NodeFacts, matching: &[Matching<'_>]) -> MatchedGroups {
     let mut matched = MatchedGroups::new();
-    for (id, cache) in caches.iter() {
+    for (id, cache) in matching {
         let groups = cache.desired_spec().map_or(&[][..], |spec| &spec.groups);
         for (at, group) in groups.iter().enumerate() {
             if group.matches(facts) {
@@ -179,11 +179,14 @@ fn matched_groups(facts: &NodeFacts, caches: &Caches) -> MatchedGroups {
 
 fn merge(
     facts: &NodeFacts,
+    matching: &[Matching<'_>],
     caches: &Caches,
-    left_out: &LeftOut,
+    left_out: &CacheList,
     defaults: AssignmentDefaults,
 ) -> Vec<AssignedImage> {
-    let caches_with_room = caches.iter().filter(|(id, _)| !left_out.contains(id));
+    let caches_with_room = matching
+        .iter()
+        .filter(|(id, _)| left_out.binary_search(id).is_err());
     let specs = caches_with_room.filter_map(|(_, cache)| cache.desired_spec());
     let mut images = Assignment::for_node(facts, specs.map(Arc::as_ref), defaults).images;
     for entry in &mut images {
@@ -207,7 +210,7 @@ fn revision(entry: &AssignedImage, caches: &Caches) -> u64 {
 }
 
 /// Adds the entries that are recorded for caches whose spec became invalid: these keep their images.
-fn with_frozen(
+pub(super) fn with_frozen(
     node: &NodeState,
     images: DesiredImages,
     caches: &Caches,

@@ -19,8 +19,28 @@ use crate::model::{
 /// The images that a node should hold, in order. Nodes that match the same groups share one list.
 pub(super) type DesiredImages = Arc<[Arc<AssignedImage>]>;
 
-/// Caches that the record of a node has no room for, sorted.
-pub(super) type LeftOut = Arc<[Arc<CacheId>]>;
+/// Caches of a node, sorted.
+pub(super) type CacheList = Arc<[Arc<CacheId>]>;
+
+/// What the caches that match a node ask for.
+#[derive(Debug, Clone)]
+pub(super) struct NodeImages {
+    pub(super) images: DesiredImages,
+    /// Caches that its record has no room for.
+    pub(super) left_out: CacheList,
+    /// Caches that are purged, or being deleted with their images.
+    pub(super) removing: CacheList,
+}
+
+impl Default for NodeImages {
+    fn default() -> Self {
+        Self {
+            images: Arc::from([]),
+            left_out: Arc::from([]),
+            removing: Arc::from([]),
+        }
+    }
+}
 
 /// The first assignment generation whose report covers an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,13 +150,20 @@ pub(super) enum ImageState {
 #[derive(Debug, Clone)]
 pub(super) struct NodeState {
     pub(super) facts: Option<NodeFacts>,
+    /// The caches that match it, sorted, also those that are purged or being deleted.
+    matching: Vec<Arc<CacheId>>,
+    /// Whether a matching cache has changed since its images were looked up.
+    pub(super) outdated: bool,
+    /// What the matching caches ask for.
+    pub(super) images: NodeImages,
+    /// The same, with the images of caches whose spec became invalid.
     pub(super) desired: DesiredImages,
-    /// Caches whose images its record has no room for.
-    pub(super) left_out: LeftOut,
     /// Room for the assignment in its record, in bytes.
     pub(super) room: usize,
     /// The assignment as last written or recorded, sorted by image.
     pub(super) pairs: Vec<Pair>,
+    /// Whether any of them is a removal.
+    pub(super) has_removals: bool,
     /// Generation of the last acknowledged write or of the record.
     pub(super) generation: u64,
     pub(super) ticket: u64,
@@ -156,7 +183,10 @@ pub(super) struct NodeState {
     pub(super) report_due_at: Option<Timestamp>,
     /// When the first of its removals is given up.
     pub(super) removal_ends_at: Option<Timestamp>,
+    /// Its share in each cache, sorted by cache.
     pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
+    /// Whether something is wrong with its images of any cache.
+    pub(super) has_troubles: bool,
     /// What it pulls for: with unfinished pulls, it holds one of the cluster's slots.
     pub(super) activity: Activity,
 }
@@ -165,10 +195,13 @@ impl NodeState {
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             facts: None,
+            matching: Vec::new(),
+            outdated: true,
+            images: NodeImages::default(),
             desired: Arc::from([]),
-            left_out: Arc::from([]),
             room: usize::MAX,
             pairs: Vec::new(),
+            has_removals: false,
             generation: 0,
             ticket: 0,
             acked_ticket: 0,
@@ -182,13 +215,39 @@ impl NodeState {
             report_due_at: None,
             removal_ends_at: None,
             tallies: Vec::new(),
+            has_troubles: false,
             activity: Activity::default(),
         }
     }
 
     /// Whether its record has no room for that cache.
     pub(super) fn is_left_out(&self, id: &CacheId) -> bool {
-        self.left_out.iter().any(|left_out| **left_out == *id)
+        let left_out = &self.images.left_out;
+        left_out.binary_search_by(|known| (**known).cmp(id)).is_ok()
+    }
+
+    /// The caches that match it, also those that are purged or being deleted.
+    pub(super) fn matching(&self) -> &[Arc<CacheId>] {
+        &self.matching
+    }
+
+    /// Replaces the caches that match it. They are sorted.
+    pub(super) fn set_matching(&mut self, matching: Vec<Arc<CacheId>>) {
+        self.matching = matching;
+        self.outdated = true;
+    }
+
+    /// Notes whether a changed cache matches it. Returns whether the cache matches it, or did before.
+    pub(super) fn note_match(&mut self, id: &Arc<CacheId>, matches: bool) -> bool {
+        let at = self.matching.binary_search(id);
+        match (at, matches) {
+            (Ok(_), true) => {}
+            (Ok(at), false) => drop(self.matching.remove(at)),
+            (Err(at), true) => self.matching.insert(at, Arc::clone(id)),
+            (Err(_), false) => return false,
+        }
+        self.outdated = true;
+        true
     }
 
     /// Whether it can hold images at all.
@@ -366,6 +425,7 @@ impl NodeState {
         pairs.sort_by(|a, b| a.entry.image.cmp(&b.entry.image));
         pairs.dedup_by(|a, b| a.entry.image == b.entry.image);
         pairs.shrink_to_fit();
+        self.has_removals = pairs.iter().any(|pair| pair.entry.removal.is_some());
         self.pairs = pairs;
         self.match_reports();
     }
@@ -464,6 +524,7 @@ impl NodeState {
     /// The record is gone, and the report with it.
     pub(super) fn clear(&mut self) {
         self.pairs.clear();
+        self.has_removals = false;
         self.reported.clear();
         self.failed.clear();
         self.unused_credentials.clear();

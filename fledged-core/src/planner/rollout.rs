@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cache::{CacheState, OrphanPolicy};
+use super::cache::{CacheState, OrphanPolicy, share_of};
 use super::caches::Caches;
 use super::desired::Interner;
 use super::node_state::{ImageState, NodeState, Pair, asks_more};
@@ -46,11 +46,9 @@ pub(super) fn obstacle(
     }
     let mut limits = Vec::new();
     for id in &entry.wanted_by {
-        let holds_slot =
-            |(known, tally): &(Arc<CacheId>, Tally)| **known == *id && tally.in_progress > 0;
         if let Some((id, cache)) = caches.get_key_value(id)
             && !cache.has_slot()
-            && !node.tallies.iter().any(holds_slot)
+            && share_of(&node.tallies, id).is_none_or(|share| share.in_progress == 0)
         {
             limits.push(Arc::clone(id));
         }
@@ -201,7 +199,7 @@ fn orphaned(
         if node.image_state(pair) == ImageState::Removed {
             // Removed images stay until the action ends, so that they are not requested again.
             let listed = |cache: &CacheState| cache.removing_from(node).any(|of| of == image);
-            if !caches.values().any(listed) {
+            if !removing(node, caches).any(|(_, cache)| listed(cache)) {
                 return None;
             }
             // The cache that asked for it may be gone, and another one asks for it still.
@@ -244,6 +242,15 @@ fn continued(order: &RemovalOrder, caches: &Caches) -> Option<RemovalOrder> {
     cause.map(|cause| RemovalOrder { cause, ..order })
 }
 
+/// The caches that are purged on that node, or being deleted with their images.
+fn removing<'a>(
+    node: &'a NodeState,
+    caches: &'a Caches,
+) -> impl Iterator<Item = (&'a Arc<CacheId>, &'a CacheState)> {
+    let removing = node.images.removing.iter();
+    removing.filter_map(|id| Some((id, caches.get(id)?)))
+}
+
 /// The removal of the image by another cache that is purged or deleted.
 fn other_order(
     node: &NodeState,
@@ -260,10 +267,7 @@ fn other_order(
         let mut groups = groups.filter(|group| group.matches(facts));
         groups.any(|group| group.images.contains(image))
     };
-    let mut removing = caches
-        .iter()
-        .filter(|(_, cache)| cache.is_removed_from(facts));
-    let (id, cache) = removing.find(|(_, cache)| lists(cache))?;
+    let (id, cache) = removing(node, caches).find(|(_, cache)| lists(cache))?;
     Some(RemovalOrder::new(
         (**id).clone(),
         cache.removal_cause(),
@@ -359,7 +363,7 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
         }
     }
     if let Some(facts) = &node.facts {
-        for id in node.left_out.iter() {
+        for id in node.images.left_out.iter() {
             let spec = caches.get(id).and_then(|cache| cache.desired_spec());
             let tally = tallies.entry(id).or_default();
             let images = u64::try_from(spec.map_or(0, |spec| image_count(spec, facts)));
@@ -373,10 +377,7 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
                 tally.unreachable += images;
             }
         }
-        let removed = caches
-            .iter()
-            .filter(|(_, cache)| cache.is_removed_from(facts));
-        for (id, cache) in removed {
+        for (id, cache) in removing(node, caches) {
             let tally = tallies.entry(id).or_default();
             tally.unreachable_nodes += u64::from(!reachable);
             if reachable {

@@ -9,13 +9,14 @@ use jiff::Timestamp;
 use super::cache::{CacheState, ECHO_DELAY, has_share, revision_at};
 use super::caches::Caches;
 use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
-use super::desired::{Desired, Interner};
+use super::desired::{Desired, Interner, with_frozen};
 use super::explain::{self, Explanation};
 use super::namespace_limit::{caches_above, listed_images};
 use super::node_state::{NodeState, ReportLimits};
 use super::rollout::{self, NodeProgress, Obstacle, RemovalClock};
 use super::slots::Slots;
 use super::status_update::{finish_action, publish_at, status};
+use super::tally::joined;
 use super::trouble_event;
 use crate::model::{
     Assignment, AssignmentDefaults, CacheId, CountOrPercent, ImageCache, ImageRef, InvalidField,
@@ -285,6 +286,7 @@ impl Planner {
                 if let Some(node) = self.nodes.get_mut(&name) {
                     node.invalidate();
                     node.room = node.room.min(self.config.record_bytes_max) / 2;
+                    node.outdated = true;
                     self.dirty_nodes.insert(name);
                 }
             }
@@ -327,7 +329,13 @@ impl Planner {
         if node.facts.as_ref() == Some(&facts) {
             return;
         }
-        let was_ready = node.facts.as_ref().is_some_and(|facts| facts.ready);
+        let known = node.facts.as_ref();
+        let was_ready = known.is_some_and(|known| known.ready);
+        if known.is_none_or(|known| !known.is_selected_as(&facts)) {
+            let matching = self.caches.iter();
+            let matching = matching.filter(|(_, cache)| cache.matches(Some(&facts)));
+            node.set_matching(matching.map(|(id, _)| Arc::clone(id)).collect());
+        }
         if facts.ready && !was_ready {
             // The time within which it must report starts again.
             node.unresponsive = false;
@@ -344,6 +352,7 @@ impl Planner {
             && node.facts.take().is_some()
         {
             self.slots.node_removed();
+            node.set_matching(Vec::new());
             // Another machine may take the name before the next poll. No earlier write has reached it.
             node.invalidate();
             self.dirty_nodes.insert(name);
@@ -392,20 +401,17 @@ impl Planner {
             Err(invalid) if cache.above_limit => Err(invalid.clone()),
             _ => cache.declared.clone(),
         };
-        if first || returned || cache.spec != spec {
-            self.mark_nodes(&id, &cache);
-            if first {
-                cache.spec = spec;
-            } else {
-                cache.set_spec(spec);
-            }
-            self.mark_nodes(&id, &cache);
+        let edited = first || returned || cache.spec != spec;
+        if first {
+            cache.spec = spec;
+        } else if edited {
+            cache.set_spec(spec);
         }
         let created = first && facts.status.is_none();
         let min_interval = self.config.refresh_min_interval;
         let next_revision = || self.next_revision(now);
         let update = cache.update(&facts, created, next_revision, min_interval, now);
-        if update.affects_nodes {
+        if edited || update.affects_nodes {
             self.mark_nodes(&id, &cache);
         }
         for event in update.events {
@@ -443,7 +449,6 @@ impl Planner {
                 problem.map_or_else(|| cache.declared.clone(), |problem| Err(problem.clone()));
             let above_limit = problem.is_some();
             if cache.spec != spec || cache.above_limit != above_limit {
-                self.mark_nodes(&id, &cache);
                 cache.set_spec(spec);
                 cache.above_limit = above_limit;
                 self.mark_nodes(&id, &cache);
@@ -473,15 +478,15 @@ impl Planner {
         self.last_revision
     }
 
-    /// Plans all nodes that the cache matches or is assigned to, with its new state.
-    fn mark_nodes(&mut self, id: &CacheId, cache: &CacheState) {
+    /// Plans all nodes that the cache matches, matched before or is assigned to, with its new state.
+    fn mark_nodes(&mut self, id: &Arc<CacheId>, cache: &CacheState) {
         self.desired.clear();
-        let concerned = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| cache.concerns(node, id));
-        self.dirty_nodes
-            .extend(concerned.map(|(name, _)| name.clone()));
+        for (name, node) in &mut self.nodes {
+            let matches = cache.matches(node.facts.as_ref());
+            if node.note_match(id, matches) || cache.is_recorded_for(node, id) {
+                self.dirty_nodes.insert(name.clone());
+            }
+        }
     }
 
     fn mark_cache(&mut self, id: &CacheId) {
@@ -658,16 +663,14 @@ impl Planner {
             let Some(mut node) = self.nodes.remove(name) else {
                 continue;
             };
-            let room = node.room.min(self.config.record_bytes_max);
-            let desired = self.desired.images(
-                &node,
-                &self.caches,
-                self.config.defaults,
-                room,
-                &mut self.interner,
-            );
-            node.desired = desired.images;
-            node.left_out = desired.left_out;
+            let (caches, interner) = (&self.caches, &mut self.interner);
+            if std::mem::take(&mut node.outdated) {
+                let room = node.room.min(self.config.record_bytes_max);
+                let defaults = self.config.defaults;
+                node.images = self.desired.images(&node, caches, defaults, room, interner);
+            }
+            let images = Arc::clone(&node.images.images);
+            node.desired = with_frozen(&node, images, caches, interner);
             self.update_totals(name, &mut node, now);
             self.nodes.insert(name.clone(), node);
         }
@@ -794,39 +797,40 @@ impl Planner {
         self.update_report_deadline(name, node, now);
         let old = std::mem::replace(&mut node.tallies, tallies);
         let failing = !node.failed.is_empty();
-        for (id, share) in &old {
-            let unchanged = node.tallies.iter().any(|(k, t)| k == id && t == share);
-            if !unchanged || failing || troubles.contains_key(id) {
+        // Most reports change the shares of a few caches.
+        let quiet = !failing && troubles.is_empty() && !node.has_troubles;
+        node.has_troubles = !troubles.is_empty();
+        for (id, before, after) in joined(&old, &node.tallies) {
+            if quiet && before == after {
+                continue;
+            }
+            if before != after || failing || troubles.contains_key(id) {
                 self.dirty_caches.insert(Arc::clone(id));
+            }
+            // A percentage of more nodes is a greater limit.
+            if before.is_none_or(|before| before.in_progress > 0) {
+                self.freed.insert(Arc::clone(id));
             }
             let Some(cache) = self.caches.get_mut(id) else {
                 continue;
             };
-            cache.totals.subtract(*share);
-            cache.failing.remove(name);
+            if let Some(before) = before {
+                cache.totals.subtract(before);
+            }
             cache.troubles.remove(name);
-            if share.in_progress > 0 {
-                self.freed.insert(Arc::clone(id));
-            }
-        }
-        for (id, share) in &node.tallies {
-            if !has_share(&old, id) {
-                self.dirty_caches.insert(Arc::clone(id));
-                // A percentage of more nodes is a greater limit.
-                self.freed.insert(Arc::clone(id));
-            }
-            let Some(cache) = self.caches.get_mut(id) else {
-                continue;
-            };
-            cache.totals.add(*share);
             if let Some(troubles) = troubles.remove(id) {
                 cache.troubles.set(name, troubles);
             }
-            let before = old.iter().find(|(known, _)| known == id);
-            let before = before.map_or(0, |(_, share)| share.removed);
-            cache.count_removed(share.removed, before);
+            let share = after.unwrap_or_default();
             if share.failed + share.removal_failed + share.failing > 0 {
                 cache.failing.insert(name.clone());
+            } else {
+                cache.failing.remove(name);
+            }
+            if after.is_some() {
+                cache.totals.add(share);
+                let removed = before.map_or(0, |before| before.removed);
+                cache.count_removed(share.removed, removed);
             }
         }
     }

@@ -1,6 +1,11 @@
 //! Counts of images by state, for one node and for a cache. Totals are maintained by adding and
 //! subtracting one node's share.
 
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::model::CacheId;
+
 /// One node's share in a cache, or the sum over all nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
@@ -92,6 +97,30 @@ impl Totals {
     }
 }
 
+/// Two lists of shares, each sorted by cache: every cache with its share in both.
+pub(super) fn joined<'a>(
+    before: &'a [(Arc<CacheId>, Tally)],
+    after: &'a [(Arc<CacheId>, Tally)],
+) -> impl Iterator<Item = (&'a Arc<CacheId>, Option<Tally>, Option<Tally>)> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (before.peek(), after.peek()) {
+            (Some((old, _)), Some((new, _))) if Arc::ptr_eq(old, new) => Ordering::Equal,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        let old = before.next_if(|_| order != Ordering::Greater);
+        let new = after.next_if(|_| order != Ordering::Less);
+        let (id, _) = old.or(new)?;
+        Some((
+            id,
+            old.map(|(_, share)| *share),
+            new.map(|(_, share)| *share),
+        ))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,5 +139,38 @@ mod tests {
         totals.subtract(share);
         totals.subtract(Tally::default());
         assert_eq!(totals, Totals::default());
+    }
+
+    #[test]
+    fn shares_are_joined_by_cache() {
+        let mk_shares = |shares: &[(&str, u64)]| -> Vec<_> {
+            let share = |(name, desired): &(&str, u64)| {
+                let id = Arc::new(CacheId::new("shop", *name, "1"));
+                let desired = *desired;
+                (
+                    id,
+                    Tally {
+                        desired,
+                        ..Tally::default()
+                    },
+                )
+            };
+            shares.iter().map(share).collect()
+        };
+        let before = mk_shares(&[("api", 1), ("jobs", 2), ("web", 3)]);
+        let after = mk_shares(&[("cron", 4), ("jobs", 2), ("web", 5), ("zoo", 6)]);
+        let count = |share: Option<Tally>| share.map(|share| share.desired);
+        let joined = joined(&before, &after);
+        let joined = joined.map(|(id, before, after)| (&*id.name, count(before), count(after)));
+        assert_eq!(
+            joined.collect::<Vec<_>>(),
+            [
+                ("api", Some(1), None),
+                ("cron", None, Some(4)),
+                ("jobs", Some(2), Some(2)),
+                ("web", Some(3), Some(5)),
+                ("zoo", None, Some(6)),
+            ]
+        );
     }
 }

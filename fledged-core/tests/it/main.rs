@@ -22,6 +22,7 @@ mod node_loop_ports;
 mod planner;
 mod planner_events;
 mod planner_explain;
+mod planner_many;
 mod planner_nodes;
 mod planner_properties;
 mod planner_refresh;
