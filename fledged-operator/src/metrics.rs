@@ -215,7 +215,37 @@ struct PerCacheMetrics {
     ready: Family<[(&'static str, String); 2], Gauge>,
     /// Caches without a series, because there are too many.
     left_out: Gauge,
-    series: Arc<Mutex<BTreeMap<CacheId, bool>>>,
+    series: Arc<Mutex<Series>>,
+}
+
+/// Which caches have a series.
+#[derive(Debug, Default)]
+struct Series {
+    caches: BTreeMap<CacheId, bool>,
+    /// The number of those that have one.
+    shown: usize,
+}
+
+impl Series {
+    /// Notes a cache, and whether it has a series from now on.
+    fn insert(&mut self, cache: &CacheId, shown: bool) {
+        let before = self.caches.insert(cache.clone(), shown) == Some(true);
+        self.shown = self.shown + usize::from(shown) - usize::from(before);
+    }
+
+    /// Forgets a cache. Returns whether it had a series.
+    fn remove(&mut self, cache: &CacheId) -> bool {
+        let had_series = self.caches.remove(cache) == Some(true);
+        self.shown -= usize::from(had_series);
+        had_series
+    }
+
+    /// Whether a cache of the same namespace and name is known.
+    fn has_name(&self, cache: &CacheId) -> bool {
+        let first = CacheId::new(&*cache.namespace, &*cache.name, "");
+        let next = self.caches.range(first..).next();
+        next.is_some_and(|(id, _)| id.namespace == cache.namespace && id.name == cache.name)
+    }
 }
 
 impl PerCacheMetrics {
@@ -234,28 +264,24 @@ impl PerCacheMetrics {
             ("name", cache.name.clone()),
         ];
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(ready) = ready else {
-            let had_series = series.remove(cache) == Some(true);
-            // A later cache of the same name may have the series by now.
-            let same = |id: &CacheId| id.namespace == cache.namespace && id.name == cache.name;
-            if had_series && !series.keys().any(same) {
-                self.ready.remove(&labels);
+        match ready {
+            None => {
+                // A later cache of the same name may have the series by now.
+                if series.remove(cache) && !series.has_name(cache) {
+                    self.ready.remove(&labels);
+                }
             }
-            self.count_left_out(&series);
-            return;
-        };
-        let shown = series.values().filter(|shown| **shown).count();
-        let shown = series.get(cache) == Some(&true) || shown < SERIES_MAX;
-        series.insert(cache.clone(), shown);
-        if shown {
-            self.ready.get_or_create(&labels).set(ready.into());
+            Some(ready) => {
+                let has_series = series.caches.get(cache) == Some(&true);
+                let shown = has_series || series.shown < SERIES_MAX;
+                series.insert(cache, shown);
+                if shown {
+                    self.ready.get_or_create(&labels).set(ready.into());
+                }
+            }
         }
-        self.count_left_out(&series);
-    }
-
-    fn count_left_out(&self, series: &BTreeMap<CacheId, bool>) {
-        let left_out = series.values().filter(|shown| !**shown);
-        self.left_out.set(gauge_value(left_out.count()));
+        let left_out = series.caches.len().saturating_sub(series.shown);
+        self.left_out.set(gauge_value(left_out));
     }
 }
 
@@ -455,6 +481,14 @@ mod tests {
         let text = shown(&registry);
         assert_eq!(ready_lines(&text).len(), SERIES_MAX);
         assert!(text.contains("fledged_image_caches_without_series 3"));
+        // A deleted cache makes room for the next change of another one.
+        let last = CacheId::new("shop", format!("web-{}", SERIES_MAX + 2), "1");
+        metrics.set_share(&CacheId::new("shop", "web-7", "1"), None);
+        metrics.set_share(&last, share(true));
+        metrics.set_share(&last, share(false));
+        let text = shown(&registry);
+        assert_eq!(ready_lines(&text).len(), SERIES_MAX);
+        assert!(text.contains("fledged_image_caches_without_series 2"));
     }
 
     #[test]
