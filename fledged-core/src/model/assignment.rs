@@ -23,7 +23,7 @@ pub struct Assignment {
 }
 
 /// Whether an image is to be there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum DesiredState {
     /// It is to be on the node.
@@ -83,7 +83,7 @@ impl RemovalOrder {
 }
 
 /// One image of an assignment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct AssignedImage {
     /// The image.

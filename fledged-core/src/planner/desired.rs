@@ -26,18 +26,39 @@ const RESULTS_MAX: usize = 1_024;
 
 /// Keeps one copy of equal entries and references, which many nodes share.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Interner(BTreeMap<ImageRef, Vec<Arc<AssignedImage>>>);
+pub(super) struct Interner(BTreeMap<ImageRef, Variants>);
+
+/// The entries of one image. Thousands of caches may list it, each for other nodes.
+#[derive(Debug, Clone, Default)]
+struct Variants {
+    entries: BTreeSet<Arc<AssignedImage>>,
+    /// Entries that were in use after the last sweep.
+    used: usize,
+}
+
+/// Entries of an image that are kept before the first sweep.
+const VARIANTS_MIN: usize = 8;
+
+impl Variants {
+    fn sweep(&mut self) {
+        self.entries.retain(|known| Arc::strong_count(known) > 1);
+        self.used = self.entries.len();
+    }
+}
 
 impl Interner {
     /// The shared copy of an entry.
     pub(super) fn entry(&mut self, entry: AssignedImage) -> Arc<AssignedImage> {
         let variants = self.0.entry(entry.image.clone()).or_default();
-        if let Some(known) = variants.iter().find(|known| ***known == entry) {
+        if let Some(known) = variants.entries.get(&entry) {
             return Arc::clone(known);
         }
-        variants.retain(|known| Arc::strong_count(known) > 1);
+        // A sweep looks at every entry, so it waits until there are twice as many.
+        if variants.entries.len() >= VARIANTS_MIN.max(2 * variants.used) {
+            variants.sweep();
+        }
         let entry = Arc::new(entry);
-        variants.push(Arc::clone(&entry));
+        variants.entries.insert(Arc::clone(&entry));
         entry
     }
 
@@ -50,8 +71,8 @@ impl Interner {
     /// Drops what is no longer used.
     pub(super) fn sweep(&mut self) {
         self.0.retain(|_, variants| {
-            variants.retain(|known| Arc::strong_count(known) > 1);
-            !variants.is_empty()
+            variants.sweep();
+            !variants.entries.is_empty()
         });
     }
 }
@@ -245,4 +266,40 @@ pub(super) fn with_frozen(
         }
     }
     extended.map_or(images, Arc::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_entry(revision: u64) -> AssignedImage {
+        AssignedImage::present("app:1".parse().unwrap()).with_revision(revision)
+    }
+
+    #[test]
+    fn equal_entries_share_one_copy() {
+        let mut interner = Interner::default();
+        let first = interner.entry(mk_entry(1));
+        let other = interner.entry(mk_entry(2));
+        let again = interner.entry(mk_entry(1));
+        assert!(Arc::ptr_eq(&first, &again) && !Arc::ptr_eq(&first, &other));
+    }
+
+    #[test]
+    fn unused_entries_are_dropped_before_there_are_many() {
+        let mut interner = Interner::default();
+        let used: Vec<_> = (0..100).map(|n| interner.entry(mk_entry(n))).collect();
+        for revision in 100..10_000 {
+            interner.entry(mk_entry(revision));
+        }
+        let kept =
+            |interner: &Interner| interner.0.values().map(|v| v.entries.len()).sum::<usize>();
+        assert!(kept(&interner) <= 2 * used.len(), "{}", kept(&interner));
+        assert!(Arc::ptr_eq(&used[7], &interner.entry(mk_entry(7))));
+        interner.sweep();
+        assert_eq!(kept(&interner), used.len());
+        drop(used);
+        interner.sweep();
+        assert_eq!(kept(&interner), 0);
+    }
 }
