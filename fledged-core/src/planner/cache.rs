@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cluster_event::{Annotation, CacheEvent, CacheFacts, ClusterCommand};
+use super::namespace_limit::listed_images;
 use super::node_state::{NodeState, Pair};
 use super::status::{ActionReason, ActionStatus, CacheStatus, LastActions, RemovedCounts};
 use super::tally::{Tally, Totals};
@@ -261,6 +262,13 @@ impl CacheState {
         let named = named.filter(|(field, _)| field.starts_with("spec"));
         let (field, problem) = named.unwrap_or(("spec", problem));
         refused.then(|| InvalidSpec::new([InvalidField::new(field, "", problem)]))
+    }
+
+    /// What counts for the limit of its namespace: its images, and its place in the order of creation. `None` if it does
+    /// not count.
+    pub(super) fn counted_images(&self) -> Option<(usize, Option<Timestamp>)> {
+        let images = self.declared.as_ref().map_or(0, |spec| listed_images(spec));
+        (!self.deleting && !self.gone).then_some((images, self.created_at))
     }
 
     /// Begins the action of a cache that exceeds the limit of its namespace now, or fits again.

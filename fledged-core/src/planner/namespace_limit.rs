@@ -19,16 +19,12 @@ pub(super) fn caches_above(
     most: usize,
 ) -> BTreeMap<Arc<CacheId>, InvalidSpec> {
     let counted = caches.of_namespace(namespace);
-    let counted = counted.filter(|(_, cache)| !cache.deleting && !cache.gone);
+    let counted = counted.filter_map(|(id, cache)| Some((cache.counted_images()?, id)));
     let mut counted: Vec<_> = counted.collect();
-    counted.sort_by_key(|(id, cache)| (cache.created_at, *id));
+    counted.sort_by_key(|((_, created_at), id)| (*created_at, *id));
     let mut used: usize = 0;
     let mut above = BTreeMap::new();
-    for (id, cache) in counted {
-        let images = cache
-            .declared
-            .as_ref()
-            .map_or(0, |spec| listed_images(spec));
+    for ((images, _), id) in counted {
         if used.saturating_add(images) <= most {
             used += images;
             continue;

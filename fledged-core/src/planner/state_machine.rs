@@ -392,6 +392,7 @@ impl Planner {
         let first = known.is_none();
         let new = || (Arc::new(facts.id.clone()), CacheState::new(&facts, now));
         let (id, mut cache) = known.unwrap_or_else(new);
+        let counted = (!first).then(|| cache.counted_images());
         self.last_revision = self.last_revision.max(cache.revision);
         cache.longest_deadline = self.config.defaults.longest_deadline();
         let returned = std::mem::take(&mut cache.gone);
@@ -423,8 +424,11 @@ impl Planner {
         cache.recorded = facts.status;
         cache.reset_foreign_status(now);
         self.dirty_caches.insert(Arc::clone(&id));
+        let recounted = counted != Some(cache.counted_images());
         self.caches.insert(Arc::clone(&id), cache);
-        self.limit_images(&id.namespace, now);
+        if recounted {
+            self.limit_images(&id.namespace, now);
+        }
     }
 
     /// Applies the limit of images of a namespace after a change of one of its caches.
