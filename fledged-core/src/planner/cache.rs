@@ -235,6 +235,12 @@ impl CacheState {
         groups.any(|group| group.selects(facts) && group.images.contains(image))
     }
 
+    /// Whether it has not had too many events.
+    pub(super) fn may_record_event(&self, now: Timestamp) -> bool {
+        let full_at = self.events_full_at.max(now);
+        between(now, full_at) < EVENT_INTERVAL.saturating_mul(EVENT_BURST)
+    }
+
     /// The command that records an event, unless the cache had too many.
     pub(super) fn event(
         &mut self,
@@ -242,11 +248,10 @@ impl CacheState {
         event: CacheEvent,
         now: Timestamp,
     ) -> Option<ClusterCommand> {
-        let from = self.events_full_at.max(now);
-        if between(now, from) >= EVENT_INTERVAL.saturating_mul(EVENT_BURST) {
+        if !self.may_record_event(now) {
             return None;
         }
-        self.events_full_at = after(from, EVENT_INTERVAL);
+        self.events_full_at = after(self.events_full_at.max(now), EVENT_INTERVAL);
         let cache = id.clone();
         Some(ClusterCommand::RecordEvent { cache, event })
     }

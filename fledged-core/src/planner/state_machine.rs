@@ -955,6 +955,10 @@ fn announce_troubles(
     let sum = cache.totals.sum;
     let settled = sum.pulling + sum.verifying + sum.removing == 0;
     cache.troubles.forget_ended(settled);
+    // A trouble that is not announced is counted over all nodes each time.
+    if !cache.may_record_event(now) {
+        return;
+    }
     for (trouble, event) in trouble_event::begun(id, cache, nodes) {
         if let Some(command) = cache.event(id, event, now) {
             cache.troubles.set_announced(trouble);
