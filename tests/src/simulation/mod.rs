@@ -10,6 +10,7 @@
 mod call;
 mod clock;
 mod faults;
+mod idle;
 mod ledger;
 mod machine;
 mod moves;
@@ -21,6 +22,7 @@ mod trace;
 mod world;
 
 pub use faults::{KillPoint, WatchEnd, Weather};
+pub use idle::{IdleCluster, IdleOutcome, run_idle};
 pub use ledger::Violation;
 pub use moves::{CacheName, Move, Scenario, Setup, Target, TimedMove};
 pub use run::{CONVERGENCE, CONVERGENCE_AFTER_REFRESH, Outcome, run};

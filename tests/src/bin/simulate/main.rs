@@ -3,6 +3,7 @@
 //! ```console
 //! cargo run -p fledged-tests --bin simulate -- --seeds 200
 //! cargo run -p fledged-tests --bin simulate -- --seed 42 --moves 0,3,8 --trace
+//! cargo run -p fledged-tests --bin simulate -- --idle-hours 24
 //! ```
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use fledged_tests::simulation::{Outcome, Scenario, run, shrink};
+use fledged_tests::simulation::{IdleCluster, Outcome, Scenario, run, run_idle, shrink};
 
 /// Simulates the real controller and agents on an API server in the process, on virtual time.
 #[derive(Parser)]
@@ -44,14 +45,49 @@ struct Args {
     /// Continues after a seed that fails.
     #[arg(long)]
     keep_going: bool,
+    /// Simulates idle clusters for so many hours in place of seeds, and counts what is written.
+    #[arg(long, value_name = "HOURS", conflicts_with_all = ["seeds", "first", "seed"])]
+    idle_hours: Option<u32>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match args.seed {
-        Some(seed) => one(seed, &args),
-        None => many(&args),
+    match (args.idle_hours, args.seed) {
+        (Some(hours), _) => idle(hours),
+        (None, Some(seed)) => one(seed, &args),
+        (None, None) => many(&args),
     }
+}
+
+/// Simulates idle clusters and prints what they write.
+fn idle(hours: u32) -> ExitCode {
+    let quiet = IdleCluster::new(Duration::from_secs(3600) * hours);
+    let clusters = [
+        ("mutable tags, no refreshes", quiet),
+        ("refreshes, no mutable tags", quiet.with_refreshes(false)),
+        ("mutable tags and refreshes", quiet.with_refreshes(true)),
+    ];
+    let mut code = ExitCode::SUCCESS;
+    for (name, cluster) in clusters {
+        let began = Instant::now();
+        let outcome = run_idle(&cluster, false);
+        let writes: u64 = outcome.writes.values().sum();
+        println!(
+            "{name}: {} nodes, {hours} simulated hours, {} steps in {:.1} s: {writes} writes but the Lease, at most {}",
+            cluster.nodes,
+            outcome.steps,
+            began.elapsed().as_secs_f64(),
+            outcome.allowed,
+        );
+        for (resource, count) in &outcome.writes {
+            println!("  {count:>9}  {resource}");
+        }
+        for violation in &outcome.violations {
+            println!("BROKEN: {}: {}", violation.invariant, violation.found);
+            code = ExitCode::FAILURE;
+        }
+    }
+    code
 }
 
 /// Simulates one seed and prints its moves and its end.
