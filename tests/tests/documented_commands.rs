@@ -137,6 +137,16 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes, after an optimised build; bench_scale.rs runs a short one",
     ),
     (
+        "cargo run --release -p fledged-tests --bin bench-scale -- --load flap",
+        Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
+        "minutes, after an optimised build; bench_scale.rs runs short loads",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-scale -- --load all -o json",
+        Run::Help(env!("CARGO_BIN_EXE_bench-scale")),
+        "minutes, after an optimised build; bench_scale.rs runs short loads",
+    ),
+    (
         "cargo test -p fledged-core --all-features --test it exhaustive:: -- --nocapture",
         Run::ByTest(
             "fledged-core/tests/it/exhaustive/mod.rs",

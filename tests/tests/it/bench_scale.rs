@@ -96,12 +96,56 @@ fn one_job_pulls_all_images_of_a_node() {
     assert_eq!(report["warnings"], serde_json::json!([]));
 }
 
+/// Every load on a few nodes. A load fails by itself if it writes more than its limit.
+#[test]
+fn loads_stay_within_their_limits() {
+    let (ok, stdout, stderr) = run(&[
+        "--load=storm,caches,wide",
+        "--nodes=3",
+        "--images=2",
+        "--caches=12",
+        "--everywhere=2",
+        "--pull=20ms",
+        "--lasting=2s",
+        "--flap-period=2s",
+        "--edits=20",
+        "-o=json",
+    ]);
+    assert!(ok, "{stderr}");
+    let reports = serde_json::Deserializer::from_str(&stdout).into_iter::<Value>();
+    let reports: Vec<Value> = reports.map(Result::unwrap).collect();
+    let phases = |report: &Value| report["phases"].as_array().unwrap().clone();
+    let [storm, caches, wide] = &reports[..] else {
+        panic!("{stdout}");
+    };
+    assert_eq!([caches, wide].map(|load| phases(load).len()), [4, 3]);
+    for report in &reports {
+        assert_eq!(report["warnings"], serde_json::json!([]));
+        for phase in phases(report) {
+            let bounds = phase["bounds"].as_array().unwrap().iter();
+            for bound in bounds {
+                assert!(count(bound, "written") <= count(bound, "most"), "{phase:#}");
+            }
+        }
+    }
+    let edits = &phases(storm)[1];
+    assert!(edits["figures"]["editToOrderP99"].as_f64() > Some(0.0));
+    assert!(count(&edits["latency"], "plans") > 0, "{edits:#}");
+    // Twelve caches, of which two are for three nodes and one for the agent that is a process.
+    let created = &phases(caches)[0];
+    assert!(created["recordWrites"].as_u64() >= Some(4), "{created:#}");
+    assert!(requests(created, "APPLY", "imagecaches/status").is_some());
+}
+
 #[test]
 fn invalid_arguments_are_refused() {
     for (args, wanted) in [
         (&["--nodes=0"][..], "--nodes"),
         (&["--pull=soon"][..], "soon"),
         (&["--only=lunch"][..], "lunch"),
+        (&["--load=lunch"][..], "lunch"),
+        (&["--load=flap", "--only=join"][..], "--only"),
+        (&["--caches=3"][..], "--load"),
         (&["--embedded", "--kubeconfig=x"][..], "--kubeconfig"),
     ] {
         let (ok, _, stderr) = run(args);

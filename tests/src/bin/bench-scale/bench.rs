@@ -13,6 +13,7 @@ use kube::runtime::wait::{Condition, await_condition};
 
 use crate::args::Args;
 use crate::client::metered;
+use crate::controller_metrics::ControllerMetrics;
 use crate::meter::Meter;
 use crate::server::{self, Server};
 
@@ -20,6 +21,9 @@ use crate::server::{self, Server};
 pub(crate) const AT_ONCE: usize = 16;
 /// Time limit of each step, in addition to the pulls.
 const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// The label by which a cache selects one node.
+pub(crate) const NODE_LABEL: &str = "fledged-bench-node";
 
 /// The running system.
 pub(crate) struct Bench {
@@ -39,7 +43,7 @@ pub(crate) struct Bench {
     pub(crate) own_client: kube::Client,
     pub(crate) images: Vec<String>,
     /// Address of the controller's metrics.
-    pub(crate) controller_metrics: String,
+    pub(crate) controller_address: String,
     controller_args: Vec<String>,
     /// Time limit of each step, including the pulls.
     patience: Duration,
@@ -76,12 +80,11 @@ impl Bench {
         };
         let cluster = cluster.with_client(own_client.clone());
         let world = World::on(cluster, options).with_agents_client(agents_client);
-        let images: Vec<String> = (0..args.images.get()).map(image).collect();
+        let images: Vec<String> = (0..args.images()).map(image).collect();
         let names: Vec<&str> = images.iter().map(String::as_str).collect();
         world.publish(&names);
-        let names = (0..args.nodes.get()).map(|n| format!("node-{n:05}"));
-        let nodes: Vec<TestNode> = stream::iter(names)
-            .map(async |name| node(&world, &name).await)
+        let nodes: Vec<TestNode> = stream::iter(0..args.nodes())
+            .map(async |number| node(&world, number).await)
             .buffered(AT_ONCE)
             .collect()
             .await;
@@ -90,12 +93,12 @@ impl Bench {
             Way::Jobs => None,
         };
         let port = free_port()?;
-        let controller_metrics = format!("127.0.0.1:{port}");
+        let controller_address = format!("127.0.0.1:{port}");
         let mut controller_args = vec![
             "controller".to_owned(),
             format!("--node-driver={}", way.node_driver()),
             "--stderrthreshold=WARNING".to_owned(),
-            format!("--metrics-bind-address={controller_metrics}"),
+            format!("--metrics-bind-address={controller_address}"),
             "--health-probe-bind-address=0".to_owned(),
             "--image-cache-refresh-frequency=0s".to_owned(),
             format!("--max-concurrent-nodes={}", args.max_concurrent_nodes),
@@ -117,9 +120,9 @@ impl Bench {
             nodes,
             joined: Mutex::default(),
             controller: Mutex::new(controller),
-            controller_metrics,
+            controller_address,
             controller_args,
-            patience: PATIENCE + Duration::from_secs_f64(args.pulls_alone(args.images.get())),
+            patience: PATIENCE + Duration::from_secs_f64(args.pulls_alone(args.images())),
             agent,
             _embedded: embedded,
         };
@@ -196,6 +199,36 @@ impl Bench {
         })
         .await
         .map(drop)
+    }
+
+    /// Waits until the controller counts so many caches as succeeded and no other, and no image is missing.
+    pub(crate) async fn all_succeed(&self, caches: usize) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            let seen = self.controller_metrics().await?;
+            let all = usize::try_from(seen.succeeded).is_ok_and(|succeeded| succeeded >= caches);
+            if all && seen.others + seen.lacking == 0 {
+                return Ok(());
+            }
+            if began.elapsed() > self.patience {
+                let patience = self.patience;
+                return Err(format!(
+                    "waited {patience:?} for {caches} caches; seen: {seen:?}"
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Reads the controller's own metrics.
+    pub(crate) async fn controller_metrics(&self) -> Result<ControllerMetrics, String> {
+        let address = self.controller_address.clone();
+        let read = tokio::task::spawn_blocking(move || ControllerMetrics::read(&address));
+        let read = read.await.map_err(|error| error.to_string())?;
+        read.map_err(|error| {
+            let log = lock(&self.controller).stderr();
+            format!("{error}; its log:\n{log}")
+        })
     }
 
     /// Watches a cache until its status is for the newest generation and satisfies a condition.
@@ -310,9 +343,11 @@ impl AgentProcess {
     }
 }
 
-/// A Ready node with an agent and the full status that a kubelet writes.
-async fn node(world: &World, name: &str) -> TestNode {
-    let mut node = world.unresponsive_node(name, &[]).await;
+/// A Ready node with an agent and the full status that a kubelet writes. Its label is its number.
+async fn node(world: &World, number: usize) -> TestNode {
+    let name = format!("node-{number:05}");
+    let labels = [(NODE_LABEL, &*number.to_string())];
+    let mut node = world.unresponsive_node(&name, &labels).await;
     node.object.describe().await;
     node.start_agent();
     node.object.set_ready(true).await;

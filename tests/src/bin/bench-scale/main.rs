@@ -5,6 +5,8 @@
 mod args;
 mod bench;
 mod client;
+mod controller_metrics;
+mod loads;
 mod meter;
 mod meter_body;
 mod phase;
@@ -21,6 +23,7 @@ use clap::Parser;
 use fledged_core::tokio::ShutdownSignal;
 
 use crate::args::{Args, Format};
+use crate::report::Report;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -44,10 +47,26 @@ async fn measure(args: &Args) -> Result<(), String> {
     }
     let mut shutdown = ShutdownSignal::listen().map_err(|error| error.to_string())?;
     // A signal also drops the bench, which stops all processes.
-    let report = tokio::select! {
-        report = phases::run(args) => report?,
-        number = shutdown.recv() => return Err(format!("ended by signal {number}")),
-    };
+    tokio::select! {
+        result = reports(args) => result,
+        number = shutdown.recv() => Err(format!("ended by signal {number}")),
+    }
+}
+
+/// Prints a report of the phases, or of each load.
+async fn reports(args: &Args) -> Result<(), String> {
+    let loads = args.loads();
+    if loads.is_empty() {
+        return print(args, &phases::run(args).await?);
+    }
+    for (load, args) in loads {
+        eprintln!("bench-scale: load {load:?}");
+        print(&args, &loads::run(load, &args).await?)?;
+    }
+    Ok(())
+}
+
+fn print(args: &Args, report: &Report) -> Result<(), String> {
     match args.output {
         Format::Table => println!("{report}"),
         Format::Json => println!("{}", report.json()?),

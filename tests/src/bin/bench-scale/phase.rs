@@ -1,22 +1,28 @@
 //! Measures one phase: time, requests, CPU time and memory.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use fledged_tests::http;
-use hyper::Method;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use crate::bench::Bench;
+use crate::controller_metrics::{ControllerMetrics, Latency};
 use crate::meter::Kind;
 use crate::process::{Usage, usage};
 use crate::snapshot::{ServerUsage, Snapshot};
 
 /// Interval and largest number of checks for the end of writes.
 const LOOK: Duration = Duration::from_millis(500);
-const LOOKS: usize = 20;
+const LOOKS: usize = 40;
+/// Checks in a row without a write: an agent reports a removal up to a second later.
+const QUIET_LOOKS: usize = 5;
+/// Interval of looks at the queue of the controller.
+const QUEUE_LOOK: Duration = Duration::from_millis(200);
 
 /// The measurements of one phase. Times are in seconds, sizes in bytes.
 #[derive(Debug, Serialize)]
@@ -44,6 +50,12 @@ pub(crate) struct Phase {
     /// Writes to the API server's store.
     pub(crate) revisions: u64,
     pub(crate) controller: Usage,
+    /// How long events waited for the controller's plan.
+    pub(crate) latency: Latency,
+    /// The most writes of the controller that waited at one time.
+    pub(crate) most_waiting: u64,
+    /// Limits of writes, which were kept.
+    pub(crate) bounds: Vec<Bound>,
     pub(crate) server: ServerUsage,
     /// CPU time of this program: all agents but one, the stand-in kubelets and the user's requests.
     pub(crate) agents_cpu: f64,
@@ -70,6 +82,55 @@ pub(crate) struct Requests {
     pub(crate) is_write: bool,
 }
 
+/// The most writes of controller and agents to a resource in a phase.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Bound {
+    resource: &'static str,
+    most: u64,
+    /// The number of writes.
+    pub(crate) written: u64,
+}
+
+impl Bound {
+    /// At most so many writes to a resource and its status.
+    pub(crate) fn most(resource: &'static str, most: u64) -> Self {
+        Self {
+            resource,
+            most,
+            written: 0,
+        }
+    }
+
+    /// No write.
+    pub(crate) fn none(resource: &'static str) -> Self {
+        Self::most(resource, 0)
+    }
+
+    /// Counts the writes; an error if there are more.
+    fn checked(mut self, phase: &str, requests: &[Requests]) -> Result<Self, String> {
+        let writes = requests.iter().filter(|request| {
+            let rest = request.resource.strip_prefix(self.resource);
+            request.is_write && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        self.written = writes.map(|writes| writes.controller + writes.agents).sum();
+        match self.written <= self.most {
+            true => Ok(self),
+            false => Err(format!("{phase}: more than expected: {self}")),
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            resource,
+            most,
+            written,
+        } = self;
+        write!(f, "{written} writes of {resource}, at most {most}")
+    }
+}
+
 /// The result of one phase.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -77,6 +138,7 @@ pub(crate) struct Outcome {
     pub(crate) done: Option<Instant>,
     pub(crate) nodes: Option<usize>,
     pub(crate) figures: BTreeMap<&'static str, f64>,
+    pub(crate) bounds: Vec<Bound>,
 }
 
 /// The resource that controller and agents write.
@@ -88,7 +150,7 @@ struct Moment {
     agents: BTreeMap<Kind, u64>,
     own: BTreeMap<Kind, u64>,
     agents_received: u64,
-    controller_writes: u64,
+    metrics: ControllerMetrics,
     controller_id: u32,
     controller: Usage,
     process: Usage,
@@ -102,7 +164,7 @@ impl Moment {
             agents: bench.agents.requests(),
             own: bench.own.requests(),
             agents_received: bench.agents.received(),
-            controller_writes: controller_writes(bench).await?,
+            metrics: bench.controller_metrics().await?,
             controller_id: bench.controller_id(),
             controller: usage(bench.controller_id())?,
             process: usage(std::process::id())?,
@@ -121,13 +183,15 @@ impl Moment {
 /// Waits until writes end, because some follow the final status. Returns the figures at that moment.
 async fn quiet(bench: &Bench) -> Result<Moment, String> {
     let mut seen = Moment::of(bench).await?;
+    let mut quiet = 0;
     for _ in 0..LOOKS {
         tokio::time::sleep(LOOK).await;
         let next = Moment::of(bench).await?;
-        let is_quiet = next.controller_writes == seen.controller_writes
+        let is_quiet = next.metrics.writes == seen.metrics.writes
             && next.record_writes() == seen.record_writes();
         seen = next;
-        if is_quiet {
+        quiet = if is_quiet { quiet + 1 } else { 0 };
+        if quiet == QUIET_LOOKS {
             break;
         }
     }
@@ -145,15 +209,19 @@ where
 {
     eprintln!("bench-scale: {name}");
     let before = quiet(bench).await?;
+    let queue = QueueWatch::start(&bench.controller_address);
     let outcome = act(bench).await?;
     let seconds = before.at.elapsed().as_secs_f64();
     let after = quiet(bench).await?;
     let requests = requests(&before, &after);
     // A new controller process starts its counters at 0.
-    let (controller_writes, controller_cpu) = match before.controller_id == after.controller_id {
-        true => (before.controller_writes, before.controller.cpu),
-        false => (0, 0.0),
+    let (metrics, controller_cpu) = match before.controller_id == after.controller_id {
+        true => (before.metrics, before.controller.cpu),
+        false => (ControllerMetrics::default(), 0.0),
     };
+    let bounds = outcome.bounds.into_iter();
+    let bounds = bounds.map(|bound| bound.checked(name, &requests));
+    let bounds = bounds.collect::<Result<_, _>>()?;
     let is_record = |r: &&Requests| r.is_write && r.resource.starts_with(RECORDS);
     let records = requests.iter().filter(is_record);
     let done = outcome
@@ -167,7 +235,10 @@ where
         done,
         record_writes: records.map(|r| r.controller + r.agents).sum(),
         requests,
-        controller_writes: after.controller_writes.saturating_sub(controller_writes),
+        controller_writes: after.metrics.writes.saturating_sub(metrics.writes),
+        latency: after.metrics.latency_since(&metrics),
+        most_waiting: queue.end(),
+        bounds,
         sent: after.server.body_bytes - before.server.body_bytes,
         agents_received: after.agents_received.saturating_sub(before.agents_received),
         revisions: after.server.revision.saturating_sub(before.server.revision),
@@ -210,21 +281,38 @@ fn requests(before: &Moment, after: &Moment) -> Vec<Requests> {
     all.filter(|requests| requests.all > 0).collect()
 }
 
-/// Reads the controller's count of writes, which starts at 0 in a new process.
-async fn controller_writes(bench: &Bench) -> Result<u64, String> {
-    let address = &bench.controller_metrics;
-    let answer = tokio::task::block_in_place(|| {
-        http::send(address, Method::GET, "/metrics", &[], None, Bytes::new())
-    });
-    let answer = answer.map_err(|error| format!("the controller's metrics: {error}"))?;
-    let text = String::from_utf8_lossy(&answer.body);
-    let samples = crate::prometheus::samples(&text);
-    let writes = samples.filter(|sample| sample.name == "fledged_api_writes_total");
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count"
-    )]
-    let sum = writes.map(|sample| sample.value).sum::<f64>() as u64;
-    Ok(sum)
+/// Watches the queue of the controller. Dropping it ends that.
+struct QueueWatch {
+    most: Arc<AtomicU64>,
+    watching: JoinHandle<()>,
+}
+
+impl QueueWatch {
+    fn start(address: &str) -> Self {
+        let most = Arc::new(AtomicU64::new(0));
+        let (seen, address) = (Arc::clone(&most), address.to_owned());
+        let watching = tokio::spawn(async move {
+            loop {
+                let address = address.clone();
+                let read = move || ControllerMetrics::read(&address);
+                // While the controller restarts, there is nothing to read.
+                if let Ok(Ok(metrics)) = tokio::task::spawn_blocking(read).await {
+                    seen.fetch_max(metrics.waiting, Ordering::Relaxed);
+                }
+                tokio::time::sleep(QUEUE_LOOK).await;
+            }
+        });
+        Self { most, watching }
+    }
+
+    /// The most writes that waited at one time.
+    fn end(self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for QueueWatch {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
 }

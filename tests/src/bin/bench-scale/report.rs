@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::args::Args;
 use crate::bench::Bench;
+use crate::controller_metrics::Latency;
 use crate::phase::{Phase, Requests};
 
 /// Largest number of warnings in the table.
@@ -18,6 +19,7 @@ pub(crate) struct Report {
     server: String,
     cores: usize,
     nodes: usize,
+    caches: usize,
     images: usize,
     parallelism: usize,
     /// Seconds.
@@ -35,8 +37,9 @@ impl Report {
         Self {
             server: bench.server.clone(),
             cores: std::thread::available_parallelism().map_or(1, Into::into),
-            nodes: args.nodes.get(),
-            images: args.images.get(),
+            nodes: args.nodes(),
+            caches: args.caches(),
+            images: args.images(),
             parallelism: args.parallelism.get(),
             pull: args.pull.as_secs_f64(),
             max_concurrent_nodes: args.max_concurrent_nodes.to_string(),
@@ -75,8 +78,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} nodes, {} images, pulls of {} s, {} at once; NodeImageCache of {} bytes; {} cores\nAPI server: {}\n",
+            "{} nodes, {} caches of {} images, pulls of {} s, {} at once; NodeImageCache of {} bytes; {} cores\nAPI server: {}\n",
             self.nodes,
+            self.caches,
             self.images,
             self.pull,
             self.parallelism,
@@ -156,8 +160,28 @@ impl Phase {
                 self.seconds
             )?;
         }
+        let Latency {
+            plans,
+            p50,
+            p99,
+            max,
+        } = self.latency;
+        writeln!(
+            f,
+            "  controller {:.1} MiB peak RSS; {plans} plans, from event to plan at most {} in the median, {} p99, {} max; \
+             at most {} writes waited",
+            mebibytes(self.controller.peak_rss),
+            milliseconds(p50),
+            milliseconds(p99),
+            milliseconds(max),
+            self.most_waiting,
+        )?;
+        for bound in &self.bounds {
+            writeln!(f, "  {bound}")?;
+        }
         for (name, value) in &self.figures {
             let unit = match () {
+                () if name.starts_with("perSecond") => format!("{value:.1}"),
                 () if name.ends_with("Rss") => format!("{:.1} MiB", value / f64::from(1 << 20)),
                 () if name.ends_with("Percent") => format!("{value:.2} %"),
                 () if name.starts_with("requests") => format!("{value}"),
@@ -198,6 +222,13 @@ impl Requests {
             self.agents,
             self.bench
         )
+    }
+}
+
+fn milliseconds(seconds: f64) -> String {
+    match seconds.is_finite() {
+        true => format!("{} ms", seconds * 1e3),
+        false => "more than 10 s".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The phases, in order.
 
 mod changes;
-mod quiet;
+pub(crate) mod quiet;
 mod rollout;
 
 use crate::args::{Args, PhaseName};
@@ -9,14 +9,16 @@ use crate::bench::Bench;
 use crate::phase::{Phase, measured};
 use crate::report::Report;
 
+pub(crate) use rollout::record_bytes;
+
 /// The cache of most phases.
-const CACHE: &str = "bench";
+pub(crate) const CACHE: &str = "bench";
 
 /// Measures the rollout and the selected phases.
 pub(crate) async fn run(args: &Args) -> Result<Report, String> {
     let bench = Bench::start(args).await?;
-    let mut phases = vec![measured("rollout", &bench, |b| rollout::rollout(b, args)).await?];
-    let record_bytes = rollout::record_bytes(&bench).await?;
+    let mut phases = vec![rollout_phase(&bench, args).await?];
+    let record_bytes = record_bytes(&bench).await?;
     // In an order in which each phase leaves the cluster in the state that the next one needs.
     for name in [
         PhaseName::Join,
@@ -36,6 +38,11 @@ pub(crate) async fn run(args: &Args) -> Result<Report, String> {
     Ok(Report::new(&bench, args, record_bytes, phases))
 }
 
+/// Measures the rollout of the cache to all nodes.
+pub(crate) async fn rollout_phase(bench: &Bench, args: &Args) -> Result<Phase, String> {
+    measured("rollout", bench, |b| rollout::rollout(b, args)).await
+}
+
 async fn measure(name: PhaseName, bench: &Bench, args: &Args) -> Result<Phase, String> {
     match name {
         PhaseName::Join => {
@@ -46,7 +53,7 @@ async fn measure(name: PhaseName, bench: &Bench, args: &Args) -> Result<Phase, S
         PhaseName::One => measured("a cache for one node", bench, |b| changes::one(b, args)).await,
         PhaseName::Refresh => measured("refresh", bench, changes::refresh).await,
         PhaseName::Reconnect => measured("all watches cut", bench, quiet::reconnect).await,
-        PhaseName::Idle => measured("idle", bench, |b| quiet::idle(b, args)).await,
+        PhaseName::Idle => measured("idle", bench, |b| quiet::idle(b, args.idle)).await,
         PhaseName::Restart => measured("controller killed", bench, quiet::restart).await,
         PhaseName::Purge => measured("purge", bench, changes::purge).await,
         PhaseName::Troubled => {

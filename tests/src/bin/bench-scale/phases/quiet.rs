@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use crate::args::Args;
 use crate::bench::Bench;
 use crate::phase::Outcome;
 use crate::process::{Usage, usage};
@@ -15,7 +14,7 @@ const NODE_STATUS: Duration = Duration::from_secs(300);
 const BACK: Duration = Duration::from_secs(180);
 
 /// Measures an idle cluster, in which only kubelets write (heartbeats).
-pub(super) async fn idle(bench: &Bench, args: &Args) -> Result<Outcome, String> {
+pub(crate) async fn idle(bench: &Bench, lasting: Duration) -> Result<Outcome, String> {
     let agent = bench.agent.as_ref().map(|agent| agent.running.id());
     let before = agent.map(usage).transpose()?;
     let nodes = u32::try_from(bench.nodes.len()).map_err(|error| error.to_string())?;
@@ -23,7 +22,7 @@ pub(super) async fn idle(bench: &Bench, args: &Args) -> Result<Outcome, String> 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let began = Instant::now();
     for node in bench.nodes.iter().cycle() {
-        let left = args.idle.saturating_sub(began.elapsed());
+        let left = lasting.saturating_sub(began.elapsed());
         let ticked = tokio::time::timeout(left, ticks.tick()).await;
         if ticked.is_err() || left.is_zero() {
             break;

@@ -70,7 +70,7 @@ pub(super) async fn register_troubled(bench: &Bench, args: &Args) {
 }
 
 /// Returns the size of one NodeImageCache with its status, as sent by an API server.
-pub(super) async fn record_bytes(bench: &Bench) -> Result<usize, String> {
+pub(crate) async fn record_bytes(bench: &Bench) -> Result<usize, String> {
     let node = bench.nodes.first().ok_or("there is no node")?;
     let record = bench.world.records().get(node.name()).await;
     let record = record.map_err(|e| format!("the record of {}: {e}", node.name()))?;
