@@ -326,7 +326,15 @@ impl<'a> Step<'a> {
         let at = at.unwrap_or(self.now);
         known.settled = true;
         known.reported = true;
-        let outcomes = match RemovalOutcomes::parse(message) {
+        let outcomes = RemovalOutcomes::parse(message).and_then(|outcomes| {
+            let mut places = 0..job.removes().len();
+            // A program that processes nothing would be started again and again, without a delay.
+            match places.any(|place| outcomes.get(place).is_some()) {
+                true => Ok(outcomes),
+                false => Err("it has no result for any image".to_owned()),
+            }
+        });
+        let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
             Err(problem) => {
                 let name = &job.key.name;

@@ -975,6 +975,22 @@ fn unprocessed_images_are_in_the_next_removal_job() {
 }
 
 #[test]
+fn a_removal_job_without_any_result_is_retried_with_delays() {
+    for message in ["", "{}", r#"{"removed":[7]}"#, "killed"] {
+        let mut node = Node::new([mk_absent(APP), mk_absent(DB)]);
+        node.view = mk_node(0, &[&[APP], &[DB]]);
+        node.step(0);
+        node.pod("Succeeded", &[(REMOVE, removed(5, message))]);
+        let plan = node.step(6);
+        assert_eq!(removals(&plan), [] as [Vec<String>; 0], "{message}");
+        let app = report(&plan, APP);
+        assert_eq!(app.phase, ImagePhase::BackingOff, "{message}");
+        assert!(app.message.unwrap().contains("can't be read"), "{message}");
+        assert_eq!(removals(&node.step(20)), [[APP, DB]], "{message}");
+    }
+}
+
+#[test]
 fn a_removal_job_with_an_old_socket_is_replaced() {
     let mut options = mk_options();
     options.socket = Some("/run/wrong.sock".to_owned());
