@@ -20,6 +20,7 @@ use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::request::Request;
 use kube::{Api, Client, Resource};
 use serde_json::Value;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -290,42 +291,53 @@ fn unnamed_account(options: &JobOptions, plan: &PullPlan) -> Option<ObjectName> 
 #[derive(Debug)]
 struct Pace {
     gap: Duration,
-    next: Mutex<Timestamp>,
+    /// When the next request may be made. Locked by the one whose turn it is.
+    next: AsyncMutex<Timestamp>,
+    /// Until when the server has asked for no request.
+    held: Mutex<Timestamp>,
 }
 
 impl Pace {
     fn new(per_second: NonZeroU32) -> Self {
         Self {
             gap: Duration::from_secs(1) / per_second.get(),
-            next: Mutex::new(Timestamp::MIN),
+            next: AsyncMutex::new(Timestamp::MIN),
+            held: Mutex::new(Timestamp::MIN),
         }
     }
 
-    /// Waits until a request may be made.
+    /// Waits until a request may be made, in the order of the calls. A call that is dropped takes no turn.
     async fn turn(&self, clock: &dyn Clock) {
-        let pause = self.reserve(clock.now());
-        if !pause.is_zero() {
-            clock.sleep(pause).await;
+        let mut next = self.next.lock().await;
+        loop {
+            let now = clock.now();
+            let at = (*next).max(self.held_until());
+            match Duration::try_from(at.duration_since(now)) {
+                Ok(pause) if !pause.is_zero() => clock.sleep(pause).await,
+                _ => {
+                    *next = after(now, self.gap);
+                    return;
+                }
+            }
         }
     }
 
-    fn reserve(&self, now: Timestamp) -> Duration {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = now.max(*next);
-        *next = after(at, self.gap);
-        Duration::try_from(at.duration_since(now)).unwrap_or_default()
+    fn held_until(&self) -> Timestamp {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends no request for `delay`, as the server has asked.
     fn hold(&self, delay: Duration, now: Timestamp) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next = (*next).max(after(now, delay));
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = (*held).max(after(now, delay));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use fledged_core::model::NodeName;
+    use fledged_core::tokio::TokioClock;
+    use tokio::time::{Instant, timeout};
 
     use super::*;
 
@@ -360,18 +372,35 @@ mod tests {
         assert_eq!(unnamed_account(&options, &plan), None);
     }
 
-    #[test]
-    fn requests_are_spaced_and_respect_retry_after() {
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_spaced_and_respect_retry_after() {
         let pace = Pace::new(NonZeroU32::new(20).unwrap());
-        let now = Timestamp::UNIX_EPOCH;
-        let pauses: Vec<u128> = (0..4).map(|_| pace.reserve(now).as_millis()).collect();
-        assert_eq!(pauses, [0, 50, 100, 150]);
-        pace.hold(Duration::from_secs(7), now);
-        assert_eq!(pace.reserve(now).as_millis(), 7_000);
-        assert_eq!(pace.reserve(now).as_millis(), 7_050);
+        let (clock, began) = (TokioClock::new(), Instant::now());
+        let turn = async || {
+            pace.turn(&clock).await;
+            began.elapsed().as_millis()
+        };
+        let turns = join_all((0..4).map(|_| turn())).await;
+        assert_eq!(turns, [0, 50, 100, 150]);
+        pace.hold(Duration::from_secs(7), clock.now());
+        assert_eq!(turn().await, 7_150);
+        assert_eq!(turn().await, 7_200);
         // Unused time does not allow a burst of requests.
-        let later = after(now, Duration::from_secs(60));
-        assert_eq!(pace.reserve(later).as_millis(), 0);
-        assert_eq!(pace.reserve(later).as_millis(), 50);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let turns = join_all((0..2).map(|_| turn())).await;
+        assert_eq!(turns, [67_200, 67_250]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_given_up_takes_no_turn() {
+        let pace = Pace::new(NonZeroU32::MIN);
+        let (clock, began) = (TokioClock::new(), Instant::now());
+        pace.turn(&clock).await;
+        for _ in 0..10 {
+            let waiting = timeout(Duration::from_millis(10), pace.turn(&clock));
+            assert!(waiting.await.is_err());
+        }
+        pace.turn(&clock).await;
+        assert_eq!(began.elapsed().as_millis(), 1_000);
     }
 }
