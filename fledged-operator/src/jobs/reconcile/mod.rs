@@ -30,7 +30,7 @@ use outcomes::Live;
 
 use super::job_object::{JobKey, JobKind, JobPlan, PullImage, PullPlan, RemovalPlan, job_name};
 use super::memory::{ImageList, JobMemory, NodeMemory, SlotState};
-use super::observe::{ObservedJob, ObservedNode};
+use super::observe::{ObservedJob, ObservedNode, PullSlot};
 use super::options::{JobOptions, Retention};
 use super::pod::ObservedPod;
 use fledged_core::time::after;
@@ -551,6 +551,11 @@ impl<'a> Step<'a> {
         let Some(known) = self.memory.jobs.get(&job.key) else {
             return false;
         };
+        // A Job may wait long for its creation. It is created for what is assigned then, or not at all.
+        let assigned = |slot: &PullSlot| self.is_wanted_in(&slot.image, &job.key.namespace);
+        if job.uid.is_none() && !job.pulls().iter().all(assigned) {
+            return false;
+        }
         let open = |image: &ImageRef| {
             known.slots.get(image) == Some(&SlotState::Open)
                 && self.is_missing(image)
@@ -583,8 +588,14 @@ impl<'a> Step<'a> {
             return false;
         }
         if !known.settled {
-            let wanted = |image: &ImageRef| self.is_to_remove(image);
-            return known.accepted || job.removes().iter().any(wanted);
+            let kept = |image: &ImageRef| {
+                let known = self.memory.images.get(image);
+                known.is_none_or(|m| m.wants_present())
+            };
+            let to_remove = |image: &ImageRef| self.is_to_remove(image);
+            // Its pod would remove all of them. Once a kubelet has accepted the pod, only its result tells what it did.
+            let images = job.removes();
+            return known.accepted || (images.iter().any(to_remove) && !images.iter().any(kept));
         }
         let ended = job.end.is_some() || live.pod.is_some_and(ObservedPod::has_ended);
         if self.options.retention == Retention::Retain && ended {

@@ -111,6 +111,8 @@ struct Node {
     deleting: Vec<String>,
     trouble: Option<Failure>,
     pod_trouble: Option<Failure>,
+    /// Whether the requests that create Jobs are still waiting.
+    creating: bool,
 }
 
 impl Node {
@@ -130,6 +132,7 @@ impl Node {
             deleting: Vec::new(),
             trouble: None,
             pod_trouble: None,
+            creating: false,
         }
     }
 
@@ -141,6 +144,7 @@ impl Node {
     fn observe(&mut self, now: i64) -> Plan {
         let jobs = self.jobs.iter().map(|job| {
             let mut read = ObservedJob::read(job, &self.options, None).unwrap();
+            read.uid.take_if(|_| self.creating);
             read.deleting |= self.deleting.contains(&read.key.name);
             read.trouble.clone_from(&self.trouble);
             read.pod_trouble.clone_from(&self.pod_trouble);
@@ -1051,6 +1055,35 @@ fn a_removal_without_a_pod_is_cancelled_for_a_pull() {
     node.step(2);
     // No pod has appeared, so nothing was removed and the list counts.
     assert_eq!(phases(&node.step(6)), [ImagePhase::Cached]);
+}
+
+#[test]
+fn a_removal_job_is_replaced_if_one_of_its_images_is_wanted() {
+    let mut node = Node::new([mk_absent(APP), mk_absent(DB)]);
+    node.view = mk_node(0, &[&[APP], &[DB]]);
+    assert_eq!(removals(&node.step(0)), [[APP, DB]]);
+    node.assign([mk_present(APP), mk_absent(DB)]);
+    assert_eq!(deletes(&node.step(1)), 1);
+    node.jobs_gone();
+    let plan = node.step(6);
+    assert_eq!(removals(&plan), [[DB]]);
+    assert_eq!(report(&plan, APP).phase, ImagePhase::Cached);
+}
+
+#[test]
+fn a_job_that_waits_for_its_creation_follows_the_assignment() {
+    let mut node = Node::new([mk_present(APP), mk_present(DB)]);
+    node.creating = true;
+    assert_eq!(pulls(&node.step(0)), [of_shop(&[APP, DB])]);
+    node.assign([mk_present(APP)]);
+    let plan = node.observe(1);
+    assert!(
+        matches!(plan.actions[..], [JobAction::Delete(_, None)]),
+        "{:?}",
+        plan.actions
+    );
+    node.jobs.clear();
+    assert_eq!(pulls(&node.step(2)), [of_shop(&[APP])]);
 }
 
 #[test]
