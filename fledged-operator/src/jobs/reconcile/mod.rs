@@ -531,7 +531,7 @@ impl<'a> Step<'a> {
             return;
         }
         let (count, at) = known.asked;
-        let at = at.unwrap_or_else(|| after(job.since, ASK.delay(1)));
+        let at = at.unwrap_or_else(|| after(live.since, ASK.delay(1)));
         if at > self.now {
             self.wakes.push(at);
             return;

@@ -28,6 +28,8 @@ pub(super) struct Live<'a> {
     acts: bool,
     /// Whether no further result can be read from the Job.
     over: bool,
+    /// When the Job was created.
+    pub(super) since: Timestamp,
     /// When its deadline passes.
     pub(super) expires: Timestamp,
 }
@@ -74,7 +76,7 @@ impl Live<'_> {
     }
 
     fn expiry(&self) -> Failure {
-        let whole = Duration::try_from(self.expires.duration_since(self.job.since));
+        let whole = Duration::try_from(self.expires.duration_since(self.since));
         let text = format!(
             "not complete within its deadline of {}: {}",
             GoDuration(whole.unwrap_or(self.job.deadline)),
@@ -101,8 +103,12 @@ impl<'a> Step<'a> {
         }
         let known = jobs.entry(job.key.clone());
         let known = known.or_insert_with(|| JobMemory::new(job.uid.clone(), job.since));
+        if known.uid != job.uid {
+            // This process created it. The API server's clock may differ from that of this process.
+            known.since = job.since.max(known.since).min(self.now);
+        }
         known.uid.clone_from(&job.uid);
-        known.since = job.since;
+        let since = known.since;
         known.removes = job.removes().to_vec();
         known.pod_seen |= pod.is_some();
         known.followed |= job.end.is_none() && pod.is_none_or(|pod| !pod.has_ended());
@@ -111,7 +117,7 @@ impl<'a> Step<'a> {
         known.accepted |= history || pod.is_some_and(ObservedPod::is_accepted);
         let unseen = !known.pod_seen && !history;
         let expires = match known.accepted || job.kind() == JobKind::Remove {
-            true => after(job.since, job.deadline),
+            true => after(since, job.deadline),
             false => {
                 let images = job.pulls().iter();
                 let deadlines = images.filter_map(|slot| {
@@ -119,7 +125,7 @@ impl<'a> Step<'a> {
                     Some(known.progress.spec.deadline)
                 });
                 let longest = deadlines.max().unwrap_or(job.deadline);
-                after(job.since, longest.min(job.deadline))
+                after(since, longest.min(job.deadline))
             }
         };
         let (acts, over) = match (pod, &job.end) {
@@ -133,6 +139,7 @@ impl<'a> Step<'a> {
             pod,
             acts,
             over,
+            since,
             expires,
         };
         if live.acts {
@@ -268,7 +275,7 @@ impl<'a> Step<'a> {
                 return;
             }
             for image in job.removes() {
-                let state = (job.since, failure.clone());
+                let state = (live.since, failure.clone());
                 self.followed_removals.insert(image.clone(), state);
             }
             return;
@@ -466,7 +473,7 @@ impl<'a> Step<'a> {
                 self.pulls_open |= failure.is_none();
                 self.wakes.push(live.expires);
                 self.followed_pulls
-                    .insert(image.clone(), (live.job.since, failure));
+                    .insert(image.clone(), (live.since, failure));
                 return false;
             }
         };

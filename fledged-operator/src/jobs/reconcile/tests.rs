@@ -111,6 +111,8 @@ struct Node {
     deleting: Vec<String>,
     trouble: Option<Failure>,
     pod_trouble: Option<Failure>,
+    /// How many seconds the clock of the API server is behind.
+    behind: i64,
     /// Whether the requests that create Jobs are still waiting.
     creating: bool,
 }
@@ -132,6 +134,7 @@ impl Node {
             deleting: Vec::new(),
             trouble: None,
             pod_trouble: None,
+            behind: 0,
             creating: false,
         }
     }
@@ -175,7 +178,8 @@ impl Node {
         for action in &plan.actions {
             match action {
                 JobAction::Create(create) => {
-                    self.jobs.push(mk_job(create, now, &self.options));
+                    let created = now - self.behind;
+                    self.jobs.push(mk_job(create, created, &self.options));
                 }
                 JobAction::Delete(key, uid) => {
                     assert!(uid.is_some(), "{key}");
@@ -1068,6 +1072,18 @@ fn a_removal_job_is_replaced_if_one_of_its_images_is_wanted() {
     let plan = node.step(6);
     assert_eq!(removals(&plan), [[DB]]);
     assert_eq!(report(&plan, APP).phase, ImagePhase::Cached);
+}
+
+#[test]
+fn a_clock_that_is_ahead_of_the_api_server_cuts_no_deadline() {
+    let minute = Duration::from_secs(60);
+    let mut node = Node::new([mk_present(APP).with_deadline(minute)]);
+    node.behind = 600;
+    assert_eq!(pulls(&node.step(1_000)), [of_shop(&[APP])]);
+    let plan = node.step(1_059);
+    assert_eq!(phases(&plan), [ImagePhase::Pulling]);
+    assert_eq!(deletes(&plan), 0);
+    assert_eq!(deletes(&node.step(1_060)), 1);
 }
 
 #[test]
