@@ -12,7 +12,8 @@ use crate::model::{ByteSize, Digest, ImageRef};
 /// An image store of a node: containerd, CRI-O, Docker Engine, an OCI layout.
 ///
 /// Every method may be called concurrently. Dropping the future of a call abandons it; a `pull`
-/// that is dropped must leave the store valid. The caller limits the time:
+/// that is dropped must leave the store valid, and should end within ten seconds: until then, the image may still
+/// appear. The caller limits the time:
 /// [`NodeLoop`](crate::runner::NodeLoop) drops a pull at its deadline and other calls after 2 minutes.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]

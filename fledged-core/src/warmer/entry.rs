@@ -45,6 +45,8 @@ pub(super) struct Entry {
     /// The revision that the running pull will satisfy.
     pub(super) pull_revision: u64,
     pub(super) removing: bool,
+    /// Time until which a cancelled pull may still add the image.
+    pub(super) may_appear_until: Option<Timestamp>,
     /// Whether the runtime refuses to remove the image even if no container uses it.
     pub(super) refused: bool,
     /// Time since which a hold blocks the pull.
@@ -71,6 +73,7 @@ impl Entry {
             last_pull: 0,
             pull_revision: 0,
             removing: false,
+            may_appear_until: None,
             refused: false,
             held_since: None,
             past: None,
@@ -94,6 +97,11 @@ impl Entry {
     /// Whether the reading began late enough to show the image as it is now.
     pub(super) fn is_shown_by(&self, id: InventoryId) -> bool {
         self.stale < id && self.pull.is_none() && !self.removing
+    }
+
+    /// Time until which a cancelled pull may still add the image, if it has not passed.
+    pub(super) fn may_appear(&self, now: Timestamp) -> Option<Timestamp> {
+        self.may_appear_until.filter(|until| *until > now)
     }
 
     /// Whether it takes the images in use to decide about it, or about a digest that it named before.

@@ -77,6 +77,10 @@ impl Default for WarmerConfig {
 /// Largest age of the used share of the image file systems after a pull has ended.
 const DISK_AGE_MAX: Duration = Duration::from_secs(10);
 
+/// How long a runtime may take to stop a cancelled pull, or a pull of an agent that was killed. A runtime that has all
+/// layers still adds the image.
+const PULL_STOPS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Divisor of the interval for the largest random reduction.
 const EARLIER: u32 = 10;
 
@@ -300,13 +304,23 @@ impl Warmer {
                     let past = self.history.remove(&image);
                     let known = other.as_ref().map(|entry| &entry.progress.report);
                     let held = known.or(past.as_ref()).is_some_and(ImageReport::is_held);
-                    if let Some(pull) = other.as_ref().and_then(|entry| entry.pull) {
-                        self.cancel(pull);
+                    let stops = after(now, PULL_STOPS_WITHIN);
+                    let killed = past
+                        .as_ref()
+                        .is_some_and(|past| past.phase == ImagePhase::Pulling);
+                    let mut may_appear_until = killed.then_some(stops);
+                    if let Some(other) = &other {
+                        may_appear_until = other.may_appear_until;
+                        if let Some(pull) = other.pull {
+                            self.cancel(pull);
+                            may_appear_until = Some(stops);
+                        }
                     }
                     unknown = true;
                     let foreign = spec.removal.as_ref().is_some_and(|order| order.if_held) && !held;
                     let superseded = known.map(|report| report.superseded.clone());
                     let mut entry = Entry::new(spec, self.last_inventory, now).resumed(past);
+                    entry.may_appear_until = may_appear_until;
                     if let Some(superseded) = superseded {
                         entry.progress.report.superseded = superseded;
                     }
@@ -389,6 +403,11 @@ impl Warmer {
     fn read_soon(&mut self, now: Timestamp) {
         self.read_due = Some(now);
         self.read_failures = 0;
+    }
+
+    /// Makes a reading of the inventory due at that time at the latest.
+    fn read_by(&mut self, at: Timestamp) {
+        self.read_due = Some(self.read_due.map_or(at, |due| due.min(at)));
     }
 
     /// Whether pulls have ended that no reading has confirmed, and nothing else is left to do.
@@ -739,6 +758,7 @@ impl Warmer {
             let failure = match entry.pull.take() {
                 Some(pull) => {
                     cancelled.push(pull);
+                    entry.may_appear_until = Some(after(now, PULL_STOPS_WITHIN));
                     entry.stale = self.last_inventory;
                     let failure = entry.progress.deadline_exceeded();
                     let message = entry.progress.message_for(&failure, entry.present);

@@ -60,7 +60,10 @@ impl Warmer {
         let refused_for_good = kept && entry.refused;
         match (found, obstacle) {
             (None, _) if superseded => self.superseded_removed(image),
-            (None, _) => entry.removed(now),
+            (None, _) => match entry.may_appear(now) {
+                Some(until) => self.read_by(until),
+                None => entry.removed(now),
+            },
             (Some(found), Some((reason, message))) => {
                 entry.describe(found);
                 entry.progress.kept(reason, message);
@@ -197,9 +200,15 @@ impl Warmer {
         self.touched.insert(image.clone());
         match result {
             Ok(Removal::Removed | Removal::Absent) => {
-                entry.removed(now);
-                if entry.superseded {
-                    self.superseded_removed(image);
+                if let Some(until) = entry.may_appear(now) {
+                    // The removed image may be an earlier one.
+                    entry.reconsider(now);
+                    self.read_by(until);
+                } else {
+                    entry.removed(now);
+                    if entry.superseded {
+                        self.superseded_removed(image);
+                    }
                 }
                 if self.holds.release_disk() {
                     self.retry_blocked(now);

@@ -305,6 +305,36 @@ fn a_newer_revision_ends_the_hold_on_a_full_disk() {
 }
 
 #[test]
+fn an_image_that_a_cancelled_pull_adds_is_removed() {
+    let (mut node, asked) = TestNode::warmed(1, vec![mk_present("a")], &[]);
+    assert_eq!(asked.pulls(), ["a"]);
+    node.assign(vec![mk_absent("a")]);
+    node.read(mk_inventory(&[]));
+    assert_eq!(node.phase("a"), ImagePhase::Removing);
+    let cancelled = node.now;
+    assert_eq!(node.read_next(mk_inventory(&["a"])).removals(), ["a"]);
+    assert_eq!(node.now, cancelled + 10 * SECOND);
+    node.removal("a", Ok(Removal::Removed));
+    assert_eq!(node.phase("a"), ImagePhase::Removed);
+}
+
+#[test]
+fn a_cancelled_pull_that_adds_nothing_ends_with_removed() {
+    let (mut node, _) = TestNode::warmed(1, vec![mk_present("a")], &["a"]);
+    node.assign(vec![mk_present("a").with_revision(1)]);
+    node.read(mk_inventory(&[]));
+    assert_eq!(node.phase("a"), ImagePhase::Pulling);
+    node.assign(vec![mk_absent("a")]);
+    // The image of before the pull is removed at once, and what the pull adds after that.
+    assert_eq!(node.read(mk_inventory(&["a"])).removals(), ["a"]);
+    node.removal("a", Ok(Removal::Removed));
+    assert_eq!(node.phase("a"), ImagePhase::Removing);
+    node.read_next(mk_inventory(&[]));
+    assert_eq!(node.phase("a"), ImagePhase::Removed);
+    assert!(node.is_settled());
+}
+
+#[test]
 fn changed_secrets_are_used_at_once() {
     let with = |secret: &str| mk_present("a").with_pull_secrets(vec![mk_secret(secret)]);
     let (mut node, _) = TestNode::warmed(2, vec![with("old")], &[]);
