@@ -106,6 +106,7 @@ impl fmt::Display for Outcome {
         writeln!(f, "images lost          {}", self.counts.images_lost)?;
         writeln!(f, "wrong removals       {}", self.counts.wrong_removals)?;
         writeln!(f, "ordered removals     {}", self.counts.ordered_removals)?;
+        writeln!(f, "left behind          {}", self.counts.left_behind)?;
         writeln!(f, "lost by the runtime  {}", self.counts.lost_by_runtime)?;
         writeln!(f, "faults injected      {}", self.injected())?;
         for (kind, count) in &self.faults {

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::cri_images::{self, Held};
 use super::plan::{CACHES, NODES, Request};
@@ -40,6 +43,8 @@ pub(super) struct Counts {
     pub(super) wrong_removals: u64,
     /// Images that fledged removed as ordered.
     pub(super) ordered_removals: u64,
+    /// Images that left the specs and stayed: the agent was killed before it had reported that it pulls them.
+    pub(super) left_behind: u64,
     /// Images that were gone without a request of anyone, for example after a crash or a full disk.
     pub(super) lost_by_runtime: u64,
 }
@@ -60,7 +65,14 @@ struct NodeLedger {
     held: BTreeMap<String, Held>,
     /// The arguments of `RemoveImage` since the last convergence, from containerd's log. Only fledged calls it.
     removals: BTreeSet<String>,
+    /// When the last pull of an image began, from containerd's log.
+    pulls: BTreeMap<String, Timestamp>,
+    /// When the agent was killed.
+    kills: Vec<Timestamp>,
 }
+
+/// How long an agent may take to report that it pulls an image, while the API server fails.
+const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Ledger {
     /// The caches that exist, by number.
@@ -112,6 +124,34 @@ impl Ledger {
     /// The campaign is about to remove an image.
     pub(super) fn take(&mut self, node: usize, image: &str) {
         self.nodes[node].taken.insert(image.to_owned());
+    }
+
+    /// The agent of a node is killed.
+    pub(super) fn agent_killed(&mut self, node: usize, at: Timestamp) {
+        self.nodes[node].kills.push(at);
+    }
+
+    /// Whether the agent of a node was killed soon after the last pull of an image began: nobody may know of the pull.
+    fn is_pull_unknown(&self, node: usize, image: &str) -> bool {
+        let ledger = &self.nodes[node];
+        let began = ledger.pulls.get(image);
+        began.is_some_and(|began| {
+            let soon = |kill: &Timestamp| {
+                let after = kill.duration_since(*began);
+                !after.is_negative() && after.unsigned_abs() <= REPORTED_WITHIN
+            };
+            ledger.kills.iter().any(soon)
+        })
+    }
+
+    /// Lets an image stay that nobody may know of, and counts it.
+    pub(super) fn leave_behind(&mut self, node: usize, image: &str) -> bool {
+        let unknown = self.is_pull_unknown(node, image);
+        if unknown {
+            self.nodes[node].released.insert(image.to_owned());
+            self.counts.left_behind += 1;
+        }
+        unknown
     }
 
     /// A user asks for something. `images` are the references of an edit.
@@ -217,16 +257,20 @@ impl Observer {
         let Some(held) = self.runtime.block_on(cri_images::list(&self.socket)) else {
             return false;
         };
-        let removals = self.removals();
+        let log = self.new_log();
+        let removals = log.lines().filter_map(removal).collect();
         let mut ledger = ledger
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        ledger.nodes[self.node]
+            .pulls
+            .extend(log.lines().filter_map(pull));
         ledger.observe(self.node, held, removals);
         true
     }
 
-    /// The arguments of `RemoveImage` in the new part of the log.
-    fn removals(&mut self) -> Vec<String> {
+    /// The new part of the log.
+    fn new_log(&mut self) -> String {
         use std::io::{Read as _, Seek as _, SeekFrom};
         let mut new = Vec::new();
         if let Ok(mut file) = std::fs::File::open(&self.log) {
@@ -239,8 +283,7 @@ impl Observer {
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |at| at + 1);
         self.read += complete;
-        let text = String::from_utf8_lossy(&new[..complete]).into_owned();
-        text.lines().filter_map(removal).collect()
+        String::from_utf8_lossy(&new[..complete]).into_owned()
     }
 }
 
@@ -249,6 +292,16 @@ fn removal(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("msg=\"RemoveImage \\\"")?;
     let (argument, _) = rest.split_once("\\\"")?;
     Some(argument.to_owned())
+}
+
+/// The image and the time in `time="…" level=info msg="PullImage \"…\""`.
+fn pull(line: &str) -> Option<(String, Timestamp)> {
+    let (head, rest) = line.split_once("msg=\"PullImage \\\"")?;
+    let (image, end) = rest.split_once("\\\"")?;
+    let (_, time) = head.split_once("time=\"")?;
+    let (time, _) = time.split_once('"')?;
+    // The line of the end goes on.
+    (end == "\"").then_some((image.to_owned(), time.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -327,5 +380,22 @@ mod tests {
         assert_eq!(removal(line), Some("sha256:ab".to_owned()));
         let line = r#"time="2026-01-01T00:00:00Z" level=info msg="PullImage \"a:1\"""#;
         assert_eq!(removal(line), None);
+        let began = "2026-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(pull(line), Some(("a:1".to_owned(), began)));
+        let line = r#"time="2026-01-01T00:00:00Z" level=info msg="PullImage \"a:1\" returns image reference \"sha256:ab\"""#;
+        assert_eq!(pull(line), None);
+    }
+
+    #[test]
+    fn only_a_pull_before_a_kill_is_left_behind() {
+        let mut ledger = wanting(&["a", "b"]);
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        ledger.nodes[0].pulls.insert("a".to_owned(), at(100));
+        ledger.nodes[0].pulls.insert("b".to_owned(), at(104));
+        ledger.agent_killed(0, at(103));
+        edit(&mut ledger, &[]);
+        assert!(ledger.leave_behind(0, "a"));
+        assert!(!ledger.leave_behind(0, "b"));
+        assert_eq!(ledger.to_remove(0), BTreeSet::from(["b".to_owned()]));
     }
 }

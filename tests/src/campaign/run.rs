@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use fledged_kube::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
+use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 use super::api_server::Control;
@@ -28,6 +29,9 @@ pub const CONVERGENCE: Duration = Duration::from_secs(120);
 
 /// Users ask for a refresh when the faults have ended, and again after each such time.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
+
+/// An image that is still there after this time, and whose pull nobody may know of, is left behind.
+const LEAVE_BEHIND: Duration = Duration::from_secs(35);
 
 /// Pause between two looks at everything.
 const LOOK: Duration = Duration::from_millis(200);
@@ -326,7 +330,12 @@ impl Campaign {
     fn inject(&mut self, act: Act) -> bool {
         let downloads = self.parts.proxy.downloads();
         match act {
-            Act::Kill(part) => self.parts.kill(part),
+            Act::Kill(part) => {
+                self.parts.kill(part);
+                if let Part::Agent(node) = part {
+                    lock(&self.ledger).agent_killed(node, Timestamp::now());
+                }
+            }
             Act::Stop(part) => self.parts.pause(part),
             Act::Compact => self.parts.api.control(Control::Compact),
             Act::FillDisk => self.parts.fill_disk(true),
@@ -448,6 +457,9 @@ impl Campaign {
                 self.outcome.failures.push(text);
                 return;
             }
+            if start.elapsed() > LEAVE_BEHIND {
+                self.leave_behind();
+            }
             // Requests of the round come first.
             let ready = self.users.pending() == 0 && !self.is_purge_asked();
             if ready && refreshed.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
@@ -567,16 +579,21 @@ impl Campaign {
                 "node {node} does not hold {other} of another program"
             ));
         }
-        let shared: BTreeSet<_> = others
-            .iter()
-            .filter_map(|o| Some(&held.get(o)?.id))
-            .collect();
-        let left = ledger.to_remove(node).into_iter().find(|image| {
-            // The runtime removes an image with all its names: it stays while another program has one.
-            held.get(image)
-                .is_some_and(|held| !shared.contains(&held.id))
-        });
+        let left = left(&ledger, node).into_iter().next();
         left.map(|image| format!("node {node} still holds {image}"))
+    }
+
+    /// Lets images stay that an agent pulled which was killed before it had reported the pull.
+    fn leave_behind(&mut self) {
+        let mut ledger = lock(&self.ledger);
+        for node in 0..NODES {
+            for image in left(&ledger, node) {
+                if ledger.leave_behind(node, &image) {
+                    self.history
+                        .note(&format!("left behind: {image} on node {node}"));
+                }
+            }
+        }
     }
 
     /// Looks for panics, and keeps the logs if something failed.
@@ -623,6 +640,19 @@ impl Campaign {
         }
         let _ = std::fs::write(folder.join("state.txt"), text);
     }
+}
+
+/// The images that left the specs and are still on a node.
+fn left(ledger: &Ledger, node: usize) -> Vec<String> {
+    let (held, others) = (ledger.held(node), ledger.others(node));
+    let shared = others.iter().filter_map(|other| Some(&held.get(other)?.id));
+    let shared: BTreeSet<_> = shared.collect();
+    // The runtime removes an image with all its names: it stays while another program has one.
+    let left = |image: &String| {
+        held.get(image)
+            .is_some_and(|held| !shared.contains(&held.id))
+    };
+    ledger.to_remove(node).into_iter().filter(left).collect()
 }
 
 /// Whether a command succeeds within two seconds: a runtime that is down or stopped does not answer.
