@@ -82,6 +82,11 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "without the optimised build",
     ),
     (
+        "cargo bench -p fledged-core --bench many",
+        Run::Shorter("cargo test -p fledged-core --bench many"),
+        "without the optimised build",
+    ),
+    (
         "cargo build --release -p fledged-cli",
         Run::Shorter("cargo build -p fledged-cli"),
         "without the optimised build, which takes minutes",
@@ -171,6 +176,19 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "cargo run -p fledged-tests --bin simulate -- --seeds 200",
         Run::Help(env!("CARGO_BIN_EXE_simulate")),
         "minutes; simulation.rs simulates a few seeds",
+    ),
+    (
+        "cargo test -p fledged-tests --test it idle",
+        Run::ByTest(
+            "tests/tests/it/simulation.rs",
+            "an_idle_cluster_writes_only_its_lease",
+        ),
+        "it would run this test again",
+    ),
+    (
+        "cargo run -p fledged-tests --bin simulate -- --idle-hours 24",
+        Run::Help(env!("CARGO_BIN_EXE_simulate")),
+        "minutes; simulation.rs simulates half an hour",
     ),
     (
         "cargo run -p fledged-tests --bin simulate -- --seed 42 --moves 3,8,12 --trace",
