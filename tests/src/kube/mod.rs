@@ -19,6 +19,7 @@ pub use cluster::{ServerKind, TestCluster};
 pub use kubectl::{Kubectl, KubectlOutput};
 pub use memory::{MemoryRegistry, MemoryRuntime};
 pub use nodes::{FakeNode, node_object};
+pub(crate) use stand_in_kubelet::words;
 pub use test_node::TestNode;
 pub use wait::eventually;
 pub use way::Way;

@@ -343,7 +343,7 @@ impl RunningPod {
 }
 
 /// Returns containerd's message for a failure.
-fn words(image: &str, failure: &Failure) -> String {
+pub(crate) fn words(image: &str, failure: &Failure) -> String {
     let text = match failure.reason {
         Reason::Unauthorized => {
             "pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"

@@ -247,17 +247,20 @@ impl Connection {
 
     fn sender_of(&self, state: &State, resources: &[&str], incarnation: u32) -> Sender {
         let now = self.0.trace.now();
-        let informed = resources.iter().map(|resource| {
-            let watches = state.watches.values().filter(|w| w.resource == *resource);
+        let informed_of = |resource: &&str| {
+            let watches = state.watches.values().filter(|w| w.resource == **resource);
             let delivered = watches.map(|watch| watch.behind_since.unwrap_or(now));
             let listed = state.listed.get(*resource).copied();
             delivered.chain(listed).max().unwrap_or_default()
-        });
+        };
+        let informed = resources.iter().map(informed_of);
+        let of_jobs = ["jobs", "pods"].iter().map(informed_of);
         Sender {
             name: self.0.name.clone(),
             role: self.0.role,
             incarnation,
             informed: informed.min().unwrap_or_default(),
+            informed_of_jobs: of_jobs.min().unwrap_or_default(),
         }
     }
 
@@ -425,7 +428,7 @@ impl Connection {
             status.as_u16(),
         ));
         if status.is_success() && call.is_write() {
-            self.0.ledger.written(&call);
+            self.0.ledger.written(&call, self.0.role);
         }
         self.kill(&call, KillPoint::After).await;
         pause(fate.after).await;

@@ -18,10 +18,11 @@ use fledged_operator::controller::ReadNode;
 use serde_json::Value;
 
 use super::call::Call;
+use super::job_ledger::{JobLedger, JobLimits};
 
 /// How much older than the last complete news an order may be that a process still follows: what is delivered in one
 /// millisecond is handled in the next.
-const HANDLING: Duration = Duration::from_millis(100);
+pub(super) const HANDLING: Duration = Duration::from_millis(100);
 /// How long a spec must be in force before an invalid edit, to be known as the last valid one.
 const SETTLED_SPEC: Duration = Duration::from_secs(60);
 /// How long a leader may write after it lost its Lease: its renewal deadline.
@@ -55,6 +56,8 @@ pub(super) struct Sender {
     pub(super) incarnation: u32,
     /// When its watches had last delivered everything.
     pub(super) informed: Duration,
+    /// The same for its watches of Jobs and pods.
+    pub(super) informed_of_jobs: Duration,
 }
 
 impl Sender {
@@ -107,6 +110,8 @@ struct State {
     wanted: BTreeMap<(String, ImageRef), Duration>,
     /// When the record of a node last ordered the removal of an image.
     ordered: BTreeMap<(String, ImageRef), Duration>,
+    /// When the record of a node last had an image to pull.
+    assigned: BTreeMap<(String, ImageRef), Duration>,
     /// Since when the report of a node shows unfinished pulls.
     unfinished: BTreeMap<String, Duration>,
     /// Whether a runtime holds an image, and since when.
@@ -120,6 +125,7 @@ struct State {
     /// The holder of the Lease, and the time since when another one has lost it.
     holder: (String, Duration),
     writes: BTreeMap<String, u64>,
+    jobs: JobLedger,
 }
 
 /// The limits that the invariants check.
@@ -151,6 +157,7 @@ impl Ledger {
             records: BTreeMap::new(),
             wanted: BTreeMap::new(),
             ordered: BTreeMap::new(),
+            assigned: BTreeMap::new(),
             unfinished: BTreeMap::new(),
             held: BTreeMap::new(),
             ours: BTreeSet::new(),
@@ -158,6 +165,7 @@ impl Ledger {
             well: BTreeMap::new(),
             holder: (String::new(), Duration::ZERO),
             writes: BTreeMap::new(),
+            jobs: JobLedger::default(),
         };
         Self {
             server,
@@ -180,6 +188,26 @@ impl Ledger {
     /// Records a violation that was found elsewhere.
     pub(super) fn violate(&self, invariant: &'static str, found: String) {
         self.state().violate(invariant, found);
+    }
+
+    /// Sets the limits of Jobs.
+    pub(super) fn set_job_limits(&self, limits: JobLimits) {
+        self.state().jobs.set_limits(limits);
+    }
+
+    /// Whether the driver created the Job with this UID.
+    pub(super) fn is_our_job(&self, uid: &str) -> bool {
+        self.state().jobs.is_ours(uid)
+    }
+
+    /// The Jobs of the driver that exist.
+    pub(super) fn jobs(&self) -> Vec<String> {
+        self.state().jobs.existing()
+    }
+
+    /// A clock was set forward.
+    pub(super) fn set_forward(&self, by: Duration) {
+        self.state().jobs.set_forward(by);
     }
 
     /// The numbers of writes of controllers and agents since the last call, by resource.
@@ -206,6 +234,9 @@ impl Ledger {
         if sender.role == Role::Controller {
             state.check_leader(sender);
         }
+        if sender.role == Role::Controller {
+            state.check_job(sender, call);
+        }
         if call.is("nodeimagecaches", "") && call.method == http::Method::PATCH {
             state.check_assignment(sender, call);
         }
@@ -218,7 +249,8 @@ impl Ledger {
     }
 
     /// Reads an object that was written.
-    pub(super) fn written(&self, call: &Call) {
+    pub(super) fn written(&self, call: &Call, by: Role) {
+        self.state().read_job(call, by, &self.server);
         match call.resource.as_str() {
             "imagecaches" => self.read_cache(&call.namespace, &name_of(call)),
             "nodes" => self.read_node(&name_of(call)),
@@ -243,6 +275,7 @@ impl Ledger {
         for name in records {
             self.read_record(&name);
         }
+        self.state().jobs.read_all(&self.server);
     }
 
     fn read_cache(&self, namespace: &str, name: &str) {
@@ -314,12 +347,14 @@ impl Ledger {
         let mut state = self.state();
         let now = state.now;
         if let Some(before) = state.records.remove(name) {
-            // Until now, these were ordered.
-            let ordered = orders(&before.assignment).map(|image| (name.to_owned(), image.clone()));
-            let ordered: Vec<_> = ordered.collect();
-            state
-                .ordered
-                .extend(ordered.into_iter().map(|key| (key, now)));
+            // Until now, these were ordered or assigned.
+            for entry in &before.assignment.images {
+                let key = (name.to_owned(), entry.image.clone());
+                match entry.state {
+                    DesiredState::Absent => state.ordered.insert(key, now),
+                    DesiredState::Present => state.assigned.insert(key, now),
+                };
+            }
         }
         let object = found.and_then(|object| serde_json::from_value::<ReadNodeCache>(object).ok());
         let Some(object) = object else {
@@ -378,6 +413,7 @@ impl Ledger {
             if !held.0 {
                 *held = (true, now);
             }
+            state.jobs.gained(node, image);
         }
     }
 
@@ -475,6 +511,15 @@ impl Ledger {
     pub(super) fn is_ready(&self, node: &str) -> bool {
         let state = self.state();
         state.nodes.get(node).is_some_and(|facts| facts.ready)
+    }
+
+    /// Whether a node reports that it keeps an image that is in use.
+    pub(super) fn reports_in_use(&self) -> bool {
+        let state = self.state();
+        let reports = state.records.values();
+        let reports = reports.filter_map(|record| record.report.as_ref());
+        let mut images = reports.flat_map(|report| &report.images);
+        images.any(|image| image.phase == ImagePhase::InUse)
     }
 
     /// The images that caches of these namespaces want on Ready nodes, and since when.
@@ -687,7 +732,9 @@ impl State {
         self.check_texts(call);
         let reading = self.readings.get(node).copied();
         let reading = reading.filter(|reading| {
-            reading.incarnation == sender.incarnation && reading.ended + HANDLING < self.now
+            sender.role == Role::Agent
+                && reading.incarnation == sender.incarnation
+                && reading.ended + HANDLING < self.now
         });
         let start = reading.map_or(Duration::ZERO, |reading| reading.began);
         let images = call
@@ -700,6 +747,9 @@ impl State {
                 self.violate("reports are valid", format!("{node}: {image}"));
                 continue;
             };
+            if phase == Some("Cached") && sender.role == Role::Controller {
+                self.check_claim(sender, node, &name);
+            }
             let held = self.held.get(&(node.to_owned(), name.clone())).copied();
             let (is_held, since) = held.unwrap_or_default();
             if phase == Some("Cached") && !is_held && since < start {
@@ -710,6 +760,48 @@ impl State {
                 );
                 self.violate("no report claims what the runtime does not hold", found);
             }
+        }
+    }
+
+    /// Checks a request of a controller for a Job.
+    fn check_job(&mut self, sender: &Sender, call: &Call) {
+        let since = sender.informed.saturating_sub(HANDLING);
+        let (records, ordered, assigned) = (&self.records, &self.ordered, &self.assigned);
+        let has = |node: &str, image: &ImageRef, wanted: DesiredState| {
+            let entries = records.get(node).into_iter();
+            let mut entries = entries.flat_map(|record| &record.assignment.images);
+            let now = entries.any(|entry| entry.image == *image && entry.state == wanted);
+            let before = match wanted {
+                DesiredState::Absent => ordered,
+                DesiredState::Present => assigned,
+            };
+            let before = before.get(&(node.to_owned(), image.clone()));
+            now || before.is_some_and(|at| *at >= since)
+        };
+        let found = self.jobs.sent(sender, call, self.now, has);
+        for (invariant, text) in found {
+            self.violate(invariant, text);
+        }
+    }
+
+    /// Reads a Job, a pod or the list of a node that was written.
+    fn read_job(&mut self, call: &Call, by: Role, server: &Control) {
+        let (now, ours) = (self.now, by == Role::Controller);
+        let held = self.held.iter().filter(|((of, _), _)| *of == call.name);
+        let lost = held.filter(|(_, (is_held, _))| !is_held);
+        let lost = lost.map(|((_, image), (_, since))| (image.clone(), *since));
+        self.jobs.written(call, ours, server, now, lost);
+    }
+
+    /// Checks that a report of the Job driver claims no image that the node's list lacks.
+    fn check_claim(&mut self, sender: &Sender, node: &str, image: &ImageRef) {
+        let since = self.jobs.lacks_since(node, image);
+        if let Some(since) = since.filter(|since| *since + HANDLING < sender.informed) {
+            let found = format!(
+                "{node} reports {image} as Cached, which its list lacks since {:.1} s",
+                since.as_secs_f64()
+            );
+            self.violate("no report claims what the node's list lacks", found);
         }
     }
 

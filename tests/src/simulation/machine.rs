@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, ImageRef};
+use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::{
     FilesystemUsage, ImageId, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope,
     RuntimeImage, RuntimeInfo,
 };
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::faults::Connection;
+use super::job_ledger::LIST_MAX;
 use super::ledger::Ledger;
 use super::registry::{Published, Registries, digest_of};
 use super::trace::Trace;
@@ -22,6 +24,8 @@ use super::trace::Trace;
 const LARGE: u64 = 1 << 40;
 /// How often a pull that takes long looks at the state of the runtime.
 const CHUNK: Duration = Duration::from_secs(20);
+/// Most names of an image that a kubelet lists.
+const NAMES_MAX: usize = 5;
 
 #[derive(Debug, Clone)]
 struct Stored {
@@ -160,6 +164,30 @@ impl Machine {
             .step(format_args!("{} evicts {image}", self.name));
     }
 
+    /// The digest of an image that the runtime holds.
+    pub(super) fn digest(&self, image: &ImageRef) -> Option<Digest> {
+        Some(digest_of(&self.state().find(image)?.0))
+    }
+
+    /// The images that a kubelet reports: the largest ones, each with its digests before its tags. None while the
+    /// runtime is away.
+    pub(super) fn listed(&self) -> Option<Value> {
+        let state = self.state();
+        if Instant::now() < state.down_until {
+            return None;
+        }
+        let mut images: Vec<&Stored> = state.images.values().collect();
+        images.sort_by_key(|stored| std::cmp::Reverse(stored.bytes));
+        let images = images.into_iter().take(LIST_MAX).map(|stored| {
+            let names = stored.references.iter();
+            let (digests, tags): (Vec<_>, Vec<_>) = names.partition(|name| name.digest().is_some());
+            let names = digests.into_iter().chain(tags).take(NAMES_MAX);
+            let names: Vec<&str> = names.map(ImageRef::as_str).collect();
+            json!({ "names": names, "sizeBytes": stored.bytes })
+        });
+        Some(images.collect())
+    }
+
     /// The kubelet's garbage collection: every image that no container uses is removed.
     pub(super) fn collect_garbage(&self) {
         let unused: Vec<ImageRef> = {
@@ -228,6 +256,8 @@ pub(super) struct AgentRuntime {
     machine: Arc<Machine>,
     connection: Connection,
     incarnation: u32,
+    /// Whether its pulls are fledged's.
+    ours: bool,
     /// What the last reading showed in use.
     seen_used: Mutex<BTreeSet<ImageId>>,
 }
@@ -238,8 +268,15 @@ impl AgentRuntime {
             machine,
             connection,
             incarnation,
+            ours: true,
             seen_used: Mutex::default(),
         }
+    }
+
+    /// Sets whether its pulls are fledged's.
+    pub(super) fn owned(mut self, ours: bool) -> Self {
+        self.ours = ours;
+        self
     }
 
     fn seen_used(&self) -> MutexGuard<'_, BTreeSet<ImageId>> {
@@ -301,7 +338,7 @@ impl AgentRuntime {
             sleep(pause).await;
         }
         let mut state = machine.state();
-        Ok(machine.store(&mut state, &request.image, &published, true))
+        Ok(machine.store(&mut state, &request.image, &published, self.ours))
     }
 }
 

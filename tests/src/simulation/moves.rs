@@ -7,11 +7,14 @@ use fledged_core::error::Reason;
 use serde_json::{Value, json};
 
 use super::faults::{KillPoint, WatchEnd, Weather};
+use super::jobs::{JobMove, JobSetup};
 
 /// The namespaces of ordinary tenants.
 pub(super) const TENANTS: [&str; 2] = ["alpha", "beta"];
 /// The namespace of a tenant that does harm.
 pub(super) const HOSTILE: &str = "mallory";
+/// Every seed that this divides has Jobs in place of agents.
+const JOBS_EVERY: u64 = 3;
 /// Caches in each namespace.
 const CACHES: [&str; 2] = ["front", "back"];
 /// Public images with immutable tags, and their sizes in bytes. The last two have the same content.
@@ -135,6 +138,8 @@ pub enum Move {
     Stop(Target, Duration),
     /// The wall clock of a process jumps by seconds.
     Jump(Target, i64),
+    /// Something happens to Jobs and their pods.
+    Jobs(JobMove),
 }
 
 /// A move and when it happens.
@@ -168,6 +173,8 @@ pub struct Setup {
     pub trouble: Duration,
     /// Whether users ask for a refresh of their caches when the faults end.
     pub refresh_after: bool,
+    /// With Jobs in place of agents.
+    pub jobs: Option<JobSetup>,
 }
 
 /// The world of a seed and the moves in it.
@@ -187,8 +194,9 @@ impl Scenario {
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(Rng::with_seed(seed));
         let nodes = dice.range(2, 5);
-        let hostile = dice.chance(0.4);
-        let setup = Setup {
+        // A kubelet pulls one image of a pod after another, so that a pull that never ends delays removals for hours.
+        let hostile = dice.chance(0.4) && !seed.is_multiple_of(JOBS_EVERY);
+        let mut setup = Setup {
             nodes,
             node_limit: match hostile {
                 // A hostile tenant may keep the slot of each node that its images go to.
@@ -209,6 +217,7 @@ impl Scenario {
             hostile,
             trouble: Duration::from_secs(60 * dice.range(5, 40) as u64),
             refresh_after: dice.chance(0.5),
+            jobs: None,
         };
         let mut moves: Vec<TimedMove> = Vec::new();
         // Every simulation begins with caches that have something to do.
@@ -222,6 +231,16 @@ impl Scenario {
             let at = Duration::from_millis(dice.range(0, span) as u64);
             let act = dice.act(&setup);
             moves.push(TimedMove { at, act });
+        }
+        if seed.is_multiple_of(JOBS_EVERY) {
+            let mut dice = Rng::with_seed(!seed);
+            setup.jobs = Some(JobSetup::draw(&mut dice, nodes));
+            let of_jobs = JobSetup::moves(&mut dice, nodes, setup.trouble);
+            let of_jobs = of_jobs.into_iter();
+            moves.extend(of_jobs.map(|(at, act)| TimedMove {
+                at,
+                act: Move::Jobs(act),
+            }));
         }
         moves.sort_by_key(|timed| timed.at);
         Self { seed, setup, moves }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::clock::ProcessClock;
 use super::faults::Connection;
+use super::kubelets::{Kubelet, KubeletConfig, PodFaults};
 use super::ledger::Ledger;
 use super::machine::{AgentRuntime, Machine};
 use super::moves::Setup;
@@ -157,6 +158,33 @@ impl Process {
         });
     }
 
+    /// Starts a kubelet on this machine.
+    pub(super) fn start_kubelet(
+        &mut self,
+        machine: &Arc<Machine>,
+        faults: &Arc<PodFaults>,
+        config: KubeletConfig,
+        ledger: &Ledger,
+        trace: &Trace,
+    ) {
+        let (client, incarnation) = self.connection.client();
+        let seed = config.seed ^ u64::from(incarnation);
+        let kubelet = Kubelet {
+            config: KubeletConfig { seed, ..config },
+            client,
+            connection: self.connection.clone(),
+            incarnation,
+            machine: Arc::clone(machine),
+            clock: self.clock.clone(),
+            faults: Arc::clone(faults),
+            ledger: ledger.clone(),
+        };
+        self.spawn(trace, async |stop: oneshot::Receiver<()>| {
+            kubelet.run(stop).await;
+            End::Well
+        });
+    }
+
     /// Starts a controller.
     pub(super) fn start_controller(&mut self, setup: &Setup, trace: &Trace) {
         let (client, incarnation) = self.connection.client();
@@ -164,6 +192,10 @@ impl Process {
         config.planner = planner_config(setup);
         config.clock = self.clock.clone();
         config.seed = self.seed ^ u64::from(incarnation);
+        config.driver = setup.jobs.as_ref().map(|jobs| {
+            let (client, clock) = (client.clone(), self.clock.clone());
+            jobs.driver(client, clock, config.seed)
+        });
         let identity = self.connection.sender(&[]).identity();
         config.election = Some(Candidate::new(LeaseName::of_controller(OPERATOR), identity));
         let controller = Controller::new(client, config);

@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::clock::wall_time;
 use super::faults::Connection;
+use super::jobs::{JobWorld, PROGRAM};
+use super::kubelets::KubeletConfig;
 use super::ledger::{Ledger, Limits, Role};
 use super::machine::Machine;
 use super::moves::{
@@ -51,6 +53,8 @@ pub(super) struct World {
     controllers: Vec<Process>,
     /// Disks that are enlarged later.
     disks: Vec<(Instant, usize)>,
+    /// With Jobs in place of agents: their parts of the world.
+    jobs: Option<JobWorld>,
     /// When all objects are read again.
     read_at: Instant,
 }
@@ -64,7 +68,8 @@ impl World {
         let planner = planner_config(setup);
         let limits = Limits {
             nodes: planner.max_concurrent_nodes,
-            pulls: setup.pulls,
+            // The limit is of agents: kubelets have their own.
+            pulls: setup.jobs.as_ref().map_or(setup.pulls, |_| usize::MAX),
             record_bytes: planner.record_bytes_max,
             failures: planner.failures_max,
         };
@@ -89,11 +94,19 @@ impl World {
             agents: BTreeMap::new(),
             controllers: Vec::new(),
             disks: Vec::new(),
+            jobs: None,
             read_at: Instant::now(),
         };
         install(&world.users).await.unwrap();
         for namespace in TENANTS.into_iter().chain([HOSTILE, OPERATOR]) {
             world.create_namespace(namespace).await;
+        }
+        if let Some(jobs) = &setup.jobs {
+            world.ledger.set_job_limits(jobs.limits());
+            let process = world.process("kube-controller-manager", Role::World);
+            let clients = (process.connection.client().0, world.users.clone());
+            let parts = JobWorld::start(seed, clients, world.service.clone(), &world.trace);
+            world.jobs = Some(parts);
         }
         for number in 0..setup.nodes {
             world.join(number).await;
@@ -166,8 +179,17 @@ impl World {
             }
         }
         for (number, process) in &mut self.agents {
-            if process.look(&self.trace, &self.ledger) {
-                process.start_agent(&self.machines[number], &self.setup, &self.trace);
+            if !process.look(&self.trace, &self.ledger) {
+                continue;
+            }
+            let machine = &self.machines[number];
+            match (&self.setup.jobs, &mut self.jobs) {
+                (Some(setup), Some(jobs)) => {
+                    let faults = jobs.faults(*number);
+                    let config = KubeletConfig::new(*number, setup, self.seed);
+                    process.start_kubelet(machine, faults, config, &self.ledger, &self.trace);
+                }
+                _ => process.start_agent(machine, &self.setup, &self.trace),
             }
         }
         if now >= self.read_at {
@@ -208,6 +230,7 @@ impl World {
                 process.hurry();
                 process
             }
+            None if self.jobs.is_some() => self.process(&name, Role::World),
             None => self.process(&name, Role::Agent),
         };
         self.agents.insert(number, process);
@@ -375,6 +398,13 @@ impl World {
                 for process in self.targets(*target) {
                     process.clock.jump(SignedDuration::from_secs(*seconds));
                 }
+                let ahead = u64::try_from(*seconds).unwrap_or_default();
+                self.ledger.set_forward(Duration::from_secs(ahead));
+            }
+            Move::Jobs(act) => {
+                if let Some(jobs) = &mut self.jobs {
+                    jobs.act(act).await;
+                }
             }
             _ => self.act_on_machine(act),
         }
@@ -433,6 +463,7 @@ impl World {
         self.registries.heal();
         self.disks.clear();
         self.machines.values().for_each(|machine| machine.heal());
+        self.jobs.iter().for_each(JobWorld::heal);
         for process in &mut self.controllers {
             process.connection.heal();
             process.hurry();
@@ -476,6 +507,11 @@ impl World {
         !self.setup.refresh.is_zero()
     }
 
+    /// Whether Jobs look again and again whether an image is still in use.
+    pub(super) fn retries_removals(&self) -> bool {
+        self.jobs.is_some() && self.ledger.reports_in_use()
+    }
+
     /// What has not converged.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut all = Vec::new();
@@ -493,6 +529,8 @@ impl World {
                 all.push(format!("{node} lacks {image}, wanted since {since:?}"));
             }
         }
+        let jobs = self.ledger.jobs().into_iter();
+        all.extend(jobs.map(|job| format!("Job {job} is left over")));
         for number in self.agents.keys() {
             all.extend(self.unsettled_record(&node_name(*number)));
         }
@@ -607,6 +645,7 @@ fn kind(act: &Move) -> &'static str {
         Move::KillAtWrite(..) => "kills at a write",
         Move::Stop(..) => "stops",
         Move::Jump(..) => "clock jumps",
+        Move::Jobs(act) => act.kind(),
     }
 }
 
@@ -624,6 +663,7 @@ fn publish() -> Registries {
         published.private = true;
         registries.publish(parse(image), published);
     }
+    registries.publish(parse(PROGRAM.0), Published::new(PROGRAM.0, PROGRAM.1));
     for number in 0..TARPITS {
         let image = tarpit(number);
         let mut published = Published::new(image.as_str(), 1_000_000);
