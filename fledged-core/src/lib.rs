@@ -6,6 +6,8 @@ pub mod conformance;
 pub mod error;
 pub mod model;
 pub mod planner;
+#[doc(hidden)]
+pub mod planted;
 pub mod port;
 pub mod reporter;
 pub mod runner;

@@ -102,7 +102,9 @@ impl Election {
             Some(record) if record.holder.is_empty() => record.transitions.saturating_add(1),
             Some(record) => {
                 let seen_at = self.observed.as_ref().map_or(now, |(_, at)| *at);
-                let left = remaining(seen_at, record.duration, now);
+                let early = fledged_core::planted::is("lease-taken-too-early")
+                    .then_some(self.times.retry_period);
+                let left = remaining(seen_at, early.unwrap_or(record.duration), now);
                 if !left.is_zero() {
                     return ElectionStep::Wait(left.min(self.times.retry_period));
                 }
@@ -256,11 +258,14 @@ impl Elector {
             let left = self.election.time_left(self.clock.now());
             let problem = match self.attempt_within(left).await {
                 Ok(None) => continue,
+                Ok(Some(_)) if fledged_core::planted::is("lost-lease-ignored") => continue,
                 Ok(Some(_)) => break "another candidate holds it".to_owned(),
                 Err(problem) => problem,
             };
             warn!(lease = %self.lease, problem, "leader lease not renewed");
-            if self.election.time_left(self.clock.now()).is_zero() {
+            if self.election.time_left(self.clock.now()).is_zero()
+                && !fledged_core::planted::is("leads-past-the-deadline")
+            {
                 break problem;
             }
         };
@@ -326,7 +331,12 @@ impl Elector {
                     self.object = None;
                     return Err(problem);
                 }
-                self.election.written(record, began);
+                let at = if fledged_core::planted::is("renewal-dated-by-answer") {
+                    self.clock.now()
+                } else {
+                    began
+                };
+                self.election.written(record, at);
                 Ok(None)
             }
         }
@@ -383,7 +393,13 @@ fn lease_of(
                 namespace: Some(name.namespace.clone()),
                 ..ObjectMeta::default()
             },
-            |lease| lease.metadata.clone(),
+            |lease| {
+                let mut metadata = lease.metadata.clone();
+                metadata
+                    .resource_version
+                    .take_if(|_| fledged_core::planted::is("lease-without-version"));
+                metadata
+            },
         ),
         spec: Some(LeaseSpec {
             acquire_time: if goes_on {

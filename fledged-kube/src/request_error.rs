@@ -49,6 +49,9 @@ pub fn write_failure(error: kube::Error) -> WriteFailure {
         // Without a name, the kind is missing (not served yet), not the object.
         404 if names_object(status) => WriteFailure::Gone(message),
         409 => WriteFailure::Conflict(message),
+        503 if fledged_core::planted::is("unavailable-taken-for-gone") => {
+            WriteFailure::Gone(message)
+        }
         // A terminating namespace accepts no new objects.
         403 if has_cause(status, |cause| cause.reason == "NamespaceTerminating") => {
             WriteFailure::Gone(message)

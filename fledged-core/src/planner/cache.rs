@@ -360,7 +360,9 @@ impl CacheState {
             (_, true) => OrphanPolicy::Orphan,
             // Its images would count for the namespace otherwise.
             (Err(_), false) if self.above_limit && !self.purged => OrphanPolicy::Orphan,
-            (Err(_), false) if !self.purged => OrphanPolicy::Freeze,
+            (Err(_), false) if !self.purged && !crate::planted::is("invalid-edit-removes") => {
+                OrphanPolicy::Freeze
+            }
             (_, false) => OrphanPolicy::Delete,
         }
     }
@@ -524,7 +526,9 @@ impl CacheState {
 
     /// Starts a refresh that pulls mutable tags again.
     pub(super) fn begin_refresh(&mut self, revision: u64, now: Timestamp) -> CacheEvent {
-        self.revision = revision;
+        if !crate::planted::is("refresh-without-revision") {
+            self.revision = revision;
+        }
         self.begin(ActionReason::ImageCacheRefresh, now)
     }
 
@@ -564,9 +568,13 @@ impl CacheState {
     /// A write was refused because the object had changed: whatever was requested is requested again.
     pub(super) fn invalidate_writes(&mut self) {
         self.published = self.recorded.clone();
-        self.finalizer_requested = None;
+        if !crate::planted::is("finalizer-lost-after-conflict") {
+            self.finalizer_requested = None;
+        }
         for request in [&mut self.refresh, &mut self.purge] {
-            if matches!(request, Request::Removing) {
+            if matches!(request, Request::Removing)
+                && !crate::planted::is("request-lost-after-conflict")
+            {
                 *request = Request::Accepted;
             }
         }
@@ -612,7 +620,10 @@ impl CacheState {
                 && status.completion_time.is_some()
         });
         let mut completed = Vec::new();
-        if !recorded || self.action.completed.is_none() {
+        if !recorded
+            || self.action.completed.is_none()
+            || crate::planted::is("request-not-finished")
+        {
             return completed;
         }
         let requests = [
@@ -632,9 +643,14 @@ impl CacheState {
     pub(super) fn take_finalizer_change(&mut self) -> Option<bool> {
         let purges = |spec: &Arc<ImageCache>| spec.deletion_policy == DeletionPolicy::Purge;
         let purging = self.spec.as_ref().is_ok_and(purges);
-        let needed = if self.deleting {
+        let needed = if self.deleting && crate::planted::is("finalizer-stays") {
+            self.finalizer
+        } else if self.deleting {
             // A finalizer can't be added to an object that is being deleted.
-            self.finalizer && purging && self.totals.sum.removing > 0
+            self.finalizer
+                && purging
+                && self.totals.sum.removing > 0
+                && !crate::planted::is("finalizer-removed-early")
         } else if self.spec.is_err() {
             self.finalizer
         } else {
@@ -657,7 +673,7 @@ impl CacheState {
             (Some(published), Some(recorded)) => published.is_equivalent(recorded),
             (published, recorded) => published.is_none() && recorded.is_none(),
         };
-        let foreign = !published_lately && !same;
+        let foreign = !published_lately && !same && !crate::planted::is("overwritten-status-stays");
         if foreign {
             self.published.clone_from(&self.recorded);
         }

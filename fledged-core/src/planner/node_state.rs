@@ -281,6 +281,7 @@ impl NodeState {
     /// Whether the last report answers an assignment that contained this entry.
     pub(super) fn is_covered(&self, pair: &Pair) -> bool {
         pair.covered_from.is_reached(self.observed_generation)
+            || crate::planted::is("old-report-trusted")
     }
 
     /// The state of the image in the last report, if that covers the entry.
@@ -348,7 +349,7 @@ impl NodeState {
         now: Timestamp,
     ) {
         self.last_active_at = now;
-        self.unresponsive = false;
+        self.unresponsive &= crate::planted::is("unresponsive-for-ever");
         self.observed_generation = report.observed_generation;
         self.reported.clear();
         self.failed.clear();

@@ -220,7 +220,8 @@ fn orphaned(
         // Caches that were deleted while no planner ran leave their images.
         let cache = caches.get(id)?;
         // A taint keeps new images off a node and removes none, as with pods.
-        let kept = cache.is_repelled(node, image) || node.is_left_out(id);
+        let kept = cache.is_repelled(node, image)
+            || (node.is_left_out(id) && !crate::planted::is("full-record-removes"));
         let delete = !kept && cache.orphan_policy() == OrphanPolicy::Delete;
         let if_held = !node.has_held(pair);
         delete.then(|| {
@@ -380,7 +381,7 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
         for (id, cache) in removing(node, caches) {
             let tally = tallies.entry(id).or_default();
             tally.unreachable_nodes += u64::from(!reachable);
-            if reachable {
+            if reachable || crate::planted::is("deletion-waits-for-unreachable") {
                 count_removals(tally, node, cache);
             }
         }

@@ -291,7 +291,9 @@ impl Planner {
                 }
             }
             ClusterEvent::Conflicted(WriteTarget::Assignment(name)) => {
-                if let Some(node) = self.nodes.get_mut(&name) {
+                if let Some(node) = self.nodes.get_mut(&name)
+                    && !crate::planted::is("assignment-lost-after-conflict")
+                {
                     node.invalidate();
                     self.dirty_nodes.insert(name);
                 }
@@ -326,7 +328,9 @@ impl Planner {
         let name = facts.name.clone();
         let node = self.nodes.entry(name.clone());
         let node = node.or_insert_with(|| NodeState::new(now));
-        if node.facts.as_ref() == Some(&facts) {
+        let labelled =
+            |of: &NodeFacts| of.ready == facts.ready && crate::planted::is("label-change-missed");
+        if node.facts.as_ref() == Some(&facts) || node.facts.as_ref().is_some_and(labelled) {
             return;
         }
         let known = node.facts.as_ref();
@@ -402,7 +406,9 @@ impl Planner {
             Err(invalid) if cache.above_limit => Err(invalid.clone()),
             _ => cache.declared.clone(),
         };
-        let edited = first || returned || cache.spec != spec;
+        let busy =
+            cache.action.completed.is_none() && crate::planted::is("edit-during-action-lost");
+        let edited = first || returned || (cache.spec != spec && !busy);
         if first {
             cache.spec = spec;
         } else if edited {
@@ -796,7 +802,9 @@ impl Planner {
             mut troubles,
         } = rollout::progress(node, &self.caches);
         let activity = rollout::activity(node);
-        self.slots.set_activity(&node.activity, &activity);
+        if node.facts.is_some() || !crate::planted::is("slot-of-gone-node") {
+            self.slots.set_activity(&node.activity, &activity);
+        }
         node.activity = activity;
         self.update_report_deadline(name, node, now);
         let old = std::mem::replace(&mut node.tallies, tallies);
@@ -812,13 +820,17 @@ impl Planner {
                 self.dirty_caches.insert(Arc::clone(id));
             }
             // A percentage of more nodes is a greater limit.
-            if before.is_none_or(|before| before.in_progress > 0) {
+            if before.is_none_or(|before| {
+                before.in_progress > 0 && !crate::planted::is("freed-slot-not-given")
+            }) {
                 self.freed.insert(Arc::clone(id));
             }
             let Some(cache) = self.caches.get_mut(id) else {
                 continue;
             };
-            if let Some(before) = before {
+            if let Some(before) = before
+                && (node.facts.is_some() || !crate::planted::is("gone-node-counted"))
+            {
                 cache.totals.subtract(before);
             }
             cache.troubles.remove(name);

@@ -222,7 +222,8 @@ pub(super) fn concealed(message: &str, id: &CacheId, entry: &AssignedImage) -> S
     let accounts = entry.service_accounts.iter().map(|name| &name.namespace);
     let namespaces = caches.chain(secrets).chain(accounts).cloned();
     let namespaces = namespaces.chain(named_namespaces(message));
-    let others: BTreeSet<String> = namespaces.filter(|of| *of != id.namespace).collect();
+    let own = |of: &String| *of == id.namespace || crate::planted::is("foreign-secret-named");
+    let others: BTreeSet<String> = namespaces.filter(|of| !own(of)).collect();
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-./_:".contains(c);
     let mut text = message.to_owned();
     for namespace in others {
@@ -385,7 +386,10 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
         (_, _, true) => "ImagesFailing",
         _ => "NodesUnreachable",
     };
-    let ready = good && !lacking && !cache.purged && !cache.deleting;
+    let ready = good
+        && (!lacking || crate::planted::is("ready-while-lacking"))
+        && !cache.purged
+        && !cache.deleting;
     let unready = match (cache.purged || cache.deleting, busy) {
         (true, _) => "Purged",
         (_, true) => "InProgress",
@@ -411,7 +415,10 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
     let published = cache.published.as_ref();
     let known = published.map_or(&[][..], |published| &published.conditions);
     let conditions = states.map(|(kind, status, reason)| {
-        let known = known.iter().find(|c| c.kind == kind && c.status == status);
+        let known = known.iter().find(|c| {
+            (c.kind == kind || crate::planted::is("time-of-another-condition"))
+                && c.status == status
+        });
         Condition {
             kind,
             status,

@@ -135,6 +135,9 @@ impl Reporter {
                 let rested = self.under_way.take().and_then(|write| write.rested_since);
                 self.rested_since = rested.or(self.rested_since);
                 self.retry_at = Some(retry_at);
+                if crate::planted::is("failed-write-forgotten") {
+                    (self.pending, self.answer_due) = (PendingChanges::default(), None);
+                }
             }
             ReporterEvent::RecordGone => {
                 let written = self.under_way.take().map(|write| write.report.record);
@@ -239,12 +242,13 @@ impl Reporter {
     fn assignment_taken(&mut self, before: &NodeReport, now: Timestamp) {
         self.pace.assigned();
         self.retry_at = None;
-        self.record_gone = false;
+        self.record_gone &= crate::planted::is("record-gone-for-ever");
         if before.record != self.observed.record {
             self.answer_due = None;
             self.pending = PendingChanges::default();
             let read = self.read_ahead.take();
             let found = read.filter(|(record, _)| Some(record) == self.observed.record.as_ref());
+            let found = found.filter(|_| !crate::planted::is("stored-report-ignored"));
             self.assume_written(found.and_then(|(_, found)| found).as_ref());
         }
         // A failure counts as new, unless the image still fails for the written reason.
@@ -287,7 +291,9 @@ impl Reporter {
             self.remember(&write.report);
             self.answer_due = None;
             self.pending = PendingChanges::default();
-            self.compare(now);
+            if !crate::planted::is("change-during-write-lost") {
+                self.compare(now);
+            }
             self.forget_written_rest();
         }
     }
@@ -327,7 +333,8 @@ impl Reporter {
     fn compare(&mut self, now: Timestamp) {
         self.note_settled(now);
         let images = &self.observed.images;
-        let answered = self.written.generation == Some(self.observed.observed_generation)
+        let same = self.written.generation == Some(self.observed.observed_generation);
+        let answered = (same || crate::planted::is("assignment-not-answered"))
             && self.written.images.len() == images.len()
             && images
                 .iter()

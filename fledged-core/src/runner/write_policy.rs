@@ -66,7 +66,8 @@ impl WritePolicy {
             WriteFailure::Conflict(_) | WriteFailure::Gone(_) | WriteFailure::TooLarge(_) => None,
         };
         let retry_after = retry_after.map(|delay| delay.min(RETRY_AFTER_MAX));
-        let exhausted = optional && failures >= OPTIONAL_ATTEMPTS;
+        let given_up = failures >= 2 && crate::planted::is("write-given-up");
+        let exhausted = (optional && failures >= OPTIONAL_ATTEMPTS) || given_up;
         let next = if exhausted || matches!(failure, WriteFailure::Gone(_)) {
             AfterFailure::Drop
         } else {

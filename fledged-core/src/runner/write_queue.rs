@@ -123,7 +123,7 @@ impl WriteQueue {
         };
         slot.in_progress = false;
         slot.failures = 0;
-        if slot.next.is_some() {
+        if slot.next.is_some() && !crate::planted::is("newer-write-dropped") {
             self.ready.push_back(target.clone());
         } else {
             self.slots.remove(target);
@@ -148,7 +148,11 @@ impl WriteQueue {
         let at = match decision.next {
             AfterFailure::Drop => return self.done(&target),
             AfterFailure::Retry(at) => {
-                slot.next.get_or_insert(command);
+                let newer = slot
+                    .next
+                    .take()
+                    .filter(|_| !crate::planted::is("older-write-repeated"));
+                slot.next = Some(newer.unwrap_or(command));
                 at
             }
             AfterFailure::Replan(at) => at,
@@ -175,7 +179,11 @@ impl WriteQueue {
                 self.ready.push_back(target);
             } else {
                 self.slots.remove(&target);
-                conflicts.extend(target.object());
+                conflicts.extend(
+                    target
+                        .object()
+                        .filter(|_| !crate::planted::is("conflict-not-planned-again")),
+                );
             }
         }
         conflicts

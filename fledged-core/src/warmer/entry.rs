@@ -96,7 +96,9 @@ impl Entry {
 
     /// Whether the reading began late enough to show the image as it is now.
     pub(super) fn is_shown_by(&self, id: InventoryId) -> bool {
-        self.stale < id && self.pull.is_none() && !self.removing
+        (self.stale < id || crate::planted::is("reading-too-old"))
+            && self.pull.is_none()
+            && !self.removing
     }
 
     /// Time until which a cancelled pull may still add the image, if it has not passed.
@@ -219,6 +221,11 @@ impl Entry {
         backoff: &Backoff,
         rng: &mut fastrand::Rng,
     ) {
+        if self.progress.report.phase == ImagePhase::Cached
+            && crate::planted::is("eviction-unnoticed")
+        {
+            return;
+        }
         // After a failed refresh, an earlier copy counts as present until it is evicted.
         let vanished = match self.progress.report.phase {
             ImagePhase::Cached => true,
@@ -259,7 +266,13 @@ impl Entry {
             self.progress.explain(Reason::CredentialsUnavailable, text);
         }
         if self.progress.spec.pull_policy == ImagePullPolicy::Always {
-            self.progress.report.revision = Some(self.pull_revision);
+            let asked = self.progress.spec.revision;
+            let satisfied = if crate::planted::is("pull-satisfies-later-refresh") {
+                asked
+            } else {
+                self.pull_revision
+            };
+            self.progress.report.revision = Some(satisfied);
         }
         if self.progress.wants_fresh() {
             self.progress.due = Some(now);

@@ -37,7 +37,12 @@ impl DiskHold {
             return;
         }
         self.strikes = self.strikes.saturating_add(1);
-        let delay = backoff.spread(backoff.disk_full.delay(self.strikes), rng);
+        let days = if crate::planted::is("disk-full-for-a-day") {
+            1_440
+        } else {
+            1
+        };
+        let delay = backoff.spread(backoff.disk_full.delay(self.strikes) * days, rng);
         self.hold = Some(Hold {
             until: after(now, delay),
             reason: Reason::DiskFull,

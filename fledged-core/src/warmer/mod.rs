@@ -317,7 +317,9 @@ impl Warmer {
                         }
                     }
                     unknown = true;
-                    let foreign = spec.removal.as_ref().is_some_and(|order| order.if_held) && !held;
+                    let foreign = spec.removal.as_ref().is_some_and(|order| order.if_held)
+                        && !held
+                        && !crate::planted::is("foreign-image-removed");
                     let superseded = known.map(|report| report.superseded.clone());
                     let mut entry = Entry::new(spec, self.last_inventory, now).resumed(past);
                     entry.may_appear_until = may_appear_until;
@@ -395,7 +397,9 @@ impl Warmer {
     }
 
     fn cancel(&mut self, pull: PullId) {
-        self.pulls.remove(&pull);
+        if !crate::planted::is("cancelled-pull-counts") {
+            self.pulls.remove(&pull);
+        }
         self.cancelled.push(pull);
     }
 
@@ -463,7 +467,8 @@ impl Warmer {
                 let interval = self.config.inventory_interval;
                 let earlier = (interval / EARLIER).mul_f64(self.rng.f64());
                 let interval = interval.saturating_sub(earlier);
-                self.read_due = Some(after(now, interval.max(SHORTEST)));
+                self.read_due = Some(after(now, interval.max(SHORTEST)))
+                    .filter(|_| !crate::planted::is("read-only-once"));
                 if self.above_threshold().is_none() {
                     self.resume_pulls(now);
                 }
@@ -473,7 +478,8 @@ impl Warmer {
                 self.read_failures = self.read_failures.saturating_add(1);
                 let schedule = self.config.backoff.inventory.delay(self.read_failures);
                 let delay = self.config.backoff.spread(schedule, &mut self.rng);
-                self.read_due = Some(after(now, delay));
+                self.read_due = Some(after(now, delay))
+                    .filter(|_| !crate::planted::is("failed-reading-not-repeated"));
                 if !failure.class().is_transient() {
                     self.give_up_waiting(&failure, Timestamp::MAX, now);
                 }
@@ -557,6 +563,7 @@ impl Warmer {
             1
         } else {
             self.config.max_parallel_pulls.get()
+                + usize::from(crate::planted::is("one-pull-too-many"))
         }
     }
 

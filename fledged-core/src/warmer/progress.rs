@@ -235,7 +235,8 @@ impl ImageProgress {
         } else {
             delay
         };
-        self.due = Some(after(now, delay));
+        self.due =
+            Some(after(now, delay)).filter(|_| !crate::planted::is("failed-round-not-retried"));
     }
 
     /// The failure of a round whose deadline has passed during an attempt. Its message keeps the failure
@@ -390,7 +391,8 @@ impl ImageProgress {
 
     /// The same image is assigned again, with the same state and perhaps other details.
     pub fn update(&mut self, spec: AssignedImage) -> Update {
-        let renewed = self.spec.revision < spec.revision;
+        let renewed =
+            self.spec.revision < spec.revision && !crate::planted::is("refresh-not-pulled");
         let credentials = self.spec.pull_secrets != spec.pull_secrets
             || self.spec.service_accounts != spec.service_accounts;
         let mended = credentials

@@ -196,6 +196,9 @@ impl Watch {
                 Interruption::new(WatchEnd::Failed(None), problem)
             })?;
         match list.items.iter().find(|object| self.is_ours(object)) {
+            Some(_)
+                if self.last != LastAssigned::Unknown
+                    && fledged_core::planted::is("second-list-ignored") => {}
             Some(object) => self.read(object, true).await,
             None => self.unassign().await,
         }
@@ -205,7 +208,9 @@ impl Watch {
 
     /// Waits for the back-off before the next watch.
     async fn pause(&mut self, interruption: Interruption) {
-        if matches!(interruption.end, WatchEnd::Expired | WatchEnd::Unreadable) {
+        if matches!(interruption.end, WatchEnd::Expired | WatchEnd::Unreadable)
+            && !fledged_core::planted::is("expired-watch-not-listed")
+        {
             self.version = None;
         }
         let delay = self.backoff.delay(interruption.end, interruption.lasted);
@@ -239,7 +244,9 @@ impl Watch {
             WatchEvent::Deleted(object) if self.is_ours(&object) => self.unassign().await,
             _ => {}
         }
-        if let Some(version) = version.filter(|version| !version.is_empty()) {
+        if let Some(version) = version.filter(|version| {
+            !version.is_empty() && !fledged_core::planted::is("watch-starts-from-old-version")
+        }) {
             self.version = Some(version);
         }
     }
@@ -259,7 +266,9 @@ impl Watch {
             uid: uid.clone(),
             generation,
         };
-        let known = self.last == current;
+        let same = |last: &LastAssigned| matches!(last, LastAssigned::Object { generation: of, .. } if *of == generation);
+        let known = self.last == current
+            || (same(&self.last) && fledged_core::planted::is("new-record-taken-for-old"));
         // An object that is known may be an echo of a write by the agent, older than its current state.
         if !same_object || (known && (listed || has_foreign_status_manager(object))) {
             let _ = self.reports.send(ReporterEvent::RecordRead {

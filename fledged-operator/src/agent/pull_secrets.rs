@@ -296,7 +296,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Objects<T> {
             match reading.peek() {
                 None => age < READ_LIMIT,
                 // What was missing may have been created since, and a pull that fails again waits for minutes.
-                Some(Err(_)) => false,
+                Some(Err(_)) => fledged_core::planted::is("missing-secret-remembered"),
                 Some(Ok(_)) => age < SHARED_FOR,
             }
         });

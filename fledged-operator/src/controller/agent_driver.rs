@@ -138,7 +138,12 @@ impl RecordReader {
     /// The events of a changed object. A spec change is not a report, and the echo of a write causes none.
     fn recorded(&mut self, node: NodeName, record: &ReadNodeCache) -> Vec<ClusterEvent> {
         let mut hasher = DefaultHasher::new();
-        record.status.hash(&mut hasher);
+        let part = if fledged_core::planted::is("report-of-equal-count-missed") {
+            &record.status["cached"]
+        } else {
+            &record.status
+        };
+        part.hash(&mut hasher);
         let seen = RecordVersion {
             uid: record.uid().unwrap_or_default(),
             generation: record.generation(),

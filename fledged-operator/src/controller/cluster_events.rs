@@ -119,7 +119,9 @@ impl EventReader {
             SourceEvent::Node(event) => self.read_node(event),
             SourceEvent::Driver(event) => self.read_driver(event),
         };
-        let listed = self.caches.is_listed() && self.nodes.is_listed() && self.driver_listed;
+        let driver_listed =
+            self.driver_listed || fledged_core::planted::is("planned-before-all-lists");
+        let listed = self.caches.is_listed() && self.nodes.is_listed() && driver_listed;
         if !self.synced && listed {
             self.synced = true;
             events.push(ClusterEvent::Synced);
@@ -145,7 +147,9 @@ impl EventReader {
             Change::Applied(name, node) => {
                 let uid = node.uid().unwrap_or_default();
                 let before = self.uids.set(&name, uid.clone());
-                let replaced = before.is_some_and(|before| before != uid);
+                let replaced = before.is_some_and(|before| {
+                    before != uid && !fledged_core::planted::is("replaced-node-unnoticed")
+                });
                 let gone = replaced.then(|| ClusterEvent::NodeGone(name.clone()));
                 let applied = ClusterEvent::NodeApplied(node.into_facts(name));
                 gone.into_iter().chain([applied]).collect()

@@ -55,7 +55,12 @@ impl KnownCaches {
     pub(super) fn status_target(&self, cache: &CacheId) -> StatusTarget {
         let key = (cache.namespace.clone(), cache.name.clone());
         match self.lock().get(&key) {
-            Some(seen) if seen.uid != cache.uid => StatusTarget::Gone,
+            Some(seen)
+                if seen.uid != cache.uid
+                    && !fledged_core::planted::is("status-of-deleted-cache") =>
+            {
+                StatusTarget::Gone
+            }
             Some(seen) if seen.foreign => StatusTarget::Foreign,
             Some(_) => StatusTarget::Ours,
             None => StatusTarget::Gone,

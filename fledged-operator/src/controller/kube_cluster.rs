@@ -208,6 +208,7 @@ impl Cluster for KubeCluster {
             .count_write("assignment", result.as_ref().err());
         match result {
             Err(WriteFailure::Gone(_)) => Ok(()),
+            Err(_) if fledged_core::planted::is("failed-deletion-ignored") => Ok(()),
             result => result,
         }
     }
