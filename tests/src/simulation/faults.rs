@@ -229,7 +229,10 @@ impl Connection {
 
     /// When the connection last failed in any way.
     pub(super) fn last_fault(&self) -> Duration {
-        let state = self.state();
+        self.last_fault_of(&self.state())
+    }
+
+    fn last_fault_of(&self, state: &State) -> Duration {
         let now = Instant::now();
         let partitioned = state.partition.is_some_and(|until| now < until);
         let stormy = state.weather.iter().any(|(until, _)| now < *until);
@@ -261,6 +264,8 @@ impl Connection {
             incarnation,
             informed: informed.min().unwrap_or_default(),
             informed_of_jobs: of_jobs.min().unwrap_or_default(),
+            listed: resources.iter().all(|of| state.listed.contains_key(*of)),
+            last_fault: self.last_fault_of(state),
         }
     }
 
@@ -299,6 +304,10 @@ impl Connection {
             (Rng::with_seed(hasher.finish()), sender)
         };
         self.0.ledger.sent(&sender, &call);
+        if self.0.ledger.is_broken() && self.0.role != Role::World {
+            // The simulation ends, also if this process would repeat the request for ever.
+            std::future::pending::<()>().await;
+        }
         self.kill(&call, KillPoint::Before).await;
         self.connect().await?;
         let fate = self.fate(&call, &mut dice);

@@ -81,6 +81,7 @@ impl IdleCluster {
             whole_removals: Vec::new(),
             hostile: false,
             trouble: Duration::ZERO,
+            quiet: Duration::ZERO,
             refresh_after: false,
             jobs: None,
         }

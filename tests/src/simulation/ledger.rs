@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::call::Call;
 use super::job_ledger::{JobLedger, JobLimits};
+use super::statuses::{Facts, Statuses};
 
 /// How much older than the last complete news an order may be that a process still follows: what is delivered in one
 /// millisecond is handled in the next.
@@ -27,12 +28,16 @@ pub(super) const HANDLING: Duration = Duration::from_millis(100);
 const SETTLED_SPEC: Duration = Duration::from_secs(60);
 /// How long a leader may write after it lost its Lease: its renewal deadline.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How long after a clock was set forward a Lease may have expired too early: its duration, measured twice.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(30);
 /// How long a node is seen to pull before it surely counts against the limit.
 const SURELY_ACTIVE: Duration = Duration::from_secs(5);
 /// Longest message in a status, in characters.
 const MESSAGE_MAX: usize = 1_024;
 /// The size of the parts of a record that the planner does not count, and the room for removals.
 const RECORD_SLACK: usize = 4_096;
+/// The most requests at one instant. Even a list of all objects by all processes takes far fewer.
+const REQUESTS_AT_ONCE: usize = 20_000;
 /// Violations that are kept.
 const VIOLATIONS_MAX: usize = 5;
 
@@ -58,6 +63,10 @@ pub(super) struct Sender {
     pub(super) informed: Duration,
     /// The same for its watches of Jobs and pods.
     pub(super) informed_of_jobs: Duration,
+    /// Whether this incarnation has listed all that its watches show.
+    pub(super) listed: bool,
+    /// When its connection last failed in any way.
+    pub(super) last_fault: Duration,
 }
 
 impl Sender {
@@ -124,8 +133,16 @@ struct State {
     well: BTreeMap<String, Duration>,
     /// The holder of the Lease, and the time since when another one has lost it.
     holder: (String, Duration),
-    writes: BTreeMap<String, u64>,
     jobs: JobLedger,
+    /// When the wall clock of a process was last set forward.
+    clock_jumped: Option<Duration>,
+    statuses: Statuses,
+    /// Whether records and their reports are those of agents.
+    has_agents: bool,
+    /// Writes of controllers and agents, by resource and by object.
+    writes: BTreeMap<(String, String), u64>,
+    /// The number of requests at this time.
+    requests: (Duration, usize),
 }
 
 /// The limits that the invariants check.
@@ -164,8 +181,12 @@ impl Ledger {
             readings: BTreeMap::new(),
             well: BTreeMap::new(),
             holder: (String::new(), Duration::ZERO),
+            clock_jumped: None,
+            statuses: Statuses::default(),
+            has_agents: true,
             writes: BTreeMap::new(),
             jobs: JobLedger::default(),
+            requests: (Duration::ZERO, 0),
         };
         Self {
             server,
@@ -185,6 +206,11 @@ impl Ledger {
         self.state().violations.clone()
     }
 
+    /// Whether an invariant is broken.
+    pub(super) fn is_broken(&self) -> bool {
+        !self.state().violations.is_empty()
+    }
+
     /// Records a violation that was found elsewhere.
     pub(super) fn violate(&self, invariant: &'static str, found: String) {
         self.state().violate(invariant, found);
@@ -192,7 +218,9 @@ impl Ledger {
 
     /// Sets the limits of Jobs.
     pub(super) fn set_job_limits(&self, limits: JobLimits) {
-        self.state().jobs.set_limits(limits);
+        let mut state = self.state();
+        state.jobs.set_limits(limits);
+        state.has_agents = false;
     }
 
     /// Whether the driver created the Job with this UID.
@@ -212,7 +240,24 @@ impl Ledger {
 
     /// The numbers of writes of controllers and agents since the last call, by resource.
     pub(super) fn take_writes(&self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut self.state().writes)
+        let mut writes = BTreeMap::new();
+        for ((part, _), count) in std::mem::take(&mut self.state().writes) {
+            *writes.entry(part).or_default() += count;
+        }
+        writes
+    }
+
+    /// The same, by object.
+    pub(super) fn take_writes_by_object(&self) -> BTreeMap<String, u64> {
+        let writes = std::mem::take(&mut self.state().writes);
+        let writes = writes.into_iter();
+        writes.map(|((_, target), count)| (target, count)).collect()
+    }
+
+    /// The wall clock of a process is set forward.
+    pub(super) fn jump(&self) {
+        let mut state = self.state();
+        state.clock_jumped = Some(state.now);
     }
 
     /// Sets which agents run without faults, and since when.
@@ -222,15 +267,25 @@ impl Ledger {
 
     /// Checks a request at the time at which a process sends it.
     pub(super) fn sent(&self, sender: &Sender, call: &Call) {
+        self.state().count_request(sender);
         if sender.role == Role::World || !call.is_write() || call.resource == "leases" {
             return;
         }
+        if call.resource == "nodeimagecaches" {
+            // The garbage collector may have deleted it.
+            self.read_record(&call.name);
+        }
         let mut state = self.state();
+        // The name of an event contains the wall time.
+        let target = match call.resource.as_str() {
+            "events" => "events".to_owned(),
+            _ => call.target(),
+        };
         let part = match call.subresource.as_str() {
             "" => call.resource.clone(),
             sub => format!("{}/{sub}", call.resource),
         };
-        *state.writes.entry(part).or_default() += 1;
+        *state.writes.entry((part, target)).or_default() += 1;
         if sender.role == Role::Controller {
             state.check_leader(sender);
         }
@@ -246,6 +301,7 @@ impl Ledger {
         if call.is("imagecaches", "status") || call.is("events", "") {
             state.check_texts(call);
         }
+        state.check_statuses(sender, call);
     }
 
     /// Reads an object that was written.
@@ -282,6 +338,8 @@ impl Ledger {
         let found = self.server.object(GROUP, "imagecaches", namespace, name);
         let mut state = self.state();
         let key = (namespace.to_owned(), name.to_owned());
+        let now = state.now;
+        state.statuses.cache_read(&key, found.as_ref(), now);
         let Some(object) = found.and_then(|object| serde_json::from_value(object).ok()) else {
             state.caches.remove(&key);
             state.fold();
@@ -329,11 +387,15 @@ impl Ledger {
                     true => state.ready_since.entry(name.to_owned()).or_insert(now),
                     false => &mut state.ready_since.remove(name).unwrap_or_default(),
                 };
-                state.nodes.insert(name.to_owned(), facts);
+                let before = state.nodes.insert(name.to_owned(), facts.clone());
+                if before != Some(facts) {
+                    state.statuses.node_changed(name, now);
+                }
             }
             None => {
                 state.ready_since.remove(name);
                 state.nodes.remove(name);
+                state.statuses.node_changed(name, now);
                 for cache in state.caches.values_mut() {
                     cache.frozen.retain(|(node, _)| node != name);
                 }
@@ -356,9 +418,11 @@ impl Ledger {
                 };
             }
         }
+        state.statuses.record_read(name, found.as_ref(), now);
         let object = found.and_then(|object| serde_json::from_value::<ReadNodeCache>(object).ok());
         let Some(object) = object else {
             state.unfinished.remove(name);
+            state.statuses.report_read(name, None, now);
             return;
         };
         let (assignment, invalid) = object.assignment();
@@ -373,6 +437,7 @@ impl Ledger {
             }
         }
         let report = object.report();
+        state.statuses.report_read(name, report.as_ref(), now);
         let record = Record { assignment, report };
         match record.is_unfinished() {
             true => drop(state.unfinished.entry(name.to_owned()).or_insert(now)),
@@ -522,6 +587,25 @@ impl Ledger {
         images.any(|image| image.phase == ImagePhase::InUse)
     }
 
+    /// The images that the record of a Ready node has although no cache wants them there, and none has an invalid
+    /// spec that may keep them.
+    pub(super) fn unwanted_on(&self, node: &str) -> Vec<ImageRef> {
+        let state = self.state();
+        let record = state.records.get(node);
+        let entries = record.iter().flat_map(|record| &record.assignment.images);
+        let unwanted = entries.filter(|entry| {
+            let kept = entry.wanted_by.iter().any(|id| {
+                let key = (id.namespace.clone(), id.name.clone());
+                let cache = state.caches.get(&key);
+                cache.is_some_and(|cache| cache.spec.is_none() && !cache.idle)
+            });
+            let key = (node.to_owned(), entry.image.clone());
+            let present = entry.state == DesiredState::Present;
+            present && !kept && !state.wanted.contains_key(&key)
+        });
+        unwanted.map(|entry| entry.image.clone()).collect()
+    }
+
     /// The images that caches of these namespaces want on Ready nodes, and since when.
     pub(super) fn wanted_by(&self, namespaces: &[&str]) -> Vec<(String, ImageRef, Duration)> {
         let state = self.state();
@@ -555,6 +639,24 @@ fn orders(assignment: &Assignment) -> impl Iterator<Item = &ImageRef> {
 }
 
 impl Record {
+    /// Whether it has the image for this cache only, or orders its removal while the node still reports it as present.
+    fn holds_for(&self, image: &ImageRef, uid: &str) -> bool {
+        let mut entries = self.assignment.images.iter();
+        let Some(entry) = entries.find(|entry| entry.image == *image) else {
+            return false;
+        };
+        let reports = self.report.iter().flat_map(|report| &report.images);
+        let mut cached = reports.filter(|report| report.phase == ImagePhase::Cached);
+        match entry.state {
+            DesiredState::Present => entry.wanted_by.iter().all(|of| of.uid == uid),
+            DesiredState::Absent => {
+                let order = entry.removal.as_ref();
+                order.is_some_and(|order| order.cache.uid == uid)
+                    && cached.any(|report| report.image == *image)
+            }
+        }
+    }
+
     /// Whether the node reports pulls for this assignment that have not ended.
     fn is_unfinished(&self) -> bool {
         let Some(report) = &self.report else {
@@ -585,6 +687,18 @@ impl State {
                 invariant,
                 found,
             });
+        }
+    }
+
+    fn count_request(&mut self, sender: &Sender) {
+        let (at, count) = self.requests;
+        let count = if at == self.now { count + 1 } else { 1 };
+        self.requests = (self.now, count);
+        if count > REQUESTS_AT_ONCE {
+            self.violate(
+                "no process repeats requests without a pause",
+                sender.name.clone(),
+            );
         }
     }
 
@@ -633,8 +747,17 @@ impl State {
     }
 
     fn check_leader(&mut self, sender: &Sender) {
+        if !sender.listed {
+            let found = format!("{} writes", sender.identity());
+            self.violate("nothing is written before all lists are complete", found);
+        }
         let (holder, since) = &self.holder;
-        if *holder != sender.identity() && self.now > *since + RENEW_DEADLINE {
+        let jumped = self.clock_jumped;
+        let grace = match jumped.is_some_and(|at| self.now < at + CLOCKS_DIFFER) {
+            true => RENEW_DEADLINE,
+            false => Duration::ZERO,
+        };
+        if *holder != sender.identity() && self.now > *since + grace {
             let found = format!(
                 "{} writes, but {holder:?} holds the Lease since {:.1} s",
                 sender.identity(),
@@ -723,6 +846,36 @@ impl State {
         if active.len() >= limit {
             let found = format!("{node} is to pull while {active:?} pull, the limit is {limit}");
             self.violate("no more nodes pull than the limit", found);
+        }
+    }
+
+    /// Checks what a status of an ImageCache says, that a finalizer is not removed too early, and that a write changes
+    /// something.
+    fn check_statuses(&mut self, sender: &Sender, call: &Call) {
+        if !self.has_agents {
+            return;
+        }
+        let facts = Facts {
+            nodes: &self.nodes,
+            ready_since: &self.ready_since,
+            well: &self.well,
+            clocks_jumped: self.clock_jumped.is_some(),
+        };
+        let mut found = Vec::new();
+        if call.is("imagecaches", "status") {
+            found.extend(self.statuses.check_status(sender, call, &facts));
+        }
+        if call.is("imagecaches", "") {
+            let is_left = |node: &str, image: &ImageRef, uid: &str| {
+                let record = self.records.get(node);
+                record.is_some_and(|record| record.holds_for(image, uid))
+            };
+            let early = self.statuses.check_finalizer(sender, call, &facts, is_left);
+            found.extend(early);
+        }
+        found.extend(self.statuses.check_repeated(sender, call, self.now));
+        for (invariant, text) in found {
+            self.violate(invariant, text);
         }
     }
 

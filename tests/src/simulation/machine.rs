@@ -204,6 +204,13 @@ impl Machine {
         }
     }
 
+    /// Whether it holds what the registry has under this name.
+    pub(super) fn is_current(&self, image: &ImageRef) -> bool {
+        let held = self.state().find(image);
+        let published = self.registries.get(image);
+        held.is_some() && held == published.map(|published| published.id())
+    }
+
     fn store(
         &self,
         state: &mut State,
@@ -307,7 +314,9 @@ impl AgentRuntime {
         if let Some((until, reason)) = machine.state().failing
             && Instant::now() < until
         {
-            return Err(Failure::new(reason, format!("injected: {reason}")));
+            // Runtimes repeat themselves, and pass on what registries send.
+            let text = format!("injected: {reason} \u{1b}[31m\n").repeat(100);
+            return Err(Failure::new(reason, text));
         }
         let published = machine.registries.resolve(request)?;
         let began = Instant::now();

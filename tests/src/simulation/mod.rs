@@ -20,10 +20,12 @@ mod kubelets;
 mod ledger;
 mod machine;
 mod moves;
+mod planted;
 mod processes;
 mod registry;
 mod run;
 mod shrink;
+mod statuses;
 mod trace;
 mod world;
 
@@ -32,5 +34,9 @@ pub use idle::{IdleCluster, IdleOutcome, run_idle};
 pub use jobs::{JobMove, JobSetup, Lookalike};
 pub use ledger::Violation;
 pub use moves::{CacheName, Move, Scenario, Setup, Target, TimedMove};
-pub use run::{CONVERGENCE, CONVERGENCE_AFTER_REFRESH, Outcome, run};
+pub use planted::{PLANTED_BUGS, PlantedBug};
+pub use run::{
+    CONVERGENCE, CONVERGENCE_AFTER_REFRESH, Outcome, ROLLOUT_REPORTS, ROLLOUT_SPECS,
+    ROLLOUT_STATUSES, RolloutWrites, run, run_with_bug,
+};
 pub use shrink::shrink;

@@ -42,6 +42,9 @@ pub(super) const STRANGE: [(&str, u64); 2] = [
 /// The registries.
 pub(super) const HOSTS: [&str; 4] = ["r0.test", "r1.test", "private.test", "sys.test"];
 
+/// How long nothing happens in some simulations: longer than most back-offs.
+const QUIET: Duration = Duration::from_secs(3_600);
+
 /// An image whose pull never ends.
 pub(super) fn tarpit(number: u32) -> String {
     format!("pit.test/image-{number}:1")
@@ -171,6 +174,8 @@ pub struct Setup {
     pub hostile: bool,
     /// How long there are moves and faults.
     pub trouble: Duration,
+    /// How long of that, from its middle on, nothing happens.
+    pub quiet: Duration,
     /// Whether users ask for a refresh of their caches when the faults end.
     pub refresh_after: bool,
     /// With Jobs in place of agents.
@@ -198,13 +203,8 @@ impl Scenario {
         let hostile = dice.chance(0.4) && !seed.is_multiple_of(JOBS_EVERY);
         let mut setup = Setup {
             nodes,
-            node_limit: match hostile {
-                // A hostile tenant may keep the slot of each node that its images go to.
-                true => 10,
-                false => dice.range(1, 3) as u32,
-            },
-            // With one slot, a pull that never ends has it until its deadline.
-            pulls: dice.range(1 + usize::from(hostile), 4),
+            node_limit: dice.range(1, 4) as u32,
+            pulls: dice.range(1, 4),
             refresh: match dice.chance(0.5) {
                 true => Duration::from_secs(15 * 60),
                 false => Duration::ZERO,
@@ -216,6 +216,7 @@ impl Scenario {
             whole_removals: (0..=nodes + 1).map(|_| dice.chance(0.6)).collect(),
             hostile,
             trouble: Duration::from_secs(60 * dice.range(5, 40) as u64),
+            quiet: Duration::ZERO,
             refresh_after: dice.chance(0.5),
             jobs: None,
         };
@@ -223,7 +224,7 @@ impl Scenario {
         // Every simulation begins with caches that have something to do.
         for namespace in TENANTS {
             let at = Duration::from_millis(dice.range(0, 20_000) as u64);
-            let act = Move::Apply((namespace, CACHES[0]), dice.spec(namespace));
+            let act = Move::Apply((namespace, CACHES[0]), dice.spec(namespace, &setup));
             moves.push(TimedMove { at, act });
         }
         let span = usize::try_from(setup.trouble.as_millis()).unwrap();
@@ -243,6 +244,15 @@ impl Scenario {
             }));
         }
         moves.sort_by_key(|timed| timed.at);
+        if dice.chance(0.15) {
+            setup.quiet = QUIET;
+            for timed in &mut moves {
+                if timed.at > setup.trouble / 2 {
+                    timed.at += QUIET;
+                }
+            }
+            setup.trouble += QUIET;
+        }
         Self { seed, setup, moves }
     }
 
@@ -300,9 +310,9 @@ impl Dice {
         (namespace, self.pick(&CACHES))
     }
 
-    fn spec(&mut self, namespace: &str) -> Value {
+    fn spec(&mut self, namespace: &str, setup: &Setup) -> Value {
         if namespace == HOSTILE {
-            return self.hostile_spec();
+            return self.hostile_spec(setup);
         }
         let groups = self.range(1, 4);
         let groups: Vec<Value> = (0..groups).map(|_| self.group()).collect();
@@ -341,7 +351,7 @@ impl Dice {
         group
     }
 
-    fn hostile_spec(&mut self) -> Value {
+    fn hostile_spec(&mut self, setup: &Setup) -> Value {
         let images: Vec<String> = match self.range(0, 4) {
             0 => (0..self.range(1, 12))
                 .map(|_| tarpit(self.0.u32(0..TARPITS)))
@@ -358,7 +368,11 @@ impl Dice {
         let mut images = images;
         images.sort_unstable();
         images.dedup();
-        let deadline = self.pick(&["1s", "5m", "2h", "24h"]);
+        // With one slot, a pull that never ends has it until its deadline.
+        let deadline = match setup.pulls {
+            1 => self.pick(&["1s", "30s"]),
+            _ => self.pick(&["1s", "5m", "2h", "24h"]),
+        };
         let mut spec = json!({ "cacheSpec": [{ "images": images, "deadline": deadline }] });
         if self.chance(0.5) {
             spec["rollout"] = json!({ "maxConcurrentNodes": 1 });
@@ -437,14 +451,14 @@ impl Dice {
         let cache = self.cache(setup);
         let node = self.range(0, setup.nodes);
         match self.range(0, 60) {
-            0..=9 => Move::Apply(cache, self.spec(cache.0)),
+            0..=9 => Move::Apply(cache, self.spec(cache.0, setup)),
             10 => Move::ApplyNonsense(cache, self.nonsense()),
             11..=13 => Move::Refresh(cache),
             14..=16 => Move::Purge(cache),
             17..=19 => Move::Delete(cache),
             20 => {
                 let count = self.range(2, 40);
-                let specs = (0..count).map(|_| self.spec(cache.0)).collect();
+                let specs = (0..count).map(|_| self.spec(cache.0, setup)).collect();
                 Move::EditStorm(cache, specs)
             }
             21 => Move::Secret(self.pick(&TENANTS), self.chance(0.5)),

@@ -1,9 +1,11 @@
-//! Runs one scenario: trouble, then no faults until everything has converged, then an hour of nothing.
+//! Runs one scenario: trouble, then no faults until everything has converged, then up to an hour of nothing, and a rollout.
+//! It ends at the first broken invariant.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use fledged_core::planted;
 use tokio::runtime::Builder;
 
 use super::ledger::Violation;
@@ -23,6 +25,44 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Time from convergence to the hour of nothing: the last reports and statuses are written.
 const SETTLE: Duration = Duration::from_secs(300);
 
+/// Most writes of the spec of a NodeImageCache in a rollout without faults that replaces all images of an ImageCache:
+/// the removals, the pulls, and the end of the removals.
+pub const ROLLOUT_SPECS: u64 = 6;
+/// Most writes of the status of a NodeImageCache in such a rollout: each spec is acknowledged and its end is reported,
+/// and there is some progress.
+pub const ROLLOUT_REPORTS: u64 = 8;
+/// Most writes of the status of an ImageCache in such a rollout, on each of its nodes.
+pub const ROLLOUT_STATUSES: u64 = 6;
+
+/// The writes of a rollout without faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RolloutWrites {
+    /// Most writes of the spec of a NodeImageCache.
+    pub specs: u64,
+    /// Most writes of the status of a NodeImageCache.
+    pub reports: u64,
+    /// Most writes of the status of an ImageCache, for each node.
+    pub statuses: u64,
+}
+
+impl RolloutWrites {
+    fn new(writes: &BTreeMap<String, u64>, nodes: usize) -> Self {
+        let most = |resource: &str, status: bool| {
+            let of_resource = writes.iter().filter(|(target, _)| {
+                target.starts_with(resource) && target.ends_with("/status") == status
+            });
+            of_resource.map(|(_, count)| *count).max().unwrap_or(0)
+        };
+        let nodes = u64::try_from(nodes.max(1)).unwrap();
+        Self {
+            specs: most("nodeimagecaches/", false),
+            reports: most("nodeimagecaches/", true),
+            statuses: most("imagecaches/", true).div_ceil(nodes),
+        }
+    }
+}
+
 /// The result of a simulation.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -39,6 +79,8 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
     /// Time from the last fault to convergence.
     pub convergence: Option<Duration>,
+    /// The writes of the rollout at the end, where there was one.
+    pub rollout: Option<RolloutWrites>,
     /// The last steps.
     pub tail: Vec<String>,
 }
@@ -54,6 +96,19 @@ impl Outcome {
 /// Runs a scenario on a tokio runtime of its own. `printed`: each step is printed to stderr.
 #[must_use]
 pub fn run(scenario: &Scenario, printed: bool) -> Outcome {
+    run_with_bug(scenario, None, printed)
+}
+
+/// As [`run`], of a program with this bug of [`PLANTED_BUGS`](super::PLANTED_BUGS).
+#[must_use]
+pub fn run_with_bug(scenario: &Scenario, bug: Option<&'static str>, printed: bool) -> Outcome {
+    planted::plant(bug);
+    let outcome = run_planted(scenario, printed);
+    planted::plant(None);
+    outcome
+}
+
+fn run_planted(scenario: &Scenario, printed: bool) -> Outcome {
     fastrand::seed(scenario.seed);
     let runtime = Builder::new_current_thread()
         .enable_time()
@@ -77,6 +132,7 @@ pub fn run(scenario: &Scenario, printed: bool) -> Outcome {
             simulated: Duration::ZERO,
             faults: BTreeMap::new(),
             convergence: None,
+            rollout: None,
             tail: Vec::new(),
         }
     })
@@ -87,6 +143,9 @@ async fn play(scenario: &Scenario, printed: bool) -> Outcome {
     let setup = &scenario.setup;
     let mut world = World::new(scenario.seed, setup, trace.clone()).await;
     for timed in &scenario.moves {
+        if world.ledger.is_broken() {
+            break;
+        }
         world.advance(timed.at).await;
         world.act(&timed.act).await;
     }
@@ -98,18 +157,14 @@ async fn play(scenario: &Scenario, printed: bool) -> Outcome {
         false => CONVERGENCE,
     };
     let mut convergence = None;
-    while world.ledger.violations().is_empty() {
+    while !world.ledger.is_broken() {
         world.advance(trace.now() + LOOK).await;
-        let left = world.unsettled();
-        if left.is_empty() {
+        if converged(&world, healed + limit) {
             convergence = Some(trace.now() - healed);
             break;
         }
-        if trace.now() > healed + limit {
-            let found = format!("after {limit:?}: {}", left.join("; "));
-            world.ledger.violate("everything converges", found);
-        }
     }
+    let mut rollout = None;
     if convergence.is_some() && !world.refreshes() && !setup.hostile {
         world.advance(trace.now() + SETTLE).await;
         world.ledger.take_writes();
@@ -125,6 +180,9 @@ async fn play(scenario: &Scenario, printed: bool) -> Outcome {
                 .ledger
                 .violate("nothing is written while nothing changes", found);
         }
+        if before.is_empty() && setup.jobs.is_none() {
+            rollout = roll_out(&mut world).await;
+        }
     }
     let (steps, hash) = trace.sum();
     Outcome {
@@ -134,6 +192,43 @@ async fn play(scenario: &Scenario, printed: bool) -> Outcome {
         simulated: trace.now(),
         faults: trace.faults(),
         convergence,
+        rollout,
         tail: trace.tail(),
     }
+}
+
+/// Whether everything has converged, which it must have by `due`.
+fn converged(world: &World, due: Duration) -> bool {
+    let left = world.unsettled();
+    if world.trace.now() > due && !left.is_empty() {
+        world
+            .ledger
+            .violate("everything converges", left.join("; "));
+    }
+    left.is_empty() && !world.ledger.is_broken()
+}
+
+/// Plays a rollout without faults, and checks what it writes.
+async fn roll_out(world: &mut World) -> Option<RolloutWrites> {
+    let due = world.trace.now() + CONVERGENCE_AFTER_REFRESH;
+    world.roll_out().await;
+    loop {
+        world.advance(world.trace.now() + LOOK).await;
+        if world.ledger.is_broken() {
+            return None;
+        }
+        if converged(world, due) {
+            break;
+        }
+    }
+    let writes = world.ledger.take_writes_by_object();
+    let most = RolloutWrites::new(&writes, world.nodes_ready());
+    if most.specs > ROLLOUT_SPECS
+        || most.reports > ROLLOUT_REPORTS
+        || most.statuses > ROLLOUT_STATUSES
+    {
+        let found = format!("{most:?} of {writes:?}");
+        world.ledger.violate("a rollout takes few writes", found);
+    }
+    Some(most)
 }

@@ -37,6 +37,8 @@ use super::trace::Trace;
 const CONTROLLERS: usize = 2;
 /// Simulated time between two looks at the processes and the state of the cluster.
 const STEP: Duration = Duration::from_secs(1);
+/// The number of images of the rollout at the end.
+const ROLLOUT_IMAGES: usize = 5;
 /// Simulated time between two readings of all objects.
 const READ_ALL: Duration = Duration::from_secs(10);
 
@@ -150,12 +152,12 @@ impl World {
         let _ = secrets.create(&PostParams::default(), &secret).await;
     }
 
-    /// Lets simulated time pass until `at`, and watches over processes and invariants.
+    /// Lets simulated time pass until `at`, or until an invariant is broken, and watches over processes and invariants.
     pub(super) async fn advance(&mut self, at: Duration) {
         let end = self.trace.origin() + at;
         loop {
             let now = Instant::now();
-            if now >= end {
+            if now >= end || self.ledger.is_broken() {
                 return;
             }
             sleep_until(end.min(now + STEP)).await;
@@ -395,6 +397,9 @@ impl World {
                 }
             }
             Move::Jump(target, seconds) => {
+                if *seconds > 0 {
+                    self.ledger.jump();
+                }
                 for process in self.targets(*target) {
                     process.clock.jump(SignedDuration::from_secs(*seconds));
                 }
@@ -502,6 +507,23 @@ impl World {
         all.filter(exists).collect()
     }
 
+    /// A user replaces the images of a cache on all nodes.
+    pub(super) async fn roll_out(&mut self) {
+        self.trace.step(format_args!("a rollout"));
+        let first = usize::try_from(self.seed % 7).unwrap();
+        let images = FIXED.iter().cycle().skip(first).take(ROLLOUT_IMAGES);
+        let images: Vec<&str> = images.map(|(image, _)| *image).collect();
+        let cache = (TENANTS[0], "front");
+        let spec = json!({ "cacheSpec": [{ "images": images }] });
+        apply(&self.caches(cache), cache, &spec).await;
+    }
+
+    /// The number of Ready nodes.
+    pub(super) fn nodes_ready(&self) -> usize {
+        let names = self.machines.keys().map(|number| node_name(*number));
+        names.filter(|name| self.ledger.is_ready(name)).count()
+    }
+
     /// Whether any cache lists an image that is pulled again at intervals.
     pub(super) fn refreshes(&self) -> bool {
         !self.setup.refresh.is_zero()
@@ -531,8 +553,19 @@ impl World {
         }
         let jobs = self.ledger.jobs().into_iter();
         all.extend(jobs.map(|job| format!("Job {job} is left over")));
-        for number in self.agents.keys() {
-            all.extend(self.unsettled_record(&node_name(*number)));
+        for (number, machine) in &self.machines {
+            let node = node_name(*number);
+            all.extend(self.unsettled_record(&node));
+            if self.ledger.is_ready(&node) {
+                let unwanted = self.ledger.unwanted_on(&node).into_iter();
+                all.extend(unwanted.map(|image| format!("{node} keeps {image}")));
+            }
+            if self.setup.refresh_after && self.setup.jobs.is_none() {
+                let wanted = self.ledger.wanted_by(&TENANTS).into_iter();
+                let wanted = wanted.filter(|(of, image, _)| *of == node && image.is_mutable());
+                let old = wanted.filter(|(_, image, _)| !machine.is_current(image));
+                all.extend(old.map(|(_, image, _)| format!("{node} has an old {image}")));
+            }
         }
         all
     }

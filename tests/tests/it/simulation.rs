@@ -1,8 +1,11 @@
 //! Simulations of the real program. `docs/testing.md` has what they promise, and how to run more of them.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use fledged_tests::simulation::{IdleCluster, Scenario, run, run_idle};
+use fledged_tests::simulation::{IdleCluster, PLANTED_BUGS, Scenario, run, run_idle, run_with_bug};
 
 /// Seeds that every run of the tests simulates; the third has Jobs in place of agents. The program `simulate` takes any number.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=4;
@@ -56,4 +59,53 @@ fn refreshes_write_within_their_limit() {
     assert_eq!(outcome.violations, []);
     let writes: u64 = outcome.writes.values().sum();
     assert!((1..=outcome.allowed).contains(&writes), "{outcome:?}");
+}
+
+#[test]
+fn seeds_find_the_planted_bugs() {
+    let pinned = PLANTED_BUGS.iter().filter_map(|bug| Some((bug, bug.seed?)));
+    for (bug, seed) in pinned {
+        let outcome = run_with_bug(&Scenario::new(seed), Some(bug.name), false);
+        assert!(outcome.has_failed(), "{} is not found", bug.name);
+    }
+}
+
+#[test]
+fn seeds_of_planted_bugs_find_nothing_without_them() {
+    let pinned: BTreeSet<u64> = PLANTED_BUGS.iter().filter_map(|bug| bug.seed).collect();
+    // The others are simulated above.
+    for seed in pinned.into_iter().filter(|seed| !SEEDS.contains(seed)) {
+        let outcome = run(&Scenario::new(seed), false);
+        assert!(!outcome.has_failed(), "{seed}: {:?}", outcome.violations);
+    }
+}
+
+#[test]
+fn planted_bugs_and_their_marks_agree() {
+    let mut marks = Vec::new();
+    for part in ["core", "kube", "operator"] {
+        let root = env!("CARGO_MANIFEST_DIR");
+        marks_below(
+            &Path::new(root).join(format!("../fledged-{part}/src")),
+            &mut marks,
+        );
+    }
+    let mut bugs: Vec<_> = PLANTED_BUGS.iter().map(|bug| bug.name.to_owned()).collect();
+    marks.sort();
+    bugs.sort();
+    assert_eq!(marks, bugs);
+}
+
+/// Adds the names of the bugs that source files below a folder can plant.
+fn marks_below(folder: &Path, marks: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            marks_below(&path, marks);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let calls = text.split("planted::is(").skip(1);
+        marks.extend(calls.map(|call| call.split('"').nth(1).unwrap().to_owned()));
+    }
 }

@@ -4,6 +4,7 @@
 //! cargo run -p fledged-tests --bin simulate -- --seeds 200
 //! cargo run -p fledged-tests --bin simulate -- --seed 42 --moves 0,3,8 --trace
 //! cargo run -p fledged-tests --bin simulate -- --idle-hours 24
+//! cargo run -p fledged-tests --bin simulate -- --planted-bugs
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,7 +14,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use fledged_tests::simulation::{IdleCluster, Outcome, Scenario, run, run_idle, shrink};
+use fledged_tests::simulation::{
+    IdleCluster, Outcome, PLANTED_BUGS, PlantedBug, RolloutWrites, Scenario, run, run_idle,
+    run_with_bug, shrink,
+};
 
 /// Simulates the real controller and agents on an API server in the process, on virtual time.
 #[derive(Parser)]
@@ -39,9 +43,15 @@ struct Args {
     /// Starts no further seed after this many seconds.
     #[arg(long)]
     budget: Option<u64>,
-    /// Most runs to shrink a failing seed.
-    #[arg(long, default_value_t = 150)]
-    shrink: usize,
+    /// Most runs to shrink a failing seed. Default 150; with --planted-bugs none.
+    #[arg(long)]
+    shrink: Option<usize>,
+    /// Plants each bug in turn, and prints the first seed that finds it.
+    #[arg(long, conflicts_with = "seed")]
+    planted_bugs: bool,
+    /// With --planted-bugs: only these. With --seed: plants this one.
+    #[arg(long, value_delimiter = ',', value_parser = planted)]
+    bugs: Vec<&'static PlantedBug>,
     /// Continues after a seed that fails.
     #[arg(long)]
     keep_going: bool,
@@ -55,6 +65,7 @@ fn main() -> ExitCode {
     match (args.idle_hours, args.seed) {
         (Some(hours), _) => idle(hours),
         (None, Some(seed)) => one(seed, &args),
+        (None, None) if args.planted_bugs => find_bugs(&args),
         (None, None) => many(&args),
     }
 }
@@ -90,6 +101,70 @@ fn idle(hours: u32) -> ExitCode {
     code
 }
 
+fn planted(name: &str) -> Result<&'static PlantedBug, String> {
+    let mut bugs = PLANTED_BUGS.iter();
+    let found = bugs.find(|bug| bug.name == name);
+    found.ok_or_else(|| format!("no planted bug is called {name:?}"))
+}
+
+/// Tries seeds for each planted bug until an invariant breaks, and prints which.
+fn find_bugs(args: &Args) -> ExitCode {
+    // A bug may make a process panic, which is one of the invariants.
+    std::panic::set_hook(Box::new(|_| {}));
+    let bugs: Vec<&PlantedBug> = match args.bugs.is_empty() {
+        true => PLANTED_BUGS.iter().collect(),
+        false => args.bugs.clone(),
+    };
+    let next = Mutex::new(bugs.into_iter());
+    let missed = AtomicU64::new(0);
+    println!(
+        "{:<32} {:<16} {:>5} {:>7}  invariant",
+        "bug", "area", "seed", "steps"
+    );
+    std::thread::scope(|scope| {
+        for _ in 0..args.threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let Some(bug) = lock(&next).next() else {
+                        return;
+                    };
+                    if !find_bug(bug, args) {
+                        missed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    match missed.into_inner() {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Tries seeds until one finds the bug, and prints a line of the table.
+fn find_bug(bug: &PlantedBug, args: &Args) -> bool {
+    for seed in args.first..args.first + args.seeds {
+        let scenario = Scenario::new(seed);
+        let outcome = run_with_bug(&scenario, Some(bug.name), false);
+        let Some(violation) = outcome.violations.first() else {
+            continue;
+        };
+        let mut line = format!(
+            "{:<32} {:<16} {seed:>5} {:>7}  {}",
+            bug.name, bug.area, outcome.steps, violation.invariant
+        );
+        if let Some(attempts) = args.shrink {
+            let kept = shrink(&scenario, Some(bug.name), violation, attempts);
+            line.push_str(&format!(", with moves {kept:?}"));
+        }
+        println!("{line}");
+        return true;
+    }
+    let (name, area) = (bug.name, bug.area);
+    println!("{name:<32} {area:<16}     -       -  not found");
+    false
+}
+
 /// Simulates one seed and prints its moves and its end.
 fn one(seed: u64, args: &Args) -> ExitCode {
     let whole = Scenario::new(seed);
@@ -104,7 +179,8 @@ fn one(seed: u64, args: &Args) -> ExitCode {
             timed.act
         );
     }
-    let outcome = run(&scenario, args.trace);
+    let bug = args.bugs.first().map(|bug| bug.name);
+    let outcome = run_with_bug(&scenario, bug, args.trace);
     if outcome.has_failed() && !args.trace {
         outcome.tail.iter().for_each(|step| println!("  {step}"));
     }
@@ -136,6 +212,7 @@ struct Figures {
     simulated: Duration,
     faults: BTreeMap<&'static str, u64>,
     convergences: Vec<(Duration, u64)>,
+    rollouts: Vec<RolloutWrites>,
     failed: BTreeMap<u64, Outcome>,
 }
 
@@ -172,7 +249,12 @@ fn many(args: &Args) -> ExitCode {
     let Some((seed, violation)) = failed.clone().next() else {
         return ExitCode::SUCCESS;
     };
-    let kept = shrink(&Scenario::new(*seed), violation, args.shrink);
+    let kept = shrink(
+        &Scenario::new(*seed),
+        None,
+        violation,
+        args.shrink.unwrap_or(150),
+    );
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     println!("replay it, with {} of its moves, with:", kept.len());
     println!(
@@ -182,8 +264,8 @@ fn many(args: &Args) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn lock(figures: &Mutex<Figures>) -> MutexGuard<'_, Figures> {
-    figures.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Figures {
@@ -196,6 +278,7 @@ impl Figures {
         }
         let converged = outcome.convergence.map(|after| (after, seed));
         self.convergences.extend(converged);
+        self.rollouts.extend(outcome.rollout);
         if outcome.has_failed() {
             self.failed.insert(seed, outcome);
         }
@@ -219,6 +302,14 @@ impl Figures {
             let (median, worst) = (median.0.as_secs(), worst.as_secs());
             println!("convergence       median {median} s, worst {worst} s (seed {seed})");
         }
+        let most = |of: fn(&RolloutWrites) -> u64| self.rollouts.iter().map(of).max().unwrap_or(0);
+        println!(
+            "rollouts          {}, at most {} specs and {} reports of a node, {} statuses for each node",
+            self.rollouts.len(),
+            most(|writes| writes.specs),
+            most(|writes| writes.reports),
+            most(|writes| writes.statuses),
+        );
         println!("moves and faults  {}", self.faults.values().sum::<u64>());
         for (kind, count) in &self.faults {
             println!("  {count:>9}  {kind}");
