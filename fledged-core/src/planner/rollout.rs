@@ -173,13 +173,15 @@ fn with_revision(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RemovalClock {
     pub(super) now: Timestamp,
+    /// Earlier times are those of another clock.
+    pub(super) start: Timestamp,
     pub(super) limit: Duration,
 }
 
 impl RemovalClock {
     /// When a removal that waits is given up.
     pub(super) fn end_of(self, order: &RemovalOrder) -> Timestamp {
-        after(order.since, self.limit)
+        after(order.since.max(self.start), self.limit)
     }
 }
 

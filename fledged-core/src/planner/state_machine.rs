@@ -71,7 +71,8 @@ pub struct PlannerConfig {
     /// spec of one that does not fit counts as invalid, and its images are no longer kept. Default: no limit.
     pub images_per_namespace_max: usize,
     /// How long a removal waits for an image that is kept, because it is in use for example. Then it is given up
-    /// and the image stays. Default one day.
+    /// and the image stays. It counts from [`ClusterEvent::Synced`] at the earliest: the clock of the planner that
+    /// ordered the removal may have differed. Default one day.
     pub removal_limit: Duration,
 }
 
@@ -114,6 +115,8 @@ pub struct Planner {
     config: PlannerConfig,
     rng: fastrand::Rng,
     synced: bool,
+    /// When the events were complete.
+    synced_at: Timestamp,
     caches: Caches,
     nodes: BTreeMap<NodeName, NodeState>,
     interner: Interner,
@@ -146,6 +149,7 @@ impl Planner {
             config,
             rng: fastrand::Rng::with_seed(seed),
             synced: false,
+            synced_at: Timestamp::MIN,
             caches: Caches::default(),
             nodes: BTreeMap::new(),
             interner: Interner::default(),
@@ -311,6 +315,7 @@ impl Planner {
         if std::mem::replace(&mut self.synced, true) {
             return;
         }
+        self.synced_at = now;
         for node in self.nodes.values_mut() {
             node.last_active_at = now;
         }
@@ -695,6 +700,7 @@ impl Planner {
         let mut next = Vec::new();
         let clock = RemovalClock {
             now,
+            start: self.synced_at,
             limit: self.config.removal_limit,
         };
         if node.is_suitable() {

@@ -1,4 +1,6 @@
 //! The planner after user actions: assignments, statuses and events.
+use std::time::Duration;
+
 use crate::world::{World, mk_facts, mk_id, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{DeletionPolicy, ImageCacheSpec, RemovalCause, RemovalOrder};
@@ -411,6 +413,16 @@ fn a_pending_removal_ends_after_its_limit() {
         assert_eq!(order_of(&world), None);
         assert_eq!(world.records.len(), 0);
     }
+}
+
+#[test]
+fn a_clock_that_is_ahead_ends_no_removal_of_an_earlier_planner() {
+    let mut world = mk_pending(&mk_spec(&["app:1"], &[]), |world| world.purge("web"));
+    // The next planner's clock is two days ahead.
+    world.now += Duration::from_secs(48 * 3600);
+    world.restart();
+    world.settle();
+    assert!(order_of(&world).is_some());
 }
 
 #[test]

@@ -94,8 +94,9 @@ impl World {
             let before = before.any(|known| known.image == entry.image);
             assert!(before, "{node} never held {}", entry.image);
             let order = entry.removal.as_ref().expect("a removal has a cause");
+            let since = order.since.max(self.planner_since);
             assert!(
-                order.since + self.config.removal_limit > self.now || self.is_removed(node, entry),
+                since + self.config.removal_limit > self.now || self.is_removed(node, entry),
                 "{node}: {} waits for too long",
                 entry.image
             );

@@ -22,6 +22,8 @@ pub(crate) use mk::{mk_facts, mk_id, mk_limited, mk_name, mk_node, mk_ref, mk_sp
 
 pub(crate) struct World {
     pub planner: Planner,
+    /// When it was started again.
+    pub planner_since: Timestamp,
     pub config: PlannerConfig,
     pub now: Timestamp,
     pub caches: BTreeMap<CacheId, CacheFacts>,
@@ -56,6 +58,7 @@ impl World {
     pub(crate) fn unsynced(config: PlannerConfig) -> Self {
         Self {
             planner: Planner::new(config.clone(), 1),
+            planner_since: Timestamp::MIN,
             config,
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             caches: BTreeMap::new(),
@@ -336,6 +339,7 @@ impl World {
     /// Replaces the planner by a new one with the recorded state.
     pub(crate) fn restart(&mut self) {
         self.planner = Planner::new(self.config.clone(), 2);
+        self.planner_since = self.now;
         let now = Some(self.now);
         self.active_at.values_mut().for_each(|at| *at = now);
         let caches: Vec<_> = self.caches.values().cloned().collect();
