@@ -195,6 +195,9 @@ fn orphaned(
     interner: &mut Interner,
 ) -> Option<Arc<AssignedImage>> {
     let image = &pair.entry.image;
+    if is_wanted_by_left_out(node, image, caches) {
+        return None;
+    }
     let mut absent =
         |order| interner.entry(AssignedImage::absent(image.clone()).with_removal(order));
     if pair.entry.state == DesiredState::Absent {
@@ -231,6 +234,17 @@ fn orphaned(
         })
     };
     pair.entry.wanted_by.iter().find_map(ordered).map(absent)
+}
+
+/// Whether a cache whose images do not fit into the record wants the image on the node.
+fn is_wanted_by_left_out(node: &NodeState, image: &ImageRef, caches: &Caches) -> bool {
+    let Some(facts) = &node.facts else {
+        return false;
+    };
+    let left_out = node.images.left_out.iter();
+    let specs = left_out.filter_map(|id| caches.get(id)?.desired_spec());
+    let mut groups = specs.flat_map(|spec| &spec.groups);
+    groups.any(|group| group.matches(facts) && group.images.contains(image))
 }
 
 /// The removal as its cache asks for it now. `None` if the cache is deleted and leaves its images.

@@ -426,6 +426,26 @@ fn a_clock_that_is_ahead_ends_no_removal_of_an_earlier_planner() {
 }
 
 #[test]
+fn an_image_that_a_cache_without_room_wants_is_not_removed() {
+    let mut config = PlannerConfig::default();
+    config.record_bytes_max = 600;
+    let mut world = World::with(config);
+    world.node(mk_node("n1", &[]));
+    world.cache("small", &mk_spec(&["app0:1"], &[]));
+    world.settle();
+    let images: Vec<String> = (0..50).map(|n| format!("app{n}:1")).collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    world.cache("large", &mk_spec(&images, &[]));
+    world.settle();
+    world.cache("small", &mk_spec(&["other:1"], &[]));
+    world.settle();
+    assert_eq!(order_of(&world), None);
+    world.delete("large");
+    world.settle();
+    assert_eq!(order_of(&world), None);
+}
+
+#[test]
 fn a_removal_is_taken_over_by_another_purged_cache() {
     let mut world = mk_pending(&mk_spec(&["app:1"], &[]), |world| {
         world.cache("other", &mk_spec(&["app:1"], &[]));
