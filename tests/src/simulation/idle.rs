@@ -82,6 +82,7 @@ impl IdleCluster {
             hostile: false,
             trouble: Duration::ZERO,
             quiet: Duration::ZERO,
+            idle: Duration::ZERO,
             refresh_after: false,
             jobs: None,
         }

@@ -44,6 +44,8 @@ pub(super) const HOSTS: [&str; 4] = ["r0.test", "r1.test", "private.test", "sys.
 
 /// How long nothing happens in some simulations: longer than most back-offs.
 const QUIET: Duration = Duration::from_secs(3_600);
+/// How long nothing happens at the end, at most.
+const IDLE: Duration = Duration::from_secs(3_600);
 
 /// An image whose pull never ends.
 pub(super) fn tarpit(number: u32) -> String {
@@ -176,6 +178,8 @@ pub struct Setup {
     pub trouble: Duration,
     /// How long of that, from its middle on, nothing happens.
     pub quiet: Duration,
+    /// How long nothing happens at the end.
+    pub idle: Duration,
     /// Whether users ask for a refresh of their caches when the faults end.
     pub refresh_after: bool,
     /// With Jobs in place of agents.
@@ -199,12 +203,15 @@ impl Scenario {
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(Rng::with_seed(seed));
         let nodes = dice.range(2, 5);
+        // Most histories are short: they find as much in the same time, and are easier to read.
+        let short = dice.chance(0.7);
         // A kubelet pulls one image of a pod after another, so that a pull that never ends delays removals for hours.
         let hostile = dice.chance(0.4) && !seed.is_multiple_of(JOBS_EVERY);
         let mut setup = Setup {
             nodes,
             node_limit: dice.range(1, 4) as u32,
-            pulls: dice.range(1, 4),
+            // With one slot, a pull that never ends has it until its deadline.
+            pulls: dice.range(1 + usize::from(hostile), 4),
             refresh: match dice.chance(0.5) {
                 true => Duration::from_secs(15 * 60),
                 false => Duration::ZERO,
@@ -215,8 +222,15 @@ impl Scenario {
             },
             whole_removals: (0..=nodes + 1).map(|_| dice.chance(0.6)).collect(),
             hostile,
-            trouble: Duration::from_secs(60 * dice.range(5, 40) as u64),
+            trouble: Duration::from_secs(match short {
+                true => 60 * dice.range(3, 12) as u64,
+                false => 60 * dice.range(5, 40) as u64,
+            }),
             quiet: Duration::ZERO,
+            idle: match dice.chance(0.2) {
+                true => IDLE,
+                false => IDLE / 12,
+            },
             refresh_after: dice.chance(0.5),
             jobs: None,
         };
@@ -228,7 +242,11 @@ impl Scenario {
             moves.push(TimedMove { at, act });
         }
         let span = usize::try_from(setup.trouble.as_millis()).unwrap();
-        for _ in 0..dice.range(10, 70) {
+        let count = match short {
+            true => dice.range(6, 24),
+            false => dice.range(10, 70),
+        };
+        for _ in 0..count {
             let at = Duration::from_millis(dice.range(0, span) as u64);
             let act = dice.act(&setup);
             moves.push(TimedMove { at, act });
@@ -244,7 +262,7 @@ impl Scenario {
             }));
         }
         moves.sort_by_key(|timed| timed.at);
-        if dice.chance(0.15) {
+        if dice.chance(0.05) {
             setup.quiet = QUIET;
             for timed in &mut moves {
                 if timed.at > setup.trouble / 2 {

@@ -20,8 +20,6 @@ pub const CONVERGENCE: Duration = Duration::from_secs(90 * 60);
 pub const CONVERGENCE_AFTER_REFRESH: Duration = Duration::from_secs(30 * 60);
 /// Time between two looks at what has not converged.
 const LOOK: Duration = Duration::from_secs(10);
-/// How long nothing happens at the end.
-const IDLE: Duration = Duration::from_secs(3600);
 /// Time from convergence to the hour of nothing: the last reports and statuses are written.
 const SETTLE: Duration = Duration::from_secs(300);
 
@@ -169,7 +167,7 @@ async fn play(scenario: &Scenario, printed: bool) -> Outcome {
         world.advance(trace.now() + SETTLE).await;
         world.ledger.take_writes();
         let before = world.unsettled();
-        world.advance(trace.now() + IDLE).await;
+        world.advance(trace.now() + setup.idle).await;
         let mut writes = world.ledger.take_writes();
         if world.retries_removals() {
             writes.retain(|what, _| what != "jobs" && what != "nodeimagecaches/status");

@@ -227,8 +227,9 @@ impl Statuses {
             let well = since(facts.well).is_some_and(|at| at + SURELY_RESPONSIVE <= known);
             for image in images {
                 pairs.all += 1;
-                pairs.unreachable += usize::from(!ready || !well);
                 let state = self.reported.get(&((*node).clone(), image.clone()));
+                let unseen = state.is_some_and(|(_, since)| *since > known);
+                pairs.unreachable += usize::from(!ready || !well || unseen);
                 let never = state.is_none_or(|(cached, since)| !cached && *since <= known);
                 pairs.cached += usize::from(!never);
             }
