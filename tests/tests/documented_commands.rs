@@ -191,6 +191,24 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes; simulation.rs simulates half an hour",
     ),
     (
+        "cargo test -p fledged-tests --test it simulation::",
+        Run::ByTest(
+            "tests/tests/it/simulation.rs",
+            "invariants_hold_under_random_faults",
+        ),
+        "it would run these tests again",
+    ),
+    (
+        "cargo run -p fledged-tests --bin simulate -- --planted-bugs",
+        Run::Help(env!("CARGO_BIN_EXE_simulate")),
+        "minutes; simulation.rs plants the bugs that have a seed",
+    ),
+    (
+        "cargo run -p fledged-tests --bin simulate -- --seed 1 --bugs one-pull-too-many",
+        Run::Help(env!("CARGO_BIN_EXE_simulate")),
+        "it exits with 1; simulation.rs plants the bugs that have a seed",
+    ),
+    (
         "cargo run -p fledged-tests --bin simulate -- --seed 42 --moves 3,8,12 --trace",
         Run::Help(env!("CARGO_BIN_EXE_simulate")),
         "an example; simulation.rs simulates a few seeds",
