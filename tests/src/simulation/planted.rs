@@ -1,7 +1,7 @@
 //! Bugs that can be planted in the program, and the seeds that find them.
 //!
 //! A bug is a mark in the source of the product, `planted::is("its-name")`, which is `false` in every program but the
-//! tests. It is what somebody could have forgotten there: a condition, a limit, a repetition, a reset.
+//! tests. It is what could have been forgotten there: a condition, a limit, a repetition, a reset.
 
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy)]
