@@ -131,7 +131,7 @@ impl Ledger {
         self.nodes[node].kills.push(at);
     }
 
-    /// Whether the agent of a node was killed soon after the last pull of an image began: nobody may know of the pull.
+    /// Whether the agent of a node was killed soon after the last pull of an image began: no process may know of the pull.
     fn is_pull_unknown(&self, node: usize, image: &str) -> bool {
         let ledger = &self.nodes[node];
         let began = ledger.pulls.get(image);
@@ -144,7 +144,7 @@ impl Ledger {
         })
     }
 
-    /// Lets an image stay that nobody may know of, and counts it.
+    /// Lets an image stay that no process may know of, and counts it.
     pub(super) fn leave_behind(&mut self, node: usize, image: &str) -> bool {
         let unknown = self.is_pull_unknown(node, image);
         if unknown {

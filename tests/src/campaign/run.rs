@@ -30,7 +30,7 @@ pub const CONVERGENCE: Duration = Duration::from_secs(120);
 /// Users ask for a refresh when the faults have ended, and again after each such time.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
-/// An image that is still there after this time, and whose pull nobody may know of, is left behind.
+/// An image that is still there after this time, and whose pull no process may know of, is left behind.
 const LEAVE_BEHIND: Duration = Duration::from_secs(35);
 
 /// Pause between two looks at everything.

@@ -59,13 +59,13 @@ pub struct JobSetup {
 pub enum JobMove {
     /// The kubelet of a node evicts its pods.
     EvictPods(usize),
-    /// Somebody deletes the pods of Jobs on a node.
+    /// Another program deletes the pods of Jobs on a node.
     DeletePods(usize),
-    /// Somebody deletes the Jobs of a node.
+    /// Another program deletes the Jobs of a node.
     DeleteJobs(usize),
-    /// Somebody replaces a Job of a node by another one of the same name.
+    /// Another program replaces a Job of a node by another one of the same name.
     ReplaceJob(usize),
-    /// Somebody creates a Job that looks like one of the driver.
+    /// Another program creates a Job that looks like one of the driver.
     Lookalike(usize, &'static str, Lookalike),
     /// The kubelet of a node accepts no pod for a while.
     StallPods(usize, Duration),
@@ -346,7 +346,7 @@ impl JobWorld {
         self.create(job, manager).await;
     }
 
-    /// A Job with the labels and a name of the driver, whose container pulls an image for somebody else.
+    /// A Job with the labels and a name of the driver, whose container pulls an image for another program.
     fn handmade(&mut self, node: usize, namespace: &str) -> Value {
         let (node, random) = (node_name(node), self.dice.u32(..));
         let labels = json!({

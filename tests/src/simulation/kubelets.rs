@@ -472,7 +472,7 @@ impl RunningPod {
         let removes = args.first() == Some(&"job") && args.get(1) == Some(&"remove");
         let message = match (removes, self.ours) {
             (true, true) => self.remove(&args).await,
-            // What somebody else's program says it did.
+            // What another program says it did.
             (true, false) => json!({ "removed": [0, 1, 2] }).to_string(),
             (false, _) => String::new(),
         };
