@@ -593,7 +593,7 @@ impl<'a> Step<'a> {
                 known.is_none_or(|m| m.wants_present())
             };
             let to_remove = |image: &ImageRef| self.is_to_remove(image);
-            // Its pod would remove all of them. Once a kubelet has accepted the pod, only its result tells what it did.
+            // Its pod would remove all of them. Once a kubelet has accepted the pod, only its result shows what it did.
             let images = job.removes();
             return known.accepted || (images.iter().any(to_remove) && !images.iter().any(kept));
         }
