@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fledged_core::model::Digest;
 use serde_json::Value;
 
 use super::index::Index;
-use super::layout::Layout;
+use super::layout::{Layout, age};
 use super::layout_error::LayoutError;
 use crate::registry::MANIFEST_MAX;
 
@@ -47,8 +47,8 @@ pub(crate) fn reachable(
     Ok(known)
 }
 
-/// Deletes every blob that no entry reaches and no pull has pinned, if it is in `doomed` or older than
-/// `grace`. The index must not change meanwhile.
+/// Deletes every blob that no entry reaches and no pull has pinned, and every partial file that no pull has
+/// pinned, if it is in `doomed` or older than `grace`. The index must not change meanwhile.
 pub(crate) fn collect(
     layout: &Layout,
     index: &Index,
@@ -66,7 +66,7 @@ pub(crate) fn collect(
         if needed.contains(&digest) {
             continue;
         }
-        if !doomed.contains(&digest) && age(layout, &digest)? < grace {
+        if !doomed.contains(&digest) && age_of_blob(layout, &digest)? < grace {
             continue;
         }
         if let Some(deleted) = pins.unless_pinned(&digest, || layout.delete_blob(&digest)) {
@@ -74,17 +74,22 @@ pub(crate) fn collect(
             tracing::debug!(%digest, "unused blob deleted");
         }
     }
+    for digest in layout.partials()? {
+        let age = layout.age_of_partial(&digest)?;
+        if !doomed.contains(&digest) && age.is_none_or(|age| age < grace) {
+            continue;
+        }
+        if let Some(deleted) = pins.unless_pinned(&digest, || layout.delete_partial(&digest)) {
+            deleted?;
+            tracing::debug!(%digest, "unfinished download deleted");
+        }
+    }
     Ok(())
 }
 
-/// The time since a blob was written, or zero if that is unknown.
-fn age(layout: &Layout, digest: &Digest) -> Result<Duration, LayoutError> {
-    let written = layout
-        .open_blob(digest)?
-        .and_then(|file| file.metadata().ok()?.modified().ok());
-    Ok(written
-        .and_then(|time| SystemTime::now().duration_since(time).ok())
-        .unwrap_or_default())
+fn age_of_blob(layout: &Layout, digest: &Digest) -> Result<Duration, LayoutError> {
+    let file = layout.open_blob(digest)?;
+    Ok(file.as_ref().map(age).unwrap_or_default())
 }
 
 fn starts_like_json(layout: &Layout, digest: &Digest) -> Result<bool, LayoutError> {
@@ -307,6 +312,28 @@ mod tests {
         let pins = Pins::default();
         collect(&store.layout, &index, &pins, &before, Duration::ZERO).unwrap();
         assert_eq!(store.left(), before);
+    }
+
+    #[test]
+    fn partial_files_are_deleted_after_the_grace() {
+        let store = Store::new();
+        let index = store.index(&[]);
+        let digests = [b"old", b"new", b"own", b"end"]
+            .map(|content| Digest::parse(&crate::registry::sha256(content)).unwrap());
+        for digest in &digests {
+            drop(store.layout.partial_file(digest).unwrap());
+        }
+        let [old, new, pinned, doomed] = digests;
+        let aged = store.layout.partial_file(&old).unwrap();
+        let day_ago = std::time::SystemTime::now() - GRACE - Duration::from_secs(60);
+        aged.as_file().set_modified(day_ago).unwrap();
+        let pins = Pins::default();
+        let pull = pins.hold();
+        pull.add(&pinned);
+        let all = [pinned.clone(), doomed].into();
+        collect(&store.layout, &index, &pins, &all, GRACE).unwrap();
+        let left: BTreeSet<Digest> = store.layout.partials().unwrap().into_iter().collect();
+        assert_eq!(left, [new, pinned].into());
     }
 
     #[test]

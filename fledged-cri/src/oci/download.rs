@@ -1,25 +1,28 @@
-//! Downloading blobs: each once, hashed while it is written, and named only if the digest matches.
+//! Downloading blobs: each once, hashed while it is written, and named only if the digest matches. An
+//! interrupted download leaves a partial file, with which the next one goes on.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Read as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, Digest};
-use fledged_core::port::{ProgressSink, PullProgress};
+use fledged_core::model::Digest;
 use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio_util::task::TaskTracker;
 
+use super::folder::Temporary;
 use super::layout::Layout;
 use super::layout_error::LayoutError;
 use super::lock::Writer;
-use crate::registry::{Blob, Digester, Session, failure_of_transport};
+use crate::registry::{Blob, Digester, Downloads};
 
 /// Chunks buffered between the network and the disk. A chunk has at most some 400 KiB (the HTTP client's
 /// read buffer), so a download takes about 3 MiB, enough to bridge a slow write.
 const CHUNKS_AHEAD: usize = 8;
+/// Bytes that are read at once from an earlier download.
+const REHASH_BUFFER: usize = 256 * 1024;
 
 /// The downloads in progress, as a lock for each digest. The holder of the lock downloads. The others
 /// wait for the lock and then find the blob, or download it if the first holder failed or was dropped.
@@ -44,100 +47,112 @@ impl Flights {
     }
 }
 
-/// Downloads a blob, unless it is present or another pull downloads it.
+/// Downloads a blob, unless it is present or another pull downloads it. Goes on where an earlier download
+/// has ended; if that content turns out to be corrupt, the blob is downloaded once more from its start.
 ///
-/// The blob must be pinned, and `meter` must expect its bytes. Writing runs on `threads`, for which the
+/// The blob must be pinned, and the meter must expect its bytes. Writing runs on `threads`, for which the
 /// caller can wait after this future is dropped.
 pub(crate) async fn fetch(
     layout: &Layout,
     flights: &Flights,
-    session: &Session,
+    downloads: &Downloads,
     blob: &Blob,
-    meter: &Meter,
     writer: &Arc<Writer>,
     threads: &TaskTracker,
 ) -> Result<(), Failure> {
-    let _lock = flights.lock(&blob.digest).await;
+    let mut lock = flights.lock(&blob.digest).await;
+    let meter = &downloads.meter;
     if layout.has(&blob.digest, blob.size)? {
         meter.forgo(blob.size);
         return Ok(());
     }
-    let mut response = session.blob(blob).await?;
-    if let Some(length) = response.content_length()
-        && length != blob.size
-    {
-        return Err(Failure::new(
-            Reason::DigestMismatch,
-            format!(
-                "blob {} comes with {length} bytes, its descriptor has {}",
-                blob.digest, blob.size
-            ),
-        ));
-    }
-    let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
-    let ingesting = {
-        let (layout, blob, writer) = (layout.clone(), blob.clone(), Arc::clone(writer));
-        threads.spawn_blocking(move || ingest(&layout, &blob, receiver, writer))
-    };
-    let mut broken = None;
     loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) => {
-                meter.advance(chunk.len() as u64);
-                // The channel is closed because the writer has ended; its result below has the error.
-                if sender.send(chunk).await.is_err() {
-                    break;
+        let (file, offset) = resumable(layout, blob)?;
+        meter.forgo(offset);
+        let mut download = downloads.blob(blob, offset);
+        let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
+        let ingesting = {
+            let (layout, blob, writer) = (layout.clone(), blob.clone(), Arc::clone(writer));
+            // The lock is held until the file is closed, also if this future is dropped.
+            threads.spawn_blocking(move || (ingest(&layout, &blob, file, receiver, &writer), lock))
+        };
+        let broken = loop {
+            match download.next().await {
+                Ok(Some(chunk)) => {
+                    // The channel is closed because the writer has ended; its result below has the error.
+                    if sender.send(chunk).await.is_err() {
+                        break None;
+                    }
                 }
+                Ok(None) => break None,
+                Err(failure) => break Some(failure),
             }
-            Ok(None) => break,
-            Err(error) => {
-                broken = Some(failure_of_transport("reading a blob failed", error));
-                break;
+        };
+        drop(sender);
+        let ingested = ingesting.await;
+        let (ingested, returned) =
+            ingested.map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
+        lock = returned;
+        match (broken, ingested) {
+            (Some(failure), _) => return Err(failure),
+            (None, Err(failure)) if failure.reason == Reason::DigestMismatch && offset > 0 => {
+                tracing::debug!(digest = %blob.digest, offset, "corrupt unfinished download deleted");
+                meter.expect(blob.size);
             }
+            (None, ingested) => return ingested,
         }
-    }
-    drop(sender);
-    let ingested = ingesting
-        .await
-        .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
-    match broken {
-        Some(failure) => Err(failure),
-        None => ingested,
     }
 }
 
-/// Writes chunks until the channel closes, and names the blob if they are exactly its content.
+/// The partial file of a blob, and how many bytes of the blob it has.
+fn resumable(layout: &Layout, blob: &Blob) -> Result<(Temporary, u64), LayoutError> {
+    let file = layout.partial_file(&blob.digest)?;
+    let metadata = file.as_file().metadata();
+    let length = metadata
+        .map_err(LayoutError::io("read", file.path()))?
+        .len();
+    if length <= blob.size {
+        return Ok((file, length));
+    }
+    file.discard();
+    Ok((layout.partial_file(&blob.digest)?, 0))
+}
+
+/// Appends chunks to a partial file until the channel closes, and gives it the name of the blob if it is
+/// exactly its content.
 ///
 /// Blocks: it runs on a blocking thread, so that hashing and writing overlap with reading the network.
-/// It returns early, which closes the channel, on the first excess byte or write error.
+/// It returns early, which closes the channel, on a write error.
 ///
 /// # Errors
 ///
-/// [`Reason::DigestMismatch`] for any other content, or the reason of a file system error. No file is
-/// left behind then.
-pub(crate) fn ingest(
+/// [`Reason::DigestMismatch`] for any other content, or the reason of a file system error. An incomplete file
+/// stays, one with the wrong content is deleted.
+fn ingest(
     layout: &Layout,
     blob: &Blob,
+    mut file: Temporary,
     mut chunks: Receiver<Bytes>,
-    writer: Arc<Writer>,
+    writer: &Writer,
 ) -> Result<(), Failure> {
-    let mut file = layout.unfinished_file()?;
+    writer.written.add(&blob.digest);
     let mut digester = Digester::like(&blob.digest);
-    let mut length: u64 = 0;
+    let mut length = rehash(&file, &mut digester).map_err(LayoutError::io("read", file.path()))?;
     while let Some(chunk) = chunks.blocking_recv() {
         length = length.saturating_add(chunk.len() as u64);
-        if length > blob.size {
-            return Err(mismatch(blob, "is longer than"));
-        }
         digester.update(&chunk);
         file.write_all(&chunk)
             .map_err(LayoutError::io("write", file.path()))?;
     }
     if length < blob.size {
+        if length == 0 {
+            file.discard();
+        }
         return Err(mismatch(blob, &format!("ended after {length} bytes of")));
     }
     let actual = digester.finish();
     if actual != blob.digest.as_str() {
+        file.discard();
         return Err(Failure::new(
             Reason::DigestMismatch,
             format!("blob {} came with digest {actual}", blob.digest),
@@ -147,9 +162,22 @@ pub(crate) fn ingest(
     file.as_file()
         .sync_data()
         .map_err(LayoutError::io("sync", file.path()))?;
-    writer.written.add(&blob.digest);
     layout.settle(file, &blob.digest)?;
     Ok(())
+}
+
+/// Adds the content of a file to a digest. Returns its length; the file is at its end then.
+fn rehash(file: &Temporary, digester: &mut Digester) -> io::Result<u64> {
+    let mut buffer = vec![0; REHASH_BUFFER];
+    let mut length = 0;
+    loop {
+        let read = file.as_file().read(&mut buffer)?;
+        if read == 0 {
+            return Ok(length);
+        }
+        digester.update(buffer.get(..read).unwrap_or_default());
+        length += read as u64;
+    }
 }
 
 fn mismatch(blob: &Blob, how: &str) -> Failure {
@@ -160,47 +188,6 @@ fn mismatch(blob: &Blob, how: &str) -> Failure {
             blob.digest, blob.size
         ),
     )
-}
-
-/// Sums up the progress of one pull's downloads and reports it.
-#[derive(Debug)]
-pub(crate) struct Meter {
-    sink: ProgressSink,
-    /// Done and total bytes.
-    counts: Mutex<(u64, u64)>,
-}
-
-impl Meter {
-    pub(crate) fn new(sink: ProgressSink) -> Self {
-        Self {
-            sink,
-            counts: Mutex::new((0, 0)),
-        }
-    }
-
-    /// Adds bytes that will be fetched.
-    pub(crate) fn expect(&self, bytes: u64) {
-        self.change(|(done, total)| (done, total.saturating_add(bytes)));
-    }
-
-    /// Subtracts bytes that another pull has fetched.
-    pub(crate) fn forgo(&self, bytes: u64) {
-        self.change(|(done, total)| (done, total.saturating_sub(bytes)));
-    }
-
-    /// Counts received bytes.
-    pub(crate) fn advance(&self, bytes: u64) {
-        self.change(|(done, total)| (done.saturating_add(bytes).min(total), total));
-    }
-
-    fn change(&self, f: impl FnOnce((u64, u64)) -> (u64, u64)) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts = f(*counts);
-        let (done, total) = *counts;
-        // Reported under the lock, so that reports stay in order.
-        self.sink
-            .report(PullProgress::new(ByteSize::new(done), ByteSize::new(total)));
-    }
 }
 
 #[cfg(test)]
@@ -221,12 +208,13 @@ mod tests {
         drop(sender);
         let result = {
             let (layout, blob) = (layout.clone(), blob.clone());
-            tokio::task::spawn_blocking(move || ingest(&layout, &blob, receiver, writer))
-                .await
-                .unwrap()
+            tokio::task::spawn_blocking(move || {
+                let (file, _) = resumable(&layout, &blob)?;
+                ingest(&layout, &blob, file, receiver, &writer)
+            })
+            .await
+            .unwrap()
         };
-        let left = layout.unfinished().unwrap().names().unwrap();
-        assert!(left.is_empty(), "unfinished downloads are left: {left:?}");
         assert_eq!(layout.blob(&blob.digest).exists(), result.is_ok());
         result
     }
@@ -249,17 +237,45 @@ mod tests {
         let path = Layout::new(folder.path()).blob(&right.digest);
         assert_eq!(fs::read(path).unwrap(), b"layer content");
         write(folder.path(), &blob(b""), &[]).await.unwrap();
+        assert_eq!(Layout::new(folder.path()).partials().unwrap(), []);
 
-        for (wanted, chunks) in [
-            (blob(b"short"), &[b"sho".as_slice()][..]),
-            (blob(b"long"), &[b"long", b"er"]),
-            (blob(b"same"), &[b"sane"]),
-            (blob(b"none"), &[]),
+        for (wanted, chunks, stays) in [
+            (blob(b"short"), &[b"sho".as_slice()][..], true),
+            (blob(b"same"), &[b"sane"], false),
+            (blob(b"none"), &[], false),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let failure = write(folder.path(), &wanted, chunks).await.unwrap_err();
             assert_eq!(failure.reason, Reason::DigestMismatch, "{failure}");
+            let partials = Layout::new(folder.path()).partials().unwrap();
+            assert_eq!(!partials.is_empty(), stays, "{failure}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_download_is_continued() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        let wanted = blob(b"layer content");
+        write(folder.path(), &wanted, &[b"layer"])
+            .await
+            .unwrap_err();
+        assert_eq!(resumable(&layout, &wanted).unwrap().1, 5);
+        write(folder.path(), &wanted, &[b" cont"])
+            .await
+            .unwrap_err();
+        write(folder.path(), &wanted, &[b"ent"]).await.unwrap();
+        assert_eq!(
+            fs::read(layout.blob(&wanted.digest)).unwrap(),
+            b"layer content"
+        );
+
+        // A file that is longer than the blob is not its beginning.
+        let shorter = blob(b"lay");
+        let mut file = layout.partial_file(&shorter.digest).unwrap();
+        file.write_all(b"longer").unwrap();
+        drop(file);
+        assert_eq!(resumable(&layout, &shorter).unwrap().1, 0);
     }
 
     #[cfg(unix)]
@@ -272,29 +288,5 @@ mod tests {
         let path = Layout::new(folder.path()).blob(&blob.digest);
         let mode = fs::metadata(path).unwrap().permissions().mode();
         assert_ne!(mode & 0o044, 0, "{mode:o}");
-    }
-
-    #[test]
-    fn counts_the_bytes_of_this_pull() {
-        let reports = Arc::new(Mutex::new(Vec::new()));
-        let sink = {
-            let reports = Arc::clone(&reports);
-            ProgressSink::new(move |p: PullProgress| {
-                reports
-                    .lock()
-                    .unwrap()
-                    .push((p.done.bytes(), p.total.unwrap().bytes()));
-            })
-        };
-        let meter = Meter::new(sink);
-        meter.expect(100);
-        meter.expect(50);
-        meter.advance(60);
-        meter.forgo(50);
-        meter.advance(70);
-        assert_eq!(
-            *reports.lock().unwrap(),
-            [(0, 100), (0, 150), (60, 150), (60, 100), (100, 100)]
-        );
     }
 }

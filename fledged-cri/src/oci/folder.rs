@@ -17,7 +17,8 @@ use rustix::io::Errno;
 
 use super::layout_error::LayoutError;
 
-/// The start of the names of temporary files. Other files are never deleted from their folder.
+/// The start of the names of temporary files, which are deleted when they are dropped. Their folder also
+/// has partial blobs; other files are never deleted from it.
 pub(crate) const TEMPORARY_PREFIX: &str = "fledged-tmp-";
 
 /// Attempts to find an unused name for a temporary file. A process that died can leave names of the same
@@ -178,6 +179,7 @@ impl Folder {
                         file: File::from(handle),
                         folder: self,
                         name,
+                        delete: true,
                     });
                 }
                 Err(Errno::EXIST) => {}
@@ -191,6 +193,22 @@ impl Folder {
         Err(LayoutError::io("create a file in", &self.path)(
             Errno::EXIST.into(),
         ))
+    }
+
+    /// The file of that name in this folder, which is created if it is missing. It keeps its content, and
+    /// its name when it is dropped.
+    pub(crate) fn partial(self, name: String) -> Result<Temporary, LayoutError> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&self.handle, &name, flags, Mode::from_raw_mode(0o644))
+            .map_err(|error| self.refusal("open", &name, error))?;
+        Ok(Temporary {
+            path: self.path_of(&name),
+            file: self.regular("open", &name, handle)?,
+            folder: self,
+            name,
+            delete: false,
+        })
     }
 
     fn stat(&self, name: &str) -> Result<Option<Stat>, LayoutError> {
@@ -239,13 +257,15 @@ impl Folder {
     }
 }
 
-/// A file with a temporary name, which is deleted when it is dropped.
+/// A file with a temporary name, which is deleted when it is dropped unless it is a partial one.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     folder: Folder,
     name: String,
     path: PathBuf,
     file: File,
+    /// Whether it is deleted when it is dropped.
+    delete: bool,
 }
 
 impl Temporary {
@@ -257,6 +277,11 @@ impl Temporary {
     /// The file.
     pub(crate) fn as_file(&self) -> &File {
         &self.file
+    }
+
+    /// Deletes the file.
+    pub(crate) fn discard(mut self) {
+        self.delete = true;
     }
 
     /// Gives the file its final name in `target`, in place of a regular file of that name.
@@ -284,8 +309,10 @@ impl Write for Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Left behind on an error; the next writer deletes it.
-        let _ = rustix::fs::unlinkat(&self.folder.handle, &self.name, AtFlags::empty());
+        if self.delete {
+            // Left behind on an error; the next writer deletes it.
+            let _ = rustix::fs::unlinkat(&self.folder.handle, &self.name, AtFlags::empty());
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use fledged_core::model::Digest;
 use serde::Deserialize;
@@ -24,6 +25,8 @@ const BLOBS: &str = "blobs";
 const OWN: &str = ".fledged";
 const UNFINISHED: &str = "unfinished";
 const LOCK: &str = "lock";
+/// The start of the name of a partial blob, before its algorithm and its hexadecimal digits.
+const PARTIAL_PREFIX: &str = "fledged-part-";
 const EMPTY_INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
@@ -217,6 +220,36 @@ impl Layout {
         self.unfinished()?.temporary()
     }
 
+    /// The file of a blob that is not complete yet, with what an earlier download has left in it.
+    pub(crate) fn partial_file(&self, digest: &Digest) -> Result<Temporary, LayoutError> {
+        self.unfinished()?.partial(partial_name(digest))
+    }
+
+    /// The blobs of which partial files are left.
+    pub(crate) fn partials(&self) -> Result<Vec<Digest>, LayoutError> {
+        let Some(unfinished) = self.below([OWN, UNFINISHED])? else {
+            return Ok(Vec::new());
+        };
+        let names = unfinished.names()?;
+        let digests = names.iter().filter_map(|name| {
+            let (algorithm, hex) = name.strip_prefix(PARTIAL_PREFIX)?.split_once('-')?;
+            Digest::parse(&format!("{algorithm}:{hex}")).ok()
+        });
+        Ok(digests.collect())
+    }
+
+    /// The time since a partial file was written to, or `None` if it is missing.
+    pub(crate) fn age_of_partial(&self, digest: &Digest) -> Result<Option<Duration>, LayoutError> {
+        let file = self.unfinished()?.file(&partial_name(digest))?;
+        Ok(file.map(|file| age(&file)))
+    }
+
+    /// Deletes a partial file.
+    pub(crate) fn delete_partial(&self, digest: &Digest) -> Result<(), LayoutError> {
+        let name = partial_name(digest);
+        self.unfinished()?.delete(&name).map(drop)
+    }
+
     /// Gives a complete and synced download the name of its blob.
     pub(crate) fn settle(&self, file: Temporary, digest: &Digest) -> Result<(), LayoutError> {
         file.rename_to(&self.create_blob_folder(digest)?, digest.hex())
@@ -352,6 +385,19 @@ fn sync_ancestor(folder: &Path) -> Result<(), LayoutError> {
         Some(folder) => folder.sync(),
         None => Ok(()),
     }
+}
+
+fn partial_name(digest: &Digest) -> String {
+    format!("{PARTIAL_PREFIX}{}-{}", digest.algorithm(), digest.hex())
+}
+
+/// The time since a file was written to, or zero if that is unknown.
+pub(crate) fn age(file: &File) -> Duration {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    let written = modified.ok();
+    written
+        .and_then(|time| SystemTime::now().duration_since(time).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -44,8 +44,8 @@ impl WriterLock {
 
     /// Acquires the lock, or shares it with other tasks of this process. Waits for other processes.
     ///
-    /// The first holder creates the layout if the folder is empty, and deletes unfinished downloads:
-    /// no other writer exists then.
+    /// The first holder creates the layout if the folder is empty, and deletes temporary files: no other
+    /// writer exists then.
     pub(crate) async fn acquire(&self) -> Result<Arc<Writer>, Failure> {
         let mut current = self.current.lock().await;
         if let Some(writer) = current.upgrade() {
@@ -92,14 +92,14 @@ fn attempt(layout: &Layout) -> Result<Option<File>, LayoutError> {
     Ok(Some(file))
 }
 
-/// Deletes the unfinished downloads of processes that died. Only files that fledged has named are
-/// deleted.
+/// Deletes the temporary files of processes that died. Partial blobs stay; the next pull completes them.
+/// Only files that fledged has named are deleted.
 fn sweep(layout: &Layout) -> Result<(), LayoutError> {
     let folder = layout.unfinished()?;
     for name in folder.names()? {
         if name.starts_with(TEMPORARY_PREFIX) && folder.is_file(&name)? {
             folder.delete(&name)?;
-            tracing::debug!(path = %folder.path_of(&name).display(), "unfinished download deleted");
+            tracing::debug!(path = %folder.path_of(&name).display(), "temporary file deleted");
         }
     }
     Ok(())
@@ -161,18 +161,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_writer_deletes_unfinished_downloads() {
+    async fn the_next_writer_deletes_temporary_files() {
         let folder = tempfile::tempdir().unwrap();
         let writer = lock_on(folder.path()).acquire().await.unwrap();
         let unfinished = folder.path().join(".fledged/unfinished");
         let left = unfinished.join(format!("{TEMPORARY_PREFIX}1-1"));
         let theirs = unfinished.join("notes.txt");
-        for path in [&left, &theirs] {
+        let partial = unfinished.join("fledged-part-sha256-00");
+        for path in [&left, &theirs, &partial] {
             std::fs::write(path, "half").unwrap();
         }
         drop(writer);
         lock_on(folder.path()).acquire().await.unwrap();
         assert!(!left.exists());
+        assert!(partial.exists(), "the next pull completes it");
         assert!(theirs.exists(), "a file that fledged has not named");
     }
 }

@@ -24,8 +24,11 @@
 //!
 //! - A blob gets its final name only when it is complete, synced to disk and its digest verified. An
 //!   entry is written only after everything it needs. A blob is deleted only after the last entry
-//!   that needs it. `kill -9` at any point therefore leaves a valid layout. The next writer deletes
-//!   unfinished downloads.
+//!   that needs it. `kill -9` at any point therefore leaves a valid layout.
+//! - An interrupted download stays in `.fledged/unfinished`. The next pull of the blob hashes what is there
+//!   and fetches only the rest. If the digest does not match at the end, the file is deleted and the blob
+//!   fetched once from its start. Unfinished downloads that no pull continues are deleted like blobs without
+//!   an entry.
 //! - Digests are verified when content is fetched. After that, layers and configurations count as
 //!   present if their length is right; they are not read again. Lost or truncated blobs are noticed
 //!   and fetched again, flipped bits are not. Manifests are verified on every read.

@@ -10,34 +10,41 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::collect::{GRACE_OF_OTHERS, PinSet, collect};
-use super::download::{Meter, fetch};
+use super::download::fetch;
 use super::index::{Index, Target};
 use super::inventory;
 use super::lock::Writer;
 use super::store::{Store, blocking};
 use crate::registry::{
-    Blob, Fetched, ImageManifest, MANIFEST_MAX, Session, config_platform, no_platform, resolve,
+    Blob, Downloads, Fetched, ImageManifest, MANIFEST_MAX, Meter, Session, config_platform,
+    no_platform, resolve,
 };
 
 /// The state of one pull.
 struct Pull {
     store: Arc<Store>,
     image: ImageRef,
-    session: Session,
-    meter: Meter,
+    downloads: Downloads,
     pins: PinSet,
     writer: Arc<Writer>,
     slots: Semaphore,
     threads: TaskTracker,
 }
 
-/// Pulls one image. Dropping the future leaves the layout valid; finished blobs stay for the next
+/// Pulls one image. Dropping the future leaves the layout valid; what was downloaded stays for the next
 /// attempt.
 pub(crate) async fn pull(store: Arc<Store>, request: PullRequest) -> Result<RuntimeImage, Failure> {
     let writer = store.lock.acquire().await?;
     let pull = Arc::new(Pull {
-        session: Session::new(store.registry.clone(), &request.image, request.auth),
-        meter: Meter::new(request.progress),
+        downloads: Downloads {
+            session: Arc::new(Session::new(
+                store.registry.clone(),
+                &request.image,
+                request.auth,
+            )),
+            connections: store.connections.clone(),
+            meter: Arc::new(Meter::new(request.progress)),
+        },
         pins: store.pins.hold(),
         slots: Semaphore::new(store.parallel_layers.get()),
         threads: TaskTracker::new(),
@@ -80,7 +87,7 @@ impl Pull {
         })
         .await?;
         if let Some(held) = held {
-            match self.session.head_manifest().await {
+            match self.downloads.session.head_manifest().await {
                 Ok(Some(digest)) if digest == held.digest => {
                     self.pins.add(&held.digest);
                     return Ok(held);
@@ -102,7 +109,7 @@ impl Pull {
                 }
             }
         }
-        let root = self.session.manifest().await?;
+        let root = self.downloads.session.manifest().await?;
         self.pins.add(&root.digest);
         Ok(root)
     }
@@ -113,7 +120,7 @@ impl Pull {
         let held = blocking(move || Ok(inventory::manifest(&store.layout, &wanted, None)?)).await?;
         match held {
             Some(held) => Ok(held),
-            None => self.session.manifest_by_digest(&digest).await,
+            None => self.downloads.session.manifest_by_digest(&digest).await,
         }
     }
 
@@ -165,7 +172,7 @@ impl Pull {
         if store.layout.has(&blob.digest, blob.size)? {
             return Ok(());
         }
-        self.meter.expect(blob.size);
+        self.downloads.meter.expect(blob.size);
         let _slot = self
             .slots
             .acquire()
@@ -174,9 +181,8 @@ impl Pull {
         fetch(
             &store.layout,
             &store.flights,
-            &self.session,
+            &self.downloads,
             blob,
-            &self.meter,
             &self.writer,
             &self.threads,
         )

@@ -19,10 +19,10 @@ use super::layout_error::LayoutError;
 use super::lock::WriterLock;
 use super::pull::pull;
 use super::store::{Store, blocking};
-use crate::registry::{Platform, Registry, RegistryOptions};
+use crate::registry::{MAX_CONNECTIONS, Platform, Registry, RegistryOptions};
 
-/// Layers of one image that are fetched in parallel: the default of containerd and Docker. One
-/// connection rarely fills a link; many take bandwidth from everything else on the node.
+/// Layers of one image that are fetched in parallel: the default of containerd and Docker. Many take
+/// bandwidth from everything else on the node.
 const PARALLEL_LAYERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 
 /// Options of an [`OciLayoutRuntime`].
@@ -35,6 +35,9 @@ pub struct OciLayoutOptions {
     pub registry: RegistryOptions,
     /// How many layers of one image are fetched in parallel.
     pub parallel_layers: NonZeroUsize,
+    /// How many connections fetch layers, of all images together. A large layer comes over several, in parts
+    /// of 8 MiB, each of which is in memory until those before it are written.
+    pub max_connections: NonZeroUsize,
 }
 
 impl OciLayoutOptions {
@@ -54,12 +57,13 @@ impl OciLayoutOptions {
 }
 
 impl Default for OciLayoutOptions {
-    /// This machine's platform, [`RegistryOptions::default`], three layers.
+    /// This machine's platform, [`RegistryOptions::default`], three layers, eight connections.
     fn default() -> Self {
         Self {
             platform: Platform::host(),
             registry: RegistryOptions::default(),
             parallel_layers: PARALLEL_LAYERS,
+            max_connections: MAX_CONNECTIONS,
         }
     }
 }
@@ -75,7 +79,7 @@ pub struct OciLayoutRuntime {
 
 impl OciLayoutRuntime {
     /// Opens the layout in `folder`. Nothing is written until the first pull or removal, which creates a
-    /// missing layout and deletes unfinished downloads of processes that died.
+    /// missing layout and deletes temporary files of processes that died.
     ///
     /// # Errors
     ///
@@ -85,15 +89,9 @@ impl OciLayoutRuntime {
         let layout = Layout::new(folder.as_ref());
         let lock = WriterLock::new(layout.clone());
         layout.state()?;
-        let registry = Registry::new(options.registry).map_err(LayoutError::Registry)?;
+        let registry = Registry::new(options.registry.clone()).map_err(LayoutError::Registry)?;
         Ok(Self {
-            store: Arc::new(Store::new(
-                layout,
-                lock,
-                registry,
-                options.platform,
-                options.parallel_layers,
-            )),
+            store: Arc::new(Store::new(layout, lock, registry, &options)),
         })
     }
 

@@ -14,8 +14,9 @@ use super::index::Index;
 use super::layout::Layout;
 use super::layout_error::LayoutError;
 use super::lock::WriterLock;
+use super::runtime::OciLayoutOptions;
 use crate::disk::with_stat;
-use crate::registry::{Platform, Registry};
+use crate::registry::{Connections, Platform, Registry};
 
 /// A layout on disk, with the state that all calls on it share.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Store {
     pub(super) platform: Platform,
     pub(super) parallel_layers: NonZeroUsize,
     pub(super) registry: Registry,
+    pub(super) connections: Connections,
     pub(super) lock: WriterLock,
     pub(super) pins: Pins,
     pub(super) flights: Flights,
@@ -35,13 +37,13 @@ impl Store {
         layout: Layout,
         lock: WriterLock,
         registry: Registry,
-        platform: Platform,
-        parallel_layers: NonZeroUsize,
+        options: &OciLayoutOptions,
     ) -> Self {
         Self {
             layout,
-            platform,
-            parallel_layers,
+            platform: options.platform.clone(),
+            parallel_layers: options.parallel_layers,
+            connections: Connections::new(options.max_connections),
             registry,
             lock,
             pins: Pins::default(),

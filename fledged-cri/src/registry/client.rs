@@ -273,7 +273,7 @@ pub(super) async fn read_at_most(
 /// The failure of a request without a complete answer.
 ///
 /// The URL is left out: after a redirect it may carry a signature.
-pub(crate) fn failure_of_transport(action: &str, error: reqwest::Error) -> Failure {
+pub(super) fn failure_of_transport(action: &str, error: reqwest::Error) -> Failure {
     // A URL that the registry named: a redirect, or the realm of a challenge.
     let reason = if error.is_builder() {
         Reason::RegistryError

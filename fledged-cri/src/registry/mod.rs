@@ -7,6 +7,7 @@
 
 mod access;
 mod artifact;
+mod blob_download;
 mod challenge;
 mod client;
 mod digest;
@@ -18,6 +19,7 @@ mod foreign;
 pub mod fuzzing;
 mod hosts_file;
 mod manifest;
+mod meter;
 mod no_proxy;
 mod platform;
 mod probe;
@@ -36,7 +38,7 @@ pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
 pub use probe::Probe;
 
-pub(crate) use client::failure_of_transport;
+pub(crate) use blob_download::{Connections, Downloads, MAX_CONNECTIONS};
 pub(crate) use digest::Digester;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) use digest::sha256;
@@ -44,6 +46,7 @@ pub(crate) use manifest::{
     Blob, Fetched, ImageManifest, IndexEntry, MANIFEST_MAX, Manifest, config_platform, no_platform,
     resolve,
 };
+pub(crate) use meter::Meter;
 pub(crate) use session::Session;
 
 /// Makes ring the TLS provider of this process, unless one is already set.

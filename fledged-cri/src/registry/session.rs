@@ -1,5 +1,6 @@
 //! Requests about one repository, authorised when the registry asks for it.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     /// For content outside the registry, which is requested without credentials.
     registry: Registry,
     image: ImageRef,
+    /// Set when a host does not honour `Range`.
+    no_ranges: AtomicBool,
 }
 
 impl Session {
@@ -47,6 +50,7 @@ impl Session {
             hosts,
             image: image.clone(),
             registry,
+            no_ranges: AtomicBool::new(false),
         }
     }
 
@@ -146,6 +150,32 @@ impl Session {
             }
         }
         self.foreign_blob(blob, failures.most_relevant()).await
+    }
+
+    /// Whether parts of blobs were served so far.
+    pub(crate) fn serves_ranges(&self) -> bool {
+        !self.no_ranges.load(Ordering::Relaxed)
+    }
+
+    /// Starts to read a part of a blob, or returns `None` if the registry does not honour `Range` or has
+    /// content of another length. The answer may end before the part does.
+    pub(crate) async fn blob_part(
+        &self,
+        blob: &Blob,
+        range: &Range<u64>,
+    ) -> Result<Option<Response>, Failure> {
+        let mut failures = Failures::default();
+        for host in self.hosts(false)? {
+            match host.blob_part(blob, range).await {
+                Ok(None) => {
+                    self.no_ranges.store(true, Ordering::Relaxed);
+                    return Ok(None);
+                }
+                Ok(part) => return Ok(part),
+                Err(failure) => failures.add(failure),
+            }
+        }
+        Err(failures.most_relevant())
     }
 
     /// Checks that the registry has a blob of that size, without reading it.
@@ -260,6 +290,29 @@ impl Host {
         Fetched::verified(digest, Bytes::from(body), content_type)
     }
 
+    async fn blob_part(
+        &self,
+        blob: &Blob,
+        range: &Range<u64>,
+    ) -> Result<Option<Response>, Failure> {
+        let tail = format!("blobs/{}", blob.digest);
+        let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        let value = HeaderValue::from_str(&value)
+            .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
+        let headers = HeaderMap::from_iter([(RANGE, value)]);
+        let response = self.request(&Method::GET, &tail, headers).await?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(None);
+        }
+        let response = self.accepted(response, "blob").await?;
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT
+            && number(&response, CONTENT_RANGE.as_str(), |text| {
+                text.trim().strip_prefix("bytes ")?.split('-').next()
+            }) == Some(range.start)
+            && number(&response, CONTENT_RANGE.as_str(), total) == Some(blob.size);
+        Ok(is_part.then_some(response))
+    }
+
     async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
         let tail = format!("blobs/{}", blob.digest);
         if !self.head_is_wrong.load(Ordering::Relaxed) {
@@ -281,9 +334,7 @@ impl Host {
         let response = self.accepted(response, "blob").await?;
         self.head_is_wrong.store(true, Ordering::Relaxed);
         let length = match response.status() {
-            StatusCode::PARTIAL_CONTENT => number(&response, CONTENT_RANGE.as_str(), |text| {
-                text.rsplit_once('/').map(|(_, total)| total)
-            }),
+            StatusCode::PARTIAL_CONTENT => number(&response, CONTENT_RANGE.as_str(), total),
             _ => number(&response, CONTENT_LENGTH.as_str(), Some),
         };
         match length {
@@ -343,6 +394,11 @@ fn accept_for(tail: &str) -> &'static str {
 fn stated_digest(response: &Response) -> Option<Digest> {
     let value = response.headers().get(CONTENT_DIGEST)?;
     Digest::parse(value.to_str().ok()?).ok()
+}
+
+/// The length of the whole content, of a `Content-Range`.
+fn total(content_range: &str) -> Option<&str> {
+    content_range.rsplit_once('/').map(|(_, total)| total)
 }
 
 /// The number in a part of a header.

@@ -3,5 +3,6 @@
 mod artifacts;
 mod authorization;
 mod hosts;
+mod parts;
 mod presence;
 mod quirks;

@@ -5,10 +5,12 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use fledged_tests::{
-    Compression, Layer, Registry, SOON, check_layout, images_with_shared_base, poll_until, require,
+    Compression, Fault, FaultProxy, ImageBuilder, Layer, Pushed, Registry, Rule, SOON,
+    check_layout, images_with_shared_base, poll_until, require,
 };
 use tempfile::TempDir;
 
+use crate::oci_layout::faults::{length_of, partial_file};
 use crate::oci_layout::support::{open, pull};
 use crate::oci_layout::writer::start_writer;
 
@@ -60,7 +62,7 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
         }
     }
 
-    // The next process completes the pull and deletes unfinished downloads.
+    // The next process completes the pull.
     let runtime = open(folder.path());
     for pushed in &pushed {
         pull(&runtime, &pushed.reference).await.unwrap();
@@ -68,6 +70,48 @@ async fn a_kill_at_any_moment_leaves_a_valid_layout() {
     assert_eq!(check_layout(folder.path()).references.len(), 3);
     let left = fs::read_dir(folder.path().join(".fledged/unfinished"));
     assert_eq!(left.unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_after_a_killed_one_goes_on_with_its_layer() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    // The first part, of 8 MiB, is complete; the second stops in its middle, and so do those after it.
+    const STALL: u64 = 3_000_000;
+    const WRITTEN: u64 = (8 << 20) + STALL;
+    let registry = Registry::start();
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 40_000_000)
+        .push(&registry, "app", "1");
+    let layer = &pushed.layers[0];
+    let proxy = FaultProxy::start(registry.addr());
+    let stall = Rule::new(Fault::StallAfter(STALL)).path(layer.as_str());
+    proxy.add(stall.skip(1).always());
+    let through_proxy = Pushed {
+        reference: pushed.reference_at(proxy.addr()),
+        ..pushed.clone()
+    };
+    let folder = TempDir::new().unwrap();
+    let mut child = start_writer(folder.path(), &[through_proxy], &[]);
+    let partial = partial_file(folder.path(), layer);
+    poll_until("the start of the layer", SOON, || {
+        (length_of(&partial) == WRITTEN).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    proxy.clear();
+    let before = proxy.requests().len();
+    let reference = pushed.reference_at(proxy.addr());
+    pull(&open(folder.path()), &reference).await.unwrap();
+    check_layout(folder.path());
+    let requests = proxy.requests();
+    let sent = requests[before..]
+        .iter()
+        .filter(|r| r.path.contains(layer.as_str()));
+    let sent: u64 = sent.map(|request| request.sent).sum();
+    let size = length_of(&folder.path().join("blobs/sha256").join(layer.hex()));
+    assert_eq!(sent, size - WRITTEN, "no byte twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,354 @@
+//! Downloads of blobs over several connections: parts are requested ahead and handed over in order.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use fledged_core::error::{Failure, Reason};
+use reqwest::Response;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::client::failure_of_transport;
+use super::manifest::Blob;
+use super::meter::Meter;
+use super::session::Session;
+
+/// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
+/// connections' worth of it in memory.
+const PART: u64 = 8 * 1024 * 1024;
+/// The default number of connections. One rarely fills a link, because of its latency or of the registry's
+/// limit for each.
+pub(crate) const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+/// How often a request is repeated, for each part.
+const RETRIES: u32 = 3;
+/// The delay before the first repetition; each further one is twice as long.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// The connections that all downloads of a runtime share.
+///
+/// A connection is occupied from the request of a part until the part has been handed over, so that at
+/// most connections × part bytes are in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections {
+    permits: Arc<Semaphore>,
+    /// Bytes of one part.
+    part: u64,
+}
+
+impl Connections {
+    pub(crate) fn new(limit: NonZeroUsize) -> Self {
+        Self::with_part(limit, PART)
+    }
+
+    pub(super) fn with_part(limit: NonZeroUsize, part: u64) -> Self {
+        let limit = limit.get().min(Semaphore::MAX_PERMITS);
+        Self {
+            permits: Arc::new(Semaphore::new(limit)),
+            part,
+        }
+    }
+
+    async fn acquire(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        let permits = Arc::clone(&self.permits);
+        let permit = permits.acquire_owned().await;
+        permit.map_err(|error| Failure::new(Reason::Unknown, error.to_string()))
+    }
+
+    fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+}
+
+/// What the downloads of one pull share.
+#[derive(Clone)]
+pub(crate) struct Downloads {
+    pub(crate) session: Arc<Session>,
+    pub(crate) connections: Connections,
+    /// Counts bytes as they arrive.
+    pub(crate) meter: Arc<Meter>,
+}
+
+impl Downloads {
+    /// The content of a blob from `offset` on. Nothing is requested yet.
+    pub(crate) fn blob(&self, blob: &Blob, offset: u64) -> BlobDownload {
+        BlobDownload {
+            shared: self.clone(),
+            blob: blob.clone(),
+            at: offset,
+            retries: RETRIES,
+            source: Source::Idle,
+        }
+    }
+}
+
+/// The content of a blob, not verified.
+///
+/// A blob of more than one part comes over as many connections as are free, if the registry serves ranges.
+/// Otherwise it comes with one request.
+pub(crate) struct BlobDownload {
+    shared: Downloads,
+    blob: Blob,
+    /// Offset of the next byte to hand over.
+    at: u64,
+    retries: u32,
+    source: Source,
+}
+
+/// Where the next bytes come from.
+enum Source {
+    /// Nothing is requested.
+    Idle,
+    /// In order, without gaps.
+    Parts(VecDeque<Part>),
+    /// The whole blob, after `skip` bytes.
+    Whole {
+        response: Response,
+        skip: u64,
+        _permit: OwnedSemaphorePermit,
+    },
+}
+
+/// A part that is being downloaded.
+struct Part {
+    end: u64,
+    /// Bounded by the length of the part. Ends early if the registry does not serve ranges.
+    chunks: UnboundedReceiver<Result<Bytes, Failure>>,
+    _task: AbortOnDropHandle<()>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl BlobDownload {
+    /// How many connections are free.
+    #[cfg(test)]
+    pub(super) fn free_connections(&self) -> usize {
+        self.shared.connections.permits.available_permits()
+    }
+
+    /// The next bytes, or `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// The failure of a request after its repetitions. A failure with a delay, and one that a repetition
+    /// does not mend, is returned at once. [`Reason::DigestMismatch`] if the registry states another length
+    /// than the descriptor.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        while self.at < self.blob.size {
+            match self.step().await {
+                Ok(Some(chunk)) => {
+                    self.at += chunk.len() as u64;
+                    return Ok(Some(chunk));
+                }
+                Ok(None) => {}
+                Err(failure) => {
+                    self.source = Source::Idle;
+                    pause_before_retry(&mut self.retries, failure).await?;
+                }
+            }
+        }
+        self.source = Source::Idle;
+        Ok(None)
+    }
+
+    /// The next bytes, or `None` if the source has changed.
+    async fn step(&mut self) -> Result<Option<Bytes>, Failure> {
+        match &mut self.source {
+            Source::Idle => {
+                self.source = self.open().await?;
+                Ok(None)
+            }
+            Source::Whole { response, skip, .. } => {
+                let Some(mut chunk) = response.chunk().await.map_err(broken)? else {
+                    return Err(ended(&self.blob));
+                };
+                let skipped = (chunk.len() as u64).min(*skip);
+                *skip -= skipped;
+                chunk.advance(usize::try_from(skipped).unwrap_or(usize::MAX));
+                truncate(&mut chunk, self.blob.size - self.at);
+                self.shared.meter.advance(chunk.len() as u64);
+                Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+            }
+            Source::Parts(parts) => {
+                let mut end = parts.back().map_or(self.at, |part| part.end);
+                while end < self.blob.size {
+                    let connections = &self.shared.connections;
+                    let permit = if parts.is_empty() {
+                        connections.acquire().await?
+                    } else if let Some(permit) = connections.try_acquire() {
+                        permit
+                    } else {
+                        break;
+                    };
+                    let part = start_part(&self.shared, &self.blob, end, None, permit);
+                    end = part.end;
+                    parts.push_back(part);
+                }
+                let Some(first) = parts.front_mut() else {
+                    self.source = Source::Idle;
+                    return Ok(None);
+                };
+                match first.chunks.recv().await {
+                    Some(Ok(chunk)) => Ok(Some(chunk)),
+                    Some(Err(failure)) => {
+                        self.retries = 0;
+                        Err(failure)
+                    }
+                    None if self.at < first.end => {
+                        self.source = Source::Idle;
+                        Ok(None)
+                    }
+                    None => {
+                        parts.pop_front();
+                        Ok(None)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Requests the first part, or the whole blob.
+    async fn open(&self) -> Result<Source, Failure> {
+        let Downloads {
+            session,
+            connections,
+            ..
+        } = &self.shared;
+        let permit = connections.acquire().await?;
+        let in_parts = self.at > 0 || self.blob.size > connections.part;
+        if in_parts && self.blob.urls.is_empty() && session.serves_ranges() {
+            let range = range_of_part(&self.shared, &self.blob, self.at);
+            if let Some(answer) = session.blob_part(&self.blob, &range).await? {
+                let first = start_part(&self.shared, &self.blob, self.at, Some(answer), permit);
+                return Ok(Source::Parts(VecDeque::from([first])));
+            }
+        }
+        let response = session.blob(&self.blob).await?;
+        if let Some(length) = response.content_length()
+            && length != self.blob.size
+        {
+            return Err(Failure::new(
+                Reason::DigestMismatch,
+                format!(
+                    "blob {} comes with {length} bytes, its descriptor has {}",
+                    self.blob.digest, self.blob.size
+                ),
+            ));
+        }
+        Ok(Source::Whole {
+            response,
+            skip: self.at,
+            _permit: permit,
+        })
+    }
+}
+
+fn range_of_part(shared: &Downloads, blob: &Blob, start: u64) -> Range<u64> {
+    start..blob.size.min(start.saturating_add(shared.connections.part))
+}
+
+/// Starts the download of the part at `start`; `answer` is the answer to its request, if that was sent.
+fn start_part(
+    shared: &Downloads,
+    blob: &Blob,
+    start: u64,
+    answer: Option<Response>,
+    permit: OwnedSemaphorePermit,
+) -> Part {
+    let range = range_of_part(shared, blob, start);
+    let end = range.end;
+    let (sender, chunks) = mpsc::unbounded_channel();
+    let (shared, blob) = (shared.clone(), blob.clone());
+    let task = tokio::spawn(async move {
+        if let Err(failure) = read_part(&shared, &blob, range, answer, &sender).await {
+            // Received by nothing if the download was dropped.
+            let _ = sender.send(Err(failure));
+        }
+    });
+    Part {
+        end,
+        chunks,
+        _task: AbortOnDropHandle::new(task),
+        _permit: permit,
+    }
+}
+
+/// Sends the chunks of a part. A repeated request continues behind the last received byte.
+async fn read_part(
+    shared: &Downloads,
+    blob: &Blob,
+    mut range: Range<u64>,
+    mut answer: Option<Response>,
+    chunks: &UnboundedSender<Result<Bytes, Failure>>,
+) -> Result<(), Failure> {
+    let mut retries = RETRIES;
+    while !range.is_empty() {
+        let answered = match answer.take() {
+            Some(answer) => Ok(Some(answer)),
+            None => shared.session.blob_part(blob, &range).await,
+        };
+        let read = match answered {
+            Ok(Some(answer)) => read_answer(shared, blob, &mut range, answer, chunks).await,
+            Ok(None) => return Ok(()),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = read {
+            pause_before_retry(&mut retries, failure).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends the chunks of one answer, and moves the start of the range with them.
+async fn read_answer(
+    shared: &Downloads,
+    blob: &Blob,
+    range: &mut Range<u64>,
+    mut answer: Response,
+    chunks: &UnboundedSender<Result<Bytes, Failure>>,
+) -> Result<(), Failure> {
+    while !range.is_empty() {
+        let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
+            return Err(ended(blob));
+        };
+        truncate(&mut chunk, range.end - range.start);
+        range.start += chunk.len() as u64;
+        shared.meter.advance(chunk.len() as u64);
+        // An error: the download was dropped, which aborts this task.
+        let _ = chunks.send(Ok(chunk));
+    }
+    Ok(())
+}
+
+/// Waits before a request is repeated, or returns the failure if it is not to be repeated.
+async fn pause_before_retry(retries: &mut u32, failure: Failure) -> Result<(), Failure> {
+    let is_transient = matches!(
+        failure.reason,
+        Reason::ConnectionFailed | Reason::RegistryError
+    );
+    if *retries == 0 || !is_transient || failure.retry_after.is_some() {
+        return Err(failure);
+    }
+    tracing::debug!(%failure, "request for a blob repeated");
+    tokio::time::sleep(RETRY_DELAY * 2_u32.pow(RETRIES - *retries)).await;
+    *retries -= 1;
+    Ok(())
+}
+
+fn truncate(chunk: &mut Bytes, longest: u64) {
+    chunk.truncate(usize::try_from(longest).unwrap_or(usize::MAX));
+}
+
+fn broken(error: reqwest::Error) -> Failure {
+    failure_of_transport("reading a blob failed", error)
+}
+
+fn ended(blob: &Blob) -> Failure {
+    Failure::new(
+        Reason::ConnectionFailed,
+        format!("the content of blob {} ended too early", blob.digest),
+    )
+}
