@@ -386,6 +386,28 @@ pub(crate) struct PullArgs {
         value_parser = pull_policy()
     )]
     pub(crate) image_pull_policy: ImagePullPolicy,
+    /// How layers reach containerd: runtime leaves them to containerd; auto fetches large ones over several
+    /// connections, and goes on where an interrupted pull ended. Other runtimes pull as ever.
+    #[arg(
+        long,
+        value_name = "WAY",
+        default_value = "runtime",
+        env = "FLEDGED_PULL_VIA"
+    )]
+    pub(crate) pull_via: PullVia,
+    /// Number of connections that fetch layers for containerd and oci:, of all images together. Each holds up
+    /// to 8 MiB in memory.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = one_or_more)]
+    pub(crate) max_connections: NonZeroUsize,
+}
+
+/// How layers reach containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullVia {
+    /// Fetched by fledged, or by the runtime where fledged cannot.
+    Auto,
+    /// Fetched by the runtime.
+    Runtime,
 }
 
 /// What is never removed.

@@ -9,6 +9,8 @@
 )]
 
 pub mod classify;
+#[cfg(all(feature = "cri", feature = "oci"))]
+pub mod containerd;
 pub mod credentials;
 #[cfg(feature = "cri")]
 pub mod cri;
@@ -25,6 +27,8 @@ mod open;
 pub mod registry;
 pub mod target;
 
+#[cfg(all(feature = "cri", feature = "oci"))]
+pub use containerd::FetcherOptions;
 #[cfg(feature = "cri")]
 pub use cri::CriRuntime;
 #[cfg(feature = "docker")]

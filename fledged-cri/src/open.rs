@@ -8,15 +8,18 @@ use fledged_core::port::ImageRuntime;
 
 use crate::target::RuntimeUri;
 
-/// Options of [`open`]: those of an OCI image layout. The other runtimes have none.
-#[cfg(feature = "oci")]
-pub type OpenOptions = crate::OciLayoutOptions;
-
-/// Options of [`open`]. None without the feature `oci`.
-#[cfg(not(feature = "oci"))]
+/// Options of [`open`], each for one kind of runtime.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
-pub struct OpenOptions {}
+pub struct OpenOptions {
+    /// Options of an OCI image layout.
+    #[cfg(feature = "oci")]
+    pub layout: crate::OciLayoutOptions,
+    /// How layers are fetched for containerd; `None`: containerd fetches them itself. See
+    /// [`CriRuntime::with_fetcher`](crate::CriRuntime::with_fetcher).
+    #[cfg(all(feature = "cri", feature = "oci"))]
+    pub fetcher: Option<crate::FetcherOptions>,
+}
 
 /// Why a runtime cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,14 @@ impl From<crate::LayoutError> for OpenError {
 pub fn open(uri: &RuntimeUri, options: OpenOptions) -> Result<Arc<dyn ImageRuntime>, OpenError> {
     match uri {
         #[cfg(feature = "cri")]
-        RuntimeUri::Cri(socket) => Ok(Arc::new(crate::CriRuntime::connect(socket))),
+        RuntimeUri::Cri(socket) => {
+            let runtime = crate::CriRuntime::connect(socket);
+            #[cfg(feature = "oci")]
+            if let Some(fetcher) = options.fetcher {
+                return Ok(Arc::new(runtime.with_fetcher(fetcher)));
+            }
+            Ok(Arc::new(runtime))
+        }
         #[cfg(not(feature = "cri"))]
         RuntimeUri::Cri(_) => Err(not_compiled_in(uri, "cri")),
         #[cfg(feature = "docker")]
@@ -85,7 +95,7 @@ pub fn open(uri: &RuntimeUri, options: OpenOptions) -> Result<Arc<dyn ImageRunti
         RuntimeUri::Docker(_) => Err(not_compiled_in(uri, "docker")),
         #[cfg(feature = "oci")]
         RuntimeUri::Oci(folder) => {
-            let layout = crate::OciLayoutRuntime::open(folder, options)?;
+            let layout = crate::OciLayoutRuntime::open(folder, options.layout)?;
             Ok(Arc::new(layout))
         }
         #[cfg(not(feature = "oci"))]

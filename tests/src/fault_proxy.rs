@@ -203,10 +203,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// Answers a request; an error closes the connection without an answer.
 async fn answer(
     shared: Arc<Shared>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, std::io::Error> {
     let mut ended = shared.ended.subscribe();
     let (flight, fault) = Flight::start(&shared, &request);
+    if fault == Some(Fault::NoRange) {
+        request.headers_mut().remove(RANGE);
+    }
     match fault {
         Some(Fault::Hangup) => Err(std::io::Error::other("hung up on request")),
         Some(Fault::Stall) => {

@@ -29,6 +29,8 @@ pub enum Fault {
     Stall,
     /// Stops after this many bytes of the body; the connection stays open.
     StallAfter(u64),
+    /// Answers as a registry that does not know `Range`.
+    NoRange,
 }
 
 impl Fault {

@@ -29,7 +29,8 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     manifest::warn_cut_deadlines(&manifests.caches, defaults.longest_deadline(), terminal);
     let assignment = Assignment::for_node(&node, &manifests.caches, defaults);
     warn_nothing_selected(&assignment, &node, terminal);
-    let session = RuntimeSession::open(args.runtime.runtime.as_ref(), registry).await?;
+    let uri = args.runtime.runtime.as_ref();
+    let session = RuntimeSession::open(uri, registry, Some(&args.pull)).await?;
     session.warn_unused(registry, terminal);
     manifest::warn_no_credentials(registry, terminal);
     let mut config = WarmerConfig::default();
@@ -58,7 +59,7 @@ pub(super) async fn purge(args: PurgeArgs, terminal: &Terminal) -> Result<Exit, 
     let selected = Assignment::for_node(&node, &manifests.caches, defaults);
     warn_nothing_selected(&selected, &node, terminal);
     let round = Round {
-        session: RuntimeSession::open(args.runtime.runtime.as_ref(), &registry).await?,
+        session: RuntimeSession::open(args.runtime.runtime.as_ref(), &registry, None).await?,
         assignment: selected.into_absent(),
         format: args.output.output,
         terminal,

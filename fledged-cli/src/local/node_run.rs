@@ -47,8 +47,9 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
     warn_nothing_selected(&first, &node, terminal);
 
     let mut shutdown = ShutdownSignal::listen().map_err(CommandError::Signals)?;
+    let uri = args.runtime.runtime.as_ref();
     let session = tokio::select! {
-        session = RuntimeSession::wait(args.runtime.runtime.as_ref(), registry, terminal) => session?,
+        session = RuntimeSession::wait(uri, registry, &args.pull, terminal) => session?,
         _ = shutdown.recv() => return Ok(Exit::Done),
     };
     session.warn_unused(registry, terminal);

@@ -18,12 +18,13 @@ use fledged_core::warmer::{Warmer, WarmerConfig};
 use fledged_cri::credentials::{
     CredentialProviderError, CredentialProviders, DockerConfig, DockerConfigError, UnionCredentials,
 };
-use fledged_cri::oci::{LayoutError, OciLayoutOptions, OpenError};
+use fledged_cri::oci::{LayoutError, OciLayoutOptions};
 use fledged_cri::registry::{Platform, RegistryOptions, hosts_dirs_of_this_machine};
 use fledged_cri::target::{DetectError, RuntimeUri};
+use fledged_cri::{FetcherOptions, OpenError, OpenOptions};
 
 use super::registry_hint::Client;
-use crate::args::RegistryArgs;
+use crate::args::{PullArgs, PullVia, RegistryArgs};
 use crate::command_result::{CommandError, Exit};
 use crate::output::Terminal;
 
@@ -144,13 +145,14 @@ impl RuntimeSession {
     pub(crate) async fn open(
         uri: Option<&RuntimeUri>,
         registry: &RegistryArgs,
+        pull: Option<&PullArgs>,
     ) -> Result<Self, SessionError> {
         let credentials = credentials(registry)?;
         let uri = match uri {
             Some(uri) => uri.clone(),
             None => RuntimeUri::detect().await?,
         };
-        let runtime = open_runtime(&uri, layout_options(registry))?;
+        let runtime = open_runtime(&uri, open_options(registry, pull))?;
         let session = Self {
             runtime,
             uri,
@@ -171,7 +173,7 @@ impl RuntimeSession {
         uri: Option<&RuntimeUri>,
         registry: &RegistryArgs,
     ) -> Result<Self, SessionError> {
-        let session = Self::open(uri, registry).await?;
+        let session = Self::open(uri, registry, None).await?;
         match &session.uri {
             RuntimeUri::Oci(path) if !path.is_dir() => Err(SessionError::NoDirectory {
                 uri: session.uri.clone(),
@@ -189,11 +191,12 @@ impl RuntimeSession {
     pub(crate) async fn wait(
         uri: Option<&RuntimeUri>,
         registry: &RegistryArgs,
+        pull: &PullArgs,
         terminal: &Terminal,
     ) -> Result<Self, SessionError> {
         let mut last_warning = String::new();
         loop {
-            match Self::open(uri, registry).await {
+            match Self::open(uri, registry, Some(pull)).await {
                 Err(error) if !error.is_bad_input() => {
                     let text = error.to_string();
                     if text != last_warning {
@@ -215,8 +218,8 @@ impl RuntimeSession {
     #[cfg(feature = "demo")]
     pub(crate) fn layout(folder: &Path, insecure: Vec<String>) -> Result<Self, SessionError> {
         let uri = RuntimeUri::Oci(folder.to_owned());
-        let mut options = OciLayoutOptions::default();
-        options.registry.insecure = insecure;
+        let mut options = OpenOptions::default();
+        options.layout.registry.insecure = insecure;
         Ok(Self {
             runtime: open_runtime(&uri, options)?,
             uri,
@@ -294,7 +297,7 @@ impl RuntimeSession {
 
 fn open_runtime(
     uri: &RuntimeUri,
-    options: OciLayoutOptions,
+    options: OpenOptions,
 ) -> Result<Arc<dyn ImageRuntime>, SessionError> {
     fledged_cri::open(uri, options).map_err(|source| SessionError::Open {
         uri: uri.clone(),
@@ -362,8 +365,22 @@ pub(crate) fn registry_options(registry: &RegistryArgs) -> RegistryOptions {
     options
 }
 
-fn layout_options(registry: &RegistryArgs) -> OciLayoutOptions {
-    OciLayoutOptions::default()
+/// The options of the runtime; without those of pulls, it is not to pull.
+fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions {
+    let mut options = OpenOptions::default();
+    options.layout = OciLayoutOptions::default()
         .with_platform(platform(registry))
-        .with_registry(registry_options(registry))
+        .with_registry(registry_options(registry));
+    if let Some(pull) = pull {
+        options.layout.max_connections = pull.max_connections;
+        options.fetcher = match pull.pull_via {
+            PullVia::Auto => {
+                let mut fetcher = FetcherOptions::default();
+                fetcher.max_connections = pull.max_connections;
+                Some(fetcher)
+            }
+            PullVia::Runtime => None,
+        };
+    }
+    options
 }

@@ -1,6 +1,6 @@
 //! The calls of CRI v1 over one Unix socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +42,7 @@ pub(super) const CRI_VERSION: &str = "v1";
 const AUTHORITY: &str = "http://localhost";
 
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
     timeout: Duration,
     channel: OnceLock<Channel>,
@@ -67,7 +67,7 @@ impl Client {
         self.timeout = timeout;
     }
 
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
@@ -139,11 +139,16 @@ impl Client {
 
     /// The images of the runtime's pod sandboxes, as far as its status names them.
     pub(super) async fn sandbox_images(&self) -> Result<Vec<ImageRef>, Failure> {
+        Ok(sandbox_images(&self.verbose_status().await?))
+    }
+
+    /// What the runtime says of its configuration and state, if anything.
+    pub(crate) async fn verbose_status(&self) -> Result<HashMap<String, String>, Failure> {
         let mut runtime = self.runtime();
         let status = runtime.status(StatusRequest { verbose: true });
         match self.limited(status).await? {
-            Ok(response) => Ok(sandbox_images(&response.into_inner().info)),
-            Err(status) if is_unserved(&status) => Ok(Vec::new()),
+            Ok(response) => Ok(response.into_inner().info),
+            Err(status) if is_unserved(&status) => Ok(HashMap::new()),
             Err(status) => Err(self.failure(status, &[]).await),
         }
     }
@@ -193,7 +198,7 @@ impl Client {
 
     /// Pulls without a time limit. Dropping the future resets the stream, which cancels the pull in
     /// the runtime.
-    pub(super) async fn pull(
+    pub(crate) async fn pull(
         &self,
         name: &str,
         auth: Option<&RegistryAuth>,
@@ -305,7 +310,7 @@ impl Client {
     ///
     /// It sends no keep-alive pings: Go's gRPC servers close connections that ping more often than
     /// every five minutes, and the kernel reports a closed local peer at once.
-    fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         let connect = || {
             let socket = self.socket.clone();
             let connector = tower::service_fn(move |_| {

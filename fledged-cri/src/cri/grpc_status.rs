@@ -12,7 +12,7 @@ use crate::classify::{known_reason_of_text, redact, retry_after_of_text};
 /// errors of registries as `Unknown`.
 ///
 /// `secrets` were part of the request. The message does not repeat them.
-pub(super) fn failure_of_status(status: &Status, socket: &Path, secrets: &[&str]) -> Failure {
+pub(crate) fn failure_of_status(status: &Status, socket: &Path, secrets: &[&str]) -> Failure {
     if is_transport(status) {
         return unavailable(socket, &causes(status));
     }

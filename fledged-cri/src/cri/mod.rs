@@ -8,6 +8,10 @@ mod grpc_status;
 mod images;
 mod runtime;
 
+#[cfg(feature = "oci")]
+pub(crate) use client::Client;
+#[cfg(feature = "oci")]
+pub(crate) use grpc_status::failure_of_status;
 pub use runtime::CriRuntime;
 
 /// The messages and clients of `proto/cri.proto`.

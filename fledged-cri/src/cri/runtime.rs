@@ -14,18 +14,23 @@ use fledged_core::port::{
 
 use super::client::{CRI_VERSION, Client};
 use super::images::{image_named, images_in_use, runtime_image};
+#[cfg(feature = "oci")]
+use crate::containerd::{Fetcher, FetcherOptions};
 use crate::disk::usage_of;
 
 /// An image runtime behind a CRI v1 socket: containerd, CRI-O, cri-dockerd.
 ///
 /// It connects on the first call, and again after the runtime was unavailable. Calls in between fail
-/// with [`Reason::RuntimeUnavailable`]. Pulls report no progress, because CRI has none.
+/// with [`Reason::RuntimeUnavailable`]. Pulls report no progress, because CRI has none, unless fledged fetches
+/// the layers itself ([`with_fetcher`](Self::with_fetcher)).
 ///
 /// An image counts as in use if a container runs it or mounts it as a volume (KEP-4639), or if it is the
 /// image of pod sandboxes.
 #[derive(Debug)]
 pub struct CriRuntime {
     client: Client,
+    #[cfg(feature = "oci")]
+    fetcher: Option<Fetcher>,
 }
 
 impl CriRuntime {
@@ -35,7 +40,22 @@ impl CriRuntime {
     pub fn connect(socket: impl Into<PathBuf>) -> Self {
         Self {
             client: Client::new(socket.into()),
+            #[cfg(feature = "oci")]
+            fetcher: None,
         }
+    }
+
+    /// Fetches missing layers over several connections into containerd's content store, from which containerd
+    /// unpacks them; an interrupted pull goes on where it ended. What that cannot do is left to the runtime's
+    /// own pull, and so is everything on a runtime without containerd's services.
+    ///
+    /// The program needs access to the network and to the `hosts.toml` files as the runtime has it. A registry
+    /// that answers 429 fails the pull, with its delay.
+    #[cfg(feature = "oci")]
+    #[must_use]
+    pub fn with_fetcher(mut self, options: FetcherOptions) -> Self {
+        self.fetcher = Some(Fetcher::new(options));
+        self
     }
 
     /// Sets the time limit of every call but a pull. Default: two minutes, the kubelet's
@@ -82,9 +102,7 @@ impl CriRuntime {
 
     async fn pull_image(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
         let image = &request.image;
-        self.client
-            .pull(image.as_str(), request.auth.as_ref())
-            .await?;
+        self.pull_content(request).await?;
         self.find(image).await?.ok_or_else(|| {
             // Garbage-collected at once, or stored under another name.
             let message = format!(
@@ -93,6 +111,17 @@ impl CriRuntime {
             );
             Failure::new(Reason::Unknown, message)
         })
+    }
+
+    async fn pull_content(&self, request: &PullRequest) -> Result<(), Failure> {
+        let image = &request.image;
+        #[cfg(feature = "oci")]
+        if let Some(fetcher) = &self.fetcher {
+            let present = self.find(image).await?.and_then(|found| found.digest);
+            return fetcher.pull(&self.client, present.as_ref(), request).await;
+        }
+        let auth = request.auth.as_ref();
+        self.client.pull(image.as_str(), auth).await
     }
 
     async fn remove_image(&self, image: &ImageRef) -> Result<Removal, Failure> {

@@ -352,11 +352,14 @@ impl Reader<'_> {
     }
 }
 
+/// The file with containerd's configuration.
+const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
+
 /// The folders in which this machine's container runtime looks for registries: those of containerd's
 /// configuration, else `/etc/containerd/certs.d` and `/etc/docker/certs.d`.
 #[must_use]
 pub fn hosts_dirs_of_this_machine() -> Vec<PathBuf> {
-    let configured = std::fs::read_to_string("/etc/containerd/config.toml")
+    let configured = std::fs::read_to_string(CONTAINERD_CONFIG)
         .ok()
         .map(|text| config_path(&text))
         .unwrap_or_default();
@@ -369,26 +372,44 @@ pub fn hosts_dirs_of_this_machine() -> Vec<PathBuf> {
     }
 }
 
-/// `config_path` of containerd's configuration, in its versions 1 to 3.
+/// Whether containerd's configuration on this machine has mirrors, TLS settings or credentials in the form
+/// before `hosts.toml`.
+#[cfg(feature = "cri")]
+pub(crate) fn has_old_registry_settings() -> bool {
+    std::fs::read_to_string(CONTAINERD_CONFIG).is_ok_and(|text| old_registry_settings(&text))
+}
+
+#[cfg(feature = "cri")]
+fn old_registry_settings(text: &str) -> bool {
+    let Some(registry) = registry_settings(text) else {
+        return false;
+    };
+    let fields = ["mirrors", "configs", "auths"].iter();
+    let mut tables = fields.filter_map(|field| registry.get(*field)?.as_table());
+    tables.any(|table| !table.is_empty())
+}
+
+/// `config_path` of containerd's configuration.
 pub(super) fn config_path(text: &str) -> Vec<PathBuf> {
-    let Ok(config) = text.parse::<Table>() else {
-        return Vec::new();
-    };
-    let Some(plugins) = config.get("plugins") else {
-        return Vec::new();
-    };
-    let paths = [
+    let registry = registry_settings(text).unwrap_or_default();
+    let paths = registry.get("config_path").and_then(Value::as_str);
+    let paths = std::env::split_paths(paths.unwrap_or_default());
+    paths.filter(|path| !path.as_os_str().is_empty()).collect()
+}
+
+/// The registry settings of containerd's configuration, in its versions 1 to 3.
+fn registry_settings(text: &str) -> Option<Table> {
+    let config = text.parse::<Table>().ok()?;
+    let plugins = config.get("plugins")?;
+    let names = [
         "io.containerd.cri.v1.images",
         "io.containerd.grpc.v1.cri",
         "cri",
-    ]
-    .iter()
-    .find_map(|plugin| {
-        let registry = plugins.get(plugin)?.get("registry")?;
-        registry.get("config_path")?.as_str()
-    });
-    let paths = std::env::split_paths(paths.unwrap_or_default());
-    paths.filter(|path| !path.as_os_str().is_empty()).collect()
+    ];
+    let mut settings = names
+        .iter()
+        .filter_map(|plugin| plugins.get(plugin)?.get("registry")?.as_table());
+    settings.next().cloned()
 }
 
 #[cfg(test)]
@@ -550,5 +571,20 @@ mod tests {
         assert!(config_path("version = 2").is_empty());
         assert!(config_path("[plugins.cri.registry]\nconfig_path = ''").is_empty());
         assert!(config_path("=").is_empty());
+    }
+
+    #[cfg(feature = "cri")]
+    #[test]
+    fn old_registry_settings_are_recognised() {
+        let plugin = "[plugins.'io.containerd.grpc.v1.cri'.registry";
+        for (rest, expected) in [
+            ("]\nconfig_path = '/a'", false),
+            (".mirrors]", false),
+            (".mirrors.'docker.io']\nendpoint = ['https://m.lan']", true),
+            (".configs.'r.lan'.auth]\nusername = 'u'", true),
+        ] {
+            let text = format!("{plugin}{rest}");
+            assert_eq!(old_registry_settings(&text), expected, "{text}");
+        }
     }
 }

@@ -38,9 +38,11 @@ pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
 pub use probe::Probe;
 
+#[cfg(feature = "cri")]
+pub(crate) use blob_download::BlobDownload;
 pub(crate) use blob_download::{Connections, Downloads, MAX_CONNECTIONS};
 pub(crate) use digest::Digester;
-#[cfg(any(test, feature = "test-util"))]
+#[cfg(any(test, feature = "cri", feature = "test-util"))]
 pub(crate) use digest::sha256;
 pub(crate) use manifest::{
     Blob, Fetched, ImageManifest, IndexEntry, MANIFEST_MAX, Manifest, config_platform, no_platform,
@@ -48,6 +50,8 @@ pub(crate) use manifest::{
 };
 pub(crate) use meter::Meter;
 pub(crate) use session::Session;
+#[cfg(feature = "cri")]
+pub(crate) use {hosts_file::has_old_registry_settings, probe::read_config};
 
 /// Makes ring the TLS provider of this process, unless one is already set.
 ///

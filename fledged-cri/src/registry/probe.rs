@@ -84,7 +84,10 @@ impl Registry {
 }
 
 /// The configuration, verified, or `None` if it is too long for a container image's.
-async fn read_config(session: &Session, image: &ImageManifest) -> Result<Option<Vec<u8>>, Failure> {
+pub(crate) async fn read_config(
+    session: &Session,
+    image: &ImageManifest,
+) -> Result<Option<Vec<u8>>, Failure> {
     let config = &image.config;
     let Some(size) = usize::try_from(config.size)
         .ok()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fledged_core::model::{AssignmentDefaults, ImageRef, ProtectedImages};
 use fledged_core::tokio::TokioClock;
-use fledged_cri::oci::OciLayoutOptions;
+use fledged_cri::OpenOptions;
 use fledged_cri::target::RuntimeUri;
 use fledged_cri::{CredentialProviderError, CredentialProviders};
 use fledged_kube::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
@@ -32,7 +32,7 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         Some(uri) => uri.clone(),
         None => RuntimeUri::detect().await?,
     };
-    let runtime = fledged_cri::open(&uri, OciLayoutOptions::default())?;
+    let runtime = fledged_cri::open(&uri, OpenOptions::default())?;
     let providers = credential_providers(args)?;
     let client = connect(&args.common).await?;
     let mut config = AgentConfig::default();
@@ -246,7 +246,7 @@ fn remove(args: RemoveArgs) -> Result<(), ProgramError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(ProgramError::Runtime)?;
     let outcomes = runtime.block_on(async {
-        let images = fledged_cri::open(&args.runtime, OciLayoutOptions::default())?;
+        let images = fledged_cri::open(&args.runtime, OpenOptions::default())?;
         let clock = Arc::new(TokioClock::new());
         let protected = ProtectedImages::new(args.protect);
         let removal = remove_images(images, clock, &args.images, &args.keep, protected);

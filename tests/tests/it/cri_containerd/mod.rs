@@ -1,5 +1,6 @@
 //! `CriRuntime` with a real containerd and real registries.
 mod faults;
+mod fetcher;
 mod images;
 
 use fledged_core::error::Failure;

@@ -1,0 +1,296 @@
+//! One pull through CRI, for which fledged fetches the layers.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{ByteSize, Digest};
+use fledged_core::port::PullRequest;
+use serde::Deserialize;
+use tokio::sync::{Mutex, oneshot};
+
+use super::content::Content;
+use super::layers;
+use super::settings::Settings;
+use crate::cri::Client;
+use crate::registry::{
+    Blob, Connections, Downloads, Fetched, MAX_CONNECTIONS, Manifest, Meter, Platform, Registry,
+    RegistryOptions, Session, has_old_registry_settings, hosts_dirs_of_this_machine, read_config,
+    resolve, sha256,
+};
+
+/// The default of [`FetcherOptions::threshold`]. Fewer bytes arrive in about a second, in which a pull by the
+/// runtime alone has no more to wait for.
+const THRESHOLD: ByteSize = ByteSize::new(16 * 1024 * 1024);
+
+/// How layers are fetched for a runtime with containerd's content store.
+///
+/// See [`CriRuntime::with_fetcher`](crate::CriRuntime::with_fetcher).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FetcherOptions {
+    /// How registries are reached. [`hosts_dirs`](RegistryOptions::hosts_dirs) is replaced by the runtime's
+    /// `config_path` where the runtime's status has it, up to containerd 1.7.
+    pub registry: RegistryOptions,
+    /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
+    pub max_connections: NonZeroUsize,
+    /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none.
+    pub threshold: ByteSize,
+}
+
+impl Default for FetcherOptions {
+    /// [`RegistryOptions::default`] with the `hosts.toml` folders of this machine, eight connections, 16 MiB.
+    fn default() -> Self {
+        let registry = RegistryOptions {
+            hosts_dirs: hosts_dirs_of_this_machine(),
+            ..RegistryOptions::default()
+        };
+        Self {
+            registry,
+            max_connections: MAX_CONNECTIONS,
+            threshold: THRESHOLD,
+        }
+    }
+}
+
+/// Fetches layers for the pulls of one runtime.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    options: FetcherOptions,
+    connections: Connections,
+    /// The registry client, and the settings that it is for.
+    registry: Mutex<Option<(Settings, Registry)>>,
+    /// Set when the runtime has no content store that can be written to.
+    unsupported: AtomicBool,
+}
+
+/// What is fetched for one pull.
+struct Work {
+    downloads: Downloads,
+    layers: Vec<Blob>,
+}
+
+impl Fetcher {
+    pub(crate) fn new(options: FetcherOptions) -> Self {
+        Self {
+            connections: Connections::new(options.max_connections),
+            options,
+            registry: Mutex::default(),
+            unsupported: AtomicBool::new(false),
+        }
+    }
+
+    /// Pulls an image. `present` is the digest under that name, if the runtime has one.
+    ///
+    /// Whatever the fetcher cannot do, the runtime does.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the runtime's pull, or [`Reason::TooManyRequests`] of the registry: another request
+    /// would come too early.
+    pub(crate) async fn pull(
+        &self,
+        client: &Client,
+        present: Option<&Digest>,
+        request: &PullRequest,
+    ) -> Result<(), Failure> {
+        let image = &request.image;
+        let pull = client.pull(image.as_str(), request.auth.as_ref());
+        let (content, access) = match self.open(client, request).await {
+            Ok(opened) => opened,
+            Err(failure) => {
+                tracing::debug!(%image, %failure, "image left to the runtime");
+                return pull.await;
+            }
+        };
+        let work = match self.prepare(&content, access, present, request).await {
+            Ok(work) => work,
+            Err(failure) if failure.reason == Reason::TooManyRequests => {
+                release(&content).await;
+                return Err(failure);
+            }
+            Err(failure) => {
+                tracing::debug!(%image, %failure, "image left to the runtime");
+                None
+            }
+        };
+        let pulled = match &work {
+            None => pull.await,
+            Some(Work { downloads, layers }) => {
+                let (first, first_ended) = oneshot::channel();
+                let fetching = layers::fetch(downloads, &content, layers, first);
+                let pulling = async {
+                    // An error: the sender was dropped, as it is meant to be.
+                    let _ = first_ended.await;
+                    pull.await
+                };
+                tokio::pin!(fetching, pulling);
+                tokio::select! {
+                    fetched = &mut fetching => match fetched {
+                        Ok(()) => pulling.await,
+                        Err(failure) => Err(failure),
+                    },
+                    pulled = &mut pulling => pulled,
+                }
+            }
+        };
+        // Otherwise, the next attempt goes on with what the lease keeps.
+        if pulled.is_ok() || work.is_none() {
+            release(&content).await;
+        }
+        pulled
+    }
+
+    /// The runtime's content store, with a lease, and how its registries are reached.
+    async fn open(
+        &self,
+        client: &Client,
+        request: &PullRequest,
+    ) -> Result<(Content, (Settings, Registry)), Failure> {
+        let unsupported = |problem: &str| Failure::new(Reason::RuntimeUnsupported, problem);
+        if self.unsupported.load(Ordering::Relaxed) {
+            return Err(unsupported("the runtime has no content store"));
+        }
+        let settings = Settings::read(&client.verbose_status().await?).map_err(unsupported)?;
+        if settings.hosts_dirs.is_none() && has_old_registry_settings() {
+            return Err(unsupported(
+                "containerd has registry settings of an old form",
+            ));
+        }
+        let leased = Content::lease(client.channel(), client.socket(), &request.image).await;
+        if let Err(failure) = &leased
+            && failure.reason == Reason::RuntimeUnsupported
+        {
+            self.unsupported.store(true, Ordering::Relaxed);
+        }
+        let content = leased?;
+        let mut known = self.registry.lock().await;
+        let access = match known.take().filter(|(known, _)| *known == settings) {
+            Some(access) => access,
+            None => {
+                let mut options = self.options.registry.clone();
+                if let Some(dirs) = &settings.hosts_dirs {
+                    options.hosts_dirs.clone_from(dirs);
+                }
+                (settings, Registry::new(options)?)
+            }
+        };
+        *known = Some(access.clone());
+        Ok((content, access))
+    }
+
+    /// Stores the manifests and finds the missing layers; `None` if they are left to the runtime.
+    async fn prepare(
+        &self,
+        content: &Content,
+        (settings, registry): (Settings, Registry),
+        present: Option<&Digest>,
+        request: &PullRequest,
+    ) -> Result<Option<Work>, Failure> {
+        let session = Session::new(registry, &request.image, request.auth.clone());
+        if present.is_some() && session.head_manifest().await?.as_ref() == present {
+            return Ok(None);
+        }
+        let root = session.manifest().await?;
+        let next = |digest: Digest| {
+            let session = &session;
+            async move { session.manifest_by_digest(&digest).await }
+        };
+        let resolved = resolve(root, &Platform::host(), next).await?;
+        for Fetched {
+            digest,
+            bytes,
+            manifest,
+            ..
+        } in &resolved.chain
+        {
+            let kind = match manifest {
+                Manifest::Index(_) => "index",
+                Manifest::Image(_) => "manifest",
+            };
+            content.put(kind, digest, bytes.clone()).await?;
+        }
+        let image = &resolved.image;
+        let config = read_config(&session, image).await?.unwrap_or_default();
+        let chain_ids = chain_ids(&config);
+        if !config.is_empty() {
+            let digest = &image.config.digest;
+            content.put("config", digest, Bytes::from(config)).await?;
+        }
+        let mut layers: Vec<Blob> = Vec::new();
+        let mut unpacked = true;
+        for (number, layer) in image.layers.iter().enumerate() {
+            // containerd fetches no layer below which everything is unpacked.
+            unpacked = unpacked
+                && match chain_ids.get(number) {
+                    Some(id) => content.has_snapshot(&settings.snapshotter, id).await?,
+                    None => false,
+                };
+            if !unpacked && !layers.contains(layer) && !content.has(&layer.digest).await? {
+                layers.push(layer.clone());
+            }
+        }
+        let missing: ByteSize = layers.iter().map(|layer| ByteSize::new(layer.size)).sum();
+        if missing < self.options.threshold || layers.is_empty() {
+            tracing::debug!(image = %request.image, %missing, "layers left to the runtime");
+            return Ok(None);
+        }
+        let downloads = Downloads {
+            session: Arc::new(session),
+            connections: self.connections.clone(),
+            meter: Arc::new(Meter::new(request.progress.clone())),
+        };
+        Ok(Some(Work { downloads, layers }))
+    }
+}
+
+async fn release(content: &Content) {
+    if let Err(failure) = content.release().await {
+        tracing::debug!(%failure, "lease not deleted; it expires");
+    }
+}
+
+/// The chain IDs of an image's layers, the lowest first (OCI image specification, "Layer ChainID"), by which
+/// snapshotters name unpacked layers.
+fn chain_ids(config: &[u8]) -> Vec<String> {
+    #[derive(Deserialize, Default)]
+    struct Config {
+        #[serde(default)]
+        rootfs: RootFs,
+    }
+    #[derive(Deserialize, Default)]
+    struct RootFs {
+        #[serde(default)]
+        diff_ids: Vec<String>,
+    }
+    let config: Config = serde_json::from_slice(config).unwrap_or_default();
+    let mut chain: Option<String> = None;
+    let ids = config.rootfs.diff_ids.into_iter().map(|diff_id| {
+        let id = match chain.take() {
+            None => diff_id,
+            Some(parent) => sha256(format!("{parent} {diff_id}").as_bytes()),
+        };
+        chain = Some(id.clone());
+        id
+    });
+    ids.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_ids_name_a_layer_with_those_below() {
+        let ids = chain_ids(
+            br#"{"rootfs":{"type":"layers","diff_ids":["sha256:a","sha256:b","sha256:c"]}}"#,
+        );
+        let second = sha256(b"sha256:a sha256:b");
+        let third = sha256(format!("{second} sha256:c").as_bytes());
+        assert_eq!(ids, ["sha256:a".to_owned(), second, third]);
+        assert!(chain_ids(b"{}").is_empty());
+        assert!(chain_ids(b"").is_empty());
+    }
+}

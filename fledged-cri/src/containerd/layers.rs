@@ -1,0 +1,153 @@
+//! Downloads of missing layers into containerd's content store.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fledged_core::error::{Failure, Reason};
+use futures_util::future::join_all;
+use futures_util::stream::{self, TryStreamExt as _};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::content::{Content, Ingest, Opened};
+use crate::registry::{Blob, BlobDownload, Downloads};
+
+/// Layers that are fetched in parallel: containerd's default. The lowest come first, so that containerd unpacks
+/// them meanwhile.
+const PARALLEL_LAYERS: usize = 3;
+/// Bytes of one write.
+const WRITE: usize = 1024 * 1024;
+/// How long a layer that another client writes is tried again. The write of a pull that has just been cancelled
+/// ends within that.
+const LOCKED_MAX: Duration = Duration::from_secs(2);
+const LOCKED_RETRY: Duration = Duration::from_millis(100);
+
+/// Fetches layers, the lowest first. `first_ended` is dropped when the first of them is complete, or given up.
+///
+/// A layer that cannot be fetched, or that another client writes, is left to containerd.
+///
+/// # Errors
+///
+/// [`Reason::TooManyRequests`].
+pub(super) async fn fetch(
+    downloads: &Downloads,
+    content: &Content,
+    layers: &[Blob],
+    first_ended: oneshot::Sender<()>,
+) -> Result<(), Failure> {
+    // All are opened now: containerd fetches those that no client writes.
+    let opened = join_all(layers.iter().map(|layer| open(content, layer))).await;
+    let ingests: Vec<(&Blob, Ingest)> = layers
+        .iter()
+        .zip(opened)
+        .filter_map(|(layer, ingest)| Some((layer, ingest?)))
+        .collect();
+    for (layer, ingest) in &ingests {
+        downloads
+            .meter
+            .expect(layer.size.saturating_sub(ingest.offset()));
+    }
+    // Each has its place in the order; the first has the sender.
+    let ends = std::iter::once(Some(first_ended)).chain(std::iter::repeat_with(|| None));
+    stream::iter(ingests.into_iter().zip(ends).map(Ok))
+        .try_for_each_concurrent(PARALLEL_LAYERS, |((layer, ingest), ended)| async move {
+            let _ended = ended;
+            let length = layer.size.saturating_sub(ingest.offset());
+            match fetch_layer(downloads, layer, ingest).await {
+                Err(failure) if failure.reason == Reason::TooManyRequests => Err(failure),
+                Err(failure) => {
+                    tracing::debug!(digest = %layer.digest, %failure, "layer left to the runtime");
+                    Ok(())
+                }
+                Ok(()) => {
+                    tracing::debug!(digest = %layer.digest, bytes = length, "layer fetched");
+                    Ok(())
+                }
+            }
+        })
+        .await
+}
+
+/// Opens a layer, unless it is present or another client writes it.
+async fn open(content: &Content, layer: &Blob) -> Option<Ingest> {
+    let deadline = Instant::now() + LOCKED_MAX;
+    loop {
+        match content.open("layer", &layer.digest, layer.size).await {
+            Ok(Opened::Ingest(ingest)) => return Some(*ingest),
+            Ok(Opened::Present) => return None,
+            Ok(Opened::Locked) if Instant::now() < deadline => {
+                tokio::time::sleep(LOCKED_RETRY).await;
+            }
+            Ok(Opened::Locked) => {
+                tracing::debug!(digest = %layer.digest, "layer left to another client");
+                return None;
+            }
+            Err(failure) => {
+                tracing::debug!(digest = %layer.digest, %failure, "layer left to the runtime");
+                return None;
+            }
+        }
+    }
+}
+
+async fn fetch_layer(
+    downloads: &Downloads,
+    layer: &Blob,
+    mut ingest: Ingest,
+) -> Result<(), Failure> {
+    loop {
+        let resumed = ingest.offset() > 0;
+        append(downloads, layer, &mut ingest).await?;
+        let digest = ingest.digest().await?;
+        if digest == layer.digest.as_str() {
+            return ingest.commit().await;
+        }
+        let message = format!("blob {} came with digest {digest}", layer.digest);
+        // While it is open: containerd would take over the wrong content.
+        ingest.truncate().await?;
+        if !resumed {
+            return Err(Failure::new(Reason::DigestMismatch, message));
+        }
+        downloads.meter.expect(layer.size);
+    }
+}
+
+/// Writes what is missing of a layer. On an error, everything that has arrived in order is written.
+async fn append(downloads: &Downloads, layer: &Blob, ingest: &mut Ingest) -> Result<(), Failure> {
+    let mut download = downloads.blob(layer, ingest.offset());
+    let mut buffer = BytesMut::with_capacity(WRITE);
+    loop {
+        let next = next_chunk(&mut download, ingest).await?;
+        match &next {
+            Ok(Some(chunk)) => buffer.extend_from_slice(chunk),
+            Ok(None) | Err(_) => ingest.write(buffer.split().freeze()).await?,
+        }
+        if buffer.len() >= WRITE {
+            ingest.write(buffer.split().freeze()).await?;
+            buffer.reserve(WRITE);
+        }
+        if next?.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The next bytes of a download. containerd is listened to meanwhile, which may end the write at any time.
+///
+/// # Errors
+///
+/// The failure of the write; that of the download is in the result.
+async fn next_chunk(
+    download: &mut BlobDownload,
+    ingest: &mut Ingest,
+) -> Result<Result<Option<Bytes>, Failure>, Failure> {
+    let next = download.next();
+    tokio::pin!(next);
+    loop {
+        tokio::select! {
+            biased;
+            chunk = &mut next => return Ok(chunk),
+            answered = ingest.answer() => answered?,
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Layers that fledged fetches into containerd's content store.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::{ByteSize, Digest};
+use fledged_core::port::{
+    ImageRuntime, ProgressSink, PullProgress, PullRequest, RegistryAuth, RuntimeImage,
+};
+use fledged_cri::cri::CriRuntime;
+use fledged_cri::{FetcherOptions, RegistryOptions};
+use fledged_tests::{
+    Compression, Containerd, FakeCri, Fault, FaultProxy, ImageBuilder, Layer, Pushed, Registry,
+    Rule, SOON, images_with_shared_base, poll_until, require,
+};
+
+use crate::cri_containerd::{PARTS, image, pull};
+
+/// Bytes of one part.
+const PART: u64 = 8 << 20;
+
+struct Setup {
+    registry: Registry,
+    proxy: FaultProxy,
+    containerd: Containerd,
+    runtime: CriRuntime,
+}
+
+fn fetching(containerd: &Containerd) -> CriRuntime {
+    let mut options = FetcherOptions::default();
+    options.threshold = ByteSize::ZERO;
+    options.registry = RegistryOptions::default();
+    CriRuntime::connect(containerd.socket()).with_fetcher(options)
+}
+
+fn setup() -> Option<Setup> {
+    if !require(PARTS) {
+        return None;
+    }
+    let registry = Registry::start();
+    let containerd = Containerd::start();
+    Some(Setup {
+        proxy: FaultProxy::start(registry.addr()),
+        runtime: fetching(&containerd),
+        registry,
+        containerd,
+    })
+}
+
+impl Setup {
+    /// An image with one layer of some parts.
+    fn one_layer(&self) -> Pushed {
+        ImageBuilder::new()
+            .random_layer("data", 1, 40_000_000)
+            .push(&self.registry, "team/app", "1")
+    }
+
+    async fn pull(&self, pushed: &Pushed) -> Result<RuntimeImage, Failure> {
+        pull(&self.runtime, &pushed.reference_at(self.proxy.addr())).await
+    }
+
+    /// How many bytes of a blob the registry has sent.
+    fn sent(&self, digest: &Digest) -> u64 {
+        let requests = self.proxy.requests_matching("GET", digest.as_str());
+        requests.iter().map(|request| request.sent).sum()
+    }
+
+    /// The length of a blob in the registry.
+    fn size(&self, digest: &Digest) -> u64 {
+        let hex = digest.hex();
+        let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+        let path = self.registry.storage().join(path);
+        std::fs::metadata(path).unwrap().len()
+    }
+
+    fn assert_each_byte_once(&self, pushed: &Pushed) {
+        for layer in &pushed.layers {
+            assert_eq!(self.sent(layer), self.size(layer), "{layer}");
+        }
+    }
+
+    fn assert_nothing_left(&self) {
+        let leases = self.containerd.ctr(&["leases", "list", "--quiet"]);
+        assert!(!leases.contains("fledged"), "{leases}");
+        // containerd collects what no lease keeps.
+        poll_until("no unfinished content", SOON, || {
+            ingests(&self.containerd).is_empty().then_some(())
+        });
+    }
+}
+
+/// Unfinished content: names and lengths as `ctr` prints them.
+fn ingests(containerd: &Containerd) -> Vec<String> {
+    let text = containerd.ctr(&["content", "active"]);
+    text.lines().skip(1).map(str::to_owned).collect()
+}
+
+/// The offsets at which parts of a blob were requested.
+fn offsets(proxy: &FaultProxy, digest: &Digest) -> Vec<u64> {
+    let requests = proxy.requests_matching("GET", digest.as_str());
+    let starts = requests.iter().map(|request| {
+        let range = request.range.as_deref()?;
+        range
+            .strip_prefix("bytes=")?
+            .split('-')
+            .next()?
+            .parse()
+            .ok()
+    });
+    starts.map(Option::unwrap_or_default).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_come_over_several_connections_and_each_byte_once() {
+    let Some(setup) = setup() else { return };
+    let pushed = ImageBuilder::new()
+        .random_layer("base", 1, 40_000_000)
+        .random_layer("small", 2, 1000)
+        .random_layer("data", 3, 20_000_000)
+        .push(&setup.registry, "team/app", "1");
+    let slow = Fault::Throttle {
+        bytes_per_second: 20_000_000,
+    };
+    setup.proxy.add(Rule::new(slow).path("/blobs/").always());
+    let seen: Arc<Mutex<Vec<PullProgress>>> = Arc::default();
+    let progress = {
+        let seen = Arc::clone(&seen);
+        ProgressSink::new(move |progress| seen.lock().unwrap().push(progress))
+    };
+    let name = pushed.reference_at(setup.proxy.addr());
+    let request = PullRequest::new(image(&name)).with_progress(progress);
+    let pulled = setup.runtime.pull(request).await.unwrap();
+    assert_eq!(pulled.digest, Some(pushed.digest.clone()));
+    setup.assert_each_byte_once(&pushed);
+    assert!(
+        setup.proxy.peak_downloads() > 3,
+        "{}",
+        setup.proxy.peak_downloads()
+    );
+    let expected: Vec<u64> = (0..5).map(|part| part * PART).collect();
+    let mut offsets = offsets(&setup.proxy, &pushed.layers[0]);
+    offsets.sort_unstable();
+    assert_eq!(offsets, expected);
+    for (path, times) in [("/manifests/", 1), (pushed.config_digest.as_str(), 1)] {
+        let requests = setup.proxy.requests_matching("GET", path);
+        assert_eq!(requests.len(), times, "{requests:?}");
+    }
+    setup.assert_nothing_left();
+    let last = *seen.lock().unwrap().last().unwrap();
+    let layers: u64 = pushed.layers.iter().map(|layer| setup.size(layer)).sum();
+    assert_eq!(
+        (last.done.bytes(), last.total),
+        (layers, Some(ByteSize::new(layers)))
+    );
+
+    // An image that is present and has not changed is not read again.
+    setup.pull(&pushed).await.unwrap();
+    assert_eq!(setup.proxy.requests_matching("GET", "/manifests/").len(), 1);
+    setup.assert_each_byte_once(&pushed);
+    setup.assert_nothing_left();
+}
+
+/// Starts a pull whose layer stops in the middle of its second part, and waits until its start is in containerd.
+fn pull_that_stalls(
+    setup: &Arc<Setup>,
+    pushed: &Pushed,
+) -> tokio::task::JoinHandle<Result<RuntimeImage, Failure>> {
+    let stall = Rule::new(Fault::StallAfter(3_000_000)).path(pushed.layers[0].as_str());
+    setup.proxy.add(stall.skip(1).always());
+    let pulling = tokio::spawn({
+        let (setup, pushed) = (Arc::clone(setup), pushed.clone());
+        async move { setup.pull(&pushed).await }
+    });
+    tokio::task::block_in_place(|| {
+        let reference = format!("layer-{}", pushed.layers[0]);
+        poll_until("the start of the layer", SOON, || {
+            let ingests = ingests(&setup.containerd);
+            let line = ingests.iter().find(|line| line.contains(&reference))?;
+            let megabytes = line
+                .split_whitespace()
+                .find_map(|word| word.strip_suffix("MB"))?;
+            // One part and some of the second, as far as writes of 1 MiB have it.
+            (megabytes.parse::<f64>().unwrap() > 10.3).then_some(())
+        });
+    });
+    pulling
+}
+
+/// The next pull fetches what is missing, and nothing else.
+async fn assert_continued(setup: &Setup, pushed: &Pushed) {
+    setup.proxy.clear();
+    let layer = &pushed.layers[0];
+    let (sent, asked) = (setup.sent(layer), offsets(&setup.proxy, layer).len());
+    setup.pull(pushed).await.unwrap();
+    let first = offsets(&setup.proxy, layer)[asked..].iter().copied().min();
+    let first = first.unwrap();
+    assert!(first > PART + 1_900_000, "{first}");
+    assert_eq!(setup.sent(layer) - sent, setup.size(layer) - first);
+    setup.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_pull_is_continued_at_its_offset() {
+    let Some(setup) = setup().map(Arc::new) else {
+        return;
+    };
+    let pushed = setup.one_layer();
+    let pulling = pull_that_stalls(&setup, &pushed);
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    assert_continued(&setup, &pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_is_continued_after_containerd_was_killed() {
+    let Some(setup) = setup().map(Arc::new) else {
+        return;
+    };
+    let pushed = setup.one_layer();
+    let pulling = pull_that_stalls(&setup, &pushed);
+    let pid = setup.containerd.pid();
+    let status = std::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status();
+    assert!(status.unwrap().success());
+    let error = pulling.await.unwrap().unwrap_err();
+    assert_eq!(error.reason, Reason::RuntimeUnavailable, "{error}");
+    let mut setup = Arc::into_inner(setup).unwrap();
+    setup.containerd.restart();
+    assert_continued(&setup, &pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_ranges_sends_whole_layers() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    setup
+        .proxy
+        .add(Rule::new(Fault::NoRange).path("/blobs/").always());
+    setup.pull(&pushed).await.unwrap();
+    let requests = setup
+        .proxy
+        .requests_matching("GET", pushed.layers[0].as_str());
+    let whole = requests.iter().filter(|request| request.range.is_none());
+    assert_eq!(whole.count(), 1, "{requests:?}");
+    setup.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_content_is_refused() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    let layer = pushed.layers[0].as_str();
+    // The runtime fetches what the fetcher has refused.
+    setup
+        .proxy
+        .add(Rule::new(Fault::CorruptAt(100)).path(layer));
+    setup.pull(&pushed).await.unwrap();
+    setup.assert_nothing_left();
+
+    setup.containerd.remove_all_images();
+    setup
+        .proxy
+        .add(Rule::new(Fault::CorruptAt(100)).path(layer).always());
+    let error = setup.pull(&pushed).await.unwrap_err();
+    assert_eq!(error.reason, Reason::DigestMismatch, "{error}");
+    assert_eq!(setup.runtime.list().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registrys_delay_is_returned_at_once() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    for path in ["/manifests/", pushed.layers[0].as_str()] {
+        let before = setup.proxy.requests_matching("GET", path).len();
+        setup.proxy.add(
+            Rule::new(Fault::too_many_requests(17))
+                .method("GET")
+                .path(path)
+                .always(),
+        );
+        let error = setup.pull(&pushed).await.unwrap_err();
+        assert_eq!(error.reason, Reason::TooManyRequests, "{error}");
+        assert_eq!(error.retry_after, Some(Duration::from_secs(17)), "{error}");
+        assert_eq!(setup.proxy.requests_matching("GET", path).len(), before + 1);
+        setup.proxy.clear();
+    }
+    setup.pull(&pushed).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_with_a_common_layer_fetch_it_once() {
+    let Some(setup) = setup() else { return };
+    let base = [Layer::random("base", 1, 30_000_000, Compression::Stored)];
+    let pushed = images_with_shared_base(&setup.registry, "app", 2, &base, 50_000);
+    let pulls = pushed.iter().map(|pushed| setup.pull(pushed));
+    for pulled in futures_util::future::join_all(pulls).await {
+        pulled.unwrap();
+    }
+    for pushed in &pushed {
+        setup.assert_each_byte_once(pushed);
+    }
+    setup.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_are_unpacked_are_not_fetched() {
+    let Some(setup) = setup() else { return };
+    let base = [Layer::random("base", 1, 300_000, Compression::Stored)];
+    let pushed = images_with_shared_base(&setup.registry, "app", 2, &base, 50_000);
+    setup.pull(&pushed[0]).await.unwrap();
+    // As with discard_unpacked_layers.
+    let layer = pushed[0].layers[0].as_str();
+    setup.containerd.ctr(&["content", "delete", layer]);
+    setup.pull(&pushed[1]).await.unwrap();
+    setup.assert_each_byte_once(&pushed[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirrors_of_the_runtimes_configuration_are_used() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    let hosts = format!(
+        "server = \"https://registry.invalid\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        setup.proxy.addr()
+    );
+    setup
+        .containerd
+        .configure_registry("registry.invalid", Some(&hosts));
+    pull(&setup.runtime, "registry.invalid/team/app:1")
+        .await
+        .unwrap();
+    setup.assert_each_byte_once(&pushed);
+    assert!(offsets(&setup.proxy, &pushed.layers[0]).contains(&PART));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_images_need_the_right_credentials() {
+    if !require(PARTS) {
+        return;
+    }
+    let registry = Registry::start_with_htpasswd("ann", "correct-horse");
+    let containerd = Containerd::start();
+    let runtime = fetching(&containerd);
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 20_000_000)
+        .push(&registry, "team/private", "1");
+    let request = |password: &str| {
+        PullRequest::new(pushed.image()).with_auth(RegistryAuth::Basic {
+            username: "ann".to_owned(),
+            password: password.into(),
+        })
+    };
+    let error = runtime.pull(request("wr0ng")).await.unwrap_err();
+    assert_eq!(error.reason, Reason::Unauthorized, "{error}");
+    runtime.pull(request("correct-horse")).await.unwrap();
+    let blobs = registry.requests_matching("GET", pushed.layers[0].as_str());
+    let parts = blobs.iter().filter(|request| request.status == 206);
+    assert_eq!(parts.count(), 3, "{blobs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_images_are_left_to_the_runtime() {
+    let Some(setup) = setup() else { return };
+    let runtime =
+        CriRuntime::connect(setup.containerd.socket()).with_fetcher(FetcherOptions::default());
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 15_000_000)
+        .push(&setup.registry, "team/app", "1");
+    pull(&runtime, &pushed.reference_at(setup.proxy.addr()))
+        .await
+        .unwrap();
+    setup.assert_each_byte_once(&pushed);
+    assert_eq!(offsets(&setup.proxy, &pushed.layers[0]), [0]);
+    assert_eq!(setup.proxy.requests_matching("GET", "/manifests/").len(), 1);
+    setup.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_runtime_without_content_store_pulls_itself() {
+    let fake = FakeCri::start();
+    let runtime = CriRuntime::connect(fake.socket()).with_fetcher(FetcherOptions::default());
+    for name in ["127.0.0.1:9/app:1", "127.0.0.1:9/app:2"] {
+        pull(&runtime, name).await.unwrap();
+    }
+}
