@@ -18,7 +18,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use fledged_tests::{Registry, find_fledged, require};
+use fledged_tests::{Fault, FaultProxy, Registry, Rule, find_fledged, require};
 
 use crate::machine::Machine;
 use crate::report::{Comparison, Report};
@@ -46,6 +46,9 @@ struct Args {
         default_value_t = 50
     )]
     each_mb: usize,
+    /// Limit each connection to the registry to this rate, in MB/s, as distant registries do.
+    #[arg(long, value_name = "MB", conflicts_with = "sweep")]
+    connection_mb: Option<u64>,
     /// Runs of each tool in each comparison; 5 by default, 3 in a sweep.
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
@@ -151,10 +154,23 @@ fn run(args: &Args) -> Result<Report, String> {
         return Err("nothing can be compared on this machine".to_owned());
     }
     let registry = Registry::start();
-    let sets = [
+    let mut sets = [
         scenario::one_image(&registry, args.image_mb, args.image_layers),
         scenario::many_images(&registry, args.images, args.each_mb),
     ];
+    let proxy = args.connection_mb.map(|megabytes| {
+        let proxy = FaultProxy::start(registry.addr());
+        let bytes_per_second = megabytes.saturating_mul(1_000_000);
+        let slow = Rule::new(Fault::Throttle { bytes_per_second });
+        proxy.add(slow.path("/blobs/").always());
+        for set in &mut sets {
+            set.name = format!("{}, {megabytes} MB/s a connection,", set.name);
+            for reference in &mut set.references {
+                *reference = reference.replace(registry.addr(), proxy.addr());
+            }
+        }
+        proxy
+    });
     for place in places {
         for images in &sets {
             let scenario = Scenario {
@@ -166,6 +182,7 @@ fn run(args: &Args) -> Result<Report, String> {
             report.comparisons.push(compare(&scenario, runs)?);
         }
     }
+    drop(proxy);
     Ok(report)
 }
 
