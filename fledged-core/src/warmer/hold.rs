@@ -1,6 +1,7 @@
 //! Holds on all pulls, or on those of one registry: a full disk, a throttling registry.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -21,8 +22,11 @@ pub struct Hold {
     pub message: String,
 }
 
-/// The hold on all pulls of a node while its disk is full. Pulls then start one at a time until one
-/// succeeds.
+/// After a full disk, a pull that has run for this long is no reason for the next one to wait: it may never end.
+const PROBE: Duration = Duration::from_secs(60);
+
+/// The hold on all pulls of a node while its disk is full. Pulls then start one at a time, or a minute apart, until
+/// one succeeds.
 #[derive(Debug, Clone, Default)]
 pub struct DiskHold {
     hold: Option<Hold>,
@@ -66,6 +70,14 @@ impl DiskHold {
     #[must_use]
     pub fn is_probing(&self) -> bool {
         self.strikes > 0
+    }
+
+    /// Time from which another pull may start, if the last one of those that run started at `last`. `None`: at any
+    /// time.
+    #[must_use]
+    pub fn next_start(&self, last: Option<Timestamp>) -> Option<Timestamp> {
+        let last = last.filter(|_| self.is_probing())?;
+        Some(after(last, PROBE))
     }
 }
 
@@ -155,9 +167,9 @@ impl Holds {
         first
     }
 
-    /// Whether pulls may only start one at a time.
-    pub(super) fn probing(&self) -> bool {
-        self.disk.is_probing()
+    /// Time from which another pull may start, if the last one of those that run started at `last`.
+    pub(super) fn next_start(&self, last: Option<Timestamp>) -> Option<Timestamp> {
+        self.disk.next_start(last)
     }
 
     /// Drops holds that are over.

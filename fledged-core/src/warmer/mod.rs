@@ -84,6 +84,13 @@ const PULL_STOPS_WITHIN: Duration = Duration::from_secs(10);
 /// Divisor of the interval for the largest random reduction.
 const EARLIER: u32 = 10;
 
+/// A running pull.
+#[derive(Debug, Clone)]
+struct RunningPull {
+    image: ImageRef,
+    since: Timestamp,
+}
+
 /// Reconciles one node's images with its assignment.
 ///
 /// Pure: no clock, no I/O, no randomness but the seed's. After every [`apply`](Self::apply) and at
@@ -97,7 +104,7 @@ pub struct Warmer {
     assigned: bool,
     entries: Entries,
     history: BTreeMap<ImageRef, ImageReport>,
-    pulls: BTreeMap<PullId, ImageRef>,
+    pulls: BTreeMap<PullId, RunningPull>,
     last_pull: u64,
     /// The running removal, even if its image is desired again.
     removal: Option<ImageRef>,
@@ -218,6 +225,7 @@ impl Warmer {
             true => None,
             false => self.entries.next_start(self.removal.as_ref(), self.slots()),
         };
+        let pull = pull.map(|due| self.next_start().map_or(due, |at| at.max(due)));
         let unclear = !self.pulls.is_empty() || self.inventory_outdated;
         let removal = match exclusive && unclear {
             true => self.removals_overdue_at(),
@@ -559,12 +567,13 @@ impl Warmer {
 
     /// Largest number of pulls at the same time.
     fn slots(&self) -> usize {
-        if self.holds.probing() {
-            1
-        } else {
-            self.config.max_parallel_pulls.get()
-                + usize::from(crate::planted::is("one-pull-too-many"))
-        }
+        self.config.max_parallel_pulls.get() + usize::from(crate::planted::is("one-pull-too-many"))
+    }
+
+    /// Time from which another pull may start after the disk was full.
+    fn next_start(&self) -> Option<Timestamp> {
+        let last = self.pulls.values().map(|pull| pull.since).max();
+        self.holds.next_start(last)
     }
 
     fn free_slots(&self) -> usize {
@@ -578,6 +587,9 @@ impl Warmer {
             return;
         }
         for _ in 0..self.free_slots() {
+            if self.next_start().is_some_and(|at| at > now) {
+                return;
+            }
             let slots = self.slots();
             let next = self.entries.next_pull(self.removal.as_ref(), slots, now);
             let Some(entry) = next else {
@@ -590,7 +602,11 @@ impl Warmer {
             entry.last_pull = id.0;
             entry.pull_revision = entry.progress.spec.revision;
             let image = entry.progress.spec.image.clone();
-            self.pulls.insert(id, image.clone());
+            let pull = RunningPull {
+                image: image.clone(),
+                since: now,
+            };
+            self.pulls.insert(id, pull);
             self.touched.insert(image.clone());
             acts.push(NodeCommand::Pull {
                 id,
@@ -677,8 +693,8 @@ impl Warmer {
     }
 
     fn pull_progressed(&mut self, id: PullId, done: ByteSize) {
-        let image = self.pulls.get(&id);
-        if let Some(entry) = image.and_then(|image| self.entries.get_mut(image)) {
+        let pull = self.pulls.get(&id);
+        if let Some(entry) = pull.and_then(|pull| self.entries.get_mut(&pull.image)) {
             entry.progress.progressed(done);
         }
     }
@@ -690,7 +706,7 @@ impl Warmer {
         unused_credentials: Option<String>,
         now: Timestamp,
     ) {
-        let Some(image) = self.pulls.remove(&id) else {
+        let Some(RunningPull { image, .. }) = self.pulls.remove(&id) else {
             return;
         };
         let Some(entry) = self.entries.get_mut(&image) else {
@@ -738,7 +754,7 @@ impl Warmer {
         if self.free_slots() > 0 {
             return BTreeSet::new();
         }
-        let running = self.pulls.values();
+        let running = self.pulls.values().map(|pull| &pull.image);
         running
             .filter(|image| self.entries.is_waited_for(image, now))
             .cloned()

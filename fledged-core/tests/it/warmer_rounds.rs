@@ -270,6 +270,20 @@ fn a_full_disk_is_probed_with_backoff() {
 }
 
 #[test]
+fn a_pull_that_never_ends_does_not_stop_others_after_a_full_disk() {
+    let names = ["a", "b", "c", "d"];
+    let images = names.iter().map(|name| mk_present(name)).collect();
+    let (mut node, asked) = TestNode::warmed(2, images, &[]);
+    assert_eq!(asked.pulls(), ["a", "b"]);
+    node.failed("a", Reason::DiskFull);
+    // The other pull goes on, for hours.
+    let (waited, pulled) = node.until_pull(&[]);
+    assert_eq!((waited, pulled.len()), (MINUTE, 1));
+    let next = node.pulled(&pulled[0]).pulls();
+    assert_eq!(next.len(), 1, "{next:?}");
+}
+
+#[test]
 fn a_removal_ends_the_hold_on_a_full_disk() {
     let (mut node, _) = TestNode::warmed(2, vec![mk_present("a"), mk_present("b")], &["old"]);
     node.failed("a", Reason::DiskFull);

@@ -403,7 +403,12 @@ impl<'a> Step<'a> {
         }
         // After a full disk, one pull probes whether there is room again.
         let probing = self.memory.disk.is_probing();
-        if probing && self.pulls_open {
+        let running = self.followed_pulls.values();
+        let running = running.filter(|(_, failure)| failure.is_none());
+        let last = running.map(|(since, _)| *since).max();
+        let next = self.memory.disk.next_start(last);
+        if let Some(at) = next.filter(|at| *at > self.now) {
+            self.wakes.push(at);
             return;
         }
         for (namespace, mut images) in groups {
