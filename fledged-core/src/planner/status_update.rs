@@ -386,7 +386,9 @@ fn conditions(cache: &CacheState, message: &str, now: Timestamp) -> Vec<Conditio
         (_, _, true) => "ImagesFailing",
         _ => "NodesUnreachable",
     };
+    // A repair may have failed after the action had succeeded.
     let ready = good
+        && sum.failed == 0
         && (!lacking || crate::planted::is("ready-while-lacking"))
         && !cache.purged
         && !cache.deleting;
