@@ -432,7 +432,7 @@ impl LongPulls<'_> {
         if !entry.is_long() {
             return true;
         }
-        let another = entry.namespaces().any(|own| self.pulling.contains(own));
+        let another = entry.namespaces().all(|own| self.pulling.contains(own));
         let kept = usize::from(self.slots > 1 && (self.usual || another));
         self.running + kept < self.slots
     }
@@ -540,6 +540,34 @@ impl Entries {
         let next = entries.min_by_key(|entry| entry.rank(&turns))?;
         let image = next.progress.spec.image.clone();
         self.by_image.get_mut(&image)
+    }
+
+    /// The running pull that is cancelled for a namespace with an image that waits, and when: the latest one of
+    /// namespaces with several long pulls, if the other one has none and none of `slots` slots for it.
+    pub(super) fn next_recall(
+        &self,
+        removal: Option<&ImageRef>,
+        slots: usize,
+    ) -> Option<(Timestamp, ImageRef)> {
+        let long = self.long_pulls(slots);
+        if long.running < 2 {
+            return None;
+        }
+        let waiting = self.values().filter(|e| {
+            e.is_long()
+                && Some(&e.progress.spec.image) != removal
+                && e.namespaces().any(|own| !long.pulling.contains(own))
+                && !long.admit(e)
+        });
+        let due = waiting.filter_map(Entry::pull_due).min()?;
+        let running = || self.values().filter(|e| e.is_long() && e.pull.is_some());
+        let pulls_of = |name: &str| {
+            let of_name = running().filter(|e| e.namespaces().any(|of| of == name));
+            of_name.count()
+        };
+        let several = |e: &&Entry| e.namespaces().all(|name| pulls_of(name) > 1);
+        let last = running().filter(several).max_by_key(|e| e.last_pull)?;
+        Some((due, last.progress.spec.image.clone()))
     }
 
     fn long_pulls(&self, slots: usize) -> LongPulls<'_> {

@@ -191,9 +191,7 @@ impl Warmer {
         self.expire_rounds(now);
         self.expire_waits(now);
         let mut acts = Vec::new();
-        for id in std::mem::take(&mut self.cancelled) {
-            acts.push(NodeCommand::CancelPull { id });
-        }
+        self.stop_cancelled(&mut acts);
         self.start_reading(now, &mut acts);
         self.start_removals(now, &mut acts);
         self.start_pulls(now, &mut acts);
@@ -226,6 +224,8 @@ impl Warmer {
             false => self.entries.next_start(self.removal.as_ref(), self.slots()),
         };
         let pull = pull.map(|due| self.next_start().map_or(due, |at| at.max(due)));
+        let recall = self.next_recall().filter(|_| !removals_first);
+        let recall = recall.map(|(at, _)| at);
         let unclear = !self.pulls.is_empty() || self.inventory_outdated;
         let removal = match exclusive && unclear {
             true => self.removals_overdue_at(),
@@ -233,7 +233,7 @@ impl Warmer {
         };
         // A reading that an overdue removal waits for is running.
         let removal = removal.filter(|at| !removing && self.polled_at.is_none_or(|p| *at > p));
-        let times = [reading, self.entries.next_end(), pull, removal];
+        let times = [reading, self.entries.next_end(), pull, recall, removal];
         times.into_iter().flatten().min()
     }
 
@@ -586,6 +586,26 @@ impl Warmer {
         if self.removes_more_than_names() && self.removal_due(now) {
             return;
         }
+        self.fill_slots(now, acts);
+        while let Some((at, image)) = self.next_recall()
+            && at <= now
+        {
+            self.recall(&image, now);
+            self.stop_cancelled(acts);
+            self.fill_slots(now, acts);
+        }
+    }
+
+    fn stop_cancelled(&mut self, acts: &mut Vec<NodeCommand>) {
+        let cancelled = std::mem::take(&mut self.cancelled);
+        acts.extend(
+            cancelled
+                .into_iter()
+                .map(|id| NodeCommand::CancelPull { id }),
+        );
+    }
+
+    fn fill_slots(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
         for _ in 0..self.free_slots() {
             if self.next_start().is_some_and(|at| at > now) {
                 return;
@@ -616,6 +636,28 @@ impl Warmer {
                 deadline: entry.progress.round_ends().unwrap_or(now),
             });
         }
+    }
+
+    fn next_recall(&self) -> Option<(Timestamp, ImageRef)> {
+        self.entries
+            .next_recall(self.removal.as_ref(), self.slots())
+    }
+
+    /// Cancels a running pull for the image of another namespace. It begins again when there is a slot for it.
+    fn recall(&mut self, image: &ImageRef, now: Timestamp) {
+        let Some(entry) = self.entries.get_mut(image) else {
+            return;
+        };
+        let Some(pull) = entry.pull.take() else {
+            return;
+        };
+        entry.may_appear_until = Some(after(now, PULL_STOPS_WITHIN));
+        entry.stale = self.last_inventory;
+        entry.progress.round = None;
+        entry.progress.reset_phase();
+        entry.progress.due = Some(now);
+        self.touched.insert(image.clone());
+        self.cancel(pull);
     }
 
     /// The used share of the fullest image file system by the last reading, if it is at or above the threshold.

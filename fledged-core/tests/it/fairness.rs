@@ -3,7 +3,7 @@
 use crate::warmer_node::{TestNode, mk_inventory, mk_present};
 use crate::world::{World, mk_limited, mk_node, mk_spec};
 use fledged_core::error::Reason;
-use fledged_core::model::{AssignedImage, CacheId};
+use fledged_core::model::{AssignedImage, CacheId, ImagePhase};
 use std::time::Duration;
 
 #[test]
@@ -96,6 +96,30 @@ fn one_slot_is_kept_for_other_namespaces_than_long_pulls() {
     images.push(long("c", "c-0", 20));
     node.assign(images);
     assert_eq!(node.read_next(mk_inventory(&["b-0"])).pulls(), ["c-0"]);
+}
+
+#[test]
+fn a_namespace_with_several_long_pulls_gives_one_back() {
+    let long = |namespace: &str, name: &str| {
+        mk_wanted(namespace, name).with_deadline(Duration::from_secs(7_200))
+    };
+    let mut node = TestNode::new(3);
+    let mut images = vec![long("a", "a-0"), long("a", "a-1"), mk_wanted("c", "c-0")];
+    node.assign(images.clone());
+    assert_eq!(node.read(mk_inventory(&[])).pulls(), ["a-0", "c-0", "a-1"]);
+    node.pulled("c-0");
+    images.push(long("b", "b-0"));
+    node.assign(images.clone());
+    let asked = node.read_next(mk_inventory(&["c-0"]));
+    let expected = (1, vec!["b-0".to_owned()]);
+    assert_eq!((asked.cancels(), asked.pulls()), expected);
+    assert_eq!(node.report("a-1").phase, ImagePhase::Pending);
+    // Another namespace waits: each has one.
+    images.push(long("d", "d-0"));
+    node.assign(images);
+    let asked = node.read_next(mk_inventory(&["c-0"]));
+    assert_eq!((asked.cancels(), asked.pulls()), (0, Vec::new()));
+    assert_eq!(node.pulled("b-0").pulls(), ["d-0"]);
 }
 
 #[test]
