@@ -10,17 +10,24 @@ use super::cluster_event::NodeRecord;
 use super::slots::Activity;
 use super::tally::Tally;
 use super::trouble::TroubleKind;
+use crate::backoff::Schedule;
 use crate::error::Reason;
 use crate::model::{
     AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, ImageRef,
     ImageReport, NodeFacts, NodeReport,
 };
+use crate::time::after;
 
 /// The images that a node should hold, in order. Nodes that match the same groups share one list.
 pub(super) type DesiredImages = Arc<[Arc<AssignedImage>]>;
 
 /// Caches of a node, sorted.
 pub(super) type CacheList = Arc<[Arc<CacheId>]>;
+
+/// Delays before a record that other programs delete again and again is created again.
+const RECREATED: Schedule = Schedule::seconds(1, 60);
+/// Time after which an earlier deletion of a record no longer counts.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(300);
 
 /// What the caches that match a node ask for.
 #[derive(Debug, Clone)]
@@ -183,6 +190,11 @@ pub(super) struct NodeState {
     pub(super) report_due_at: Option<Timestamp>,
     /// When the first of its removals is given up.
     pub(super) removal_ends_at: Option<Timestamp>,
+    /// When another program last deleted its record, and how many times in a row.
+    deleted_at: Option<Timestamp>,
+    deletions: u32,
+    /// Time from which the record is created again.
+    pub(super) recreate_from: Option<Timestamp>,
     /// Its share in each cache, sorted by cache.
     pub(super) tallies: Vec<(Arc<CacheId>, Tally)>,
     /// Whether something is wrong with its images of any cache.
@@ -214,6 +226,9 @@ impl NodeState {
             last_active_at: now,
             report_due_at: None,
             removal_ends_at: None,
+            deleted_at: None,
+            deletions: 0,
+            recreate_from: None,
             tallies: Vec::new(),
             has_troubles: false,
             activity: Activity::default(),
@@ -520,6 +535,25 @@ impl NodeState {
     pub(super) fn invalidate(&mut self) {
         self.acked_ticket = self.ticket;
         self.invalidated = true;
+    }
+
+    /// Another program deleted the record. Without a pause, two that disagree would write without end: a garbage
+    /// collector, for one, that already knows that the node is gone.
+    pub(super) fn record_deleted(&mut self, now: Timestamp) {
+        if self.pairs.is_empty() {
+            return;
+        }
+        let again = self
+            .deleted_at
+            .is_some_and(|at| now < after(at, FORGIVEN_AFTER));
+        self.deletions = if again {
+            self.deletions.saturating_add(1)
+        } else {
+            0
+        };
+        self.deleted_at = Some(now);
+        let pause = again.then(|| RECREATED.delay(self.deletions));
+        self.recreate_from = pause.map(|pause| after(now, pause));
     }
 
     /// The record is gone, and the report with it.

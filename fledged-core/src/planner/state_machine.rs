@@ -137,6 +137,8 @@ pub struct Planner {
     report_deadlines: BTreeSet<(Timestamp, NodeName)>,
     /// When nodes have removals to give up.
     removal_deadlines: BTreeSet<(Timestamp, NodeName)>,
+    /// When the records of nodes are created again that other programs delete.
+    recreations: BTreeSet<(Timestamp, NodeName)>,
     queue: Vec<ClusterCommand>,
 }
 
@@ -163,6 +165,7 @@ impl Planner {
             status_checks: BTreeSet::new(),
             report_deadlines: BTreeSet::new(),
             removal_deadlines: BTreeSet::new(),
+            recreations: BTreeSet::new(),
             queue: Vec::new(),
         }
     }
@@ -243,6 +246,7 @@ impl Planner {
                         // The record may have been deleted after that write.
                         node.invalidate();
                     }
+                    node.record_deleted(now);
                     // A later record counts its generations from the start.
                     node.clear();
                     self.dirty_nodes.insert(name);
@@ -518,6 +522,7 @@ impl Planner {
         }
         self.expire_reports(now);
         self.expire_removals(now);
+        self.expire_recreations(now);
         self.check_statuses(now);
         self.start_refreshes(now);
         loop {
@@ -549,7 +554,8 @@ impl Planner {
         let status = self.held_statuses.first().map(|(at, _)| *at);
         let refresh = self.caches.next_refresh();
         let removal = self.removal_deadlines.first().map(|(at, _)| *at);
-        let times = [report, status_check, status, refresh, removal];
+        let recreation = self.recreations.first().map(|(at, _)| *at);
+        let times = [report, status_check, status, refresh, removal, recreation];
         times.into_iter().flatten().min()
     }
 
@@ -578,6 +584,17 @@ impl Planner {
             if let Some(node) = self.nodes.get_mut(&name) {
                 node.report_due_at = None;
                 node.unresponsive = true;
+                self.dirty_nodes.insert(name);
+            }
+        }
+    }
+
+    /// Plans nodes again whose records were deleted by others.
+    fn expire_recreations(&mut self, now: Timestamp) {
+        while let Some((at, _)) = self.recreations.first()
+            && *at <= now
+        {
+            if let Some((_, name)) = self.recreations.pop_first() {
                 self.dirty_nodes.insert(name);
             }
         }
@@ -718,7 +735,13 @@ impl Planner {
                 self.wait_for(obstacle, name);
             }
         }
-        if !node.is_written(&next) {
+        let held = node
+            .recreate_from
+            .filter(|at| *at > now && !next.is_empty());
+        if let Some(at) = held {
+            self.recreations.insert((at, name.clone()));
+        }
+        if held.is_none() && !node.is_written(&next) {
             let ticket = node.write(&next, now);
             let node_name = name.clone();
             let command = if next.is_empty() {

@@ -275,6 +275,33 @@ fn a_foreign_change_of_a_record_is_reverted() {
 }
 
 #[test]
+fn a_record_that_others_delete_again_and_again_is_created_after_a_pause() {
+    let mut world = World::new();
+    mk_nodes(&mut world, 1);
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        world.records.remove(&mk_name("n1")).unwrap();
+        world.send(ClusterEvent::AssignmentGone(mk_name("n1")));
+        let mut seconds = 0;
+        while !world.records.contains_key(&mk_name("n1")) {
+            world.pass(1);
+            seconds += 1;
+        }
+        pauses.push(seconds);
+    }
+    assert_eq!(pauses, [0, 1, 2, 4, 8]);
+    assert_eq!(world.assigned("n1"), ["app:1"]);
+    // After a while, a deletion counts as the first one.
+    world.settle();
+    world.pass(301);
+    world.records.remove(&mk_name("n1")).unwrap();
+    world.send(ClusterEvent::AssignmentGone(mk_name("n1")));
+    assert_eq!(world.assigned("n1"), ["app:1"]);
+}
+
+#[test]
 fn a_restart_continues_from_recorded_state() {
     let mut world = World::budget(1);
     mk_nodes(&mut world, 3);
