@@ -153,13 +153,15 @@ fn failures(
         })
     });
     let mut failures: BTreeMap<String, Vec<NodeFailure>> = BTreeMap::new();
+    let mut left = max;
     if let Some(first) = cache.first_image() {
         for name in full.take(max) {
             let failure = NodeFailure::new(name.clone(), Reason::NodeRecordFull, RECORD_FULL);
             failures.entry(first.clone()).or_default().push(failure);
+            left -= 1;
         }
     }
-    for (name, pair, failed) in all.take(max) {
+    for (name, pair, failed) in all.take(left) {
         let image = cache.as_written(&pair.entry.image).to_string();
         failures.entry(image).or_default().push(NodeFailure {
             node: name.clone(),
