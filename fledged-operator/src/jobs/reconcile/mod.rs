@@ -392,12 +392,17 @@ impl<'a> Step<'a> {
     fn create_pulls(&mut self, images: Vec<ImageRef>) {
         let mut groups: BTreeMap<String, Vec<ImageRef>> = BTreeMap::new();
         for image in images {
-            let Some(known) = self.memory.images.get(&image) else {
+            let Some(known) = self.memory.images.get_mut(&image) else {
                 continue;
             };
-            let all = known.namespaces(&self.options.namespace).into_iter();
-            let mut open = all.filter(|name| !known.refused_in.contains(name));
-            if let Some(namespace) = open.next() {
+            let all = known.namespaces(&self.options.namespace);
+            // The namespaces that have not refused it may no longer want it: then the others try again.
+            if all.iter().all(|name| known.refused_in.contains(name)) {
+                known.refused_in.clear();
+            }
+            let mut open = all.into_iter();
+            let open = open.find(|name| !known.refused_in.contains(name));
+            if let Some(namespace) = open {
                 groups.entry(namespace).or_default().push(image);
             }
         }

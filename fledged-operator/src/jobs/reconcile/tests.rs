@@ -470,6 +470,29 @@ fn a_refused_pull_uses_the_next_namespaces_credentials() {
 }
 
 #[test]
+fn a_refused_pull_is_repeated_if_no_other_namespace_wants_it_any_more() {
+    let [a, b] = ["a", "b"].map(|namespace| CacheId::new(namespace, "web", namespace));
+    let secret = ObjectName::new("b", "login");
+    let wanted_by = |caches: Vec<CacheId>| {
+        let image = AssignedImage::present(image(APP)).with_wanted_by(caches);
+        image.with_pull_secrets([secret.clone()])
+    };
+    let mut node = Node::new([wanted_by(vec![a, b.clone()])]);
+    node.step(0);
+    node.pod("Pending", &[(APP, failing("401 Unauthorized"))]);
+    assert_eq!(
+        pulls(&node.step(1)),
+        [("a".to_owned(), vec![APP.to_owned()])]
+    );
+    // The cache of `a` is deleted, and with it the Job that has begun there.
+    node.assign([wanted_by(vec![b])]);
+    node.jobs_gone();
+    node.pods.clear();
+    let plan = node.step(2);
+    assert_eq!(pulls(&plan), [("b".to_owned(), vec![APP.to_owned()])]);
+}
+
+#[test]
 fn a_refusal_names_the_credentials_of_the_job() {
     let secret = ObjectName::new("shop", "login");
     let mut node = Node::new([mk_present(APP).with_pull_secrets([secret])]);
