@@ -619,7 +619,10 @@ impl Reconciler {
             }
             JobAction::Delete(key, None) => self.store.get_mut(&node).cancel(&key),
             JobAction::Delete(key, Some(uid)) => {
-                if self.store.get_mut(&node).delete(&key) {
+                let objects = self.store.get_mut(&node);
+                // A creation whose answer was lost is not repeated after the deletion.
+                objects.cancel(&key);
+                if objects.delete(&key) {
                     self.delete(&key, uid);
                 }
             }

@@ -113,9 +113,9 @@ impl Requests {
                 _ => None,
             };
             if status.is_some_and(|status| status.is_already_exists()) {
-                // The answer to an earlier attempt was lost.
-                self.metrics.created(plan.kind().as_str(), "ok");
-                unclear = true;
+                // The answer to an earlier attempt was lost. Without one, it is the Job of another program.
+                let result = if unclear { "ok" } else { "failed" };
+                self.metrics.created(plan.kind().as_str(), result);
                 break;
             }
             let code = status.map_or(0, |status| status.code);
@@ -140,7 +140,10 @@ impl Requests {
                 break;
             }
         }
-        match self.find(&key).await.filter(|_| unclear) {
+        if !unclear {
+            return Created::Gone;
+        }
+        match self.find(&key).await {
             Some(job) => Created::Exists(Box::new(job), missing),
             None => Created::Gone,
         }
