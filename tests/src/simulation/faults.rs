@@ -264,7 +264,7 @@ impl Connection {
             incarnation,
             informed: informed.min().unwrap_or_default(),
             informed_of_jobs: of_jobs.min().unwrap_or_default(),
-            listed: resources.iter().all(|of| state.listed.contains_key(*of)),
+            listed: state.listed.keys().cloned().collect(),
             last_fault: self.last_fault_of(state),
         }
     }

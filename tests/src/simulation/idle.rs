@@ -80,6 +80,7 @@ impl IdleCluster {
             record_bytes: 512 * 1024,
             whole_removals: Vec::new(),
             hostile: false,
+            lease_retry: Duration::from_secs(2),
             trouble: Duration::ZERO,
             quiet: Duration::ZERO,
             idle: Duration::ZERO,

@@ -68,6 +68,8 @@ pub(super) struct JobLedger {
     asked: BTreeMap<String, VecDeque<Duration>>,
     /// When the list of a node that proves that it lacks an image was written.
     lacking: BTreeMap<(String, ImageRef), Duration>,
+    /// The controller that wrote last, and since when: it knows of no older pull when that ended.
+    writer: (String, Duration),
     /// How far clocks have been set forward.
     ahead: Duration,
 }
@@ -104,6 +106,10 @@ impl JobLedger {
     ) -> Vec<Finding> {
         let mut found = Vec::new();
         let target = call.target();
+        if self.writer.0 != sender.identity() {
+            self.writer = (sender.identity(), now);
+            self.lacking.clear();
+        }
         match (call.resource.as_str(), &call.method) {
             ("jobs", &Method::POST) => self.check_creation(sender, call, now, has, &mut found),
             ("jobs", &Method::DELETE) => {
@@ -170,6 +176,10 @@ impl JobLedger {
         for image in work.pulls.iter().filter(lacks) {
             let text = format!("{name} is to pull {image} to {node}");
             found.push(("a Job pulls only what the node's record has", text));
+        }
+        // The answer to an earlier request was lost: this one changes nothing.
+        if self.jobs.contains_key(&key) {
+            return;
         }
         let known = sender.informed_of_jobs.saturating_sub(HANDLING);
         for (other, job) in &self.jobs {
@@ -288,7 +298,7 @@ impl JobLedger {
         let names = list.iter().flat_map(|image| image["names"].as_array());
         let names: BTreeSet<&str> = names.flatten().filter_map(Value::as_str).collect();
         for (image, since) in lost {
-            let proves = beat >= since + LIST_MARGIN + self.ahead;
+            let proves = beat >= since.max(self.writer.1) + LIST_MARGIN + self.ahead;
             if proves && list.len() < LIST_MAX && !names.contains(image.as_str()) {
                 let key = (call.name.clone(), image);
                 self.lacking.entry(key).or_insert(now);

@@ -63,8 +63,8 @@ pub(super) struct Sender {
     pub(super) informed: Duration,
     /// The same for its watches of Jobs and pods.
     pub(super) informed_of_jobs: Duration,
-    /// Whether this incarnation has listed all that its watches show.
-    pub(super) listed: bool,
+    /// The resources that this incarnation has listed.
+    pub(super) listed: BTreeSet<String>,
     /// When its connection last failed in any way.
     pub(super) last_fault: Duration,
 }
@@ -287,7 +287,7 @@ impl Ledger {
         };
         *state.writes.entry((part, target)).or_default() += 1;
         if sender.role == Role::Controller {
-            state.check_leader(sender);
+            state.check_leader(sender, call);
         }
         if sender.role == Role::Controller {
             state.check_job(sender, call);
@@ -316,20 +316,14 @@ impl Ledger {
         }
     }
 
-    /// Reads every known object again, for those that the garbage collector deletes.
+    /// Reads again what the garbage collector may have deleted: it sends no requests.
     pub(super) fn read_all(&self) {
-        let (caches, records): (Vec<_>, Vec<_>) = {
-            let state = self.state();
-            (
-                state.caches.keys().cloned().collect(),
-                state.records.keys().cloned().collect(),
-            )
-        };
-        for (namespace, name) in caches {
-            self.read_cache(&namespace, &name);
-        }
+        let records: Vec<String> = self.state().records.keys().cloned().collect();
         for name in records {
-            self.read_record(&name);
+            let object = self.server.object(GROUP, "nodeimagecaches", "", &name);
+            if object.is_none() {
+                self.read_record(&name);
+            }
         }
         self.state().jobs.read_all(&self.server);
     }
@@ -396,9 +390,7 @@ impl Ledger {
                 state.ready_since.remove(name);
                 state.nodes.remove(name);
                 state.statuses.node_changed(name, now);
-                for cache in state.caches.values_mut() {
-                    cache.frozen.retain(|(node, _)| node != name);
-                }
+                state.forget_frozen(name);
             }
         }
         state.fold();
@@ -423,6 +415,7 @@ impl Ledger {
         let Some(object) = object else {
             state.unfinished.remove(name);
             state.statuses.report_read(name, None, now);
+            state.forget_frozen(name);
             return;
         };
         let (assignment, invalid) = object.assignment();
@@ -444,6 +437,11 @@ impl Ledger {
             false => drop(state.unfinished.remove(name)),
         }
         state.records.insert(name.to_owned(), record);
+    }
+
+    /// Another program removes all images from the record of a node.
+    pub(super) fn emptied(&self, node: &str) {
+        self.state().forget_frozen(node);
     }
 
     fn read_lease(&self, namespace: &str, name: &str) {
@@ -746,9 +744,30 @@ impl State {
         }
     }
 
-    fn check_leader(&mut self, sender: &Sender) {
-        if !sender.listed {
-            let found = format!("{} writes", sender.identity());
+    /// What an invalid edit keeps on a node, only the record of that node has.
+    fn forget_frozen(&mut self, name: &str) {
+        for cache in self.caches.values_mut() {
+            cache.frozen.retain(|(node, _)| node != name);
+        }
+        self.fold();
+    }
+
+    fn check_leader(&mut self, sender: &Sender, call: &Call) {
+        // The Job driver follows the records of nodes, whatever caches there are.
+        let of_driver = call.resource == "jobs" || call.is("nodeimagecaches", "status");
+        let needed: &[&str] = match of_driver {
+            true => &["nodes", "nodeimagecaches", "jobs", "pods"],
+            false => &["nodes", "nodeimagecaches", "imagecaches"],
+        };
+        let missing = needed.iter().filter(|of| !sender.listed.contains(**of));
+        let missing: Vec<&&str> = missing.collect();
+        if !missing.is_empty() {
+            let found = format!(
+                "{} sends {} {} without a list of {missing:?}",
+                sender.identity(),
+                call.method,
+                call.target()
+            );
             self.violate("nothing is written before all lists are complete", found);
         }
         let (holder, since) = &self.holder;

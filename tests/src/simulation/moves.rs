@@ -39,6 +39,10 @@ pub(super) const STRANGE: [(&str, u64); 2] = [
     ("sys.test/cni:3", 80_000_000),
     ("sys.test/logs:2", 35_000_000),
 ];
+/// The number of images of the rollout at the end, each of a few seconds.
+const ROLLOUT_IMAGES: usize = 12;
+/// Their size in bytes.
+pub(super) const ROLLOUT_BYTES: u64 = 40_000_000;
 /// The registries.
 pub(super) const HOSTS: [&str; 4] = ["r0.test", "r1.test", "private.test", "sys.test"];
 
@@ -50,6 +54,12 @@ const IDLE: Duration = Duration::from_secs(3_600);
 /// An image whose pull never ends.
 pub(super) fn tarpit(number: u32) -> String {
     format!("pit.test/image-{number}:1")
+}
+
+/// The images of the rollout at the end.
+pub(super) fn rollout_images() -> Vec<String> {
+    let numbers = 0..ROLLOUT_IMAGES;
+    numbers.map(|n| format!("r1.test/release-{n}:1")).collect()
 }
 
 /// Tarpits that exist.
@@ -145,6 +155,12 @@ pub enum Move {
     Jump(Target, i64),
     /// Something happens to Jobs and their pods.
     Jobs(JobMove),
+    /// Another program deletes the NodeImageCache of a node.
+    DeleteRecord(usize),
+    /// Another program removes all images from the NodeImageCache of a node.
+    EmptyRecord(usize),
+    /// Another program overwrites the status of a cache.
+    OverwriteStatus(CacheName),
 }
 
 /// A move and when it happens.
@@ -174,6 +190,8 @@ pub struct Setup {
     pub whole_removals: Vec<bool>,
     /// Whether there is a hostile tenant.
     pub hostile: bool,
+    /// Time between attempts to acquire or renew the Lease.
+    pub lease_retry: Duration,
     /// How long there are moves and faults.
     pub trouble: Duration,
     /// How long of that, from its middle on, nothing happens.
@@ -210,8 +228,11 @@ impl Scenario {
         let mut setup = Setup {
             nodes,
             node_limit: dice.range(1, 4) as u32,
-            // With one slot, a pull that never ends has it until its deadline.
-            pulls: dice.range(1 + usize::from(hostile), 4),
+            // Pulls with long deadlines share all slots but one: with two, one that never ends has that until then.
+            pulls: match hostile {
+                true => dice.range(3, 5),
+                false => dice.range(1, 4),
+            },
             refresh: match dice.chance(0.5) {
                 true => Duration::from_secs(15 * 60),
                 false => Duration::ZERO,
@@ -222,6 +243,11 @@ impl Scenario {
             },
             whole_removals: (0..=nodes + 1).map(|_| dice.chance(0.6)).collect(),
             hostile,
+            // Half as many requests for the Lease leave time for more seeds.
+            lease_retry: match seed.is_multiple_of(4) {
+                true => Duration::from_secs(2),
+                false => Duration::from_secs(4),
+            },
             trouble: Duration::from_secs(match short {
                 true => 60 * dice.range(3, 12) as u64,
                 false => 60 * dice.range(5, 40) as u64,
@@ -229,7 +255,7 @@ impl Scenario {
             quiet: Duration::ZERO,
             idle: match dice.chance(0.2) {
                 true => IDLE,
-                false => IDLE / 12,
+                false => IDLE / 30,
             },
             refresh_after: dice.chance(0.5),
             jobs: None,
@@ -238,7 +264,7 @@ impl Scenario {
         // Every simulation begins with caches that have something to do.
         for namespace in TENANTS {
             let at = Duration::from_millis(dice.range(0, 20_000) as u64);
-            let act = Move::Apply((namespace, CACHES[0]), dice.spec(namespace, &setup));
+            let act = Move::Apply((namespace, CACHES[0]), dice.spec(namespace));
             moves.push(TimedMove { at, act });
         }
         let span = usize::try_from(setup.trouble.as_millis()).unwrap();
@@ -260,6 +286,15 @@ impl Scenario {
                 at,
                 act: Move::Jobs(act),
             }));
+        }
+        // Drawn apart: the other moves of a seed do not depend on them.
+        let mut others = Dice(Rng::with_seed(seed.rotate_left(32)));
+        if others.chance(0.5) {
+            for _ in 0..others.range(1, 4) {
+                let at = Duration::from_millis(others.range(0, span) as u64);
+                let act = others.act_of_others(&setup);
+                moves.push(TimedMove { at, act });
+            }
         }
         moves.sort_by_key(|timed| timed.at);
         if dice.chance(0.05) {
@@ -328,9 +363,9 @@ impl Dice {
         (namespace, self.pick(&CACHES))
     }
 
-    fn spec(&mut self, namespace: &str, setup: &Setup) -> Value {
+    fn spec(&mut self, namespace: &str) -> Value {
         if namespace == HOSTILE {
-            return self.hostile_spec(setup);
+            return self.hostile_spec();
         }
         let groups = self.range(1, 4);
         let groups: Vec<Value> = (0..groups).map(|_| self.group()).collect();
@@ -369,7 +404,7 @@ impl Dice {
         group
     }
 
-    fn hostile_spec(&mut self, setup: &Setup) -> Value {
+    fn hostile_spec(&mut self) -> Value {
         let images: Vec<String> = match self.range(0, 4) {
             0 => (0..self.range(1, 12))
                 .map(|_| tarpit(self.0.u32(0..TARPITS)))
@@ -386,11 +421,7 @@ impl Dice {
         let mut images = images;
         images.sort_unstable();
         images.dedup();
-        // With one slot, a pull that never ends has it until its deadline.
-        let deadline = match setup.pulls {
-            1 => self.pick(&["1s", "30s"]),
-            _ => self.pick(&["1s", "5m", "2h", "24h"]),
-        };
+        let deadline = self.pick(&["1s", "5m", "2h", "24h"]);
         let mut spec = json!({ "cacheSpec": [{ "images": images, "deadline": deadline }] });
         if self.chance(0.5) {
             spec["rollout"] = json!({ "maxConcurrentNodes": 1 });
@@ -465,18 +496,28 @@ impl Dice {
         ])
     }
 
+    /// What other programs do to the objects of fledged.
+    fn act_of_others(&mut self, setup: &Setup) -> Move {
+        let node = self.range(0, setup.nodes);
+        match self.range(0, 3) {
+            0 => Move::DeleteRecord(node),
+            1 => Move::EmptyRecord(node),
+            _ => Move::OverwriteStatus(self.cache(setup)),
+        }
+    }
+
     fn act(&mut self, setup: &Setup) -> Move {
         let cache = self.cache(setup);
         let node = self.range(0, setup.nodes);
         match self.range(0, 60) {
-            0..=9 => Move::Apply(cache, self.spec(cache.0, setup)),
+            0..=9 => Move::Apply(cache, self.spec(cache.0)),
             10 => Move::ApplyNonsense(cache, self.nonsense()),
             11..=13 => Move::Refresh(cache),
             14..=16 => Move::Purge(cache),
             17..=19 => Move::Delete(cache),
             20 => {
                 let count = self.range(2, 40);
-                let specs = (0..count).map(|_| self.spec(cache.0, setup)).collect();
+                let specs = (0..count).map(|_| self.spec(cache.0)).collect();
                 Move::EditStorm(cache, specs)
             }
             21 => Move::Secret(self.pick(&TENANTS), self.chance(0.5)),

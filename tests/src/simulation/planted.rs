@@ -35,7 +35,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "finalizer-removed-early",
         area: "planner",
         what: "A finalizer is removed before the images are.",
-        seed: Some(1),
+        seed: Some(16),
     },
     PlantedBug {
         name: "finalizer-stays",
@@ -53,7 +53,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "edit-during-action-lost",
         area: "planner",
         what: "An edit during an action changes the generation of the status only.",
-        seed: Some(4),
+        seed: Some(2),
     },
     PlantedBug {
         name: "label-change-missed",
@@ -113,7 +113,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "refresh-without-revision",
         area: "planner",
         what: "A refresh on demand asks the nodes for nothing.",
-        seed: Some(13),
+        seed: Some(2),
     },
     PlantedBug {
         name: "gone-node-counted",
@@ -179,7 +179,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "other-names-removed",
         area: "warmer",
         what: "An image is removed with names that are not fledged's.",
-        seed: None,
+        seed: Some(35),
     },
     PlantedBug {
         name: "foreign-image-removed",
@@ -209,7 +209,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "cancelled-pull-counts",
         area: "warmer",
         what: "A pull that is cancelled keeps its slot.",
-        seed: None,
+        seed: Some(35),
     },
     PlantedBug {
         name: "failed-reading-not-repeated",
@@ -251,7 +251,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "progress-not-paced",
         area: "reporter",
         what: "Progress is written every second.",
-        seed: None,
+        seed: Some(11),
     },
     PlantedBug {
         name: "record-gone-for-ever",
@@ -293,7 +293,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "failed-report-taken-for-written",
         area: "agent",
         what: "A report that the API server refused counts as written.",
-        seed: None,
+        seed: Some(16),
     },
     PlantedBug {
         name: "watch-starts-from-old-version",
@@ -317,7 +317,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "planned-before-all-lists",
         area: "reconcile",
         what: "The first plan does not wait for the records of nodes.",
-        seed: None,
+        seed: Some(2),
     },
     PlantedBug {
         name: "status-of-deleted-cache",
@@ -335,7 +335,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "report-of-equal-count-missed",
         area: "reconcile",
         what: "A report with as many cached images as the last one is ignored.",
-        seed: Some(7),
+        seed: Some(3),
     },
     PlantedBug {
         name: "older-write-repeated",
@@ -347,7 +347,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "write-given-up",
         area: "reconcile",
         what: "A write is given up after two failures.",
-        seed: Some(10),
+        seed: None,
     },
     PlantedBug {
         name: "newer-write-dropped",
@@ -377,7 +377,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "lease-taken-too-early",
         area: "cluster client",
         what: "A candidate takes a Lease over that has not expired.",
-        seed: Some(9),
+        seed: Some(10),
     },
     PlantedBug {
         name: "leads-past-the-deadline",

@@ -197,7 +197,9 @@ impl Process {
             jobs.driver(client, clock, config.seed)
         });
         let identity = self.connection.sender(&[]).identity();
-        config.election = Some(Candidate::new(LeaseName::of_controller(OPERATOR), identity));
+        let mut candidate = Candidate::new(LeaseName::of_controller(OPERATOR), identity);
+        candidate.times.retry_period = setup.lease_retry;
+        config.election = Some(candidate);
         let controller = Controller::new(client, config);
         self.spawn(trace, async |stop: oneshot::Receiver<()>| {
             let stopped = async move { drop(stop.await) };

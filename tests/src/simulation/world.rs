@@ -26,8 +26,8 @@ use super::kubelets::KubeletConfig;
 use super::ledger::{Ledger, Limits, Role};
 use super::machine::Machine;
 use super::moves::{
-    CacheName, FIXED, HOSTILE, MUTABLE, Move, PRIVATE, STRANGE, Setup, TARPITS, TENANTS, Target,
-    node_name, tarpit,
+    CacheName, FIXED, HOSTILE, MUTABLE, Move, PRIVATE, ROLLOUT_BYTES, STRANGE, Setup, TARPITS,
+    TENANTS, Target, node_name, rollout_images, tarpit,
 };
 use super::processes::{OPERATOR, Process, planner_config};
 use super::registry::{Published, Registries, login_of};
@@ -37,8 +37,6 @@ use super::trace::Trace;
 const CONTROLLERS: usize = 2;
 /// Simulated time between two looks at the processes and the state of the cluster.
 const STEP: Duration = Duration::from_secs(1);
-/// The number of images of the rollout at the end.
-const ROLLOUT_IMAGES: usize = 5;
 /// Simulated time between two readings of all objects.
 const READ_ALL: Duration = Duration::from_secs(10);
 
@@ -411,8 +409,29 @@ impl World {
                     jobs.act(act).await;
                 }
             }
+            Move::DeleteRecord(node) => {
+                let (name, params) = (node_name(*node), DeleteParams::default());
+                let _ = self.records().delete(&name, &params).await;
+            }
+            Move::EmptyRecord(node) => {
+                let patch = Patch::Merge(json!({ "spec": { "images": [] } }));
+                let (name, params) = (node_name(*node), PatchParams::default());
+                self.ledger.emptied(&name);
+                let _ = self.records().patch_metadata(&name, &params, &patch).await;
+            }
+            Move::OverwriteStatus(cache) => {
+                let status = json!({ "status": "Failed", "message": "overwritten",
+                    "conditions": [], "failures": {} });
+                let patch = Patch::Merge(json!({ "status": status }));
+                let (api, params) = (self.caches(*cache), PatchParams::default());
+                let _ = api.patch_status(cache.1, &params, &patch).await;
+            }
             _ => self.act_on_machine(act),
         }
+    }
+
+    fn records(&self) -> Api<ReadNodeCache> {
+        Api::all(self.users.clone())
     }
 
     fn act_on_machine(&mut self, act: &Move) {
@@ -490,10 +509,28 @@ impl World {
             }
         }
         if self.setup.refresh_after {
+            // Pulls that began before do not satisfy the refresh. One that is already asked for may.
+            if !self.is_refresh_asked_for() {
+                for (image, _) in MUTABLE {
+                    self.registries.republish(&parse(image));
+                }
+            }
             for cache in self.cache_names() {
                 self.annotate(cache, REFRESH_ANNOTATION).await;
             }
         }
+    }
+
+    /// Whether a refresh of any cache is asked for and not done.
+    fn is_refresh_asked_for(&self) -> bool {
+        let annotation = format!(
+            "/metadata/annotations/{}",
+            REFRESH_ANNOTATION.replace('/', "~1")
+        );
+        self.cache_names().into_iter().any(|(of, name)| {
+            let object = self.service.object(GROUP, "imagecaches", of, name);
+            object.is_some_and(|object| object.pointer(&annotation).is_some())
+        })
     }
 
     fn cache_names(&self) -> Vec<CacheName> {
@@ -510,11 +547,8 @@ impl World {
     /// A user replaces the images of a cache on all nodes.
     pub(super) async fn roll_out(&mut self) {
         self.trace.step(format_args!("a rollout"));
-        let first = usize::try_from(self.seed % 7).unwrap();
-        let images = FIXED.iter().cycle().skip(first).take(ROLLOUT_IMAGES);
-        let images: Vec<&str> = images.map(|(image, _)| *image).collect();
         let cache = (TENANTS[0], "front");
-        let spec = json!({ "cacheSpec": [{ "images": images }] });
+        let spec = json!({ "cacheSpec": [{ "images": rollout_images() }] });
         apply(&self.caches(cache), cache, &spec).await;
     }
 
@@ -679,6 +713,9 @@ fn kind(act: &Move) -> &'static str {
         Move::Stop(..) => "stops",
         Move::Jump(..) => "clock jumps",
         Move::Jobs(act) => act.kind(),
+        Move::DeleteRecord(_) => "deleted NodeImageCaches",
+        Move::EmptyRecord(_) => "emptied NodeImageCaches",
+        Move::OverwriteStatus(_) => "overwritten statuses",
     }
 }
 
@@ -695,6 +732,10 @@ fn publish() -> Registries {
         let mut published = Published::new(image, bytes);
         published.private = true;
         registries.publish(parse(image), published);
+    }
+    for image in rollout_images() {
+        let published = Published::new(image.as_str(), ROLLOUT_BYTES);
+        registries.publish(parse(&image), published);
     }
     registries.publish(parse(PROGRAM.0), Published::new(PROGRAM.0, PROGRAM.1));
     for number in 0..TARPITS {
