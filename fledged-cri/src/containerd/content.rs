@@ -38,6 +38,8 @@ const WRITES_AHEAD: usize = 2;
 pub(super) struct Content {
     channel: Channel,
     socket: PathBuf,
+    /// The ID of the lease.
+    id: String,
     /// The ID without the time.
     lease_prefix: String,
     namespace: MetadataValue<Ascii>,
@@ -45,46 +47,50 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Makes a lease for the pull of an image.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RuntimeUnsupported`] if the server is not containerd.
-    pub(super) async fn lease(
-        channel: Channel,
-        socket: &Path,
-        image: &ImageRef,
-    ) -> Result<Self, Failure> {
+    /// The content store, for an image. The lease is not made yet.
+    pub(super) fn new(channel: Channel, socket: &Path, image: &ImageRef) -> Result<Self, Failure> {
         let hash = sha256(image.as_str().as_bytes());
         let hash: String = hash.chars().skip("sha256:".len()).take(16).collect();
-        let now = Timestamp::now();
         let lease_prefix = format!("fledged-{hash}-");
-        let id = format!("{lease_prefix}{}", now.as_nanosecond());
+        let id = format!("{lease_prefix}{}", Timestamp::now().as_nanosecond());
         let invalid = |error: tonic::metadata::errors::InvalidMetadataValue| {
             Failure::new(Reason::Unknown, error.to_string())
         };
-        let content = Self {
+        Ok(Self {
             lease: id.parse().map_err(invalid)?,
+            id,
             namespace: MetadataValue::from_static(NAMESPACE),
             socket: socket.to_owned(),
             lease_prefix,
             channel,
-        };
-        let expires = now + SignedDuration::from_hours(LEASE_HOURS);
-        let expires = ("containerd.io/gc.expire".to_owned(), expires.to_string());
-        let request = CreateRequest {
-            id,
-            labels: [expires].into(),
-        };
-        let mut leases = LeasesClient::new(content.channel.clone());
-        content
-            .call(leases.create(content.with_namespace(request)))
-            .await?;
-        Ok(content)
+        })
     }
 
-    /// Deletes the leases of all pulls of the image, with what only they keep.
-    pub(super) async fn release(&self) -> Result<(), Failure> {
+    /// Makes the lease.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RuntimeUnsupported`] if the server is not containerd.
+    pub(super) async fn lease(&self) -> Result<(), Failure> {
+        let expires = Timestamp::now() + SignedDuration::from_hours(LEASE_HOURS);
+        let expires = ("containerd.io/gc.expire".to_owned(), expires.to_string());
+        let request = CreateRequest {
+            id: self.id.clone(),
+            labels: [expires].into(),
+        };
+        let mut leases = LeasesClient::new(self.channel.clone());
+        self.call(leases.create(self.with_namespace(request)))
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes the lease. Content of earlier pulls of the image is kept by their leases.
+    pub(super) async fn release_own(&self) -> Result<(), Failure> {
+        self.delete_lease(self.id.clone()).await
+    }
+
+    /// Deletes the leases of all pulls of the image. containerd then deletes what nothing else keeps.
+    pub(super) async fn release_all(&self) -> Result<(), Failure> {
         let mut leases = LeasesClient::new(self.channel.clone());
         let list = leases.list(self.with_namespace(ListRequest {}));
         let list = self.call(list).await?.leases;
@@ -92,13 +98,18 @@ impl Content {
             .into_iter()
             .filter(|lease| lease.id.starts_with(&self.lease_prefix));
         for lease in ours {
-            let request = self.with_namespace(DeleteRequest { id: lease.id });
-            match self.call(leases.delete(request)).await {
-                Err(failure) if failure.reason != Reason::ImageNotFound => return Err(failure),
-                _ => {}
-            }
+            self.delete_lease(lease.id).await?;
         }
         Ok(())
+    }
+
+    async fn delete_lease(&self, id: String) -> Result<(), Failure> {
+        let request = self.with_namespace(DeleteRequest { id });
+        let mut leases = LeasesClient::new(self.channel.clone());
+        match self.call(leases.delete(request)).await {
+            Err(failure) if failure.reason != Reason::ImageNotFound => Err(failure),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the store has that content.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, Digest};
+use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::PullRequest;
 use serde::Deserialize;
 use tokio::sync::{Mutex, oneshot};
@@ -108,7 +108,7 @@ impl Fetcher {
         let work = match self.prepare(&content, access, present, request).await {
             Ok(work) => work,
             Err(failure) if failure.reason == Reason::TooManyRequests => {
-                release(&content).await;
+                log_kept(content.release_own().await);
                 return Err(failure);
             }
             Err(failure) => {
@@ -136,11 +136,29 @@ impl Fetcher {
                 }
             }
         };
-        // Otherwise, the next attempt goes on with what the lease keeps.
-        if pulled.is_ok() || work.is_none() {
-            release(&content).await;
+        match &pulled {
+            Ok(()) => log_kept(content.release_all().await),
+            // Unfinished layers of a pull that may never be repeated would fill the disk for a day.
+            Err(failure) if failure.reason == Reason::DiskFull => {
+                log_kept(content.release_all().await);
+            }
+            // No layers were written. The leases of earlier attempts keep theirs.
+            Err(_) if work.is_none() => log_kept(content.release_own().await),
+            // The next attempt continues the layers that the lease keeps.
+            Err(_) => {}
         }
         pulled
+    }
+
+    /// Deletes what failed pulls of the image have fetched.
+    pub(crate) async fn forget(&self, client: &Client, image: &ImageRef) {
+        if self.unsupported.load(Ordering::Relaxed) {
+            return;
+        }
+        match Content::new(client.channel(), client.socket(), image) {
+            Ok(content) => log_kept(content.release_all().await),
+            Err(failure) => log_kept(Err(failure)),
+        }
     }
 
     /// The runtime's content store, with a lease, and how its registries are reached.
@@ -159,26 +177,31 @@ impl Fetcher {
                 "containerd has registry settings of an old form",
             ));
         }
-        let leased = Content::lease(client.channel(), client.socket(), &request.image).await;
+        let registry = self.registry(&settings).await?;
+        let content = Content::new(client.channel(), client.socket(), &request.image)?;
+        let leased = content.lease().await;
         if let Err(failure) = &leased
             && failure.reason == Reason::RuntimeUnsupported
         {
             self.unsupported.store(true, Ordering::Relaxed);
         }
-        let content = leased?;
+        leased?;
+        Ok((content, (settings, registry)))
+    }
+
+    /// The registry client for these settings, which all pulls share.
+    async fn registry(&self, settings: &Settings) -> Result<Registry, Failure> {
         let mut known = self.registry.lock().await;
-        let access = match known.take().filter(|(known, _)| *known == settings) {
-            Some(access) => access,
-            None => {
-                let mut options = self.options.registry.clone();
-                if let Some(dirs) = &settings.hosts_dirs {
-                    options.hosts_dirs.clone_from(dirs);
-                }
-                (settings, Registry::new(options)?)
-            }
-        };
-        *known = Some(access.clone());
-        Ok((content, access))
+        if let Some((_, registry)) = known.as_ref().filter(|(known, _)| known == settings) {
+            return Ok(registry.clone());
+        }
+        let mut options = self.options.registry.clone();
+        if let Some(dirs) = &settings.hosts_dirs {
+            options.hosts_dirs.clone_from(dirs);
+        }
+        let registry = Registry::new(options)?;
+        *known = Some((settings.clone(), registry.clone()));
+        Ok(registry)
     }
 
     /// Stores the manifests and finds the missing layers; `None` if they are left to the runtime.
@@ -246,8 +269,8 @@ impl Fetcher {
     }
 }
 
-async fn release(content: &Content) {
-    if let Err(failure) = content.release().await {
+fn log_kept(released: Result<(), Failure>) {
+    if let Err(failure) = released {
         tracing::debug!(%failure, "lease not deleted; it expires");
     }
 }

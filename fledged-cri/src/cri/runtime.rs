@@ -188,7 +188,14 @@ impl ImageRuntime for CriRuntime {
     }
 
     async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
-        self.remove_image(image).await
+        let removal = self.remove_image(image).await?;
+        #[cfg(feature = "oci")]
+        if let Some(fetcher) = &self.fetcher
+            && matches!(removal, Removal::Removed | Removal::Absent)
+        {
+            fetcher.forget(&self.client, image).await;
+        }
+        Ok(removal)
     }
 
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {

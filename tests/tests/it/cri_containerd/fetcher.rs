@@ -6,7 +6,7 @@ use std::time::Duration;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest};
 use fledged_core::port::{
-    ImageRuntime, ProgressSink, PullProgress, PullRequest, RegistryAuth, RuntimeImage,
+    ImageRuntime, ProgressSink, PullProgress, PullRequest, RegistryAuth, Removal, RuntimeImage,
 };
 use fledged_cri::cri::CriRuntime;
 use fledged_cri::{FetcherOptions, RegistryOptions};
@@ -210,6 +210,44 @@ async fn a_dropped_pull_is_continued_at_its_offset() {
     pulling.abort();
     assert!(pulling.await.unwrap_err().is_cancelled());
     assert_continued(&setup, &pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_attempts_keep_what_an_earlier_one_fetched() {
+    let Some(setup) = setup().map(Arc::new) else {
+        return;
+    };
+    let pushed = setup.one_layer();
+    let pulling = pull_that_stalls(&setup, &pushed);
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    let sent = setup.sent(&pushed.layers[0]);
+    for (fault, reason) in [
+        (Fault::Hangup, Reason::ConnectionFailed),
+        (Fault::too_many_requests(1), Reason::TooManyRequests),
+    ] {
+        setup.proxy.clear();
+        setup.proxy.add(Rule::new(fault).always());
+        let error = setup.pull(&pushed).await.unwrap_err();
+        assert_eq!(error.reason, reason, "{error}");
+    }
+    assert_eq!(setup.sent(&pushed.layers[0]), sent);
+    assert_continued(&setup, &pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_deletes_what_failed_pulls_have_fetched() {
+    let Some(setup) = setup().map(Arc::new) else {
+        return;
+    };
+    let pushed = setup.one_layer();
+    let pulling = pull_that_stalls(&setup, &pushed);
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    let name = image(&pushed.reference_at(setup.proxy.addr()));
+    let removal = setup.runtime.remove(&name).await.unwrap();
+    assert_eq!(removal, Removal::Absent);
+    setup.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]
