@@ -297,20 +297,20 @@ pub(crate) struct RegistryArgs {
         value_hint = ValueHint::DirPath
     )]
     pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
-    /// A certificate authority for all registries, or for one: a file in PEM form. Only for oci: and check;
-    /// other runtimes use their own configuration. Repeatable.
+    /// A certificate authority for all registries, or for one: a file in PEM form. Only for oci:, check and
+    /// --pull-via auto; runtimes use their own configuration. Repeatable.
     #[arg(long = "registry-ca", value_name = "[HOST=]FILE", env = "FLEDGED_REGISTRY_CA", value_delimiter = ',', value_parser = registry_authority)]
     pub(crate) registry_authorities: Vec<RegistryAuthority>,
     /// The folders of containerd's hosts.toml and of certificates for registries, separated by colons; empty
-    /// for none. Only for oci: and check. Default: config_path of containerd's configuration, else
-    /// /etc/containerd/certs.d and /etc/docker/certs.d.
+    /// for none. Only for oci:, check and --pull-via auto. Default: config_path of containerd's configuration,
+    /// else /etc/containerd/certs.d and /etc/docker/certs.d.
     #[arg(long, value_name = "DIR[:DIR]", env = "FLEDGED_REGISTRY_HOSTS_DIR", value_hint = ValueHint::DirPath)]
     pub(crate) registry_hosts_dir: Option<OsString>,
-    /// A registry that serves plain HTTP only. Only for oci: and check. Repeatable.
+    /// A registry that serves plain HTTP only. Only for oci:, check and --pull-via auto. Repeatable.
     #[arg(long = "plain-http", value_name = "HOST[:PORT]", env = "FLEDGED_PLAIN_HTTP_REGISTRIES", value_delimiter = ',', value_parser = registry_host)]
     pub(crate) plain_http_registries: Vec<String>,
     /// A registry whose certificate is not verified, and which is reached by plain HTTP if it does not speak
-    /// HTTPS, as with Docker's insecure-registries. Only for oci: and check. Repeatable.
+    /// HTTPS, as with Docker's insecure-registries. Only for oci:, check and --pull-via auto. Repeatable.
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", env = "FLEDGED_INSECURE_REGISTRIES", value_delimiter = ',', value_parser = registry_host)]
     pub(crate) insecure_registries: Vec<String>,
     /// The platform to select from multi-platform images, os/architecture[/variant]. Only for oci: and

@@ -31,7 +31,7 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     warn_nothing_selected(&assignment, &node, terminal);
     let uri = args.runtime.runtime.as_ref();
     let session = RuntimeSession::open(uri, registry, Some(&args.pull)).await?;
-    session.warn_unused(registry, terminal);
+    session.warn_unused(registry, args.pull.pull_via, terminal);
     manifest::warn_no_credentials(registry, terminal);
     let mut config = WarmerConfig::default();
     config.max_parallel_pulls = args.pull.max_parallel_pulls;

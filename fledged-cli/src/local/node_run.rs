@@ -52,7 +52,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
         session = RuntimeSession::wait(uri, registry, &args.pull, terminal) => session?,
         _ = shutdown.recv() => return Ok(Exit::Done),
     };
-    session.warn_unused(registry, terminal);
+    session.warn_unused(registry, args.pull.pull_via, terminal);
     manifest::warn_no_credentials(registry, terminal);
     let (removed, removals) = mpsc::unbounded_channel();
     let observer = Arc::new(RemovalObserver {

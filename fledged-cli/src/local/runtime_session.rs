@@ -229,28 +229,14 @@ impl RuntimeSession {
     }
 
     /// Warns about options that have no effect with this runtime.
-    pub(crate) fn warn_unused(&self, registry: &RegistryArgs, terminal: &Terminal) {
-        if matches!(self.uri, RuntimeUri::Oci(_)) {
-            return;
-        }
-        let unused = [
-            ("--platform", registry.platform.is_some()),
-            ("--registry-ca", !registry.registry_authorities.is_empty()),
-            (
-                "--registry-hosts-dir",
-                registry.registry_hosts_dir.is_some(),
-            ),
-            ("--plain-http", !registry.plain_http_registries.is_empty()),
-            (
-                "--insecure-registry",
-                !registry.insecure_registries.is_empty(),
-            ),
-        ];
-        for (option, _) in unused.iter().filter(|(_, given)| *given) {
-            terminal.warn(format_args!(
-                "{option} only applies to oci: and check; {} uses its own configuration",
-                self.uri
-            ));
+    pub(crate) fn warn_unused(
+        &self,
+        registry: &RegistryArgs,
+        pull_via: PullVia,
+        terminal: &Terminal,
+    ) {
+        for warning in unused_options(&self.uri, registry, pull_via) {
+            terminal.warn(format_args!("{warning}"));
         }
     }
 
@@ -293,6 +279,39 @@ impl RuntimeSession {
             }),
         }
     }
+}
+
+/// A warning for each option that has no effect with the runtime.
+fn unused_options(uri: &RuntimeUri, registry: &RegistryArgs, pull_via: PullVia) -> Vec<String> {
+    if matches!(uri, RuntimeUri::Oci(_)) {
+        return Vec::new();
+    }
+    let options = [
+        ("--platform", registry.platform.is_some()),
+        ("--registry-ca", !registry.registry_authorities.is_empty()),
+        (
+            "--registry-hosts-dir",
+            registry.registry_hosts_dir.is_some(),
+        ),
+        ("--plain-http", !registry.plain_http_registries.is_empty()),
+        (
+            "--insecure-registry",
+            !registry.insecure_registries.is_empty(),
+        ),
+    ];
+    let fetches = matches!(uri, RuntimeUri::Cri(_)) && pull_via == PullVia::Auto;
+    let unused = options
+        .iter()
+        .filter(|(option, given)| *given && !(fetches && *option != "--platform"));
+    let warnings = unused.map(|(option, _)| {
+        let scope = if *option == "--platform" {
+            "oci: and check"
+        } else {
+            "oci:, check and --pull-via auto"
+        };
+        format!("{option} only applies to {scope}; {uri} uses its own configuration")
+    });
+    warnings.collect()
 }
 
 fn open_runtime(
@@ -376,6 +395,8 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
         options.fetcher = match pull.pull_via {
             PullVia::Auto => {
                 let mut fetcher = FetcherOptions::default();
+                fetcher.registry = registry_options(registry);
+                fetcher.use_config_path = registry.registry_hosts_dir.is_none();
                 fetcher.max_connections = pull.max_connections;
                 Some(fetcher)
             }
@@ -383,4 +404,37 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
         };
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_without_effect_depend_on_the_runtime() {
+        let mut registry = RegistryArgs::default();
+        registry.plain_http_registries.push("r.lan".to_owned());
+        registry.platform = Some(Platform::host());
+        for (uri, pull_via, expected) in [
+            ("oci:/images", PullVia::Runtime, vec![]),
+            (
+                "unix:///c.sock",
+                PullVia::Runtime,
+                vec!["--platform", "--plain-http"],
+            ),
+            ("unix:///c.sock", PullVia::Auto, vec!["--platform"]),
+            (
+                "docker:///d.sock",
+                PullVia::Auto,
+                vec!["--platform", "--plain-http"],
+            ),
+        ] {
+            let warnings = unused_options(&uri.parse().unwrap(), &registry, pull_via);
+            let options: Vec<&str> = warnings
+                .iter()
+                .filter_map(|warning| warning.split(' ').next())
+                .collect();
+            assert_eq!(options, expected, "{uri}");
+        }
+    }
 }

@@ -31,9 +31,11 @@ const THRESHOLD: ByteSize = ByteSize::new(16 * 1024 * 1024);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FetcherOptions {
-    /// How registries are reached. [`hosts_dirs`](RegistryOptions::hosts_dirs) is replaced by the runtime's
-    /// `config_path` where the runtime's status has it, up to containerd 1.7.
+    /// How registries are reached.
     pub registry: RegistryOptions,
+    /// Whether the runtime's `config_path` replaces [`hosts_dirs`](RegistryOptions::hosts_dirs) if the runtime's
+    /// status has it, up to containerd 1.7. Default: true.
+    pub use_config_path: bool,
     /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
     pub max_connections: NonZeroUsize,
     /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none.
@@ -49,6 +51,7 @@ impl Default for FetcherOptions {
         };
         Self {
             registry,
+            use_config_path: true,
             max_connections: MAX_CONNECTIONS,
             threshold: THRESHOLD,
         }
@@ -196,7 +199,9 @@ impl Fetcher {
             return Ok(registry.clone());
         }
         let mut options = self.options.registry.clone();
-        if let Some(dirs) = &settings.hosts_dirs {
+        if let Some(dirs) = &settings.hosts_dirs
+            && self.options.use_config_path
+        {
             options.hosts_dirs.clone_from(dirs);
         }
         let registry = Registry::new(options)?;

@@ -371,6 +371,17 @@ async fn mirrors_of_the_runtimes_configuration_are_used() {
         .unwrap();
     setup.assert_each_byte_once(&pushed);
     assert!(offsets(&setup.proxy, &pushed.layers[0]).contains(&PART));
+
+    // Without the folders of that configuration, only the runtime reaches the mirror.
+    setup.containerd.remove_all_images();
+    let mut options = FetcherOptions::default();
+    options.threshold = ByteSize::ZERO;
+    options.registry = RegistryOptions::default();
+    options.use_config_path = false;
+    let runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
+    let asked = offsets(&setup.proxy, &pushed.layers[0]).len();
+    pull(&runtime, "registry.invalid/team/app:1").await.unwrap();
+    assert_eq!(offsets(&setup.proxy, &pushed.layers[0])[asked..], [0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
