@@ -24,6 +24,9 @@ use crate::registry::{
 /// The default of [`FetcherOptions::threshold`]. Fewer bytes arrive in about a second, in which a pull by the
 /// runtime alone has no more to wait for.
 const THRESHOLD: ByteSize = ByteSize::new(16 * 1024 * 1024);
+/// Images with more missing layers are left to the runtime. Each is an open file and a stream of containerd until
+/// it is complete; images that Docker builds have at most 127.
+const MAX_LAYERS: usize = 256;
 
 /// How layers are fetched for a runtime with containerd's content store.
 ///
@@ -261,7 +264,7 @@ impl Fetcher {
             }
         }
         let missing: ByteSize = layers.iter().map(|layer| ByteSize::new(layer.size)).sum();
-        if missing < self.options.threshold || layers.is_empty() {
+        if missing < self.options.threshold || layers.is_empty() || layers.len() > MAX_LAYERS {
             tracing::debug!(image = %request.image, %missing, "layers left to the runtime");
             return Ok(None);
         }
