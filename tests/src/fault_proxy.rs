@@ -242,6 +242,12 @@ async fn answer(
                 .body(whole("this registry is scripted to fail\n"))
                 .map_err(std::io::Error::other)
         }
+        Some(Fault::OtherBody(body)) => {
+            flight.answered(200);
+            Response::builder()
+                .body(whole(body))
+                .map_err(std::io::Error::other)
+        }
         fault => match forward(&shared.upstream, request).await {
             Ok(response) => Ok(passed_on(response, fault, flight, ended)),
             Err(error) => {

@@ -31,6 +31,8 @@ pub enum Fault {
     StallAfter(u64),
     /// Answers as a registry that does not know `Range`.
     NoRange,
+    /// Answers 200 with another body, without forwarding the request.
+    OtherBody(&'static str),
 }
 
 impl Fault {

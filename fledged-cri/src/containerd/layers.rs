@@ -97,7 +97,14 @@ async fn fetch_layer(
 ) -> Result<(), Failure> {
     loop {
         let resumed = ingest.offset() > 0;
-        append(downloads, layer, &mut ingest).await?;
+        let appended = append(downloads, layer, &mut ingest).await;
+        if let Err(failure) = appended {
+            // The registry has another length for the layer: what it has sent so far is not to be continued.
+            if failure.reason == Reason::DigestMismatch {
+                ingest.truncate().await?;
+            }
+            return Err(failure);
+        }
         let digest = ingest.digest().await?;
         if digest == layer.digest.as_str() {
             return ingest.commit().await;
@@ -113,6 +120,11 @@ async fn fetch_layer(
 }
 
 /// Writes what is missing of a layer. On an error, everything that has arrived in order is written.
+///
+/// # Errors
+///
+/// [`Reason::DigestMismatch`] if the registry states another length; other failures of the download or of the
+/// write.
 async fn append(downloads: &Downloads, layer: &Blob, ingest: &mut Ingest) -> Result<(), Failure> {
     let mut download = downloads.blob(layer, ingest.offset());
     let mut buffer = BytesMut::with_capacity(WRITE);

@@ -307,6 +307,32 @@ async fn wrong_content_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_of_another_length_is_deleted() {
+    let Some(setup) = setup().map(Arc::new) else {
+        return;
+    };
+    let pushed = setup.one_layer();
+    let pulling = pull_that_stalls(&setup, &pushed);
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    setup.proxy.clear();
+    let layer = &pushed.layers[0];
+    let asked = offsets(&setup.proxy, layer).len();
+    // For a part, then for the whole layer.
+    let other = Rule::new(Fault::OtherBody("other content")).method("GET");
+    setup.proxy.add(other.path(layer.as_str()).times(2));
+    setup.pull(&pushed).await.unwrap();
+    let offsets = &offsets(&setup.proxy, layer)[asked..];
+    // The runtime does not continue what was there.
+    assert_eq!(
+        (offsets.len(), offsets.last()),
+        (3, Some(&0)),
+        "{offsets:?}"
+    );
+    setup.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registrys_delay_is_returned_at_once() {
     let Some(setup) = setup() else { return };
     let pushed = setup.one_layer();
