@@ -386,8 +386,8 @@ pub(crate) struct PullArgs {
         value_parser = pull_policy()
     )]
     pub(crate) image_pull_policy: ImagePullPolicy,
-    /// How layers reach containerd: runtime leaves them to containerd; auto fetches large ones over several
-    /// connections, and goes on where an interrupted pull ended. Other runtimes pull as ever.
+    /// runtime: containerd pulls. auto: fledged downloads large layers over several connections and resumes
+    /// interrupted pulls. No effect on other runtimes.
     #[arg(
         long,
         value_name = "WAY",

@@ -21,8 +21,7 @@ use crate::registry::{
     resolve, sha256,
 };
 
-/// The default of [`FetcherOptions::threshold`]. Fewer bytes arrive in about a second, in which a pull by the
-/// runtime alone has no more to wait for.
+/// The default of [`FetcherOptions::threshold`]: a download this small gains nothing from several connections.
 const THRESHOLD: ByteSize = ByteSize::new(16 * 1024 * 1024);
 /// Images with more missing layers are left to the runtime. Each is an open file and a stream of containerd until
 /// it is complete; images that Docker builds have at most 127.
@@ -90,7 +89,7 @@ impl Fetcher {
 
     /// Pulls an image. `present` is the digest under that name, if the runtime has one.
     ///
-    /// Whatever the fetcher cannot do, the runtime does.
+    /// The runtime pulls what the fetcher does not support.
     ///
     /// # Errors
     ///
@@ -128,7 +127,7 @@ impl Fetcher {
                 let (first, first_ended) = oneshot::channel();
                 let fetching = layers::fetch(downloads, &content, layers, first);
                 let pulling = async {
-                    // An error: the sender was dropped, as it is meant to be.
+                    // Always an error: the sender is dropped without a message.
                     let _ = first_ended.await;
                     pull.await
                 };
@@ -253,7 +252,7 @@ impl Fetcher {
         let mut layers: Vec<Blob> = Vec::new();
         let mut unpacked = true;
         for (number, layer) in image.layers.iter().enumerate() {
-            // containerd fetches no layer below which everything is unpacked.
+            // containerd does not fetch a layer that is unpacked with all layers below it.
             unpacked = unpacked
                 && match chain_ids.get(number) {
                     Some(id) => content.has_snapshot(&settings.snapshotter, id).await?,

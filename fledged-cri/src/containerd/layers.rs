@@ -35,7 +35,7 @@ pub(super) async fn fetch(
     layers: &[Blob],
     first_ended: oneshot::Sender<()>,
 ) -> Result<(), Failure> {
-    // All are opened now: containerd fetches those that no client writes.
+    // All are opened before the first is fetched: containerd fetches layers that no client writes.
     let opened = join_all(layers.iter().map(|layer| open(content, layer))).await;
     let ingests: Vec<(&Blob, Ingest)> = layers
         .iter()
@@ -47,7 +47,7 @@ pub(super) async fn fetch(
             .meter
             .expect(layer.size.saturating_sub(ingest.offset()));
     }
-    // Each has its place in the order; the first has the sender.
+    // Only the first layer gets the sender.
     let ends = std::iter::once(Some(first_ended)).chain(std::iter::repeat_with(|| None));
     stream::iter(ingests.into_iter().zip(ends).map(Ok))
         .try_for_each_concurrent(PARALLEL_LAYERS, |((layer, ingest), ended)| async move {
@@ -110,7 +110,7 @@ async fn fetch_layer(
             return ingest.commit().await;
         }
         let message = format!("blob {} came with digest {digest}", layer.digest);
-        // While it is open: containerd would take over the wrong content.
+        // Before it is closed, because containerd continues what a closed ingest has.
         ingest.truncate().await?;
         if !resumed {
             return Err(Failure::new(Reason::DigestMismatch, message));
@@ -144,11 +144,12 @@ async fn append(downloads: &Downloads, layer: &Blob, ingest: &mut Ingest) -> Res
     }
 }
 
-/// The next bytes of a download. containerd is listened to meanwhile, which may end the write at any time.
+/// The next bytes of a download. Meanwhile, containerd's answers are read, because it can end the write at any
+/// time.
 ///
 /// # Errors
 ///
-/// The failure of the write; that of the download is in the result.
+/// A failed write. A failed download is an error in the inner result.
 async fn next_chunk(
     download: &mut BlobDownload,
     ingest: &mut Ingest,

@@ -1,9 +1,9 @@
-//! Images for containerd whose layers fledged fetches itself, over several connections and resumable, into
+//! Pulls for containerd in which fledged fetches the layers, over several connections and resumable, into
 //! containerd's content store.
 //!
-//! containerd pulls the image as ever, through CRI. It finds the content that is already there and waits for what
-//! is being written, because both use the same names for unfinished content. What fledged does not fetch,
-//! containerd fetches.
+//! containerd still pulls the image through CRI. It uses layers that are stored and waits for layers that are
+//! being written, because fledged gives unfinished content the same names as containerd. containerd fetches the
+//! layers that fledged does not.
 
 mod content;
 mod fetcher;
