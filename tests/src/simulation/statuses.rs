@@ -200,7 +200,10 @@ impl Statuses {
             if cached > most {
                 found.push(("no status counts an image that no node reported", text()));
             }
-            if !pairs.changing && !facts.clocks_jumped && unreachable > away {
+            // Late answers are answers that a controller waits for in vain.
+            let punctual = sender.last_fault + SURELY_RESPONSIVE < sender.informed;
+            let steady = punctual && !pairs.changing && !facts.clocks_jumped;
+            if steady && unreachable > away {
                 found.push(("no node with a working agent counts as unreachable", text()));
             }
         }
