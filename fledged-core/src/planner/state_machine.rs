@@ -766,6 +766,10 @@ impl Planner {
         self.update_removal_deadline(name, &mut node, clock);
         if node.facts.is_some() || !node.pairs.is_empty() {
             self.nodes.insert(name.clone(), node);
+        } else if !node.tallies.is_empty() {
+            // It kept the images of an invalid spec until now.
+            node.desired = Arc::from([]);
+            self.update_totals(name, &mut node, now);
         }
     }
 

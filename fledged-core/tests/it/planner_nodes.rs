@@ -302,6 +302,21 @@ fn a_record_that_others_delete_again_and_again_is_created_after_a_pause() {
 }
 
 #[test]
+fn a_node_that_is_gone_does_not_count_for_an_invalid_spec() {
+    let mut world = World::new();
+    mk_nodes(&mut world, 2);
+    world.cache("web", &mk_spec(&["app:1", "tool:1"], &[]));
+    world.settle();
+    world.cache("web", &mk_spec(&["App:1"], &[]));
+    world.node_gone("n1");
+    world.settle();
+    assert_eq!(world.status("web").counts.desired, 2);
+    world.cache("web", &mk_spec(&["app:2"], &[]));
+    world.settle();
+    assert_eq!(world.status("web").counts.desired, 1);
+}
+
+#[test]
 fn a_restart_continues_from_recorded_state() {
     let mut world = World::budget(1);
     mk_nodes(&mut world, 3);
