@@ -1,11 +1,11 @@
 //! The runtime that the kubelet of this machine uses: from its process and its configuration file.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::target::RuntimeUri;
+use crate::text_file::read_text;
 
 /// The kubelet's configuration file, by kubeadm's and most installers' convention.
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
@@ -123,13 +123,7 @@ fn parse(text: &str) -> Option<RuntimeUri> {
 }
 
 fn read(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .ok()?
-        .take(READ_MAX)
-        .read_to_end(&mut bytes)
-        .ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    read_text(path, READ_MAX).ok()
 }
 
 fn below(root: &Path, path: &str) -> PathBuf {

@@ -26,6 +26,7 @@ mod open;
 #[cfg(feature = "oci")]
 pub mod registry;
 pub mod target;
+mod text_file;
 
 #[cfg(all(feature = "cri", feature = "oci"))]
 pub use containerd::FetcherOptions;
