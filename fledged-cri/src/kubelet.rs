@@ -8,10 +8,10 @@ use crate::target::RuntimeUri;
 use crate::text_file::read_text;
 
 /// The kubelet's configuration file, by kubeadm's and most installers' convention.
-const CONFIG: &str = "/var/lib/kubelet/config.yaml";
+pub(crate) const CONFIG: &str = "/var/lib/kubelet/config.yaml";
 /// The flag that names the runtime (kubelet(1)).
 const ENDPOINT_FLAG: &str = "--container-runtime-endpoint";
-const CONFIG_FLAG: &str = "--config";
+pub(crate) const CONFIG_FLAG: &str = "--config";
 /// Most bytes read of a configuration file or a command line. Real ones have a few KiB.
 const READ_MAX: u64 = 256 * 1024;
 
@@ -37,9 +37,7 @@ pub(crate) enum Named {
 pub(crate) fn named_runtime(root: &Path) -> Option<Named> {
     let configured = |path: &str| endpoint_in_config(&below(root, path));
     for arguments in processes(root) {
-        let Some(program) = arguments.first().and_then(|path| path.rsplit('/').next()) else {
-            continue;
-        };
+        let program = program(&arguments);
         let embedded = EMBEDDED.iter().find(|(name, _)| *name == program);
         if program != "kubelet" && embedded.is_none() {
             continue;
@@ -57,9 +55,21 @@ pub(crate) fn named_runtime(root: &Path) -> Option<Named> {
     configured(CONFIG).map(Named::Configured)
 }
 
+/// Whether this program contains a kubelet, as k3s does.
+#[cfg(all(feature = "cri", feature = "oci"))]
+pub(crate) fn embeds_kubelet(program: &str) -> bool {
+    EMBEDDED.iter().any(|(name, _)| *name == program)
+}
+
+/// The file name of the program of a command line.
+pub(crate) fn program(arguments: &[String]) -> &str {
+    let path = arguments.first().map_or("", String::as_str);
+    path.rsplit('/').next().unwrap_or_default()
+}
+
 /// The command lines of the processes of root and of this user. Other users could start a program called
 /// kubelet to have credentials sent to a socket of theirs.
-fn processes(root: &Path) -> Vec<Vec<String>> {
+pub(crate) fn processes(root: &Path) -> Vec<Vec<String>> {
     let own = fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid());
     let mut found: Vec<(u64, Vec<String>)> = Vec::new();
     for entry in fs::read_dir(below(root, "/proc"))
@@ -84,7 +94,7 @@ fn processes(root: &Path) -> Vec<Vec<String>> {
 }
 
 /// The value of `--flag=value` or `--flag value`.
-fn flag<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+pub(crate) fn flag<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.strip_prefix(name) {
@@ -126,7 +136,8 @@ fn read(path: &Path) -> Option<String> {
     read_text(path, READ_MAX).ok()
 }
 
-fn below(root: &Path, path: &str) -> PathBuf {
+/// The path in the file system at `root`.
+pub(crate) fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 

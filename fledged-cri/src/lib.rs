@@ -19,6 +19,8 @@ mod detect;
 mod disk;
 #[cfg(feature = "docker")]
 pub mod docker;
+#[cfg(all(feature = "cri", feature = "oci"))]
+pub mod inspection;
 mod kubelet;
 #[cfg(feature = "oci")]
 pub mod oci;

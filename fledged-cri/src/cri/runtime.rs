@@ -1,6 +1,8 @@
 //! The port [`ImageRuntime`] over CRI.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "oci")]
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,6 +72,12 @@ impl CriRuntime {
     /// has no CRI when its configuration disables that plugin, as the packages of Docker do.
     pub(crate) async fn serves_cri(&self) -> Result<bool, Failure> {
         self.client.serves_cri().await
+    }
+
+    /// What the runtime's status has of its configuration and state.
+    #[cfg(feature = "oci")]
+    pub(crate) async fn verbose_status(&self) -> Result<HashMap<String, String>, Failure> {
+        self.client.verbose_status().await
     }
 
     /// The socket of the runtime.

@@ -150,6 +150,12 @@ fn certificate_files(folder: &Path) -> Result<HostEntry, HostsError> {
     Ok(entry)
 }
 
+/// What is invalid in the text of a `hosts.toml`.
+#[cfg(feature = "cri")]
+pub(crate) fn hosts_problem(folder: &Path, file: &Path, text: &str) -> Option<String> {
+    parse(folder, file, text).err().map(|error| error.problem)
+}
+
 pub(super) fn parse(folder: &Path, file: &Path, text: &str) -> Result<Vec<HostEntry>, HostsError> {
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));

@@ -51,7 +51,10 @@ pub(crate) use manifest::{
 pub(crate) use meter::Meter;
 pub(crate) use session::Session;
 #[cfg(feature = "cri")]
-pub(crate) use {hosts_file::has_old_registry_settings, probe::read_config};
+pub(crate) use {
+    hosts_file::{has_old_registry_settings, hosts_problem},
+    probe::read_config,
+};
 
 /// Makes ring the TLS provider of this process, unless one is already set.
 ///

@@ -1,0 +1,139 @@
+//! The folders of registries in containerd's `config_path`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::FILE_MAX;
+use crate::kubelet::below;
+use crate::registry::hosts_problem;
+use crate::text_file::read_text;
+
+/// Most folders of registries that are read in one directory.
+const FOLDERS_MAX: usize = 1000;
+
+/// What the directories of `config_path` hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct HostsFolders {
+    /// The directories that exist.
+    pub found: Vec<PathBuf>,
+    /// The directories that do not exist.
+    pub missing: Vec<PathBuf>,
+    /// The names of the folders with a valid `hosts.toml`, without duplicates.
+    pub registries: Vec<String>,
+    /// Directories and files that cannot be read or are invalid.
+    pub problems: Vec<HostsProblem>,
+}
+
+/// A directory or a `hosts.toml` that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostsProblem {
+    /// The directory or file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl HostsProblem {
+    /// With this problem.
+    pub fn new(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+pub(super) fn read(root: &Path, dirs: &[PathBuf]) -> HostsFolders {
+    let mut folders = HostsFolders::default();
+    for dir in dirs {
+        match fs::read_dir(below(root, &dir.to_string_lossy())) {
+            Ok(entries) => {
+                folders.found.push(dir.clone());
+                let names = entries.take(FOLDERS_MAX + 1).flatten();
+                let mut names: Vec<String> = names
+                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                    .collect();
+                if names.len() > FOLDERS_MAX {
+                    let problem = format!("only {FOLDERS_MAX} of its entries are read");
+                    folders.problems.push(HostsProblem::new(dir, problem));
+                    names.truncate(FOLDERS_MAX);
+                }
+                names.sort();
+                for name in names {
+                    read_registry(root, dir, name, &mut folders);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                folders.missing.push(dir.clone());
+            }
+            Err(error) => folders
+                .problems
+                .push(HostsProblem::new(dir, error.to_string())),
+        }
+    }
+    folders
+}
+
+fn read_registry(root: &Path, dir: &Path, name: String, folders: &mut HostsFolders) {
+    let file = dir.join(&name).join("hosts.toml");
+    let path = below(root, &file.to_string_lossy());
+    let text = match read_text(&path, FILE_MAX) {
+        Ok(text) => text,
+        // A file beside the folders, or a folder with certificates only.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return;
+        }
+        Err(error) => {
+            let problem = HostsProblem::new(file, error.to_string());
+            folders.problems.push(problem);
+            return;
+        }
+    };
+    let folder = dir.join(&name);
+    match hosts_problem(&folder, &file, &text) {
+        Some(problem) => folders.problems.push(HostsProblem::new(file, problem)),
+        None if folders.registries.contains(&name) => {}
+        None => folders.registries.push(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hosts_file_is_checked() {
+        let root = tempfile::tempdir().unwrap();
+        let certs = root.path().join("etc/certs.d");
+        for (name, text) in [
+            ("good.lan", "server = \"https://good.lan\"\n"),
+            ("bad.lan", "server = \n"),
+        ] {
+            fs::create_dir_all(certs.join(name)).unwrap();
+            fs::write(certs.join(name).join("hosts.toml"), text).unwrap();
+        }
+        fs::create_dir_all(certs.join("certificates.lan")).unwrap();
+        fs::create_dir_all(certs.join("odd.lan/hosts.toml")).unwrap();
+        fs::write(certs.join("README"), "").unwrap();
+        let dirs = ["/etc/certs.d", "/etc/missing.d"].map(PathBuf::from);
+        let folders = read(root.path(), &dirs);
+        assert_eq!(folders.found, [dirs[0].clone()]);
+        assert_eq!(folders.missing, [dirs[1].clone()]);
+        assert_eq!(folders.registries, ["good.lan"]);
+        let problems: Vec<&Path> = folders.problems.iter().map(|p| &*p.path).collect();
+        let expected = ["bad.lan", "odd.lan"].map(|name| dirs[0].join(name).join("hosts.toml"));
+        assert_eq!(problems, expected);
+        assert!(
+            folders.problems[0].problem.starts_with("line 1: "),
+            "{folders:?}"
+        );
+    }
+}
