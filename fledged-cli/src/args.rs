@@ -87,6 +87,9 @@ pub(crate) enum LocalCommand {
     /// Pull the missing images and exit.
     #[command(after_help = help::NODE_APPLY)]
     Apply(ApplyArgs),
+    /// Find what slows down pulls on this machine or deletes its images: settings, disk, pressure.
+    #[command(after_help = help::NODE_DOCTOR)]
+    Doctor(DoctorArgs),
     /// List the images in the container runtime.
     #[command(after_help = help::NODE_LIST)]
     List(ListArgs),
@@ -119,6 +122,21 @@ pub(crate) struct ApplyArgs {
     /// Show what would be done and exit with 0; reads the runtime, changes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `node doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The runtime to read.
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+    /// Read the files of the machine whose file system is mounted there, such as /host in a debug
+    /// container; --runtime stays a path of this process.
+    #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
+    pub(crate) root: PathBuf,
     /// The format of the result.
     #[command(flatten)]
     pub(crate) output: OutputArgs,

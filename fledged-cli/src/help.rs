@@ -58,6 +58,25 @@ imagePullPolicy Always. Transient failures are retried until the deadline; other
 
 Exit codes: 0 every image is present, 1 at least one image failed, 2 invalid input, 130 interrupted.";
 
+pub(crate) const NODE_DOCTOR: &str = "\
+Examples:
+  fledged node doctor
+  fledged node doctor --runtime unix:///run/containerd/containerd.sock
+  fledged node doctor -o json | jq '.checks[] | select(.result == \"advice\")'
+  fledged node doctor --root /host --runtime unix:///host/run/containerd/containerd.sock
+
+Reads the runtime, containerd's configuration, the kubelet's configuration, the image file system and the \
+kernel's pressure information; changes nothing and sends nothing to registries. Run it as root: processes and \
+files of other users are not read otherwise.
+
+ok       nothing to change
+advice   something slows pulls down or puts images at risk: what it costs, and the setting that mends it
+FAILED   images cannot be pulled or kept
+skipped  not read, and why
+
+Exit codes: 0 no check failed, also with advice; 1 at least one check failed, for example because no runtime \
+answers or the image file system is over the kubelet's threshold; 2 invalid input.";
+
 pub(crate) const NODE_LIST: &str = "\
 Examples:
   fledged node list

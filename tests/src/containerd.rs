@@ -51,7 +51,17 @@ impl Containerd {
     /// When containerd does not start; the message shows its log.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_in(Folder::create())
+        Self::start_in(Folder::create(), "")
+    }
+
+    /// Starts containerd with these lines in the settings of its CRI plugin.
+    ///
+    /// # Panics
+    ///
+    /// When containerd does not start; the message shows its log.
+    #[must_use]
+    pub fn start_with(cri_settings: &str) -> Self {
+        Self::start_in(Folder::create(), cri_settings)
     }
 
     /// Starts containerd with content and snapshots on an ext4 file system of this size, which a file in the temporary
@@ -76,12 +86,12 @@ impl Containerd {
         let (image, root) = (image.display().to_string(), root.display().to_string());
         make_loop_device();
         run("mount", &["-o", "loop", &image, &root]);
-        Self::start_in(folder)
+        Self::start_in(folder, "")
     }
 
-    fn start_in(folder: Folder) -> Self {
+    fn start_in(folder: Folder, cri_settings: &str) -> Self {
         let root = folder.path();
-        std::fs::write(config_path(root), config(root))
+        std::fs::write(config_path(root), config(root, cri_settings))
             .expect("writing containerd's configuration");
         let mut process = spawn(root);
         wait_ready(&mut process, root);
@@ -287,7 +297,7 @@ fn socket_path(root: &Path) -> PathBuf {
     root.join("containerd.sock")
 }
 
-fn config(root: &Path) -> String {
+fn config(root: &Path, cri_settings: &str) -> String {
     // Snapshotters that are not used would only log that their file systems are missing.
     format!(
         r#"version = 2
@@ -310,6 +320,7 @@ address = "{root}/containerd.sock"
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 restrict_oom_score_adj = true
+{cri_settings}
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "overlayfs"

@@ -3,6 +3,7 @@
 mod dry_run;
 mod local_node;
 mod node_apply;
+mod node_doctor;
 mod node_list;
 mod node_run;
 mod registry_hint;
@@ -23,6 +24,7 @@ use crate::output::Terminal;
 pub(crate) async fn run(command: LocalCommand, terminal: &Terminal) -> Result<Exit, CommandError> {
     match command {
         LocalCommand::Apply(args) => node_apply::apply(args, terminal).await,
+        LocalCommand::Doctor(args) => node_doctor::doctor(args).await,
         LocalCommand::List(args) => node_list::list(args).await,
         LocalCommand::Purge(args) => node_apply::purge(args, terminal).await,
         LocalCommand::Run(args) => node_run::run(args, terminal).await,

@@ -14,6 +14,7 @@ fn every_command_has_help_with_examples() {
     }
     let others = [
         vec!["node", "apply"],
+        vec!["node", "doctor"],
         vec!["node", "list"],
         vec!["node", "purge"],
         vec!["node", "run"],
@@ -56,7 +57,15 @@ fn every_command_has_a_manual_page() {
     let bed = TestBed::new();
     let folder = bed.folder.path().join("share/man1");
     fledged(&["man", "--directory", folder.to_str().unwrap()]).expect_code(0);
-    let mut pages = vec!["", "-node", "-node-apply", "-node-run", "-check", "-demo"];
+    let mut pages = vec![
+        "",
+        "-node",
+        "-node-apply",
+        "-node-doctor",
+        "-node-run",
+        "-check",
+        "-demo",
+    ];
     if cfg!(feature = "cluster") {
         pages.extend(["-get", "-status", "-why", "-plan"]);
     }

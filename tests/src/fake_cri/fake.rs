@@ -170,6 +170,11 @@ impl FakeCri {
         });
     }
 
+    /// Sets the name and version that it reports.
+    pub fn set_runtime(&self, name: &str, version: &str) {
+        self.state().runtime = (name.to_owned(), version.to_owned());
+    }
+
     /// Sets what `Status` has as `info["config"]`.
     pub fn set_config(&self, config: &str) {
         self.state().config = Some(config.to_owned());

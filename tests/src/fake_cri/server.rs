@@ -90,10 +90,11 @@ impl RuntimeService for Services {
             Interface::V1Alpha2 => "v1alpha2",
             _ => "v1",
         };
+        let (runtime_name, runtime_version) = self.state().runtime.clone();
         Ok(Response::new(VersionResponse {
             version: "0.1.0".to_owned(),
-            runtime_name: "fake".to_owned(),
-            runtime_version: "1.5.9".to_owned(),
+            runtime_name,
+            runtime_version,
             runtime_api_version: version.to_owned(),
         }))
     }

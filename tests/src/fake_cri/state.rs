@@ -185,6 +185,8 @@ pub enum CriRequest {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) interface: Interface,
+    /// Name and version, as `Version` has them.
+    pub(super) runtime: (String, String),
     pub(super) images: Vec<FakeImage>,
     pub(super) containers: Vec<FakeContainer>,
     /// What `Status` has as `info["config"]`.
@@ -203,6 +205,7 @@ impl State {
     pub(super) fn new() -> Self {
         Self {
             interface: Interface::V1,
+            runtime: ("fake".to_owned(), "1.5.9".to_owned()),
             images: Vec::new(),
             containers: Vec::new(),
             config: None,

@@ -17,6 +17,7 @@ mod fixtures;
 mod hostile;
 mod hostile_bytes;
 mod node_apply;
+mod node_doctor;
 mod node_fake_cri;
 mod node_faults;
 mod node_run;

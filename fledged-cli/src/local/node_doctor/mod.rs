@@ -1,0 +1,118 @@
+//! `fledged node doctor`: what of this node's settings and state slows pulls down or deletes images.
+
+mod containerd_checks;
+mod disk_checks;
+mod finding;
+mod kubelet_checks;
+mod registry_checks;
+mod report;
+
+use std::path::Path;
+
+use fledged_cri::inspection::{Inspection, Unread};
+use fledged_cri::target::{DetectError, RuntimeUri};
+
+use self::finding::{Check, Finding, Verdict};
+use crate::args::{DoctorArgs, OutputFormat};
+use crate::command_result::{CommandError, Exit, json, print};
+use crate::local::SessionError;
+
+/// Why the arguments are invalid.
+#[derive(Debug, thiserror::Error)]
+enum DoctorError {
+    /// `--runtime oci:DIR`.
+    #[error("{0} is an image layout without a daemon; node doctor reads a container runtime")]
+    Layout(RuntimeUri),
+    /// `--root` is no directory.
+    #[error("--root {0} is not a directory")]
+    Root(String),
+}
+
+pub(super) async fn doctor(args: DoctorArgs) -> Result<Exit, CommandError> {
+    let bad_input = |error| CommandError::part(Exit::BadInput, error);
+    if !args.root.is_dir() {
+        let root = args.root.display().to_string();
+        return Err(bad_input(DoctorError::Root(root)));
+    }
+    let inspection = match args.runtime.runtime {
+        Some(uri @ RuntimeUri::Oci(_)) => return Err(bad_input(DoctorError::Layout(uri))),
+        Some(uri) => Inspection::read(Some(&uri), &args.root).await,
+        None => inspect_detected(&args.root).await?,
+    };
+    let findings = findings(&inspection);
+    let failed = findings
+        .iter()
+        .any(|finding| finding.result == Verdict::Failed);
+    match args.output.output {
+        OutputFormat::Json => print(&json(&report::Report::new(findings))?)?,
+        OutputFormat::Table => print(&report::text(&report::Report::new(findings)))?,
+    }
+    Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+/// With the runtime of this machine. Several runtimes are bad input: the user has to choose.
+async fn inspect_detected(root: &Path) -> Result<Inspection, CommandError> {
+    match RuntimeUri::detect().await {
+        Ok(uri) => Ok(Inspection::read(Some(&uri), root).await),
+        Err(error @ DetectError::NotFound(_)) => {
+            let mut inspection = Inspection::read(None, root).await;
+            inspection.runtime = Err(Unread::new(error.to_string()));
+            Ok(inspection)
+        }
+        Err(error) => Err(SessionError::NotDetected(error).into()),
+    }
+}
+
+/// Every check in its order.
+fn findings(inspection: &Inspection) -> Vec<Finding> {
+    let containerd = &inspection.containerd;
+    let kubelet = &inspection.kubelet;
+    let disk = &inspection.disk;
+    vec![
+        containerd_checks::runtime_answers(&inspection.runtime),
+        containerd_checks::settings(containerd),
+        containerd_checks::layer_downloads(containerd),
+        containerd_checks::layer_ranges(containerd),
+        containerd_checks::parallel_unpack(containerd),
+        containerd_checks::snapshotter(containerd),
+        containerd_checks::unpacked_layers(containerd),
+        registry_checks::config_path(containerd, &inspection.hosts),
+        registry_checks::hosts_files(&inspection.hosts),
+        registry_checks::old_form(containerd),
+        kubelet_checks::settings(kubelet),
+        kubelet_checks::image_gc(kubelet),
+        kubelet_checks::image_age(kubelet),
+        kubelet_checks::image_pulls(kubelet),
+        disk_checks::space(disk, kubelet),
+        disk_checks::eviction(disk, kubelet),
+        disk_checks::inodes(disk),
+        disk_checks::pressure(Check::PRESSURE_IO, &inspection.io_pressure),
+        disk_checks::pressure(Check::PRESSURE_MEMORY, &inspection.memory_pressure),
+        disk_checks::pressure(Check::PRESSURE_CPU, &inspection.cpu_pressure),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_check_is_shown_once_in_the_order_of_categories() {
+        let inspection = Inspection::unread(&Unread::new("no answer"));
+        let findings = findings(&inspection);
+        let names: BTreeSet<&str> = findings.iter().map(|finding| finding.check.name).collect();
+        assert_eq!(names.len(), findings.len());
+        let categories: Vec<_> = findings
+            .iter()
+            .map(|finding| finding.check.category)
+            .collect();
+        assert!(categories.is_sorted());
+        for finding in &findings[1..] {
+            assert_eq!(finding.result, Verdict::Skipped, "{finding:?}");
+            assert_eq!(finding.found, "no answer");
+        }
+        assert_eq!(findings[0].result, Verdict::Failed);
+    }
+}
