@@ -51,7 +51,8 @@ pub(crate) enum Command {
     #[cfg(feature = "cluster")]
     #[command(flatten)]
     Cluster(ClusterCommand),
-    /// Pull, list and remove images on this machine, once or continuously; show a node of a cluster.
+    /// Pull, list and remove images on this machine, once or continuously; find what slows pulls down; show a
+    /// node of a cluster.
     #[command(subcommand, arg_required_else_help = true)]
     Node(NodeCommand),
     /// Check that the registries serve every image; pulls nothing.
