@@ -556,8 +556,9 @@ impl NodeState {
         self.recreate_from = pause.map(|pause| after(now, pause));
     }
 
-    /// The record is gone, and the report with it.
+    /// The record is gone, and the report with it. An agent without a record has nothing to answer.
     pub(super) fn clear(&mut self) {
+        self.unresponsive = false;
         self.pairs.clear();
         self.has_removals = false;
         self.reported.clear();

@@ -302,6 +302,22 @@ fn a_record_that_others_delete_again_and_again_is_created_after_a_pause() {
 }
 
 #[test]
+fn an_unresponsive_node_whose_record_was_deleted_gets_a_new_one() {
+    let mut world = World::new();
+    mk_nodes(&mut world, 2);
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    world.unresponsive("n1");
+    assert_eq!(world.status("web").counts.unreachable, 1);
+    world.records.remove(&mk_name("n1")).unwrap();
+    world.send(ClusterEvent::AssignmentGone(mk_name("n1")));
+    assert_eq!(world.assigned("n1"), ["app:1"]);
+    world.settle();
+    assert_eq!(world.status("web").counts.cached, 2);
+    assert_eq!(world.status("web").counts.unreachable, 0);
+}
+
+#[test]
 fn a_node_that_is_gone_does_not_count_for_an_invalid_spec() {
     let mut world = World::new();
     mk_nodes(&mut world, 2);
