@@ -100,6 +100,8 @@ struct Cache {
     frozen: BTreeSet<(String, ImageRef)>,
     since: Duration,
     idle: bool,
+    /// Both a purge and a refresh are asked for. Which of them the controller does depends on when it saw them.
+    undecided: bool,
 }
 
 struct Record {
@@ -345,6 +347,7 @@ impl Ledger {
         let facts = object.into_facts();
         let purged = facts.status.as_ref().is_some_and(|status| status.purged);
         let idle = facts.deleting || purge || purged;
+        let undecided = purge && facts.refresh_requested && !facts.deleting;
         let (now, spec) = (state.now, facts.spec.ok());
         let before = state.caches.remove(&key);
         let before = before.filter(|_| !facts.deleting);
@@ -363,6 +366,7 @@ impl Ledger {
             frozen,
             since,
             idle,
+            undecided,
         };
         state.caches.insert(key, cache);
         state.fold();
@@ -585,8 +589,8 @@ impl Ledger {
         images.any(|image| image.phase == ImagePhase::InUse)
     }
 
-    /// The images that the record of a Ready node has although no cache wants them there, and none has an invalid
-    /// spec that may keep them.
+    /// The images that the record of a Ready node has although no cache wants them there, and none may keep them,
+    /// with an invalid spec or because a refresh is asked for beside a purge.
     pub(super) fn unwanted_on(&self, node: &str) -> Vec<ImageRef> {
         let state = self.state();
         let record = state.records.get(node);
@@ -595,7 +599,7 @@ impl Ledger {
             let kept = entry.wanted_by.iter().any(|id| {
                 let key = (id.namespace.clone(), id.name.clone());
                 let cache = state.caches.get(&key);
-                cache.is_some_and(|cache| cache.spec.is_none() && !cache.idle)
+                cache.is_some_and(|cache| cache.undecided || (cache.spec.is_none() && !cache.idle))
             });
             let key = (node.to_owned(), entry.image.clone());
             let present = entry.state == DesiredState::Present;

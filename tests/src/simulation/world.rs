@@ -57,6 +57,8 @@ pub(super) struct World {
     jobs: Option<JobWorld>,
     /// When all objects are read again.
     read_at: Instant,
+    /// Whether users asked for a refresh when the faults ended, which no earlier one includes.
+    refreshed: bool,
 }
 
 impl World {
@@ -96,6 +98,7 @@ impl World {
             disks: Vec::new(),
             jobs: None,
             read_at: Instant::now(),
+            refreshed: false,
         };
         install(&world.users).await.unwrap();
         for namespace in TENANTS.into_iter().chain([HOSTILE, OPERATOR]) {
@@ -510,7 +513,8 @@ impl World {
         }
         if self.setup.refresh_after {
             // Pulls that began before do not satisfy the refresh. One that is already asked for may.
-            if !self.is_refresh_asked_for() {
+            self.refreshed = !self.is_refresh_asked_for();
+            if self.refreshed {
                 for (image, _) in MUTABLE {
                     self.registries.republish(&parse(image));
                 }
@@ -594,7 +598,7 @@ impl World {
                 let unwanted = self.ledger.unwanted_on(&node).into_iter();
                 all.extend(unwanted.map(|image| format!("{node} keeps {image}")));
             }
-            if self.setup.refresh_after && self.setup.jobs.is_none() {
+            if self.refreshed && self.setup.jobs.is_none() {
                 let wanted = self.ledger.wanted_by(&TENANTS).into_iter();
                 let wanted = wanted.filter(|(of, image, _)| *of == node && image.is_mutable());
                 let old = wanted.filter(|(_, image, _)| !machine.is_current(image));
