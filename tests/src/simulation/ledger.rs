@@ -890,8 +890,11 @@ impl State {
         }
         if call.is("imagecaches", "") {
             let is_left = |node: &str, image: &ImageRef, uid: &str| {
+                // Another cache may want it there whose turn has not come on that node.
+                let key = (node.to_owned(), image.clone());
                 let record = self.records.get(node);
-                record.is_some_and(|record| record.holds_for(image, uid))
+                let holds = record.is_some_and(|record| record.holds_for(image, uid));
+                holds && !self.wanted.contains_key(&key)
             };
             let early = self.statuses.check_finalizer(sender, call, &facts, is_left);
             found.extend(early);
