@@ -1,5 +1,6 @@
 //! The planner with many caches: what it keeps by node and by time follows every change.
-use crate::world::{World, mk_name, mk_node, mk_spec};
+use crate::world::{World, mk_name, mk_node, mk_ref, mk_spec};
+use fledged_core::error::Reason;
 use fledged_core::planner::{ActionStatus, PlannerConfig};
 
 /// Caches of one image each; four zones have a quarter of them each.
@@ -150,4 +151,32 @@ fn an_invalid_spec_freezes_only_its_own_images() {
     check(&mut world);
     assert!(!held(&world, "n0").contains(&image(4)));
     assert!(held(&world, "n0").contains(&"app:40".to_owned()));
+}
+
+#[test]
+fn failures_of_all_kinds_share_one_limit() {
+    let mut config = PlannerConfig::default();
+    config.record_bytes_max = 700;
+    config.failures_max = 5;
+    let mut world = World::with(config);
+    for number in 0..8 {
+        let zone = ["zone=a", "zone=b"][number % 2];
+        world.node(mk_node(&format!("n{number}"), &[zone]));
+    }
+    // The records of zone a have no room for both caches.
+    world.cache("first", &mk_spec(&["a0:1", "a1:1"], &["zone=a"]));
+    world.settle();
+    for agent in world.agents.values_mut() {
+        agent.fails.insert(mk_ref("b0:1"), Reason::ImageNotFound);
+    }
+    world.cache("second", &mk_spec(&["b0:1", "b1:1"], &[]));
+    world.settle();
+    let failures = &world.status("second").failures;
+    let count = |reason| {
+        let all = failures.values().flatten();
+        all.filter(|failure| failure.reason == reason).count()
+    };
+    assert_eq!(count(Reason::NodeRecordFull), 4);
+    assert_eq!(count(Reason::ImageNotFound), 1);
+    assert_eq!(failures.values().flatten().count(), 5);
 }
