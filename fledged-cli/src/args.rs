@@ -13,7 +13,7 @@ use clap_complete::Shell;
 
 #[cfg(feature = "cluster")]
 use fledged_core::model::ImageRef;
-use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName, ProtectedImages};
+use fledged_core::model::{ByteSize, GoDuration, ImagePullPolicy, NodeName, ProtectedImages};
 use fledged_cri::registry::{Platform, RegistryAuthority};
 use fledged_cri::target::RuntimeUri;
 
@@ -418,6 +418,10 @@ pub(crate) struct PullArgs {
     /// to 8 MiB in memory.
     #[arg(long, value_name = "N", default_value = "8", value_parser = one_or_more)]
     pub(crate) max_connections: NonZeroUsize,
+    /// Bytes of layers to receive in a second, at most, by all pulls together, for example 20Mi; at least 64Ki. Only
+    /// for oci: and --pull-via auto, which then fetches small images, too. Default: no limit.
+    #[arg(long, value_name = "BYTES", env = "FLEDGED_MAX_PULL_RATE", value_parser = pull_rate)]
+    pub(crate) max_pull_rate: Option<ByteSize>,
 }
 
 /// How layers reach containerd.
@@ -700,6 +704,15 @@ fn pull_policy() -> impl TypedValueParser<Value = ImagePullPolicy> {
 
 fn one_or_more(text: &str) -> Result<NonZeroUsize, &'static str> {
     text.parse().map_err(|_| "must be a number from 1 up")
+}
+
+fn pull_rate(text: &str) -> Result<ByteSize, String> {
+    let rate = text.parse::<ByteSize>();
+    let rate = rate.map_err(|error| error.problem().to_owned())?;
+    if rate < ByteSize::new(64 * 1024) {
+        return Err("must be at least 64Ki".to_owned());
+    }
+    Ok(rate)
 }
 
 fn any_duration(text: &str) -> Result<Duration, String> {

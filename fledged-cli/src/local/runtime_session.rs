@@ -65,6 +65,14 @@ pub(crate) enum SessionError {
         #[source]
         source: Failure,
     },
+    /// The runtime pulls by itself, so that the rate of pulls cannot be limited.
+    #[error(
+        "cannot use --max-pull-rate with {uri}, which pulls by itself: only oci: and, with --pull-via auto, containerd can be limited"
+    )]
+    Unlimited {
+        /// The runtime.
+        uri: RuntimeUri,
+    },
     /// The registry credentials cannot be read.
     #[error("cannot use --registry-config {}: {source}", path.display())]
     Credentials {
@@ -100,7 +108,9 @@ impl SessionError {
     /// directory that does not exist is not: it may exist later, and `node run` waits for it.
     pub(crate) fn is_bad_input(&self) -> bool {
         match self {
-            Self::Credentials { .. } | Self::CredentialProviders(_) => true,
+            Self::Credentials { .. } | Self::CredentialProviders(_) | Self::Unlimited { .. } => {
+                true
+            }
             Self::Registries(failure) => failure.reason == Reason::RegistryMisconfigured,
             // Waiting does not end it; the user has to choose.
             Self::NotDetected(DetectError::Ambiguous { .. }) => true,
@@ -152,6 +162,12 @@ impl RuntimeSession {
             Some(uri) => uri.clone(),
             None => RuntimeUri::detect().await?,
         };
+        if let Some(pull) = pull
+            && pull.max_pull_rate.is_some()
+            && !fetches(&uri, pull.pull_via)
+        {
+            return Err(SessionError::Unlimited { uri });
+        }
         let runtime = open_runtime(&uri, open_options(registry, pull))?;
         let session = Self {
             runtime,
@@ -281,6 +297,15 @@ impl RuntimeSession {
     }
 }
 
+/// Whether fledged fetches the layers for this runtime.
+fn fetches(uri: &RuntimeUri, pull_via: PullVia) -> bool {
+    match uri {
+        RuntimeUri::Oci(_) => true,
+        RuntimeUri::Cri(_) => pull_via == PullVia::Auto,
+        _ => false,
+    }
+}
+
 /// A warning for each option that has no effect with the runtime.
 fn unused_options(uri: &RuntimeUri, registry: &RegistryArgs, pull_via: PullVia) -> Vec<String> {
     if matches!(uri, RuntimeUri::Oci(_)) {
@@ -299,7 +324,7 @@ fn unused_options(uri: &RuntimeUri, registry: &RegistryArgs, pull_via: PullVia) 
             !registry.insecure_registries.is_empty(),
         ),
     ];
-    let fetches = matches!(uri, RuntimeUri::Cri(_)) && pull_via == PullVia::Auto;
+    let fetches = fetches(uri, pull_via);
     let unused = options
         .iter()
         .filter(|(option, given)| *given && !(fetches && *option != "--platform"));
@@ -392,12 +417,14 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
         .with_registry(registry_options(registry));
     if let Some(pull) = pull {
         options.layout.max_connections = pull.max_connections;
+        options.layout.max_pull_rate = pull.max_pull_rate;
         options.fetcher = match pull.pull_via {
             PullVia::Auto => {
                 let mut fetcher = FetcherOptions::default();
                 fetcher.registry = registry_options(registry);
                 fetcher.use_config_path = registry.registry_hosts_dir.is_none();
                 fetcher.max_connections = pull.max_connections;
+                fetcher.max_pull_rate = pull.max_pull_rate;
                 Some(fetcher)
             }
             PullVia::Runtime => None,

@@ -27,4 +27,6 @@ pub use spec::{
     ImageCacheSpec, ImageGroup, ImagePullPolicy, InvalidField, InvalidSpec, LocalObjectReference,
     PULL_SECRETS_MAX, ParsePullPolicyError, Rollout, SELECTORS_MAX, SELECTORS_TOTAL_MAX,
 };
-pub use value::{ByteSize, CountOrPercent, GoDuration, ParseCountError, ParseDurationError};
+pub use value::{
+    ByteSize, CountOrPercent, GoDuration, ParseByteSizeError, ParseCountError, ParseDurationError,
+};

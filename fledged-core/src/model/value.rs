@@ -65,6 +65,64 @@ impl Sum for ByteSize {
     }
 }
 
+/// The error for a string that is not a number of bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid number of bytes \"{}\": it {SIZE_PROBLEM}", shown(.value))]
+pub struct ParseByteSizeError {
+    value: String,
+}
+
+/// The problem of every invalid size.
+const SIZE_PROBLEM: &str =
+    "must be a number with or without a unit (k, M, G, T, Ki, Mi, Gi or Ti), for example 20Mi";
+
+impl ParseByteSizeError {
+    /// What is wrong with it, without the text itself.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        SIZE_PROBLEM
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = ParseByteSizeError;
+
+    /// Parses a quantity of bytes as Kubernetes writes it: `1000`, `500k`, `20Mi`, `1.5Gi`. `k`, `M`, `G` and `T` are
+    /// powers of 1000, `Ki`, `Mi`, `Gi` and `Ti` of 1024. At most three decimals; the rest of a byte is dropped.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseByteSizeError {
+            value: text.to_owned(),
+        };
+        let end = text.find(|c: char| c.is_ascii_alphabetic());
+        let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+        let unit: u64 = match unit {
+            "" => 1,
+            "k" => 1_000,
+            "M" => 1_000_000,
+            "G" => 1_000_000_000,
+            "T" => 1_000_000_000_000,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            _ => return Err(error()),
+        };
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+        let is_number =
+            |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        if !is_number(whole) || !is_number(decimals) || decimals.len() > 3 {
+            return Err(error());
+        }
+        let whole: u64 = whole.parse().map_err(|_| error())?;
+        let thousandths: u64 = format!("{decimals:0<3}").parse().map_err(|_| error())?;
+        let bytes = whole.checked_mul(unit).and_then(|whole| {
+            let part = u128::from(thousandths) * u128::from(unit) / 1000;
+            whole.checked_add(u64::try_from(part).ok()?)
+        });
+        bytes.map(Self).ok_or_else(error)
+    }
+}
+
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -388,6 +446,43 @@ pub(super) fn shown(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_parsed_like_quantities() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("65536", 65_536),
+            ("500k", 500_000),
+            ("20Mi", 20 << 20),
+            ("1.5Gi", 3 << 29),
+            ("0.001k", 1),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize::new(bytes)), "{text}");
+        }
+        for text in [
+            "",
+            "Mi",
+            "-1",
+            "+1",
+            "1 Mi",
+            "1MB",
+            "1mi",
+            "1K",
+            "1.Mi",
+            ".5Mi",
+            "1.2.3",
+            "1e3",
+            "20MiB",
+            "0.0005k",
+            "18446744073709551616",
+            "99999999Ti",
+            "١",
+        ] {
+            let error = text.parse::<ByteSize>().unwrap_err().to_string();
+            assert!(error.contains("20Mi"), "{error}");
+        }
+    }
 
     #[test]
     fn sizes_are_shown_in_binary_units() {

@@ -1,5 +1,6 @@
 //! containerd's content store: what it has, and writing into it under a lease.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::proto::content::content_client::ContentClient;
-use super::proto::content::{InfoRequest, WriteAction, WriteContentRequest, WriteContentResponse};
+use super::proto::content::{
+    InfoRequest, ListStatusesRequest, WriteAction, WriteContentRequest, WriteContentResponse,
+};
 use super::proto::leases::leases_client::LeasesClient;
 use super::proto::leases::{CreateRequest, DeleteRequest, ListRequest};
 use super::proto::snapshots::StatSnapshotRequest;
@@ -119,6 +122,19 @@ impl Content {
         };
         let mut client = ContentClient::new(self.channel.clone());
         self.found(client.info(self.with_namespace(request))).await
+    }
+
+    /// The lengths of all unfinished content, that of other clients included.
+    pub(super) async fn unfinished(&self) -> Result<BTreeMap<String, u64>, Failure> {
+        let mut client = ContentClient::new(self.channel.clone());
+        let request = self.with_namespace(ListStatusesRequest::default());
+        let listed = self.call(client.list_statuses(request)).await?;
+        let lengths = listed.statuses.into_iter();
+        let lengths = lengths.map(|status| {
+            let length = u64::try_from(status.offset).unwrap_or_default();
+            (status.r#ref, length)
+        });
+        Ok(lengths.collect())
     }
 
     /// Whether the layers with that chain ID are unpacked.

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::content::Content;
 use super::layers;
+use super::priority::{OwnLayers, OwnPull, let_others_first};
 use super::settings::Settings;
 use crate::cri::Client;
 use crate::registry::{
@@ -40,8 +41,12 @@ pub struct FetcherOptions {
     pub use_config_path: bool,
     /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
     pub max_connections: NonZeroUsize,
-    /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none.
+    /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none. With
+    /// [`max_pull_rate`](Self::max_pull_rate), none are.
     pub threshold: ByteSize,
+    /// Bytes of layers that are received in a second, at most, by all pulls together; at least 64 KiB. What the
+    /// runtime pulls itself is not limited. Default: no limit.
+    pub max_pull_rate: Option<ByteSize>,
 }
 
 impl Default for FetcherOptions {
@@ -56,6 +61,7 @@ impl Default for FetcherOptions {
             use_config_path: true,
             max_connections: MAX_CONNECTIONS,
             threshold: THRESHOLD,
+            max_pull_rate: None,
         }
     }
 }
@@ -65,6 +71,7 @@ impl Default for FetcherOptions {
 pub(crate) struct Fetcher {
     options: FetcherOptions,
     connections: Connections,
+    own_layers: OwnLayers,
     /// The registry client, and the settings that it is for.
     registry: Mutex<Option<(Settings, Registry)>>,
     /// Set when the runtime has no content store that can be written to.
@@ -74,14 +81,17 @@ pub(crate) struct Fetcher {
 /// What is fetched for one pull.
 struct Work {
     downloads: Downloads,
+    /// None: the layers are left to the runtime.
     layers: Vec<Blob>,
+    _own: OwnPull,
 }
 
 impl Fetcher {
     pub(crate) fn new(options: FetcherOptions) -> Self {
         Self {
-            connections: Connections::new(options.max_connections),
+            connections: Connections::new(options.max_connections, options.max_pull_rate),
             options,
+            own_layers: OwnLayers::default(),
             registry: Mutex::default(),
             unsupported: AtomicBool::new(false),
         }
@@ -106,7 +116,7 @@ impl Fetcher {
         let (content, access) = match self.open(client, request).await {
             Ok(opened) => opened,
             Err(failure) => {
-                tracing::debug!(%image, %failure, "image left to the runtime");
+                self.log_left(image, &failure.to_string());
                 return pull.await;
             }
         };
@@ -117,13 +127,16 @@ impl Fetcher {
                 return Err(failure);
             }
             Err(failure) => {
-                tracing::debug!(%image, %failure, "image left to the runtime");
+                self.log_left(image, &failure.to_string());
                 None
             }
         };
-        let pulled = match &work {
+        let fetched = work.as_ref().filter(|work| !work.layers.is_empty());
+        let pulled = match fetched {
             None => pull.await,
-            Some(Work { downloads, layers }) => {
+            Some(Work {
+                downloads, layers, ..
+            }) => {
                 let (first, first_ended) = oneshot::channel();
                 let fetching = layers::fetch(downloads, &content, layers, first);
                 let pulling = async {
@@ -131,9 +144,11 @@ impl Fetcher {
                     let _ = first_ended.await;
                     pull.await
                 };
+                let yielding = let_others_first(&content, &self.own_layers, &self.connections);
                 tokio::pin!(fetching, pulling);
                 tokio::select! {
-                    fetched = &mut fetching => match fetched {
+                    never = yielding => match never {},
+                    ended = &mut fetching => match ended {
                         Ok(()) => pulling.await,
                         Err(failure) => Err(failure),
                     },
@@ -148,11 +163,21 @@ impl Fetcher {
                 log_kept(content.release_all().await);
             }
             // No layers were written. The leases of earlier attempts keep theirs.
-            Err(_) if work.is_none() => log_kept(content.release_own().await),
+            Err(_) if fetched.is_none() => log_kept(content.release_own().await),
             // The next attempt continues the layers that the lease keeps.
             Err(_) => {}
         }
         pulled
+    }
+
+    /// Logs why the runtime pulls an image by itself.
+    fn log_left(&self, image: &ImageRef, why: &str) {
+        match self.options.max_pull_rate {
+            Some(limit) => {
+                tracing::warn!(%image, %limit, why, "image left to the runtime, without limit");
+            }
+            None => tracing::debug!(%image, why, "image left to the runtime"),
+        }
     }
 
     /// Deletes what failed pulls of the image have fetched.
@@ -211,7 +236,7 @@ impl Fetcher {
         Ok(registry)
     }
 
-    /// Stores the manifests and finds the missing layers; `None` if they are left to the runtime.
+    /// Stores the manifests and finds the missing layers; `None` if the image is up to date.
     async fn prepare(
         &self,
         content: &Content,
@@ -249,6 +274,9 @@ impl Fetcher {
             let digest = &image.config.digest;
             content.put("config", digest, Bytes::from(config)).await?;
         }
+        let own = self
+            .own_layers
+            .add(image.layers.iter().map(|layer| &layer.digest));
         let mut layers: Vec<Blob> = Vec::new();
         let mut unpacked = true;
         for (number, layer) in image.layers.iter().enumerate() {
@@ -263,16 +291,27 @@ impl Fetcher {
             }
         }
         let missing: ByteSize = layers.iter().map(|layer| ByteSize::new(layer.size)).sum();
-        if missing < self.options.threshold || layers.is_empty() || layers.len() > MAX_LAYERS {
+        let threshold = match self.options.max_pull_rate {
+            Some(_) => ByteSize::ZERO,
+            None => self.options.threshold,
+        };
+        if missing < threshold {
             tracing::debug!(image = %request.image, %missing, "layers left to the runtime");
-            return Ok(None);
+            layers.clear();
+        } else if layers.len() > MAX_LAYERS {
+            self.log_left(&request.image, &format!("it has {} layers", layers.len()));
+            layers.clear();
         }
         let downloads = Downloads {
             session: Arc::new(session),
             connections: self.connections.clone(),
             meter: Arc::new(Meter::new(request.progress.clone())),
         };
-        Ok(Some(Work { downloads, layers }))
+        Ok(Some(Work {
+            downloads,
+            layers,
+            _own: own,
+        }))
     }
 }
 

@@ -8,6 +8,7 @@
 mod content;
 mod fetcher;
 mod layers;
+mod priority;
 mod settings;
 
 pub(crate) use fetcher::Fetcher;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::ImageRef;
+use fledged_core::model::{ByteSize, ImageRef};
 use fledged_core::port::{
     FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
@@ -38,6 +38,9 @@ pub struct OciLayoutOptions {
     /// How many connections fetch layers, of all images together. A large layer comes over several, in parts
     /// of 8 MiB, each of which is in memory until those before it are written.
     pub max_connections: NonZeroUsize,
+    /// Bytes of layers that are received in a second, at most, by all pulls together; at least 64 KiB. Default:
+    /// no limit.
+    pub max_pull_rate: Option<ByteSize>,
 }
 
 impl OciLayoutOptions {
@@ -64,6 +67,7 @@ impl Default for OciLayoutOptions {
             registry: RegistryOptions::default(),
             parallel_layers: PARALLEL_LAYERS,
             max_connections: MAX_CONNECTIONS,
+            max_pull_rate: None,
         }
     }
 }

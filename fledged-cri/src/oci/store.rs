@@ -43,7 +43,7 @@ impl Store {
             layout,
             platform: options.platform.clone(),
             parallel_layers: options.parallel_layers,
-            connections: Connections::new(options.max_connections),
+            connections: Connections::new(options.max_connections, options.max_pull_rate),
             registry,
             lock,
             pins: Pins::default(),

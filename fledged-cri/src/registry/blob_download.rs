@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use fledged_core::error::{Failure, Reason};
+use fledged_core::model::ByteSize;
 use reqwest::Response;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::failure_of_transport;
 use super::manifest::Blob;
 use super::meter::Meter;
+use super::rate_limit::RateLimit;
 use super::session::Session;
 
 /// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
@@ -38,19 +41,28 @@ pub(crate) struct Connections {
     permits: Arc<Semaphore>,
     /// Bytes of one part.
     part: u64,
+    rate: Arc<RateLimit>,
 }
 
 impl Connections {
-    pub(crate) fn new(limit: NonZeroUsize) -> Self {
-        Self::with_part(limit, PART)
+    /// `rate`: bytes that all of them receive in a second, at most.
+    pub(crate) fn new(limit: NonZeroUsize, rate: Option<ByteSize>) -> Self {
+        Self::with_part(limit, rate, PART)
     }
 
-    pub(super) fn with_part(limit: NonZeroUsize, part: u64) -> Self {
+    pub(super) fn with_part(limit: NonZeroUsize, rate: Option<ByteSize>, part: u64) -> Self {
         let limit = limit.get().min(Semaphore::MAX_PERMITS);
         Self {
             permits: Arc::new(Semaphore::new(limit)),
             part,
+            rate: Arc::new(RateLimit::new(rate)),
         }
+    }
+
+    /// The limit on what all connections receive.
+    #[cfg(feature = "cri")]
+    pub(crate) fn rate(&self) -> &RateLimit {
+        &self.rate
     }
 
     async fn acquire(&self) -> Result<OwnedSemaphorePermit, Failure> {
@@ -109,6 +121,8 @@ enum Source {
     Whole {
         response: Response,
         skip: u64,
+        /// When more may be received.
+        paused_until: Option<Instant>,
         _permit: OwnedSemaphorePermit,
     },
 }
@@ -161,10 +175,18 @@ impl BlobDownload {
                 self.source = self.open().await?;
                 Ok(None)
             }
-            Source::Whole { response, skip, .. } => {
+            Source::Whole {
+                response,
+                skip,
+                paused_until,
+                ..
+            } => {
+                // Not after the chunk: it would be lost if this future were dropped.
+                pause(*paused_until).await;
                 let Some(mut chunk) = response.chunk().await.map_err(broken)? else {
                     return Err(ended(&self.blob));
                 };
+                *paused_until = self.shared.connections.rate.received(chunk.len() as u64);
                 let skipped = (chunk.len() as u64).min(*skip);
                 *skip -= skipped;
                 chunk.advance(usize::try_from(skipped).unwrap_or(usize::MAX));
@@ -241,6 +263,7 @@ impl BlobDownload {
         Ok(Source::Whole {
             response,
             skip: self.at,
+            paused_until: None,
             _permit: permit,
         })
     }
@@ -314,11 +337,13 @@ async fn read_answer(
         let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
             return Err(ended(blob));
         };
+        let paused_until = shared.connections.rate.received(chunk.len() as u64);
         truncate(&mut chunk, range.end - range.start);
         range.start += chunk.len() as u64;
         shared.meter.advance(chunk.len() as u64);
         // An error: the download was dropped, which aborts this task.
         let _ = chunks.send(Ok(chunk));
+        pause(paused_until).await;
     }
     Ok(())
 }
@@ -336,6 +361,12 @@ async fn pause_before_retry(retries: &mut u32, failure: Failure) -> Result<(), F
     tokio::time::sleep(RETRY_DELAY * 2_u32.pow(RETRIES - *retries)).await;
     *retries -= 1;
     Ok(())
+}
+
+async fn pause(until: Option<Instant>) {
+    if let Some(until) = until {
+        tokio::time::sleep_until(until).await;
+    }
 }
 
 fn truncate(chunk: &mut Bytes, longest: u64) {

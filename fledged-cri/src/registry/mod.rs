@@ -25,6 +25,7 @@ mod platform;
 mod probe;
 #[cfg(any(test, feature = "test-util"))]
 pub mod quirk;
+mod rate_limit;
 mod redirect;
 mod session;
 #[cfg(test)]

@@ -4,10 +4,10 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::Digest;
+use fledged_core::model::{ByteSize, Digest};
 use fledged_core::port::ProgressSink;
 
 use super::super::blob_download::{BlobDownload, Connections, Downloads};
@@ -45,16 +45,22 @@ fn part(asked: &Asked) -> Answer {
 }
 
 fn download(fake: &Fake, connections: usize, offset: u64) -> BlobDownload {
+    let connections = NonZeroUsize::new(connections).unwrap();
+    let connections = Connections::with_part(connections, None, PART);
+    download_of(fake, &content(), connections, offset)
+}
+
+fn download_of(fake: &Fake, content: &str, connections: Connections, offset: u64) -> BlobDownload {
     let image = format!("{}/team/app:1", fake.addr).parse().unwrap();
     let registry = Registry::new(RegistryOptions::default()).unwrap();
     let downloads = Downloads {
         session: Arc::new(Session::new(registry, &image, None)),
-        connections: Connections::with_part(NonZeroUsize::new(connections).unwrap(), PART),
+        connections,
         meter: Arc::new(Meter::new(ProgressSink::none())),
     };
     let blob = Blob {
-        digest: Digest::parse(&sha256(content().as_bytes())).unwrap(),
-        size: LENGTH as u64,
+        digest: Digest::parse(&sha256(content.as_bytes())).unwrap(),
+        size: content.len() as u64,
         urls: Vec::new(),
     };
     downloads.blob(&blob, offset)
@@ -208,4 +214,30 @@ async fn content_of_another_length_is_refused() {
     .await;
     let failure = read(download(&fake, 4, 0)).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DigestMismatch, "{failure}");
+}
+
+#[tokio::test]
+async fn a_rate_limit_slows_parts_and_whole_blobs() {
+    let rate = 64 * 1024;
+    let content = "x".repeat(3 * rate);
+    for has_ranges in [true, false] {
+        let answer = content.clone();
+        let fake = Fake::start(move |asked, _| match range(asked) {
+            Some(range) if has_ranges => {
+                let header = format!("bytes {}-{}/{}", range.start, range.end - 1, answer.len());
+                Answer::new(206, &answer[range]).with("content-range", header)
+            }
+            _ => Answer::new(200, answer.clone()),
+        })
+        .await;
+        let limit = Some(ByteSize::new(rate as u64));
+        let four = NonZeroUsize::new(4).unwrap();
+        let connections = Connections::with_part(four, limit, 8 * 1024);
+        let began = Instant::now();
+        let download = download_of(&fake, &content, connections, 0);
+        assert_eq!(read(download).await.unwrap(), content);
+        // The burst, and what arrived last, is not waited for.
+        let ended = began.elapsed();
+        assert!(ended >= Duration::from_millis(1_000), "{ended:?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Layers that fledged fetches into containerd's content store.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest};
@@ -28,9 +28,15 @@ struct Setup {
 }
 
 fn fetching(containerd: &Containerd) -> CriRuntime {
+    limited(containerd, None)
+}
+
+/// With a limit in bytes a second.
+fn limited(containerd: &Containerd, max_pull_rate: Option<u64>) -> CriRuntime {
     let mut options = FetcherOptions::default();
     options.threshold = ByteSize::ZERO;
     options.registry = RegistryOptions::default();
+    options.max_pull_rate = max_pull_rate.map(ByteSize::new);
     CriRuntime::connect(containerd.socket()).with_fetcher(options)
 }
 
@@ -459,4 +465,61 @@ async fn a_runtime_without_content_store_pulls_itself() {
     for name in ["127.0.0.1:9/app:1", "127.0.0.1:9/app:2"] {
         pull(&runtime, name).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_rate_also_holds_for_small_images() {
+    let Some(mut setup) = setup() else { return };
+    let mut options = FetcherOptions::default();
+    options.registry = RegistryOptions::default();
+    options.max_pull_rate = Some(ByteSize::new(5_000_000));
+    setup.runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
+    let pushed = ImageBuilder::new()
+        .random_layer("data", 1, 10_000_000)
+        .push(&setup.registry, "team/app", "1");
+    let began = Instant::now();
+    setup.pull(&pushed).await.unwrap();
+    let ended = began.elapsed();
+    assert!(ended > Duration::from_millis(1_700), "{ended:?}");
+    setup.assert_each_byte_once(&pushed);
+    setup.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pull_of_another_client_goes_first() {
+    let Some(mut setup) = setup() else { return };
+    setup.runtime = limited(&setup.containerd, Some(20_000_000));
+    // Alone, ours takes two seconds. The other one takes six; containerd writes each MiB of it.
+    let ours = setup.one_layer();
+    let other = ImageBuilder::new()
+        .random_layer("data", 2, 12_000_000)
+        .push(&setup.registry, "team/pod", "1");
+    let slow = Fault::Throttle {
+        bytes_per_second: 2_000_000,
+    };
+    let layer = &other.layers[0];
+    setup
+        .proxy
+        .add(Rule::new(slow).path(layer.as_str()).always());
+    let kubelet = CriRuntime::connect(setup.containerd.socket());
+    let reference = other.reference_at(setup.proxy.addr());
+    let pod = tokio::spawn(async move { pull(&kubelet, &reference).await });
+    tokio::task::block_in_place(|| {
+        poll_until("the layer of the pod", SOON, || {
+            let ingests = ingests(&setup.containerd);
+            let begun = ingests.iter().any(|line| line.contains(layer.as_str()));
+            begun.then_some(())
+        });
+    });
+    let prefetch = setup.pull(&ours);
+    tokio::pin!(prefetch, pod);
+    tokio::select! {
+        _ = &mut prefetch => panic!("the prefetch did not yield"),
+        ended = &mut pod => {
+            ended.unwrap().unwrap();
+        }
+    }
+    prefetch.await.unwrap();
+    setup.assert_each_byte_once(&ours);
+    setup.assert_nothing_left();
 }

@@ -1,0 +1,202 @@
+//! Pulls of other clients of containerd go first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fledged_core::model::Digest;
+use tokio::time::Instant;
+
+use super::content::Content;
+use crate::registry::Connections;
+
+/// Interval at which containerd is asked for unfinished content.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// How long after its last progress another client's layer counts as active. containerd writes 1 MiB at a time.
+const STALLED: Duration = Duration::from_secs(10);
+/// How long another client's pull counts as active after its last layer, until it begins the next.
+const BETWEEN_LAYERS: Duration = Duration::from_secs(2);
+
+/// The layers of the images that are being pulled for fledged, by the names of their unfinished content.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OwnLayers(Arc<Mutex<HashMap<String, usize>>>);
+
+impl OwnLayers {
+    /// Adds the layers of a pull until the result is dropped.
+    pub(super) fn add<'a>(&self, layers: impl IntoIterator<Item = &'a Digest>) -> OwnPull {
+        let names = layers.into_iter().map(|digest| format!("layer-{digest}"));
+        let names: Vec<String> = names.collect();
+        let mut known = self.lock();
+        for name in &names {
+            *known.entry(name.clone()).or_default() += 1;
+        }
+        drop(known);
+        OwnPull {
+            layers: self.clone(),
+            names,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The layers of one pull, which are removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct OwnPull {
+    layers: OwnLayers,
+    names: Vec<String>,
+}
+
+impl Drop for OwnPull {
+    fn drop(&mut self) {
+        let mut known = self.layers.lock();
+        for name in &self.names {
+            if let Some(count) = known.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    known.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// Slows the connections down while another client pulls layers, in most cases the kubelet for a pod that starts.
+/// Runs until it is dropped.
+pub(super) async fn let_others_first(
+    content: &Content,
+    own: &OwnLayers,
+    connections: &Connections,
+) -> Infallible {
+    let slowed = Slowed(connections);
+    let mut others = OtherPulls::default();
+    loop {
+        match content.unfinished().await {
+            Ok(unfinished) => {
+                let is_active = others.observe(unfinished, &own.lock(), Instant::now());
+                slowed.0.rate().set_slow(is_active);
+            }
+            Err(failure) => {
+                tracing::debug!(%failure, "pulls of other clients not read");
+                slowed.0.rate().set_slow(false);
+            }
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Ends the slow phase when it is dropped. Another pull that goes on slows down again.
+struct Slowed<'a>(&'a Connections);
+
+impl Drop for Slowed<'_> {
+    fn drop(&mut self) {
+        self.0.rate().set_slow(false);
+    }
+}
+
+/// The progress of other clients' layers.
+#[derive(Debug, Default)]
+struct OtherPulls {
+    /// The length of each. `None` before the first reading.
+    lengths: Option<BTreeMap<String, u64>>,
+    /// When one of them last progressed.
+    progressed: Option<Instant>,
+    /// When there was last one.
+    listed: Option<Instant>,
+}
+
+impl OtherPulls {
+    /// Takes a reading of all unfinished content, and returns whether another client pulls layers. Content that was
+    /// already there in the first reading counts from its first progress on: most of it is of pulls that ended early.
+    fn observe(
+        &mut self,
+        mut unfinished: BTreeMap<String, u64>,
+        own: &HashMap<String, usize>,
+        now: Instant,
+    ) -> bool {
+        unfinished.retain(|name, _| name.starts_with("layer-") && !own.contains_key(name));
+        if let Some(before) = self.lengths.replace(unfinished.clone()) {
+            let has_progressed =
+                |(name, length): (&String, &u64)| before.get(name).is_none_or(|old| length > old);
+            if unfinished.iter().any(has_progressed) {
+                self.progressed = Some(now);
+            }
+        }
+        if !unfinished.is_empty() {
+            self.listed = Some(now);
+        }
+        let within =
+            |time: Option<Instant>, limit| time.is_some_and(|at| now.duration_since(at) < limit);
+        within(self.progressed, STALLED) && within(self.listed, BETWEEN_LAYERS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fledged_core::model::Digest;
+
+    use super::*;
+
+    fn digest(letter: char) -> Digest {
+        let hex = letter.to_string().repeat(64);
+        Digest::parse(&format!("sha256:{hex}")).unwrap()
+    }
+
+    fn unfinished(of: &[(char, u64)]) -> BTreeMap<String, u64> {
+        let names = of.iter().map(|(letter, length)| {
+            let name = format!("layer-{}", digest(*letter));
+            (name, *length)
+        });
+        names.collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_progress_of_others_counts() {
+        let own = OwnLayers::default();
+        let pull = own.add([&digest('a'), &digest('b')]);
+        let start = Instant::now();
+        let mut others = OtherPulls::default();
+        let mut observe = |of: &[(char, u64)], own: &OwnLayers, millis| {
+            let now = start + Duration::from_millis(millis);
+            others.observe(unfinished(of), &own.lock(), now)
+        };
+        // Left by a pull that ended early.
+        assert!(!observe(&[('c', 5)], &own, 0));
+        assert!(!observe(&[('c', 5), ('a', 1)], &own, 250));
+        assert!(!observe(&[('c', 5), ('a', 9), ('b', 1)], &own, 500));
+        // It is continued, and ends.
+        assert!(observe(&[('c', 6)], &own, 750));
+        assert!(observe(&[], &own, 2_500));
+        assert!(!observe(&[], &own, 2_750));
+        // A new one, which stalls.
+        assert!(observe(&[('d', 0)], &own, 3_000));
+        assert!(observe(&[('d', 0)], &own, 12_750));
+        assert!(!observe(&[('d', 0)], &own, 13_000));
+        drop(pull);
+        assert!(observe(&[('d', 0), ('a', 9)], &own, 13_250));
+        assert!(own.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn manifests_of_others_do_not_count() {
+        let mut others = OtherPulls::default();
+        let (none, now) = (HashMap::new(), Instant::now());
+        assert!(!others.observe(BTreeMap::new(), &none, now));
+        let manifest = BTreeMap::from([(format!("manifest-{}", digest('e')), 9)]);
+        assert!(!others.observe(manifest, &none, now));
+    }
+
+    #[test]
+    fn a_layer_of_two_pulls_is_own_until_both_end() {
+        let own = OwnLayers::default();
+        let first = own.add([&digest('a')]);
+        let second = own.add([&digest('a')]);
+        drop(first);
+        assert_eq!(own.lock().len(), 1);
+        drop(second);
+        assert!(own.lock().is_empty());
+    }
+}
