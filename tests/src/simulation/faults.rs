@@ -112,6 +112,8 @@ struct State {
     /// Until when nothing gets through, and whether watches break at the end.
     partition: Option<Instant>,
     last_fault: Duration,
+    /// When the last of its faults that last for a time ends or ended.
+    bad_until: Duration,
     /// Kills the process at the write after this many others.
     kill: Option<(u32, KillPoint)>,
     process: Option<AbortHandle>,
@@ -203,6 +205,8 @@ impl Connection {
         } else {
             state.weather.push((until, weather));
         }
+        let until = until.duration_since(self.0.trace.origin());
+        state.bad_until = state.bad_until.max(until);
     }
 
     /// Ends every open watch.
@@ -223,6 +227,7 @@ impl Connection {
         let mut state = self.state();
         state.weather.clear();
         state.partition = None;
+        state.bad_until = state.bad_until.min(self.0.trace.now());
         state.kill = None;
         state.wake();
     }
@@ -233,13 +238,9 @@ impl Connection {
     }
 
     fn last_fault_of(&self, state: &State) -> Duration {
-        let now = Instant::now();
-        let partitioned = state.partition.is_some_and(|until| now < until);
-        let stormy = state.weather.iter().any(|(until, _)| now < *until);
-        match partitioned || stormy {
-            true => self.0.trace.now(),
-            false => state.last_fault,
-        }
+        // A fault that no request met also delays: an agent reads late what changed meanwhile.
+        let bad = state.bad_until.min(self.0.trace.now());
+        state.last_fault.max(bad)
     }
 
     /// The process as the ledger judges it.
