@@ -297,6 +297,10 @@ impl Ledger {
         if call.is("nodeimagecaches", "") && call.method == http::Method::PATCH {
             state.check_assignment(sender, call);
         }
+        if call.is("nodeimagecaches", "") && call.method == http::Method::DELETE {
+            // Its slot is free when the deletion is sent: the next node is written at the same time.
+            state.unfinished.remove(&call.name);
+        }
         if call.is("nodeimagecaches", "status") {
             state.check_report(sender, call);
         }
