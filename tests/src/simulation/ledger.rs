@@ -862,9 +862,13 @@ impl State {
         }
         let earlier =
             |at: Option<&Duration>| at.is_some_and(|at| *at + SURELY_ACTIVE < sender.informed);
+        // A clock that is set forward ends the wait for reports at once.
+        let jumped = self.clock_jumped.unwrap_or_default();
         let others = self.unfinished.keys().filter(|other| {
+            let since = self.unfinished.get(*other);
             other.as_str() != node
-                && earlier(self.unfinished.get(*other))
+                && earlier(since)
+                && since.is_some_and(|since| *since >= jumped)
                 && earlier(self.ready_since.get(*other))
                 && earlier(self.well.get(*other))
         });
