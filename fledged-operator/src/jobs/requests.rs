@@ -144,8 +144,8 @@ impl Requests {
             return Created::Gone;
         }
         match self.find(&key).await {
-            Some(job) => Created::Exists(Box::new(job), missing),
-            None => Created::Gone,
+            Ok(Some(job)) => Created::Exists(Box::new(job), missing),
+            Ok(None) | Err(_) => Created::Gone,
         }
     }
 
@@ -202,10 +202,16 @@ impl Requests {
     }
 
     /// Finds a Job by its name, with a list, which needs no more rights than the watch.
-    async fn find(&self, key: &JobKey) -> Option<Job> {
+    async fn find(&self, key: &JobKey) -> Result<Option<Job>, kube::Error> {
         let params = ListParams::default().fields(&format!("metadata.name={}", key.name));
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
-        jobs.list(&params).await.ok()?.items.into_iter().next()
+        Ok(jobs.list(&params).await?.items.into_iter().next())
+    }
+
+    /// Whether the Job with this UID certainly does not exist.
+    async fn is_gone(&self, key: &JobKey, uid: &str) -> bool {
+        let found = self.find(key).await;
+        found.is_ok_and(|job| job.is_none_or(|job| job.metadata.uid.as_deref() != Some(uid)))
     }
 
     /// Deletes a Job with this UID and its pods, with retries until it is deleted.
@@ -213,7 +219,7 @@ impl Requests {
         let mut delays = RetryDelays::new(AGAIN, seed);
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
         let params = DeleteParams::background().preconditions(Preconditions {
-            uid: Some(uid),
+            uid: Some(uid.clone()),
             resource_version: None,
         });
         loop {
@@ -222,12 +228,14 @@ impl Requests {
                     debug!(job = %key, "Job deleted");
                     return;
                 }
-                // A conflict means that another Job has this name now.
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
-                    return;
-                }
+                Err(kube::Error::Api(status)) if status.is_not_found() => return,
                 Err(error) => error,
             };
+            // A conflict may mean that another Job has this name now, and may be any other conflict.
+            let conflict = matches!(&error, kube::Error::Api(status) if status.is_conflict());
+            if conflict && self.is_gone(key, &uid).await {
+                return;
+            }
             warn!(job = %key, error = problem(&error), "Job not deleted");
             self.clock.sleep(delays.next(retry_after(&error))).await;
         }
@@ -340,6 +348,9 @@ impl Pace {
 mod tests {
     use fledged_core::model::NodeName;
     use fledged_core::tokio::TokioClock;
+    use http::Method;
+    use kube::client::Body;
+    use serde_json::json;
     use tokio::time::{Instant, timeout};
 
     use super::*;
@@ -352,7 +363,7 @@ mod tests {
                 name: "job".to_owned(),
             },
             node: NodeName::new("a").unwrap(),
-            method: Method::Container,
+            method: crate::jobs::job_object::Method::Container,
             images: Vec::new(),
             secrets: Vec::new(),
             accounts: Vec::new(),
@@ -373,6 +384,56 @@ mod tests {
         plan.accounts.clear();
         plan.secrets.push("own".to_owned());
         assert_eq!(unnamed_account(&options, &plan), None);
+    }
+
+    /// Deletes the Job "shop/job" with the UID "1": the first deletion is a conflict, and the Job of that name has
+    /// `uid` then. Returns the methods of the requests.
+    async fn methods_of_deletion(uid: Option<&str>) -> Vec<Method> {
+        let meta = |uid| json!({ "metadata": { "name": "job", "namespace": "shop", "uid": uid } });
+        let items: Vec<Value> = uid.into_iter().map(meta).collect();
+        let list =
+            json!({ "apiVersion": "batch/v1", "kind": "JobList", "metadata": {}, "items": items });
+        let methods = Arc::new(Mutex::new(Vec::new()));
+        let sent = Arc::clone(&methods);
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let mut sent = sent.lock().unwrap();
+            let (code, answer) = match (request.method(), sent.len()) {
+                (&Method::DELETE, 0) => (
+                    409,
+                    json!({ "status": "Failure", "reason": "Conflict", "code": 409 }),
+                ),
+                (&Method::DELETE, _) => (200, json!({ "kind": "Status", "status": "Success" })),
+                _ => (200, list.clone()),
+            };
+            sent.push(request.method().clone());
+            let answer = Body::from(answer.to_string().into_bytes());
+            let answer = http::Response::builder().status(code).body(answer);
+            async move { answer }
+        });
+        let requests = Requests::new(
+            Client::new(service, "default"),
+            JobOptions::new("a.test/ours:1".parse().unwrap(), "operator"),
+            Arc::new(TokioClock::new()),
+            JobMetrics::default(),
+        );
+        let key = JobKey {
+            namespace: "shop".to_owned(),
+            name: "job".to_owned(),
+        };
+        requests.delete(&key, "1".to_owned(), 1).await;
+        let methods = methods.lock().unwrap();
+        methods.clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_is_retried_after_a_conflict() {
+        let methods = methods_of_deletion(Some("1")).await;
+        assert_eq!(methods, [Method::DELETE, Method::GET, Method::DELETE]);
+        // The Job is gone.
+        for uid in [Some("2"), None] {
+            let methods = methods_of_deletion(uid).await;
+            assert_eq!(methods, [Method::DELETE, Method::GET], "{uid:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
