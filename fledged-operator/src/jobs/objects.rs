@@ -300,6 +300,7 @@ impl ObjectStore {
         for key in gone {
             if let Some(node) = self.job_homes.remove(&key) {
                 let objects = self.get_mut(&node);
+                objects.cancel(&key);
                 objects.creating.remove(&key);
                 objects.forget(&key);
                 nodes.push(node);
@@ -312,6 +313,9 @@ impl ObjectStore {
         let (key, node) = (job.key.clone(), job.node.clone());
         self.job_homes.insert(key.clone(), node.clone());
         let objects = self.get_mut(&node);
+        // A creation whose answer was lost has taken effect. Repeated later, it could create a Job that is not
+        // assigned any more.
+        objects.cancel(&key);
         if let Some(uid) = &job.uid {
             objects.created.insert(key.clone(), uid.clone());
         }
@@ -393,5 +397,44 @@ fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> JobKey {
     JobKey {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::super::FIELD_MANAGER;
+    use super::super::job_object::{JobKind, RemovalPlan, job_name};
+    use super::*;
+
+    #[test]
+    fn a_creation_is_not_repeated_once_the_job_is_observed() {
+        let options = JobOptions::new("a.test/ours:1".parse().unwrap(), "operator");
+        let node = NodeName::new("a").unwrap();
+        let plan = JobPlan::Remove(RemovalPlan {
+            key: JobKey {
+                namespace: "operator".to_owned(),
+                name: job_name(JobKind::Remove, &node, 1),
+            },
+            node: node.clone(),
+            images: vec!["a.test/app:1".parse().unwrap()],
+            keep: Vec::new(),
+            socket: ObservedNode::default().socket(None),
+            deadline: Duration::from_secs(60),
+        });
+        let mut job = plan.manifest(&options);
+        job["metadata"]["uid"] = "1".into();
+        job["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+        job["metadata"]["managedFields"] = json!([{ "manager": FIELD_MANAGER }]);
+        let job: Job = serde_json::from_value(job).unwrap();
+        let mut store = ObjectStore::new(options);
+        let creation = store.get_mut(&node).begin(plan, Timestamp::UNIX_EPOCH);
+        assert!(!creation.is_cancelled());
+        store.apply_job(0, Event::Apply(job));
+        assert!(creation.is_cancelled());
+        assert_eq!(store.get_mut(&node).jobs().len(), 1);
     }
 }
