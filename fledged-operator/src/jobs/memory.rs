@@ -510,6 +510,12 @@ impl ImageMemory {
         self.progress.report.phase == ImagePhase::Removed && current
     }
 
+    /// Whether an earlier removal Job has kept the image. The report says so until the next Job has another
+    /// result: a Job that looks again in vain changes nothing.
+    pub(super) fn is_kept_so_far(&self) -> bool {
+        self.progress.report.phase == ImagePhase::InUse && self.in_use_count > 0
+    }
+
     /// Applies a new assignment of the same image, perhaps with other details. Returns whether it has a newer revision.
     fn update(&mut self, spec: &AssignedImage, now: Timestamp) -> bool {
         match self.progress.update(with_deadline(spec)) {
@@ -567,6 +573,14 @@ impl ImageMemory {
     /// Records that a Job is created for the image.
     pub(super) fn begin(&mut self, phase: ImagePhase, now: Timestamp) {
         self.blocked_since = None;
+        if self.is_kept_so_far() {
+            let kept = self.progress.report.clone();
+            self.progress.begin(phase, now);
+            let attempts = self.progress.report.attempts;
+            self.progress.report = kept;
+            self.progress.report.attempts = attempts;
+            return;
+        }
         let attempts = self.progress.report.attempts;
         self.progress.begin(phase, now);
         if !self.refused_in.is_empty() {
@@ -582,6 +596,12 @@ impl ImageMemory {
         since: Timestamp,
         failure: Option<&Failure>,
     ) {
+        if self.is_kept_so_far() && failure.is_none() {
+            self.progress.round = Some(since);
+            self.progress.due = None;
+            self.blocked_since = None;
+            return;
+        }
         // The round of a Job begins with its creation, even if an earlier process created it.
         let first = self.progress.report.attempts <= 1 && self.refused_in.is_empty();
         if self.progress.round.is_none() || first {

@@ -206,7 +206,8 @@ impl<'a> Step<'a> {
                 self.wakes.push(at);
             } else {
                 known.in_use_until = None;
-                if known.progress.report.phase != ImagePhase::BackingOff {
+                if known.progress.report.phase != ImagePhase::BackingOff && !known.is_kept_so_far()
+                {
                     known.progress.report.phase = ImagePhase::Removing;
                     known.progress.clear_reason();
                 }

@@ -930,6 +930,36 @@ fn the_removal_of_an_image_in_use_is_retried_ever_later() {
 }
 
 #[test]
+fn a_retried_removal_in_vain_changes_no_report() {
+    let mut node = Node::new([mk_absent(APP)]);
+    node.view = mk_node(0, &[&[APP]]);
+    node.step(0);
+    let message = r#"{"kept":{"0":"container x"}}"#;
+    node.pod("Succeeded", &[(REMOVE, removed(1, message))]);
+    let kept = node.step(2).report;
+    let plan = node.step(1_000);
+    assert_eq!(removals(&plan), [[APP]]);
+    assert_eq!(plan.report, kept);
+    node.pod("Pending", &[(REMOVE, creating())]);
+    assert_eq!(node.step(1_001).report, kept);
+    node.pod("Succeeded", &[(REMOVE, removed(1_002, message))]);
+    assert_eq!(node.step(1_003).report, kept);
+    // A failure is reported, and a success.
+    assert_eq!(removals(&node.step(9_000)), [[APP]]);
+    let failed = r#"{"failed":{"0":["RuntimeUnavailable","no socket"]}}"#;
+    node.pod("Succeeded", &[(REMOVE, removed(9_001, failed))]);
+    let app = report(&node.step(9_002), APP);
+    assert_eq!(app.phase, ImagePhase::BackingOff);
+    assert_eq!(removals(&node.step(9_060)), [[APP]]);
+    node.pod(
+        "Succeeded",
+        &[(REMOVE, removed(9_061, r#"{"removed":[0]}"#))],
+    );
+    let app = report(&node.step(9_062), APP);
+    assert_eq!(app.phase, ImagePhase::Removed);
+}
+
+#[test]
 fn a_protected_image_gets_no_removal_job() {
     let own = JobOptions::new(image("registry.test/tools/own:2"), "operator").image;
     for name in ["registry.k8s.io/pause:3.9", own.as_str()] {
