@@ -278,6 +278,10 @@ impl Ledger {
             self.read_record(&call.name);
         }
         let mut state = self.state();
+        if call.resource == "jobs" {
+            // The garbage collector may have deleted some, which the controller's watches have reported.
+            state.jobs.read_all(&self.server);
+        }
         // The name of an event contains the wall time.
         let target = match call.resource.as_str() {
             "events" => "events".to_owned(),
