@@ -597,6 +597,24 @@ impl Ledger {
         images.any(|image| image.phase == ImagePhase::InUse)
     }
 
+    /// Whether a node lacks an image that no valid spec wants: an ImageCache whose spec has become invalid keeps its
+    /// images. Convergence does not wait for such a pull, which is retried.
+    pub(super) fn retries_kept(&self) -> bool {
+        let state = self.state();
+        let wanted = state.wanted_images(state.caches.values());
+        state.records.iter().any(|(node, record)| {
+            let reports = record.report.iter().flat_map(|report| &report.images);
+            let cached = reports.filter(|report| report.phase == ImagePhase::Cached);
+            let cached: BTreeSet<&ImageRef> = cached.map(|report| &report.image).collect();
+            record.assignment.images.iter().any(|entry| {
+                let key = (node.clone(), entry.image.clone());
+                entry.state == DesiredState::Present
+                    && !wanted.contains(&key)
+                    && !cached.contains(&entry.image)
+            })
+        })
+    }
+
     /// The images that the record of a Ready node has although no cache wants them there, and none may keep them,
     /// with an invalid spec or because a refresh is asked for beside a purge.
     pub(super) fn unwanted_on(&self, node: &str) -> Vec<ImageRef> {

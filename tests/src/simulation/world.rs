@@ -572,6 +572,11 @@ impl World {
         self.jobs.is_some() && self.ledger.reports_in_use()
     }
 
+    /// Whether a pull is retried for which convergence does not wait.
+    pub(super) fn retries_pulls(&self) -> bool {
+        self.ledger.retries_kept()
+    }
+
     /// What has not converged.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut all = Vec::new();
