@@ -141,6 +141,8 @@ pub(super) struct CacheState {
     /// The status that was last published.
     pub(super) published: Option<CacheStatus>,
     pub(super) published_at: Option<Timestamp>,
+    /// Whether the object was observed after that. If not, its watch may hang, and what is recorded is not known.
+    pub(super) observed_since: bool,
     /// When the budget for events is full again.
     events_full_at: Timestamp,
     /// The status that is known to be recorded.
@@ -199,6 +201,7 @@ impl CacheState {
             refresh_at: None,
             published: facts.status.clone(),
             published_at: None,
+            observed_since: true,
             events_full_at: now,
             recorded: facts.status.clone(),
         }
@@ -673,7 +676,10 @@ impl CacheState {
             (Some(published), Some(recorded)) => published.is_equivalent(recorded),
             (published, recorded) => published.is_none() && recorded.is_none(),
         };
-        let foreign = !published_lately && !same && !crate::planted::is("overwritten-status-stays");
+        let foreign = !published_lately
+            && self.observed_since
+            && !same
+            && !crate::planted::is("overwritten-status-stays");
         if foreign {
             self.published.clone_from(&self.recorded);
         }

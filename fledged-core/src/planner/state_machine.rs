@@ -437,6 +437,7 @@ impl Planner {
             cache.refresh_at = self.first_refresh(&cache, now);
         }
         cache.recorded = facts.status;
+        cache.observed_since = true;
         cache.reset_foreign_status(now);
         self.dirty_caches.insert(Arc::clone(&id));
         let recounted = counted != Some(cache.counted_images());
@@ -959,6 +960,7 @@ impl Planner {
                 if cache.published.as_ref() != Some(&status) {
                     cache.published = Some(status.clone());
                     cache.published_at = Some(now);
+                    cache.observed_since = false;
                     let check_at = after(now, ECHO_DELAY);
                     self.status_checks.insert((check_at, Arc::clone(&id)));
                     self.queue.push(ClusterCommand::WriteStatus {

@@ -529,6 +529,27 @@ fn a_foreign_status_is_overwritten() {
 }
 
 #[test]
+fn a_status_is_not_repeated_while_the_watch_hangs() {
+    let mut world = mk_settled();
+    world.pass(60);
+    let agent = world.agents.get_mut(&mk_name("n1")).unwrap();
+    agent.fails.insert(mk_ref("db:1"), Reason::ImageNotFound);
+    let writes = world.status_writes;
+    world.watch_hangs = true;
+    world.act("n1");
+    world.pass(60);
+    assert_eq!(world.status_writes, writes + 1);
+    world.pass(600);
+    assert_eq!(world.status_writes, writes + 1);
+    // What another program wrote meanwhile is overwritten when it is observed.
+    world.watch_hangs = false;
+    world.change("web", |facts| {
+        facts.status.as_mut().unwrap().message = "from another program".to_owned();
+    });
+    assert_eq!(world.status_writes, writes + 2);
+}
+
+#[test]
 fn a_purge_reports_images_kept_for_other_caches() {
     let mut world = mk_settled();
     world.cache("other", &mk_spec(&["db:1"], &[]));

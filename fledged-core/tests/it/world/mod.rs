@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub writes: usize,
     pub status_writes: usize,
     pub most_active: usize,
+    /// Whether the planner does not observe what it has written to caches.
+    pub watch_hangs: bool,
     /// Time of a node's last report or last reason to report; `None` if its agent is known to be unresponsive.
     active_at: BTreeMap<NodeName, Option<Timestamp>>,
     /// Time at which a node last reported or turned Ready.
@@ -69,6 +71,7 @@ impl World {
             writes: 0,
             status_writes: 0,
             most_active: 0,
+            watch_hangs: false,
             active_at: BTreeMap::new(),
             reported_at: BTreeMap::new(),
             step: 0,
@@ -179,6 +182,9 @@ impl World {
             return;
         };
         change(facts);
+        if self.watch_hangs {
+            return;
+        }
         if facts.deleting && !facts.finalizer {
             self.caches.remove(id);
             self.apply(ClusterEvent::CacheGone(id.clone()));
