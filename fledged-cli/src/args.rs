@@ -418,8 +418,8 @@ pub(crate) struct PullArgs {
     /// to 8 MiB in memory.
     #[arg(long, value_name = "N", default_value = "8", value_parser = one_or_more)]
     pub(crate) max_connections: NonZeroUsize,
-    /// Bytes of layers to receive in a second, at most, by all pulls together, for example 20Mi; at least 64Ki. Only
-    /// for oci: and --pull-via auto, which then fetches small images, too. Default: no limit.
+    /// Limit for downloading layers, in bytes per second, shared by all pulls, for example 20Mi; at least 64Ki. Units:
+    /// k, M, G, T, Ki, Mi, Gi, Ti. Only for oci: and, with --pull-via auto, containerd. Default: no limit.
     #[arg(long, value_name = "BYTES", env = "FLEDGED_MAX_PULL_RATE", value_parser = pull_rate)]
     pub(crate) max_pull_rate: Option<ByteSize>,
 }

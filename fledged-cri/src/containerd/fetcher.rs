@@ -117,6 +117,7 @@ impl Fetcher {
             Ok(opened) => opened,
             Err(failure) => {
                 self.log_left(image, &failure.to_string());
+                let _own = self.own_layers.add_unknown();
                 return pull.await;
             }
         };
@@ -133,7 +134,10 @@ impl Fetcher {
         };
         let fetched = work.as_ref().filter(|work| !work.layers.is_empty());
         let pulled = match fetched {
-            None => pull.await,
+            None => {
+                let _own = work.is_none().then(|| self.own_layers.add_unknown());
+                pull.await
+            }
             Some(Work {
                 downloads, layers, ..
             }) => {

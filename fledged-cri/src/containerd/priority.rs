@@ -18,46 +18,67 @@ const STALLED: Duration = Duration::from_secs(10);
 /// How long another client's pull counts as active after its last layer, until it begins the next.
 const BETWEEN_LAYERS: Duration = Duration::from_secs(2);
 
-/// The layers of the images that are being pulled for fledged, by the names of their unfinished content.
+/// The layers of the images that are being pulled for fledged.
 #[derive(Debug, Clone, Default)]
-pub(super) struct OwnLayers(Arc<Mutex<HashMap<String, usize>>>);
+pub(super) struct OwnLayers(Arc<Mutex<Own>>);
+
+#[derive(Debug, Default)]
+struct Own {
+    /// The number of pulls of each, by the name of its unfinished content.
+    layers: HashMap<String, usize>,
+    /// The number of pulls of the runtime for fledged whose layers are not known.
+    unknown: usize,
+}
 
 impl OwnLayers {
     /// Adds the layers of a pull until the result is dropped.
     pub(super) fn add<'a>(&self, layers: impl IntoIterator<Item = &'a Digest>) -> OwnPull {
         let names = layers.into_iter().map(|digest| format!("layer-{digest}"));
         let names: Vec<String> = names.collect();
-        let mut known = self.lock();
+        let mut own = self.lock();
         for name in &names {
-            *known.entry(name.clone()).or_default() += 1;
+            *own.layers.entry(name.clone()).or_default() += 1;
         }
-        drop(known);
+        drop(own);
         OwnPull {
-            layers: self.clone(),
-            names,
+            own: self.clone(),
+            layers: Some(names),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+    /// Adds a pull whose layers are not known until the result is dropped. Other pulls cannot be told from it.
+    pub(super) fn add_unknown(&self) -> OwnPull {
+        self.lock().unknown += 1;
+        OwnPull {
+            own: self.clone(),
+            layers: None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Own> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The layers of one pull, which are removed when it is dropped.
+/// One pull, which is removed when it is dropped.
 #[derive(Debug)]
 pub(super) struct OwnPull {
-    layers: OwnLayers,
-    names: Vec<String>,
+    own: OwnLayers,
+    layers: Option<Vec<String>>,
 }
 
 impl Drop for OwnPull {
     fn drop(&mut self) {
-        let mut known = self.layers.lock();
-        for name in &self.names {
-            if let Some(count) = known.get_mut(name) {
+        let mut own = self.own.lock();
+        let Some(layers) = &self.layers else {
+            own.unknown -= 1;
+            return;
+        };
+        for name in layers {
+            if let Some(count) = own.layers.get_mut(name) {
                 *count -= 1;
                 if *count == 0 {
-                    known.remove(name);
+                    own.layers.remove(name);
                 }
             }
         }
@@ -111,13 +132,11 @@ struct OtherPulls {
 impl OtherPulls {
     /// Takes a reading of all unfinished content, and returns whether another client pulls layers. Content that was
     /// already there in the first reading counts from its first progress on: most of it is of pulls that ended early.
-    fn observe(
-        &mut self,
-        mut unfinished: BTreeMap<String, u64>,
-        own: &HashMap<String, usize>,
-        now: Instant,
-    ) -> bool {
-        unfinished.retain(|name, _| name.starts_with("layer-") && !own.contains_key(name));
+    fn observe(&mut self, mut unfinished: BTreeMap<String, u64>, own: &Own, now: Instant) -> bool {
+        let is_other = |name: &str| {
+            own.unknown == 0 && name.starts_with("layer-") && !own.layers.contains_key(name)
+        };
+        unfinished.retain(|name, _| is_other(name));
         if let Some(before) = self.lengths.replace(unfinished.clone()) {
             let has_progressed =
                 |(name, length): (&String, &u64)| before.get(name).is_none_or(|old| length > old);
@@ -177,13 +196,18 @@ mod tests {
         assert!(!observe(&[('d', 0)], &own, 13_000));
         drop(pull);
         assert!(observe(&[('d', 0), ('a', 9)], &own, 13_250));
-        assert!(own.lock().is_empty());
+        assert!(own.lock().layers.is_empty());
+        // It may be the one whose layers are not known.
+        let unknown = own.add_unknown();
+        assert!(!observe(&[('d', 9), ('a', 19)], &own, 16_000));
+        drop(unknown);
+        assert!(observe(&[('d', 9), ('a', 19)], &own, 16_250));
     }
 
     #[tokio::test(start_paused = true)]
     async fn manifests_of_others_do_not_count() {
         let mut others = OtherPulls::default();
-        let (none, now) = (HashMap::new(), Instant::now());
+        let (none, now) = (Own::default(), Instant::now());
         assert!(!others.observe(BTreeMap::new(), &none, now));
         let manifest = BTreeMap::from([(format!("manifest-{}", digest('e')), 9)]);
         assert!(!others.observe(manifest, &none, now));
@@ -195,8 +219,8 @@ mod tests {
         let first = own.add([&digest('a')]);
         let second = own.add([&digest('a')]);
         drop(first);
-        assert_eq!(own.lock().len(), 1);
+        assert_eq!(own.lock().layers.len(), 1);
         drop(second);
-        assert!(own.lock().is_empty());
+        assert!(own.lock().layers.is_empty());
     }
 }
