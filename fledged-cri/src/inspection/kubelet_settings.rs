@@ -18,6 +18,22 @@ use crate::text_file::read_text;
 const CONFIG_DIR_FLAG: &str = "--config-dir";
 /// Most files of that directory that are read.
 const FILES_MAX: usize = 256;
+const HIGH: &str = "imageGCHighThresholdPercent";
+const LOW: &str = "imageGCLowThresholdPercent";
+const MAXIMUM_AGE: &str = "imageMaximumGCAge";
+const MINIMUM_AGE: &str = "imageMinimumGCAge";
+const MINIMUM_AGE_DEFAULT: Duration = Duration::from_secs(120);
+const PARALLEL: &str = "maxParallelImagePulls";
+const SERIALIZE: &str = "serializeImagePulls";
+const EVICTION: &str = "evictionHard";
+const MERGE_EVICTION: &str = "mergeDefaultEvictionSettings";
+/// The signal of the file system of the images.
+const SIGNAL: &str = "imagefs.available";
+/// What is valid.
+const PERCENT: &str = "an integer from 0 to 100";
+const BOOLEAN: &str = "true or false";
+const DURATION: &str = "a text with the units h, m and s, such as 120h";
+const THRESHOLD: &str = "a share from 0% to 100% or a positive quantity such as 10Gi";
 
 /// A threshold of `evictionHard`.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,8 +43,40 @@ pub enum EvictionThreshold {
     Percent(f64),
     /// A number of bytes.
     Bytes(ByteSize),
-    /// A text that is neither.
-    Invalid(String),
+}
+
+/// A value that the kubelet rejects: it does not start with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}, valid is {valid}")]
+#[non_exhaustive]
+pub struct InvalidSetting {
+    /// The field of the file, such as `imageMaximumGCAge`, or the flag.
+    pub field: String,
+    /// The value, as JSON; of a flag, its text.
+    pub value: String,
+    /// The values that are valid, as a phrase.
+    pub valid: String,
+    /// The field that this value would set.
+    setting: &'static str,
+}
+
+impl InvalidSetting {
+    /// This value of this field of the file.
+    pub fn new(setting: &'static str, value: impl Into<String>, valid: impl Into<String>) -> Self {
+        Self {
+            field: setting.to_owned(),
+            value: value.into(),
+            valid: valid.into(),
+            setting,
+        }
+    }
+
+    fn of_flag(setting: &'static str, flag: &str, value: &str, valid: &str) -> Self {
+        Self {
+            field: flag.to_owned(),
+            ..Self::new(setting, format!("{value:?}"), valid)
+        }
+    }
 }
 
 /// The settings of a kubelet.
@@ -53,6 +101,8 @@ pub struct KubeletSettings {
     pub max_parallel_image_pulls: Option<i64>,
     /// `imagefs.available` of `evictionHard`.
     pub image_eviction: Option<EvictionThreshold>,
+    /// Values that the kubelet rejects. The fields above have the defaults in their place.
+    pub invalid: Vec<InvalidSetting>,
 }
 
 impl Default for KubeletSettings {
@@ -68,6 +118,7 @@ impl Default for KubeletSettings {
             serialize_image_pulls: true,
             max_parallel_image_pulls: None,
             image_eviction: Some(EvictionThreshold::Percent(15.0)),
+            invalid: Vec::new(),
         }
     }
 }
@@ -94,6 +145,7 @@ pub(super) fn read(root: &Path) -> Fact<KubeletSettings> {
                 ..KubeletSettings::default()
             };
             settings.set_config(&config);
+            settings.check_together();
             Ok(settings)
         }
         Err(FileError::Missing) => Err(Unread::new(format!(
@@ -130,6 +182,7 @@ fn of_process(root: &Path, arguments: &[String]) -> Fact<KubeletSettings> {
     }
     settings.set_config(&config);
     settings.set_flags(arguments);
+    settings.check_together();
     Ok(settings)
 }
 
@@ -204,32 +257,62 @@ impl KubeletSettings {
         self.flags.contains(&flag)
     }
 
+    /// The first of these fields of the file whose value is invalid, also if a flag sets it.
+    #[must_use]
+    pub fn invalid(&self, fields: &[&str]) -> Option<&InvalidSetting> {
+        let mut invalid = self.invalid.iter();
+        invalid.find(|invalid| fields.contains(&invalid.setting))
+    }
+
     pub(super) fn set_config(&mut self, config: &Value) {
-        let number = |key: &str| config.get(key).and_then(Value::as_i64);
-        if let Some(percent) = number("imageGCHighThresholdPercent") {
+        let mut fields = Fields::of(config);
+        if let Some(percent) = fields.read(HIGH, PERCENT, percent) {
             self.image_gc_high_threshold_percent = percent;
         }
-        if let Some(percent) = number("imageGCLowThresholdPercent") {
+        if let Some(percent) = fields.read(LOW, PERCENT, percent) {
             self.image_gc_low_threshold_percent = percent;
         }
-        let age = config.get("imageMaximumGCAge").and_then(Value::as_str);
-        if let Some(GoDuration(age)) = age.and_then(|age| age.parse().ok()) {
+        if let Some(age) = fields.read(MAXIMUM_AGE, DURATION, duration) {
             self.image_maximum_gc_age = age;
         }
-        self.max_parallel_image_pulls = number("maxParallelImagePulls");
-        let serialize = config.get("serializeImagePulls").and_then(Value::as_bool);
+        let minimum = fields.read(MINIMUM_AGE, DURATION, duration);
+        self.max_parallel_image_pulls = fields.read(PARALLEL, "an integer from 1 on", |value| {
+            value.as_i64().filter(|pulls| *pulls >= 1)
+        });
+        let serialize = fields.read(SERIALIZE, BOOLEAN, Value::as_bool);
         // As the kubelet sets its default.
         let parallel = self
             .max_parallel_image_pulls
             .is_some_and(|pulls| pulls >= 2);
         self.serialize_image_pulls = serialize.unwrap_or(!parallel);
-        let Some(eviction) = config.get("evictionHard").and_then(Value::as_object) else {
+        self.set_eviction(&mut fields);
+        self.invalid = fields.invalid;
+        let minimum = minimum.filter(|age| !age.is_zero());
+        let minimum = minimum.unwrap_or(MINIMUM_AGE_DEFAULT);
+        let age = self.image_maximum_gc_age;
+        if !age.is_zero() && age <= minimum {
+            let valid = format!("0s or more than {MINIMUM_AGE}, {}", GoDuration(minimum));
+            let age = format!("\"{}\"", GoDuration(age));
+            self.invalid
+                .push(InvalidSetting::new(MAXIMUM_AGE, age, valid));
+        }
+    }
+
+    fn set_eviction(&mut self, fields: &mut Fields<'_>) {
+        let eviction = fields.read(EVICTION, "a table", Value::as_object);
+        let defaults = fields.read(MERGE_EVICTION, BOOLEAN, Value::as_bool);
+        let keeps_defaults = defaults.unwrap_or(false);
+        let Some(eviction) = eviction else {
             return;
         };
-        let defaults = config.get("mergeDefaultEvictionSettings");
-        let keeps_defaults = defaults.and_then(Value::as_bool).unwrap_or(false);
-        match eviction.get("imagefs.available").and_then(Value::as_str) {
-            Some(text) => self.image_eviction = Some(threshold(text)),
+        match eviction.get(SIGNAL).filter(|value| !value.is_null()) {
+            Some(value) => match value.as_str().map(threshold) {
+                Some(Ok(threshold)) => self.image_eviction = threshold,
+                _ => fields.invalid.push(InvalidSetting {
+                    field: format!("{EVICTION} {SIGNAL}"),
+                    ..InvalidSetting::new(EVICTION, value.to_string(), THRESHOLD)
+                }),
+            },
             // One threshold replaces all defaults.
             None if !keeps_defaults && !eviction.is_empty() => self.image_eviction = None,
             None => {}
@@ -237,74 +320,192 @@ impl KubeletSettings {
     }
 
     fn set_flags(&mut self, arguments: &[String]) {
-        for (name, value) in [
+        for (name, setting, value) in [
             (
                 "--image-gc-high-threshold",
+                HIGH,
                 &mut self.image_gc_high_threshold_percent,
             ),
             (
                 "--image-gc-low-threshold",
+                LOW,
                 &mut self.image_gc_low_threshold_percent,
             ),
         ] {
-            if let Some(percent) = flag(arguments, name).and_then(|text| text.parse().ok()) {
-                *value = percent;
-                self.flags.push(name);
+            let Some(text) = flag(arguments, name) else {
+                continue;
+            };
+            self.flags.push(name);
+            self.invalid.retain(|invalid| invalid.setting != setting);
+            match text.parse().ok().filter(|percent| is_percent(*percent)) {
+                Some(percent) => *value = percent,
+                None => self
+                    .invalid
+                    .push(InvalidSetting::of_flag(setting, name, text, PERCENT)),
             }
         }
-        if let Some(serialize) = boolean(arguments, "--serialize-image-pulls") {
-            self.serialize_image_pulls = serialize;
-            self.flags.push("--serialize-image-pulls");
+        let name = "--serialize-image-pulls";
+        if let Some(text) = boolean(arguments, name) {
+            self.flags.push(name);
+            self.invalid.retain(|invalid| invalid.setting != SERIALIZE);
+            match text {
+                "1" | "t" | "T" | "true" | "TRUE" | "True" => self.serialize_image_pulls = true,
+                "0" | "f" | "F" | "false" | "FALSE" | "False" => self.serialize_image_pulls = false,
+                _ => self
+                    .invalid
+                    .push(InvalidSetting::of_flag(SERIALIZE, name, text, BOOLEAN)),
+            }
         }
-        if let Some(eviction) = flag(arguments, "--eviction-hard") {
+        let name = "--eviction-hard";
+        if let Some(eviction) = flag(arguments, name) {
+            self.flags.push(name);
+            self.invalid.retain(|invalid| invalid.setting != EVICTION);
             let signals = eviction.split(',').filter_map(|part| part.split_once('<'));
-            let mut signals = signals.filter(|(signal, _)| *signal == "imagefs.available");
-            self.image_eviction = signals.next().map(|(_, text)| threshold(text));
-            self.flags.push("--eviction-hard");
+            let mut signals = signals.filter(|(signal, _)| *signal == SIGNAL);
+            match signals.next().map(|(_, text)| (text, threshold(text))) {
+                None => self.image_eviction = None,
+                Some((_, Ok(threshold))) => self.image_eviction = threshold,
+                Some((text, Err(NoThreshold))) => self.invalid.push(InvalidSetting::of_flag(
+                    EVICTION,
+                    &format!("{name} {SIGNAL}"),
+                    text,
+                    THRESHOLD,
+                )),
+            }
+        }
+    }
+
+    /// Looks at values that are valid alone and not together.
+    fn check_together(&mut self) {
+        let high = self.image_gc_high_threshold_percent;
+        let low = self.image_gc_low_threshold_percent;
+        if self.invalid(&[HIGH, LOW]).is_none() && low >= high {
+            let valid = format!("an integer from 0 on and less than {HIGH}, {high}");
+            self.invalid
+                .push(InvalidSetting::new(LOW, low.to_string(), valid));
+        }
+        let pulls = self.max_parallel_image_pulls;
+        if let Some(pulls) = pulls.filter(|pulls| *pulls > 1 && self.serialize_image_pulls)
+            && self.invalid(&[PARALLEL, SERIALIZE]).is_none()
+        {
+            let valid = format!("1, because {SERIALIZE} is true");
+            self.invalid
+                .push(InvalidSetting::new(PARALLEL, pulls.to_string(), valid));
         }
     }
 }
 
-/// A boolean flag, whose value can only follow `=`.
-fn boolean(arguments: &[String], name: &str) -> Option<bool> {
+/// The fields of a configuration file, and those that were invalid.
+struct Fields<'a> {
+    config: &'a Value,
+    invalid: Vec<InvalidSetting>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(config: &'a Value) -> Self {
+        Self {
+            config,
+            invalid: Vec::new(),
+        }
+    }
+
+    /// The value of the field; `None` if it is not set, or not valid, which is recorded.
+    fn read<T>(
+        &mut self,
+        field: &'static str,
+        valid: &str,
+        parse: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.config.get(field).filter(|value| !value.is_null())?;
+        let parsed = parse(value);
+        if parsed.is_none() {
+            self.invalid
+                .push(InvalidSetting::new(field, value.to_string(), valid));
+        }
+        parsed
+    }
+}
+
+fn is_percent(number: i64) -> bool {
+    (0..=100).contains(&number)
+}
+
+fn percent(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|percent| is_percent(*percent))
+}
+
+fn duration(value: &Value) -> Option<Duration> {
+    let GoDuration(duration) = value.as_str()?.parse().ok()?;
+    Some(duration)
+}
+
+/// The text of a boolean flag, whose value can only follow `=`.
+fn boolean<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     let mut values = arguments
         .iter()
         .filter_map(|argument| argument.strip_prefix(name));
     match values.find(|value| value.is_empty() || value.starts_with('='))? {
-        "" => Some(true),
-        value => value.get(1..)?.parse().ok(),
+        "" => Some("true"),
+        value => value.get(1..),
     }
 }
 
-/// `15%`, or a quantity of Kubernetes such as `10Gi`.
-fn threshold(text: &str) -> EvictionThreshold {
-    let text = text.trim();
-    if let Some(percent) = text
-        .strip_suffix('%')
-        .and_then(|text| text.parse::<f64>().ok())
-        && percent.is_finite()
-    {
-        return EvictionThreshold::Percent(percent);
+/// A text that is no threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NoThreshold;
+
+/// `15%`, or a quantity of Kubernetes such as `10Gi`. `None`: 0 % and 100 %, which turn the threshold off.
+fn threshold(text: &str) -> Result<Option<EvictionThreshold>, NoThreshold> {
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = percent.parse::<f64>().map_err(|_| NoThreshold)?;
+        if !(0.0..=100.0).contains(&percent) {
+            return Err(NoThreshold);
+        }
+        let is_off = text == "0%" || text == "100%";
+        return Ok((!is_off).then_some(EvictionThreshold::Percent(percent)));
     }
-    let units: [(&str, u64); 9] = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("Ti", 1 << 40),
-        ("k", 1_000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("T", 1_000_000_000_000),
-        ("", 1),
-    ];
-    let bytes = units.iter().find_map(|(unit, factor)| {
-        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(*factor)
-    });
-    match bytes {
-        Some(bytes) => EvictionThreshold::Bytes(ByteSize::new(bytes)),
-        None => EvictionThreshold::Invalid(text.to_owned()),
-    }
+    let bytes = quantity(text).filter(|bytes| *bytes > 0.0);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is positive; more bytes than a disk has are as good as the most"
+    )]
+    let bytes = bytes.map(|bytes| ByteSize::new(bytes.ceil() as u64));
+    bytes
+        .map(|bytes| Some(EvictionThreshold::Bytes(bytes)))
+        .ok_or(NoThreshold)
+}
+
+/// The number of a quantity of Kubernetes.
+fn quantity(text: &str) -> Option<f64> {
+    let number = |text: &str| {
+        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+        let is_number = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        is_number.then(|| text.parse::<f64>().ok()).flatten()
+    };
+    let end = text.find(|c: char| c.is_ascii_alphabetic());
+    let (digits, suffix) = text.split_at(end.unwrap_or(text.len()));
+    let (base, power) = match suffix {
+        "n" => (1000.0, -3),
+        "u" => (1000.0, -2),
+        "m" => (1000.0, -1),
+        "" => (1000.0, 0),
+        "k" => (1000.0, 1),
+        "M" => (1000.0, 2),
+        "G" => (1000.0, 3),
+        "T" => (1000.0, 4),
+        "P" => (1000.0, 5),
+        "E" => (1000.0, 6),
+        "Ki" => (1024.0, 1),
+        "Mi" => (1024.0, 2),
+        "Gi" => (1024.0, 3),
+        "Ti" => (1024.0, 4),
+        "Pi" => (1024.0, 5),
+        "Ei" => (1024.0, 6),
+        _ => (10.0, suffix.strip_prefix(['e', 'E'])?.parse().ok()?),
+    };
+    let value = number(digits)? * f64::powi(base, power);
+    value.is_finite().then_some(value)
 }
 
 #[cfg(test)]
@@ -385,15 +586,123 @@ mod tests {
 
     #[test]
     fn thresholds_are_shares_or_quantities() {
+        let bytes = |bytes| Ok(Some(EvictionThreshold::Bytes(ByteSize::new(bytes))));
         for (text, expected) in [
-            ("15%", EvictionThreshold::Percent(15.0)),
-            ("10Gi", EvictionThreshold::Bytes(ByteSize::new(10 << 30))),
-            ("500M", EvictionThreshold::Bytes(ByteSize::new(500_000_000))),
-            ("1024", EvictionThreshold::Bytes(ByteSize::new(1024))),
-            ("lots", EvictionThreshold::Invalid("lots".to_owned())),
-            ("NaN%", EvictionThreshold::Invalid("NaN%".to_owned())),
+            ("15%", Ok(Some(EvictionThreshold::Percent(15.0)))),
+            ("0%", Ok(None)),
+            ("100%", Ok(None)),
+            ("10Gi", bytes(10 << 30)),
+            ("1.5Gi", bytes(3 << 29)),
+            ("500M", bytes(500_000_000)),
+            ("1e3", bytes(1000)),
+            ("1E", bytes(1_000_000_000_000_000_000)),
+            ("1024", bytes(1024)),
+            ("lots", Err(NoThreshold)),
+            ("NaN%", Err(NoThreshold)),
+            ("120%", Err(NoThreshold)),
+            ("-1%", Err(NoThreshold)),
+            ("-1Gi", Err(NoThreshold)),
+            ("0", Err(NoThreshold)),
+            ("", Err(NoThreshold)),
+            ("inf", Err(NoThreshold)),
         ] {
             assert_eq!(threshold(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn invalid_values_are_named_with_what_is_valid() {
+        for (config, setting, message) in [
+            (
+                "imageGCHighThresholdPercent: \"x\"",
+                HIGH,
+                "imageGCHighThresholdPercent is \"x\", valid is an integer from 0 to 100",
+            ),
+            (
+                "imageGCLowThresholdPercent: 500",
+                LOW,
+                "imageGCLowThresholdPercent is 500, valid is an integer from 0 to 100",
+            ),
+            (
+                "imageGCHighThresholdPercent: 79\nimageGCLowThresholdPercent: 90",
+                LOW,
+                "imageGCLowThresholdPercent is 90, valid is an integer from 0 on and less than imageGCHighThresholdPercent, 79",
+            ),
+            (
+                "imageGCHighThresholdPercent: 79",
+                LOW,
+                "imageGCLowThresholdPercent is 80, valid is an integer from 0 on and less than imageGCHighThresholdPercent, 79",
+            ),
+            (
+                "imageMaximumGCAge: 5d",
+                MAXIMUM_AGE,
+                "imageMaximumGCAge is \"5d\", valid is a text with the units",
+            ),
+            (
+                "imageMaximumGCAge: 1m",
+                MAXIMUM_AGE,
+                "imageMaximumGCAge is \"1m\", valid is 0s or more than imageMinimumGCAge, 2m",
+            ),
+            (
+                "serializeImagePulls: \"false\"",
+                SERIALIZE,
+                "serializeImagePulls is \"false\", valid is true or false",
+            ),
+            (
+                "maxParallelImagePulls: 0",
+                PARALLEL,
+                "maxParallelImagePulls is 0, valid is an integer from 1 on",
+            ),
+            (
+                "serializeImagePulls: true\nmaxParallelImagePulls: 3",
+                PARALLEL,
+                "maxParallelImagePulls is 3, valid is 1, because serializeImagePulls is true",
+            ),
+            (
+                "evictionHard:\n  imagefs.available: \"120%\"",
+                EVICTION,
+                "evictionHard imagefs.available is \"120%\", valid is a share from 0% to 100%",
+            ),
+            (
+                "evictionHard: 5",
+                EVICTION,
+                "evictionHard is 5, valid is a table",
+            ),
+        ] {
+            let found = settings(&[("var/lib/kubelet/config.yaml", config)]).unwrap();
+            assert_eq!(found.invalid.len(), 1, "{config}: {found:?}");
+            let invalid = found.invalid(&[setting]).unwrap().to_string();
+            assert!(invalid.starts_with(message), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn invalid_flags_are_named() {
+        let found = settings(&[(
+            "proc/12/cmdline",
+            "kubelet\0--image-gc-high-threshold=x\0--serialize-image-pulls=no\0--eviction-hard=imagefs.available<120%\0",
+        )])
+        .unwrap();
+        let fields: Vec<&str> = found.invalid.iter().map(|i| i.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "--image-gc-high-threshold",
+                "--serialize-image-pulls",
+                "--eviction-hard imagefs.available",
+            ]
+        );
+        assert_eq!(found.invalid[0].value, "\"x\"");
+        assert!(found.invalid(&[HIGH]).is_some() && found.invalid(&[LOW]).is_none());
+        // A flag takes precedence over the file.
+        let found = settings(&[
+            (
+                "proc/12/cmdline",
+                "kubelet\0--config=/k\0--image-gc-high-threshold=90\0",
+            ),
+            ("k", "imageGCHighThresholdPercent: 500\n"),
+        ])
+        .unwrap();
+        assert_eq!(found.invalid, []);
     }
 }

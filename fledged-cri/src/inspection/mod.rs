@@ -40,7 +40,7 @@ pub use containerd_settings::{
 };
 pub use hosts_folders::{HostsFolders, HostsProblem};
 pub use image_disk::ImageDisk;
-pub use kubelet_settings::{EvictionThreshold, KubeletSettings};
+pub use kubelet_settings::{EvictionThreshold, InvalidSetting, KubeletSettings};
 pub use pressure::{Pressure, PressureLine};
 pub use release::Release;
 

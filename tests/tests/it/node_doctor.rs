@@ -169,10 +169,10 @@ async fn settings_of_containerd_2_come_from_its_file() {
 async fn a_disk_over_the_kubelets_threshold_fails() {
     let fake = FakeCri::start();
     fake.put_filesystem(Path::new("/"), 1);
-    // Any disk is over a threshold of 0 %.
+    // Any disk in use is over a threshold of 1 %.
     let root = machine(&[(
         "proc/9/cmdline",
-        "kubelet\0--image-gc-high-threshold=0\0--image-gc-low-threshold=0\0",
+        "kubelet\0--image-gc-high-threshold=1\0--image-gc-low-threshold=0\0",
     )]);
     let output = doctor(&fake.uri(), root.path());
     assert_eq!(output.code, Some(1), "{output}");

@@ -6,7 +6,7 @@ use fledged_cri::inspection::{
 };
 
 use super::finding::{Check, Finding};
-use super::kubelet_checks::{AGENT_THRESHOLD, setting};
+use super::kubelet_checks::{AGENT_THRESHOLD, GC_THRESHOLDS, setting, with_valid};
 
 /// Free inodes in percent below which they are scarce: the kubelet's default for `nodefs.inodesFree`.
 const INODES_FREE_MIN: u8 = 5;
@@ -34,14 +34,23 @@ pub(super) fn space(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> 
         return Finding::skipped(check, &unread);
     };
     let (path, images) = (&usage.path, usage.used);
-    let found =
-        format!("{path}: {percent} % used, {available} of {capacity} free; images take {images}");
+    let invalid = running(kubelet).and_then(|kubelet| kubelet.invalid(&GC_THRESHOLDS));
+    let invalid = invalid.map(|invalid| {
+        let field = &invalid.field;
+        format!("; the kubelet's threshold is not known: {field} is invalid")
+    });
+    let found = format!(
+        "{path}: {percent} % used, {available} of {capacity} free; images take {images}{}",
+        invalid.as_deref().unwrap_or_default()
+    );
     let free = "free space on it, or give images a larger disk";
     if available == ByteSize::ZERO {
         return Finding::advice(check, found, "every pull fails", free).into_failed();
     }
     let percent = i64::from(percent);
-    if let Some(kubelet) = running(kubelet) {
+    if let Some(kubelet) = running(kubelet)
+        && invalid.is_none()
+    {
         let high = kubelet.image_gc_high_threshold_percent;
         let low = kubelet.image_gc_low_threshold_percent;
         if high < 100 && percent >= high {
@@ -50,7 +59,7 @@ pub(super) fn space(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> 
             return Finding::advice(
                 check,
                 found,
-                format!("it is over the kubelet's threshold of {high} %: unused images, such as pre-pulled ones, are deleted down to {low} %"),
+                format!("it is at or over the kubelet's threshold of {high} %: unused images, such as pre-pulled ones, are deleted down to {low} %"),
                 format!("{free}; or a higher {higher}"),
             )
             .into_failed();
@@ -71,7 +80,8 @@ pub(super) fn space(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> 
 
 pub(super) fn eviction(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> Finding {
     let check = Check::DISK_EVICTION;
-    let (disk, kubelet) = match (disk, kubelet) {
+    let kubelet = with_valid(kubelet, &["evictionHard", "mergeDefaultEvictionSettings"]);
+    let (disk, kubelet) = match (disk, &kubelet) {
         (Ok(disk), Ok(kubelet)) => (disk, kubelet),
         (Err(unread), _) | (_, Err(unread)) => return Finding::skipped(check, unread),
     };
@@ -97,12 +107,6 @@ pub(super) fn eviction(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) 
             )]
             let share = available.bytes() as f64 / capacity.bytes() as f64 * 100.0;
             (format!("{percent} %"), share < *percent)
-        }
-        Some(EvictionThreshold::Invalid(text)) => {
-            let unread = Unread::new(format!(
-                "evictionHard imagefs.available is {text}, which is neither a share nor a quantity"
-            ));
-            return Finding::skipped(check, &unread);
         }
         Some(other) => {
             let unread = Unread::new(format!("evictionHard imagefs.available is {other:?}"));
@@ -193,7 +197,7 @@ pub(super) fn pressure(check: Check, pressure: &Fact<Pressure>) -> Finding {
 #[cfg(test)]
 mod tests {
     use fledged_core::port::FilesystemUsage;
-    use fledged_cri::inspection::PressureLine;
+    use fledged_cri::inspection::{InvalidSetting, PressureLine};
 
     use super::*;
     use crate::local::node_doctor::finding::Verdict;
@@ -243,6 +247,21 @@ mod tests {
     }
 
     #[test]
+    fn an_invalid_threshold_is_not_compared() {
+        let mut kubelet = KubeletSettings::default();
+        let setting = InvalidSetting::new(GC_THRESHOLDS[0], "\"x\"", "a number");
+        kubelet.invalid.push(setting);
+        let finding = space(&disk(10), &Ok(kubelet));
+        assert_eq!(finding.result, Verdict::Advice, "{finding:?}");
+        assert!(
+            finding
+                .found
+                .ends_with("imageGCHighThresholdPercent is invalid"),
+            "{finding:?}"
+        );
+    }
+
+    #[test]
     fn eviction_is_compared_with_shares_and_bytes() {
         let mut kubelet = KubeletSettings::default();
         assert_eq!(
@@ -262,11 +281,12 @@ mod tests {
             eviction(&disk(9), &Ok(kubelet.clone())).result,
             Verdict::Failed
         );
-        kubelet.image_eviction = Some(EvictionThreshold::Invalid("lots".to_owned()));
-        assert_eq!(
-            eviction(&disk(9), &Ok(kubelet.clone())).result,
-            Verdict::Skipped
-        );
+        let mut invalid = kubelet.clone();
+        let setting = InvalidSetting::new("evictionHard", "\"120%\"", "a share");
+        invalid.invalid.push(setting);
+        let finding = eviction(&disk(9), &Ok(invalid));
+        assert_eq!(finding.result, Verdict::Skipped);
+        assert!(finding.found.contains("120%"), "{finding:?}");
         kubelet.image_eviction = None;
         assert_eq!(eviction(&disk(0), &Ok(kubelet)).result, Verdict::Ok);
         assert_eq!(eviction(&disk(0), &no_kubelet()).result, Verdict::Skipped);

@@ -1,11 +1,32 @@
 //! The kubelet: when it deletes images, and how many it pulls at a time.
 
-use fledged_cri::inspection::{Fact, KubeletSettings};
+use fledged_cri::inspection::{Fact, KubeletSettings, Unread};
 
 use super::finding::{Check, Finding};
 
 /// The default of the agent's `--image-fs-high-threshold`, in percent.
 pub(super) const AGENT_THRESHOLD: i64 = 80;
+
+const HIGH: &str = "imageGCHighThresholdPercent";
+const LOW: &str = "imageGCLowThresholdPercent";
+const AGE: &str = "imageMaximumGCAge";
+const SERIALIZE: &str = "serializeImagePulls";
+const PARALLEL: &str = "maxParallelImagePulls";
+
+/// The settings, unless one of these fields is invalid: then its value is not known.
+pub(super) fn with_valid<'a>(
+    kubelet: &'a Fact<KubeletSettings>,
+    fields: &[&str],
+) -> Fact<&'a KubeletSettings> {
+    let kubelet = kubelet.as_ref().map_err(Clone::clone)?;
+    match kubelet.invalid(fields) {
+        Some(invalid) => Err(Unread::new(invalid.to_string())),
+        None => Ok(kubelet),
+    }
+}
+
+/// The fields that decide from which used share on images are deleted.
+pub(super) const GC_THRESHOLDS: [&str; 2] = [HIGH, LOW];
 
 /// What to set: the flag if one sets it now, otherwise the field of the file.
 pub(super) fn setting(kubelet: &KubeletSettings, flag: &str, field: &str, value: &str) -> String {
@@ -42,14 +63,33 @@ pub(super) fn settings(kubelet: &Fact<KubeletSettings>) -> Finding {
     } else {
         format!("no kubelet runs here; read from {file}")
     };
-    Finding::ok(check, found)
+    if kubelet.invalid.is_empty() {
+        return Finding::ok(check, found);
+    }
+    let invalid: Vec<String> = kubelet.invalid.iter().map(ToString::to_string).collect();
+    let cost = if kubelet.running {
+        "the kubelet uses the values it started with, and does not start again with these"
+    } else {
+        "the kubelet does not start"
+    };
+    let remedy = match (&kubelet.file, kubelet.flags.as_slice()) {
+        (Some(file), []) => format!("correct {}", file.display()),
+        (Some(file), _) => format!("correct {}, or the flags", file.display()),
+        (None, _) => "correct the flags".to_owned(),
+    };
+    Finding::advice(
+        check,
+        format!("{found}; {}", invalid.join("; ")),
+        cost,
+        format!("{remedy}; then restart the kubelet"),
+    )
 }
 
 pub(super) fn image_gc(kubelet: &Fact<KubeletSettings>) -> Finding {
     let check = Check::IMAGE_GC;
-    let kubelet = match kubelet {
+    let kubelet = match with_valid(kubelet, &GC_THRESHOLDS) {
         Ok(kubelet) => kubelet,
-        Err(unread) => return Finding::skipped(check, unread),
+        Err(unread) => return Finding::skipped(check, &unread),
     };
     let high = kubelet.image_gc_high_threshold_percent;
     let low = kubelet.image_gc_low_threshold_percent;
@@ -83,9 +123,9 @@ pub(super) fn image_gc(kubelet: &Fact<KubeletSettings>) -> Finding {
 
 pub(super) fn image_age(kubelet: &Fact<KubeletSettings>) -> Finding {
     let check = Check::IMAGE_AGE;
-    let kubelet = match kubelet {
+    let kubelet = match with_valid(kubelet, &[AGE]) {
         Ok(kubelet) => kubelet,
-        Err(unread) => return Finding::skipped(check, unread),
+        Err(unread) => return Finding::skipped(check, &unread),
     };
     let age = kubelet.image_maximum_gc_age;
     if age.is_zero() {
@@ -108,20 +148,23 @@ pub(super) fn image_age(kubelet: &Fact<KubeletSettings>) -> Finding {
 
 pub(super) fn image_pulls(kubelet: &Fact<KubeletSettings>) -> Finding {
     let check = Check::IMAGE_PULLS;
-    let kubelet = match kubelet {
+    let kubelet = match with_valid(kubelet, &[SERIALIZE, PARALLEL]) {
         Ok(kubelet) => kubelet,
-        Err(unread) => return Finding::skipped(check, unread),
+        Err(unread) => return Finding::skipped(check, &unread),
     };
-    if kubelet.serialize_image_pulls {
-        let set = setting(
-            kubelet,
-            "--serialize-image-pulls",
-            "serializeImagePulls",
-            "false",
-        );
+    let one_at_a_time = match (
+        kubelet.serialize_image_pulls,
+        kubelet.max_parallel_image_pulls,
+    ) {
+        (true, _) => Some("serializeImagePulls is true"),
+        (false, Some(1)) => Some("maxParallelImagePulls is 1"),
+        _ => None,
+    };
+    if let Some(cause) = one_at_a_time {
+        let set = setting(kubelet, "--serialize-image-pulls", SERIALIZE, "false");
         return Finding::advice(
             check,
-            "serializeImagePulls is true: the kubelet pulls one image at a time",
+            format!("{cause}: the kubelet pulls one image at a time"),
             "a pod whose image is not pre-pulled waits for all pulls before it, also those of Jobs of --node-driver=job; pulls of agents and of fledged node are not counted",
             format!("{set}; and maxParallelImagePulls: 3, because there is no limit otherwise"),
         );
@@ -136,6 +179,8 @@ pub(super) fn image_pulls(kubelet: &Fact<KubeletSettings>) -> Finding {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use fledged_cri::inspection::InvalidSetting;
 
     use super::*;
     use crate::local::node_doctor::finding::Verdict;
@@ -191,9 +236,42 @@ mod tests {
                 .found
                 .contains("any number")
         );
+        settings.max_parallel_image_pulls = Some(1);
+        let finding = image_pulls(&Ok(settings.clone()));
+        assert_eq!(finding.result, Verdict::Advice);
+        assert_eq!(
+            finding.found,
+            "maxParallelImagePulls is 1: the kubelet pulls one image at a time"
+        );
         settings.max_parallel_image_pulls = Some(4);
         let finding = image_pulls(&Ok(settings));
         assert_eq!(finding.result, Verdict::Ok);
         assert!(finding.found.contains("at most 4"), "{finding:?}");
+    }
+    #[test]
+    fn an_invalid_value_is_no_setting() {
+        let mut kubelet = kubelet();
+        for field in [HIGH, AGE, PARALLEL] {
+            kubelet
+                .invalid
+                .push(InvalidSetting::new(field, "\"x\"", "a number"));
+        }
+        let kubelet = Ok(kubelet);
+        let finding = settings(&kubelet);
+        assert_eq!(finding.result, Verdict::Advice);
+        for field in [HIGH, AGE, PARALLEL] {
+            let named = format!("{field} is \"x\", valid is a number");
+            assert!(finding.found.contains(&named), "{finding:?}");
+        }
+        let remedy = finding.remedy.unwrap();
+        assert!(remedy.contains("/var/lib/kubelet/config.yaml"), "{remedy}");
+        for finding in [
+            image_gc(&kubelet),
+            image_age(&kubelet),
+            image_pulls(&kubelet),
+        ] {
+            assert_eq!(finding.result, Verdict::Skipped);
+            assert!(finding.found.contains(" is \"x\", "), "{finding:?}");
+        }
     }
 }
