@@ -15,6 +15,20 @@ use rustix::fs::OFlags;
 ///
 /// The file cannot be opened or read, is no regular file, or is longer.
 pub(crate) fn read_text(path: &Path, max: u64) -> io::Result<String> {
+    let bytes = read_bytes(path, max)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// As [`read_text`]. Bytes that are not UTF-8 are an error.
+#[cfg(all(feature = "cri", feature = "oci"))]
+pub(crate) fn read_utf8(path: &Path, max: u64) -> io::Result<String> {
+    String::from_utf8(read_bytes(path, max)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to() + 1;
+        io::Error::other(format!("byte {at} is not valid UTF-8"))
+    })
+}
+
+fn read_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     // A FIFO without a writer would block the open.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new()
@@ -30,7 +44,7 @@ pub(crate) fn read_text(path: &Path, max: u64) -> io::Result<String> {
     if bytes.len() as u64 > max {
         return Err(io::Error::other(format!("longer than {max} bytes")));
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use super::containerd_settings::UnusedSettings;
 use super::{FILE_MAX, Fact, Unread};
 use crate::kubelet::{below, flag, processes, program};
-use crate::text_file::read_text;
+use crate::text_file::read_utf8;
 
 /// containerd's default.
 const DEFAULT_FILE: &str = "/etc/containerd/config.toml";
@@ -55,13 +55,26 @@ pub(super) struct ConfigContent {
 /// The process is not found, and the socket is not the default one.
 pub(super) fn read(root: &Path, socket: &Path) -> Fact<ConfigFile> {
     let mut others = 0_usize;
+    let mut unknown: Vec<ConfigFile> = Vec::new();
     for arguments in processes(root) {
         if program(&arguments) != "containerd" {
             continue;
         }
         let argument = |long, short| flag(&arguments, long).or_else(|| flag(&arguments, short));
-        let path = PathBuf::from(argument("--config", "-c").unwrap_or(DEFAULT_FILE));
-        let content = read_files(root, &path);
+        let named = argument("--config", "-c");
+        let path = PathBuf::from(named.unwrap_or(DEFAULT_FILE));
+        let content = match read_files(root, &path) {
+            Ok(content) if named.is_some() && !content.exists => Err(Unread::broken(format!(
+                "there is no {}, which the command line of containerd names",
+                path.display()
+            ))),
+            read => read,
+        };
+        if argument("--address", "-a").is_none() && content.is_err() {
+            // The file may have the address.
+            unknown.push(ConfigFile { path, content });
+            continue;
+        }
         let set = content
             .as_ref()
             .ok()
@@ -73,6 +86,25 @@ pub(super) fn read(root: &Path, socket: &Path) -> Fact<ConfigFile> {
             return Ok(ConfigFile { path, content });
         }
         others += 1;
+    }
+    if unknown.len() > 1 && is_same_socket(root, DEFAULT_SOCKET, socket) {
+        let of_others = |file: &ConfigFile| file.path != Path::new(DEFAULT_FILE);
+        unknown.sort_by_key(of_others);
+        unknown.truncate(1);
+    }
+    if unknown.len() > 1 {
+        let problems = unknown
+            .iter()
+            .filter_map(|file| file.content.as_ref().err());
+        let problems: Vec<String> = problems.map(ToString::to_string).collect();
+        return Err(Unread::broken(format!(
+            "which containerd listens on {} is not known: {}",
+            socket.display(),
+            problems.join("; ")
+        )));
+    }
+    if let Some(file) = unknown.pop() {
+        return Ok(file);
     }
     if others == 0 && is_same_socket(root, DEFAULT_SOCKET, socket) {
         let path = PathBuf::from(DEFAULT_FILE);
@@ -110,23 +142,36 @@ fn read_files(root: &Path, first: &Path) -> Fact<ConfigContent> {
             return Err(Unread::file(first, problem));
         }
         let is_first = read.is_empty();
-        let text = match read_text(&below(root, &path.to_string_lossy()), FILE_MAX) {
+        let text = match read_utf8(&below(root, &path.to_string_lossy()), FILE_MAX) {
             Ok(text) => text,
             Err(error) if is_first && error.kind() == io::ErrorKind::NotFound => {
                 return Ok(content);
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let path = path.display();
+                return Err(Unread::broken(format!(
+                    "there is no {path}, which is imported"
+                )));
+            }
             Err(error) => return Err(Unread::io(&path, &error)),
         };
         let table = parse(&text).map_err(|problem| Unread::file(&path, problem))?;
+        let version = version(&table).map_err(|problem| Unread::file(&path, problem))?;
         if is_first {
             content.exists = true;
-            content.version = version(&table);
+            content.version = version;
         }
         waiting.extend(imports(root, &path, &table)?);
         content.add(&path, &table);
         read.push(path);
     }
-    Ok(content)
+    match content.mistyped() {
+        Some(problem) => Err(Unread::broken(format!(
+            "cannot use {}: {problem}",
+            first.display()
+        ))),
+        None => Ok(content),
+    }
 }
 
 /// The table of a file, or the line and the problem, without the text of the line: it may hold a password.
@@ -139,18 +184,25 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
 }
 
 /// Files without a version have version 1.
-fn version(table: &Table) -> i64 {
-    table
-        .get("version")
-        .and_then(Value::as_integer)
-        .unwrap_or(1)
+fn version(table: &Table) -> Result<i64, &'static str> {
+    let Some(version) = table.get("version") else {
+        return Ok(1);
+    };
+    version.as_integer().ok_or("its version is not an integer")
 }
 
 /// The files that a file imports: absolute, or relative to its folder, the last part perhaps with `*`.
 fn imports(root: &Path, file: &Path, table: &Table) -> Fact<Vec<PathBuf>> {
-    let listed = table.get("imports").and_then(Value::as_array);
+    let Some(listed) = table.get("imports") else {
+        return Ok(Vec::new());
+    };
+    let listed = listed.as_array().and_then(|listed| {
+        let patterns = listed.iter().map(Value::as_str);
+        patterns.collect::<Option<Vec<&str>>>()
+    });
+    let listed = listed.ok_or_else(|| Unread::file(file, "imports is not a list of strings"))?;
     let mut found = Vec::new();
-    for pattern in listed.into_iter().flatten().filter_map(Value::as_str) {
+    for pattern in listed {
         let pattern = match file.parent() {
             Some(folder) => folder.join(pattern),
             None => PathBuf::from(pattern),
@@ -212,7 +264,8 @@ impl ConfigContent {
         if let Some(address) = address(server).or_else(|| address(table.get("grpc"))) {
             self.address = Some(address);
         }
-        let old = match version(table) {
+        let version = version(table).unwrap_or(1);
+        let old = match version {
             ..=1 => plugin(CRI_V1).map(|table| (CRI_V1, table)),
             _ => plugin(CRI_V2).map(|table| (CRI_V2, table)),
         };
@@ -221,7 +274,7 @@ impl ConfigContent {
         }
         if let Some((name, old)) = old {
             let moved = with_new_names(old);
-            if version(table) < 3 {
+            if version < 3 {
                 merge(&mut self.images, &moved);
             } else if !moved.is_empty() {
                 self.unused.push(UnusedSettings {
@@ -234,6 +287,83 @@ impl ConfigContent {
         if let Some(transfer) = plugin(TRANSFER) {
             merge(&mut self.transfer, transfer);
         }
+    }
+
+    /// The first setting whose value has the wrong type. The plugin does not start with it.
+    fn mistyped(&self) -> Option<String> {
+        let registry = self.images.get("registry");
+        if registry.is_some_and(|registry| !registry.is_table()) {
+            return Some("registry is not a table".to_owned());
+        }
+        let registry = registry.and_then(Value::as_table);
+        let images = Some(&self.images);
+        let transfer = Some(&self.transfer);
+        for (table, key, is_valid, kind) in [
+            (
+                images,
+                "snapshotter",
+                Value::is_str as fn(&Value) -> bool,
+                "a string",
+            ),
+            (
+                images,
+                "discard_unpacked_layers",
+                Value::is_bool,
+                "a boolean",
+            ),
+            (
+                images,
+                "disable_snapshot_annotations",
+                Value::is_bool,
+                "a boolean",
+            ),
+            (
+                images,
+                "image_pull_with_sync_fs",
+                Value::is_bool,
+                "a boolean",
+            ),
+            (images, "use_local_image_pull", Value::is_bool, "a boolean"),
+            (
+                images,
+                "max_concurrent_downloads",
+                Value::is_integer,
+                "an integer",
+            ),
+            (
+                images,
+                "concurrent_layer_fetch_buffer",
+                Value::is_integer,
+                "an integer",
+            ),
+            (registry, "config_path", Value::is_str, "a string"),
+            (
+                transfer,
+                "max_concurrent_downloads",
+                Value::is_integer,
+                "an integer",
+            ),
+            (
+                transfer,
+                "concurrent_layer_fetch_buffer",
+                Value::is_integer,
+                "an integer",
+            ),
+            (
+                transfer,
+                "max_concurrent_unpacks",
+                Value::is_integer,
+                "an integer",
+            ),
+        ] {
+            if table
+                .and_then(|table| table.get(key))
+                .is_some_and(|value| !is_valid(value))
+            {
+                return Some(format!("{key} is not {kind}"));
+            }
+        }
+        None
     }
 }
 
@@ -377,10 +507,18 @@ mod tests {
                 "imports = ['/etc/missing.toml']",
                 "there is no /etc/missing.toml",
             ),
+            ("version = '2'", "its version is not an integer"),
+            ("imports = '/a'", "imports is not a list of strings"),
+            (
+                "version = 3\n[plugins.'io.containerd.transfer.v1.local']\nmax_concurrent_unpacks = '4'\n",
+                "max_concurrent_unpacks is not an integer",
+            ),
         ] {
             let root = machine(&[("etc/containerd/config.toml", text)]);
             let file = read(root.path(), Path::new(DEFAULT_SOCKET)).unwrap();
-            let unread = file.content.unwrap_err().to_string();
+            let unread = file.content.unwrap_err();
+            assert!(unread.is_broken(), "{unread}");
+            let unread = unread.to_string();
             assert!(unread.contains(problem), "{unread}");
             assert!(!unread.contains("hush"), "{unread}");
         }
@@ -400,6 +538,48 @@ mod tests {
         ]);
         let file = read(root.path(), Path::new(DEFAULT_SOCKET)).unwrap();
         assert!(file.content.unwrap().exists);
+    }
+
+    #[test]
+    fn what_is_no_text_file_is_broken() {
+        let content = |root: &Path| {
+            let file = read(root, Path::new(DEFAULT_SOCKET)).unwrap();
+            file.content.unwrap_err()
+        };
+        let root = machine(&[("etc/containerd/config.toml/x", "")]);
+        let unread = content(root.path());
+        assert!(unread.is_broken(), "{unread}");
+        let root = machine(&[("etc/containerd/x", "")]);
+        fs::write(root.path().join(&DEFAULT_FILE[1..]), b"a = '\xff'\n").unwrap();
+        let unread = content(root.path());
+        assert!(unread.is_broken(), "{unread}");
+        assert!(unread.to_string().ends_with("byte 6 is not valid UTF-8"));
+    }
+
+    #[test]
+    fn a_broken_file_that_may_have_the_address_is_named() {
+        let broken = "[plugins.'io.containerd.server.v1.grpc']\naddress = '/run/d.sock'\n[a\n";
+        let root = machine(&[
+            ("proc/7/cmdline", "containerd\0-c\0/d/config.toml\0"),
+            ("proc/8/cmdline", "containerd\0--address=/run/k.sock\0"),
+            ("d/config.toml", broken),
+        ]);
+        let file = read(root.path(), Path::new("/run/d.sock")).unwrap();
+        assert_eq!(file.path, Path::new("/d/config.toml"));
+        let unread = file.content.unwrap_err();
+        assert!(unread.is_broken(), "{unread}");
+        assert!(unread.to_string().contains("/d/config.toml: line 3: "));
+        let known = read(root.path(), Path::new("/run/k.sock")).unwrap();
+        assert_eq!(known.path, Path::new(DEFAULT_FILE));
+    }
+
+    #[test]
+    fn a_missing_file_that_the_process_names_is_broken() {
+        let root = machine(&[("proc/7/cmdline", "containerd\0-c\0/missing.toml\0")]);
+        let file = read(root.path(), Path::new(DEFAULT_SOCKET)).unwrap();
+        let unread = file.content.unwrap_err();
+        assert!(unread.is_broken(), "{unread}");
+        assert!(unread.to_string().starts_with("there is no /missing.toml"));
     }
 
     #[test]

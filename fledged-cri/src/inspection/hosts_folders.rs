@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::FILE_MAX;
 use crate::kubelet::below;
 use crate::registry::hosts_problem;
-use crate::text_file::read_text;
+use crate::text_file::read_utf8;
 
 /// Most folders of registries that are read in one directory.
 const FOLDERS_MAX: usize = 1000;
@@ -80,7 +80,7 @@ pub(super) fn read(root: &Path, dirs: &[PathBuf]) -> HostsFolders {
 fn read_registry(root: &Path, dir: &Path, name: String, folders: &mut HostsFolders) {
     let file = dir.join(&name).join("hosts.toml");
     let path = below(root, &file.to_string_lossy());
-    let text = match read_text(&path, FILE_MAX) {
+    let text = match read_utf8(&path, FILE_MAX) {
         Ok(text) => text,
         // A file beside the folders, or a folder with certificates only.
         Err(error)

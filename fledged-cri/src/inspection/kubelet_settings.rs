@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{FILE_MAX, Fact, Unread};
 use crate::kubelet::{CONFIG, CONFIG_FLAG, below, embeds_kubelet, flag, processes, program};
-use crate::text_file::read_text;
+use crate::text_file::read_utf8;
 
 /// The flag of a directory whose files are merged over the configuration file.
 const CONFIG_DIR_FLAG: &str = "--config-dir";
@@ -166,7 +166,10 @@ fn of_process(root: &Path, arguments: &[String]) -> Fact<KubeletSettings> {
     if let Some(file) = flag(arguments, CONFIG_FLAG) {
         let file = PathBuf::from(file);
         config = read_file(root, &file).map_err(|error| match error {
-            FileError::Missing => Unread::new(format!("there is no {}", file.display())),
+            FileError::Missing => Unread::broken(format!(
+                "there is no {}, which the kubelet's command line names",
+                file.display()
+            )),
             FileError::Unread(unread) => unread,
         })?;
         settings.file = Some(file);
@@ -212,7 +215,7 @@ fn drop_ins(root: &Path, folder: &Path) -> Fact<Vec<PathBuf>> {
 /// A KubeletConfiguration, in YAML or JSON.
 fn read_file(root: &Path, file: &Path) -> Result<Value, FileError> {
     let text =
-        read_text(&below(root, &file.to_string_lossy()), FILE_MAX).map_err(|error| match error
+        read_utf8(&below(root, &file.to_string_lossy()), FILE_MAX).map_err(|error| match error
             .kind()
         {
             io::ErrorKind::NotFound => FileError::Missing,

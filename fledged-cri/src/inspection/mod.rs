@@ -58,22 +58,46 @@ pub type Fact<T> = Result<T, Unread>;
 
 /// Why something was not read, as a phrase. It names the file or call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unread(String);
+#[error("{phrase}")]
+pub struct Unread {
+    phrase: String,
+    is_broken: bool,
+}
 
 impl Unread {
     /// With this phrase.
     pub fn new(phrase: impl Into<String>) -> Self {
-        Self(phrase.into())
+        Self {
+            phrase: phrase.into(),
+            is_broken: false,
+        }
+    }
+
+    /// With this phrase: a file is invalid, or one that another names is missing.
+    pub fn broken(phrase: impl Into<String>) -> Self {
+        Self {
+            is_broken: true,
+            ..Self::new(phrase)
+        }
+    }
+
+    /// Whether a file is invalid, so that its program cannot read it either.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     fn file(path: &Path, problem: impl fmt::Display) -> Self {
-        Self(format!("cannot read {}: {problem}", path.display()))
+        Self::broken(format!("cannot read {}: {problem}", path.display()))
     }
 
     fn io(path: &Path, error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::NotFound => Self(format!("there is no {}", path.display())),
+            io::ErrorKind::NotFound => Self::new(format!("there is no {}", path.display())),
+            // Its program may have more rights than this process.
+            io::ErrorKind::PermissionDenied => {
+                Self::new(format!("cannot read {}: {error}", path.display()))
+            }
             _ => Self::file(path, error),
         }
     }

@@ -82,6 +82,7 @@ fn hostile_files_are_named_and_never_waited_for() {
         (found.containerd.unwrap_err(), "/etc/containerd/config.toml"),
         (found.hosts.unwrap_err(), "/etc/containerd/config.toml"),
     ] {
+        assert!(unread.is_broken(), "{unread}");
         let expected = format!("cannot read {file}: not a regular file");
         assert_eq!(unread.to_string(), expected);
     }
@@ -90,6 +91,7 @@ fn hostile_files_are_named_and_never_waited_for() {
     fs::create_dir_all(long.parent().unwrap()).unwrap();
     fs::write(&long, "#".repeat(FILE_MAX as usize + 1)).unwrap();
     let unread = inspect(root.path(), "v2.2.3").containerd.unwrap_err();
+    assert!(unread.is_broken(), "{unread}");
     assert!(unread.to_string().contains("longer than"), "{unread}");
 }
 

@@ -192,7 +192,7 @@ async fn a_disk_over_the_kubelets_threshold_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_files_are_named_and_skipped() {
+async fn broken_files_are_named() {
     let fake = FakeCri::start();
     fake.set_runtime("containerd", "v2.1.0\u{1b}[31m");
     let socket = fake.socket().display().to_string();
@@ -203,13 +203,26 @@ async fn broken_files_are_named_and_skipped() {
         ("var/lib/kubelet/config.yaml", "a: [\n"),
     ]);
     let output = doctor(&fake.uri(), root.path());
-    for (name, file) in [
-        ("containerd-settings", "/etc/containerd/config.toml: line 2"),
-        ("layer-downloads", "/etc/containerd/config.toml: line 2"),
-        ("kubelet-settings", "/var/lib/kubelet/config.yaml: "),
+    for (name, result, file) in [
+        (
+            "containerd-settings",
+            "advice",
+            "/etc/containerd/config.toml: line 2",
+        ),
+        (
+            "layer-downloads",
+            "skipped",
+            "/etc/containerd/config.toml: line 2",
+        ),
+        (
+            "kubelet-settings",
+            "advice",
+            "/var/lib/kubelet/config.yaml: ",
+        ),
+        ("image-gc-age", "skipped", "/var/lib/kubelet/config.yaml: "),
     ] {
         let check = check(&output, name);
-        assert_eq!(check["result"], "skipped", "{check}");
+        assert_eq!(check["result"], result, "{check}");
         assert!(text(&check, "found").contains(file), "{check}");
     }
     let table = Fledged::new()

@@ -133,6 +133,9 @@ pub(super) fn settings(containerd: &Fact<ContainerdSettings>) -> Finding {
     let check = Check::CONTAINERD_SETTINGS;
     let settings = match containerd {
         Ok(settings) => settings,
+        Err(unread) if unread.is_broken() => {
+            return Finding::broken_file(check, unread.to_string(), "containerd");
+        }
         Err(unread) => return Finding::skipped(check, unread),
     };
     if let Some(unused) = settings.unused.first() {
@@ -158,7 +161,15 @@ pub(super) fn settings(containerd: &Fact<ContainerdSettings>) -> Finding {
         }
         _ => "containerd's defaults",
     };
-    Finding::ok(check, format!("{origin}; {file_state}"))
+    let found = format!("{origin}; {file_state}");
+    if settings
+        .file_problem
+        .as_ref()
+        .is_some_and(Unread::is_broken)
+    {
+        return Finding::broken_file(check, found, "containerd");
+    }
+    Finding::ok(check, found)
 }
 
 pub(super) fn layer_downloads(containerd: &Fact<ContainerdSettings>) -> Finding {
@@ -576,5 +587,22 @@ mod tests {
         settings.images.discard_unpacked_layers = true;
         let finding = unpacked_layers(&Ok(settings));
         assert!(finding.found.contains("cannot be exported"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_broken_file_is_advice_also_beside_a_status() {
+        let broken = Unread::broken("cannot read /f: line 2: unclosed table");
+        let finding = super::settings(&Err(broken.clone()));
+        assert_eq!(finding.result, Verdict::Advice);
+        let mut status = containerd(Release(1, 7, 0));
+        status.origin = SettingsOrigin::Status;
+        status.file_problem = Some(broken);
+        let finding = super::settings(&Ok(status.clone()));
+        assert_eq!(finding.result, Verdict::Advice);
+        assert!(finding.found.ends_with("line 2: unclosed table"));
+        status.file_problem = Some(Unread::new("cannot read /f: permission denied"));
+        assert_eq!(super::settings(&Ok(status)).result, Verdict::Ok);
+        let unread = Err(Unread::new("no process containerd"));
+        assert_eq!(super::settings(&unread).result, Verdict::Skipped);
     }
 }

@@ -112,6 +112,18 @@ impl Finding {
         }
     }
 
+    /// A configuration file that its program cannot read.
+    pub(super) fn broken_file(check: Check, found: impl Into<String>, program: &str) -> Self {
+        Self::advice(
+            check,
+            found,
+            format!(
+                "{program} uses the settings that it started with, and may not start again with this file"
+            ),
+            format!("correct the file; then restart {program}"),
+        )
+    }
+
     /// The same finding as a failure.
     pub(super) fn into_failed(self) -> Self {
         Self {

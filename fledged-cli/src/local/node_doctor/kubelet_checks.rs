@@ -48,6 +48,9 @@ pub(super) fn settings(kubelet: &Fact<KubeletSettings>) -> Finding {
     let check = Check::KUBELET_SETTINGS;
     let kubelet = match kubelet {
         Ok(kubelet) => kubelet,
+        Err(unread) if unread.is_broken() => {
+            return Finding::broken_file(check, unread.to_string(), "the kubelet");
+        }
         Err(unread) => return Finding::skipped(check, unread),
     };
     let file = match &kubelet.file {
