@@ -1,9 +1,11 @@
 //! The runtime that the kubelet of this machine uses: from its process and its configuration file.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::node_path::below;
 use crate::target::RuntimeUri;
 use crate::text_file::read_text;
 
@@ -35,24 +37,29 @@ pub(crate) enum Named {
 ///
 /// Blocks. What cannot be read counts as missing: other users' processes are hidden on some machines.
 pub(crate) fn named_runtime(root: &Path) -> Option<Named> {
-    let configured = |path: &str| endpoint_in_config(&below(root, path));
-    for arguments in processes(root) {
-        let program = program(&arguments);
+    let configured = |path: &Path| endpoint_in_config(&below(root, path).ok()?);
+    for process in processes(root) {
+        let program = process.program();
         let embedded = EMBEDDED.iter().find(|(name, _)| *name == program);
         if program != "kubelet" && embedded.is_none() {
             continue;
         }
-        let named = flag(&arguments, ENDPOINT_FLAG)
+        let config = || match process.flag(CONFIG_FLAG) {
+            Some(config) => configured(&process.path(root, config).ok()?),
+            None => configured(Path::new(CONFIG)),
+        };
+        let named = process
+            .flag(ENDPOINT_FLAG)
             .and_then(parse)
             .or_else(|| match embedded {
                 Some((_, socket)) => parse(socket),
-                None => configured(flag(&arguments, CONFIG_FLAG).unwrap_or(CONFIG)),
+                None => config(),
             });
         if let Some(uri) = named {
             return Some(Named::Running(uri));
         }
     }
-    configured(CONFIG).map(Named::Configured)
+    configured(Path::new(CONFIG)).map(Named::Configured)
 }
 
 /// Whether this program contains a kubelet, as k3s does.
@@ -61,36 +68,66 @@ pub(crate) fn embeds_kubelet(program: &str) -> bool {
     EMBEDDED.iter().any(|(name, _)| *name == program)
 }
 
-/// The file name of the program of a command line.
-pub(crate) fn program(arguments: &[String]) -> &str {
-    let path = arguments.first().map_or("", String::as_str);
-    path.rsplit('/').next().unwrap_or_default()
+/// A process of the node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Process {
+    id: u64,
+    pub(crate) arguments: Vec<String>,
 }
 
-/// The command lines of the processes of root and of this user. Other users could start a program called
+impl Process {
+    /// The file name of its program.
+    pub(crate) fn program(&self) -> &str {
+        let path = self.arguments.first().map_or("", String::as_str);
+        path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The value of `--flag=value` or `--flag value`.
+    pub(crate) fn flag(&self, name: &str) -> Option<&str> {
+        flag(&self.arguments, name)
+    }
+
+    /// A path of its command line as a path of the node: a relative one starts in its working directory.
+    ///
+    /// # Errors
+    ///
+    /// The working directory cannot be read.
+    pub(crate) fn path(&self, root: &Path, path: &str) -> io::Result<PathBuf> {
+        if Path::new(path).is_absolute() {
+            return Ok(PathBuf::from(path));
+        }
+        let folder = below(root, format!("/proc/{}", self.id))?;
+        Ok(fs::read_link(folder.join("cwd"))?.join(path))
+    }
+}
+
+/// The processes of root and of this user. Other users could start a program called
 /// kubelet to have credentials sent to a socket of theirs.
-pub(crate) fn processes(root: &Path) -> Vec<Vec<String>> {
+pub(crate) fn processes(root: &Path) -> Vec<Process> {
     let own = fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid());
-    let mut found: Vec<(u64, Vec<String>)> = Vec::new();
-    for entry in fs::read_dir(below(root, "/proc"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let Some(id) = entry.file_name().to_str().and_then(|id| id.parse().ok()) else {
+    let mut found = Vec::new();
+    let folder = below(root, "/proc").and_then(fs::read_dir);
+    for entry in folder.into_iter().flatten().flatten() {
+        let Some(id) = entry
+            .file_name()
+            .to_str()
+            .and_then(|id| id.parse::<u64>().ok())
+        else {
             continue;
         };
         let trusted = entry
             .metadata()
             .is_ok_and(|metadata| [0, own].contains(&metadata.uid()));
-        if trusted && let Some(text) = read(&entry.path().join("cmdline")) {
+        let file = below(root, format!("/proc/{id}/cmdline")).ok();
+        if trusted && let Some(text) = file.and_then(|file| read(&file)) {
             // k3s replaces its command line by one string with spaces.
             let arguments = text.split(['\0', ' ']).filter(|part| !part.is_empty());
-            found.push((id, arguments.map(str::to_owned).collect()));
+            let arguments = arguments.map(str::to_owned).collect();
+            found.push(Process { id, arguments });
         }
     }
     found.sort();
-    found.into_iter().map(|(_, arguments)| arguments).collect()
+    found
 }
 
 /// The value of `--flag=value` or `--flag value`.
@@ -134,11 +171,6 @@ fn parse(text: &str) -> Option<RuntimeUri> {
 
 fn read(path: &Path) -> Option<String> {
     read_text(path, READ_MAX).ok()
-}
-
-/// The path in the file system at `root`.
-pub(crate) fn below(root: &Path, path: &str) -> PathBuf {
-    root.join(path.trim_start_matches('/'))
 }
 
 #[cfg(test)]
@@ -219,6 +251,22 @@ mod tests {
             ]),
             Some(Named::Running(socket))
         );
+    }
+
+    #[test]
+    fn a_relative_configuration_is_in_the_working_directory() {
+        let root = machine(&[
+            ("proc/12/cmdline", "kubelet\0--config\0kc.yaml\0"),
+            (
+                "srv/kc.yaml",
+                "containerRuntimeEndpoint: unix:///run/a.sock\n",
+            ),
+            ("kc.yaml", "containerRuntimeEndpoint: unix:///run/b.sock\n"),
+        ]);
+        assert_eq!(named_runtime(root.path()), None, "no working directory");
+        std::os::unix::fs::symlink("/srv", root.path().join("proc/12/cwd")).unwrap();
+        let found = named_runtime(root.path());
+        assert_eq!(found, Some(Named::Running(cri("/run/a.sock"))));
     }
 
     #[test]

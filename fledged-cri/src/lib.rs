@@ -22,6 +22,7 @@ pub mod docker;
 #[cfg(all(feature = "cri", feature = "oci"))]
 pub mod inspection;
 mod kubelet;
+mod node_path;
 #[cfg(feature = "oci")]
 pub mod oci;
 mod open;

@@ -10,7 +10,8 @@ use toml::{Table, Value};
 
 use super::containerd_settings::UnusedSettings;
 use super::{FILE_MAX, Fact, Unread};
-use crate::kubelet::{below, flag, processes, program};
+use crate::kubelet::processes;
+use crate::node_path::below;
 use crate::text_file::read_utf8;
 
 /// containerd's default.
@@ -56,14 +57,25 @@ pub(super) struct ConfigContent {
 pub(super) fn read(root: &Path, socket: &Path) -> Fact<ConfigFile> {
     let mut others = 0_usize;
     let mut unknown: Vec<ConfigFile> = Vec::new();
-    for arguments in processes(root) {
-        if program(&arguments) != "containerd" {
+    for process in processes(root) {
+        if process.program() != "containerd" {
             continue;
         }
-        let argument = |long, short| flag(&arguments, long).or_else(|| flag(&arguments, short));
+        let argument = |long, short| process.flag(long).or_else(|| process.flag(short));
         let named = argument("--config", "-c");
-        let path = PathBuf::from(named.unwrap_or(DEFAULT_FILE));
-        let content = match read_files(root, &path) {
+        let named_path = process.path(root, named.unwrap_or(DEFAULT_FILE));
+        let (path, read) = match named_path {
+            Ok(path) => {
+                let read = read_files(root, &path);
+                (path, read)
+            }
+            Err(error) => {
+                let path = named.unwrap_or(DEFAULT_FILE);
+                let unread = Unread::working_directory("containerd", path, &error);
+                (PathBuf::from(path), Err(unread))
+            }
+        };
+        let content = match read {
             Ok(content) if named.is_some() && !content.exists => Err(Unread::broken(format!(
                 "there is no {}, which the command line of containerd names",
                 path.display()
@@ -123,10 +135,12 @@ fn is_same_socket(root: &Path, address: &str, socket: &Path) -> bool {
         let metadata = fs::metadata(path).ok()?;
         Some((metadata.dev(), metadata.ino()))
     };
-    let outside = below(root, address);
+    let outside = below(root, address).ok();
     Path::new(address) == socket
-        || outside == socket
-        || id(&outside).is_some_and(|address| Some(address) == id(socket))
+        || root.join(address.trim_start_matches('/')) == socket
+        || outside.is_some_and(|outside| {
+            outside == socket || id(&outside).is_some_and(|address| Some(address) == id(socket))
+        })
 }
 
 fn read_files(root: &Path, first: &Path) -> Fact<ConfigContent> {
@@ -142,7 +156,7 @@ fn read_files(root: &Path, first: &Path) -> Fact<ConfigContent> {
             return Err(Unread::file(first, problem));
         }
         let is_first = read.is_empty();
-        let text = match read_utf8(&below(root, &path.to_string_lossy()), FILE_MAX) {
+        let text = match below(root, &path).and_then(|path| read_utf8(&path, FILE_MAX)) {
             Ok(text) => text,
             Err(error) if is_first && error.kind() == io::ErrorKind::NotFound => {
                 return Ok(content);
@@ -215,7 +229,7 @@ fn imports(root: &Path, file: &Path, table: &Table) -> Fact<Vec<PathBuf>> {
             found.push(pattern);
             continue;
         }
-        let entries = match fs::read_dir(below(root, &folder.to_string_lossy())) {
+        let entries = match below(root, folder).and_then(fs::read_dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(Unread::io(folder, &error)),
@@ -443,7 +457,7 @@ mod tests {
                 "version = 4\n[plugins.'io.containerd.server.v1.grpc']\naddress = '/run/d.sock'\n",
             ),
         ]);
-        let file = |socket: &str| read(root.path(), &below(root.path(), socket));
+        let file = |socket: &str| read(root.path(), &below(root.path(), socket).unwrap());
         let k3s = file("/run/k.sock");
         assert_eq!(k3s.as_ref().unwrap().path, Path::new("/k/config.toml"));
         assert_eq!(downloads(&k3s), Some(9));
@@ -580,6 +594,26 @@ mod tests {
         let unread = file.content.unwrap_err();
         assert!(unread.is_broken(), "{unread}");
         assert!(unread.to_string().starts_with("there is no /missing.toml"));
+    }
+
+    #[test]
+    fn a_relative_file_is_in_the_working_directory() {
+        let root = machine(&[
+            ("proc/7/cmdline", "containerd\0-c\0ctd/config.toml\0"),
+            (
+                "srv/ctd/config.toml",
+                "version = 2\n[plugins.'io.containerd.grpc.v1.cri']\nmax_concurrent_downloads = 7\n",
+            ),
+            ("ctd/config.toml", "[a\n"),
+        ]);
+        let file = read(root.path(), Path::new(DEFAULT_SOCKET)).unwrap();
+        let unread = file.content.unwrap_err();
+        assert!(unread.to_string().contains("working directory"), "{unread}");
+        assert!(!unread.is_broken(), "{unread}");
+        std::os::unix::fs::symlink("/srv", root.path().join("proc/7/cwd")).unwrap();
+        let file = read(root.path(), Path::new(DEFAULT_SOCKET));
+        assert_eq!(downloads(&file), Some(7));
+        assert_eq!(file.unwrap().path, Path::new("/srv/ctd/config.toml"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::FILE_MAX;
-use crate::kubelet::below;
+use crate::node_path::below;
 use crate::registry::hosts_problem;
 use crate::text_file::read_utf8;
 
@@ -49,7 +49,7 @@ impl HostsProblem {
 pub(super) fn read(root: &Path, dirs: &[PathBuf]) -> HostsFolders {
     let mut folders = HostsFolders::default();
     for dir in dirs {
-        match fs::read_dir(below(root, &dir.to_string_lossy())) {
+        match below(root, dir).and_then(fs::read_dir) {
             Ok(entries) => {
                 folders.found.push(dir.clone());
                 let names = entries.take(FOLDERS_MAX + 1).flatten();
@@ -79,8 +79,7 @@ pub(super) fn read(root: &Path, dirs: &[PathBuf]) -> HostsFolders {
 
 fn read_registry(root: &Path, dir: &Path, name: String, folders: &mut HostsFolders) {
     let file = dir.join(&name).join("hosts.toml");
-    let path = below(root, &file.to_string_lossy());
-    let text = match read_utf8(&path, FILE_MAX) {
+    let text = match below(root, &file).and_then(|path| read_utf8(&path, FILE_MAX)) {
         Ok(text) => text,
         // A file beside the folders, or a folder with certificates only.
         Err(error)

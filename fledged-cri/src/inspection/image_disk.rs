@@ -7,7 +7,7 @@ use fledged_core::port::FilesystemUsage;
 
 use super::{Fact, Unread};
 use crate::disk::with_stat;
-use crate::kubelet::below;
+use crate::node_path::below;
 
 /// Space and inodes of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub(super) fn read(root: &Path, filesystems: &[FilesystemUsage]) -> Fact<ImageDi
         return Err(Unread::new("the runtime does not say where its images are"));
     };
     let path = PathBuf::from(&first.path);
-    let stat = rustix::fs::statvfs(below(root, &first.path))
-        .map_err(|error| Unread::io(&path, &error.into()))?;
+    let stat = below(root, &path).and_then(|path| Ok(rustix::fs::statvfs(&path)?));
+    let stat = stat.map_err(|error| Unread::io(&path, &error))?;
     let usage = FilesystemUsage::new(first.path.clone(), first.used);
     let usage = with_stat(usage, &stat);
     if usage

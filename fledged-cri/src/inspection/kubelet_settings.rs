@@ -11,7 +11,8 @@ use fledged_core::model::{ByteSize, GoDuration};
 use serde_json::Value;
 
 use super::{FILE_MAX, Fact, Unread};
-use crate::kubelet::{CONFIG, CONFIG_FLAG, below, embeds_kubelet, flag, processes, program};
+use crate::kubelet::{CONFIG, CONFIG_FLAG, Process, embeds_kubelet, flag, processes};
+use crate::node_path::below;
 use crate::text_file::read_utf8;
 
 /// The flag of a directory whose files are merged over the configuration file.
@@ -125,15 +126,15 @@ impl Default for KubeletSettings {
 
 /// The settings of the kubelet that runs, or else those in its usual file.
 pub(super) fn read(root: &Path) -> Fact<KubeletSettings> {
-    for arguments in processes(root) {
-        let program = program(&arguments);
+    for process in processes(root) {
+        let program = process.program();
         if embeds_kubelet(program) {
             return Err(Unread::new(format!(
                 "the kubelet is a part of {program}, which passes it settings that no command line shows"
             )));
         }
         if program == "kubelet" {
-            return of_process(root, &arguments);
+            return of_process(root, &process);
         }
     }
     let file = Path::new(CONFIG);
@@ -160,11 +161,15 @@ enum FileError {
     Unread(Unread),
 }
 
-fn of_process(root: &Path, arguments: &[String]) -> Fact<KubeletSettings> {
+fn of_process(root: &Path, process: &Process) -> Fact<KubeletSettings> {
+    let path = |path: &str| {
+        let found = process.path(root, path);
+        found.map_err(|error| Unread::working_directory("the kubelet", path, &error))
+    };
     let mut settings = KubeletSettings::default();
     let mut config = Value::Null;
-    if let Some(file) = flag(arguments, CONFIG_FLAG) {
-        let file = PathBuf::from(file);
+    if let Some(file) = process.flag(CONFIG_FLAG) {
+        let file = path(file)?;
         config = read_file(root, &file).map_err(|error| match error {
             FileError::Missing => Unread::broken(format!(
                 "there is no {}, which the kubelet's command line names",
@@ -174,8 +179,8 @@ fn of_process(root: &Path, arguments: &[String]) -> Fact<KubeletSettings> {
         })?;
         settings.file = Some(file);
     }
-    if let Some(folder) = flag(arguments, CONFIG_DIR_FLAG) {
-        for file in drop_ins(root, Path::new(folder))? {
+    if let Some(folder) = process.flag(CONFIG_DIR_FLAG) {
+        for file in drop_ins(root, &path(folder)?)? {
             match read_file(root, &file) {
                 Ok(more) => merge(&mut config, more),
                 Err(FileError::Missing) => {}
@@ -184,14 +189,14 @@ fn of_process(root: &Path, arguments: &[String]) -> Fact<KubeletSettings> {
         }
     }
     settings.set_config(&config);
-    settings.set_flags(arguments);
+    settings.set_flags(&process.arguments);
     settings.check_together();
     Ok(settings)
 }
 
 /// The files `*.conf` of the directory, in the order in which the kubelet merges them.
 fn drop_ins(root: &Path, folder: &Path) -> Fact<Vec<PathBuf>> {
-    let entries = match fs::read_dir(below(root, &folder.to_string_lossy())) {
+    let entries = match below(root, folder).and_then(fs::read_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Unread::io(folder, &error)),
@@ -214,13 +219,11 @@ fn drop_ins(root: &Path, folder: &Path) -> Fact<Vec<PathBuf>> {
 
 /// A KubeletConfiguration, in YAML or JSON.
 fn read_file(root: &Path, file: &Path) -> Result<Value, FileError> {
-    let text =
-        read_utf8(&below(root, &file.to_string_lossy()), FILE_MAX).map_err(|error| match error
-            .kind()
-        {
-            io::ErrorKind::NotFound => FileError::Missing,
-            _ => FileError::Unread(Unread::io(file, &error)),
-        })?;
+    let text = below(root, file).and_then(|path| read_utf8(&path, FILE_MAX));
+    let text = text.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => FileError::Missing,
+        _ => FileError::Unread(Unread::io(file, &error)),
+    })?;
     parse(&text).map_err(|problem| FileError::Unread(Unread::file(file, problem)))
 }
 

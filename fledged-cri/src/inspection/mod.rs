@@ -91,6 +91,13 @@ impl Unread {
         Self::broken(format!("cannot read {}: {problem}", path.display()))
     }
 
+    /// A relative path of a command line, without the working directory of its process.
+    fn working_directory(program: &str, path: &str, error: &io::Error) -> Self {
+        Self::new(format!(
+            "{path} is relative to the working directory of {program}, which cannot be read: {error}"
+        ))
+    }
+
     fn io(path: &Path, error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::new(format!("there is no {}", path.display())),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Fact, Unread};
-use crate::kubelet::below;
+use crate::node_path::below;
 use crate::text_file::read_text;
 
 /// A pressure file has two lines.
@@ -50,7 +50,8 @@ impl Pressure {
 pub(super) fn read(root: &Path, resource: &str) -> Fact<Pressure> {
     let name = format!("/proc/pressure/{resource}");
     let shown = Path::new(&name);
-    let text = read_text(&below(root, &name), PRESSURE_MAX).map_err(|error| {
+    let text = below(root, &name).and_then(|path| read_text(&path, PRESSURE_MAX));
+    let text = text.map_err(|error| {
         match error.kind() {
             io::ErrorKind::NotFound => Unread::new(format!(
                 "there is no {name}: this kernel is older than 4.20 or built without CONFIG_PSI"

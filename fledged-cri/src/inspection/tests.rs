@@ -123,3 +123,29 @@ async fn without_a_runtime_the_rest_is_read() {
     let unread = found.runtime.unwrap_err().to_string();
     assert!(unread.contains("dead.sock"), "{unread}");
 }
+
+#[test]
+fn links_of_the_node_stay_below_its_root() {
+    let root = machine(&[
+        (
+            "real/containerd.toml",
+            "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/etc/certs.d'\n",
+        ),
+        ("real/kubelet.yaml", "imageMaximumGCAge: 12h\n"),
+        ("real/certs/r.lan/hosts.toml", "server = 'https://r.lan'\n"),
+        ("etc/containerd/README", ""),
+        ("var/lib/kubelet/README", ""),
+    ]);
+    for (link, target) in [
+        ("etc/containerd/config.toml", "/real/containerd.toml"),
+        ("etc/certs.d", "/real/certs"),
+        ("var/lib/kubelet/config.yaml", "/../../real/kubelet.yaml"),
+    ] {
+        std::os::unix::fs::symlink(target, root.path().join(link)).unwrap();
+    }
+    let found = inspect(root.path(), "v2.2.3");
+    assert_eq!(found.containerd.unwrap().origin, SettingsOrigin::File);
+    assert_eq!(found.hosts.unwrap().registries, ["r.lan"]);
+    let age = found.kubelet.unwrap().image_maximum_gc_age;
+    assert_eq!(age, Duration::from_secs(12 * 3600));
+}
