@@ -53,19 +53,26 @@ pub(super) fn read(root: &Path, resource: &str) -> Fact<Pressure> {
     let text = below(root, &name).and_then(|path| read_text(&path, PRESSURE_MAX));
     let text = text.map_err(|error| {
         match error.kind() {
-            io::ErrorKind::NotFound => Unread::new(format!(
-                "there is no {name}: this kernel is older than 4.20 or built without CONFIG_PSI"
+            io::ErrorKind::NotFound if !has_proc(root) => Unread::new(format!(
+                "there is no {name}: no proc file system is mounted at {}",
+                root.join("proc").display()
             )),
-            // What a kernel with CONFIG_PSI_DEFAULT_DISABLED answers.
+            io::ErrorKind::NotFound => Unread::new(format!(
+                "there is no {name}: this kernel is older than 4.20, was built without CONFIG_PSI, or has it off: by psi=0, or by CONFIG_PSI_DEFAULT_DISABLED without psi=1"
+            )),
             _ if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
                 Unread::new(format!(
-                    "cannot read {name}: the kernel was started without psi=1"
+                    "cannot read {name}: the kernel has it off: by psi=0, or by CONFIG_PSI_DEFAULT_DISABLED without psi=1"
                 ))
             }
             _ => Unread::io(shown, &error),
         }
     })?;
     parse(&text).ok_or_else(|| Unread::file(shown, "it has no line that starts with some"))
+}
+
+fn has_proc(root: &Path) -> bool {
+    below(root, "/proc/version").is_ok_and(|path| path.exists())
 }
 
 pub(super) fn parse(text: &str) -> Option<Pressure> {
@@ -113,6 +120,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let unread = read(root.path(), "io").unwrap_err().to_string();
         assert!(unread.contains("/proc/pressure/io"), "{unread}");
-        assert!(unread.contains("CONFIG_PSI"), "{unread}");
+        assert!(unread.contains("no proc file system"), "{unread}");
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        std::fs::write(root.path().join("proc/version"), "Linux").unwrap();
+        let unread = read(root.path(), "io").unwrap_err().to_string();
+        assert!(unread.contains("/proc/pressure/io"), "{unread}");
+        assert!(unread.contains("psi=0"), "{unread}");
+        assert!(unread.contains("CONFIG_PSI_DEFAULT_DISABLED"), "{unread}");
     }
 }
