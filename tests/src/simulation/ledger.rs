@@ -30,6 +30,9 @@ const SETTLED_SPEC: Duration = Duration::from_secs(60);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How long after a clock was set forward a Lease may have expired too early: its duration, measured twice.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(30);
+/// How long after the last change of its report a node with Jobs surely counts against the limit: less than the
+/// controller waits for the next.
+const SURELY_PROGRESSING: Duration = Duration::from_secs(60);
 /// How long a node is seen to pull before it surely counts against the limit.
 const SURELY_ACTIVE: Duration = Duration::from_secs(5);
 /// Longest message in a status, in characters.
@@ -886,9 +889,15 @@ impl State {
             |at: Option<&Duration>| at.is_some_and(|at| *at + SURELY_ACTIVE < sender.informed);
         // A clock that is set forward ends the wait for reports at once.
         let jumped = self.clock_jumped.unwrap_or_default();
+        // With Jobs, a node without progress counts as unresponsive, whatever the reason.
+        let progresses = |other: &str| {
+            let since = self.statuses.reported_since(other);
+            self.has_agents || since.is_some_and(|since| self.now < since + SURELY_PROGRESSING)
+        };
         let others = self.unfinished.keys().filter(|other| {
             let since = self.unfinished.get(*other);
             other.as_str() != node
+                && progresses(other)
                 && earlier(since)
                 && since.is_some_and(|since| *since >= jumped)
                 && earlier(self.ready_since.get(*other))

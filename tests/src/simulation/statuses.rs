@@ -122,6 +122,11 @@ impl Statuses {
         }
     }
 
+    /// Since when the status of the record of a node is as it is.
+    pub(super) fn reported_since(&self, node: &str) -> Option<Duration> {
+        self.records.get(node).map(|[_, status]| status.since)
+    }
+
     /// Reads the report of a node.
     pub(super) fn report_read(&mut self, node: &str, report: Option<&NodeReport>, now: Duration) {
         let images = report.iter().flat_map(|report| &report.images);
