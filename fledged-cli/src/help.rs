@@ -66,16 +66,16 @@ Examples:
   fledged node doctor --root /host --runtime unix:///host/run/containerd/containerd.sock
 
 Reads the runtime, containerd's configuration, the kubelet's configuration, the image file system and the \
-kernel's pressure information; changes nothing and sends nothing to registries. Run it as root: processes and \
-files of other users are not read otherwise.
+kernel's pressure information; changes nothing and sends nothing to registries. Run it as root: otherwise it \
+cannot read files and processes of other users.
 
 ok       nothing to change
-advice   something slows pulls down or puts images at risk: what it costs, and the setting that mends it
+advice   something slows pulls down or puts images at risk: its cost, and the setting that fixes it
 FAILED   images cannot be pulled or kept
 skipped  not read, and why
 
 Exit codes: 0 no check failed, also with advice; 1 at least one check failed, for example because no runtime \
-answers or the image file system is over the kubelet's threshold; 2 invalid input.";
+answers or the image file system is at the kubelet's threshold; 2 invalid input.";
 
 pub(crate) const NODE_LIST: &str = "\
 Examples:

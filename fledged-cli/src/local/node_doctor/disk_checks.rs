@@ -230,6 +230,8 @@ mod tests {
             assert_eq!(finding.result, expected, "{free}: {finding:?}");
         }
         let finding = space(&disk(15), &kubelet);
+        let cost = finding.cost.as_deref().unwrap();
+        assert!(cost.starts_with("it is at or over"), "{cost}");
         assert!(
             finding
                 .found

@@ -1,4 +1,4 @@
-//! `fledged node doctor`: what of this node's settings and state slows pulls down or deletes images.
+//! `fledged node doctor`: settings and conditions of this node that slow pulls down or cause images to be deleted.
 
 mod containerd_checks;
 mod disk_checks;
