@@ -21,6 +21,8 @@ const CONFIG_DIR_FLAG: &str = "--config-dir";
 const FILES_MAX: usize = 256;
 const HIGH: &str = "imageGCHighThresholdPercent";
 const LOW: &str = "imageGCLowThresholdPercent";
+const HIGH_FLAG: &str = "--image-gc-high-threshold";
+const LOW_FLAG: &str = "--image-gc-low-threshold";
 const MAXIMUM_AGE: &str = "imageMaximumGCAge";
 const MINIMUM_AGE: &str = "imageMinimumGCAge";
 const MINIMUM_AGE_DEFAULT: Duration = Duration::from_secs(120);
@@ -33,7 +35,7 @@ const SIGNAL: &str = "imagefs.available";
 /// What is valid.
 const PERCENT: &str = "an integer from 0 to 100";
 const BOOLEAN: &str = "true or false";
-const DURATION: &str = "a text with the units h, m and s, such as 120h";
+const DURATION: &str = "a Go duration such as 120h";
 const THRESHOLD: &str = "a share from 0% to 100% or a positive quantity such as 10Gi";
 
 /// A threshold of `evictionHard`.
@@ -48,7 +50,7 @@ pub enum EvictionThreshold {
 
 /// A value that the kubelet rejects: it does not start with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {value}, valid is {valid}")]
+#[error("{field} is {value}, which is invalid: it must be {valid}")]
 #[non_exhaustive]
 pub struct InvalidSetting {
     /// The field of the file, such as `imageMaximumGCAge`, or the flag.
@@ -146,7 +148,7 @@ pub(super) fn read(root: &Path) -> Fact<KubeletSettings> {
                 ..KubeletSettings::default()
             };
             settings.set_config(&config);
-            settings.check_together();
+            settings.check_together(&config);
             Ok(settings)
         }
         Err(FileError::Missing) => Err(Unread::new(format!(
@@ -190,7 +192,7 @@ fn of_process(root: &Path, process: &Process) -> Fact<KubeletSettings> {
     }
     settings.set_config(&config);
     settings.set_flags(&process.arguments);
-    settings.check_together();
+    settings.check_together(&config);
     Ok(settings)
 }
 
@@ -327,16 +329,8 @@ impl KubeletSettings {
 
     fn set_flags(&mut self, arguments: &[String]) {
         for (name, setting, value) in [
-            (
-                "--image-gc-high-threshold",
-                HIGH,
-                &mut self.image_gc_high_threshold_percent,
-            ),
-            (
-                "--image-gc-low-threshold",
-                LOW,
-                &mut self.image_gc_low_threshold_percent,
-            ),
+            (HIGH_FLAG, HIGH, &mut self.image_gc_high_threshold_percent),
+            (LOW_FLAG, LOW, &mut self.image_gc_low_threshold_percent),
         ] {
             let Some(text) = flag(arguments, name) else {
                 continue;
@@ -382,13 +376,30 @@ impl KubeletSettings {
     }
 
     /// Looks at values that are valid alone and not together.
-    fn check_together(&mut self) {
+    fn check_together(&mut self, config: &Value) {
         let high = self.image_gc_high_threshold_percent;
         let low = self.image_gc_low_threshold_percent;
         if self.invalid(&[HIGH, LOW]).is_none() && low >= high {
-            let valid = format!("an integer from 0 on and less than {HIGH}, {high}");
-            self.invalid
-                .push(InvalidSetting::new(LOW, low.to_string(), valid));
+            let is_set = |field: &str, flag: &str| {
+                let value = config.get(field).filter(|value| !value.is_null());
+                value.is_some() || self.has_flag(flag)
+            };
+            // A default is not the value to correct.
+            let invalid = match (is_set(LOW, LOW_FLAG), is_set(HIGH, HIGH_FLAG)) {
+                (false, _) => {
+                    let valid = format!("more than {LOW}, which is {low} by default");
+                    InvalidSetting::new(HIGH, high.to_string(), valid)
+                }
+                (true, false) => {
+                    let valid = format!("less than {HIGH}, which is {high} by default");
+                    InvalidSetting::new(LOW, low.to_string(), valid)
+                }
+                (true, true) => {
+                    let valid = format!("less than {HIGH}, which is {high}");
+                    InvalidSetting::new(LOW, low.to_string(), valid)
+                }
+            };
+            self.invalid.push(invalid);
         }
         let pulls = self.max_parallel_image_pulls;
         if let Some(pulls) = pulls.filter(|pulls| *pulls > 1 && self.serialize_image_pulls)
@@ -622,57 +633,62 @@ mod tests {
             (
                 "imageGCHighThresholdPercent: \"x\"",
                 HIGH,
-                "imageGCHighThresholdPercent is \"x\", valid is an integer from 0 to 100",
+                "imageGCHighThresholdPercent is \"x\", which is invalid: it must be an integer from 0 to 100",
             ),
             (
                 "imageGCLowThresholdPercent: 500",
                 LOW,
-                "imageGCLowThresholdPercent is 500, valid is an integer from 0 to 100",
+                "imageGCLowThresholdPercent is 500, which is invalid: it must be an integer from 0 to 100",
             ),
             (
                 "imageGCHighThresholdPercent: 79\nimageGCLowThresholdPercent: 90",
                 LOW,
-                "imageGCLowThresholdPercent is 90, valid is an integer from 0 on and less than imageGCHighThresholdPercent, 79",
+                "imageGCLowThresholdPercent is 90, which is invalid: it must be less than imageGCHighThresholdPercent, which is 79",
             ),
             (
                 "imageGCHighThresholdPercent: 79",
+                HIGH,
+                "imageGCHighThresholdPercent is 79, which is invalid: it must be more than imageGCLowThresholdPercent, which is 80 by default",
+            ),
+            (
+                "imageGCLowThresholdPercent: 90",
                 LOW,
-                "imageGCLowThresholdPercent is 80, valid is an integer from 0 on and less than imageGCHighThresholdPercent, 79",
+                "imageGCLowThresholdPercent is 90, which is invalid: it must be less than imageGCHighThresholdPercent, which is 85 by default",
             ),
             (
                 "imageMaximumGCAge: 5d",
                 MAXIMUM_AGE,
-                "imageMaximumGCAge is \"5d\", valid is a text with the units",
+                "imageMaximumGCAge is \"5d\", which is invalid: it must be a Go duration such as 120h",
             ),
             (
                 "imageMaximumGCAge: 1m",
                 MAXIMUM_AGE,
-                "imageMaximumGCAge is \"1m\", valid is 0s or more than imageMinimumGCAge, 2m",
+                "imageMaximumGCAge is \"1m\", which is invalid: it must be 0s or more than imageMinimumGCAge, 2m",
             ),
             (
                 "serializeImagePulls: \"false\"",
                 SERIALIZE,
-                "serializeImagePulls is \"false\", valid is true or false",
+                "serializeImagePulls is \"false\", which is invalid: it must be true or false",
             ),
             (
                 "maxParallelImagePulls: 0",
                 PARALLEL,
-                "maxParallelImagePulls is 0, valid is an integer from 1 on",
+                "maxParallelImagePulls is 0, which is invalid: it must be an integer from 1 on",
             ),
             (
                 "serializeImagePulls: true\nmaxParallelImagePulls: 3",
                 PARALLEL,
-                "maxParallelImagePulls is 3, valid is 1, because serializeImagePulls is true",
+                "maxParallelImagePulls is 3, which is invalid: it must be 1, because serializeImagePulls is true",
             ),
             (
                 "evictionHard:\n  imagefs.available: \"120%\"",
                 EVICTION,
-                "evictionHard imagefs.available is \"120%\", valid is a share from 0% to 100%",
+                "evictionHard imagefs.available is \"120%\", which is invalid: it must be a share from 0% to 100%",
             ),
             (
                 "evictionHard: 5",
                 EVICTION,
-                "evictionHard is 5, valid is a table",
+                "evictionHard is 5, which is invalid: it must be a table",
             ),
         ] {
             let found = settings(&[("var/lib/kubelet/config.yaml", config)]).unwrap();

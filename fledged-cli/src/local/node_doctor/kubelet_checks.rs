@@ -155,21 +155,28 @@ pub(super) fn image_pulls(kubelet: &Fact<KubeletSettings>) -> Finding {
         Ok(kubelet) => kubelet,
         Err(unread) => return Finding::skipped(check, &unread),
     };
+    let limit = "maxParallelImagePulls: 3, because there is no limit otherwise";
     let one_at_a_time = match (
         kubelet.serialize_image_pulls,
         kubelet.max_parallel_image_pulls,
     ) {
-        (true, _) => Some("serializeImagePulls is true"),
-        (false, Some(1)) => Some("maxParallelImagePulls is 1"),
+        (true, _) => {
+            let set = setting(kubelet, "--serialize-image-pulls", SERIALIZE, "false");
+            Some(("serializeImagePulls is true", format!("{set}; and {limit}")))
+        }
+        // No flag sets it.
+        (false, Some(1)) => Some((
+            "maxParallelImagePulls is 1",
+            setting(kubelet, "", PARALLEL, "3"),
+        )),
         _ => None,
     };
-    if let Some(cause) = one_at_a_time {
-        let set = setting(kubelet, "--serialize-image-pulls", SERIALIZE, "false");
+    if let Some((cause, remedy)) = one_at_a_time {
         return Finding::advice(
             check,
             format!("{cause}: the kubelet pulls one image at a time"),
             "a pod whose image is not pre-pulled waits for all pulls before it, also those of Jobs of --node-driver=job; pulls of agents and of fledged node are not counted",
-            format!("{set}; and maxParallelImagePulls: 3, because there is no limit otherwise"),
+            remedy,
         );
     }
     let found = match kubelet.max_parallel_image_pulls {
@@ -246,6 +253,11 @@ mod tests {
             finding.found,
             "maxParallelImagePulls is 1: the kubelet pulls one image at a time"
         );
+        let remedy = finding.remedy.unwrap();
+        assert!(
+            remedy.starts_with("maxParallelImagePulls: 3 in "),
+            "{remedy}"
+        );
         settings.max_parallel_image_pulls = Some(4);
         let finding = image_pulls(&Ok(settings));
         assert_eq!(finding.result, Verdict::Ok);
@@ -263,7 +275,7 @@ mod tests {
         let finding = settings(&kubelet);
         assert_eq!(finding.result, Verdict::Advice);
         for field in [HIGH, AGE, PARALLEL] {
-            let named = format!("{field} is \"x\", valid is a number");
+            let named = format!("{field} is \"x\", which is invalid: it must be a number");
             assert!(finding.found.contains(&named), "{finding:?}");
         }
         let remedy = finding.remedy.unwrap();
