@@ -1,9 +1,10 @@
 //! The loop around a [`Planner`].
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -25,6 +26,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most events that are applied before the planner is polled, so that a burst of events neither costs one
 /// plan each nor delays writes.
 const EVENTS_PER_POLL: usize = 1_000;
+
+/// How long the planner may compute before other futures of the same task run, among them the one that renews the
+/// leader's Lease. While events and answers arrive faster than they are handled, the loop never waits.
+const COMPUTED_MAX: Duration = Duration::from_millis(50);
 
 /// Why [`ClusterLoop::run`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +134,15 @@ impl ClusterLoop {
         let mut events = self.cluster.events().fuse();
         let shutdown = shutdown.fuse();
         futures_util::pin_mut!(shutdown);
+        let mut computed = Duration::ZERO;
         let ended = loop {
+            let began = self.clock.now();
             let pause = self.advance();
+            computed += between(began, self.clock.now());
+            if computed >= COMPUTED_MAX {
+                computed = Duration::ZERO;
+                yield_now().await;
+            }
             futures_util::select_biased! {
                 () = shutdown => break Ended::Shutdown,
                 // Before events, so that a burst of these does not delay the results of writes.
@@ -252,6 +264,19 @@ impl ClusterLoop {
         }
         self.in_progress = FuturesUnordered::new();
     }
+}
+
+/// Returns at the second poll, so that other futures are polled before.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| match std::mem::replace(&mut yielded, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// The event for the planner after a successful write.

@@ -1,22 +1,30 @@
 //! A simulated cluster: the planner's loop, nodes that pull, and failing writes.
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
-    Assignment, ByteSize, CacheId, CacheSpecImages, CountOrPercent, DeletionPolicy, DesiredState,
-    ImageCacheSpec, NodeFacts, NodeName,
+    AssignedImage, Assignment, ByteSize, CacheId, CacheSpecImages, CountOrPercent, DeletionPolicy,
+    DesiredState, ImageCacheSpec, NodeFacts, NodeName,
 };
 use fledged_core::planner::{
-    ActionStatus, Annotation, CacheFacts, CacheStatus, Planner, PlannerConfig,
+    ActionStatus, Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterEvent, Planner,
+    PlannerConfig,
 };
-use fledged_core::port::Clock;
+use fledged_core::port::{Clock, Cluster, WriteFailure};
 use fledged_core::runner::{ClusterLoop, Ended};
 use fledged_core::sim::{
     Fault, Faults, SimClock, SimCluster, SimImage, SimRegistry, SimRuntime, TraceEntry, TraceEvent,
 };
 use fledged_core::warmer::WarmerConfig;
+use futures_util::future::Either;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 const IMAGES: [&str; 4] = ["app:1", "app:2", "db:1", "tool"];
@@ -393,4 +401,95 @@ proptest! {
         prop_assert_eq!(&*stage.missed.lock().unwrap(), &Vec::<String>::new());
         prop_assert_eq!(stage.status("web"), ActionStatus::Succeeded);
     }
+}
+
+/// A cluster with events that are always there, and a clock that is later whenever it is read, as on a machine
+/// on which planning takes long.
+#[derive(Default)]
+struct Busy {
+    reads: Mutex<u32>,
+    /// Events that were delivered.
+    delivered: Arc<AtomicUsize>,
+}
+
+/// The number of its events.
+const EVENTS: usize = 100_000;
+
+#[async_trait]
+impl Clock for Busy {
+    fn now(&self) -> Timestamp {
+        let mut reads = self.reads.lock().unwrap();
+        *reads += 1;
+        Timestamp::UNIX_EPOCH + SignedDuration::from_millis(20) * i32::try_from(*reads).unwrap()
+    }
+
+    async fn sleep(&self, _: Duration) {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Cluster for Busy {
+    fn events(&self) -> BoxStream<'static, ClusterEvent> {
+        let delivered = Arc::clone(&self.delivered);
+        let event = move || {
+            delivered.fetch_add(1, Ordering::Relaxed);
+            ClusterEvent::NodeApplied(NodeFacts::new(mk_name("n1")))
+        };
+        let events = std::iter::repeat_with(event).take(EVENTS);
+        stream::iter(std::iter::once(ClusterEvent::Synced).chain(events)).boxed()
+    }
+
+    async fn write_assignment(
+        &self,
+        _: &NodeName,
+        _: &[AssignedImage],
+    ) -> Result<u64, WriteFailure> {
+        Ok(1)
+    }
+
+    async fn delete_assignment(&self, _: &NodeName) -> Result<(), WriteFailure> {
+        Ok(())
+    }
+
+    async fn write_status(&self, _: &CacheId, _: &CacheStatus) -> Result<(), WriteFailure> {
+        Ok(())
+    }
+
+    async fn remove_annotation(&self, _: &CacheId, _: Annotation) -> Result<(), WriteFailure> {
+        Ok(())
+    }
+
+    async fn set_finalizer(&self, _: &CacheId, _: bool) -> Result<(), WriteFailure> {
+        Ok(())
+    }
+
+    async fn record_event(&self, _: &CacheId, _: &CacheEvent) -> Result<(), WriteFailure> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_busy_loop_lets_other_futures_of_its_task_run() {
+    let planner = Planner::new(PlannerConfig::default(), 1);
+    let (cluster, clock) = (Arc::new(Busy::default()), Arc::new(Busy::default()));
+    let delivered = Arc::clone(&cluster.delivered);
+    let mut cluster_loop = ClusterLoop::new(planner, cluster, clock, 1);
+    // Needs several polls, as a request does.
+    let mut polls = 0;
+    let renewed = poll_fn(|context| {
+        polls += 1;
+        context.waker().wake_by_ref();
+        match polls {
+            5 => Poll::Ready(delivered.load(Ordering::Relaxed)),
+            _ => Poll::Pending,
+        }
+    });
+    let working = cluster_loop.run(std::future::pending::<()>());
+    let first = futures_util::future::select(renewed, Box::pin(working));
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let Either::Left((before, _)) = runtime.unwrap().block_on(first) else {
+        panic!("the loop ended first");
+    };
+    assert!(before < EVENTS / 10, "after {before} events");
 }
