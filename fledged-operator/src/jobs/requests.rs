@@ -143,9 +143,15 @@ impl Requests {
         if !unclear {
             return Created::Gone;
         }
-        match self.find(&key).await {
-            Ok(Some(job)) => Created::Exists(Box::new(job), missing),
-            Ok(None) | Err(_) => Created::Gone,
+        // Until that is known, the Job counts as being created: nothing else may begin on the node beside it.
+        loop {
+            let error = match self.find(&key).await {
+                Ok(Some(job)) => return Created::Exists(Box::new(job), missing),
+                Ok(None) => return Created::Gone,
+                Err(error) => error,
+            };
+            warn!(job = %key, error = problem(&error), "Job of a creation without an answer not looked up");
+            self.clock.sleep(delays.next(retry_after(&error))).await;
         }
     }
 
@@ -353,6 +359,8 @@ mod tests {
     use serde_json::json;
     use tokio::time::{Instant, timeout};
 
+    use super::super::job_object::RemovalPlan;
+    use super::super::observe::ObservedNode;
     use super::*;
 
     #[test]
@@ -386,25 +394,13 @@ mod tests {
         assert_eq!(unnamed_account(&options, &plan), None);
     }
 
-    /// Deletes the Job "shop/job" with the UID "1": the first deletion is a conflict, and the Job of that name has
-    /// `uid` then. Returns the methods of the requests.
-    async fn methods_of_deletion(uid: Option<&str>) -> Vec<Method> {
-        let meta = |uid| json!({ "metadata": { "name": "job", "namespace": "shop", "uid": uid } });
-        let items: Vec<Value> = uid.into_iter().map(meta).collect();
-        let list =
-            json!({ "apiVersion": "batch/v1", "kind": "JobList", "metadata": {}, "items": items });
+    /// The client of an API server with these answers, one after another, and the methods of the requests.
+    fn answering(answers: Vec<(u16, Value)>) -> (Requests, Arc<Mutex<Vec<Method>>>) {
         let methods = Arc::new(Mutex::new(Vec::new()));
         let sent = Arc::clone(&methods);
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let mut sent = sent.lock().unwrap();
-            let (code, answer) = match (request.method(), sent.len()) {
-                (&Method::DELETE, 0) => (
-                    409,
-                    json!({ "status": "Failure", "reason": "Conflict", "code": 409 }),
-                ),
-                (&Method::DELETE, _) => (200, json!({ "kind": "Status", "status": "Success" })),
-                _ => (200, list.clone()),
-            };
+            let (code, answer) = answers[sent.len()].clone();
             sent.push(request.method().clone());
             let answer = Body::from(answer.to_string().into_bytes());
             let answer = http::Response::builder().status(code).body(answer);
@@ -416,13 +412,75 @@ mod tests {
             Arc::new(TokioClock::new()),
             JobMetrics::default(),
         );
-        let key = JobKey {
+        (requests, methods)
+    }
+
+    fn failure(code: u16, reason: &str) -> (u16, Value) {
+        (
+            code,
+            json!({ "status": "Failure", "reason": reason, "code": code }),
+        )
+    }
+
+    /// A list of the Job "shop/job" with this UID.
+    fn list(uid: Option<&str>) -> (u16, Value) {
+        let meta = |uid| json!({ "metadata": { "name": "job", "namespace": "shop", "uid": uid } });
+        let items: Vec<Value> = uid.into_iter().map(meta).collect();
+        (
+            200,
+            json!({ "apiVersion": "batch/v1", "kind": "JobList", "metadata": {}, "items": items }),
+        )
+    }
+
+    fn key() -> JobKey {
+        JobKey {
             namespace: "shop".to_owned(),
             name: "job".to_owned(),
-        };
-        requests.delete(&key, "1".to_owned(), 1).await;
+        }
+    }
+
+    /// Deletes the Job "shop/job" with the UID "1": the first deletion is a conflict, and the Job of that name has
+    /// `uid` then. Returns the methods of the requests.
+    async fn methods_of_deletion(uid: Option<&str>) -> Vec<Method> {
+        let deleted = (200, json!({ "kind": "Status", "status": "Success" }));
+        let (requests, methods) = answering(vec![failure(409, "Conflict"), list(uid), deleted]);
+        requests.delete(&key(), "1".to_owned(), 1).await;
         let methods = methods.lock().unwrap();
         methods.clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_creation_without_an_answer_is_looked_up_until_it_is_known() {
+        let unclear = failure(504, "Timeout");
+        let exists = failure(409, "AlreadyExists");
+        for uid in [Some("1"), None] {
+            let answers = vec![
+                unclear.clone(),
+                exists.clone(),
+                failure(500, "InternalError"),
+                failure(503, "ServiceUnavailable"),
+                list(uid),
+            ];
+            let (requests, methods) = answering(answers);
+            let plan = JobPlan::Remove(RemovalPlan {
+                key: key(),
+                node: NodeName::new("a").unwrap(),
+                images: vec!["a.test/app:1".parse().unwrap()],
+                keep: Vec::new(),
+                socket: ObservedNode::default().socket(None),
+                deadline: Duration::from_secs(60),
+            });
+            let created = requests
+                .create(plan, 1, CancellationToken::new(), |_| {})
+                .await;
+            assert_eq!(matches!(created, Created::Exists(..)), uid.is_some());
+            let methods = methods.lock().unwrap();
+            let [get, post] = [Method::GET, Method::POST];
+            assert_eq!(
+                *methods,
+                [post.clone(), post, get.clone(), get.clone(), get]
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]
