@@ -46,7 +46,8 @@ impl OwnLayers {
         }
     }
 
-    /// Adds a pull whose layers are not known until the result is dropped. Other pulls cannot be told from it.
+    /// Adds a pull whose layers are not known, until the result is dropped. While there is one, no pull counts as that of
+    /// another client.
     pub(super) fn add_unknown(&self) -> OwnPull {
         self.lock().unknown += 1;
         OwnPull {
