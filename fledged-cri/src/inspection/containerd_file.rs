@@ -421,17 +421,8 @@ fn merge(into: &mut Table, from: &Table) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::machine;
     use super::*;
-
-    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = root.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
 
     fn downloads(file: &Fact<ConfigFile>) -> Option<i64> {
         let content = file.as_ref().unwrap().content.as_ref().unwrap();

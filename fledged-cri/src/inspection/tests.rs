@@ -4,7 +4,8 @@ use std::fs;
 
 use super::*;
 
-fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+/// The root of a machine with these files.
+pub(super) fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = root.path().join(name);
