@@ -286,6 +286,14 @@ impl Scenario {
                 at,
                 act: Move::Jobs(act),
             }));
+            // The deadline of a Job includes the pulls of other Jobs that the kubelet makes before.
+            for timed in &mut moves {
+                if let Move::Apply(_, spec) = &mut timed.act
+                    && spec["deadline"] == "30s"
+                {
+                    spec["deadline"] = "2m".into();
+                }
+            }
         }
         // Drawn apart: the other moves of a seed do not depend on them.
         let mut others = Dice(Rng::with_seed(seed.rotate_left(32)));
