@@ -21,7 +21,7 @@ pub use node::{
     Toleration,
 };
 pub use protected::ProtectedImages;
-pub use report::{ImagePhase, ImageReport, NodeReport, SUPERSEDED_MAX};
+pub use report::{ImagePhase, ImageReport, NodeReport, PulledVia, SUPERSEDED_MAX};
 pub use spec::{
     CacheSpecImages, DEADLINE_MAX, DEADLINE_MIN, DeletionPolicy, IMAGES_MAX, ImageCache,
     ImageCacheSpec, ImageGroup, ImagePullPolicy, InvalidField, InvalidSpec, LocalObjectReference,

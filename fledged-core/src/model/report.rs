@@ -74,6 +74,26 @@ impl fmt::Display for ImagePhase {
 /// the kubelet.
 pub const SUPERSEDED_MAX: usize = 4;
 
+/// What fetched the layers of an image in its last pull, where the program can fetch them itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PulledVia {
+    /// The program, over several connections; the runtime may have fetched some of the layers.
+    Fetcher,
+    /// The runtime, for this reason.
+    Runtime(String),
+}
+
+/// As `fetcher` or `runtime: the reason`.
+impl fmt::Display for PulledVia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fetcher => f.write_str("fetcher"),
+            Self::Runtime(why) => write!(f, "runtime: {why}"),
+        }
+    }
+}
+
 /// One image on one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -86,6 +106,8 @@ pub struct ImageReport {
     pub digest: Option<Digest>,
     /// Size of the present image, as the runtime counts it.
     pub size: Option<ByteSize>,
+    /// What fetched the layers, if the present image was pulled by a runtime that says so.
+    pub via: Option<PulledVia>,
     /// Attempts of the current or last round; zero for an image that was found present.
     pub attempts: u32,
     /// Start of the current or last round's first attempt.
@@ -114,6 +136,7 @@ impl ImageReport {
             phase,
             digest: None,
             size: None,
+            via: None,
             attempts: 0,
             started_at: None,
             finished_at: None,
@@ -160,6 +183,13 @@ impl ImageReport {
     #[must_use]
     pub fn with_size(mut self, size: impl Into<Option<ByteSize>>) -> Self {
         self.size = size.into();
+        self
+    }
+
+    /// With what fetched the layers.
+    #[must_use]
+    pub fn with_via(mut self, via: impl Into<Option<PulledVia>>) -> Self {
+        self.via = via.into();
         self
     }
 

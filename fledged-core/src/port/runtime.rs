@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::RegistryAuth;
 use crate::error::Failure;
-use crate::model::{ByteSize, Digest, ImageRef};
+use crate::model::{ByteSize, Digest, ImageRef, PulledVia};
 
 /// An image store of a node: containerd, CRI-O, Docker Engine, an OCI layout.
 ///
@@ -279,6 +279,8 @@ pub struct RuntimeImage {
     pub size: ByteSize,
     /// Whether the runtime protects the image from garbage collection.
     pub pinned: bool,
+    /// What fetched its layers. Only in the result of a pull by a backend that can fetch them itself.
+    pub via: Option<PulledVia>,
 }
 
 impl RuntimeImage {
@@ -290,6 +292,7 @@ impl RuntimeImage {
             digest: None,
             size: ByteSize::ZERO,
             pinned: false,
+            via: None,
         }
     }
 
@@ -327,6 +330,13 @@ impl RuntimeImage {
     #[must_use]
     pub fn with_pinned(mut self, pinned: bool) -> Self {
         self.pinned = pinned;
+        self
+    }
+
+    /// With what fetched its layers.
+    #[must_use]
+    pub fn with_via(mut self, via: impl Into<Option<PulledVia>>) -> Self {
+        self.via = via.into();
         self
     }
 }

@@ -53,6 +53,7 @@ impl Stored {
             digest: None,
             size: self.layers.iter().map(|(_, size)| *size).sum(),
             pinned: self.pinned,
+            via: None,
         }
     }
 }

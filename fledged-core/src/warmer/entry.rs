@@ -198,6 +198,7 @@ impl Entry {
             .take()
             .filter(|p| p.digest == self.progress.report.digest)
         {
+            self.progress.report.via.clone_from(&past.via);
             self.progress.report.attempts = past.attempts;
             self.progress.report.started_at = past.started_at;
             self.progress.report.finished_at = past.finished_at;
@@ -238,6 +239,7 @@ impl Entry {
         self.present = false;
         self.progress.report.digest = None;
         self.progress.report.size = None;
+        self.progress.report.via = None;
         if vanished {
             self.progress.evicted(now, window, backoff, rng);
         } else {
@@ -260,7 +262,14 @@ impl Entry {
     }
 
     /// A pull succeeded. The revision it satisfies is that of when the pull began.
-    pub(super) fn pulled(&mut self, unused_credentials: Option<String>, now: Timestamp) {
+    pub(super) fn pulled(
+        &mut self,
+        image: &RuntimeImage,
+        unused_credentials: Option<String>,
+        now: Timestamp,
+    ) {
+        self.describe(image);
+        self.progress.report.via.clone_from(&image.via);
         self.cached(now);
         if let Some(text) = unused_credentials {
             self.progress.explain(Reason::CredentialsUnavailable, text);
@@ -288,6 +297,10 @@ impl Entry {
         report.size = Some(image.size);
         let digest = image.digest_of(reference).cloned();
         let before = std::mem::replace(&mut report.digest, digest);
+        if before != report.digest {
+            // Not what was pulled.
+            report.via = None;
+        }
         if self.progress.spec.state == DesiredState::Absent || reference.digest().is_some() {
             return false;
         }

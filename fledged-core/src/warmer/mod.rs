@@ -761,8 +761,7 @@ impl Warmer {
             Ok(pulled) => {
                 self.holds.lift_disk();
                 entry.present = true;
-                entry.describe(&pulled);
-                entry.pulled(unused_credentials, now);
+                entry.pulled(&pulled, unused_credentials, now);
                 self.inventory_outdated = true;
                 self.pulled_in_reading = true;
                 self.read_disk_soon(now);

@@ -327,6 +327,7 @@ impl ImageProgress {
         self.report.finished_at = Some(at);
         self.report.digest = None;
         self.report.size = None;
+        self.report.via = None;
         self.settled();
     }
 

@@ -5,7 +5,9 @@ use crate::warmer_node::{
     TestNode, mk_absent, mk_config, mk_image, mk_inventory, mk_present, mk_ref, mk_secret,
 };
 use fledged_core::error::Reason;
-use fledged_core::model::{AssignedImage, Digest, ImagePhase, ImagePullPolicy, ImageReport};
+use fledged_core::model::{
+    AssignedImage, Digest, ImagePhase, ImagePullPolicy, ImageReport, PulledVia,
+};
 use fledged_core::port::RemovalScope;
 use fledged_core::warmer::{Inventory, NodeEvent, Warmer};
 
@@ -361,4 +363,29 @@ fn the_inventory_is_read_again_after_an_interruption() {
     assert_eq!(node.phase("b"), ImagePhase::Cached);
     assert_eq!(asked.pulls(), ["a"]);
     assert_eq!(node.warmer.pulls_under_way(), 1);
+}
+
+#[test]
+fn what_fetched_an_image_is_reported_until_it_is_another_one() {
+    let digest = |number: u8| Digest::parse(&format!("sha256:{number:064}")).unwrap();
+    let image = |number| mk_image(&["a"]).with_digest(digest(number));
+    let held = |number| Inventory::new(vec![image(number)], [], RemovalScope::Image);
+    let (mut first, _) = TestNode::warmed(1, vec![mk_present("a")], &[]);
+    first.ended("a", Ok(image(1).with_via(PulledVia::Fetcher)));
+    first.answer(Ok(held(1)));
+    let pulled = first.report("a");
+    assert_eq!(pulled.via, Some(PulledVia::Fetcher));
+
+    // After a restart.
+    let mut node = TestNode::new(1);
+    node.send(NodeEvent::Resumed(vec![pulled]));
+    node.assign(vec![mk_present("a")]);
+    node.read(held(1));
+    assert_eq!(node.report("a").via, Some(PulledVia::Fetcher));
+
+    node.read_next(held(2));
+    assert_eq!(node.report("a").via, None, "another program pulled it");
+    first.pass(60);
+    first.read(mk_inventory(&[]));
+    assert_eq!(first.report("a").via, None, "it was evicted");
 }

@@ -284,6 +284,8 @@ pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition)
         in_list(status, "images", 0, RECORD_ENTRIES_MAX, |image| {
             longest(image, "image", REFERENCE_MAX);
             longest(image, "digest", DIGEST_MAX);
+            longest(image, "via", LABEL_VALUE_MAX);
+            longest(image, "viaReason", MESSAGE_MAX);
             longest(image, "reason", LABEL_VALUE_MAX);
             longest(image, "message", MESSAGE_MAX);
             in_list(image, "superseded", 0, limit(SUPERSEDED_MAX), |digest| {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use fledged_core::error::{Reason, plain_text};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, CacheId, DesiredState, Digest, ImagePhase,
-    ImagePullPolicy, ImageRef, ImageReport, NodeReport, ObjectName, RemovalCause, RemovalOrder,
+    ImagePullPolicy, ImageRef, ImageReport, NodeReport, ObjectName, PulledVia, RemovalCause,
+    RemovalOrder,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{CustomResource, Resource};
@@ -186,6 +187,13 @@ pub struct NodeImageStatus {
     /// Size in bytes of the image that is present, as reported by the runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// What fetched the layers in the last pull: `fetcher`, the agent over several connections, or `runtime`. Only of agents
+    /// with `--pull-via=auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// Why the runtime fetched them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via_reason: Option<String>,
     /// Attempts of the current or last round of pull attempts, if there was more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
@@ -410,6 +418,10 @@ fn object_name(text: &str) -> Option<ObjectName> {
 /// Longest message of one failure, in characters. Runtimes repeat the reference up to four times in a message. With
 /// this limit, an object with 2,000 failed images stays below the 1.5 MiB limit of etcd.
 const MESSAGE_MAX: usize = 400;
+/// Longest reason for a pull by the runtime, in characters.
+const VIA_REASON_MAX: usize = 200;
+const VIA_FETCHER: &str = "fetcher";
+const VIA_RUNTIME: &str = "runtime";
 
 impl NodeImageCacheStatus {
     /// Converts a report to a status.
@@ -444,6 +456,14 @@ impl From<&ImageReport> for NodeImageStatus {
             digest: report.digest.as_ref().map(ToString::to_string),
             // No image is empty: a size of 0 means that the runtime did not report it.
             bytes: report.size.map(|size| size.bytes()).filter(|b| *b > 0),
+            via: report.via.as_ref().map(|via| match via {
+                PulledVia::Runtime(_) => VIA_RUNTIME.to_owned(),
+                _ => VIA_FETCHER.to_owned(),
+            }),
+            via_reason: match &report.via {
+                Some(PulledVia::Runtime(why)) => Some(shortened_via(why)),
+                _ => None,
+            },
             attempts: Some(report.attempts).filter(|attempts| *attempts != first(report)),
             started: report.started_at.map(whole_seconds),
             finished: report.finished_at.map(whole_seconds),
@@ -465,6 +485,14 @@ impl NodeImageStatus {
         let mut report = ImageReport::new(ImageRef::parse(&self.image).ok()?, self.phase);
         report.digest = self.digest.as_deref().and_then(|d| Digest::parse(d).ok());
         report.size = self.bytes.map(ByteSize::new);
+        report.via = match self.via.as_deref() {
+            Some(VIA_FETCHER) => Some(PulledVia::Fetcher),
+            Some(VIA_RUNTIME) => {
+                let why = self.via_reason.as_deref().unwrap_or_default();
+                Some(PulledVia::Runtime(shortened_via(why)))
+            }
+            _ => None,
+        };
         report.started_at = time(&self.started);
         report.attempts = self.attempts.unwrap_or(first(&report));
         report.finished_at = time(&self.finished);
@@ -497,6 +525,9 @@ pub fn as_recorded(mut report: NodeReport) -> NodeReport {
         if cached(image) {
             image.revision = image.revision.or(Some(0));
         }
+        if let Some(PulledVia::Runtime(why)) = &mut image.via {
+            *why = shortened_via(why);
+        }
         if let Some(message) = &mut image.message {
             *message = shortened(message);
         }
@@ -515,6 +546,10 @@ fn cached(report: &ImageReport) -> bool {
 
 fn shortened(text: &str) -> String {
     plain_text(text, MESSAGE_MAX)
+}
+
+fn shortened_via(why: &str) -> String {
+    plain_text(why, VIA_REASON_MAX)
 }
 
 /// A tolerant [`NodeImageCache`]: only the metadata has to be well-formed, and invalid entries of its lists are
@@ -614,6 +649,10 @@ mod tests {
             }
             for size in [0, 7] {
                 images.push(report.clone().with_size(ByteSize::new(size)));
+            }
+            let why = "é".repeat(VIA_REASON_MAX + 9);
+            for via in [PulledVia::Fetcher, PulledVia::Runtime(why)] {
+                images.push(report.clone().with_via(via));
             }
             let message = "é".repeat(MESSAGE_MAX + 9);
             let digests = (0..9).map(|n| Digest::parse(&format!("sha256:{n:064}")).unwrap());
