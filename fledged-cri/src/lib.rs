@@ -41,7 +41,8 @@ pub use docker::DockerRuntime;
 pub use oci::{LayoutError, OciLayoutOptions, OciLayoutRuntime};
 #[cfg(feature = "oci")]
 pub use registry::{
-    ParsePlatformError, Platform, Probe, Registry, RegistryOptions, ensure_tls_provider,
+    ParsePlatformError, Platform, Probe, PullRate, PullRateError, Registry, RegistryOptions,
+    ensure_tls_provider,
 };
 
 pub use credentials::{

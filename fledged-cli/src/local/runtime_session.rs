@@ -422,7 +422,9 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
             PullVia::Auto => {
                 let mut fetcher = FetcherOptions::default();
                 fetcher.registry = registry_options(registry);
-                fetcher.use_config_path = registry.registry_hosts_dir.is_none();
+                if registry.registry_hosts_dir.is_some() {
+                    fetcher.config_dir = None;
+                }
                 fetcher.max_connections = pull.max_connections;
                 fetcher.max_pull_rate = pull.max_pull_rate;
                 Some(fetcher)

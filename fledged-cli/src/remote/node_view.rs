@@ -132,6 +132,8 @@ struct NodeImageView {
     /// Size as the runtime reports it.
     bytes: Option<ByteSize>,
     digest: Option<String>,
+    /// What fetched the layers in the last pull, and why the runtime did.
+    via: Option<String>,
     attempts: Option<u32>,
     next_attempt: Option<Timestamp>,
     /// The reason, in one word.
@@ -316,6 +318,7 @@ impl Scene<'_> {
             since: report.and_then(|report| report.finished_at.or(report.started_at)),
             bytes: report.and_then(|report| report.size),
             digest: report.and_then(|report| report.digest.as_ref().map(ToString::to_string)),
+            via: report.and_then(|report| report.via.as_ref().map(ToString::to_string)),
             attempts: report.map(|report| report.attempts),
             next_attempt: report.and_then(|report| report.next_attempt_at),
             reason: report.and_then(|report| report.reason.map(|reason| reason.to_string())),

@@ -1,25 +1,26 @@
 //! One pull through CRI, for which fledged fetches the layers.
 
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, Digest, ImageRef};
+use fledged_core::model::{ByteSize, Digest, ImageRef, PulledVia};
 use fledged_core::port::PullRequest;
 use serde::Deserialize;
 use tokio::sync::{Mutex, oneshot};
 
 use super::content::Content;
-use super::layers;
+use super::layers::{self, Outcome};
 use super::priority::{OwnLayers, OwnPull, let_others_first};
 use super::settings::Settings;
 use crate::cri::Client;
 use crate::registry::{
-    Blob, Connections, Downloads, Fetched, MAX_CONNECTIONS, Manifest, Meter, Platform, Registry,
-    RegistryOptions, Session, has_old_registry_settings, hosts_dirs_of_this_machine, read_config,
-    resolve, sha256,
+    Blob, CONTAINERD_CONFIG_DIR, Connections, Downloads, Fetched, MAX_CONNECTIONS, Manifest, Meter,
+    Platform, PullRate, Registry, RegistryOptions, Session, configured_hosts_dirs,
+    has_old_registry_settings, read_config, resolve, sha256,
 };
 
 /// The default of [`FetcherOptions::threshold`]: a download this small gains nothing from several connections.
@@ -27,6 +28,12 @@ const THRESHOLD: ByteSize = ByteSize::new(16 * 1024 * 1024);
 /// Images with more missing layers are left to the runtime. Each is an open file and a stream of containerd until
 /// it is complete; images that Docker builds have at most 127.
 const MAX_LAYERS: usize = 256;
+/// Where containerd looks for `hosts.toml` files after the folder of its configuration.
+const DOCKER_HOSTS_DIR: &str = "/etc/docker/certs.d";
+/// Why the runtime pulls everything.
+const NO_CONTENT_STORE: &str = "the runtime has no content store";
+/// Why the runtime pulls an image that is present.
+const UP_TO_DATE: &str = "the registry has the digest that is present";
 
 /// How layers are fetched for a runtime with containerd's content store.
 ///
@@ -36,29 +43,26 @@ const MAX_LAYERS: usize = 256;
 pub struct FetcherOptions {
     /// How registries are reached.
     pub registry: RegistryOptions,
-    /// Whether the runtime's `config_path` replaces [`hosts_dirs`](RegistryOptions::hosts_dirs) if the runtime's
-    /// status has it, up to containerd 1.7. Default: true.
-    pub use_config_path: bool,
+    /// The folder of containerd's configuration, whose settings of registries replace
+    /// [`hosts_dirs`](RegistryOptions::hosts_dirs). If it or a folder that it names is not visible to this process,
+    /// everything is left to the runtime. `None`: `hosts_dirs` apply. Default: `/etc/containerd`.
+    pub config_dir: Option<PathBuf>,
     /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
     pub max_connections: NonZeroUsize,
     /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none. With
     /// [`max_pull_rate`](Self::max_pull_rate), none are.
     pub threshold: ByteSize,
-    /// Bytes of layers that are received in a second, at most, by all pulls together; at least 64 KiB. What the
+    /// Bytes of layers that are received in a second, at most, by all pulls together. What the
     /// runtime pulls itself is not limited. Default: no limit.
-    pub max_pull_rate: Option<ByteSize>,
+    pub max_pull_rate: Option<PullRate>,
 }
 
 impl Default for FetcherOptions {
-    /// [`RegistryOptions::default`] with the `hosts.toml` folders of this machine, eight connections, 16 MiB.
+    /// [`RegistryOptions::default`], eight connections, 16 MiB.
     fn default() -> Self {
-        let registry = RegistryOptions {
-            hosts_dirs: hosts_dirs_of_this_machine(),
-            ..RegistryOptions::default()
-        };
         Self {
-            registry,
-            use_config_path: true,
+            registry: RegistryOptions::default(),
+            config_dir: Some(CONTAINERD_CONFIG_DIR.into()),
             max_connections: MAX_CONNECTIONS,
             threshold: THRESHOLD,
             max_pull_rate: None,
@@ -81,8 +85,10 @@ pub(crate) struct Fetcher {
 /// What is fetched for one pull.
 struct Work {
     downloads: Downloads,
-    /// None: the layers are left to the runtime.
+    /// Empty: the layers are left to the runtime.
     layers: Vec<Blob>,
+    /// Why they are.
+    left: String,
     _own: OwnPull,
 }
 
@@ -97,7 +103,8 @@ impl Fetcher {
         }
     }
 
-    /// Pulls an image. `present` is the digest under that name, if the runtime has one.
+    /// Pulls an image, and returns what fetched its layers. `present` is the digest under that name, if the runtime has
+    /// one.
     ///
     /// The runtime pulls what the fetcher does not support.
     ///
@@ -110,29 +117,36 @@ impl Fetcher {
         client: &Client,
         present: Option<&Digest>,
         request: &PullRequest,
-    ) -> Result<(), Failure> {
+    ) -> Result<PulledVia, Failure> {
         let image = &request.image;
         let pull = client.pull(image.as_str(), request.auth.as_ref());
         let (content, access) = match self.open(client, request).await {
             Ok(opened) => opened,
             Err(failure) => {
-                self.log_left(image, &failure.to_string());
+                let why = failure.to_string();
+                self.log_left(image, &why);
                 let _own = self.own_layers.add_unknown();
-                return pull.await;
+                return pull.await.map(|()| PulledVia::Runtime(why));
             }
         };
-        let work = match self.prepare(&content, access, present, request).await {
-            Ok(work) => work,
+        let (work, left) = match self.prepare(&content, access, present, request).await {
+            Ok(Some(work)) => {
+                let left = work.left.clone();
+                (Some(work), left)
+            }
+            Ok(None) => (None, UP_TO_DATE.to_owned()),
             Err(failure) if failure.reason == Reason::TooManyRequests => {
                 log_kept(content.release_own().await);
                 return Err(failure);
             }
             Err(failure) => {
-                self.log_left(image, &failure.to_string());
-                None
+                let why = failure.to_string();
+                self.log_left(image, &why);
+                (None, why)
             }
         };
         let fetched = work.as_ref().filter(|work| !work.layers.is_empty());
+        let outcome = Outcome::default();
         let pulled = match fetched {
             None => {
                 let _own = work.is_none().then(|| self.own_layers.add_unknown());
@@ -142,7 +156,7 @@ impl Fetcher {
                 downloads, layers, ..
             }) => {
                 let (first, first_ended) = oneshot::channel();
-                let fetching = layers::fetch(downloads, &content, layers, first);
+                let fetching = layers::fetch(downloads, &content, layers, first, &outcome);
                 let pulling = async {
                     // Always an error: the sender is dropped without a message.
                     let _ = first_ended.await;
@@ -171,7 +185,11 @@ impl Fetcher {
             // The next attempt continues the layers that the lease keeps.
             Err(_) => {}
         }
-        pulled
+        pulled?;
+        Ok(match fetched {
+            Some(_) => outcome.via(),
+            None => PulledVia::Runtime(left),
+        })
     }
 
     /// Logs why the runtime pulls an image by itself.
@@ -203,24 +221,24 @@ impl Fetcher {
     ) -> Result<(Content, (Settings, Registry)), Failure> {
         let unsupported = |problem: &str| Failure::new(Reason::RuntimeUnsupported, problem);
         if self.unsupported.load(Ordering::Relaxed) {
-            return Err(unsupported("the runtime has no content store"));
+            return Err(unsupported(NO_CONTENT_STORE));
         }
-        let settings = Settings::read(&client.verbose_status().await?).map_err(unsupported)?;
-        if settings.hosts_dirs.is_none() && has_old_registry_settings() {
-            return Err(unsupported(
-                "containerd has registry settings of an old form",
-            ));
+        let mut settings = Settings::read(&client.verbose_status().await?).map_err(unsupported)?;
+        if let Some(config_dir) = &self.options.config_dir {
+            let found = settings.hosts_dirs.take();
+            let dirs = hosts_dirs(found, config_dir).map_err(|problem| unsupported(&problem))?;
+            settings.hosts_dirs = Some(dirs);
         }
         let registry = self.registry(&settings).await?;
         let content = Content::new(client.channel(), client.socket(), &request.image)?;
-        let leased = content.lease().await;
-        if let Err(failure) = &leased
-            && failure.reason == Reason::RuntimeUnsupported
-        {
-            self.unsupported.store(true, Ordering::Relaxed);
+        match content.lease().await {
+            Ok(()) => Ok((content, (settings, registry))),
+            Err(failure) if failure.reason == Reason::RuntimeUnsupported => {
+                self.unsupported.store(true, Ordering::Relaxed);
+                Err(unsupported(NO_CONTENT_STORE))
+            }
+            Err(failure) => Err(failure),
         }
-        leased?;
-        Ok((content, (settings, registry)))
     }
 
     /// The registry client for these settings, which all pulls share.
@@ -231,7 +249,7 @@ impl Fetcher {
         }
         let mut options = self.options.registry.clone();
         if let Some(dirs) = &settings.hosts_dirs
-            && self.options.use_config_path
+            && self.options.config_dir.is_some()
         {
             options.hosts_dirs.clone_from(dirs);
         }
@@ -249,6 +267,7 @@ impl Fetcher {
         request: &PullRequest,
     ) -> Result<Option<Work>, Failure> {
         let session = Session::new(registry, &request.image, request.auth.clone());
+        let session = session.needing_every_host();
         if present.is_some() && session.head_manifest().await?.as_ref() == present {
             return Ok(None);
         }
@@ -299,11 +318,17 @@ impl Fetcher {
             Some(_) => ByteSize::ZERO,
             None => self.options.threshold,
         };
-        if missing < threshold {
-            tracing::debug!(image = %request.image, %missing, "layers left to the runtime");
+        let mut left = String::new();
+        if layers.is_empty() {
+            left = "no layer is missing".to_owned();
+        } else if missing < threshold {
+            left = format!("{missing} are missing, less than {threshold}");
+            tracing::debug!(image = %request.image, why = left, "image left to the runtime");
             layers.clear();
         } else if layers.len() > MAX_LAYERS {
-            self.log_left(&request.image, &format!("it has {} layers", layers.len()));
+            let count = layers.len();
+            left = format!("{count} layers are missing, more than {MAX_LAYERS}");
+            self.log_left(&request.image, &left);
             layers.clear();
         }
         let downloads = Downloads {
@@ -314,9 +339,40 @@ impl Fetcher {
         Ok(Some(Work {
             downloads,
             layers,
+            left,
             _own: own,
         }))
     }
+}
+
+/// The folders of `hosts.toml` files: those of the runtime's status, else those of its configuration.
+///
+/// # Errors
+///
+/// This process does not see them, or the configuration has settings that only the runtime follows.
+fn hosts_dirs(found: Option<Vec<PathBuf>>, config_dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let visible = |folder: &Path| match folder.exists() {
+        true => Ok(()),
+        false => Err(format!(
+            "{} with the runtime's settings of registries is not visible to this process",
+            folder.display()
+        )),
+    };
+    if found.is_none() {
+        visible(config_dir)?;
+        if has_old_registry_settings(config_dir) {
+            return Err("containerd has registry settings of an old form".to_owned());
+        }
+    }
+    let Some(dirs) = found.or_else(|| configured_hosts_dirs(config_dir)) else {
+        // containerd's default.
+        return Ok(vec![config_dir.join("certs.d"), DOCKER_HOSTS_DIR.into()]);
+    };
+    // The folders themselves need not exist.
+    for folder in dirs.iter().filter_map(|dir| dir.parent()) {
+        visible(folder)?;
+    }
+    Ok(dirs)
 }
 
 fn log_kept(released: Result<(), Failure>) {
@@ -354,6 +410,42 @@ fn chain_ids(config: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_registries_have_to_be_visible() {
+        let folder = tempfile::tempdir().unwrap();
+        let config_dir = folder.path();
+        let hidden = Path::new("/no-such-folder");
+        let message = "/no-such-folder with the runtime's settings of registries is not visible to this process";
+        let certs = config_dir.join("certs.d");
+        let in_status = |dirs: &[&Path]| Some(dirs.iter().map(|dir| dir.to_path_buf()).collect());
+        let refused = |found| hosts_dirs(found, config_dir).unwrap_err();
+
+        assert_eq!(hosts_dirs(in_status(&[]), hidden), Ok(Vec::new()));
+        assert_eq!(
+            hosts_dirs(in_status(&[&certs]), hidden),
+            Ok(vec![certs.clone()])
+        );
+        assert_eq!(
+            refused(in_status(&[&certs, &hidden.join("certs.d")])),
+            message
+        );
+
+        // containerd 2 does not have them in its status.
+        assert_eq!(hosts_dirs(None, hidden).unwrap_err(), message);
+        let default = vec![certs.clone(), PathBuf::from("/etc/docker/certs.d")];
+        assert_eq!(hosts_dirs(None, config_dir), Ok(default));
+        let configure = |registry: &str| {
+            let text = format!("[plugins.\"io.containerd.cri.v1.images\".registry]\n{registry}\n");
+            std::fs::write(config_dir.join("config.toml"), text).unwrap();
+        };
+        configure(&format!("config_path = \"{}\"", certs.display()));
+        assert_eq!(hosts_dirs(None, config_dir), Ok(vec![certs]));
+        configure("config_path = \"/no-such-folder/certs.d\"");
+        assert_eq!(refused(None), message);
+        configure("mirrors.\"docker.io\".endpoint = [\"https://m.test\"]");
+        assert!(refused(None).contains("old form"));
+    }
 
     #[test]
     fn chain_ids_name_a_layer_with_those_below() {

@@ -1,9 +1,12 @@
 //! Downloads of missing layers into containerd's content store.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fledged_core::error::{Failure, Reason};
+use fledged_core::model::PulledVia;
 use futures_util::future::join_all;
 use futures_util::stream::{self, TryStreamExt as _};
 use tokio::sync::oneshot;
@@ -22,6 +25,34 @@ const WRITE: usize = 1024 * 1024;
 const LOCKED_MAX: Duration = Duration::from_secs(2);
 const LOCKED_RETRY: Duration = Duration::from_millis(100);
 
+/// What has become of the layers of one pull so far.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    has_fetched: AtomicBool,
+    left: OnceLock<String>,
+}
+
+impl Outcome {
+    /// A layer is left to the runtime, for this reason.
+    fn leave(&self, layer: &Blob, why: &str) {
+        tracing::debug!(digest = %layer.digest, why, "layer left to the runtime");
+        // The first one is reported.
+        let _ = self.left.set(why.to_owned());
+    }
+
+    /// What fetched the layers.
+    pub(super) fn via(&self) -> PulledVia {
+        if self.has_fetched.load(Ordering::Relaxed) {
+            return PulledVia::Fetcher;
+        }
+        let why = self
+            .left
+            .get()
+            .map_or("its layers arrived otherwise", String::as_str);
+        PulledVia::Runtime(why.to_owned())
+    }
+}
+
 /// Fetches layers, the lowest first. `first_ended` is dropped when the first of them is complete, or given up.
 ///
 /// A layer that cannot be fetched, or that another client writes, is left to containerd.
@@ -34,9 +65,10 @@ pub(super) async fn fetch(
     content: &Content,
     layers: &[Blob],
     first_ended: oneshot::Sender<()>,
+    outcome: &Outcome,
 ) -> Result<(), Failure> {
     // All are opened before the first is fetched: containerd fetches layers that no client writes.
-    let opened = join_all(layers.iter().map(|layer| open(content, layer))).await;
+    let opened = join_all(layers.iter().map(|layer| open(content, layer, outcome))).await;
     let ingests: Vec<(&Blob, Ingest)> = layers
         .iter()
         .zip(opened)
@@ -56,10 +88,11 @@ pub(super) async fn fetch(
             match fetch_layer(downloads, layer, ingest).await {
                 Err(failure) if failure.reason == Reason::TooManyRequests => Err(failure),
                 Err(failure) => {
-                    tracing::debug!(digest = %layer.digest, %failure, "layer left to the runtime");
+                    outcome.leave(layer, &failure.to_string());
                     Ok(())
                 }
                 Ok(()) => {
+                    outcome.has_fetched.store(true, Ordering::Relaxed);
                     tracing::debug!(digest = %layer.digest, bytes = length, "layer fetched");
                     Ok(())
                 }
@@ -69,7 +102,7 @@ pub(super) async fn fetch(
 }
 
 /// Opens a layer, unless it is present or another client writes it.
-async fn open(content: &Content, layer: &Blob) -> Option<Ingest> {
+async fn open(content: &Content, layer: &Blob, outcome: &Outcome) -> Option<Ingest> {
     let deadline = Instant::now() + LOCKED_MAX;
     loop {
         match content.open("layer", &layer.digest, layer.size).await {
@@ -79,11 +112,11 @@ async fn open(content: &Content, layer: &Blob) -> Option<Ingest> {
                 tokio::time::sleep(LOCKED_RETRY).await;
             }
             Ok(Opened::Locked) => {
-                tracing::debug!(digest = %layer.digest, "layer left to another client");
+                outcome.leave(layer, "another client of the runtime fetches the layers");
                 return None;
             }
             Err(failure) => {
-                tracing::debug!(digest = %layer.digest, %failure, "layer left to the runtime");
+                outcome.leave(layer, &failure.to_string());
                 return None;
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, ImageRef};
+use fledged_core::model::{ByteSize, ImageRef, PulledVia};
 use fledged_core::port::{
     FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
@@ -110,8 +110,10 @@ impl CriRuntime {
 
     async fn pull_image(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
         let image = &request.image;
-        self.pull_content(request).await?;
-        self.find(image).await?.ok_or_else(|| {
+        let via = self.pull_content(request).await?;
+        let found = self.find(image).await?;
+        let found = found.map(|found| found.with_via(via));
+        found.ok_or_else(|| {
             // Garbage-collected at once, or stored under another name.
             let message = format!(
                 "the runtime reports success but does not hold {}",
@@ -121,15 +123,20 @@ impl CriRuntime {
         })
     }
 
-    async fn pull_content(&self, request: &PullRequest) -> Result<(), Failure> {
+    /// Pulls an image. Returns what fetched the layers, with a fetcher.
+    async fn pull_content(&self, request: &PullRequest) -> Result<Option<PulledVia>, Failure> {
         let image = &request.image;
         #[cfg(feature = "oci")]
         if let Some(fetcher) = &self.fetcher {
             let present = self.find(image).await?.and_then(|found| found.digest);
-            return fetcher.pull(&self.client, present.as_ref(), request).await;
+            let via = fetcher
+                .pull(&self.client, present.as_ref(), request)
+                .await?;
+            return Ok(Some(via));
         }
         let auth = request.auth.as_ref();
-        self.client.pull(image.as_str(), auth).await
+        self.client.pull(image.as_str(), auth).await?;
+        Ok(None)
     }
 
     async fn remove_image(&self, image: &ImageRef) -> Result<Removal, Failure> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, ImageRef};
+use fledged_core::model::ImageRef;
 use fledged_core::port::{
     FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RemovalScope, RuntimeImage,
     RuntimeInfo,
@@ -19,7 +19,7 @@ use super::layout_error::LayoutError;
 use super::lock::WriterLock;
 use super::pull::pull;
 use super::store::{Store, blocking};
-use crate::registry::{MAX_CONNECTIONS, Platform, Registry, RegistryOptions};
+use crate::registry::{MAX_CONNECTIONS, Platform, PullRate, Registry, RegistryOptions};
 
 /// Layers of one image that are fetched in parallel: the default of containerd and Docker. Many take
 /// bandwidth from everything else on the node.
@@ -38,9 +38,8 @@ pub struct OciLayoutOptions {
     /// How many connections fetch layers, of all images together. A large layer comes over several, in parts
     /// of 8 MiB, each of which is in memory until those before it are written.
     pub max_connections: NonZeroUsize,
-    /// Bytes of layers that are received in a second, at most, by all pulls together; at least 64 KiB. Default:
-    /// no limit.
-    pub max_pull_rate: Option<ByteSize>,
+    /// Bytes of layers that are received in a second, at most, by all pulls together. Default: no limit.
+    pub max_pull_rate: Option<PullRate>,
 }
 
 impl OciLayoutOptions {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::ByteSize;
 use reqwest::Response;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::client::failure_of_transport;
 use super::manifest::Blob;
 use super::meter::Meter;
-use super::rate_limit::RateLimit;
+use super::rate_limit::{PullRate, RateLimit};
 use super::session::Session;
 
 /// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
@@ -46,11 +45,11 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// `rate`: bytes that all of them receive in a second, at most.
-    pub(crate) fn new(limit: NonZeroUsize, rate: Option<ByteSize>) -> Self {
+    pub(crate) fn new(limit: NonZeroUsize, rate: Option<PullRate>) -> Self {
         Self::with_part(limit, rate, PART)
     }
 
-    pub(super) fn with_part(limit: NonZeroUsize, rate: Option<ByteSize>, part: u64) -> Self {
+    pub(super) fn with_part(limit: NonZeroUsize, rate: Option<PullRate>, part: u64) -> Self {
         let limit = limit.get().min(Semaphore::MAX_PERMITS);
         Self {
             permits: Arc::new(Semaphore::new(limit)),

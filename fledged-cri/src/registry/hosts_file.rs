@@ -358,32 +358,37 @@ impl Reader<'_> {
     }
 }
 
-/// The file with containerd's configuration.
-const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
+/// The folder of containerd's configuration.
+pub(crate) const CONTAINERD_CONFIG_DIR: &str = "/etc/containerd";
 
 /// The folders in which this machine's container runtime looks for registries: those of containerd's
 /// configuration, else `/etc/containerd/certs.d` and `/etc/docker/certs.d`.
 #[must_use]
 pub fn hosts_dirs_of_this_machine() -> Vec<PathBuf> {
-    let configured = std::fs::read_to_string(CONTAINERD_CONFIG)
-        .ok()
-        .map(|text| config_path(&text))
-        .unwrap_or_default();
-    if configured.is_empty() {
+    let configured = configured_hosts_dirs(Path::new(CONTAINERD_CONFIG_DIR));
+    configured.unwrap_or_else(|| {
         ["/etc/containerd/certs.d", "/etc/docker/certs.d"]
             .map(PathBuf::from)
             .into()
-    } else {
-        configured
-    }
+    })
 }
 
-/// Whether containerd's configuration on this machine has mirrors, TLS settings or credentials in the form
-/// before `hosts.toml`.
-#[cfg(feature = "cri")]
-pub(crate) fn has_old_registry_settings() -> bool {
-    std::fs::read_to_string(CONTAINERD_CONFIG).is_ok_and(|text| old_registry_settings(&text))
+/// `config_path` of containerd's configuration in that folder, if it is set.
+pub(crate) fn configured_hosts_dirs(config_dir: &Path) -> Option<Vec<PathBuf>> {
+    let text = std::fs::read_to_string(config_dir.join(CONTAINERD_CONFIG)).ok()?;
+    Some(config_path(&text)).filter(|dirs| !dirs.is_empty())
 }
+
+/// Whether containerd's configuration in that folder has mirrors, TLS settings or credentials in the form before
+/// `hosts.toml`.
+#[cfg(feature = "cri")]
+pub(crate) fn has_old_registry_settings(config_dir: &Path) -> bool {
+    let text = std::fs::read_to_string(config_dir.join(CONTAINERD_CONFIG));
+    text.is_ok_and(|text| old_registry_settings(&text))
+}
+
+/// The file with containerd's configuration.
+const CONTAINERD_CONFIG: &str = "config.toml";
 
 #[cfg(feature = "cri")]
 fn old_registry_settings(text: &str) -> bool {

@@ -38,6 +38,7 @@ pub use client::{Registry, RegistryAuthority, RegistryOptions};
 pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
 pub use probe::Probe;
+pub use rate_limit::{PullRate, PullRateError};
 
 #[cfg(feature = "cri")]
 pub(crate) use blob_download::BlobDownload;
@@ -53,7 +54,9 @@ pub(crate) use meter::Meter;
 pub(crate) use session::Session;
 #[cfg(feature = "cri")]
 pub(crate) use {
-    hosts_file::{has_old_registry_settings, hosts_problem},
+    hosts_file::{
+        CONTAINERD_CONFIG_DIR, configured_hosts_dirs, has_old_registry_settings, hosts_problem,
+    },
     probe::read_config,
 };
 

@@ -1,5 +1,7 @@
 //! A limit on the bytes that are received in a second.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,9 +11,49 @@ use tokio::time::Instant;
 /// Capacity that was not used is kept for this long, so that late readers do not lower the rate.
 const BURST: Duration = Duration::from_millis(100);
 /// The lowest rate. A registry ends connections that are slower.
-const LEAST: u64 = 64 * 1024;
+const LEAST: ByteSize = ByteSize::new(64 * 1024);
 /// The reduced rate: enough to keep connections alive.
 const SLOW: u64 = 1024 * 1024;
+
+/// A limit on the bytes of layers that are received in a second: at least 64 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PullRate(ByteSize);
+
+/// Why something is not a [`PullRate`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PullRateError(String);
+
+impl PullRate {
+    /// A limit of that many bytes a second.
+    ///
+    /// # Errors
+    ///
+    /// [`PullRateError`] below 64 KiB.
+    pub fn new(bytes: ByteSize) -> Result<Self, PullRateError> {
+        if bytes < LEAST {
+            return Err(PullRateError("must be at least 64Ki".to_owned()));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl FromStr for PullRate {
+    type Err = PullRateError;
+
+    /// Parses bytes a second, as [`ByteSize`] does: `20Mi`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes = text.parse::<ByteSize>();
+        Self::new(bytes.map_err(|error| PullRateError(error.problem().to_owned()))?)
+    }
+}
+
+/// As `20.0 MiB/s`.
+impl fmt::Display for PullRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/s", self.0))
+    }
+}
 
 /// A limit on received bytes that several connections share: a token bucket.
 #[derive(Debug)]
@@ -30,10 +72,9 @@ struct State {
 }
 
 impl RateLimit {
-    /// A limit of that many bytes a second; limits below 64 KiB/s are raised to that.
-    pub(crate) fn new(limit: Option<ByteSize>) -> Self {
+    pub(crate) fn new(limit: Option<PullRate>) -> Self {
         Self {
-            limit: limit.map(|limit| limit.bytes().max(LEAST)),
+            limit: limit.map(|limit| limit.0.bytes()),
             state: Mutex::new(State {
                 even: Instant::now(),
                 slow: false,
@@ -74,11 +115,33 @@ impl RateLimit {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_rate_is_at_least_64_kib() {
+        for (text, expected) in [
+            ("64Ki", Ok(LEAST)),
+            ("65535", Err("must be at least 64Ki")),
+            ("0", Err("must be at least 64Ki")),
+        ] {
+            let parsed = text.parse::<PullRate>();
+            let expected = expected.map(PullRate).map_err(str::to_owned);
+            assert_eq!(
+                parsed.map_err(|error| error.to_string()),
+                expected,
+                "{text}"
+            );
+        }
+        assert!("fast".parse::<PullRate>().is_err());
+        assert_eq!(
+            "20Mi".parse::<PullRate>().unwrap().to_string(),
+            "20.0 MiB/s"
+        );
+    }
+
     const CHUNK: u64 = 300_000;
 
     /// Receives chunks over some connections for a time, and returns the bytes of each 100 ms.
     async fn receive(rate: u64, connections: usize, lasting: Duration) -> Vec<u64> {
-        let limit = RateLimit::new(Some(ByteSize::new(rate)));
+        let limit = RateLimit::new(PullRate::new(ByteSize::new(rate)).ok());
         let start = Instant::now();
         let ticks = usize::try_from(lasting.as_millis() / 100).unwrap();
         let received = Mutex::new(vec![0; ticks]);
@@ -112,7 +175,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unused_rate_is_not_saved_up() {
-        let limit = RateLimit::new(Some(ByteSize::new(1_000_000)));
+        let limit = RateLimit::new(PullRate::new(ByteSize::new(1_000_000)).ok());
         tokio::time::sleep(Duration::from_secs(3600)).await;
         let after = |millis| Some(Instant::now() + Duration::from_millis(millis));
         assert_eq!(limit.received(1_000_000), after(900));
@@ -120,10 +183,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_lowest_rate_and_the_largest_count_are_bounded() {
-        let limit = RateLimit::new(Some(ByteSize::new(1)));
-        let second = Instant::now() + Duration::from_secs(1);
-        assert!(limit.received(LEAST) <= Some(second));
+    async fn the_largest_count_is_bounded() {
+        let limit = RateLimit::new(PullRate::new(LEAST).ok());
         let far = limit.received(u64::MAX);
         assert!(limit.received(u64::MAX) >= far);
     }
@@ -140,8 +201,8 @@ mod tests {
         limit.set_slow(false);
         assert_eq!(limit.received(SLOW), None);
         // A lower limit stays in force.
-        let limit = RateLimit::new(Some(ByteSize::new(LEAST)));
+        let limit = RateLimit::new(PullRate::new(LEAST).ok());
         limit.set_slow(true);
-        assert_eq!(limit.received(10 * LEAST), after(10));
+        assert_eq!(limit.received(10 * LEAST.bytes()), after(10));
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Session {
     image: ImageRef,
     /// Set when a host does not honour `Range`.
     no_ranges: AtomicBool,
+    /// Whether a host that cannot be reached ends a request.
+    needs_every_host: bool,
 }
 
 impl Session {
@@ -51,6 +53,23 @@ impl Session {
             image: image.clone(),
             registry,
             no_ranges: AtomicBool::new(false),
+            needs_every_host: false,
+        }
+    }
+
+    /// A host that cannot be reached ends a request, in place of going on with the next one: another program may reach
+    /// it, such as a mirror on the loopback interface of the node.
+    #[cfg(feature = "cri")]
+    #[must_use]
+    pub(crate) fn needing_every_host(mut self) -> Self {
+        self.needs_every_host = true;
+        self
+    }
+
+    fn failures(&self) -> Failures {
+        Failures {
+            most_relevant: None,
+            unreachable_ends: self.needs_every_host,
         }
     }
 
@@ -74,11 +93,11 @@ impl Session {
     /// Registries do not count this towards their rate limits, or count it less than a read.
     pub(crate) async fn head_manifest(&self) -> Result<Option<Digest>, Failure> {
         let tail = format!("manifests/{}", self.target());
-        let mut failures = Failures::default();
+        let mut failures = self.failures();
         for host in self.hosts(self.image.digest().is_none())? {
             match host.send(&Method::HEAD, &tail, "manifest").await {
                 Ok(response) => return Ok(stated_digest(&response)),
-                Err(failure) => failures.add(failure),
+                Err(failure) => failures.add(failure)?,
             }
         }
         Err(failures.most_relevant())
@@ -126,11 +145,11 @@ impl Session {
         expected: Option<&Digest>,
     ) -> Result<Fetched, Failure> {
         let resolve = expected.is_none_or(|digest| digest.as_str() != target);
-        let mut failures = Failures::default();
+        let mut failures = self.failures();
         for host in self.hosts(resolve)? {
             match host.fetch_manifest(target, expected).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(failure) => failures.add(failure),
+                Err(failure) => failures.add(failure)?,
             }
         }
         Err(failures.most_relevant())
@@ -142,11 +161,11 @@ impl Session {
     /// credentials.
     pub(crate) async fn blob(&self, blob: &Blob) -> Result<Response, Failure> {
         let tail = format!("blobs/{}", blob.digest);
-        let mut failures = Failures::default();
+        let mut failures = self.failures();
         for host in self.hosts(false)? {
             match host.send(&Method::GET, &tail, "blob").await {
                 Ok(response) => return Ok(response),
-                Err(failure) => failures.add(failure),
+                Err(failure) => failures.add(failure)?,
             }
         }
         self.foreign_blob(blob, failures.most_relevant()).await
@@ -164,7 +183,7 @@ impl Session {
         blob: &Blob,
         range: &Range<u64>,
     ) -> Result<Option<Response>, Failure> {
-        let mut failures = Failures::default();
+        let mut failures = self.failures();
         for host in self.hosts(false)? {
             match host.blob_part(blob, range).await {
                 Ok(None) => {
@@ -172,7 +191,7 @@ impl Session {
                     return Ok(None);
                 }
                 Ok(part) => return Ok(part),
-                Err(failure) => failures.add(failure),
+                Err(failure) => failures.add(failure)?,
             }
         }
         Err(failures.most_relevant())
@@ -183,11 +202,11 @@ impl Session {
     /// Registries, their proxies and signed URLs often refuse `HEAD` of content that `GET` returns, so
     /// only a `HEAD` that finds the expected size decides. Otherwise the first byte is requested.
     pub(crate) async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
-        let mut failures = Failures::default();
+        let mut failures = self.failures();
         for host in self.hosts(false)? {
             match host.has_blob(blob).await {
                 Ok(()) => return Ok(()),
-                Err(failure) => failures.add(failure),
+                Err(failure) => failures.add(failure)?,
             }
         }
         self.foreign_blob(blob, failures.most_relevant())
@@ -221,27 +240,39 @@ impl Session {
 
 /// The failures of several hosts. The most relevant one is reported, as in containerd: an answer of a
 /// registry before "not found", and that before a connection that failed; the first of each kind.
-#[derive(Default)]
-struct Failures(Option<Failure>);
+struct Failures {
+    most_relevant: Option<Failure>,
+    /// Whether the next host is not asked after one that cannot be reached.
+    unreachable_ends: bool,
+}
 
 impl Failures {
-    fn add(&mut self, failure: Failure) {
+    /// Adds the failure of a host, or returns it if the next host is not to be asked.
+    fn add(&mut self, failure: Failure) -> Result<(), Failure> {
+        let is_unreachable = matches!(
+            failure.reason,
+            Reason::ConnectionFailed | Reason::RegistryMisconfigured
+        );
+        if self.unreachable_ends && is_unreachable {
+            return Err(failure);
+        }
         let relevance = |failure: &Failure| match failure.reason {
             Reason::ConnectionFailed | Reason::RegistryMisconfigured => 1,
             Reason::ImageNotFound => 2,
             _ => 3,
         };
         if self
-            .0
+            .most_relevant
             .as_ref()
             .is_none_or(|known| relevance(known) < relevance(&failure))
         {
-            self.0 = Some(failure);
+            self.most_relevant = Some(failure);
         }
+        Ok(())
     }
 
     fn most_relevant(self) -> Failure {
-        self.0
+        self.most_relevant
             .unwrap_or_else(|| Failure::new(Reason::Unknown, "no host was asked"))
     }
 }

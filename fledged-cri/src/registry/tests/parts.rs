@@ -15,7 +15,7 @@ use super::super::fake::{Answer, Asked, Fake};
 use super::super::manifest::Blob;
 use super::super::meter::Meter;
 use super::super::session::Session;
-use super::super::{Registry, RegistryOptions, sha256};
+use super::super::{PullRate, Registry, RegistryOptions, sha256};
 
 /// Ten parts and a half.
 const LENGTH: usize = 1050;
@@ -230,7 +230,8 @@ async fn a_rate_limit_slows_parts_and_whole_blobs() {
             _ => Answer::new(200, answer.clone()),
         })
         .await;
-        let limit = Some(ByteSize::new(rate as u64));
+        let limit = PullRate::new(ByteSize::new(rate as u64)).ok();
+        assert!(limit.is_some());
         let four = NonZeroUsize::new(4).unwrap();
         let connections = Connections::with_part(four, limit, 8 * 1024);
         let began = Instant::now();

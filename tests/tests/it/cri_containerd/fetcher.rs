@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, Digest};
+use fledged_core::model::{ByteSize, Digest, PulledVia};
 use fledged_core::port::{
     ImageRuntime, ProgressSink, PullProgress, PullRequest, RegistryAuth, Removal, RuntimeImage,
 };
 use fledged_cri::cri::CriRuntime;
-use fledged_cri::{FetcherOptions, RegistryOptions};
+use fledged_cri::{FetcherOptions, PullRate, RegistryOptions};
 use fledged_tests::{
     Compression, Containerd, FakeCri, Fault, FaultProxy, ImageBuilder, Layer, Pushed, Registry,
     Rule, SOON, images_with_shared_base, poll_until, require,
@@ -31,12 +31,16 @@ fn fetching(containerd: &Containerd) -> CriRuntime {
     limited(containerd, None)
 }
 
+fn rate(bytes: u64) -> PullRate {
+    PullRate::new(ByteSize::new(bytes)).unwrap()
+}
+
 /// With a limit in bytes a second.
 fn limited(containerd: &Containerd, max_pull_rate: Option<u64>) -> CriRuntime {
     let mut options = FetcherOptions::default();
     options.threshold = ByteSize::ZERO;
     options.registry = RegistryOptions::default();
-    options.max_pull_rate = max_pull_rate.map(ByteSize::new);
+    options.max_pull_rate = max_pull_rate.map(rate);
     CriRuntime::connect(containerd.socket()).with_fetcher(options)
 }
 
@@ -138,6 +142,7 @@ async fn layers_come_over_several_connections_and_each_byte_once() {
     let request = PullRequest::new(image(&name)).with_progress(progress);
     let pulled = setup.runtime.pull(request).await.unwrap();
     assert_eq!(pulled.digest, Some(pushed.digest.clone()));
+    assert_eq!(pulled.via, Some(PulledVia::Fetcher));
     setup.assert_each_byte_once(&pushed);
     assert!(
         setup.proxy.peak_downloads() > 3,
@@ -409,11 +414,36 @@ async fn mirrors_of_the_runtimes_configuration_are_used() {
     let mut options = FetcherOptions::default();
     options.threshold = ByteSize::ZERO;
     options.registry = RegistryOptions::default();
-    options.use_config_path = false;
+    options.config_dir = None;
     let runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
     let asked = offsets(&setup.proxy, &pushed.layers[0]).len();
     pull(&runtime, "registry.invalid/team/app:1").await.unwrap();
     assert_eq!(offsets(&setup.proxy, &pushed.layers[0])[asked..], [0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_host_is_left_to_the_runtime_if_a_mirror_cannot_be_reached() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    // Nothing listens there, as on the loopback interface of another network namespace.
+    let hosts = format!(
+        "server = \"http://{}\"\n[host.\"http://127.0.0.1:1\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        setup.proxy.addr()
+    );
+    setup
+        .containerd
+        .configure_registry("registry.invalid", Some(&hosts));
+    let pulled = pull(&setup.runtime, "registry.invalid/team/app:1").await;
+    let why = left_to_the_runtime(pulled.unwrap());
+    assert!(why.contains("127.0.0.1:1"), "{why}");
+    assert_eq!(offsets(&setup.proxy, &pushed.layers[0]), [0]);
+}
+
+fn left_to_the_runtime(pulled: RuntimeImage) -> String {
+    match pulled.via {
+        Some(PulledVia::Runtime(why)) => why,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -449,10 +479,12 @@ async fn small_images_are_left_to_the_runtime() {
     let pushed = ImageBuilder::new()
         .random_layer("data", 1, 15_000_000)
         .push(&setup.registry, "team/app", "1");
-    pull(&runtime, &pushed.reference_at(setup.proxy.addr()))
-        .await
-        .unwrap();
+    let name = pushed.reference_at(setup.proxy.addr());
+    let why = left_to_the_runtime(pull(&runtime, &name).await.unwrap());
+    assert!(why.ends_with("are missing, less than 16.0 MiB"), "{why}");
     setup.assert_each_byte_once(&pushed);
+    let why = left_to_the_runtime(pull(&runtime, &name).await.unwrap());
+    assert_eq!(why, "the registry has the digest that is present");
     assert_eq!(offsets(&setup.proxy, &pushed.layers[0]), [0]);
     assert_eq!(setup.proxy.requests_matching("GET", "/manifests/").len(), 1);
     setup.assert_nothing_left();
@@ -463,7 +495,8 @@ async fn a_runtime_without_content_store_pulls_itself() {
     let fake = FakeCri::start();
     let runtime = CriRuntime::connect(fake.socket()).with_fetcher(FetcherOptions::default());
     for name in ["127.0.0.1:9/app:1", "127.0.0.1:9/app:2"] {
-        pull(&runtime, name).await.unwrap();
+        let why = left_to_the_runtime(pull(&runtime, name).await.unwrap());
+        assert_eq!(why, "the runtime has no content store");
     }
 }
 
@@ -472,7 +505,7 @@ async fn a_limited_rate_also_holds_for_small_images() {
     let Some(mut setup) = setup() else { return };
     let mut options = FetcherOptions::default();
     options.registry = RegistryOptions::default();
-    options.max_pull_rate = Some(ByteSize::new(5_000_000));
+    options.max_pull_rate = Some(rate(5_000_000));
     setup.runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
     let pushed = ImageBuilder::new()
         .random_layer("data", 1, 10_000_000)
