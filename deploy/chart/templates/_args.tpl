@@ -88,6 +88,16 @@
 {{- end }}
 - --max-parallel-pulls={{ .Values.agent.maxParallelPulls }}
 - {{ include "fledged.protectImages" . | quote }}
+{{- with .Values.agent.pull }}
+{{- if eq .via "auto" }}
+- --pull-via=auto
+- --max-connections={{ .maxConnections }}
+- --runtime-config-dir={{ .configDir }}
+{{- with .maxRate }}
+- --max-pull-rate={{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.agent.inventoryInterval }}
 - --inventory-interval={{ . }}
 {{- end }}

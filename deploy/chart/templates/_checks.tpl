@@ -5,6 +5,7 @@
 {{- include "fledged.checkLabels" . -}}
 {{- include "fledged.checkCredentialProviders" (default dict .Values.agent.credentialProviders) -}}
 {{- include "fledged.checkMount" (list "agent.imageFilesystem.mount" (default "" (default dict .Values.agent.imageFilesystem).mount)) -}}
+{{- include "fledged.checkMount" (list "agent.pull.configDir" (default "" (default dict .Values.agent.pull).configDir)) -}}
 {{- if .Values.webhookServer.enable -}}
 {{- include "fledged.checkWebhook" . -}}
 {{- end -}}
@@ -40,7 +41,7 @@
 
 {{/* A path at which agents mount a directory of their node must not hide the program or what the chart mounts. */}}
 {{- define "fledged.checkMount" -}}
-{{- if has (clean (last .)) (list "/usr" "/usr/local" "/usr/local/bin" "/credential-providers") -}}
+{{- if has (clean (last .)) (list "/etc" "/etc/ssl" "/etc/ssl/certs" "/usr" "/usr/local" "/usr/local/bin" "/credential-providers") -}}
 {{- fail (printf "%s: %q: would hide files of the agent's image" (first .) (last .)) -}}
 {{- end -}}
 {{- end -}}

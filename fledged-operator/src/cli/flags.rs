@@ -14,6 +14,7 @@ use clap::{
 use fledged_core::model::{
     CountOrPercent, DEADLINE_MAX, GoDuration, ImagePullPolicy, ImageRef, NodeName, ProtectedImages,
 };
+use fledged_cri::PullRate;
 use fledged_cri::target::RuntimeUri;
 use fledged_kube::serve::BindAddress;
 use http::Uri;
@@ -302,8 +303,30 @@ pub(super) struct AgentArgs {
         requires = "image_credential_provider_config"
     )]
     pub(super) image_credential_provider_bin_dir: Option<PathBuf>,
+    /// runtime: the runtime fetches layers. auto: the agent fetches those of large images into containerd, over several
+    /// connections, and resumes interrupted pulls; the runtime pulls what the agent cannot.
+    #[arg(long, value_name = "WAY", default_value = "runtime")]
+    pub(super) pull_via: PullVia,
+    /// Number of connections that fetch layers with --pull-via=auto and for oci:, of all images together. Each holds up
+    /// to 8 MiB in memory.
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub(super) max_connections: NonZeroUsize,
+    /// Limit for fetching layers with --pull-via=auto and for oci:, in bytes per second, of all images together, for
+    /// example 20Mi; at least 64Ki. Default: no limit.
+    #[arg(long, value_name = "BYTES")]
+    pub(super) max_pull_rate: Option<PullRate>,
+    /// Folder of containerd's configuration, whose settings of registries apply with --pull-via=auto.
+    #[arg(long, value_name = "DIR", default_value = "/etc/containerd")]
+    pub(super) runtime_config_dir: PathBuf,
     #[command(flatten)]
     pub(super) protect: ProtectArgs,
+}
+
+/// What fetches layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PullVia {
+    Auto,
+    Runtime,
 }
 
 /// Flags of `fledged-operator webhook`.

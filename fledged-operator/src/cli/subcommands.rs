@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use fledged_core::model::{AssignmentDefaults, ImageRef, ProtectedImages};
 use fledged_core::tokio::TokioClock;
-use fledged_cri::OpenOptions;
 use fledged_cri::target::RuntimeUri;
-use fledged_cri::{CredentialProviderError, CredentialProviders};
+use fledged_cri::{CredentialProviderError, CredentialProviders, FetcherOptions, OpenOptions};
 use fledged_kube::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use fledged_kube::serve::Routes;
 use fledged_webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
@@ -17,7 +16,8 @@ use tokio::runtime::Builder;
 use tracing::info;
 
 use super::flags::{
-    AgentArgs, ControllerArgs, DriverKind, ElectionArgs, JobCommand, RemoveArgs, WebhookArgs,
+    AgentArgs, ControllerArgs, DriverKind, ElectionArgs, JobCommand, PullVia, RemoveArgs,
+    WebhookArgs,
 };
 use super::program::{ProgramError, Stop, connect, serving};
 use fledged_operator::agent::{Agent, AgentConfig, credentials_with_providers};
@@ -32,7 +32,7 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         Some(uri) => uri.clone(),
         None => RuntimeUri::detect().await?,
     };
-    let runtime = fledged_cri::open(&uri, OpenOptions::default())?;
+    let runtime = fledged_cri::open(&uri, open_options(args, &uri)?)?;
     let providers = credential_providers(args)?;
     let client = connect(&args.common).await?;
     let mut config = AgentConfig::default();
@@ -51,6 +51,31 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         .with_readiness("agent", move || ready.ready());
     info!(version = VERSION, node = %args.node_name, runtime = %uri, "agent starting");
     serving(&args.common, registry, routes, agent.run(stop)).await
+}
+
+/// How the runtime pulls.
+fn open_options(args: &AgentArgs, uri: &RuntimeUri) -> Result<OpenOptions, ProgramError> {
+    let mut options = OpenOptions::default();
+    options.layout.max_connections = args.max_connections;
+    options.layout.max_pull_rate = args.max_pull_rate;
+    if args.pull_via == PullVia::Auto {
+        let mut fetcher = FetcherOptions::default();
+        fetcher.config_dir = Some(args.runtime_config_dir.clone());
+        fetcher.max_connections = args.max_connections;
+        fetcher.max_pull_rate = args.max_pull_rate;
+        options.fetcher = Some(fetcher);
+    }
+    let fetches = match uri {
+        RuntimeUri::Cri(_) => options.fetcher.is_some(),
+        RuntimeUri::Oci(_) => true,
+        _ => false,
+    };
+    if args.max_pull_rate.is_some() && !fetches {
+        return Err(ProgramError::Usage(format!(
+            "--max-pull-rate: {uri} pulls by itself; only oci: and, with --pull-via=auto, containerd can be limited"
+        )));
+    }
+    Ok(options)
 }
 
 /// The credential-provider plugins of the flags.

@@ -322,6 +322,38 @@ fn agents_and_jobs_use_one_socket() {
 }
 
 #[test]
+fn agents_that_fetch_layers_mount_the_settings_of_registries() {
+    if !require(&["helm"]) {
+        return;
+    }
+    let agent = |args: &[&str]| named(&template(args), "DaemonSet", "-agent").to_string();
+    let without = agent(&[]);
+    for part in ["--pull-via", "--max-connections", "runtime-config"] {
+        assert!(!without.contains(part), "{without}");
+    }
+    let with = agent(&[
+        "--set=agent.pull.via=auto",
+        "--set=agent.pull.maxRate=20Mi",
+        "--set=agent.pull.configDir=/etc/rt",
+    ]);
+    for part in [
+        r#""--pull-via=auto","--max-connections=8","--runtime-config-dir=/etc/rt","--max-pull-rate=20Mi""#,
+        r#""mountPath":"/etc/rt","name":"runtime-config","readOnly":true"#,
+        r#""path":"/etc/rt","type":"DirectoryOrCreate""#,
+    ] {
+        assert!(with.contains(part), "{part}: {with}");
+    }
+    let rules = |args: &[&str]| {
+        let objects = template(args);
+        let policy = named(&objects, "NetworkPolicy", "-agent");
+        policy["spec"]["egress"].as_array().unwrap().len()
+    };
+    let enabled = "--set=networkPolicy.enabled=true";
+    let more = rules(&[enabled, "--set=agent.pull.via=auto"]);
+    assert_eq!(more, rules(&[enabled]) + 1);
+}
+
+#[test]
 fn agents_mount_the_image_file_system_only_on_request() {
     if !require(&["helm"]) {
         return;

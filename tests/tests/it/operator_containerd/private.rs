@@ -19,15 +19,15 @@ fn secret(registry: &Registry) -> Value {
 
 /// Starts controller and agent.
 fn start(world: &World, node: &str, containerd: &Containerd) -> [Running; 2] {
-    start_with(world, node, containerd, "2s")
+    start_with(world, node, containerd, &["--inventory-interval=2s"])
 }
 
-/// Starts controller and agent with an inventory interval.
+/// Starts controller and agent, the agent with these flags.
 pub(crate) fn start_with(
     world: &World,
     node: &str,
     containerd: &Containerd,
-    interval: &str,
+    flags: &[&str],
 ) -> [Running; 2] {
     let kubeconfig = world.cluster().kubeconfig();
     let program = |command: &str| {
@@ -38,13 +38,11 @@ pub(crate) fn start_with(
             .args(["--metrics-bind-address=0", "--health-probe-bind-address=0"])
     };
     let controller = program("controller").arg("--leader-elect=false");
-    let agent = program("agent").args([
+    let agent = program("agent").args(flags.iter().copied()).args([
         "--node-name",
         node,
         "--runtime",
         &containerd.uri(),
-        "--inventory-interval",
-        interval,
         // Whatever the disk of this machine holds.
         "--image-fs-high-threshold=100%",
     ]);

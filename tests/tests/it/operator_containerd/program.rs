@@ -47,6 +47,23 @@ fn invalid_flags_are_named_with_exit_code_2() {
             vec!["agent", "--node-name=a", "--runtime=ftp://x"],
             vec!["--runtime", "ftp://x"],
         ),
+        (
+            vec!["agent", "--node-name=a", "--pull-via=fetcher"],
+            vec!["--pull-via", "fetcher", "auto"],
+        ),
+        (
+            vec!["agent", "--node-name=a", "--max-pull-rate=1k"],
+            vec!["--max-pull-rate", "'1k'", "must be at least 64Ki"],
+        ),
+        (
+            vec![
+                "agent",
+                "--node-name=a",
+                "--max-pull-rate=1M",
+                "--runtime=unix:///x.sock",
+            ],
+            vec!["--max-pull-rate", "unix:///x.sock", "--pull-via=auto"],
+        ),
         (vec!["agent"], vec!["--node-name"]),
         (
             vec!["controller", "--node-driver=job"],

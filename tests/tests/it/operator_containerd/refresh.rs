@@ -23,7 +23,12 @@ async fn a_refresh_restores_manually_removed_images() {
     let images = [push("v1", 1), push("v2", 2), push("v3", 3)];
     let node = world.unresponsive_node("a", &[]).await;
     // Without a refresh the agent would read the inventory an hour later.
-    let _programs = start_with(&world, node.name(), &containerd, "1h");
+    let _programs = start_with(
+        &world,
+        node.name(),
+        &containerd,
+        &["--inventory-interval=1h"],
+    );
     node.object.set_ready(true).await;
     let names: Vec<&str> = images.iter().map(String::as_str).collect();
     world.apply("web", &names).await;

@@ -24,7 +24,12 @@ async fn a_refresh_removes_the_superseded_version() {
     let shared = push("kept", "latest", 2);
     let keeper = push("kept", "1", 2);
     let node = world.unresponsive_node("a", &[]).await;
-    let [_controller, agent] = start_with(&world, node.name(), &containerd, "1h");
+    let [_controller, agent] = start_with(
+        &world,
+        node.name(),
+        &containerd,
+        &["--inventory-interval=1h"],
+    );
     node.object.set_ready(true).await;
     let names = [&old, &shared, &keeper].map(|pushed| pushed.reference.as_str());
     world.apply("web", &names).await;

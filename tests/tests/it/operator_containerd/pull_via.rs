@@ -1,0 +1,58 @@
+//! The agent's own fetching of layers, on real containerd.
+
+use fledged_kube::crd::NodeImageStatus;
+use fledged_tests::kube::{World, WorldOptions};
+use fledged_tests::{Containerd, FaultProxy, ImageBuilder, Registry, require};
+use serde_json::json;
+
+use crate::operator_containerd::private::start_with;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_fetches_large_images_and_reports_what_fetched_each() {
+    if !require(&["containerd", "docker-registry"]) {
+        return;
+    }
+    let world = World::without_controller(WorldOptions::default()).await;
+    let (registry, containerd) =
+        tokio::task::spawn_blocking(|| (Registry::start(), Containerd::start()))
+            .await
+            .unwrap();
+    let proxy = FaultProxy::start(registry.addr());
+    let push = |name: &str, bytes| {
+        let image = ImageBuilder::new().random_layer("data", 1, bytes);
+        image.push(&registry, name, "v1")
+    };
+    let (large, small) = (push("large", 20_000_000), push("small", 64 * 1024));
+    let names = [&large, &small].map(|image| image.reference_at(proxy.addr()));
+    let node = world.unresponsive_node("a", &[]).await;
+    let programs = start_with(
+        &world,
+        node.name(),
+        &containerd,
+        &["--inventory-interval=2s", "--pull-via=auto"],
+    );
+    node.object.set_ready(true).await;
+    world
+        .apply_spec("web", json!({ "cacheSpec": [{ "images": names }] }))
+        .await;
+    world.ended("web", "ImageCacheCreate", "Succeeded").await;
+
+    let record = world.records().get(node.name()).await.unwrap();
+    let images = record.status.unwrap().images;
+    let of = |name: &String| -> &NodeImageStatus {
+        images.iter().find(|image| image.image == *name).unwrap()
+    };
+    assert_eq!(of(&names[0]).via.as_deref(), Some("fetcher"), "{images:?}");
+    assert_eq!(of(&names[0]).via_reason, None);
+    assert_eq!(of(&names[1]).via.as_deref(), Some("runtime"), "{images:?}");
+    let why = of(&names[1]).via_reason.as_deref().unwrap();
+    assert!(why.ends_with("are missing, less than 16.0 MiB"), "{why}");
+    let parts = proxy.requests_matching("GET", large.layers[0].as_str());
+    let parts = parts.iter().filter(|request| request.status == Some(206));
+    assert_eq!(parts.count(), 3);
+    for program in programs {
+        program.terminate();
+        let output = program.wait(std::time::Duration::from_secs(60));
+        assert_eq!(output.code, Some(0), "{output}");
+    }
+}
