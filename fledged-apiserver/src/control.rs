@@ -1,6 +1,7 @@
 //! What a test reads from the API server and does to it, besides requests.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -64,6 +65,12 @@ impl Control {
     /// Ends every open watch, as a restart of the API server does.
     pub fn cut_watches(&self) {
         self.api.store.cut_watches();
+    }
+
+    /// Sends requests to a pod (`pods/proxy`) at this address and port to another place: a test's pods have no network.
+    /// As on a real server, a pod's address must not be one of the loopback or of a link.
+    pub fn route_pod(&self, address: SocketAddr, place: SocketAddr) {
+        self.api.pod_routes.add(address, place);
     }
 
     /// An object as it is stored, read without a request; `group` is empty for the core group.

@@ -32,7 +32,7 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A Kubernetes API server as a [`tower::Service`], without a socket.
 ///
-/// [`kube::Client::new`] takes it. The service waits for nothing but tokio timers, so it works on
+/// [`kube::Client::new`] takes it. The service waits for nothing but tokio timers, except with `pods/proxy`, so it works on
 /// paused time (`#[tokio::test(start_paused = true)]`): when every task waits, time advances at once.
 ///
 /// Clones serve the same objects. The garbage collector ends when the last clone is dropped.
@@ -90,7 +90,7 @@ impl Service {
     {
         let (parts, body) = request.into_parts();
         match Limited::new(body, BODY_LIMIT).collect().await {
-            Ok(body) => serve(&control.api, &Request::new(parts, body.to_bytes())),
+            Ok(body) => serve(&control.api, &Request::new(parts, body.to_bytes())).await,
             Err(error) if error.is::<LengthLimitError>() => {
                 refusal(&ApiError::too_large_body(BODY_LIMIT))
             }

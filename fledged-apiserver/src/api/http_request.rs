@@ -16,6 +16,8 @@ use crate::selectors::{FieldSelector, LabelSelector, Selection};
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
+    /// The query as it was sent.
+    pub(crate) raw_query: String,
     query: Vec<(String, String)>,
     headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -49,6 +51,7 @@ impl Request {
             (decoded(name, true), decoded(value, true))
         });
         Self {
+            raw_query: parts.uri.query().unwrap_or_default().to_owned(),
             query: query.collect(),
             path: decoded(parts.uri.path(), false),
             method: parts.method,

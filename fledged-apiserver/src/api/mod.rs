@@ -7,6 +7,7 @@ mod encode;
 mod http_request;
 mod openapi;
 mod patch;
+mod pod_proxy;
 mod prepare;
 mod printing;
 mod read;

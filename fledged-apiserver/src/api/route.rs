@@ -8,6 +8,7 @@ use super::create::create;
 use super::delete::{delete_all, delete_one};
 use super::http_request::{Request, Target};
 use super::patch::{PatchKind, kind_of, patch};
+use super::pod_proxy::{PROXY, connect};
 use super::read::{get, list, watch};
 use super::response::{self, Response};
 use super::shared_state::Api;
@@ -17,8 +18,10 @@ use crate::error::{ApiError, ApiResult};
 use crate::request_counts::{AnswerKey, RequestKey, metrics};
 
 /// Handles a request and counts it.
-pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
-    let (key, response) = answer(api, request);
+///
+/// Only a request to a pod waits.
+pub(crate) async fn serve(api: &Arc<Api>, request: &Request) -> Response {
+    let (key, response) = answer(api, request).await;
     let selector = request.parameter("fieldSelector").unwrap_or_default();
     // A real server counts a list of one name as a get.
     let verb = match key.verb.as_str() {
@@ -36,7 +39,7 @@ pub(crate) fn serve(api: &Arc<Api>, request: &Request) -> Response {
     response
 }
 
-fn answer(api: &Arc<Api>, request: &Request) -> (RequestKey, Response) {
+async fn answer(api: &Arc<Api>, request: &Request) -> (RequestKey, Response) {
     let segments: Vec<&str> = request
         .path
         .split('/')
@@ -57,6 +60,14 @@ fn answer(api: &Arc<Api>, request: &Request) -> (RequestKey, Response) {
     api.requests.count(key.clone());
     let answer = match (refused, &target) {
         (Some(error), _) => Err(error),
+        (None, Some(target)) if target.subresource == PROXY => {
+            let path = segments.iter().skip_while(|segment| **segment != PROXY);
+            let mut path = path.skip(1).copied().collect::<Vec<_>>().join("/");
+            if !path.is_empty() && request.path.ends_with('/') {
+                path.push('/');
+            }
+            connect(api, request, target, &path).await
+        }
         (None, Some(target)) => resource(api, request, target),
         (None, None) => other(api, request, &segments),
     };
@@ -126,6 +137,7 @@ fn find(api: &Api, segments: &[&str]) -> ApiResult<Option<Target>> {
         [] => ("", ""),
         [name] => (*name, ""),
         [name, "status"] if resource.status => (*name, "status"),
+        [name, "proxy", ..] if group.is_empty() && resource.plural == "pods" => (*name, PROXY),
         [_, _] => return Err(ApiError::no_such_part(&resource.group, &resource.plural)),
         _ => return Err(ApiError::no_such_path()),
     };

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::pod_proxy::PodRoutes;
 use crate::failures::Faults;
 use crate::kinds::Catalogue;
 use crate::object_store::Store;
@@ -17,6 +18,7 @@ pub(crate) struct Api {
     pub(crate) requests: Requests,
     pub(crate) faults: Faults,
     pub(crate) clock: Clock,
+    pub(crate) pod_routes: PodRoutes,
     random: Mutex<fastrand::Rng>,
 }
 
@@ -28,6 +30,7 @@ impl Api {
             requests: Requests::default(),
             faults: Faults::default(),
             clock,
+            pod_routes: PodRoutes::default(),
             random: Mutex::new(fastrand::Rng::new()),
         })
     }

@@ -14,6 +14,7 @@ mod collect;
 mod custom;
 mod kubectl;
 mod objects;
+mod pod_proxy;
 mod server;
 mod service;
 mod watch;
