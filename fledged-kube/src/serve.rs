@@ -17,7 +17,7 @@
 //! # }
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -177,12 +177,28 @@ impl Checks {
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// The routes of a [`Server`]: `/metrics`, `/livez` (also as `/healthz`) and `/readyz`.
+const JSON: &str = "application/json";
+
+/// Makes the JSON of a [document](Routes::with_document).
+type MakeDocument = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// JSON documents by path.
+#[derive(Clone, Default)]
+struct Documents(BTreeMap<&'static str, MakeDocument>);
+
+impl fmt::Debug for Documents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// The routes of a [`Server`]: `/metrics`, documents, `/livez` (also as `/healthz`) and `/readyz`.
 ///
 /// A probe without checks passes.
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     metrics: Option<Arc<Registry>>,
+    documents: Documents,
     probes: bool,
     live: Checks,
     ready: Checks,
@@ -199,6 +215,18 @@ impl Routes {
     #[must_use]
     pub fn with_metrics(mut self, registry: Arc<Registry>) -> Self {
         self.metrics = Some(registry);
+        self
+    }
+
+    /// Serves a JSON document at this path, which begins with a slash. `make` is called for each request and must not
+    /// block.
+    #[must_use]
+    pub fn with_document(
+        mut self,
+        path: &'static str,
+        make: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.documents.0.insert(path, Arc::new(make));
         self
     }
 
@@ -231,6 +259,17 @@ impl Routes {
         self.with_probes()
     }
 
+    /// These routes and others. Of two routes with the same path, the other one counts; checks are added up.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        self.metrics = other.metrics.or(self.metrics);
+        self.documents.0.extend(other.documents.0);
+        self.probes |= other.probes;
+        self.live.0.extend(other.live.0);
+        self.ready.0.extend(other.ready.0);
+        self
+    }
+
     /// The response to a request. The request body is not read.
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
@@ -249,7 +288,10 @@ impl Routes {
             },
             "/livez" | "/healthz" if self.probes => probe(&self.live),
             "/readyz" if self.probes => probe(&self.ready),
-            _ => not_found(),
+            path => match self.documents.0.get(path) {
+                Some(make) => respond(StatusCode::OK, JSON, make()),
+                None => not_found(),
+            },
         }
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct AgentMetrics {
     backing_off: Gauge,
     superseded: Gauge,
     pulls: Counters<1>,
+    running: Gauge,
+    received: Counter,
     pull_seconds: Histogram,
     image_bytes: Histogram,
     status_writes: Counters<1>,
@@ -87,6 +89,8 @@ impl Default for AgentMetrics {
             backing_off: Gauge::default(),
             superseded: Gauge::default(),
             pulls: Family::default(),
+            running: Gauge::default(),
+            received: Counter::default(),
             pull_seconds: Histogram::new(PULL_SECONDS),
             image_bytes: Histogram::new(IMAGE_BYTES),
             status_writes: Family::default(),
@@ -107,6 +111,9 @@ impl AgentMetrics {
                 "Digests that tags named before and that are still on the node";
             self.pulls => "fledged_agent_pulls",
                 "Finished pulls by result: Succeeded, Cancelled or the reason of the failure";
+            self.running => "fledged_agent_pulls_running", "Running pulls";
+            self.received => "fledged_agent_pull_received" (Bytes),
+                "Bytes that pulls have received, of runtimes that report progress";
             self.pull_seconds => "fledged_agent_pull_duration" (Seconds), "Duration of successful pulls";
             self.image_bytes => "fledged_agent_pulled_image" (Bytes),
                 "Size of pulled images as reported by the runtime";
@@ -138,6 +145,16 @@ impl AgentMetrics {
             #[expect(clippy::cast_precision_loss, reason = "buckets are powers of four")]
             self.image_bytes.observe(size.bytes() as f64);
         }
+    }
+
+    /// Sets the number of running pulls.
+    pub(crate) fn running_pulls(&self, count: usize) {
+        self.running.set(gauge_value(count));
+    }
+
+    /// Counts bytes that a pull has received since the last call.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.received.inc_by(bytes);
     }
 
     pub(crate) fn status_written(&self, result: &'static str) {
@@ -430,8 +447,13 @@ mod tests {
             Duration::from_secs(14),
             Some(ByteSize::new(50_000_000)),
         );
+        metrics.running_pulls(2);
+        metrics.received(40);
+        metrics.received(2);
         let text = shown(&registry);
         for line in [
+            "fledged_agent_pulls_running 2",
+            "fledged_agent_pull_received_bytes_total 42",
             r#"fledged_agent_images{phase="Pending"} 1"#,
             r#"fledged_agent_images{phase="Failed"} 1"#,
             r#"fledged_agent_images{phase="Cached"} 0"#,

@@ -37,7 +37,12 @@ pub trait NodeObserver: Send + Sync {
         let _ = report;
     }
 
-    /// A running pull has progressed.
+    /// A pull was started. [`pull_ended`](Self::pull_ended) follows, exactly once.
+    fn pull_started(&self, image: &ImageRef) {
+        let _ = image;
+    }
+
+    /// A running pull has progressed. May still be called once the pull has ended.
     fn progress(&self, image: &ImageRef, progress: PullProgress) {
         let _ = (image, progress);
     }
@@ -379,6 +384,7 @@ impl NodeLoop {
         let runtime = Arc::clone(&self.runtime);
         let credentials = Arc::clone(&self.credentials);
         let observer = Arc::clone(&self.observer);
+        observer.pull_started(&request.image);
         let image = request.image.clone();
         let received = Arc::new(AtomicU64::new(0));
         let progress = {

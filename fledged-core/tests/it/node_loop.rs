@@ -51,6 +51,7 @@ struct Recorder {
     phases: Mutex<Vec<(String, ImagePhase)>>,
     progress: Mutex<Vec<(String, PullProgress)>>,
     failures: Mutex<Vec<(String, Failure)>>,
+    starts: Mutex<Vec<String>>,
     ends: Mutex<Vec<String>>,
 }
 
@@ -58,6 +59,10 @@ impl NodeObserver for Recorder {
     fn image_changed(&self, report: &ImageReport) {
         let mut phases = self.phases.lock().unwrap();
         phases.push((report.image.to_string(), report.phase));
+    }
+
+    fn pull_started(&self, image: &ImageRef) {
+        self.starts.lock().unwrap().push(image.to_string());
     }
 
     fn progress(&self, image: &ImageRef, progress: PullProgress) {
@@ -388,6 +393,7 @@ fn an_observer_sees_phases_and_progress() {
     let progress = node.observer.progress.lock().unwrap();
     let whole = PullProgress::new(size, size);
     assert_eq!(progress.last(), Some(&("a".to_owned(), whole)));
+    assert_eq!(*node.observer.starts.lock().unwrap(), ["a"]);
 }
 
 #[test]

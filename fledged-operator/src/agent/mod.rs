@@ -20,11 +20,13 @@ mod assignment_watch;
 mod assignment_watch_tests;
 mod pull_observer;
 pub(crate) mod pull_secrets;
+mod running_pulls;
 mod service_account_tokens;
 mod watch_backoff;
 
 pub use crate::health::AgentHealth;
 pub use pull_secrets::KubeCredentials;
+pub use running_pulls::{NodePulls, RunningPull, RunningPulls, image_hash};
 pub use service_account_tokens::KubeServiceAccounts;
 
 use std::collections::BTreeMap;
@@ -160,6 +162,7 @@ pub struct Agent {
     config: AgentConfig,
     metrics: AgentMetrics,
     health: AgentHealth,
+    running: RunningPulls,
 }
 
 impl fmt::Debug for Agent {
@@ -208,10 +211,11 @@ impl Agent {
     ) -> Self {
         Self {
             client,
-            node,
             runtime,
             metrics: AgentMetrics::default(),
             health: AgentHealth::new(Arc::clone(&config.clock)),
+            running: RunningPulls::new(node.clone(), Arc::clone(&config.clock)),
+            node,
             config,
         }
     }
@@ -226,6 +230,12 @@ impl Agent {
     #[must_use]
     pub fn health(&self) -> AgentHealth {
         self.health.clone()
+    }
+
+    /// The pulls that run now, with their bytes; also while the agent runs.
+    #[must_use]
+    pub fn running_pulls(&self) -> RunningPulls {
+        self.running.clone()
     }
 
     /// Runs until `shutdown` resolves. Then it starts nothing new, cancels pulls in progress, and writes the
@@ -284,6 +294,7 @@ impl Agent {
             reports: reports.clone(),
             metrics: metrics.clone(),
             health: health.clone(),
+            running: self.running,
         };
         let runtime = ProbedRuntime {
             runtime: self.runtime,

@@ -8,13 +8,15 @@ use async_trait::async_trait;
 use fledged_core::error::Failure;
 use fledged_core::model::{ImageRef, NodeReport};
 use fledged_core::port::{
-    FilesystemUsage, ImageRuntime, ImageUse, PullRequest, Removal, RuntimeImage, RuntimeInfo,
+    FilesystemUsage, ImageRuntime, ImageUse, PullProgress, PullRequest, Removal, RuntimeImage,
+    RuntimeInfo,
 };
 use fledged_core::reporter::ReporterEvent;
 use fledged_core::runner::{NodeObserver, PullOutcome};
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::running_pulls::RunningPulls;
 use crate::health::AgentHealth;
 use crate::metrics::AgentMetrics;
 
@@ -86,6 +88,7 @@ pub(super) struct Observer {
     pub(super) reports: mpsc::UnboundedSender<ReporterEvent>,
     pub(super) metrics: AgentMetrics,
     pub(super) health: AgentHealth,
+    pub(super) running: RunningPulls,
 }
 
 impl NodeObserver for Observer {
@@ -95,12 +98,22 @@ impl NodeObserver for Observer {
         let _ = self.reports.send(ReporterEvent::Observed(report));
     }
 
-    fn pull_ended(&self, _image: &ImageRef, outcome: PullOutcome<'_>, took: Duration) {
+    fn pull_started(&self, image: &ImageRef) {
+        self.metrics.running_pulls(self.running.begin(image));
+    }
+
+    fn progress(&self, image: &ImageRef, progress: PullProgress) {
+        self.metrics
+            .received(self.running.progressed(image, progress));
+    }
+
+    fn pull_ended(&self, image: &ImageRef, outcome: PullOutcome<'_>, took: Duration) {
         let (word, size) = match outcome {
             PullOutcome::Succeeded(image) => ("Succeeded", Some(image.size)),
             PullOutcome::Failed(reason) => (reason.as_str(), None),
             _ => ("Cancelled", None),
         };
+        self.metrics.running_pulls(self.running.end(image));
         self.metrics.pulled(word, took, size);
     }
 

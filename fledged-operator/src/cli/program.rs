@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fledged_core::tokio::ShutdownSignal;
@@ -16,7 +15,6 @@ use futures_util::future::{BoxFuture, FutureExt};
 use http::header::{HeaderValue, USER_AGENT};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
-use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tracing::error;
@@ -191,21 +189,19 @@ pub(super) async fn connect(args: &CommonArgs) -> Result<Client, ProgramError> {
 /// is an error.
 pub(super) async fn serving<E>(
     args: &CommonArgs,
-    registry: Registry,
+    metrics: Routes,
     probes: Routes,
     work: impl Future<Output = Result<(), E>>,
 ) -> Result<(), ProgramError>
 where
     ProgramError: From<E>,
 {
-    let registry = Arc::new(registry);
     let metrics_at = &args.metrics_bind_address.0;
     let probes_at = &args.health_probe_bind_address.0;
     let probes = probes.with_probes();
     let places = if metrics_at == probes_at {
-        vec![(probes_at, probes.with_metrics(registry))]
+        vec![(probes_at, probes.merged(metrics))]
     } else {
-        let metrics = Routes::new().with_metrics(registry);
         vec![(metrics_at, metrics), (probes_at, probes)]
     };
     let mut servers = JoinSet::new();

@@ -46,11 +46,18 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
     let mut registry = Registry::default();
     agent.register_metrics(&mut registry);
     let (live, ready) = (agent.health(), agent.health());
-    let routes = Routes::new()
+    let pulls = agent.running_pulls();
+    let metrics = metrics(registry).with_document("/pulls", move || pulls.to_json());
+    let probes = Routes::new()
         .with_liveness("loop", move || live.live())
         .with_readiness("agent", move || ready.ready());
     info!(version = VERSION, node = %args.node_name, runtime = %uri, "agent starting");
-    serving(&args.common, registry, routes, agent.run(stop)).await
+    serving(&args.common, metrics, probes, agent.run(stop)).await
+}
+
+/// The routes at the metrics address.
+fn metrics(registry: Registry) -> Routes {
+    Routes::new().with_metrics(Arc::new(registry))
 }
 
 /// How the runtime pulls.
@@ -127,7 +134,13 @@ pub(super) async fn controller(args: &ControllerArgs, stop: Stop) -> Result<(), 
         routes = routes.with_readiness("jobs", move || driver.ready());
     }
     info!(version = VERSION, "controller starting");
-    serving(&args.common, registry, routes, controller.run(stop)).await
+    serving(
+        &args.common,
+        metrics(registry),
+        routes,
+        controller.run(stop),
+    )
+    .await
 }
 
 /// A value that is set and not empty, as manifests of kube-fledged set flags that they do not use.
@@ -245,7 +258,7 @@ pub(super) async fn webhook(args: &WebhookArgs, stop: Stop) -> Result<(), Progra
     let routes = Routes::new().with_readiness("certificate", move || health.ready());
     let server = webhook.bind(args.port).await?;
     info!(version = VERSION, "webhook starting");
-    serving(&args.common, registry, routes, server.run(stop)).await
+    serving(&args.common, metrics(registry), routes, server.run(stop)).await
 }
 
 /// Runs a command of a Job.

@@ -50,6 +50,23 @@ async fn metrics_are_openmetrics() {
 }
 
 #[tokio::test]
+async fn documents_are_json_and_made_for_each_request() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let document = move || format!("{{\"count\":{}}}", count.fetch_add(1, Ordering::SeqCst));
+    let pulls = Routes::new().with_document("/pulls", document);
+    let (address, _server) = start(Routes::new().with_probes().merged(pulls)).await;
+    assert!(get(address, "/pulls").await.ends_with("{\"count\":0}"));
+    let answer = get(address, "/pulls").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        answer.contains("content-type: application/json\r\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("{\"count\":1}"), "{answer}");
+    assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn failing_probes_show_the_problem() {
     let synced = Arc::new(AtomicBool::new(false));
     let state = Arc::clone(&synced);
