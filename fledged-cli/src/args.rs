@@ -570,6 +570,9 @@ pub(crate) struct StatusArgs {
     /// Show every node and every image one by one, however wide.
     #[arg(long, visible_alias = "wide", conflicts_with = "max_nodes")]
     pub(crate) all: bool,
+    /// Keep running: redraw the terminal every two seconds; without one, print a line for each change.
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     /// The format of the result.
     #[command(flatten)]
     pub(crate) output: FormatArgs,

@@ -166,12 +166,16 @@ The counts are pairs of image and node. Unreachable pairs are on nodes that are 
 whose agent is unresponsive. NotTakenUp: no controller has processed the newest version of the ImageCache. \
 Pulling: the last action has succeeded, and nodes that joined or lost images pull them now.
 
+With -w, bytes of running pulls are shown on stderr, if the user may list pods and get pods/proxy where \
+the agents run.
+
 Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
 
 #[cfg(feature = "cluster")]
 pub(crate) const STATUS: &str = "\
 Examples:
   fledged status storefront
+  fledged status storefront -w
   fledged status storefront -n shop --max-nodes 100
   fledged status storefront -o json | jq '.nodes[] | select(.unreachable)'
 
@@ -181,7 +185,11 @@ to --max-nodes, and counted beyond that. Images that are in the same state on th
 if there are more than 20, or more than fit into the terminal (100 columns without one). --all shows \
 everything. JSON and YAML contain every node and image.
 
-Exit codes: 0 success, 1 not found or no answer from the cluster, 2 invalid input.";
+Bytes, rate and remaining time of running pulls come from the agents, through the API server: the user needs list \
+on pods and get on pods/proxy where the agents run. A pull that CRI makes without --pull-via auto has none. With -w, \
+JSON is one document on a line for each change.
+
+Exit codes: 0 success, 1 not found, with -w: deleted, or no answer from the cluster, 2 invalid input.";
 
 #[cfg(feature = "cluster")]
 pub(crate) const NODE_STATUS: &str = "\

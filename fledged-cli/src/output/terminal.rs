@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use console::Style;
 use indicatif::{MultiProgress, ProgressDrawTarget};
-#[cfg(feature = "demo")]
+#[cfg(feature = "cluster")]
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -54,6 +54,12 @@ impl Terminal {
     pub(crate) fn error(&self, text: impl Display) {
         let label = Style::new().for_stderr().red().bold();
         self.labelled(&format!("{} ", label.apply_to("error:")), &text);
+    }
+
+    /// Runs `write`, which writes to stdout, while nothing is drawn.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn above<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bars.suspend(write)
     }
 
     fn labelled(&self, label: &str, text: &impl Display) {
@@ -112,18 +118,18 @@ impl Write for LogWriter {
 }
 
 /// Shows the message alone.
-#[cfg(feature = "demo")]
+#[cfg(feature = "cluster")]
 const PANE_TEMPLATE: &str = "{msg}";
 
 /// A text at the bottom of the terminal that can be replaced; removed when dropped.
-#[cfg(feature = "demo")]
+#[cfg(feature = "cluster")]
 #[derive(Debug)]
 pub(crate) struct Pane {
     terminal: Terminal,
     bar: ProgressBar,
 }
 
-#[cfg(feature = "demo")]
+#[cfg(feature = "cluster")]
 impl Pane {
     /// An empty pane; `None` if nothing can be redrawn.
     pub(crate) fn open(terminal: &Terminal) -> Option<Self> {
@@ -146,7 +152,7 @@ impl Pane {
     }
 }
 
-#[cfg(feature = "demo")]
+#[cfg(feature = "cluster")]
 impl Drop for Pane {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
@@ -154,7 +160,7 @@ impl Drop for Pane {
     }
 }
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(all(test, feature = "cluster"))]
 mod tests {
     use super::*;
 

@@ -1,6 +1,7 @@
 //! The pod of a node's agent: whether there is one, and what keeps it from running.
 
 use fledged_core::model::NodeName;
+use fledged_kube::request_error::with_causes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
@@ -51,6 +52,78 @@ impl Connection {
         }
         None
     }
+}
+
+/// Where the metrics of an agent are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PodPort {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) port: i32,
+}
+
+/// Finds the agents' metrics ports.
+#[derive(Default)]
+pub(super) struct AgentPorts {
+    /// The pods that the user may list.
+    pods: Option<Api<Pod>>,
+}
+
+impl AgentPorts {
+    /// Finds the pods that the user may list: those of all namespaces, or of the operator's usual one.
+    ///
+    /// # Errors
+    ///
+    /// The answer of the API server if the user may list neither, or if it does not answer.
+    pub(super) async fn find(&mut self, connection: &Connection) -> Result<(), kube::Error> {
+        if self.pods.is_some() {
+            return Ok(());
+        }
+        let all: Api<Pod> = Api::all(connection.client.clone());
+        let (found, error) = match agents(&all, "", Some(1)).await {
+            Ok(_) => (all, None),
+            Err(error) => {
+                let usual = Api::namespaced(connection.client.clone(), NAMESPACE);
+                let allowed = agents(&usual, "", Some(1)).await.is_ok();
+                (usual, (!allowed).then_some(error))
+            }
+        };
+        match error {
+            Some(error) => Err(error),
+            None => {
+                self.pods = Some(found);
+                Ok(())
+            }
+        }
+    }
+
+    /// The metrics port of a node's agent, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// The answer of the API server.
+    pub(super) async fn of(&self, node: &NodeName) -> Result<Option<PodPort>, String> {
+        let Some(api) = &self.pods else {
+            return Ok(None);
+        };
+        let pods = agents(api, &format!("spec.nodeName={node}"), None).await;
+        let mut pods = pods.map_err(|error| with_causes(&error))?;
+        // During an update, the old pod may still be there.
+        pods.sort_by_key(|pod| pod.metadata.deletion_timestamp.is_some());
+        Ok(pods.iter().find_map(metrics_port))
+    }
+}
+
+/// The container port named `metrics`. The API server resolves no names of ports.
+fn metrics_port(pod: &Pod) -> Option<PodPort> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let port = ports.find(|port| port.name.as_deref() == Some("metrics"))?;
+    Some(PodPort {
+        namespace: pod.namespace()?,
+        name: pod.name_any(),
+        port: port.container_port,
+    })
 }
 
 /// The agents' pods that match these fields.
@@ -243,6 +316,20 @@ mod tests {
         };
         assert!(of(chart("kf-agent")));
         assert!(!of(chart("datadog")));
+    }
+
+    #[test]
+    fn the_metrics_port_is_found_by_its_name() {
+        let of =
+            |ports: Value| metrics_port(&mk_pod(|p| p["spec"]["containers"][0]["ports"] = ports));
+        assert_eq!(
+            of(json!([{ "name": "probes", "containerPort": 8083 }])),
+            None
+        );
+        let ports = json!([{ "containerPort": 1 }, { "name": "metrics", "containerPort": 8082 }]);
+        let port = of(ports).map(|found| (found.namespace, found.name, found.port));
+        let expected = ("kube-fledged".to_owned(), "agent-x".to_owned(), 8082);
+        assert_eq!(port, Some(expected));
     }
 
     #[test]

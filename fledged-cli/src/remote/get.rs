@@ -14,6 +14,7 @@ use kube::runtime::watcher::{self, Event};
 use serde::Serialize;
 
 use super::kubeconfig::{Connection, connect};
+use super::live_pulls::LivePulls;
 use super::overview::{CacheOverview, status_style};
 use super::{render, render_in_stream};
 use crate::args::{Format, GetArgs};
@@ -46,7 +47,9 @@ pub(super) async fn get(args: GetArgs, terminal: &Terminal) -> Result<Exit, Comm
     if args.watch {
         let printer = Printer::new(&overviews, format, all);
         let never = |_: &ReadCache| false;
-        watch(&connection, args.name.as_deref(), printer, terminal, never).await?;
+        let pulls = LivePulls::start(&connection, terminal);
+        let (name, pulls) = (args.name.as_deref(), Some(&pulls));
+        watch(&connection, name, printer, terminal, pulls, never).await?;
         return Ok(Exit::Done);
     }
     if format == Format::Table && overviews.image_caches.is_empty() {
@@ -75,7 +78,8 @@ pub(crate) async fn get_until(
 ) -> Result<(), CommandError> {
     let caches = connection.list_caches(all_namespaces).await?;
     let printer = Printer::new(&Overviews::new(&caches), Format::Table, all_namespaces);
-    watch(connection, None, printer, terminal, is_done).await
+    // Its agents are no pods.
+    watch(connection, None, printer, terminal, None, is_done).await
 }
 
 async fn watch(
@@ -83,6 +87,7 @@ async fn watch(
     name: Option<&str>,
     mut printer: Printer,
     terminal: &Terminal,
+    pulls: Option<&LivePulls>,
     mut is_done: impl FnMut(&ReadCache) -> bool,
 ) -> Result<(), CommandError> {
     let mut config = watcher::Config::default();
@@ -105,7 +110,10 @@ async fn watch(
                     Event::InitApply(cache) | Event::Apply(cache) => Some(cache.clone()),
                     _ => None,
                 };
-                printer.print_event(event)?;
+                terminal.above(|| printer.print_event(event))?;
+                if let Some(pulls) = pulls {
+                    pulls.set(printer.pulling());
+                }
                 if cache.is_some_and(|cache| is_done(&cache)) {
                     break;
                 }
@@ -182,6 +190,15 @@ impl Printer {
             Event::Delete(cache) => self.print_deletion(&cache.id())?,
         }
         Ok(())
+    }
+
+    /// The ImageCaches that pull.
+    fn pulling(&self) -> BTreeSet<CacheId> {
+        let pulling = self
+            .printed
+            .iter()
+            .filter(|(_, view)| view.counts.pulling > 0);
+        pulling.map(|(id, _)| id.clone()).collect()
     }
 
     /// Prints the ImageCache if its view has changed.

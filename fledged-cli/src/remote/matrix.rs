@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::node_state::{NodeDetails, State, Unreachable, planner};
 use super::overview::{CacheOverview, is_left_out};
+use super::pull_bytes::{PullBytes, PullRound};
 
 /// The result, as `-o json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,6 +25,8 @@ pub(crate) struct Matrix {
     pub(crate) images: Vec<String>,
     /// The nodes that the ImageCache selects, by name.
     pub(super) nodes: Vec<NodeRow>,
+    /// Why bytes of running pulls are missing.
+    pub(super) bytes_unavailable: Option<String>,
 }
 
 /// One node.
@@ -61,6 +64,8 @@ pub(super) struct Cell {
     pub(super) next_attempt: Option<Timestamp>,
     /// Digest of the image on the node.
     pub(super) digest: Option<String>,
+    /// Bytes of the running pull.
+    pub(super) pull: Option<PullBytes>,
 }
 
 impl Matrix {
@@ -124,6 +129,30 @@ impl Matrix {
             image_cache: CacheOverview::new(cache),
             nodes: nodes.collect(),
             images: columns.iter().map(ToString::to_string).collect(),
+            bytes_unavailable: None,
+        }
+    }
+
+    /// The nodes that pull images of the ImageCache.
+    pub(super) fn pulling_nodes(&self) -> BTreeSet<String> {
+        let pulls = |node: &&NodeRow| node.images.iter().any(|cell| cell.state == State::Pulling);
+        let nodes = self.nodes.iter().filter(pulls);
+        nodes.map(|node| node.name.clone()).collect()
+    }
+
+    /// Adds the bytes of running pulls. An agent writes the phase of an image later than it serves its bytes.
+    pub(super) fn add_pulls(&mut self, round: &PullRound) {
+        self.bytes_unavailable.clone_from(&round.problem);
+        for node in &mut self.nodes {
+            for cell in &mut node.images {
+                if matches!(
+                    cell.state,
+                    State::Pulling | State::Waiting | State::BackingOff
+                ) {
+                    let image = cell.image.parse().ok();
+                    cell.pull = image.and_then(|image| round.of(&node.name, &image).cloned());
+                }
+            }
         }
     }
 }
@@ -199,5 +228,6 @@ fn cell(column: usize, image: &ImageRef, state: State, details: &NodeDetails) ->
         attempts: report.map(|report| report.attempts),
         next_attempt: report.and_then(|report| report.next_attempt_at),
         digest: report.and_then(|report| report.digest.as_ref().map(ToString::to_string)),
+        pull: None,
     }
 }

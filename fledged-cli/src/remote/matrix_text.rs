@@ -9,10 +9,13 @@ use jiff::Timestamp;
 use super::matrix::{Cell, Matrix, NodeRow};
 use super::node_state::State;
 use super::overview::status_style;
+use super::pull_bytes::PullSums;
 use crate::output::{Align, Table, age, on_one_line, pluralised, span};
 
 /// Messages shown below the matrix, so that it fits on a screen.
 const MESSAGES_MAX: usize = 20;
+/// Running pulls that are shown one by one.
+const PULLS_MAX: usize = 10;
 /// Images with a column of their own; of more, equal images share one.
 const IMAGES_MAX: usize = 20;
 /// Rows of counted nodes.
@@ -74,6 +77,7 @@ pub(crate) fn matrix_text(matrix: &Matrix, layout: Layout, now: Timestamp) -> St
     text.push_str(&table(matrix, &columns, layout, now));
     text.push('\n');
     text.push_str(&legend(matrix));
+    text.push_str(&pulls(matrix, &columns));
     text.push_str(&messages(matrix, &columns, now));
     text
 }
@@ -426,6 +430,33 @@ fn legend(matrix: &Matrix) -> String {
     format!("{}\n", symbols.join(", "))
 }
 
+/// The bytes of running pulls: the sums, then each pull, the one that takes longest first.
+fn pulls(matrix: &Matrix, columns: &Columns) -> String {
+    let cells = matrix.nodes.iter().flat_map(|node| {
+        let cells = node.images.iter();
+        cells.filter_map(move |cell| Some((node, cell, cell.pull.as_ref()?)))
+    });
+    let mut pulls: Vec<_> = cells.collect();
+    let mut text = String::new();
+    if let Some(sums) = PullSums::of(pulls.iter().map(|(_, _, pull)| *pull)) {
+        let _ = writeln!(text, "{}", sums.text());
+    }
+    pulls.sort_by_key(|(_, _, pull)| std::cmp::Reverse(pull.seconds_left));
+    for (node, cell, pull) in pulls.iter().take(PULLS_MAX) {
+        let image = columns.of(cell).map(|column| (column + 1).to_string());
+        let image = image.unwrap_or_else(|| on_one_line(&cell.image).into_owned());
+        let _ = writeln!(text, "  {image} on {}: {}", node.name, pull.text());
+    }
+    let others = pulls.len().checked_sub(PULLS_MAX);
+    if let Some(others) = others.filter(|others| *others > 0) {
+        let _ = writeln!(text, "  and {}", pluralised(others, "other pull"));
+    }
+    if let Some(why) = &matrix.bytes_unavailable {
+        let _ = writeln!(text, "bytes of pulls are missing: {why}");
+    }
+    text
+}
+
 /// Each message once, with the nodes that reported it.
 fn messages(matrix: &Matrix, columns: &Columns, now: Timestamp) -> String {
     type Message<'a> = (usize, &'a str, &'a str, Option<&'a str>);
@@ -627,6 +658,7 @@ C cached, W waiting, P pulling, U unreachable, F failed
                         attempts: None,
                         next_attempt: None,
                         digest: None,
+                        pull: None,
                     }
                 })
                 .collect(),
@@ -787,17 +819,17 @@ C cached, W waiting, U unreachable, F failed
             json!([
                 { "name": "node-a", "unreachable": null, "unreachableSince": null, "images": [
                     { "image": "registry.test/app:1", "state": "Cached", "reason": null, "message": null,
-                        "attempts": 0, "nextAttempt": null, "digest": null },
+                        "attempts": 0, "nextAttempt": null, "digest": null, "pull": null },
                     { "image": "registry.test/db:1", "state": "Failed", "reason": "ImageNotFound",
                         "message": "manifest unknown", "attempts": 1,
-                        "nextAttempt": "2026-01-01T00:10:45Z", "digest": null },
+                        "nextAttempt": "2026-01-01T00:10:45Z", "digest": null, "pull": null },
                 ] },
                 { "name": "node-c", "unreachable": "NotReady", "unreachableSince": "2026-01-01T00:07:00Z",
                     "images": [
                     { "image": "registry.test/app:1", "state": "Unreachable", "reason": null,
-                        "message": null, "attempts": 0, "nextAttempt": null, "digest": null },
+                        "message": null, "attempts": 0, "nextAttempt": null, "digest": null, "pull": null },
                     { "image": "registry.test/db:1", "state": "Unreachable", "reason": null,
-                        "message": null, "attempts": 0, "nextAttempt": null, "digest": null },
+                        "message": null, "attempts": 0, "nextAttempt": null, "digest": null, "pull": null },
                 ] },
             ])
         );

@@ -9,11 +9,14 @@ mod changes;
 mod cloud_registry;
 mod get;
 mod kubeconfig;
+mod live_pulls;
 mod matrix;
+mod matrix_rows;
 mod matrix_text;
 mod node_state;
 mod node_view;
 mod overview;
+mod pull_bytes;
 mod queries;
 mod status_command;
 mod why;
@@ -45,7 +48,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, CommandError> {
     match command {
         ClusterCommand::Get(args) => get::get(args, terminal).await,
-        ClusterCommand::Status(args) => status_command::status(args).await,
+        ClusterCommand::Status(args) => status_command::status(args, terminal).await,
         ClusterCommand::Wait(args) => actions::wait(args, terminal).await,
         ClusterCommand::Refresh(args) => actions::refresh(args, terminal).await,
         ClusterCommand::Purge(args) => actions::purge(args, terminal).await,

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, Digest, ImageRef};
 use fledged_core::port::{
-    FilesystemUsage, ImageId, ImageRuntime, ImageUse, PullRequest, RegistryAuth, Removal,
-    RemovalScope, RuntimeImage, RuntimeInfo,
+    FilesystemUsage, ImageId, ImageRuntime, ImageUse, PullProgress, PullRequest, RegistryAuth,
+    Removal, RemovalScope, RuntimeImage, RuntimeInfo,
 };
 use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
@@ -111,6 +111,7 @@ pub struct MemoryRuntime {
     state: Arc<Mutex<State>>,
     pull: Duration,
     open: Arc<watch::Sender<bool>>,
+    progress: Arc<watch::Sender<Option<PullProgress>>>,
 }
 
 impl MemoryRuntime {
@@ -122,6 +123,7 @@ impl MemoryRuntime {
             state: Arc::default(),
             pull,
             open: Arc::new(watch::Sender::new(true)),
+            progress: Arc::new(watch::Sender::new(None)),
         }
     }
 
@@ -215,6 +217,12 @@ impl MemoryRuntime {
         self.open.send_replace(!hold);
     }
 
+    /// Reports this progress of pulls that are [held](Self::hold_pulls), in bytes.
+    pub fn report_progress(&self, done: u64, total: u64) {
+        let progress = PullProgress::new(ByteSize::new(done), ByteSize::new(total));
+        self.progress.send_replace(Some(progress));
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -278,7 +286,18 @@ impl ImageRuntime for MemoryRuntime {
             state.pulls.push(image.clone());
         }
         let mut open = self.open.subscribe();
-        let _ = open.wait_for(|open| *open).await;
+        let mut progress = self.progress.subscribe();
+        progress.mark_changed();
+        loop {
+            tokio::select! {
+                _ = open.wait_for(|open| *open) => break,
+                _ = progress.changed() => {
+                    if let Some(progress) = *progress.borrow_and_update() {
+                        request.progress.report(progress);
+                    }
+                }
+            }
+        }
         if !self.pull.is_zero() {
             tokio::time::sleep(self.pull).await;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fledged_core::model::NodeName;
 use fledged_cri::CredentialProviders;
-use fledged_operator::agent::{Agent, AgentConfig, credentials_with_providers};
+use fledged_operator::agent::{Agent, AgentConfig, RunningPulls, credentials_with_providers};
 use kube::Client;
 
 use super::memory::MemoryRuntime;
@@ -24,6 +24,8 @@ pub struct TestNode {
     pub(super) client: Client,
     pub(super) options: WorldOptions,
     pub(super) agent: Option<Running>,
+    /// Those of the agent that was started last.
+    pub(super) pulls: Option<RunningPulls>,
 }
 
 impl TestNode {
@@ -54,10 +56,21 @@ impl TestNode {
         }
         let runtime = Arc::new(self.runtime.clone());
         let agent = Agent::new(self.client.clone(), name, runtime, config);
+        self.pulls = Some(agent.running_pulls());
         self.agent = Some(Running::start(|stop| async move {
             let stop = stop.cancelled_owned();
             agent.run(stop).await.map_err(|error| error.to_string())
         }));
+    }
+
+    /// The running pulls of the agent.
+    ///
+    /// # Panics
+    ///
+    /// If no agent was started.
+    #[must_use]
+    pub fn running_pulls(&self) -> RunningPulls {
+        self.pulls.clone().unwrap()
     }
 
     /// Aborts the agent or kubelet, as SIGKILL would.

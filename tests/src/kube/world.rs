@@ -239,6 +239,7 @@ impl World {
             runtime: MemoryRuntime::new(self.registry.clone(), self.options.pull),
             options: self.options.clone(),
             agent: None,
+            pulls: None,
         }
     }
 

@@ -5,6 +5,7 @@ mod get;
 mod node_status;
 mod plan;
 mod plugin;
+mod pull_bytes;
 mod request;
 mod status;
 mod support;
