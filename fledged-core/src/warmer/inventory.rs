@@ -113,6 +113,7 @@ mod tests {
             digest: None,
             size: ByteSize::ZERO,
             pinned: false,
+            via: None,
         }
     }
 

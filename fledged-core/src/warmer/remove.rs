@@ -327,6 +327,7 @@ mod tests {
             digest: None,
             size: ByteSize::ZERO,
             pinned: false,
+            via: None,
         }
     }
 
