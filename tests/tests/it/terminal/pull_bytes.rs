@@ -1,11 +1,14 @@
 //! Bytes of running pulls in `fledged status` and `fledged get -w`.
 
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 
+use bytes::Bytes;
 use fledged_apiserver::{Failure, RequestFilter, RequestKey};
 use fledged_core::model::ImagePhase;
 use fledged_kube::serve::{BindAddress, Routes, Server};
 use fledged_tests::kube::{TestNode, World, eventually};
+use fledged_tests::{Fledged, ImageBuilder, Registry, find_fledged, http, require};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -145,6 +148,48 @@ async fn watches_print_a_line_for_each_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_redrawn_until_the_cache_is_deleted() {
+    if !require(&["script"]) {
+        return;
+    }
+    let Some((world, node)) = pulling().await else {
+        return;
+    };
+    agent_pod(&world, &node).await;
+    serve(&world, &node).await;
+    let program = find_fledged().unwrap();
+    let namespace = world.cluster().namespace();
+    let line = format!("{} status web -w -n {namespace}", program.display());
+    let mut script = Command::new("script");
+    script
+        .args(["--quiet", "--return", "--flush", "--command", &line])
+        .arg("/dev/null");
+    let script = script
+        .env("TERM", "xterm")
+        .env("KUBECONFIG", world.cluster().kubeconfig())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let server = world.cluster().embedded().unwrap();
+    let asked = |key: &RequestKey| key.subresource == "proxy";
+    eventually("two rounds", || async {
+        let count = server.count(asked);
+        (count >= 2).then_some(()).ok_or(count.to_string())
+    })
+    .await;
+    world.delete("web").await;
+    let output = tokio::task::block_in_place(|| script.wait_with_output().unwrap());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let own = format!("1 on {}: 3.0 MiB of 12.0 MiB", node.name());
+    assert!(shown.matches(&own).count() >= 2, "{shown:?}");
+    assert!(shown.contains("\u{1b}[2K"), "{shown:?}");
+    assert!(shown.contains("/web was deleted"), "{shown:?}");
+    node.runtime.hold_pulls(false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_without_the_right_sees_no_bytes() {
     let Some((world, node)) = pulling().await else {
         return;
@@ -191,4 +236,78 @@ async fn an_agent_that_does_not_answer_is_named() {
     );
     assert!(text.contains(&silent), "{text}");
     node.runtime.hold_pulls(false);
+}
+
+/// The agent's program, on a runtime that fetches layers itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_of_an_agent_serves_its_pulls() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    let world = World::start().await;
+    if world.cluster().embedded().is_none() {
+        return;
+    }
+    let registry = tokio::task::spawn_blocking(Registry::start).await.unwrap();
+    let image = ImageBuilder::new().random_layer("data", 1, 20_000_000);
+    let image = image.push(&registry, "large", "v1").reference;
+    let node = world.unresponsive_node("a", &[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    // The port was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let agent = Fledged::operator()
+        .args(["agent", "--node-name", node.name()])
+        .arg(format!("--runtime=oci:{}/images", folder.path().display()))
+        .arg("--kubeconfig")
+        .arg(world.cluster().kubeconfig())
+        .arg(format!("--metrics-bind-address={address}"))
+        .args([
+            "--health-probe-bind-address=0",
+            "--image-fs-high-threshold=100%",
+        ])
+        // Much slower than the test needs.
+        .arg("--max-pull-rate=256Ki")
+        .spawn();
+    route(&world, address);
+    agent_pod(&world, &node).await;
+    node.object.set_ready(true).await;
+    world.apply("web", &[&image]).await;
+    let pull = eventually("bytes with a rate", || async {
+        let document = fledged(&world, &["status", "web", "-o", "json"], 0).json();
+        let pull = document["nodes"][0]["images"][0]["pull"].clone();
+        match pull["secondsLeft"].is_u64() {
+            true => Ok(pull),
+            false => Err(document.to_string()),
+        }
+    })
+    .await;
+    let number = |field: &str| pull[field].as_u64().unwrap();
+    let total = number("totalBytes");
+    assert!((20_000_000..21_000_000).contains(&total), "{pull}");
+    assert!(
+        number("doneBytes") > 0 && number("doneBytes") < total,
+        "{pull}"
+    );
+    assert!(number("bytesPerSecond") < 5 * MIB, "{pull}");
+    let get = |path: &'static str| {
+        let address = address.to_string();
+        tokio::task::block_in_place(|| {
+            let answer = http::send(&address, hyper::Method::GET, path, &[], None, Bytes::new());
+            String::from_utf8(answer.unwrap().body.to_vec()).unwrap()
+        })
+    };
+    assert!(!get("/pulls").contains("large"), "no names");
+    let metrics = get("/metrics");
+    assert!(
+        metrics.contains("fledged_agent_pulls_running 1\n"),
+        "{metrics}"
+    );
+    let received = "fledged_agent_pull_received_bytes_total ";
+    let received = metrics.lines().find_map(|line| line.strip_prefix(received));
+    assert!(received.unwrap().parse::<u64>().unwrap() > 0);
+    agent.terminate();
+    let output = tokio::task::block_in_place(|| agent.wait(fledged_tests::SOON));
+    assert_eq!(output.code, Some(0), "{output}");
 }
