@@ -47,6 +47,7 @@ struct State {
     down_until: Instant,
     failing: Option<(Instant, Reason)>,
     slow: Option<(Instant, u32)>,
+    lying_until: Instant,
 }
 
 /// A machine. Its images outlive its agent.
@@ -84,6 +85,7 @@ impl Machine {
                 down_until: Instant::now(),
                 failing: None,
                 slow: None,
+                lying_until: Instant::now(),
             }),
         })
     }
@@ -109,6 +111,11 @@ impl Machine {
         self.state().slow = Some((Instant::now() + lasting, factor));
     }
 
+    /// Makes pulls succeed without an image.
+    pub(super) fn lie(&self, lasting: Duration) {
+        self.state().lying_until = Instant::now() + lasting;
+    }
+
     /// Sets the size of the disk; none: it never fills.
     pub(super) fn set_disk(&self, bytes: Option<u64>) {
         self.state().disk = bytes.unwrap_or(LARGE);
@@ -118,6 +125,7 @@ impl Machine {
     pub(super) fn heal(&self) {
         let mut state = self.state();
         state.down_until = Instant::now();
+        state.lying_until = Instant::now();
         (state.failing, state.slow, state.disk) = (None, None, LARGE);
     }
 
@@ -209,6 +217,16 @@ impl Machine {
         let held = self.state().find(image);
         let published = self.registries.get(image);
         held.is_some() && held == published.map(|published| published.id())
+    }
+
+    /// The result of a pull after which the runtime does not hold the image.
+    fn claim(&self, image: &ImageRef, published: &Published) -> RuntimeImage {
+        self.ledger.lost(&self.name, [image]);
+        let stored = Stored {
+            references: BTreeSet::from([image.clone()]),
+            bytes: published.bytes,
+        };
+        described(&published.id(), &stored)
     }
 
     fn store(
@@ -347,6 +365,9 @@ impl AgentRuntime {
             sleep(pause).await;
         }
         let mut state = machine.state();
+        if Instant::now() < state.lying_until && state.find(&request.image).is_none() {
+            return Ok(machine.claim(&request.image, &published));
+        }
         Ok(machine.store(&mut state, &request.image, &published, self.ours))
     }
 }

@@ -161,6 +161,11 @@ pub enum Move {
     EmptyRecord(usize),
     /// Another program overwrites the status of a cache.
     OverwriteStatus(CacheName),
+    /// The runtime of a node claims success for pulls after which it does not hold the image.
+    Lie(usize, Duration),
+    /// With the token of a node's agent, every image is reported to be in this phase, beside images that are not in the
+    /// record, with long texts.
+    ReportLies(usize, &'static str),
 }
 
 /// A move and when it happens.
@@ -301,6 +306,15 @@ impl Scenario {
             for _ in 0..others.range(1, 4) {
                 let at = Duration::from_millis(others.range(0, span) as u64);
                 let act = others.act_of_others(&setup);
+                moves.push(TimedMove { at, act });
+            }
+        }
+        // Jobs have no agents, and their results are not what a runtime claims.
+        let mut lies = Dice(Rng::with_seed(seed.rotate_left(16)));
+        if setup.jobs.is_none() && lies.chance(0.25) {
+            for _ in 0..lies.range(1, 4) {
+                let at = Duration::from_millis(lies.range(0, span) as u64);
+                let act = lies.lie(&setup);
                 moves.push(TimedMove { at, act });
             }
         }
@@ -512,6 +526,16 @@ impl Dice {
             1 => Move::EmptyRecord(node),
             _ => Move::OverwriteStatus(self.cache(setup)),
         }
+    }
+
+    /// What a runtime, or a stolen token of an agent, claims.
+    fn lie(&mut self, setup: &Setup) -> Move {
+        let node = self.range(0, setup.nodes);
+        if self.chance(0.5) {
+            return Move::Lie(node, self.seconds(10, 300));
+        }
+        let phases = ["Cached", "Failed", "Removed", "InUse", "Pulling", "Pending"];
+        Move::ReportLies(node, self.pick(&phases))
     }
 
     fn act(&mut self, setup: &Setup) -> Move {

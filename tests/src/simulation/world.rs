@@ -429,8 +429,29 @@ impl World {
                 let (api, params) = (self.caches(*cache), PatchParams::default());
                 let _ = api.patch_status(cache.1, &params, &patch).await;
             }
+            Move::ReportLies(node, phase) => self.report_lies(&node_name(*node), phase).await,
             _ => self.act_on_machine(act),
         }
+    }
+
+    async fn report_lies(&self, node: &str, phase: &str) {
+        let Ok(record) = self.records().get(node).await else {
+            return;
+        };
+        let (assignment, _) = record.assignment();
+        let assigned = assignment.images.iter().map(|image| &image.image);
+        let others = (0..3).map(|number| parse(&format!("r0.test/never-assigned-{number}:1")));
+        let others: Vec<ImageRef> = others.collect();
+        let images = assigned.chain(&others).map(|image| {
+            json!({ "image": image, "phase": phase, "reason": "Unknown", "attempts": 4_000_000_000_u32,
+                "message": "\u{1b}[31m\n".repeat(100), "bytes": u64::MAX >> 1 })
+        });
+        let images: Vec<Value> = images.collect();
+        let generation = record.metadata.generation;
+        let status = json!({ "observedGeneration": generation, "cached": 4_000_000_000_u32, "images": images });
+        let patch = Patch::Merge(json!({ "status": status }));
+        let params = PatchParams::default();
+        let _ = self.records().patch_status(node, &params, &patch).await;
     }
 
     fn records(&self) -> Api<ReadNodeCache> {
@@ -447,7 +468,8 @@ impl World {
             | Move::CollectGarbage(node)
             | Move::StartContainer(node, _)
             | Move::StopContainers(node, _)
-            | Move::PullByOthers(node, _) => *node,
+            | Move::PullByOthers(node, _)
+            | Move::Lie(node, _) => *node,
             _ => return,
         };
         let Some(machine) = self.machines.get(&node) else {
@@ -461,6 +483,7 @@ impl World {
                 machine.set_disk(Some(*bytes));
                 self.disks.push((Instant::now() + *lasting, node));
             }
+            Move::Lie(_, lasting) => machine.lie(*lasting),
             Move::Evict(_, image) => machine.evict(&parse(image)),
             Move::CollectGarbage(_) => machine.collect_garbage(),
             Move::StartContainer(_, image) => machine.start_container(&parse(image)),
@@ -725,6 +748,8 @@ fn kind(act: &Move) -> &'static str {
         Move::DeleteRecord(_) => "deleted NodeImageCaches",
         Move::EmptyRecord(_) => "emptied NodeImageCaches",
         Move::OverwriteStatus(_) => "overwritten statuses",
+        Move::Lie(..) => "runtimes that lie",
+        Move::ReportLies(..) => "reports with a stolen token",
     }
 }
 
