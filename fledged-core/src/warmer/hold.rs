@@ -105,7 +105,9 @@ impl Holds {
             ErrorClass::DiskFull => self.disk.set(now, backoff, rng),
             ErrorClass::Throttled => {
                 // Without a delay from the registry the image's own back-off applies.
-                if let Some(asked) = failure.retry_after {
+                if let Some(asked) = failure.retry_after
+                    && !crate::planted::is("retry-after-forgotten")
+                {
                     let until = after(now, Backoff::asked(asked, rng));
                     let registry = image.registry();
                     let hold = Hold {

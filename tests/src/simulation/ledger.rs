@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::call::Call;
 use super::job_ledger::{JobLedger, JobLimits};
 use super::statuses::{Facts, Statuses};
+use super::throttles::{Pull, Throttles};
 
 /// How much older than the last complete news an order may be that a process still follows: what is delivered in one
 /// millisecond is handled in the next.
@@ -139,6 +140,7 @@ struct State {
     /// The holder of the Lease, and the time since when another one has lost it.
     holder: (String, Duration),
     jobs: JobLedger,
+    throttles: Throttles,
     /// When the wall clock of a process was last set forward.
     clock_jumped: Option<Duration>,
     statuses: Statuses,
@@ -191,6 +193,7 @@ impl Ledger {
             has_agents: true,
             writes: BTreeMap::new(),
             jobs: JobLedger::default(),
+            throttles: Throttles::default(),
             requests: (Duration::ZERO, 0),
         };
         Self {
@@ -534,6 +537,40 @@ impl Ledger {
         }
     }
 
+    /// Checks the request for an image that an agent begins to pull.
+    pub(super) fn asking(&self, node: &str, incarnation: u32, image: &ImageRef) {
+        let mut state = self.state();
+        // A kubelet has delays of its own.
+        if !state.has_agents {
+            return;
+        }
+        let pull = pull_of(&state.records, node, incarnation, image);
+        let checked = pull.map(|pull| state.throttles.check(pull, state.now, state.clock_jumped));
+        if let Some(Err(found)) = checked {
+            state.violate("a registry's time without requests is kept", found);
+        }
+    }
+
+    /// A registry asked for a time without requests.
+    pub(super) fn throttled(
+        &self,
+        node: &str,
+        incarnation: u32,
+        image: &ImageRef,
+        delay: Duration,
+    ) {
+        let mut state = self.state();
+        let State {
+            records,
+            throttles,
+            now,
+            ..
+        } = &mut *state;
+        if let Some(pull) = pull_of(records, node, incarnation, image) {
+            throttles.answered(pull, *now, delay);
+        }
+    }
+
     /// Checks a removal that an agent begins. `taken` are the names that the runtime removes with the image.
     pub(super) fn removing(&self, node: &str, informed: Duration, taken: &[ImageRef]) {
         let mut state = self.state();
@@ -708,6 +745,30 @@ impl Record {
         let mut images = report.images.iter();
         images.any(|image| running.contains(&image.phase) && present(&image.image))
     }
+}
+
+/// The pull of an image that only one namespace wants, by the record that the agent has taken up. An image of several
+/// namespaces is also pulled while a registry throttles one of them.
+fn pull_of<'a>(
+    records: &'a BTreeMap<String, Record>,
+    node: &'a str,
+    incarnation: u32,
+    image: &'a ImageRef,
+) -> Option<Pull<'a>> {
+    let Record { assignment, report } = records.get(node)?;
+    let generation = assignment.generation;
+    let taken_up = report.as_ref()?.observed_generation == generation;
+    let mut images = assignment.images.iter();
+    let wanted = images.find(|wanted| wanted.image == *image && taken_up)?;
+    let mut namespaces = wanted.wanted_by.iter().map(|id| id.namespace.as_str());
+    let namespace = namespaces.next()?;
+    namespaces.all(|other| other == namespace).then_some(Pull {
+        node,
+        incarnation,
+        image,
+        namespace,
+        generation,
+    })
 }
 
 impl State {

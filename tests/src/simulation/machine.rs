@@ -428,7 +428,15 @@ impl ImageRuntime for AgentRuntime {
         machine.ledger.pulling(&machine.name, pulls);
         let (name, image) = (&machine.name, &request.image);
         machine.trace.step(format_args!("{name} pulls {image}"));
+        machine.ledger.asking(name, self.incarnation, image);
         let result = self.try_pull(&request).await;
+        if let Err(failure) = &result
+            && let Some(delay) = failure.retry_after
+        {
+            machine
+                .ledger
+                .throttled(name, self.incarnation, image, delay);
+        }
         under_way.2 = Some(match &result {
             Ok(_) => "ok".to_owned(),
             Err(failure) => failure.reason.to_string(),

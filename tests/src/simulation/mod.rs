@@ -26,6 +26,7 @@ mod registry;
 mod run;
 mod shrink;
 mod statuses;
+mod throttles;
 mod trace;
 mod world;
 

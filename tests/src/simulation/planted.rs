@@ -200,6 +200,12 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         seed: None,
     },
     PlantedBug {
+        name: "retry-after-forgotten",
+        area: "warmer",
+        what: "A registry's Retry-After delays only the image that met it.",
+        seed: Some(1),
+    },
+    PlantedBug {
         name: "disk-full-for-a-day",
         area: "warmer",
         what: "A full disk stops the pulls of a node for a day.",
