@@ -203,13 +203,13 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "retry-after-forgotten",
         area: "warmer",
         what: "A registry's Retry-After delays only the image that met it.",
-        seed: Some(1),
+        seed: Some(400),
     },
     PlantedBug {
         name: "disk-full-for-a-day",
         area: "warmer",
         what: "A full disk stops the pulls of a node for a day.",
-        seed: None,
+        seed: Some(44),
     },
     PlantedBug {
         name: "cancelled-pull-counts",
