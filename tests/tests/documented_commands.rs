@@ -234,7 +234,7 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "an hour; hostile_bytes.rs runs the same targets",
     ),
     (
-        "FUZZ_TARGET=hosts_toml cargo fuzz run --sanitizer none hostile_bytes fuzz/corpus/hosts_toml -- -max_total_time=60 -max_len=65536 -timeout=5",
+        "FUZZ_TARGET=hosts_toml cargo fuzz run --sanitizer none hostile_bytes fuzz/corpus/hosts_toml -- -max_total_time=130 -max_len=65536 -timeout=5 -rss_limit_mb=256",
         Run::Shorter("cargo metadata --format-version 1 --manifest-path fuzz/Cargo.toml"),
         "it needs cargo-fuzz, and an instrumented build of everything",
     ),
