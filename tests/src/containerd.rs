@@ -116,6 +116,12 @@ impl Containerd {
         self.folder.path().join("root")
     }
 
+    /// The folder of its configuration, with `config.toml` and the `hosts.toml` files.
+    #[must_use]
+    pub fn config_dir(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
     /// SIGKILL, as an out-of-memory killer would send it. The folders stay for [`Self::restart`].
     pub fn kill9(&mut self) {
         self.process.kill9();

@@ -80,6 +80,17 @@
 {{- end }}
 {{- end -}}
 
+{{/* Not empty if agents fetch layers. */}}
+{{- define "fledged.fetches" -}}
+{{- if eq (default "" (default dict .Values.agent.pull).via) "auto" -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- define "fledged.runtimeConfigDirs" -}}
+{{- default (list "/etc/containerd" "/etc/docker/certs.d") .Values.agent.pull.configDirs | toJson -}}
+{{- end -}}
+
 {{- define "fledged.agentArgs" -}}
 {{- $socket := include "fledged.socket" . -}}
 - agent
@@ -88,14 +99,12 @@
 {{- end }}
 - --max-parallel-pulls={{ .Values.agent.maxParallelPulls }}
 - {{ include "fledged.protectImages" . | quote }}
-{{- with .Values.agent.pull }}
-{{- if eq .via "auto" }}
+{{- if include "fledged.fetches" . }}
 - --pull-via=auto
-- --max-connections={{ .maxConnections }}
-- --runtime-config-dir={{ .configDir }}
-{{- with .maxRate }}
-- --max-pull-rate={{ . }}
-{{- end }}
+- --max-connections={{ int64 (default 8 .Values.agent.pull.maxConnections) }}
+- --runtime-config-dirs={{ join "," (fromJsonArray (include "fledged.runtimeConfigDirs" .)) }}
+{{- with .Values.agent.pull.maxRate }}
+- --max-pull-rate={{ ternary . (int64 .) (kindIs "string" .) }}
 {{- end }}
 {{- end }}
 {{- with .Values.agent.inventoryInterval }}

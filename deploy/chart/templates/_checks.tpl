@@ -5,7 +5,17 @@
 {{- include "fledged.checkLabels" . -}}
 {{- include "fledged.checkCredentialProviders" (default dict .Values.agent.credentialProviders) -}}
 {{- include "fledged.checkMount" (list "agent.imageFilesystem.mount" (default "" (default dict .Values.agent.imageFilesystem).mount)) -}}
-{{- include "fledged.checkMount" (list "agent.pull.configDir" (default "" (default dict .Values.agent.pull).configDir)) -}}
+{{- if include "fledged.fetches" . -}}
+{{- range fromJsonArray (include "fledged.runtimeConfigDirs" .) -}}
+{{- include "fledged.checkMount" (list "agent.pull.configDirs" .) -}}
+{{- if eq . (default "" (default dict $.Values.agent.imageFilesystem).mount) -}}
+{{- fail (printf "agent.pull.configDirs: %q: is agent.imageFilesystem.mount already" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.agent.pull.maxRate (eq .Values.agent.runtime "docker") -}}
+{{- fail (printf "agent.pull.maxRate: %q: Docker Engine pulls by itself, without a limit" (toString .Values.agent.pull.maxRate)) -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.webhookServer.enable -}}
 {{- include "fledged.checkWebhook" . -}}
 {{- end -}}
@@ -41,7 +51,7 @@
 
 {{/* A path at which agents mount a directory of their node must not hide the program or what the chart mounts. */}}
 {{- define "fledged.checkMount" -}}
-{{- if has (clean (last .)) (list "/etc" "/etc/ssl" "/etc/ssl/certs" "/usr" "/usr/local" "/usr/local/bin" "/credential-providers") -}}
+{{- if has (clean (last .)) (list "/etc" "/etc/ssl" "/etc/ssl/certs" "/usr" "/usr/local" "/usr/local/bin" "/credential-providers" "/run/containerd" "/run/k3s/containerd" "/run/crio" "/var/run/secrets/kubernetes.io/serviceaccount") -}}
 {{- fail (printf "%s: %q: would hide files of the agent's image" (first .) (last .)) -}}
 {{- end -}}
 {{- end -}}

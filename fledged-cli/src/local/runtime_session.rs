@@ -423,7 +423,7 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
                 let mut fetcher = FetcherOptions::default();
                 fetcher.registry = registry_options(registry);
                 if registry.registry_hosts_dir.is_some() {
-                    fetcher.config_dir = None;
+                    fetcher.config_dirs.clear();
                 }
                 fetcher.max_connections = pull.max_connections;
                 fetcher.max_pull_rate = pull.max_pull_rate;

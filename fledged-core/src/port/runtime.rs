@@ -279,7 +279,7 @@ pub struct RuntimeImage {
     pub size: ByteSize,
     /// Whether the runtime protects the image from garbage collection.
     pub pinned: bool,
-    /// What fetched its layers. Only in the result of a pull by a backend that can fetch them itself.
+    /// What fetched its layers. Only in the result of a pull by a backend that can fetch them itself, if one was missing.
     pub via: Option<PulledVia>,
 }
 

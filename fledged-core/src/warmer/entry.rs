@@ -269,7 +269,10 @@ impl Entry {
         now: Timestamp,
     ) {
         self.describe(image);
-        self.progress.report.via.clone_from(&image.via);
+        // A pull that fetched nothing changes nothing about what did.
+        if image.via.is_some() {
+            self.progress.report.via.clone_from(&image.via);
+        }
         self.cached(now);
         if let Some(text) = unused_credentials {
             self.progress.explain(Reason::CredentialsUnavailable, text);

@@ -1,9 +1,11 @@
 //! One pull through CRI, for which fledged fetches the layers.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
@@ -11,16 +13,18 @@ use fledged_core::model::{ByteSize, Digest, ImageRef, PulledVia};
 use fledged_core::port::PullRequest;
 use serde::Deserialize;
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
 
 use super::content::Content;
 use super::layers::{self, Outcome};
 use super::priority::{OwnLayers, OwnPull, let_others_first};
+use super::registry_settings;
 use super::settings::Settings;
+use crate::classify::redact;
 use crate::cri::Client;
 use crate::registry::{
     Blob, CONTAINERD_CONFIG_DIR, Connections, Downloads, Fetched, MAX_CONNECTIONS, Manifest, Meter,
-    Platform, PullRate, Registry, RegistryOptions, Session, configured_hosts_dirs,
-    has_old_registry_settings, read_config, resolve, sha256,
+    Platform, PullRate, Registry, RegistryOptions, Session, read_config, resolve, sha256,
 };
 
 /// The default of [`FetcherOptions::threshold`]: a download this small gains nothing from several connections.
@@ -28,12 +32,14 @@ const THRESHOLD: ByteSize = ByteSize::new(16 * 1024 * 1024);
 /// Images with more missing layers are left to the runtime. Each is an open file and a stream of containerd until
 /// it is complete; images that Docker builds have at most 127.
 const MAX_LAYERS: usize = 256;
-/// Where containerd looks for `hosts.toml` files after the folder of its configuration.
-const DOCKER_HOSTS_DIR: &str = "/etc/docker/certs.d";
 /// Why the runtime pulls everything.
 const NO_CONTENT_STORE: &str = "the runtime has no content store";
-/// Why the runtime pulls an image that is present.
-const UP_TO_DATE: &str = "the registry has the digest that is present";
+/// How long fledged tries to read the manifests of an image before the runtime pulls it.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a registry that could not be reached is left to the runtime.
+const UNREACHABLE: Duration = Duration::from_secs(300);
+/// Time without progress of a layer after which a request is repeated, and finally the layer left to the runtime.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How layers are fetched for a runtime with containerd's content store.
 ///
@@ -43,10 +49,13 @@ const UP_TO_DATE: &str = "the registry has the digest that is present";
 pub struct FetcherOptions {
     /// How registries are reached.
     pub registry: RegistryOptions,
-    /// The folder of containerd's configuration, whose settings of registries replace
-    /// [`hosts_dirs`](RegistryOptions::hosts_dirs). If it or a folder that it names is not visible to this process,
-    /// everything is left to the runtime. `None`: `hosts_dirs` apply. Default: `/etc/containerd`.
-    pub config_dir: Option<PathBuf>,
+    /// Folders with the settings of containerd, whose settings of registries replace
+    /// [`hosts_dirs`](RegistryOptions::hosts_dirs). containerd 2 is expected to have its `config.toml` in the first one.
+    /// Everything is left to the runtime if some of its settings cannot be read. Empty: `hosts_dirs` apply. Default:
+    /// `/etc/containerd`.
+    pub config_dirs: Vec<PathBuf>,
+    /// Whether this process runs in a container that sees only `config_dirs` of the machine, under the same paths.
+    pub in_container: bool,
     /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
     pub max_connections: NonZeroUsize,
     /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none. With
@@ -58,11 +67,12 @@ pub struct FetcherOptions {
 }
 
 impl Default for FetcherOptions {
-    /// [`RegistryOptions::default`], eight connections, 16 MiB.
+    /// [`RegistryOptions::default`] with 30 s without progress, eight connections, 16 MiB.
     fn default() -> Self {
         Self {
-            registry: RegistryOptions::default(),
-            config_dir: Some(CONTAINERD_CONFIG_DIR.into()),
+            registry: RegistryOptions::default().with_read_timeout(READ_TIMEOUT),
+            config_dirs: vec![CONTAINERD_CONFIG_DIR.into()],
+            in_container: false,
             max_connections: MAX_CONNECTIONS,
             threshold: THRESHOLD,
             max_pull_rate: None,
@@ -80,16 +90,24 @@ pub(crate) struct Fetcher {
     registry: Mutex<Option<(Settings, Registry)>>,
     /// Set when the runtime has no content store that can be written to.
     unsupported: AtomicBool,
+    /// Until when the runtime pulls all images of a registry that this process could not reach.
+    unreachable: SyncMutex<HashMap<String, Instant>>,
 }
 
 /// What is fetched for one pull.
 struct Work {
     downloads: Downloads,
-    /// Empty: the layers are left to the runtime.
     layers: Vec<Blob>,
-    /// Why they are.
-    left: String,
     _own: OwnPull,
+}
+
+/// What is done for one pull.
+enum Plan {
+    Fetch(Work),
+    /// The runtime fetches the layers, for this reason. With the layers, if they are known.
+    Leave(String, Option<OwnPull>),
+    /// The image is up to date, or has no missing layer.
+    Nothing,
 }
 
 impl Fetcher {
@@ -100,11 +118,12 @@ impl Fetcher {
             own_layers: OwnLayers::default(),
             registry: Mutex::default(),
             unsupported: AtomicBool::new(false),
+            unreachable: SyncMutex::default(),
         }
     }
 
-    /// Pulls an image, and returns what fetched its layers. `present` is the digest under that name, if the runtime has
-    /// one.
+    /// Pulls an image, and returns what fetched its layers; `None` if none was missing. `present` is the digest under that
+    /// name, if the runtime has one.
     ///
     /// The runtime pulls what the fetcher does not support.
     ///
@@ -117,46 +136,30 @@ impl Fetcher {
         client: &Client,
         present: Option<&Digest>,
         request: &PullRequest,
-    ) -> Result<PulledVia, Failure> {
+    ) -> Result<Option<PulledVia>, Failure> {
         let image = &request.image;
         let pull = client.pull(image.as_str(), request.auth.as_ref());
         let (content, access) = match self.open(client, request).await {
             Ok(opened) => opened,
             Err(failure) => {
-                let why = failure.to_string();
-                self.log_left(image, &why);
+                let why = self.left(image, &failure);
                 let _own = self.own_layers.add_unknown();
-                return pull.await.map(|()| PulledVia::Runtime(why));
+                return pull.await.map(|()| Some(PulledVia::Runtime(why)));
             }
         };
-        let (work, left) = match self.prepare(&content, access, present, request).await {
-            Ok(Some(work)) => {
-                let left = work.left.clone();
-                (Some(work), left)
-            }
-            Ok(None) => (None, UP_TO_DATE.to_owned()),
+        let plan = match self.plan(&content, access, present, request).await {
+            Ok(plan) => plan,
             Err(failure) if failure.reason == Reason::TooManyRequests => {
                 log_kept(content.release_own().await);
                 return Err(failure);
             }
-            Err(failure) => {
-                let why = failure.to_string();
-                self.log_left(image, &why);
-                (None, why)
-            }
+            Err(failure) => Plan::Leave(self.left(image, &failure), None),
         };
-        let fetched = work.as_ref().filter(|work| !work.layers.is_empty());
         let outcome = Outcome::default();
-        let pulled = match fetched {
-            None => {
-                let _own = work.is_none().then(|| self.own_layers.add_unknown());
-                pull.await
-            }
-            Some(Work {
-                downloads, layers, ..
-            }) => {
+        let pulled = match &plan {
+            Plan::Fetch(work) => {
                 let (first, first_ended) = oneshot::channel();
-                let fetching = layers::fetch(downloads, &content, layers, first, &outcome);
+                let fetching = self.fetch(work, &content, first, &outcome);
                 let pulling = async {
                     // Always an error: the sender is dropped without a message.
                     let _ = first_ended.await;
@@ -173,6 +176,11 @@ impl Fetcher {
                     pulled = &mut pulling => pulled,
                 }
             }
+            Plan::Leave(_, Some(_)) => pull.await,
+            Plan::Nothing | Plan::Leave(_, None) => {
+                let _own = self.own_layers.add_unknown();
+                pull.await
+            }
         };
         match &pulled {
             Ok(()) => log_kept(content.release_all().await),
@@ -180,16 +188,43 @@ impl Fetcher {
             Err(failure) if failure.reason == Reason::DiskFull => {
                 log_kept(content.release_all().await);
             }
-            // No layers were written. The leases of earlier attempts keep theirs.
-            Err(_) if fetched.is_none() => log_kept(content.release_own().await),
             // The next attempt continues the layers that the lease keeps.
-            Err(_) => {}
+            Err(_) if matches!(plan, Plan::Fetch(_)) => {}
+            // No layers were written. The leases of earlier attempts keep theirs.
+            Err(_) => log_kept(content.release_own().await),
         }
         pulled?;
-        Ok(match fetched {
-            Some(_) => outcome.via(),
-            None => PulledVia::Runtime(left),
+        Ok(match plan {
+            Plan::Fetch(_) => Some(outcome.via()),
+            Plan::Leave(why, _) => Some(PulledVia::Runtime(why)),
+            Plan::Nothing => None,
         })
+    }
+
+    async fn fetch(
+        &self,
+        work: &Work,
+        content: &Content,
+        first_ended: oneshot::Sender<()>,
+        outcome: &Outcome,
+    ) -> Result<(), Failure> {
+        let target = layers::Target {
+            content,
+            own: &self.own_layers,
+            outcome,
+        };
+        layers::fetch(&work.downloads, &target, &work.layers, first_ended).await
+    }
+
+    /// Logs why the runtime pulls an image by itself, and returns it without what others have written: it becomes part of
+    /// a status.
+    fn left(&self, image: &ImageRef, failure: &Failure) -> String {
+        self.log_left(image, &redact(&failure.message, &[]));
+        match failure.reason {
+            // The text is fledged's own.
+            Reason::RuntimeUnsupported => failure.message.clone(),
+            reason => format!("{reason}: the log has the details"),
+        }
     }
 
     /// Logs why the runtime pulls an image by itself.
@@ -223,12 +258,16 @@ impl Fetcher {
         if self.unsupported.load(Ordering::Relaxed) {
             return Err(unsupported(NO_CONTENT_STORE));
         }
-        let mut settings = Settings::read(&client.verbose_status().await?).map_err(unsupported)?;
-        if let Some(config_dir) = &self.options.config_dir {
-            let found = settings.hosts_dirs.take();
-            let dirs = hosts_dirs(found, config_dir).map_err(|problem| unsupported(&problem))?;
-            settings.hosts_dirs = Some(dirs);
-        }
+        let settings = Settings::read(&client.verbose_status().await?).map_err(unsupported)?;
+        let Self { options, .. } = self;
+        let settings = match options.config_dirs.as_slice() {
+            [] => Settings {
+                hosts_dirs: Some(options.registry.hosts_dirs.clone()),
+                ..settings
+            },
+            dirs => registry_settings::complete(settings, dirs, options.in_container)
+                .map_err(|problem| unsupported(&problem))?,
+        };
         let registry = self.registry(&settings).await?;
         let content = Content::new(client.channel(), client.socket(), &request.image)?;
         match content.lease().await {
@@ -248,28 +287,66 @@ impl Fetcher {
             return Ok(registry.clone());
         }
         let mut options = self.options.registry.clone();
-        if let Some(dirs) = &settings.hosts_dirs
-            && self.options.config_dir.is_some()
-        {
-            options.hosts_dirs.clone_from(dirs);
-        }
+        options.hosts_dirs = settings.hosts_dirs.clone().unwrap_or_default();
         let registry = Registry::new(options)?;
         *known = Some((settings.clone(), registry.clone()));
         Ok(registry)
     }
 
-    /// Stores the manifests and finds the missing layers; `None` if the image is up to date.
+    /// Finds out what to fetch, within a limited time: the runtime may reach a registry that this process does not.
+    async fn plan(
+        &self,
+        content: &Content,
+        access: (Settings, Registry),
+        present: Option<&Digest>,
+        request: &PullRequest,
+    ) -> Result<Plan, Failure> {
+        let registry = request.image.registry();
+        if self.is_unreachable(registry) {
+            let text = format!("{registry} could not be reached a moment ago");
+            return Err(Failure::new(Reason::ConnectionFailed, text));
+        }
+        let prepared = self.prepare(content, access, present, request);
+        let planned = tokio::time::timeout(PLAN_TIMEOUT, prepared).await;
+        let planned = planned.unwrap_or_else(|_| {
+            let text = format!(
+                "{registry} did not answer within {} s",
+                PLAN_TIMEOUT.as_secs()
+            );
+            Err(Failure::new(Reason::ConnectionFailed, text))
+        });
+        if let Err(failure) = &planned
+            && failure.reason == Reason::ConnectionFailed
+        {
+            let until = Instant::now() + UNREACHABLE;
+            self.unreachable().insert(registry.to_owned(), until);
+        }
+        planned
+    }
+
+    fn is_unreachable(&self, registry: &str) -> bool {
+        let mut unreachable = self.unreachable();
+        unreachable.retain(|_, until| *until > Instant::now());
+        unreachable.contains_key(registry)
+    }
+
+    fn unreachable(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        let unreachable = self.unreachable.lock();
+        unreachable.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores the manifests and finds the missing layers.
     async fn prepare(
         &self,
         content: &Content,
         (settings, registry): (Settings, Registry),
         present: Option<&Digest>,
         request: &PullRequest,
-    ) -> Result<Option<Work>, Failure> {
+    ) -> Result<Plan, Failure> {
         let session = Session::new(registry, &request.image, request.auth.clone());
         let session = session.needing_every_host();
         if present.is_some() && session.head_manifest().await?.as_ref() == present {
-            return Ok(None);
+            return Ok(Plan::Nothing);
         }
         let root = session.manifest().await?;
         let next = |digest: Digest| {
@@ -318,61 +395,33 @@ impl Fetcher {
             Some(_) => ByteSize::ZERO,
             None => self.options.threshold,
         };
-        let mut left = String::new();
         if layers.is_empty() {
-            left = "no layer is missing".to_owned();
-        } else if missing < threshold {
-            left = format!("{missing} are missing, less than {threshold}");
-            tracing::debug!(image = %request.image, why = left, "image left to the runtime");
-            layers.clear();
-        } else if layers.len() > MAX_LAYERS {
-            let count = layers.len();
-            left = format!("{count} layers are missing, more than {MAX_LAYERS}");
-            self.log_left(&request.image, &left);
-            layers.clear();
+            return Ok(Plan::Nothing);
+        }
+        if missing < threshold {
+            let why = format!("{missing} are missing, less than {threshold}");
+            tracing::debug!(image = %request.image, why, "image left to the runtime");
+            return Ok(Plan::Leave(why, Some(own)));
+        }
+        if layers.len() > MAX_LAYERS {
+            let why = format!(
+                "{} layers are missing, more than {MAX_LAYERS}",
+                layers.len()
+            );
+            self.log_left(&request.image, &why);
+            return Ok(Plan::Leave(why, Some(own)));
         }
         let downloads = Downloads {
             session: Arc::new(session),
             connections: self.connections.clone(),
             meter: Arc::new(Meter::new(request.progress.clone())),
         };
-        Ok(Some(Work {
+        Ok(Plan::Fetch(Work {
             downloads,
             layers,
-            left,
             _own: own,
         }))
     }
-}
-
-/// The folders of `hosts.toml` files: those of the runtime's status, else those of its configuration.
-///
-/// # Errors
-///
-/// This process does not see them, or the configuration has settings that only the runtime follows.
-fn hosts_dirs(found: Option<Vec<PathBuf>>, config_dir: &Path) -> Result<Vec<PathBuf>, String> {
-    let visible = |folder: &Path| match folder.exists() {
-        true => Ok(()),
-        false => Err(format!(
-            "{} with the runtime's settings of registries is not visible to this process",
-            folder.display()
-        )),
-    };
-    if found.is_none() {
-        visible(config_dir)?;
-        if has_old_registry_settings(config_dir) {
-            return Err("containerd has registry settings of an old form".to_owned());
-        }
-    }
-    let Some(dirs) = found.or_else(|| configured_hosts_dirs(config_dir)) else {
-        // containerd's default.
-        return Ok(vec![config_dir.join("certs.d"), DOCKER_HOSTS_DIR.into()]);
-    };
-    // The folders themselves need not exist.
-    for folder in dirs.iter().filter_map(|dir| dir.parent()) {
-        visible(folder)?;
-    }
-    Ok(dirs)
 }
 
 fn log_kept(released: Result<(), Failure>) {
@@ -410,42 +459,6 @@ fn chain_ids(config: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn settings_of_registries_have_to_be_visible() {
-        let folder = tempfile::tempdir().unwrap();
-        let config_dir = folder.path();
-        let hidden = Path::new("/no-such-folder");
-        let message = "/no-such-folder with the runtime's settings of registries is not visible to this process";
-        let certs = config_dir.join("certs.d");
-        let in_status = |dirs: &[&Path]| Some(dirs.iter().map(|dir| dir.to_path_buf()).collect());
-        let refused = |found| hosts_dirs(found, config_dir).unwrap_err();
-
-        assert_eq!(hosts_dirs(in_status(&[]), hidden), Ok(Vec::new()));
-        assert_eq!(
-            hosts_dirs(in_status(&[&certs]), hidden),
-            Ok(vec![certs.clone()])
-        );
-        assert_eq!(
-            refused(in_status(&[&certs, &hidden.join("certs.d")])),
-            message
-        );
-
-        // containerd 2 does not have them in its status.
-        assert_eq!(hosts_dirs(None, hidden).unwrap_err(), message);
-        let default = vec![certs.clone(), PathBuf::from("/etc/docker/certs.d")];
-        assert_eq!(hosts_dirs(None, config_dir), Ok(default));
-        let configure = |registry: &str| {
-            let text = format!("[plugins.\"io.containerd.cri.v1.images\".registry]\n{registry}\n");
-            std::fs::write(config_dir.join("config.toml"), text).unwrap();
-        };
-        configure(&format!("config_path = \"{}\"", certs.display()));
-        assert_eq!(hosts_dirs(None, config_dir), Ok(vec![certs]));
-        configure("config_path = \"/no-such-folder/certs.d\"");
-        assert_eq!(refused(None), message);
-        configure("mirrors.\"docker.io\".endpoint = [\"https://m.test\"]");
-        assert!(refused(None).contains("old form"));
-    }
 
     #[test]
     fn chain_ids_name_a_layer_with_those_below() {

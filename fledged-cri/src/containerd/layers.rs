@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::content::{Content, Ingest, Opened};
+use super::priority::OwnLayers;
+use crate::classify::redact;
 use crate::registry::{Blob, BlobDownload, Downloads};
 
 /// Layers that are fetched in parallel: containerd's default. The lowest come first, so that containerd unpacks
@@ -25,10 +27,20 @@ const WRITE: usize = 1024 * 1024;
 const LOCKED_MAX: Duration = Duration::from_secs(2);
 const LOCKED_RETRY: Duration = Duration::from_millis(100);
 
+/// Where the layers of one pull go.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    pub(super) content: &'a Content,
+    pub(super) own: &'a OwnLayers,
+    pub(super) outcome: &'a Outcome,
+}
+
 /// What has become of the layers of one pull so far.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     has_fetched: AtomicBool,
+    /// Whether the registry could not be reached: the remaining layers are left to the runtime.
+    is_unreachable: AtomicBool,
     left: OnceLock<String>,
 }
 
@@ -38,6 +50,18 @@ impl Outcome {
         tracing::debug!(digest = %layer.digest, why, "layer left to the runtime");
         // The first one is reported.
         let _ = self.left.set(why.to_owned());
+    }
+
+    /// A layer is left to the runtime, because of this failure. What others have written does not become part of a
+    /// status.
+    fn failed(&self, layer: &Blob, failure: &Failure) {
+        let text = redact(&failure.message, &[]);
+        tracing::debug!(digest = %layer.digest, failure = text, "layer not fetched");
+        if failure.reason == Reason::ConnectionFailed {
+            self.is_unreachable.store(true, Ordering::Relaxed);
+        }
+        let why = format!("{}: the log has the details", failure.reason);
+        self.leave(layer, &why);
     }
 
     /// What fetched the layers.
@@ -62,13 +86,12 @@ impl Outcome {
 /// [`Reason::TooManyRequests`].
 pub(super) async fn fetch(
     downloads: &Downloads,
-    content: &Content,
+    target: &Target<'_>,
     layers: &[Blob],
     first_ended: oneshot::Sender<()>,
-    outcome: &Outcome,
 ) -> Result<(), Failure> {
     // All are opened before the first is fetched: containerd fetches layers that no client writes.
-    let opened = join_all(layers.iter().map(|layer| open(content, layer, outcome))).await;
+    let opened = join_all(layers.iter().map(|layer| open(target, layer))).await;
     let ingests: Vec<(&Blob, Ingest)> = layers
         .iter()
         .zip(opened)
@@ -84,11 +107,15 @@ pub(super) async fn fetch(
     stream::iter(ingests.into_iter().zip(ends).map(Ok))
         .try_for_each_concurrent(PARALLEL_LAYERS, |((layer, ingest), ended)| async move {
             let _ended = ended;
+            let outcome = target.outcome;
+            if outcome.is_unreachable.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             let length = layer.size.saturating_sub(ingest.offset());
             match fetch_layer(downloads, layer, ingest).await {
                 Err(failure) if failure.reason == Reason::TooManyRequests => Err(failure),
                 Err(failure) => {
-                    outcome.leave(layer, &failure.to_string());
+                    outcome.failed(layer, &failure);
                     Ok(())
                 }
                 Ok(()) => {
@@ -102,12 +129,22 @@ pub(super) async fn fetch(
 }
 
 /// Opens a layer, unless it is present or another client writes it.
-async fn open(content: &Content, layer: &Blob, outcome: &Outcome) -> Option<Ingest> {
+async fn open(target: &Target<'_>, layer: &Blob) -> Option<Ingest> {
+    let Target {
+        content,
+        own,
+        outcome,
+    } = target;
     let deadline = Instant::now() + LOCKED_MAX;
     loop {
         match content.open("layer", &layer.digest, layer.size).await {
             Ok(Opened::Ingest(ingest)) => return Some(*ingest),
             Ok(Opened::Present) => return None,
+            Ok(Opened::Locked) if own.is_shared(&layer.digest) => {
+                // Another pull of this process fetches it.
+                outcome.has_fetched.store(true, Ordering::Relaxed);
+                return None;
+            }
             Ok(Opened::Locked) if Instant::now() < deadline => {
                 tokio::time::sleep(LOCKED_RETRY).await;
             }
@@ -116,7 +153,7 @@ async fn open(content: &Content, layer: &Blob, outcome: &Outcome) -> Option<Inge
                 return None;
             }
             Err(failure) => {
-                outcome.leave(layer, &failure.to_string());
+                outcome.failed(layer, &failure);
                 return None;
             }
         }

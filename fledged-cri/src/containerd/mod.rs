@@ -9,6 +9,7 @@ mod content;
 mod fetcher;
 mod layers;
 mod priority;
+mod registry_settings;
 mod settings;
 
 pub(crate) use fetcher::Fetcher;

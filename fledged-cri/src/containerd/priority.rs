@@ -56,6 +56,14 @@ impl OwnLayers {
         }
     }
 
+    /// Whether more than one pull needs the layer.
+    pub(super) fn is_shared(&self, layer: &Digest) -> bool {
+        let own = self.lock();
+        own.layers
+            .get(&format!("layer-{layer}"))
+            .is_some_and(|count| *count > 1)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Own> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

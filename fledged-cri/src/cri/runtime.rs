@@ -129,10 +129,7 @@ impl CriRuntime {
         #[cfg(feature = "oci")]
         if let Some(fetcher) = &self.fetcher {
             let present = self.find(image).await?.and_then(|found| found.digest);
-            let via = fetcher
-                .pull(&self.client, present.as_ref(), request)
-                .await?;
-            return Ok(Some(via));
+            return fetcher.pull(&self.client, present.as_ref(), request).await;
         }
         let auth = request.auth.as_ref();
         self.client.pull(image.as_str(), auth).await?;

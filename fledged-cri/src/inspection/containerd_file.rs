@@ -143,7 +143,8 @@ fn is_same_socket(root: &Path, address: &str, socket: &Path) -> bool {
         })
 }
 
-fn read_files(root: &Path, first: &Path) -> Fact<ConfigContent> {
+/// The settings of a file and of those that it imports.
+pub(super) fn read_files(root: &Path, first: &Path) -> Fact<ConfigContent> {
     let mut content = ConfigContent::default();
     let mut waiting = VecDeque::from([first.to_owned()]);
     let mut read: Vec<PathBuf> = Vec::new();

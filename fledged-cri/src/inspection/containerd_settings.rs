@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use toml::Table;
 
-use super::containerd_file::{ConfigContent, ConfigFile};
+use super::containerd_file::{ConfigContent, ConfigFile, read_files};
 use super::{Fact, Release, Unread};
 
 /// The first release that pulls for CRI through its transfer service.
@@ -279,6 +279,12 @@ impl ContainerdSettings {
                 .is_some_and(|release| release >= Release(2, 0, 0)),
         }
     }
+}
+
+/// The plugin that pulls for CRI, by this file and those that it imports. `None`: there is no file.
+pub(crate) fn images_plugin_of(file: &Path) -> Fact<Option<ImagesPlugin>> {
+    let content = read_files(Path::new("/"), file)?;
+    Ok(content.exists.then(|| images_of_table(&content.images)))
 }
 
 fn split(paths: &str) -> Vec<PathBuf> {

@@ -35,6 +35,7 @@ use std::time::Duration;
 use fledged_core::error::Failure;
 use fledged_core::port::{FilesystemUsage, RuntimeInfo};
 
+pub(crate) use containerd_settings::images_plugin_of;
 pub use containerd_settings::{
     ContainerdSettings, ImagesPlugin, SettingsOrigin, TransferPlugin, UnusedSettings,
 };

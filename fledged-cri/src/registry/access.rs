@@ -194,7 +194,10 @@ impl Access {
             }
             None => None,
         };
-        let secrets: Vec<&str> = secret.iter().map(|secret| secret.expose_secret()).collect();
+        let headers = self.endpoint.headers.values();
+        let headers = headers.filter_map(|value| value.to_str().ok());
+        let secret = secret.iter().map(|secret| secret.expose_secret());
+        let secrets: Vec<&str> = secret.chain(headers).collect();
         failure.message = redact(&failure.message, &secrets);
         failure
     }

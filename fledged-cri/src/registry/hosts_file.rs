@@ -374,31 +374,13 @@ pub fn hosts_dirs_of_this_machine() -> Vec<PathBuf> {
 }
 
 /// `config_path` of containerd's configuration in that folder, if it is set.
-pub(crate) fn configured_hosts_dirs(config_dir: &Path) -> Option<Vec<PathBuf>> {
+fn configured_hosts_dirs(config_dir: &Path) -> Option<Vec<PathBuf>> {
     let text = std::fs::read_to_string(config_dir.join(CONTAINERD_CONFIG)).ok()?;
     Some(config_path(&text)).filter(|dirs| !dirs.is_empty())
 }
 
-/// Whether containerd's configuration in that folder has mirrors, TLS settings or credentials in the form before
-/// `hosts.toml`.
-#[cfg(feature = "cri")]
-pub(crate) fn has_old_registry_settings(config_dir: &Path) -> bool {
-    let text = std::fs::read_to_string(config_dir.join(CONTAINERD_CONFIG));
-    text.is_ok_and(|text| old_registry_settings(&text))
-}
-
 /// The file with containerd's configuration.
 const CONTAINERD_CONFIG: &str = "config.toml";
-
-#[cfg(feature = "cri")]
-fn old_registry_settings(text: &str) -> bool {
-    let Some(registry) = registry_settings(text) else {
-        return false;
-    };
-    let fields = ["mirrors", "configs", "auths"].iter();
-    let mut tables = fields.filter_map(|field| registry.get(*field)?.as_table());
-    tables.any(|table| !table.is_empty())
-}
 
 /// `config_path` of containerd's configuration.
 pub(super) fn config_path(text: &str) -> Vec<PathBuf> {
@@ -582,20 +564,5 @@ mod tests {
         assert!(config_path("version = 2").is_empty());
         assert!(config_path("[plugins.cri.registry]\nconfig_path = ''").is_empty());
         assert!(config_path("=").is_empty());
-    }
-
-    #[cfg(feature = "cri")]
-    #[test]
-    fn old_registry_settings_are_recognised() {
-        let plugin = "[plugins.'io.containerd.grpc.v1.cri'.registry";
-        for (rest, expected) in [
-            ("]\nconfig_path = '/a'", false),
-            (".mirrors]", false),
-            (".mirrors.'docker.io']\nendpoint = ['https://m.lan']", true),
-            (".configs.'r.lan'.auth]\nusername = 'u'", true),
-        ] {
-            let text = format!("{plugin}{rest}");
-            assert_eq!(old_registry_settings(&text), expected, "{text}");
-        }
     }
 }

@@ -54,9 +54,7 @@ pub(crate) use meter::Meter;
 pub(crate) use session::Session;
 #[cfg(feature = "cri")]
 pub(crate) use {
-    hosts_file::{
-        CONTAINERD_CONFIG_DIR, configured_hosts_dirs, has_old_registry_settings, hosts_problem,
-    },
+    hosts_file::{CONTAINERD_CONFIG_DIR, hosts_problem},
     probe::read_config,
 };
 

@@ -32,7 +32,7 @@ pub(crate) struct Session {
     image: ImageRef,
     /// Set when a host does not honour `Range`.
     no_ranges: AtomicBool,
-    /// Whether a host that cannot be reached ends a request.
+    /// Whether a host that this process cannot use ends a request.
     needs_every_host: bool,
 }
 
@@ -57,8 +57,8 @@ impl Session {
         }
     }
 
-    /// A host that cannot be reached ends a request, in place of going on with the next one: another program may reach
-    /// it, such as a mirror on the loopback interface of the node.
+    /// A host that cannot be reached or refuses access ends a request, in place of going on with the next one: another
+    /// program may use it, such as a mirror on the loopback interface of the node.
     #[cfg(feature = "cri")]
     #[must_use]
     pub(crate) fn needing_every_host(mut self) -> Self {
@@ -69,7 +69,7 @@ impl Session {
     fn failures(&self) -> Failures {
         Failures {
             most_relevant: None,
-            unreachable_ends: self.needs_every_host,
+            needs_every_host: self.needs_every_host,
         }
     }
 
@@ -242,18 +242,18 @@ impl Session {
 /// registry before "not found", and that before a connection that failed; the first of each kind.
 struct Failures {
     most_relevant: Option<Failure>,
-    /// Whether the next host is not asked after one that cannot be reached.
-    unreachable_ends: bool,
+    /// Whether the next host is not asked after one that this process cannot use.
+    needs_every_host: bool,
 }
 
 impl Failures {
     /// Adds the failure of a host, or returns it if the next host is not to be asked.
     fn add(&mut self, failure: Failure) -> Result<(), Failure> {
-        let is_unreachable = matches!(
+        let is_unusable = matches!(
             failure.reason,
-            Reason::ConnectionFailed | Reason::RegistryMisconfigured
+            Reason::ConnectionFailed | Reason::RegistryMisconfigured | Reason::Unauthorized
         );
-        if self.unreachable_ends && is_unreachable {
+        if self.needs_every_host && is_unusable {
             return Err(failure);
         }
         let relevance = |failure: &Failure| match failure.reason {

@@ -187,11 +187,11 @@ pub struct NodeImageStatus {
     /// Size in bytes of the image that is present, as reported by the runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// What fetched the layers in the last pull: `fetcher`, the agent over several connections, or `runtime`. Only of agents
-    /// with `--pull-via=auto`.
+    /// What fetched the layers in the last pull: `fetcher`, the agent over several connections, or `runtime`. Set only by
+    /// agents with `--pull-via=auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
-    /// Why the runtime fetched them.
+    /// Why the runtime fetched the layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via_reason: Option<String>,
     /// Attempts of the current or last round of pull attempts, if there was more than one.

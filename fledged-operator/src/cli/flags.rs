@@ -304,7 +304,7 @@ pub(super) struct AgentArgs {
     )]
     pub(super) image_credential_provider_bin_dir: Option<PathBuf>,
     /// runtime: the runtime fetches layers. auto: the agent fetches those of large images into containerd, over several
-    /// connections, and resumes interrupted pulls; the runtime pulls what the agent cannot.
+    /// connections, and resumes interrupted pulls; the runtime pulls all other images.
     #[arg(long, value_name = "WAY", default_value = "runtime")]
     pub(super) pull_via: PullVia,
     /// Number of connections that fetch layers with --pull-via=auto and for oci:, of all images together. Each holds up
@@ -315,9 +315,15 @@ pub(super) struct AgentArgs {
     /// example 20Mi; at least 64Ki. Default: no limit.
     #[arg(long, value_name = "BYTES")]
     pub(super) max_pull_rate: Option<PullRate>,
-    /// Folder of containerd's configuration, whose settings of registries apply with --pull-via=auto.
-    #[arg(long, value_name = "DIR", default_value = "/etc/containerd")]
-    pub(super) runtime_config_dir: PathBuf,
+    /// Directories of containerd's configuration in the agent's file system, under the same paths as on the node. With
+    /// --pull-via=auto, the agent takes mirrors and certificates from them; config.toml is in the first one.
+    #[arg(
+        long,
+        value_name = "DIRS",
+        default_value = "/etc/containerd,/etc/docker/certs.d",
+        value_delimiter = ','
+    )]
+    pub(super) runtime_config_dirs: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) protect: ProtectArgs,
 }

@@ -67,7 +67,8 @@ fn open_options(args: &AgentArgs, uri: &RuntimeUri) -> Result<OpenOptions, Progr
     options.layout.max_pull_rate = args.max_pull_rate;
     if args.pull_via == PullVia::Auto {
         let mut fetcher = FetcherOptions::default();
-        fetcher.config_dir = Some(args.runtime_config_dir.clone());
+        fetcher.config_dirs.clone_from(&args.runtime_config_dirs);
+        fetcher.in_container = true;
         fetcher.max_connections = args.max_connections;
         fetcher.max_pull_rate = args.max_pull_rate;
         options.fetcher = Some(fetcher);

@@ -135,6 +135,8 @@ impl Shrink {
                 }
                 Self::Details | Self::All => {
                     image.message = None;
+                    image.via = None;
+                    image.via_reason = None;
                     image.digest = None;
                     image.started = None;
                     image.finished = None;
@@ -152,7 +154,7 @@ impl Shrink {
 #[cfg(test)]
 mod shrink_tests {
     use fledged_core::error::Reason;
-    use fledged_core::model::{ImagePhase, ImageReport, NodeReport};
+    use fledged_core::model::{ImagePhase, ImageReport, NodeReport, PulledVia};
 
     use super::*;
 
@@ -163,6 +165,7 @@ mod shrink_tests {
         image.reason = Some(Reason::Unauthorized);
         image.revision = Some(3);
         image.attempts = 2;
+        image.via = Some(PulledVia::Runtime("é".repeat(200)));
         image.started_at = Some(jiff::Timestamp::UNIX_EPOCH);
         let status = NodeImageCacheStatus::from_report(&NodeReport::new(4, vec![image]));
         let mut step = Shrink::Nothing;

@@ -40,6 +40,7 @@ fn limited(containerd: &Containerd, max_pull_rate: Option<u64>) -> CriRuntime {
     let mut options = FetcherOptions::default();
     options.threshold = ByteSize::ZERO;
     options.registry = RegistryOptions::default();
+    options.config_dirs = vec![containerd.config_dir()];
     options.max_pull_rate = max_pull_rate.map(rate);
     CriRuntime::connect(containerd.socket()).with_fetcher(options)
 }
@@ -371,7 +372,7 @@ async fn images_with_a_common_layer_fetch_it_once() {
     let pushed = images_with_shared_base(&setup.registry, "app", 2, &base, 50_000);
     let pulls = pushed.iter().map(|pushed| setup.pull(pushed));
     for pulled in futures_util::future::join_all(pulls).await {
-        pulled.unwrap();
+        assert_eq!(pulled.unwrap().via, Some(PulledVia::Fetcher));
     }
     for pushed in &pushed {
         setup.assert_each_byte_once(pushed);
@@ -414,7 +415,7 @@ async fn mirrors_of_the_runtimes_configuration_are_used() {
     let mut options = FetcherOptions::default();
     options.threshold = ByteSize::ZERO;
     options.registry = RegistryOptions::default();
-    options.config_dir = None;
+    options.config_dirs.clear();
     let runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
     let asked = offsets(&setup.proxy, &pushed.layers[0]).len();
     pull(&runtime, "registry.invalid/team/app:1").await.unwrap();
@@ -435,8 +436,38 @@ async fn the_next_host_is_left_to_the_runtime_if_a_mirror_cannot_be_reached() {
         .configure_registry("registry.invalid", Some(&hosts));
     let pulled = pull(&setup.runtime, "registry.invalid/team/app:1").await;
     let why = left_to_the_runtime(pulled.unwrap());
-    assert!(why.contains("127.0.0.1:1"), "{why}");
+    assert_eq!(why, "ConnectionFailed: the log has the details");
     assert_eq!(offsets(&setup.proxy, &pushed.layers[0]), [0]);
+    // The registry is left to the runtime for a while.
+    setup.containerd.remove_all_images();
+    let pulled = pull(&setup.runtime, "registry.invalid/team/app:1").await;
+    left_to_the_runtime(pulled.unwrap());
+    assert_eq!(setup.proxy.requests_matching("GET", "/manifests/").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_refuses_only_fledged_is_left_to_the_runtime() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    let mirror = FaultProxy::start(setup.registry.addr());
+    let refused = Fault::Status {
+        status: 403,
+        retry_after: None,
+    };
+    mirror.add(Rule::new(refused).path("/manifests/"));
+    let hosts = format!(
+        "server = \"http://{}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        setup.proxy.addr(),
+        mirror.addr()
+    );
+    setup
+        .containerd
+        .configure_registry("registry.invalid", Some(&hosts));
+    let pulled = pull(&setup.runtime, "registry.invalid/team/app:1").await;
+    let why = left_to_the_runtime(pulled.unwrap());
+    assert_eq!(why, "Unauthorized: the log has the details");
+    assert_eq!(offsets(&mirror, &pushed.layers[0]), [0]);
+    assert_eq!(setup.proxy.requests_matching("GET", "").len(), 0);
 }
 
 fn left_to_the_runtime(pulled: RuntimeImage) -> String {
@@ -483,8 +514,8 @@ async fn small_images_are_left_to_the_runtime() {
     let why = left_to_the_runtime(pull(&runtime, &name).await.unwrap());
     assert!(why.ends_with("are missing, less than 16.0 MiB"), "{why}");
     setup.assert_each_byte_once(&pushed);
-    let why = left_to_the_runtime(pull(&runtime, &name).await.unwrap());
-    assert_eq!(why, "the registry has the digest that is present");
+    let again = pull(&runtime, &name).await.unwrap();
+    assert_eq!(again.via, None, "nothing was fetched");
     assert_eq!(offsets(&setup.proxy, &pushed.layers[0]), [0]);
     assert_eq!(setup.proxy.requests_matching("GET", "/manifests/").len(), 1);
     setup.assert_nothing_left();

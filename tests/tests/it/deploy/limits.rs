@@ -94,14 +94,22 @@ const REFUSED: &[(&str, &str)] = &[
     ("agent.pull.via=fetcher", "agent/pull/via"),
     ("agent.pull.maxConnections=0", "maxConnections"),
     ("agent.pull.maxRate=fast", "agent/pull/maxRate"),
-    ("agent.pull.configDir=etc", "agent/pull/configDir"),
+    ("agent.pull.configDirs={etc}", "agent/pull/configDirs"),
     (
-        "agent.pull.configDir=/etc",
-        "agent.pull.configDir: \"/etc\": ",
+        "agent.pull.via=auto,agent.pull.configDirs={/etc}",
+        "agent.pull.configDirs: \"/etc\": ",
     ),
     (
-        "agent.pull.configDir=/usr/local/bin",
-        "agent.pull.configDir: \"/usr/local/bin\": ",
+        "agent.pull.via=auto,agent.pull.configDirs={/run/containerd}",
+        "agent.pull.configDirs: \"/run/containerd\": ",
+    ),
+    (
+        "agent.pull.via=auto,agent.pull.configDirs={/x},agent.imageFilesystem.mount=/x",
+        "agent.pull.configDirs: \"/x\": ",
+    ),
+    (
+        "agent.pull.via=auto,agent.pull.maxRate=1M,agent.runtime=docker",
+        "agent.pull.maxRate: \"1M\": ",
     ),
     (
         "agent.imageFilesystem.highThreshold=101%",
@@ -227,6 +235,7 @@ const TAKEN: &[&str] = &[
     "agent.pull=null",
     "agent.pull.via=auto,agent.pull.maxRate=20Mi,agent.pull.maxConnections=1",
     "agent.pull.via=auto,agent.pull.maxRate=1000000",
+    "agent.pull.via=auto,agent.pull.maxConnections=null,agent.pull.configDirs=null,agent.pull.egress=null",
     "agent.imageFilesystem.highThreshold=0%",
     "agent.imageFilesystem.mount=/var/lib/..x/.y/containerd/",
     "agent.imageFilesystem=null",

@@ -334,14 +334,24 @@ fn agents_that_fetch_layers_mount_the_settings_of_registries() {
     let with = agent(&[
         "--set=agent.pull.via=auto",
         "--set=agent.pull.maxRate=20Mi",
-        "--set=agent.pull.configDir=/etc/rt",
+        "--set=agent.pull.configDirs={/etc/rt,/etc/more}",
     ]);
     for part in [
-        r#""--pull-via=auto","--max-connections=8","--runtime-config-dir=/etc/rt","--max-pull-rate=20Mi""#,
-        r#""mountPath":"/etc/rt","name":"runtime-config","readOnly":true"#,
+        r#""--pull-via=auto","--max-connections=8","--runtime-config-dirs=/etc/rt,/etc/more","--max-pull-rate=20Mi""#,
+        r#""mountPath":"/etc/rt","name":"runtime-config-0","readOnly":true"#,
+        r#""mountPath":"/etc/more","name":"runtime-config-1","readOnly":true"#,
         r#""path":"/etc/rt","type":"DirectoryOrCreate""#,
     ] {
         assert!(with.contains(part), "{part}: {with}");
+    }
+    // Numbers of a values file are floating-point numbers for Helm.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    let text = "agent: {pull: {via: auto, maxRate: 20971520, maxConnections: 2000000}}\n";
+    std::fs::write(&file, text).unwrap();
+    let with = agent(&[&format!("--values={}", file.display())]);
+    for part in ["--max-pull-rate=20971520", "--max-connections=2000000"] {
+        assert!(with.contains(&format!("{part:?}")), "{with}");
     }
     let rules = |args: &[&str]| {
         let objects = template(args);

@@ -29,7 +29,12 @@ async fn an_agent_fetches_large_images_and_reports_what_fetched_each() {
         &world,
         node.name(),
         &containerd,
-        &["--inventory-interval=2s", "--pull-via=auto"],
+        &[
+            "--inventory-interval=2s",
+            "--pull-via=auto",
+            "--runtime-config-dirs",
+            &containerd.config_dir().display().to_string(),
+        ],
     );
     node.object.set_ready(true).await;
     world
