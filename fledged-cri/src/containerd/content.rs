@@ -322,6 +322,17 @@ impl Ingest {
         }
     }
 
+    /// Closes it. Afterwards, another client can continue it.
+    pub(super) async fn close(mut self) -> Result<(), Failure> {
+        self.digest().await?;
+        drop(self.requests);
+        let ended = self.answers.message().await;
+        match ended {
+            Ok(_) => Ok(()),
+            Err(status) => Err(failure_of_status(&status, &self.socket, &[])),
+        }
+    }
+
     async fn send(&mut self, action: WriteAction, data: Bytes) -> Result<(), Failure> {
         let request = WriteContentRequest {
             action: action.into(),

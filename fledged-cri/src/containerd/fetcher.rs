@@ -29,6 +29,8 @@ use crate::registry::{
 
 /// The default of [`FetcherOptions::threshold`]: a download this small gains nothing from several connections.
 const THRESHOLD: ByteSize = ByteSize::new(16 * 1024 * 1024);
+/// The default of [`FetcherOptions::fast_enough`]: decompressing a layer is slower.
+const FAST_ENOUGH: ByteSize = ByteSize::new(100 * 1024 * 1024);
 /// Images with more missing layers are left to the runtime. Each is an open file and a stream of containerd until
 /// it is complete; images that Docker builds have at most 127.
 const MAX_LAYERS: usize = 256;
@@ -61,6 +63,9 @@ pub struct FetcherOptions {
     /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none. With
     /// [`max_pull_rate`](Self::max_pull_rate), none are.
     pub threshold: ByteSize,
+    /// If one connection receives that many bytes a second, layers are left to the runtime: unpacking takes longer than its
+    /// download. `None`, or with [`max_pull_rate`](Self::max_pull_rate): they never are. Default: 100 MiB.
+    pub fast_enough: Option<ByteSize>,
     /// Bytes of layers that are received in a second, at most, by all pulls together. What the
     /// runtime pulls itself is not limited. Default: no limit.
     pub max_pull_rate: Option<PullRate>,
@@ -75,6 +80,7 @@ impl Default for FetcherOptions {
             in_container: false,
             max_connections: MAX_CONNECTIONS,
             threshold: THRESHOLD,
+            fast_enough: Some(FAST_ENOUGH),
             max_pull_rate: None,
         }
     }
@@ -212,6 +218,10 @@ impl Fetcher {
             content,
             own: &self.own_layers,
             outcome,
+            fast_enough: self
+                .options
+                .fast_enough
+                .filter(|_| self.options.max_pull_rate.is_none()),
         };
         layers::fetch(&work.downloads, &target, &work.layers, first_ended).await
     }

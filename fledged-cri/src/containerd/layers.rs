@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::PulledVia;
+use fledged_core::model::{ByteSize, Digest, PulledVia};
 use futures_util::future::join_all;
 use futures_util::stream::{self, TryStreamExt as _};
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::content::{Content, Ingest, Opened};
 use super::priority::OwnLayers;
 use crate::classify::redact;
-use crate::registry::{Blob, BlobDownload, Downloads};
+use crate::registry::{Blob, BlobDownload, Downloads, FirstPart};
 
 /// Layers that are fetched in parallel: containerd's default. The lowest come first, so that containerd unpacks
 /// them meanwhile.
@@ -33,6 +33,8 @@ pub(super) struct Target<'a> {
     pub(super) content: &'a Content,
     pub(super) own: &'a OwnLayers,
     pub(super) outcome: &'a Outcome,
+    /// If one connection receives that many bytes a second, the layers are left to the runtime.
+    pub(super) fast_enough: Option<ByteSize>,
 }
 
 /// What has become of the layers of one pull so far.
@@ -69,10 +71,8 @@ impl Outcome {
         if self.has_fetched.load(Ordering::Relaxed) {
             return PulledVia::Fetcher;
         }
-        let why = self
-            .left
-            .get()
-            .map_or("its layers arrived otherwise", String::as_str);
+        let left = self.left.get().map(String::as_str);
+        let why = left.unwrap_or("containerd had the layers, or another client was writing them");
         PulledVia::Runtime(why.to_owned())
     }
 }
@@ -90,8 +90,22 @@ pub(super) async fn fetch(
     layers: &[Blob],
     first_ended: oneshot::Sender<()>,
 ) -> Result<(), Failure> {
-    // All are opened before the first is fetched: containerd fetches layers that no client writes.
-    let opened = join_all(layers.iter().map(|layer| open(target, layer))).await;
+    let mut begun = match begin(downloads, target, layers).await? {
+        Begun::FastEnough => return Ok(()),
+        Begun::With(digest, ingest) => Some((digest, ingest)),
+        Begun::Nothing => None,
+    };
+    // All are opened before the others are fetched: containerd fetches layers that no client writes.
+    let opened = layers.iter().map(|layer| {
+        let own = begun.take_if(|(digest, _)| **digest == layer.digest);
+        async move {
+            match own {
+                Some((_, ingest)) => Some(*ingest),
+                None => open(target, layer).await,
+            }
+        }
+    });
+    let opened = join_all(opened.collect::<Vec<_>>()).await;
     let ingests: Vec<(&Blob, Ingest)> = layers
         .iter()
         .zip(opened)
@@ -128,12 +142,73 @@ pub(super) async fn fetch(
         .await
 }
 
+/// How a fetch begins.
+enum Begun<'a> {
+    /// One connection is fast enough: the layers are left to the runtime.
+    FastEnough,
+    /// With the first part of this layer.
+    With(&'a Digest, Box<Ingest>),
+    Nothing,
+}
+
+/// Fetches the first part of the largest layer over one connection, to see how fast that is. The runtime continues the
+/// layer where this ends.
+///
+/// # Errors
+///
+/// [`Reason::TooManyRequests`].
+async fn begin<'a>(
+    downloads: &Downloads,
+    target: &Target<'_>,
+    layers: &'a [Blob],
+) -> Result<Begun<'a>, Failure> {
+    let Some(fast_enough) = target.fast_enough else {
+        return Ok(Begun::Nothing);
+    };
+    let Some(largest) = layers.iter().max_by_key(|layer| layer.size) else {
+        return Ok(Begun::Nothing);
+    };
+    let Some(mut ingest) = open(target, largest).await else {
+        return Ok(Begun::Nothing);
+    };
+    let part = downloads.first_part(largest, ingest.offset()).await;
+    let part = match part {
+        Ok(part) => part,
+        Err(failure) if failure.reason == Reason::TooManyRequests => return Err(failure),
+        // It is fetched once more, with retries.
+        Err(failure) => {
+            tracing::debug!(digest = %largest.digest, %failure, "first part not fetched");
+            None
+        }
+    };
+    let Some(FirstPart { chunks, rate }) = part else {
+        return Ok(Begun::With(&largest.digest, Box::new(ingest)));
+    };
+    for chunk in chunks {
+        if let Err(failure) = ingest.write(chunk).await {
+            target.outcome.failed(largest, &failure);
+            return Ok(Begun::Nothing);
+        }
+    }
+    if rate < fast_enough {
+        return Ok(Begun::With(&largest.digest, Box::new(ingest)));
+    }
+    if let Err(failure) = ingest.close().await {
+        target.outcome.failed(largest, &failure);
+        return Ok(Begun::Nothing);
+    }
+    let why = format!("one connection is fast enough: {fast_enough}/s or more");
+    target.outcome.leave(largest, &why);
+    Ok(Begun::FastEnough)
+}
+
 /// Opens a layer, unless it is present or another client writes it.
 async fn open(target: &Target<'_>, layer: &Blob) -> Option<Ingest> {
     let Target {
         content,
         own,
         outcome,
+        ..
     } = target;
     let deadline = Instant::now() + LOCKED_MAX;
     loop {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use fledged_core::error::{Failure, Reason};
+#[cfg(feature = "cri")]
+use fledged_core::model::ByteSize;
 use reqwest::Response;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -94,6 +96,61 @@ impl Downloads {
             retries: RETRIES,
             source: Source::Idle,
         }
+    }
+}
+
+/// The beginning of a blob, and how fast it came.
+#[cfg(feature = "cri")]
+pub(crate) struct FirstPart {
+    pub(crate) chunks: Vec<Bytes>,
+    /// Bytes a second over one connection, since the first of them.
+    pub(crate) rate: ByteSize,
+}
+
+#[cfg(feature = "cri")]
+impl Downloads {
+    /// Receives one part of a blob from `offset` on, over one connection. `None` if the registry does not serve ranges, or
+    /// less than a part is left.
+    pub(crate) async fn first_part(
+        &self,
+        blob: &Blob,
+        offset: u64,
+    ) -> Result<Option<FirstPart>, Failure> {
+        let range = range_of_part(self, blob, offset);
+        if range.end - range.start < self.connections.part || !blob.urls.is_empty() {
+            return Ok(None);
+        }
+        let _permit = self.connections.acquire().await?;
+        let Some(mut answer) = self.session.blob_part(blob, &range).await? else {
+            return Ok(None);
+        };
+        let mut left = range.end - range.start;
+        let mut chunks: Vec<Bytes> = Vec::new();
+        let mut began = Instant::now();
+        let mut timed = 0;
+        while left > 0 {
+            let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
+                return Err(ended(blob));
+            };
+            truncate(&mut chunk, left);
+            let length = chunk.len() as u64;
+            if chunks.is_empty() {
+                began = Instant::now();
+            } else {
+                timed += length;
+            }
+            left -= length;
+            pause(self.connections.rate.received(length)).await;
+            chunks.push(chunk);
+        }
+        self.meter.expect(range.end - range.start);
+        self.meter.advance(range.end - range.start);
+        let micros = began.elapsed().as_micros().max(1);
+        let rate = u128::from(timed) * 1_000_000 / micros;
+        Ok(Some(FirstPart {
+            chunks,
+            rate: ByteSize::new(u64::try_from(rate).unwrap_or(u64::MAX)),
+        }))
     }
 }
 

@@ -41,7 +41,7 @@ pub use probe::Probe;
 pub use rate_limit::{PullRate, PullRateError};
 
 #[cfg(feature = "cri")]
-pub(crate) use blob_download::BlobDownload;
+pub(crate) use blob_download::{BlobDownload, FirstPart};
 pub(crate) use blob_download::{Connections, Downloads, MAX_CONNECTIONS};
 pub(crate) use digest::Digester;
 #[cfg(any(test, feature = "cri", feature = "test-util"))]

@@ -41,6 +41,7 @@ fn limited(containerd: &Containerd, max_pull_rate: Option<u64>) -> CriRuntime {
     options.threshold = ByteSize::ZERO;
     options.registry = RegistryOptions::default();
     options.config_dirs = vec![containerd.config_dir()];
+    options.fast_enough = None;
     options.max_pull_rate = max_pull_rate.map(rate);
     CriRuntime::connect(containerd.socket()).with_fetcher(options)
 }
@@ -475,6 +476,33 @@ fn left_to_the_runtime(pulled: RuntimeImage) -> String {
         Some(PulledVia::Runtime(why)) => why,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_come_fast_enough_are_left_to_the_runtime() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    let name = pushed.reference_at(setup.proxy.addr());
+    let layer = &pushed.layers[0];
+    let with = |bytes| {
+        let mut options = FetcherOptions::default();
+        options.fast_enough = Some(ByteSize::new(bytes));
+        options.config_dirs = vec![setup.containerd.config_dir()];
+        CriRuntime::connect(setup.containerd.socket()).with_fetcher(options)
+    };
+    // Any rate is fast enough. containerd continues behind the first part.
+    let why = left_to_the_runtime(pull(&with(1), &name).await.unwrap());
+    assert!(why.starts_with("one connection is fast enough"), "{why}");
+    assert_eq!(offsets(&setup.proxy, layer), [0, PART]);
+    setup.assert_each_byte_once(&pushed);
+    setup.assert_nothing_left();
+
+    setup.containerd.remove_all_images();
+    let before = setup.sent(layer);
+    let pulled = pull(&with(u64::MAX), &name).await.unwrap();
+    assert_eq!(pulled.via, Some(PulledVia::Fetcher));
+    assert_eq!(setup.sent(layer) - before, setup.size(layer));
+    setup.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]

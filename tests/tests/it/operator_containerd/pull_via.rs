@@ -2,7 +2,7 @@
 
 use fledged_kube::crd::NodeImageStatus;
 use fledged_tests::kube::{World, WorldOptions};
-use fledged_tests::{Containerd, FaultProxy, ImageBuilder, Registry, require};
+use fledged_tests::{Containerd, Fault, FaultProxy, ImageBuilder, Registry, Rule, require};
 use serde_json::json;
 
 use crate::operator_containerd::private::start_with;
@@ -18,6 +18,10 @@ async fn an_agent_fetches_large_images_and_reports_what_fetched_each() {
             .await
             .unwrap();
     let proxy = FaultProxy::start(registry.addr());
+    let slow = Fault::Throttle {
+        bytes_per_second: 20_000_000,
+    };
+    proxy.add(Rule::new(slow).path("/blobs/").always());
     let push = |name: &str, bytes| {
         let image = ImageBuilder::new().random_layer("data", 1, bytes);
         image.push(&registry, name, "v1")
