@@ -528,14 +528,20 @@ impl Dice {
         }
     }
 
-    /// What a runtime, or a stolen token of an agent, claims.
+    /// What a runtime, a registry, or a stolen token of an agent claims.
     fn lie(&mut self, setup: &Setup) -> Move {
         let node = self.range(0, setup.nodes);
-        if self.chance(0.5) {
-            return Move::Lie(node, self.seconds(10, 300));
+        match self.range(0, 3) {
+            0 => Move::Lie(node, self.seconds(10, 300)),
+            1 => {
+                let host = self.pick(&HOSTS);
+                Move::FailRegistry(host, Reason::DiskFull, self.seconds(10, 300))
+            }
+            _ => {
+                let phases = ["Cached", "Failed", "Removed", "InUse", "Pulling", "Pending"];
+                Move::ReportLies(node, self.pick(&phases))
+            }
         }
-        let phases = ["Cached", "Failed", "Removed", "InUse", "Pulling", "Pending"];
-        Move::ReportLies(node, self.pick(&phases))
     }
 
     fn act(&mut self, setup: &Setup) -> Move {
