@@ -1,22 +1,17 @@
 //! The agent's own fetching of layers, on real containerd.
 
 use fledged_kube::crd::NodeImageStatus;
-use fledged_tests::kube::{World, WorldOptions};
-use fledged_tests::{Containerd, Fault, FaultProxy, ImageBuilder, Registry, Rule, require};
+use fledged_tests::{Fault, FaultProxy, ImageBuilder, Rule};
 use serde_json::json;
 
 use crate::operator_containerd::private::start_with;
+use crate::operator_containerd::real_parts;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_fetches_large_images_and_reports_what_fetched_each() {
-    if !require(&["containerd", "docker-registry"]) {
+    let Some((world, registry, containerd)) = real_parts().await else {
         return;
-    }
-    let world = World::without_controller(WorldOptions::default()).await;
-    let (registry, containerd) =
-        tokio::task::spawn_blocking(|| (Registry::start(), Containerd::start()))
-            .await
-            .unwrap();
+    };
     let proxy = FaultProxy::start(registry.addr());
     let slow = Fault::Throttle {
         bytes_per_second: 20_000_000,

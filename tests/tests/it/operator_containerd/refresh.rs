@@ -1,21 +1,16 @@
 //! A refresh on demand checks the images in real containerd.
 
 use fledged_kube::crd::REFRESH_ANNOTATION;
-use fledged_tests::kube::{World, WorldOptions};
-use fledged_tests::{Containerd, ImageBuilder, Registry, require};
+use fledged_tests::ImageBuilder;
 
 use crate::operator_containerd::private::start_with;
+use crate::operator_containerd::real_parts;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_restores_manually_removed_images() {
-    if !require(&["containerd", "docker-registry"]) {
+    let Some((world, registry, containerd)) = real_parts().await else {
         return;
-    }
-    let world = World::without_controller(WorldOptions::default()).await;
-    let (registry, containerd) =
-        tokio::task::spawn_blocking(|| (Registry::start(), Containerd::start()))
-            .await
-            .unwrap();
+    };
     let push = |tag: &str, seed| {
         let image = ImageBuilder::new().random_layer("data", seed, 64 * 1024);
         image.push(&registry, "app", tag).reference

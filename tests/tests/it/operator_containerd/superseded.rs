@@ -1,21 +1,17 @@
 //! A refresh removes the version that a mutable tag named before from real containerd.
 
 use fledged_kube::crd::{PURGE_ANNOTATION, REFRESH_ANNOTATION};
-use fledged_tests::kube::{World, WorldOptions, eventually};
-use fledged_tests::{Containerd, ImageBuilder, Registry, require};
+use fledged_tests::ImageBuilder;
+use fledged_tests::kube::eventually;
 
 use crate::operator_containerd::private::start_with;
+use crate::operator_containerd::real_parts;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_removes_the_superseded_version() {
-    if !require(&["containerd", "docker-registry"]) {
+    let Some((world, registry, containerd)) = real_parts().await else {
         return;
-    }
-    let world = World::without_controller(WorldOptions::default()).await;
-    let (registry, containerd) =
-        tokio::task::spawn_blocking(|| (Registry::start(), Containerd::start()))
-            .await
-            .unwrap();
+    };
     let push = |repository: &str, tag: &str, seed| {
         let image = ImageBuilder::new().random_layer("data", seed, 64 * 1024);
         image.push(&registry, repository, tag)
