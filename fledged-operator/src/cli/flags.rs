@@ -307,8 +307,8 @@ pub(super) struct AgentArgs {
     /// connections, and resumes interrupted pulls; the runtime pulls all other images.
     #[arg(long, value_name = "WAY", default_value = "runtime")]
     pub(super) pull_via: PullVia,
-    /// Number of connections that fetch layers with --pull-via=auto and for oci:, of all images together. Each holds up
-    /// to 8 MiB in memory.
+    /// Number of connections that fetch layers with --pull-via=auto and for oci:, of all images together. Each takes up
+    /// to 8 MiB of memory.
     #[arg(long, value_name = "N", default_value = "8")]
     pub(super) max_connections: NonZeroUsize,
     /// Limit for fetching layers with --pull-via=auto and for oci:, in bytes per second, of all images together, for
