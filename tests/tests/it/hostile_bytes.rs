@@ -40,3 +40,16 @@ fn no_mutation_makes_a_parser_panic() {
         }
     }
 }
+
+#[test]
+fn each_target_keeps_its_limits_of_time_and_memory() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_fuzz"))
+        .args(["--seconds", "1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    for target in TARGETS {
+        assert!(text.contains(&format!("{} ", target.name)), "{text}");
+    }
+}

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -15,6 +16,8 @@ use fledged_tests::hostile_bytes::{Mutator, TARGETS, Target, corpus, run, target
 
 /// Longest time for one input. The slowest of this machine's take a few milliseconds in a debug build.
 const INPUT_LIMIT: Duration = Duration::from_secs(1);
+/// Time after which an input counts as one that never ends.
+const HANG: Duration = Duration::from_secs(10);
 /// Most memory of a target's process in MiB: the program itself, and what one input of 64 KiB may cost.
 const MEMORY_LIMIT_MIB: u64 = 256;
 
@@ -54,8 +57,14 @@ fn main() -> ExitCode {
     };
     match (&args.input, &args.current, chosen.as_slice()) {
         (Some(input), _, [target]) => {
-            let input = fs::read(input).unwrap_or_else(|e| panic!("{}: {e}", input.display()));
-            exit_code(check(target, &input).is_ok())
+            let bytes = match fs::read(input) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    eprintln!("--input: {}: {error}", input.display());
+                    return ExitCode::from(2);
+                }
+            };
+            exit_code(check(target, &bytes, &watchdog(target)).is_ok())
         }
         (None, Some(current), [target]) => child(target, &args, current),
         _ => {
@@ -75,7 +84,9 @@ fn exit_code(passed: bool) -> ExitCode {
 
 /// Runs a target in a process of its own. Whether it passed.
 fn parent(target: &Target, args: &Args) -> bool {
-    let current = std::env::temp_dir().join(format!("fledged-fuzz-{}", target.name));
+    // A new name for each run: a later one must not overwrite an input that failed.
+    let file = format!("fledged-fuzz-{}-{}", target.name, std::process::id());
+    let current = std::env::temp_dir().join(file);
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--target", target.name])
         .args(["--seconds", &args.seconds.to_string()])
@@ -103,13 +114,14 @@ fn child(target: &Target, args: &Args, current: &Path) -> ExitCode {
     let mut mutator = Mutator::new(corpus(target), args.seed);
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let (mut inputs, mut slowest) = (0_u64, Duration::ZERO);
+    let watchdog = watchdog(target);
     while Instant::now() < until {
         let input = mutator.next_input();
         // Written before the run: an abort leaves no other trace.
         file.set_len(0).unwrap();
         file.rewind().unwrap();
         file.write_all(&input).unwrap();
-        match check(target, &input) {
+        match check(target, &input, &watchdog) {
             Ok(took) => slowest = slowest.max(took),
             Err(()) => return ExitCode::FAILURE,
         }
@@ -121,18 +133,39 @@ fn child(target: &Target, args: &Args, current: &Path) -> ExitCode {
         target.name,
         slowest.as_secs_f64() * 1e3
     );
-    if peak > MEMORY_LIMIT_MIB {
-        println!("{}: more than {MEMORY_LIMIT_MIB} MiB", target.name);
-        return ExitCode::FAILURE;
-    }
     ExitCode::SUCCESS
 }
 
+/// Ends the process if an input takes too long: each message is the end of one.
+fn watchdog(target: &Target) -> Sender<()> {
+    let (ended, inputs) = mpsc::channel();
+    let name = target.name;
+    std::thread::spawn(move || {
+        loop {
+            match inputs.recv_timeout(HANG) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    println!("{name}: one input took more than {} s", HANG.as_secs());
+                    std::process::exit(1);
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    });
+    ended
+}
+
 /// Runs one input. Returns the time that it took.
-fn check(target: &Target, input: &[u8]) -> Result<Duration, ()> {
+fn check(target: &Target, input: &[u8], watchdog: &Sender<()>) -> Result<Duration, ()> {
     let started = Instant::now();
     let result = run(target, input);
     let took = started.elapsed();
+    watchdog.send(()).unwrap();
+    let peak = peak_mib();
+    if peak > MEMORY_LIMIT_MIB {
+        println!("{}: {peak} MiB, more than {MEMORY_LIMIT_MIB}", target.name);
+        return Err(());
+    }
     if let Err(panic) = result {
         println!("{}: {panic}", target.name);
         return Err(());
