@@ -31,9 +31,9 @@ struct Args {
     /// Simulates this seed only, and prints what happened at the end.
     #[arg(long, conflicts_with_all = ["seeds", "first"])]
     seed: Option<u64>,
-    /// With --seed: only the moves of these numbers.
-    #[arg(long, value_delimiter = ',', requires = "seed")]
-    moves: Option<Vec<usize>>,
+    /// With --seed: only the moves of these numbers, separated by commas; empty: none.
+    #[arg(long, value_parser = numbers, requires = "seed")]
+    moves: Option<Numbers>,
     /// With --seed: prints each step.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -99,6 +99,22 @@ fn idle(hours: u32) -> ExitCode {
         }
     }
     code
+}
+
+/// Numbers of moves, in order, each once.
+#[derive(Debug, Clone)]
+struct Numbers(Vec<usize>);
+
+fn numbers(text: &str) -> Result<Numbers, String> {
+    let parts = text.split(',').filter(|part| !part.is_empty());
+    let numbers = parts.map(|part| {
+        let number = part.trim().parse();
+        number.map_err(|_| format!("{part:?} is not the number of a move"))
+    });
+    let mut numbers = numbers.collect::<Result<Vec<usize>, String>>()?;
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(Numbers(numbers))
 }
 
 fn planted(name: &str) -> Result<&'static PlantedBug, String> {
@@ -168,8 +184,18 @@ fn find_bug(bug: &PlantedBug, args: &Args) -> bool {
 /// Simulates one seed and prints its moves and its end.
 fn one(seed: u64, args: &Args) -> ExitCode {
     let whole = Scenario::new(seed);
-    let numbers = args.moves.clone();
-    let numbers = numbers.unwrap_or_else(|| (0..whole.moves.len()).collect());
+    let all = whole.moves.len();
+    let numbers = match &args.moves {
+        Some(Numbers(numbers)) => numbers.clone(),
+        None => (0..all).collect(),
+    };
+    if let Some(unknown) = numbers.iter().find(|number| **number >= all) {
+        eprintln!(
+            "--moves: seed {seed} has no move {unknown}, only 0 to {}",
+            all.saturating_sub(1)
+        );
+        return ExitCode::from(2);
+    }
     let scenario = whole.with_only(&numbers);
     println!("seed {seed}: {:?}", scenario.setup);
     for (number, timed) in numbers.iter().zip(&scenario.moves) {
@@ -258,7 +284,7 @@ fn many(args: &Args) -> ExitCode {
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     println!("replay it, with {} of its moves, with:", kept.len());
     println!(
-        "cargo run -p fledged-tests --bin simulate -- --seed {seed} --moves {} --trace",
+        "cargo run -p fledged-tests --bin simulate -- --seed {seed} --moves={} --trace",
         kept.join(",")
     );
     ExitCode::FAILURE
