@@ -62,7 +62,7 @@ pub fn fledged_binary() -> PathBuf {
 ///
 /// A missing binary; the error names the command that builds it.
 pub fn find_operator() -> Result<PathBuf, String> {
-    find_binary("fledged-operator", "fledged-operator")
+    find_binary("fledged-operator", "fledged-operator --features binary")
 }
 
 /// A builder for one call of `fledged` or `fledged-operator`.
