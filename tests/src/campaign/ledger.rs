@@ -16,6 +16,9 @@ pub(super) struct Wanted {
     pub(super) exists: bool,
     /// Whether it was purged since its last refresh or edit.
     pub(super) purged: bool,
+    /// Whether a purge was asked for since the last convergence. A controller that was away sees it together with a later
+    /// edit, and cannot know which came first.
+    purge_asked: bool,
     /// The references that its spec lists.
     pub(super) images: BTreeSet<String>,
     /// Those that its spec has listed since it was created.
@@ -88,9 +91,18 @@ impl Ledger {
 
     /// The references that a node must hold.
     pub(super) fn wanted(&self, node: usize) -> BTreeSet<String> {
+        self.images_of(node, |wanted| wanted.exists && !wanted.purged)
+    }
+
+    /// The references that a node must hold in each order in which a controller may see the requests.
+    fn certainly_wanted(&self, node: usize) -> BTreeSet<String> {
+        self.images_of(node, |wanted| wanted.exists && !wanted.purge_asked)
+    }
+
+    fn images_of(&self, node: usize, chosen: impl Fn(&Wanted) -> bool) -> BTreeSet<String> {
         let caches = self.caches.iter();
         let caches = caches.filter(|(cache, _)| CACHES[**cache].1.contains(&node));
-        let caches = caches.filter(|(_, wanted)| wanted.exists && !wanted.purged);
+        let caches = caches.filter(|(_, wanted)| chosen(wanted));
         caches
             .flat_map(|(_, wanted)| wanted.images.clone())
             .collect()
@@ -163,7 +175,7 @@ impl Ledger {
                 (wanted.exists, wanted.purged, wanted.images) = (true, false, images);
             }
             Request::Refresh => wanted.purged = false,
-            Request::Purge => wanted.purged = true,
+            Request::Purge => (wanted.purged, wanted.purge_asked) = (true, true),
             Request::Delete { .. } => wanted.exists = false,
         }
         let left = match request {
@@ -172,12 +184,12 @@ impl Ledger {
             _ => BTreeSet::new(),
         };
         for node in 0..NODES {
-            let wanted = self.wanted(node);
+            let (wanted, certain) = (self.wanted(node), self.certainly_wanted(node));
             let ledger = &mut self.nodes[node];
             ledger.listed.extend(wanted.iter().cloned());
             ledger
                 .unwanted
-                .extend(ledger.listed.difference(&wanted).cloned());
+                .extend(ledger.listed.difference(&certain).cloned());
             if CACHES[cache].1.contains(&node) {
                 ledger.released.extend(left.difference(&wanted).cloned());
             }
@@ -187,6 +199,9 @@ impl Ledger {
 
     /// Everything has converged: from now on only what is not wanted now may go.
     pub(super) fn settle(&mut self) {
+        for wanted in self.caches.values_mut() {
+            wanted.purge_asked = false;
+        }
         for node in 0..NODES {
             let wanted = self.wanted(node);
             let ledger = &mut self.nodes[node];
@@ -353,6 +368,20 @@ mod tests {
         ledger.observe(0, held(&[("a", "1")]), vec!["2".to_owned()]);
         assert_eq!(ledger.counts.ordered_removals, 1);
         assert!(ledger.violations.is_empty());
+    }
+
+    #[test]
+    fn an_edit_after_a_purge_may_be_seen_before_it() {
+        let mut ledger = wanting(&["a"]);
+        ledger.observe(0, held(&[("a", "1"), ("b", "2")]), Vec::new());
+        ledger.request(1, &Request::Purge, BTreeSet::new());
+        edit(&mut ledger, &["a", "b"]);
+        assert_eq!(ledger.wanted(0).len(), 2);
+        ledger.observe(0, held(&[("a", "1")]), vec!["2".to_owned()]);
+        assert_eq!(ledger.counts.ordered_removals, 1);
+        ledger.settle();
+        ledger.observe(0, held(&[]), vec!["1".to_owned()]);
+        assert_eq!(ledger.counts.images_lost, 1);
     }
 
     #[test]
