@@ -359,28 +359,26 @@ impl Reader<'_> {
 }
 
 /// The folder of containerd's configuration.
+#[cfg(feature = "cri")]
 pub(crate) const CONTAINERD_CONFIG_DIR: &str = "/etc/containerd";
+/// The file with containerd's configuration.
+const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 
 /// The folders in which this machine's container runtime looks for registries: those of containerd's
 /// configuration, else `/etc/containerd/certs.d` and `/etc/docker/certs.d`.
 #[must_use]
 pub fn hosts_dirs_of_this_machine() -> Vec<PathBuf> {
-    let configured = configured_hosts_dirs(Path::new(CONTAINERD_CONFIG_DIR));
-    configured.unwrap_or_else(|| {
+    let configured = std::fs::read_to_string(CONTAINERD_CONFIG)
+        .map(|text| config_path(&text))
+        .unwrap_or_default();
+    if configured.is_empty() {
         ["/etc/containerd/certs.d", "/etc/docker/certs.d"]
             .map(PathBuf::from)
             .into()
-    })
+    } else {
+        configured
+    }
 }
-
-/// `config_path` of containerd's configuration in that folder, if it is set.
-fn configured_hosts_dirs(config_dir: &Path) -> Option<Vec<PathBuf>> {
-    let text = std::fs::read_to_string(config_dir.join(CONTAINERD_CONFIG)).ok()?;
-    Some(config_path(&text)).filter(|dirs| !dirs.is_empty())
-}
-
-/// The file with containerd's configuration.
-const CONTAINERD_CONFIG: &str = "config.toml";
 
 /// `config_path` of containerd's configuration.
 pub(super) fn config_path(text: &str) -> Vec<PathBuf> {
