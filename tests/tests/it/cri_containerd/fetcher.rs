@@ -72,6 +72,15 @@ impl Setup {
         pull(&self.runtime, &pushed.reference_at(self.proxy.addr())).await
     }
 
+    /// Lets containerd look for images of `registry.invalid` at a mirror first, and then at a server.
+    fn configure_mirror(&self, mirror: &str, server: &str) {
+        let hosts = format!(
+            "server = \"{server}\"\n[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        self.containerd
+            .configure_registry("registry.invalid", Some(&hosts));
+    }
+
     /// How many bytes of a blob the registry has sent.
     fn sent(&self, digest: &Digest) -> u64 {
         let requests = self.proxy.requests_matching("GET", digest.as_str());
@@ -398,13 +407,7 @@ async fn layers_that_are_unpacked_are_not_fetched() {
 async fn mirrors_of_the_runtimes_configuration_are_used() {
     let Some(setup) = setup() else { return };
     let pushed = setup.one_layer();
-    let hosts = format!(
-        "server = \"https://registry.invalid\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-        setup.proxy.addr()
-    );
-    setup
-        .containerd
-        .configure_registry("registry.invalid", Some(&hosts));
+    setup.configure_mirror(setup.proxy.addr(), "https://registry.invalid");
     pull(&setup.runtime, "registry.invalid/team/app:1")
         .await
         .unwrap();
@@ -428,13 +431,7 @@ async fn the_next_host_is_left_to_the_runtime_if_a_mirror_cannot_be_reached() {
     let Some(setup) = setup() else { return };
     let pushed = setup.one_layer();
     // Nothing listens there, as on the loopback interface of another network namespace.
-    let hosts = format!(
-        "server = \"http://{}\"\n[host.\"http://127.0.0.1:1\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-        setup.proxy.addr()
-    );
-    setup
-        .containerd
-        .configure_registry("registry.invalid", Some(&hosts));
+    setup.configure_mirror("127.0.0.1:1", &format!("http://{}", setup.proxy.addr()));
     let pulled = pull(&setup.runtime, "registry.invalid/team/app:1").await;
     let why = left_to_the_runtime(pulled.unwrap());
     assert_eq!(why, "ConnectionFailed: the log has the details");
@@ -456,14 +453,7 @@ async fn a_mirror_that_refuses_only_fledged_is_left_to_the_runtime() {
         retry_after: None,
     };
     mirror.add(Rule::new(refused).path("/manifests/"));
-    let hosts = format!(
-        "server = \"http://{}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-        setup.proxy.addr(),
-        mirror.addr()
-    );
-    setup
-        .containerd
-        .configure_registry("registry.invalid", Some(&hosts));
+    setup.configure_mirror(mirror.addr(), &format!("http://{}", setup.proxy.addr()));
     let pulled = pull(&setup.runtime, "registry.invalid/team/app:1").await;
     let why = left_to_the_runtime(pulled.unwrap());
     assert_eq!(why, "Unauthorized: the log has the details");
