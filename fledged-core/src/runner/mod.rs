@@ -1,6 +1,7 @@
 //! The loops that execute the commands of the state machines. They run on any async runtime: nothing is
 //! spawned, and time comes from the [`Clock`](crate::port::Clock).
 
+mod anonymous;
 mod cluster_loop;
 mod node_loop;
 mod operation;

@@ -12,7 +12,8 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::operation::{answered, pull, read_inventory};
+use super::anonymous::AnonymousDelays;
+use super::operation::{PullPorts, answered, pull, read_inventory};
 use super::select::first_of;
 use crate::error::{Failure, Reason};
 use crate::model::{Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport};
@@ -109,6 +110,7 @@ pub struct NodeLoop {
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
     pulls: BTreeMap<PullId, RunningPull>,
     removal: Option<RemovalScope>,
+    anonymous: Arc<AnonymousDelays>,
     /// Whether it was started before.
     started: bool,
 }
@@ -135,6 +137,7 @@ impl NodeLoop {
             operations: FuturesUnordered::new(),
             pulls: BTreeMap::new(),
             removal: None,
+            anonymous: Arc::default(),
             started: false,
         }
     }
@@ -381,8 +384,12 @@ impl NodeLoop {
     }
 
     fn start_pull(&mut self, id: PullId, request: CredentialsRequest) {
-        let runtime = Arc::clone(&self.runtime);
-        let credentials = Arc::clone(&self.credentials);
+        let ports = PullPorts {
+            runtime: Arc::clone(&self.runtime),
+            credentials: Arc::clone(&self.credentials),
+            clock: Arc::clone(&self.clock),
+            anonymous: Arc::clone(&self.anonymous),
+        };
         let observer = Arc::clone(&self.observer);
         observer.pull_started(&request.image);
         let image = request.image.clone();
@@ -404,8 +411,7 @@ impl NodeLoop {
         };
         self.pulls.insert(id, running);
         let work = async move {
-            let (result, unused_credentials) =
-                pull(runtime.as_ref(), credentials.as_ref(), request, progress).await;
+            let (result, unused_credentials) = pull(&ports, request, progress).await;
             let ended = NodeEvent::PullEnded {
                 id,
                 result,

@@ -1,10 +1,12 @@
 //! The operations of a node loop, through the ports.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
 
+use super::anonymous::AnonymousDelays;
 use crate::error::{ErrorClass, Failure, Reason};
 use crate::model::ByteSize;
 use crate::port::{
@@ -66,29 +68,50 @@ pub(super) async fn read_inventory(
     Ok(Inventory::new(images, in_use, removal).with_disk_used(used.max()))
 }
 
+/// What pulls need.
+pub(super) struct PullPorts {
+    pub(super) runtime: Arc<dyn ImageRuntime>,
+    pub(super) credentials: Arc<dyn Credentials>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) anonymous: Arc<AnonymousDelays>,
+}
+
 /// Pulls with each set of credentials in turn until one is accepted. Also returns the
 /// [warning](crate::port::FoundCredentials::warning) about others.
 pub(super) async fn pull(
-    runtime: &dyn ImageRuntime,
-    credentials: &dyn Credentials,
+    ports: &PullPorts,
     request: CredentialsRequest,
     progress: ProgressSink,
 ) -> (Result<RuntimeImage, Failure>, Option<String>) {
+    let PullPorts {
+        runtime,
+        credentials,
+        clock,
+        anonymous,
+    } = ports;
     let found = credentials.resolve(&request).await;
     let warning = found.warning();
     let pulled = found.attempt(|auth| {
-        let pull = PullRequest {
+        let is_anonymous = auth.is_none();
+        let pull = runtime.pull(PullRequest {
             image: request.image.clone(),
             auth,
             progress: progress.clone(),
-        };
-        runtime.pull(pull)
+        });
+        let image = &request.image;
+        async move {
+            if is_anonymous {
+                anonymous.keep(image, clock.as_ref(), pull).await
+            } else {
+                pull.await
+            }
+        }
     });
     let mut result = pulled.await;
     if let Err(failure) = &mut result
         && failure.class() == ErrorClass::DiskFull
     {
-        failure.node_has_room = has_room(runtime).await;
+        failure.node_has_room = has_room(runtime.as_ref()).await;
     }
     (result, warning)
 }

@@ -250,6 +250,53 @@ fn unavailable_credentials_are_retried_within_the_round() {
 }
 
 #[test]
+fn a_delay_for_anonymous_requests_is_kept_and_ends_with_readable_credentials() {
+    const ASKED: Duration = Duration::from_secs(200);
+    // When the Secret can be read, and the users that are tried until then, and after.
+    for (readable_from, expected) in [
+        (30, vec!["anonymous", "user"]),
+        (3_600, vec!["anonymous", "anonymous"]),
+    ] {
+        let clock = SimClock::new();
+        let tried = Arc::new(Mutex::new(Vec::new()));
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let mut runtime = mk_holding(&held);
+        let (seen, now) = (Arc::clone(&tried), clock.clone());
+        runtime.expect_pull().returning(move |request| {
+            let user = request.auth.map_or("anonymous", |_| "user");
+            seen.lock().unwrap().push((user, now.elapsed()));
+            if user == "user" {
+                held.lock().unwrap().push(mk_image("app"));
+                return Ok(mk_image("app"));
+            }
+            let failure = Failure::new(Reason::TooManyRequests, "429");
+            Err(failure.with_retry_after(Some(ASKED)))
+        });
+        let mut store = MockCredentials::new();
+        let now = clock.clone();
+        store.expect_resolve().returning(move |_| {
+            if now.elapsed() < Duration::from_secs(readable_from) {
+                return Failure::new(Reason::ConnectionFailed, "no answer").into();
+            }
+            vec![mk_auth("user")].into()
+        });
+        let mut node = NodeLoop::new(
+            Warmer::new(WarmerConfig::default(), 1),
+            Arc::new(runtime),
+            Arc::new(clock.clone()),
+        )
+        .with_credentials(Arc::new(store));
+        let assignment = Assignment::new(1, vec![AssignedImage::present(mk_ref("app"))]);
+        clock.block_on(node.settle(assignment)).unwrap();
+        let tried = tried.lock().unwrap().clone();
+        let users: Vec<&str> = tried.iter().map(|(user, _)| *user).collect();
+        assert_eq!(users, expected, "{tried:?}");
+        let between = tried[1].1 - tried[0].1;
+        assert_eq!(between >= ASKED, users[1] == "anonymous", "{tried:?}");
+    }
+}
+
+#[test]
 fn credentials_are_requested_for_the_assigned_secrets() {
     let secret = ObjectName::new("ns", "key");
     let image = AssignedImage::present(mk_ref("app"))

@@ -13,6 +13,7 @@ use fledged_core::model::{
     Assignment, CountOrPercent, DesiredState, ImageCache, ImagePhase, ImageRef, NodeFacts,
     NodeReport,
 };
+use fledged_core::port::{PullRequest, RegistryAuth};
 use fledged_kube::crd::{GROUP, PURGE_ANNOTATION, ReadCache, ReadNodeCache};
 use fledged_operator::controller::ReadNode;
 use serde_json::Value;
@@ -538,13 +539,13 @@ impl Ledger {
     }
 
     /// Checks the request for an image that an agent begins to pull.
-    pub(super) fn asking(&self, node: &str, incarnation: u32, image: &ImageRef) {
+    pub(super) fn asking(&self, node: &str, incarnation: u32, request: &PullRequest) {
         let mut state = self.state();
         // A kubelet has delays of its own.
         if !state.has_agents {
             return;
         }
-        let pull = pull_of(&state.records, node, incarnation, image);
+        let pull = pull_of(&state.records, node, incarnation, request);
         let checked = pull.map(|pull| state.throttles.check(pull, state.now, state.clock_jumped));
         if let Some(Err(found)) = checked {
             state.violate("a registry's time without requests is kept", found);
@@ -556,7 +557,7 @@ impl Ledger {
         &self,
         node: &str,
         incarnation: u32,
-        image: &ImageRef,
+        request: &PullRequest,
         delay: Duration,
     ) {
         let mut state = self.state();
@@ -566,7 +567,7 @@ impl Ledger {
             now,
             ..
         } = &mut *state;
-        if let Some(pull) = pull_of(records, node, incarnation, image) {
+        if let Some(pull) = pull_of(records, node, incarnation, request) {
             throttles.answered(pull, *now, delay);
         }
     }
@@ -753,8 +754,13 @@ fn pull_of<'a>(
     records: &'a BTreeMap<String, Record>,
     node: &'a str,
     incarnation: u32,
-    image: &'a ImageRef,
+    request: &'a PullRequest,
 ) -> Option<Pull<'a>> {
+    let image = &request.image;
+    let user = match &request.auth {
+        Some(RegistryAuth::Basic { username, .. }) => Some(username.as_str()),
+        _ => None,
+    };
     let Record { assignment, report } = records.get(node)?;
     let generation = assignment.generation;
     let taken_up = report.as_ref()?.observed_generation == generation;
@@ -767,6 +773,7 @@ fn pull_of<'a>(
         incarnation,
         image,
         namespace,
+        user,
         generation,
     })
 }

@@ -428,14 +428,14 @@ impl ImageRuntime for AgentRuntime {
         machine.ledger.pulling(&machine.name, pulls);
         let (name, image) = (&machine.name, &request.image);
         machine.trace.step(format_args!("{name} pulls {image}"));
-        machine.ledger.asking(name, self.incarnation, image);
+        machine.ledger.asking(name, self.incarnation, &request);
         let result = self.try_pull(&request).await;
         if let Err(failure) = &result
             && let Some(delay) = failure.retry_after
         {
             machine
                 .ledger
-                .throttled(name, self.incarnation, image, delay);
+                .throttled(name, self.incarnation, &request, delay);
         }
         under_way.2 = Some(match &result {
             Ok(_) => "ok".to_owned(),

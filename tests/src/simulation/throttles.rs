@@ -21,7 +21,10 @@ struct Asked {
 
 /// The times without requests that registries have asked for.
 #[derive(Debug, Default)]
-pub(super) struct Throttles(BTreeMap<(Agent, String, String), Asked>);
+pub(super) struct Throttles(BTreeMap<Account, Asked>);
+
+/// Whose requests a registry throttles: the agent, its host, the namespace, and the login of that namespace.
+type Account = (Agent, String, String, Option<String>);
 
 /// An image of one namespace that an agent pulls.
 #[derive(Debug, Clone, Copy)]
@@ -31,15 +34,18 @@ pub(super) struct Pull<'a> {
     pub(super) image: &'a ImageRef,
     /// The only namespace whose caches want it.
     pub(super) namespace: &'a str,
+    /// The user name; `None` for an anonymous request.
+    pub(super) user: Option<&'a str>,
     /// Generation of the record, which the agent has taken up.
     pub(super) generation: u64,
 }
 
 impl Pull<'_> {
-    fn key(&self) -> (Agent, String, String) {
+    fn account(&self) -> Account {
         let agent = (self.node.to_owned(), self.incarnation);
         let registry = self.image.registry().to_owned();
-        (agent, registry, self.namespace.to_owned())
+        let user = self.user.map(str::to_owned);
+        (agent, registry, self.namespace.to_owned(), user)
     }
 }
 
@@ -51,7 +57,7 @@ impl Throttles {
             until: now + delay,
             generation: pull.generation,
         };
-        self.0.insert(pull.key(), asked);
+        self.0.insert(pull.account(), asked);
     }
 
     /// Checks a pull that begins. `jumped` is when a wall clock was last set forward.
@@ -61,7 +67,7 @@ impl Throttles {
         now: Duration,
         jumped: Option<Duration>,
     ) -> Result<(), String> {
-        let Some(asked) = self.0.get(&pull.key()) else {
+        let Some(asked) = self.0.get(&pull.account()) else {
             return Ok(());
         };
         let same = asked.generation == pull.generation && jumped.is_none_or(|at| at < asked.at);
