@@ -934,9 +934,17 @@ fn a_retried_removal_in_vain_changes_no_report() {
     let mut node = Node::new([mk_absent(APP)]);
     node.view = mk_node(0, &[&[APP]]);
     node.step(0);
+    let failed = r#"{"failed":{"0":["RuntimeUnavailable","no socket"]}}"#;
+    node.pod("Succeeded", &[(REMOVE, removed(1, failed))]);
+    assert_eq!(
+        report(&node.step(2), APP).phase,
+        ImagePhase::BackingOff,
+        "the first attempt of the round fails"
+    );
+    assert_eq!(removals(&node.step(60)), [[APP]]);
     let message = r#"{"kept":{"0":"container x"}}"#;
-    node.pod("Succeeded", &[(REMOVE, removed(1, message))]);
-    let kept = node.step(2).report;
+    node.pod("Succeeded", &[(REMOVE, removed(61, message))]);
+    let kept = node.step(62).report;
     let plan = node.step(1_000);
     assert_eq!(removals(&plan), [[APP]]);
     assert_eq!(plan.report, kept);
@@ -946,7 +954,6 @@ fn a_retried_removal_in_vain_changes_no_report() {
     assert_eq!(node.step(1_003).report, kept);
     // A failure is reported, and a success.
     assert_eq!(removals(&node.step(9_000)), [[APP]]);
-    let failed = r#"{"failed":{"0":["RuntimeUnavailable","no socket"]}}"#;
     node.pod("Succeeded", &[(REMOVE, removed(9_001, failed))]);
     let app = report(&node.step(9_002), APP);
     assert_eq!(app.phase, ImagePhase::BackingOff);
