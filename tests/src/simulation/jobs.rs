@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::controller_manager::{ControllerManager, Delay};
-use super::job_ledger::JobLimits;
 use super::kubelets::PodFaults;
+use super::ledger::JobLimits;
 use super::moves::{FIXED, TENANTS, node_name};
 use super::processes::OPERATOR;
 use super::trace::Trace;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::faults::Connection;
-use super::job_ledger::LIST_MAX;
+use super::ledger::LIST_MAX;
 use super::ledger::Ledger;
 use super::registry::{Published, Registries, digest_of};
 use super::trace::Trace;

@@ -14,7 +14,6 @@ mod clock;
 mod controller_manager;
 mod faults;
 mod idle;
-mod job_ledger;
 mod jobs;
 mod kubelets;
 mod ledger;
@@ -25,8 +24,6 @@ mod processes;
 mod registry;
 mod run;
 mod shrink;
-mod statuses;
-mod throttles;
 mod trace;
 mod world;
 

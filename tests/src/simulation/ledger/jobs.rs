@@ -8,9 +8,9 @@ use fledged_core::model::{DesiredState, ImageRef};
 use http::Method;
 use serde_json::Value;
 
-use super::call::Call;
-use super::clock::START;
-use super::ledger::{HANDLING, Sender};
+use super::{HANDLING, Sender};
+use crate::simulation::call::Call;
+use crate::simulation::clock::START;
 
 /// Annotation with the node of a Job.
 const NODE: &str = "/metadata/annotations/kubefledged.io~1node";
@@ -22,15 +22,15 @@ const CONTAINERS: &str = "/spec/template/spec/containers";
 /// resolution of times.
 const LIST_MARGIN: Duration = Duration::from_secs(62);
 /// Maximum number of images that a kubelet lists.
-pub(super) const LIST_MAX: usize = 50;
+pub(in crate::simulation) const LIST_MAX: usize = 50;
 
 /// The limits that the invariants check.
 #[derive(Debug, Clone)]
-pub(super) struct JobLimits {
-    pub(super) images: usize,
-    pub(super) creations_per_second: usize,
+pub(in crate::simulation) struct JobLimits {
+    pub(in crate::simulation) images: usize,
+    pub(in crate::simulation) creations_per_second: usize,
     /// The namespace of removal Jobs.
-    pub(super) operator: &'static str,
+    pub(in crate::simulation) operator: &'static str,
 }
 
 /// What a Job is for.

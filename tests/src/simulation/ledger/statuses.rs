@@ -12,9 +12,9 @@ use fledged_core::model::{
 use fledged_kube::crd::{FINALIZER, ReadCache};
 use serde_json::Value;
 
-use super::call::Call;
-use super::ledger::Sender;
-use super::moves::HOSTILE;
+use super::Sender;
+use crate::simulation::call::Call;
+use crate::simulation::moves::HOSTILE;
 
 /// How much older than the last complete news a status may be: a change of counts waits for the interval of statuses.
 const LAG: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fledged_core::model::ImageRef;
 
-use super::ledger::HANDLING;
+use super::HANDLING;
 
 /// A node in one incarnation of its agent.
 type Agent = (String, u32);
