@@ -428,7 +428,10 @@ impl ImageRuntime for AgentRuntime {
         machine.ledger.pulling(&machine.name, pulls);
         let (name, image) = (&machine.name, &request.image);
         machine.trace.step(format_args!("{name} pulls {image}"));
-        machine.ledger.asking(name, self.incarnation, &request);
+        let informed = self.connection.sender(&["nodeimagecaches"]).informed;
+        machine
+            .ledger
+            .asking(name, self.incarnation, informed, &request);
         let result = self.try_pull(&request).await;
         if let Err(failure) = &result
             && let Some(delay) = failure.retry_after

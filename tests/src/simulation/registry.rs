@@ -58,6 +58,11 @@ pub(super) fn login_of(namespace: &str) -> String {
     format!("user-of-{namespace}")
 }
 
+/// The namespace whose login has this user name.
+pub(super) fn namespace_of(user: &str) -> Option<&str> {
+    user.strip_prefix("user-of-")
+}
+
 /// All registries. Clones share their state.
 #[derive(Clone, Default)]
 pub(super) struct Registries(Arc<Mutex<State>>);
@@ -141,7 +146,7 @@ impl Registries {
         let Some(found) = found else {
             return Err(Failure::new(Reason::ImageNotFound, "manifest unknown"));
         };
-        let known = user.is_some_and(|user| user.starts_with("user-of-"));
+        let known = user.is_some_and(|user| namespace_of(&user).is_some());
         if found.private && !known {
             return Err(Failure::new(Reason::Unauthorized, "401 Unauthorized"));
         }

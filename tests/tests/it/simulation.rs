@@ -63,16 +63,20 @@ fn refreshes_write_within_their_limit() {
 
 #[test]
 fn seeds_find_the_planted_bugs() {
-    let pinned = PLANTED_BUGS.iter().filter_map(|bug| Some((bug, bug.seed?)));
-    for (bug, seed) in pinned {
+    let pinned = PLANTED_BUGS
+        .iter()
+        .filter_map(|bug| Some((bug, bug.found?)));
+    for (bug, (seed, invariant)) in pinned {
         let outcome = run_with_bug(&Scenario::new(seed), Some(bug.name), false);
-        assert!(outcome.has_failed(), "{} is not found", bug.name);
+        let broken = outcome.violations.first().map(|found| found.invariant);
+        assert_eq!(broken, Some(invariant), "{}", bug.name);
     }
 }
 
 #[test]
 fn seeds_of_planted_bugs_find_nothing_without_them() {
-    let pinned: BTreeSet<u64> = PLANTED_BUGS.iter().filter_map(|bug| bug.seed).collect();
+    let pinned = PLANTED_BUGS.iter().filter_map(|bug| bug.found);
+    let pinned: BTreeSet<u64> = pinned.map(|(seed, _)| seed).collect();
     // The others are simulated above.
     for seed in pinned.into_iter().filter(|seed| !SEEDS.contains(seed)) {
         let outcome = run(&Scenario::new(seed), false);

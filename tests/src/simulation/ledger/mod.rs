@@ -120,6 +120,8 @@ struct State {
     ordered: BTreeMap<(String, ImageRef), Duration>,
     /// When the record of a node last had an image to pull.
     assigned: BTreeMap<(String, ImageRef), Duration>,
+    /// When the record of a node last had an image for a cache of a namespace: node, image, namespace.
+    assigned_for: BTreeMap<(String, ImageRef, String), Duration>,
     /// Since when the report of a node shows unfinished pulls.
     unfinished: BTreeMap<String, Duration>,
     /// Whether a runtime holds an image, and since when.
@@ -175,6 +177,7 @@ impl Ledger {
             wanted: BTreeMap::new(),
             ordered: BTreeMap::new(),
             assigned: BTreeMap::new(),
+            assigned_for: BTreeMap::new(),
             unfinished: BTreeMap::new(),
             held: BTreeMap::new(),
             ours: BTreeSet::new(),

@@ -8,6 +8,10 @@ use fledged_core::port::{PullRequest, RegistryAuth};
 
 use super::throttles::Pull;
 use super::{HANDLING, Ledger, Reading, Record, State, orders};
+use crate::simulation::registry::namespace_of;
+
+/// How long a pull that was begun for a namespace may read its Secrets, and try those of others.
+const PULL_BEGINS: Duration = Duration::from_secs(300);
 
 impl Ledger {
     /// A runtime begins to hold these names.
@@ -75,17 +79,29 @@ impl Ledger {
         }
     }
 
-    /// Checks the request for an image that an agent begins to pull.
+    /// Checks the request for an image that an agent begins to pull, with what it can have known since `informed`.
     pub(in crate::simulation) fn asking(
         &self,
         node: &str,
         incarnation: u32,
+        informed: Duration,
         request: &PullRequest,
     ) {
         let mut state = self.state();
         // A kubelet has delays of its own.
         if !state.has_agents {
             return;
+        }
+        if let Some(namespace) = user_of(request).and_then(namespace_of)
+            && !state.is_for(node, &request.image, namespace, informed)
+        {
+            let found = format!(
+                "{node} asks for {} with the login of {namespace}, which has not wanted it there since {:.1} s",
+                request.image,
+                informed.as_secs_f64()
+            );
+            let invariant = "an image is asked for only with logins of namespaces that want it";
+            state.violate(invariant, found);
         }
         let pull = pull_of(&state.records, node, incarnation, request);
         let checked = pull.map(|pull| state.throttles.check(pull, state.now, state.clock_jumped));
@@ -180,10 +196,6 @@ fn pull_of<'a>(
     request: &'a PullRequest,
 ) -> Option<Pull<'a>> {
     let image = &request.image;
-    let user = match &request.auth {
-        Some(RegistryAuth::Basic { username, .. }) => Some(username.as_str()),
-        _ => None,
-    };
     let Record { assignment, report } = records.get(node)?;
     let generation = assignment.generation;
     let taken_up = report.as_ref()?.observed_generation == generation;
@@ -196,7 +208,29 @@ fn pull_of<'a>(
         incarnation,
         image,
         namespace,
-        user,
+        user: user_of(request),
         generation,
     })
+}
+
+/// The user name of a request; `None` for an anonymous one.
+fn user_of(request: &PullRequest) -> Option<&str> {
+    match &request.auth {
+        Some(RegistryAuth::Basic { username, .. }) => Some(username),
+        _ => None,
+    }
+}
+
+impl State {
+    /// Whether the record of a node has an image for a cache of this namespace, or had when a pull was begun that now
+    /// asks, by what the agent knew at `informed`.
+    fn is_for(&self, node: &str, image: &ImageRef, namespace: &str, informed: Duration) -> bool {
+        let entries = self.records.get(node).into_iter();
+        let entries = entries.flat_map(|record| &record.assignment.images);
+        let mut entries = entries.filter(|entry| entry.image == *image);
+        let now = entries.any(|entry| entry.wanted_by.iter().any(|of| of.namespace == namespace));
+        let key = (node.to_owned(), image.clone(), namespace.to_owned());
+        let before = self.assigned_for.get(&key);
+        now || before.is_some_and(|at| *at + PULL_BEGINS >= informed)
+    }
 }

@@ -90,6 +90,11 @@ impl Ledger {
         if let Some(before) = state.records.remove(name) {
             // Until now, these were ordered or assigned.
             for entry in &before.assignment.images {
+                for cache in &entry.wanted_by {
+                    let namespace = cache.namespace.clone();
+                    let key = (name.to_owned(), entry.image.clone(), namespace);
+                    state.assigned_for.insert(key, now);
+                }
                 let key = (name.to_owned(), entry.image.clone());
                 match entry.state {
                     DesiredState::Absent => state.ordered.insert(key, now),
