@@ -228,7 +228,7 @@ impl Scenario {
         let nodes = dice.range(2, 5);
         // Most histories are short: they find as much in the same time, and are easier to read.
         let short = dice.chance(0.7);
-        // A kubelet pulls one image of a pod after another, so that a pull that never ends delays removals for hours.
+        // With Jobs, its moves are drawn below.
         let hostile = dice.chance(0.4) && !seed.is_multiple_of(JOBS_EVERY);
         let mut setup = Setup {
             nodes,
@@ -306,6 +306,15 @@ impl Scenario {
             for _ in 0..others.range(1, 4) {
                 let at = Duration::from_millis(others.range(0, span) as u64);
                 let act = others.act_of_others(&setup);
+                moves.push(TimedMove { at, act });
+            }
+        }
+        if setup.jobs.is_some() {
+            let mut hostile = Dice(Rng::with_seed(seed.rotate_left(48)));
+            setup.hostile = hostile.chance(0.4);
+            for _ in 0..hostile.range(2, 7) * usize::from(setup.hostile) {
+                let at = Duration::from_millis(hostile.range(0, span) as u64);
+                let act = hostile.harm_with_jobs();
                 moves.push(TimedMove { at, act });
             }
         }
@@ -387,7 +396,8 @@ impl Dice {
 
     fn spec(&mut self, namespace: &str) -> Value {
         if namespace == HOSTILE {
-            return self.hostile_spec();
+            let kind = self.range(0, 4);
+            return self.hostile_spec(kind);
         }
         let groups = self.range(1, 4);
         let groups: Vec<Value> = (0..groups).map(|_| self.group()).collect();
@@ -426,8 +436,25 @@ impl Dice {
         group
     }
 
-    fn hostile_spec(&mut self) -> Value {
-        let images: Vec<String> = match self.range(0, 4) {
+    /// What the hostile tenant does with Jobs. A kubelet pulls one image after another: a pull that never ends delays
+    /// all others for hours, with or without fledged.
+    fn harm_with_jobs(&mut self) -> Move {
+        let cache = (HOSTILE, self.pick(&CACHES));
+        match self.range(0, 8) {
+            0 => Move::Delete(cache),
+            1 => Move::Purge(cache),
+            2 => Move::Refresh(cache),
+            _ => {
+                let kind = self.range(1, 4);
+                Move::Apply(cache, self.hostile_spec(kind))
+            }
+        }
+    }
+
+    /// A spec of the hostile tenant: images that are never pulled (0), that do not exist (1), that other programs use
+    /// (2), or of other tenants.
+    fn hostile_spec(&mut self, kind: usize) -> Value {
+        let images: Vec<String> = match kind {
             0 => (0..self.range(1, 12))
                 .map(|_| tarpit(self.0.u32(0..TARPITS)))
                 .collect(),

@@ -585,9 +585,17 @@ impl World {
         names.filter(|name| self.ledger.is_ready(name)).count()
     }
 
-    /// Whether any cache lists an image that is pulled again at intervals.
-    pub(super) fn refreshes(&self) -> bool {
-        !self.setup.refresh.is_zero()
+    /// The most writes that refreshes at the interval take in this time. One of a cache takes an order for each node,
+    /// and at most three reports of it, each of which changes the status of all caches that list the image; and two
+    /// events. One that began before is counted, too.
+    pub(super) fn writes_of_refreshes(&self, lasting: Duration) -> u64 {
+        if self.setup.refresh.is_zero() {
+            return 0;
+        }
+        let times = lasting.as_secs().div_ceil(self.setup.refresh.as_secs()) + 1;
+        let caches = self.cache_names().len() as u64;
+        let nodes = self.machines.len() as u64;
+        times * caches * (4 * nodes + 2 + caches * (3 * nodes + 2))
     }
 
     /// Whether Jobs look again and again whether an image is still in use.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{HANDLING, Sender};
 use crate::simulation::call::Call;
 use crate::simulation::clock::START;
+use crate::simulation::moves::HOSTILE;
 
 /// Annotation with the node of a Job.
 const NODE: &str = "/metadata/annotations/kubefledged.io~1node";
@@ -368,6 +369,10 @@ fn foreign_secrets<'a>(job: &'a Value, namespace: &str) -> Vec<&'a str> {
     let secrets = secrets.and_then(Value::as_array).into_iter().flatten();
     let names = secrets.filter_map(|secret| secret["name"].as_str());
     let foreign = names.filter(|name| {
+        // The hostile tenant names them itself, in vain: its pods have only the Secrets of its own namespace.
+        if namespace == HOSTILE {
+            return false;
+        }
         let of = name.strip_prefix("login-of-");
         of.is_some_and(|of| of != namespace)
     });
