@@ -665,9 +665,9 @@ impl ImageMemory {
     /// longer; none does if the runtime or its operator keeps an unused image.
     pub(super) fn refused(&mut self, reason: Reason, message: String, at: Timestamp) {
         self.kept(reason, message);
-        // Every later Job that looks in vain is the first attempt of its round: it changes nothing either.
-        let attempts = &mut self.progress.report.attempts;
-        *attempts = (*attempts).min(1);
+        // Every later Job that looks in vain is the first attempt of its round: it changes nothing either, nor does a
+        // restart.
+        self.progress.report.attempts = 1;
         self.refused = matches!(reason, Reason::Pinned | Reason::Protected);
         self.in_use_count = self.in_use_count.saturating_add(1);
         self.in_use_until = Some(after(at, IN_USE.delay(self.in_use_count)));

@@ -945,6 +945,7 @@ fn a_retried_removal_in_vain_changes_no_report() {
     let message = r#"{"kept":{"0":"container x"}}"#;
     node.pod("Succeeded", &[(REMOVE, removed(61, message))]);
     let kept = node.step(62).report;
+    assert_eq!(kept.images[0].attempts, 1, "as after each later Job");
     let plan = node.step(1_000);
     assert_eq!(removals(&plan), [[APP]]);
     assert_eq!(plan.report, kept);
