@@ -72,7 +72,11 @@ impl Ledger {
         let wanted = wanted
             .into_iter()
             .filter(|(node, _)| state.nodes.get(node).is_some_and(|facts| facts.ready));
-        let since = |key: &(String, ImageRef)| state.wanted.get(key).copied().unwrap_or_default();
+        let since = |key: &(String, ImageRef)| {
+            let caches = state.wanted.get(key);
+            let since = caches.and_then(|caches| caches.values().max().copied());
+            since.unwrap_or_default()
+        };
         wanted
             .map(|key| (key.0.clone(), key.1.clone(), since(&key)))
             .collect()

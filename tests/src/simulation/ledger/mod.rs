@@ -114,8 +114,8 @@ struct State {
     nodes: BTreeMap<String, NodeFacts>,
     ready_since: BTreeMap<String, Duration>,
     records: BTreeMap<String, Record>,
-    /// Since when caches want an image on a node.
-    wanted: BTreeMap<(String, ImageRef), Duration>,
+    /// Which caches want an image on a node, and since when.
+    wanted: BTreeMap<(String, ImageRef), BTreeMap<(String, String), Duration>>,
     /// When the record of a node last ordered the removal of an image.
     ordered: BTreeMap<(String, ImageRef), Duration>,
     /// When the record of a node last had an image to pull.
@@ -376,25 +376,28 @@ impl Record {
         }
     }
 
-    /// Whether the node reports pulls for this assignment that have not ended.
-    fn is_unfinished(&self) -> bool {
-        let Some(report) = &self.report else {
-            return false;
-        };
-        if report.observed_generation != self.assignment.generation {
-            return false;
-        }
+    /// The images whose pulls for this assignment have not ended, as the node reports.
+    fn unfinished(&self) -> impl Iterator<Item = &ImageRef> {
+        let generation = self.assignment.generation;
+        let report = self.report.iter();
+        let report = report.filter(move |report| report.observed_generation == generation);
         let running = [
             ImagePhase::Pending,
             ImagePhase::Pulling,
             ImagePhase::BackingOff,
         ];
-        let present = |image: &ImageRef| {
+        let images = report.flat_map(|report| &report.images);
+        let images = images.filter(move |image| running.contains(&image.phase));
+        let images = images.map(|image| &image.image);
+        images.filter(|image| {
             let mut entries = self.assignment.images.iter();
-            entries.any(|entry| entry.image == *image && entry.state == DesiredState::Present)
-        };
-        let mut images = report.images.iter();
-        images.any(|image| running.contains(&image.phase) && present(&image.image))
+            entries.any(|entry| entry.image == **image && entry.state == DesiredState::Present)
+        })
+    }
+
+    /// Whether the node reports pulls for this assignment that have not ended.
+    fn is_unfinished(&self) -> bool {
+        self.unfinished().next().is_some()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the objects of the API server say: caches, nodes, records, the Lease.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fledged_core::model::{DesiredState, ImageRef};
@@ -189,14 +189,19 @@ impl State {
     }
 
     /// Updates which images are wanted on which nodes.
-    pub(super) fn fold(&mut self) {
-        let mut wanted = self.wanted_images(self.caches.values());
-        let frozen = self.caches.values().filter(|cache| !cache.idle);
-        wanted.extend(frozen.flat_map(|cache| cache.frozen.iter().cloned()));
-        self.wanted.retain(|key, _| wanted.contains(key));
-        for key in wanted {
-            self.wanted.entry(key).or_insert(self.now);
+    fn fold(&mut self) {
+        let before = std::mem::take(&mut self.wanted);
+        let mut wanted: BTreeMap<_, BTreeMap<_, Duration>> = BTreeMap::new();
+        for (name, cache) in self.caches.iter().filter(|(_, cache)| !cache.idle) {
+            let mut images = self.wanted_images(std::iter::once(cache));
+            images.extend(cache.frozen.iter().cloned());
+            for image in images {
+                let known = before.get(&image).and_then(|caches| caches.get(name));
+                let since = known.copied().unwrap_or(self.now);
+                wanted.entry(image).or_default().insert(name.clone(), since);
+            }
         }
+        self.wanted = wanted;
     }
 
     /// What an invalid edit keeps on a node, only the record of that node has.

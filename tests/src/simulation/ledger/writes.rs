@@ -9,7 +9,7 @@ use fledged_kube::crd::ReadNodeCache;
 use serde_json::Value;
 
 use super::statuses::Facts;
-use super::{HANDLING, Role, Sender, State, orders};
+use super::{HANDLING, Record, Role, Sender, State, orders};
 use crate::simulation::call::Call;
 
 /// How long a leader may write after it lost its Lease: its renewal deadline.
@@ -71,7 +71,11 @@ impl State {
         let node = call.name.as_str();
         for image in orders(&assignment) {
             let key = (node.to_owned(), image.clone());
-            let since = self.wanted.get(&key).copied();
+            // A cache that wants it for longer: what the controller knows of another one may be older.
+            let since = self
+                .wanted
+                .get(&key)
+                .and_then(|caches| caches.values().min().copied());
             if let Some(since) = since.filter(|since| *since + HANDLING < sender.informed) {
                 let found = format!(
                     "{node} is to remove {image}, which a cache wants there since {:.1} s",
@@ -136,9 +140,19 @@ impl State {
             let since = self.statuses.reported_since(other);
             self.has_agents || since.is_some_and(|since| self.now < since + SURELY_PROGRESSING)
         };
+        // The pulls that no cache wants any more are cancelled by writes that are sent at the same time.
+        let pulls = |other: &str| {
+            let record = self.records.get(other);
+            let mut unfinished = record.into_iter().flat_map(Record::unfinished);
+            unfinished.any(|image| {
+                let key = (other.to_owned(), image.clone());
+                self.wanted.contains_key(&key)
+            })
+        };
         let others = self.unfinished.keys().filter(|other| {
             let since = self.unfinished.get(*other);
             other.as_str() != node
+                && pulls(other)
                 && progresses(other)
                 && earlier(since)
                 && since.is_some_and(|since| *since >= jumped)
