@@ -428,6 +428,8 @@ impl Connection {
             End::Answered | End::Lost => {}
         }
         let response = self.0.service.clone().call(request).await?;
+        // The answer is as old as this, however long it is on its way.
+        let answered = self.0.trace.now();
         let status = response.status();
         let target = call.target();
         self.0.trace.step(format_args!(
@@ -450,8 +452,8 @@ impl Connection {
             return Ok(response.map(|body| self.watch(&call, body, dice).boxed_unsync()));
         }
         if status.is_success() && call.method == Method::GET && call.name.is_empty() {
-            let now = self.0.trace.now();
-            self.state().listed.insert(call.resource.clone(), now);
+            let mut state = self.state();
+            state.listed.insert(call.resource.clone(), answered);
         }
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await?.to_bytes();

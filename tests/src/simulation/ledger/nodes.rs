@@ -13,6 +13,9 @@ use crate::simulation::registry::namespace_of;
 /// How long a pull that was begun for a namespace may read its Secrets, and try those of others.
 const PULL_BEGINS: Duration = Duration::from_secs(300);
 
+/// How old the list of images may be by which a removal Job decides what goes with an image.
+const LISTED: Duration = Duration::from_secs(1);
+
 impl Ledger {
     /// A runtime begins to hold these names.
     pub(in crate::simulation) fn gained<'a>(
@@ -153,6 +156,13 @@ impl Ledger {
                 continue;
             }
             let key = (node.to_owned(), image.clone());
+            // A kubelet's pull of another name of the same content: no runtime can exclude both.
+            let held = state.held.get(&key);
+            let appeared =
+                held.is_some_and(|(is_held, since)| *is_held && *since + LISTED > state.now);
+            if !state.has_agents && appeared {
+                continue;
+            }
             // A version that a mutable tag of the record named before has no other name than its digest.
             let version = taken.iter().all(|name| name.digest().is_some());
             let mut tags = state.ours.iter().filter(|(of, _)| of == node);
