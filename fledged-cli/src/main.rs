@@ -7,6 +7,7 @@ mod command_result;
 mod commands;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod help;
 mod invocation;
 mod kube_names;

@@ -7,7 +7,8 @@ use fledged_cri::inspection::{
     AnsweringRuntime, ContainerdSettings, Fact, Release, SettingsOrigin, Unread,
 };
 
-use super::finding::{Check, Finding};
+use super::checks;
+use crate::doctor::Finding;
 use crate::output::pluralised;
 
 /// containerd's default for `max_concurrent_downloads`.
@@ -104,7 +105,7 @@ fn with_release(containerd: &Fact<ContainerdSettings>) -> Fact<(&ContainerdSetti
 }
 
 pub(super) fn runtime_answers(runtime: &Fact<AnsweringRuntime>) -> Finding {
-    let check = Check::RUNTIME_ANSWERS;
+    let check = checks::RUNTIME_ANSWERS;
     match runtime {
         Ok(AnsweringRuntime { uri, info, .. }) => {
             let api = match uri {
@@ -130,11 +131,11 @@ pub(super) fn runtime_answers(runtime: &Fact<AnsweringRuntime>) -> Finding {
 
 /// Where the settings come from, and whether some of them have no effect.
 pub(super) fn settings(containerd: &Fact<ContainerdSettings>) -> Finding {
-    let check = Check::CONTAINERD_SETTINGS;
+    let check = checks::CONTAINERD_SETTINGS;
     let settings = match containerd {
         Ok(settings) => settings,
         Err(unread) if unread.is_broken() => {
-            return Finding::broken_file(check, unread.to_string(), "containerd");
+            return checks::broken_file(check, unread.to_string(), "containerd");
         }
         Err(unread) => return Finding::skipped(check, unread),
     };
@@ -167,13 +168,13 @@ pub(super) fn settings(containerd: &Fact<ContainerdSettings>) -> Finding {
         .as_ref()
         .is_some_and(Unread::is_broken)
     {
-        return Finding::broken_file(check, found, "containerd");
+        return checks::broken_file(check, found, "containerd");
     }
     Finding::ok(check, found)
 }
 
 pub(super) fn layer_downloads(containerd: &Fact<ContainerdSettings>) -> Finding {
-    let check = Check::LAYER_DOWNLOADS;
+    let check = checks::LAYER_DOWNLOADS;
     let settings = match containerd {
         Ok(settings) => settings,
         Err(unread) => return Finding::skipped(check, unread),
@@ -212,7 +213,7 @@ fn downloads_remedy(settings: &ContainerdSettings, part: Part) -> String {
 }
 
 pub(super) fn layer_ranges(containerd: &Fact<ContainerdSettings>) -> Finding {
-    let check = Check::LAYER_RANGES;
+    let check = checks::LAYER_RANGES;
     let (settings, release) = match with_release(containerd) {
         Ok(read) => read,
         Err(unread) => return Finding::skipped(check, &unread),
@@ -263,7 +264,7 @@ pub(super) fn layer_ranges(containerd: &Fact<ContainerdSettings>) -> Finding {
 }
 
 pub(super) fn parallel_unpack(containerd: &Fact<ContainerdSettings>) -> Finding {
-    let check = Check::PARALLEL_UNPACK;
+    let check = checks::PARALLEL_UNPACK;
     let (settings, release) = match with_release(containerd) {
         Ok(read) => read,
         Err(unread) => return Finding::skipped(check, &unread),
@@ -333,7 +334,7 @@ pub(super) fn parallel_unpack(containerd: &Fact<ContainerdSettings>) -> Finding 
 }
 
 pub(super) fn snapshotter(containerd: &Fact<ContainerdSettings>) -> Finding {
-    let check = Check::SNAPSHOTTER;
+    let check = checks::SNAPSHOTTER;
     let settings = match containerd {
         Ok(settings) => settings,
         Err(unread) => return Finding::skipped(check, unread),
@@ -363,7 +364,7 @@ pub(super) fn snapshotter(containerd: &Fact<ContainerdSettings>) -> Finding {
 }
 
 pub(super) fn unpacked_layers(containerd: &Fact<ContainerdSettings>) -> Finding {
-    let check = Check::UNPACKED_LAYERS;
+    let check = checks::UNPACKED_LAYERS;
     let settings = match containerd {
         Ok(settings) => settings,
         Err(unread) => return Finding::skipped(check, unread),
@@ -379,7 +380,7 @@ pub(super) fn unpacked_layers(containerd: &Fact<ContainerdSettings>) -> Finding 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::node_doctor::finding::Verdict;
+    use crate::doctor::Verdict;
 
     fn containerd(release: Release) -> ContainerdSettings {
         let mut settings = ContainerdSettings::default();

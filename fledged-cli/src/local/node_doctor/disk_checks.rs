@@ -5,8 +5,9 @@ use fledged_cri::inspection::{
     EvictionThreshold, Fact, ImageDisk, KubeletSettings, Pressure, Unread,
 };
 
-use super::finding::{Check, Finding};
+use super::checks;
 use super::kubelet_checks::{AGENT_THRESHOLD, GC_THRESHOLDS, setting, with_valid};
+use crate::doctor::{Check, Finding};
 
 /// Free inodes in percent below which they are scarce: the kubelet's default for `nodefs.inodesFree`.
 const INODES_FREE_MIN: u8 = 5;
@@ -21,7 +22,7 @@ fn running(kubelet: &Fact<KubeletSettings>) -> Option<&KubeletSettings> {
 }
 
 pub(super) fn space(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> Finding {
-    let check = Check::DISK_SPACE;
+    let check = checks::DISK_SPACE;
     let disk = match disk {
         Ok(disk) => disk,
         Err(unread) => return Finding::skipped(check, unread),
@@ -79,14 +80,14 @@ pub(super) fn space(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> 
 }
 
 pub(super) fn eviction(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> Finding {
-    let check = Check::DISK_EVICTION;
+    let check = checks::DISK_EVICTION;
     let kubelet = with_valid(kubelet, &["evictionHard", "mergeDefaultEvictionSettings"]);
     let (disk, kubelet) = match (disk, &kubelet) {
         (Ok(disk), Ok(kubelet)) => (disk, kubelet),
         (Err(unread), _) | (_, Err(unread)) => return Finding::skipped(check, unread),
     };
     if !kubelet.running {
-        return Finding::skipped(check, &Unread::new("no kubelet runs here"));
+        return Finding::skipped(check, Unread::new("no kubelet runs here"));
     }
     let (Some(available), Some(capacity)) = (disk.usage.available, disk.usage.capacity) else {
         let unread = Unread::new(format!("the size of {} is not known", disk.usage.path));
@@ -129,7 +130,7 @@ pub(super) fn eviction(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) 
 }
 
 pub(super) fn inodes(disk: &Fact<ImageDisk>) -> Finding {
-    let check = Check::DISK_INODES;
+    let check = checks::DISK_INODES;
     let disk = match disk {
         Ok(disk) => disk,
         Err(unread) => return Finding::skipped(check, unread),
@@ -170,11 +171,11 @@ pub(super) fn pressure(check: Check, pressure: &Fact<Pressure>) -> Finding {
         full.unwrap_or_default()
     );
     let (limit, cost) = match check {
-        Check::PRESSURE_IO => (
+        checks::PRESSURE_IO => (
             IO_PRESSURE,
             "unpacking an image and the pods of this node wait for the same disk",
         ),
-        Check::PRESSURE_MEMORY => (
+        checks::PRESSURE_MEMORY => (
             MEMORY_PRESSURE,
             "the page cache of an unpacked image displaces memory of pods, and is read again from disk",
         ),
@@ -200,7 +201,7 @@ mod tests {
     use fledged_cri::inspection::{InvalidSetting, PressureLine};
 
     use super::*;
-    use crate::local::node_doctor::finding::Verdict;
+    use crate::doctor::Verdict;
 
     /// A disk of 100 GiB with this many GiB free.
     fn disk(free: u64) -> Fact<ImageDisk> {
@@ -312,9 +313,9 @@ mod tests {
     fn pressure_has_a_limit_for_each_resource() {
         let of = |avg60| Ok(Pressure::new(PressureLine::new(0.0, avg60), None));
         for (check, below, over) in [
-            (Check::PRESSURE_IO, 19.9, 20.0),
-            (Check::PRESSURE_MEMORY, 9.9, 10.0),
-            (Check::PRESSURE_CPU, 49.9, 50.0),
+            (checks::PRESSURE_IO, 19.9, 20.0),
+            (checks::PRESSURE_MEMORY, 9.9, 10.0),
+            (checks::PRESSURE_CPU, 49.9, 50.0),
         ] {
             assert_eq!(pressure(check, &of(below)).result, Verdict::Ok);
             assert_eq!(pressure(check, &of(over)).result, Verdict::Advice);

@@ -2,7 +2,8 @@
 
 use fledged_cri::inspection::{Fact, KubeletSettings, Unread};
 
-use super::finding::{Check, Finding};
+use super::checks;
+use crate::doctor::Finding;
 
 /// The default of the agent's `--image-fs-high-threshold`, in percent.
 pub(super) const AGENT_THRESHOLD: i64 = 80;
@@ -45,11 +46,11 @@ pub(super) fn setting(kubelet: &KubeletSettings, flag: &str, field: &str, value:
 }
 
 pub(super) fn settings(kubelet: &Fact<KubeletSettings>) -> Finding {
-    let check = Check::KUBELET_SETTINGS;
+    let check = checks::KUBELET_SETTINGS;
     let kubelet = match kubelet {
         Ok(kubelet) => kubelet,
         Err(unread) if unread.is_broken() => {
-            return Finding::broken_file(check, unread.to_string(), "the kubelet");
+            return checks::broken_file(check, unread.to_string(), "the kubelet");
         }
         Err(unread) => return Finding::skipped(check, unread),
     };
@@ -89,7 +90,7 @@ pub(super) fn settings(kubelet: &Fact<KubeletSettings>) -> Finding {
 }
 
 pub(super) fn image_gc(kubelet: &Fact<KubeletSettings>) -> Finding {
-    let check = Check::IMAGE_GC;
+    let check = checks::IMAGE_GC;
     let kubelet = match with_valid(kubelet, &GC_THRESHOLDS) {
         Ok(kubelet) => kubelet,
         Err(unread) => return Finding::skipped(check, &unread),
@@ -125,7 +126,7 @@ pub(super) fn image_gc(kubelet: &Fact<KubeletSettings>) -> Finding {
 }
 
 pub(super) fn image_age(kubelet: &Fact<KubeletSettings>) -> Finding {
-    let check = Check::IMAGE_AGE;
+    let check = checks::IMAGE_AGE;
     let kubelet = match with_valid(kubelet, &[AGE]) {
         Ok(kubelet) => kubelet,
         Err(unread) => return Finding::skipped(check, &unread),
@@ -150,7 +151,7 @@ pub(super) fn image_age(kubelet: &Fact<KubeletSettings>) -> Finding {
 }
 
 pub(super) fn image_pulls(kubelet: &Fact<KubeletSettings>) -> Finding {
-    let check = Check::IMAGE_PULLS;
+    let check = checks::IMAGE_PULLS;
     let kubelet = match with_valid(kubelet, &[SERIALIZE, PARALLEL]) {
         Ok(kubelet) => kubelet,
         Err(unread) => return Finding::skipped(check, &unread),
@@ -193,7 +194,7 @@ mod tests {
     use fledged_cri::inspection::InvalidSetting;
 
     use super::*;
-    use crate::local::node_doctor::finding::Verdict;
+    use crate::doctor::Verdict;
 
     fn kubelet() -> KubeletSettings {
         let mut settings = KubeletSettings::default();

@@ -1,20 +1,19 @@
 //! `fledged node doctor`: settings and conditions of this node that slow pulls down or cause images to be deleted.
 
+mod checks;
 mod containerd_checks;
 mod disk_checks;
-mod finding;
 mod kubelet_checks;
 mod registry_checks;
-mod report;
 
 use std::path::Path;
 
 use fledged_cri::inspection::{Inspection, Unread};
 use fledged_cri::target::{DetectError, RuntimeUri};
 
-use self::finding::{Check, Finding, Verdict};
 use crate::args::{DoctorArgs, OutputFormat};
 use crate::command_result::{CommandError, Exit, json, print};
+use crate::doctor::{Finding, Report};
 use crate::local::SessionError;
 
 /// Why the arguments are invalid.
@@ -39,15 +38,12 @@ pub(super) async fn doctor(args: DoctorArgs) -> Result<Exit, CommandError> {
         Some(uri) => Inspection::read(Some(&uri), &args.root).await,
         None => inspect_detected(&args.root).await?,
     };
-    let findings = findings(&inspection);
-    let failed = findings
-        .iter()
-        .any(|finding| finding.result == Verdict::Failed);
+    let report = Report::new(findings(&inspection));
     match args.output.output {
-        OutputFormat::Json => print(&json(&report::Report::new(findings))?)?,
-        OutputFormat::Table => print(&report::text(&report::Report::new(findings)))?,
+        OutputFormat::Json => print(&json(&report)?)?,
+        OutputFormat::Table => print(&report.text())?,
     }
-    Ok(if failed { Exit::Failed } else { Exit::Done })
+    Ok(report.exit())
 }
 
 /// With the runtime of this machine. Several runtimes are bad input: the user has to choose.
@@ -86,9 +82,9 @@ fn findings(inspection: &Inspection) -> Vec<Finding> {
         disk_checks::space(disk, kubelet),
         disk_checks::eviction(disk, kubelet),
         disk_checks::inodes(disk),
-        disk_checks::pressure(Check::PRESSURE_IO, &inspection.io_pressure),
-        disk_checks::pressure(Check::PRESSURE_MEMORY, &inspection.memory_pressure),
-        disk_checks::pressure(Check::PRESSURE_CPU, &inspection.cpu_pressure),
+        disk_checks::pressure(checks::PRESSURE_IO, &inspection.io_pressure),
+        disk_checks::pressure(checks::PRESSURE_MEMORY, &inspection.memory_pressure),
+        disk_checks::pressure(checks::PRESSURE_CPU, &inspection.cpu_pressure),
     ]
 }
 
@@ -97,6 +93,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::doctor::{Verdict, has_each_category_once};
 
     #[test]
     fn every_check_is_shown_once_in_the_order_of_categories() {
@@ -104,11 +101,7 @@ mod tests {
         let findings = findings(&inspection);
         let names: BTreeSet<&str> = findings.iter().map(|finding| finding.check.name).collect();
         assert_eq!(names.len(), findings.len());
-        let categories: Vec<_> = findings
-            .iter()
-            .map(|finding| finding.check.category)
-            .collect();
-        assert!(categories.is_sorted());
+        assert!(has_each_category_once(&findings));
         for finding in &findings[1..] {
             assert_eq!(finding.result, Verdict::Skipped, "{finding:?}");
             assert_eq!(finding.found, "no answer");

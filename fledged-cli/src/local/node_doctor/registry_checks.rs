@@ -2,8 +2,9 @@
 
 use fledged_cri::inspection::{ContainerdSettings, Fact, HostsFolders};
 
+use super::checks;
 use super::containerd_checks::{Part, setting};
-use super::finding::{Check, Finding};
+use crate::doctor::Finding;
 use crate::output::pluralised;
 
 /// Most files that one line names.
@@ -13,7 +14,7 @@ pub(super) fn config_path(
     containerd: &Fact<ContainerdSettings>,
     hosts: &Fact<HostsFolders>,
 ) -> Finding {
-    let check = Check::CONFIG_PATH;
+    let check = checks::CONFIG_PATH;
     let (settings, hosts) = match (containerd, hosts) {
         (Ok(settings), Ok(hosts)) => (settings, hosts),
         (Err(unread), _) | (_, Err(unread)) => return Finding::skipped(check, unread),
@@ -51,7 +52,7 @@ pub(super) fn config_path(
 }
 
 pub(super) fn hosts_files(hosts: &Fact<HostsFolders>) -> Finding {
-    let check = Check::HOSTS_FILES;
+    let check = checks::HOSTS_FILES;
     let hosts = match hosts {
         Ok(hosts) => hosts,
         Err(unread) => return Finding::skipped(check, unread),
@@ -74,7 +75,7 @@ pub(super) fn hosts_files(hosts: &Fact<HostsFolders>) -> Finding {
 }
 
 pub(super) fn old_form(containerd: &Fact<ContainerdSettings>) -> Finding {
-    let check = Check::OLD_FORM;
+    let check = checks::OLD_FORM;
     let settings = match containerd {
         Ok(settings) => settings,
         Err(unread) => return Finding::skipped(check, unread),
@@ -117,7 +118,7 @@ mod tests {
     use fledged_cri::inspection::{HostsProblem, Release};
 
     use super::*;
-    use crate::local::node_doctor::finding::Verdict;
+    use crate::doctor::Verdict;
 
     fn containerd(paths: &[&str]) -> Fact<ContainerdSettings> {
         let mut settings = ContainerdSettings::default();
