@@ -497,6 +497,9 @@ pub(crate) enum ClusterCommand {
     /// Show what applying a file would pull and remove on which nodes; writes nothing.
     #[command(after_help = help::PLAN)]
     Plan(PlanArgs),
+    /// Find what keeps the operator of a cluster from working: controller, agents, webhook, permissions, clocks.
+    #[command(after_help = help::DOCTOR)]
+    Doctor(ClusterDoctorArgs),
 }
 
 /// The cluster to talk to.
@@ -686,6 +689,22 @@ pub(crate) struct PlanArgs {
     /// Exit with 1 if anything would be pulled, removed or released.
     #[arg(long)]
     pub(crate) exit_code: bool,
+    /// The format of the result.
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// `doctor`.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Args)]
+pub(crate) struct ClusterDoctorArgs {
+    /// The namespace of the controller and the agents. Default: found by their labels in all namespaces, or if that
+    /// is not permitted, kube-fledged.
+    #[arg(long, value_name = "NAMESPACE", value_parser = namespace_argument)]
+    pub(crate) operator_namespace: Option<String>,
     /// The format of the result.
     #[command(flatten)]
     pub(crate) output: FormatArgs,

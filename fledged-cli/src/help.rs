@@ -23,7 +23,8 @@ Colours and progress bars appear only on a terminal; NO_COLOR turns colours off.
 #[cfg(feature = "cluster")]
 macro_rules! cluster {
     () => {
-        "  fledged get -A                                list the ImageCaches of a cluster
+        "  fledged doctor                                check that the operator of a cluster works
+  fledged get -A                                list the ImageCaches of a cluster
   fledged status storefront                     show one of them, node by node
   fledged why storefront node-1 nginx           why is this image on that node, or not?
   fledged node status node-1                    show a node of a cluster, cache by cache
@@ -275,3 +276,22 @@ ImageCache that adds an image before the one that drops it.
 
 Exit codes: 0 success; 1 no answer from the cluster, or with --exit-code: something would be pulled, \
 removed or released; 2 invalid input.";
+
+#[cfg(feature = "cluster")]
+pub(crate) const DOCTOR: &str = "\
+Examples:
+  fledged doctor
+  fledged doctor --operator-namespace images -n shop
+  fledged doctor -o json | jq '.checks[] | select(.result == \"failed\")'
+
+Reads the API server's version, the CustomResourceDefinitions, the controller and its Lease, the agents, the \
+webhook, permissions and clocks; changes nothing. Permissions of the user are checked for the namespace of -n. \
+What the user may not read is skipped, with the missing permission.
+
+ok       nothing to change
+advice   images are at risk, or their state is not shown: the cost, and the setting or command that fixes it
+FAILED   images cannot be pulled, or ImageCaches have no effect
+skipped  not read, and why
+
+Exit codes: 0 no check failed, also with advice; 1 at least one check failed, for example because no controller \
+leads, or the API server does not answer; 2 invalid input.";

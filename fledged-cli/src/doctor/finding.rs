@@ -33,18 +33,18 @@ impl Check {
     }
 }
 
-/// The result of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The result of a check, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
-    /// Nothing to change.
-    Ok,
-    /// Something slows pulls down, puts images at risk, or hides their state.
-    Advice,
     /// Images cannot be pulled or kept.
     Failed,
+    /// Something slows pulls down, puts images at risk, or hides their state.
+    Advice,
     /// It could not be read.
     Skipped,
+    /// Nothing to change.
+    Ok,
 }
 
 /// What a check found. Advice and failures have a cost and a remedy.

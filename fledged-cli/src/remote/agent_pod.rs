@@ -168,7 +168,7 @@ fn is_for(pod: &Pod, node: &NodeName) -> bool {
 }
 
 /// What keeps a pod from working: the field, and its value.
-fn trouble(pod: &Pod) -> Option<(String, String)> {
+pub(super) fn trouble(pod: &Pod) -> Option<(String, String)> {
     let status = pod.status.as_ref()?;
     let condition = |of: &str| {
         let mut conditions = status.conditions.iter().flatten();

@@ -117,7 +117,7 @@ fn causes(error: &KubeconfigError) -> String {
 /// A request to the API server, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiRequest {
-    /// `get`, `list`, `watch`, `patch`.
+    /// `get`, `list`, `watch`, `patch`, `create`.
     pub(super) verb: &'static str,
     /// Plural and group, as in a Role.
     pub(super) resource: &'static str,
@@ -135,7 +135,7 @@ impl fmt::Display for ApiRequest {
         }
         match &self.namespace {
             Some(namespace) => write!(f, " in namespace {namespace:?}"),
-            None if self.name.is_none() => f.write_str(" in all namespaces"),
+            None if matches!(self.verb, "list" | "watch") => f.write_str(" in all namespaces"),
             None => Ok(()),
         }
     }

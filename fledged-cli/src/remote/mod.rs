@@ -7,6 +7,7 @@ mod actions;
 mod agent_pod;
 mod changes;
 mod cloud_registry;
+mod cluster_doctor;
 mod get;
 mod kubeconfig;
 mod live_pulls;
@@ -54,6 +55,7 @@ pub(crate) async fn run(
         ClusterCommand::Purge(args) => actions::purge(args, terminal).await,
         ClusterCommand::Why(args) => why::why(args).await,
         ClusterCommand::Plan(args) => changes::plan(args, terminal).await,
+        ClusterCommand::Doctor(args) => cluster_doctor::doctor(args).await,
     }
 }
 

@@ -3,7 +3,9 @@
 use crate::support::{Run, TestBed, command, fledged, fledged_with_stdin, manifest};
 
 /// The commands for a cluster.
-const CLUSTER: [&str; 7] = ["get", "status", "wait", "refresh", "purge", "why", "plan"];
+const CLUSTER: [&str; 8] = [
+    "get", "status", "wait", "refresh", "purge", "why", "plan", "doctor",
+];
 
 #[test]
 fn every_command_has_help_with_examples() {
@@ -67,7 +69,7 @@ fn every_command_has_a_manual_page() {
         "-demo",
     ];
     if cfg!(feature = "cluster") {
-        pages.extend(["-get", "-status", "-why", "-plan"]);
+        pages.extend(["-get", "-status", "-why", "-plan", "-doctor"]);
     }
     for page in pages {
         let text = std::fs::read_to_string(folder.join(format!("fledged{page}.1"))).unwrap();

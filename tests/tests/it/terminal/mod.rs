@@ -1,5 +1,6 @@
 //! The commands of `fledged` for a cluster, with a controller and agents.
 mod demo;
+mod doctor;
 mod errors;
 mod get;
 mod node_status;
