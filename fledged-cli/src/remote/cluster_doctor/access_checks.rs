@@ -371,6 +371,7 @@ mod tests {
     use crate::doctor::Verdict;
     use crate::remote::cluster_doctor::checks;
     use crate::remote::cluster_doctor::installation::tests::{mk_agents, mk_controller};
+    use crate::remote::cluster_doctor::reader::tests::mk_reader;
 
     fn mk_reviewed(missing: Vec<Permission>) -> Reviewed {
         Reviewed { asked: 9, missing }
@@ -496,6 +497,44 @@ mod tests {
             "kubefledged-webhook-server",
         );
         assert_eq!(keys(&server), expected);
+    }
+
+    /// An API server that denies one verb, and that forbids to ask about others.
+    fn mk_reviewer(denied: &'static str, others: u16) -> Reader {
+        mk_reader(move |path, mut review| {
+            let own = path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+            let user = &review["spec"]["user"];
+            if !own && user != "system:serviceaccount:kube-fledged:kubefledged-agent" {
+                return (500, json!({ "message": format!("user {user}") }));
+            }
+            let verb = &review["spec"]["resourceAttributes"]["verb"];
+            review["status"] = json!({ "allowed": verb != denied });
+            (if own { 201 } else { others }, review)
+        })
+    }
+
+    #[tokio::test]
+    async fn permissions_are_those_that_the_api_server_grants() {
+        let reader = mk_reviewer("watch", 201);
+        let own = review_own(&reader, to_read("shop")).await.unwrap();
+        assert_eq!(own.asked, 9);
+        let missing = keys(&own.missing);
+        let expected = [
+            "imagecaches.kubefledged.io",
+            "nodeimagecaches.kubefledged.io",
+            "nodes.",
+        ];
+        assert_eq!(missing, expected.map(|what| format!("watch {what}")).into());
+        let agent = || agent_account(&Ok(vec![mk_agents(|_| {})]));
+        let (_, reviewed) = review_account(&reader, agent()).await.unwrap();
+        assert_eq!(keys(&reviewed.missing).len(), 1);
+
+        let reader = mk_reviewer("none", 403);
+        let own = review_own(&reader, to_write("shop")).await.unwrap();
+        assert!(own.missing.is_empty());
+        let forbidden = review_account(&reader, agent()).await.unwrap_err();
+        let text = "not checked: no permission to create subjectaccessreviews.authorization.k8s.io";
+        assert_eq!(forbidden.to_string(), text);
     }
 
     #[test]

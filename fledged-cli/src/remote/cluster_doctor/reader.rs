@@ -265,8 +265,34 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use http::Response;
+    use serde_json::Value;
+
     use super::*;
+
+    /// A reader of an API server that answers each request, with its body, by this function: a code and a body.
+    pub(in crate::remote::cluster_doctor) fn mk_reader(
+        answer: impl Fn(&str, Value) -> (u16, Value) + Clone + Send + Sync + 'static,
+    ) -> Reader {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let answer = answer.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await?;
+                let body = serde_json::from_slice(&body).unwrap_or_default();
+                let (code, body) = answer(parts.uri.path(), body);
+                let response = Response::builder().status(code);
+                response
+                    .body(Body::from(body.to_string().into_bytes()))
+                    .map_err(kube::Error::HttpError)
+            }
+        });
+        Reader {
+            client: Client::new(service, "default"),
+            url: "https://a:6443".to_owned(),
+        }
+    }
 
     #[test]
     fn the_date_of_an_answer_is_read() {
@@ -293,5 +319,37 @@ mod tests {
         assert!(status(403).is_forbidden());
         let text = "not checked: cannot list pods in all namespaces: no (500)";
         assert_eq!(status(500).to_string(), text);
+    }
+
+    #[tokio::test]
+    async fn the_usual_namespace_is_read_if_all_are_forbidden() {
+        use k8s_openapi::api::core::v1::Pod;
+        let reader = |items: Value| {
+            mk_reader(move |path, _| match path {
+                "/api/v1/namespaces/kube-fledged/pods" => {
+                    let list = serde_json::json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {},
+                        "items": items });
+                    (200, list)
+                }
+                _ => (
+                    403,
+                    serde_json::json!({ "kind": "Status", "code": 403, "message": "no" }),
+                ),
+            })
+        };
+        let list = async |reader: Reader, namespace| {
+            let listed = reader.list_labelled::<Pod>("pods", &["a=b"], namespace, "kube-fledged");
+            listed.await
+        };
+        let one = serde_json::json!([{ "metadata": { "name": "agent" } }]);
+        let found = list(reader(one.clone()), None).await;
+        assert_eq!(found.map(|pods| pods.len()), Ok(1));
+        // Nothing found there is no proof that there is nothing.
+        let what = request("list", "pods", None, None);
+        let found = list(reader(serde_json::json!([])), None).await;
+        assert_eq!(found, Err(Unread::ForbiddenAnywhere(what)));
+        let what = request("list", "pods", Some("other"), None);
+        let found = list(reader(one), Some("other")).await;
+        assert_eq!(found, Err(Unread::Forbidden(what)));
     }
 }
