@@ -57,23 +57,33 @@ pub(super) fn versions(
              delete the pods",
         );
     }
-    match &controller.version {
-        Some(version) if version != OWN => advice(
+    if let Some(version) = controller
+        .version
+        .as_ref()
+        .filter(|version| *version != OWN)
+    {
+        return advice(
             format!("the controller is {version}, this program {OWN}"),
             "use the fledged of the controller's version",
-        ),
-        Some(version) => Finding::ok(
-            check,
-            format!("controller, agents and this program are {version}"),
-        ),
-        None => Finding::ok(
-            check,
-            format!(
-                "controller and agents have the image {}; not compared with this program, {OWN}: the tag is no version",
+        );
+    }
+    if let (Err(unread), _) | (_, Err(unread)) = (daemon_sets, pods) {
+        return Finding::skipped(check, unread);
+    }
+    let compared = match of_component(agents, Component::Agent).as_slice() {
+        [] => "the controller",
+        _ => "controller and agents",
+    };
+    Finding::ok(
+        check,
+        match &controller.version {
+            Some(_) => format!("{compared}: {OWN}, as this program"),
+            None => format!(
+                "{compared}: image {}; not compared with this program, {OWN}: the tag is no version",
                 shown(&controller)
             ),
-        ),
-    }
+        },
+    )
 }
 
 /// The nodes whose agent has another image than this.
@@ -110,6 +120,7 @@ mod tests {
     use super::*;
     use crate::doctor::Verdict;
     use crate::remote::cluster_doctor::installation::tests::{mk_agents, mk_controller};
+    use crate::remote::cluster_doctor::reader::{Unread, request};
 
     const IMAGE: &str = "/spec/template/spec/containers/0/image";
 
@@ -152,6 +163,16 @@ mod tests {
         );
         let finding = judge("op:2.0.0", "op:2.0.0", "op:1.0.0");
         assert!(finding.found.ends_with("2.0.0: node-7"), "{finding:?}");
+        let what = request("list", "pods", None, None);
+        let controller = mk_controller(|d| {
+            *d.pointer_mut(IMAGE).unwrap() = format!("op:{OWN}").into();
+        });
+        let unread = versions(
+            &Ok(vec![controller]),
+            &Ok(Vec::new()),
+            &Err(Unread::Forbidden(what)),
+        );
+        assert_eq!(unread.result, Verdict::Skipped, "{unread:?}");
         let none = versions(&Ok(Vec::new()), &Ok(Vec::new()), &Ok(Vec::new()));
         assert_eq!(none.result, Verdict::Skipped);
     }

@@ -89,6 +89,9 @@ pub(super) fn configuration(
         Ok(webhooks) => webhooks,
         Err(unread) => return Finding::skipped(check, unread),
     };
+    if let ([], Err(unread)) = (webhooks.as_slice(), deployments) {
+        return Finding::skipped(check, unread);
+    }
     let deployments = deployments.as_ref().map(Vec::as_slice).unwrap_or_default();
     let runs = !of_component(deployments, Component::WebhookServer).is_empty();
     if webhooks.is_empty() && runs {
