@@ -71,6 +71,17 @@ pub trait ImageRuntime: Send + Sync {
     /// The runtime cannot be reached or refuses to remove the image, for instance because it is pinned.
     async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure>;
 
+    /// Deletes what pulls of the image that ended early have left, unless another process continues it. Called once the
+    /// image is removed or not present. Default: nothing is deleted.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot be reached or refuses the call.
+    async fn discard_unfinished(&self, image: &ImageRef) -> Result<(), Failure> {
+        let _ = image;
+        Ok(())
+    }
+
     /// Usage of the file systems that hold images. Empty unless the runtime provides it.
     ///
     /// # Errors

@@ -92,6 +92,8 @@ struct RunningPull {
 /// An operation that ended.
 enum Done {
     Event(NodeEvent, Option<PullId>, Option<RemovalScope>),
+    /// What pulls of a removed image had left is deleted.
+    Discarded,
     Cancelled,
 }
 
@@ -111,6 +113,8 @@ pub struct NodeLoop {
     pulls: BTreeMap<PullId, RunningPull>,
     removal: Option<RemovalScope>,
     anonymous: Arc<AnonymousDelays>,
+    /// Removed images whose remains are being deleted.
+    discarding: usize,
     /// Whether it was started before.
     started: bool,
 }
@@ -138,6 +142,7 @@ impl NodeLoop {
             pulls: BTreeMap::new(),
             removal: None,
             anonymous: Arc::default(),
+            discarding: 0,
             started: false,
         }
     }
@@ -169,7 +174,7 @@ impl NodeLoop {
         self.apply(NodeEvent::Assigned(assignment));
         loop {
             let pause = self.advance();
-            if self.warmer.is_settled() {
+            if self.warmer.is_settled() && self.discarding == 0 {
                 break;
             }
             match pause {
@@ -296,6 +301,9 @@ impl NodeLoop {
     /// Waits for the end of one operation or of the pause.
     async fn step(&mut self, pause: Option<Duration>) {
         let done = first_of(&mut self.operations, self.clock.as_ref(), pause).await;
+        if let Some(Done::Discarded) = done {
+            self.discarding = self.discarding.saturating_sub(1);
+        }
         if let Some(Done::Event(event, pull, removal)) = done {
             if let Some(pull) = pull.and_then(|id| self.pulls.remove(&id)) {
                 let outcome = match &event {
@@ -327,6 +335,9 @@ impl NodeLoop {
                     "image phase changed"
                 );
                 self.observer.image_changed(&report);
+                if report.phase == ImagePhase::Removed {
+                    self.discard_unfinished(report.image);
+                }
             }
             NodeCommand::ReadInventory {
                 id,
@@ -366,6 +377,20 @@ impl NodeLoop {
                 }));
             }
         }
+    }
+
+    /// Deletes what pulls of a removed image have left.
+    fn discard_unfinished(&mut self, image: ImageRef) {
+        let runtime = Arc::clone(&self.runtime);
+        let clock = Arc::clone(&self.clock);
+        self.discarding += 1;
+        self.operations.push(Box::pin(async move {
+            let discard = runtime.discard_unfinished(&image);
+            if let Err(failure) = answered(clock.as_ref(), discard).await {
+                debug!(%image, %failure, "remains of pulls not deleted");
+            }
+            Done::Discarded
+        }));
     }
 
     /// The outcome of a pull that was cancelled: a failure if its deadline has passed.
@@ -442,5 +467,6 @@ impl NodeLoop {
             self.observe_end(&pull, PullOutcome::Cancelled);
         }
         self.operations = FuturesUnordered::new();
+        self.discarding = 0;
     }
 }

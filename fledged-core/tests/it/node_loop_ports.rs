@@ -366,6 +366,29 @@ fn an_image_is_removed_by_reference() {
         .times(1)
         .withf(|image| *image == mk_ref("app"))
         .returning(|_| Ok(Removal::Removed));
+    // A failure changes nothing.
+    runtime
+        .expect_discard_unfinished()
+        .times(1)
+        .withf(|image| *image == mk_ref("app"))
+        .returning(|_| Err(Failure::new(Reason::Unknown, "not now")));
+    let report = settle(
+        runtime,
+        MockCredentials::new(),
+        AssignedImage::absent(mk_ref("app")),
+    );
+    assert_eq!(report.phase, ImagePhase::Removed);
+}
+
+#[test]
+fn remains_of_an_image_that_is_not_present_are_discarded() {
+    let mut runtime = mk_empty();
+    runtime.expect_in_use().returning(|| Ok(Vec::new()));
+    runtime
+        .expect_discard_unfinished()
+        .times(1)
+        .withf(|image| *image == mk_ref("app"))
+        .returning(|_| Ok(()));
     let report = settle(
         runtime,
         MockCredentials::new(),

@@ -75,6 +75,10 @@ impl ImageRuntime for ProbedRuntime {
         self.runtime.remove(image).await
     }
 
+    async fn discard_unfinished(&self, image: &ImageRef) -> Result<(), Failure> {
+        self.runtime.discard_unfinished(image).await
+    }
+
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         let filesystems = self.runtime.filesystems().await?;
         self.warn_unmeasured(&filesystems);

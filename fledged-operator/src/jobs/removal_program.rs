@@ -189,6 +189,10 @@ impl ImageRuntime for NeverPulls {
         self.0.remove(image).await
     }
 
+    async fn discard_unfinished(&self, image: &ImageRef) -> Result<(), Failure> {
+        self.0.discard_unfinished(image).await
+    }
+
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {
         self.0.filesystems().await
     }
