@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::content::Content;
 use super::layers::{self, Outcome};
+use super::lease::Collect;
 use super::priority::{OwnLayers, OwnPull, let_others_first};
 use super::registry_settings;
 use super::settings::Settings;
@@ -34,6 +35,8 @@ const FAST_ENOUGH: ByteSize = ByteSize::new(100 * 1024 * 1024);
 /// Images with more missing layers are left to the runtime. Each is an open file and a stream of containerd until
 /// it is complete; images that Docker builds have at most 127.
 const MAX_LAYERS: usize = 256;
+/// The default of [`FetcherOptions::keep_unfinished`]: a pull of the next day continues.
+const KEEP_UNFINISHED: Duration = Duration::from_secs(24 * 3_600);
 /// Why the runtime pulls everything.
 const NO_CONTENT_STORE: &str = "the runtime has no content store";
 /// How long fledged tries to read the manifests of an image before the runtime pulls it.
@@ -69,10 +72,13 @@ pub struct FetcherOptions {
     /// Bytes of layers that are received in a second, at most, by all pulls together. What the
     /// runtime pulls itself is not limited. Default: no limit.
     pub max_pull_rate: Option<PullRate>,
+    /// How long containerd keeps what a pull that ended early has fetched. A pull renews that time when a 24th of it has
+    /// passed. Default: a day.
+    pub keep_unfinished: Duration,
 }
 
 impl Default for FetcherOptions {
-    /// [`RegistryOptions::default`] with 30 s without progress, eight connections, 16 MiB.
+    /// [`RegistryOptions::default`] with 30 s without progress, eight connections, 16 MiB, a day.
     fn default() -> Self {
         Self {
             registry: RegistryOptions::default().with_read_timeout(READ_TIMEOUT),
@@ -82,6 +88,7 @@ impl Default for FetcherOptions {
             threshold: THRESHOLD,
             fast_enough: Some(FAST_ENOUGH),
             max_pull_rate: None,
+            keep_unfinished: KEEP_UNFINISHED,
         }
     }
 }
@@ -162,16 +169,48 @@ impl Fetcher {
             Err(failure) => Plan::Leave(self.left(image, &failure), None),
         };
         let outcome = Outcome::default();
-        let pulled = match &plan {
+        let carried_out = self.carry_out(&plan, &content, pull, &outcome);
+        let pulled = tokio::select! {
+            never = content.keep() => match never {},
+            pulled = carried_out => pulled,
+        };
+        match &pulled {
+            Ok(()) => log_kept(content.release_all(Collect::Later).await),
+            // Unfinished layers of a pull that may never be repeated would fill the disk.
+            Err(failure) if failure.reason == Reason::DiskFull => {
+                log_kept(content.release_all(Collect::Now).await);
+            }
+            // The next attempt continues the layers that the lease keeps.
+            Err(_) if matches!(plan, Plan::Fetch(_)) => {}
+            // No layers were written.
+            Err(_) => log_kept(content.release_own().await),
+        }
+        pulled?;
+        Ok(match plan {
+            Plan::Fetch(_) => Some(outcome.via()),
+            Plan::Leave(why, _) => Some(PulledVia::Runtime(why)),
+            Plan::Nothing => None,
+        })
+    }
+
+    /// Fetches what is planned, and lets the runtime pull.
+    async fn carry_out(
+        &self,
+        plan: &Plan,
+        content: &Content,
+        pull: impl Future<Output = Result<(), Failure>>,
+        outcome: &Outcome,
+    ) -> Result<(), Failure> {
+        match plan {
             Plan::Fetch(work) => {
                 let (first, first_ended) = oneshot::channel();
-                let fetching = self.fetch(work, &content, first, &outcome);
+                let fetching = self.fetch(work, content, first, outcome);
                 let pulling = async {
                     // Always an error: the sender is dropped without a message.
                     let _ = first_ended.await;
                     pull.await
                 };
-                let yielding = let_others_first(&content, &self.own_layers, &self.connections);
+                let yielding = let_others_first(content, &self.own_layers, &self.connections);
                 tokio::pin!(fetching, pulling);
                 tokio::select! {
                     never = yielding => match never {},
@@ -187,24 +226,7 @@ impl Fetcher {
                 let _own = self.own_layers.add_unknown();
                 pull.await
             }
-        };
-        match &pulled {
-            Ok(()) => log_kept(content.release_all().await),
-            // Unfinished layers of a pull that may never be repeated would fill the disk for a day.
-            Err(failure) if failure.reason == Reason::DiskFull => {
-                log_kept(content.release_all().await);
-            }
-            // The next attempt continues the layers that the lease keeps.
-            Err(_) if matches!(plan, Plan::Fetch(_)) => {}
-            // No layers were written. The leases of earlier attempts keep theirs.
-            Err(_) => log_kept(content.release_own().await),
         }
-        pulled?;
-        Ok(match plan {
-            Plan::Fetch(_) => Some(outcome.via()),
-            Plan::Leave(why, _) => Some(PulledVia::Runtime(why)),
-            Plan::Nothing => None,
-        })
     }
 
     async fn fetch(
@@ -247,17 +269,6 @@ impl Fetcher {
         }
     }
 
-    /// Deletes what failed pulls of the image have fetched.
-    pub(crate) async fn forget(&self, client: &Client, image: &ImageRef) {
-        if self.unsupported.load(Ordering::Relaxed) {
-            return;
-        }
-        match Content::new(client.channel(), client.socket(), image) {
-            Ok(content) => log_kept(content.release_all().await),
-            Err(failure) => log_kept(Err(failure)),
-        }
-    }
-
     /// The runtime's content store, with a lease, and how its registries are reached.
     async fn open(
         &self,
@@ -279,9 +290,9 @@ impl Fetcher {
                 .map_err(|problem| unsupported(&problem))?,
         };
         let registry = self.registry(&settings).await?;
-        let content = Content::new(client.channel(), client.socket(), &request.image)?;
-        match content.lease().await {
-            Ok(()) => Ok((content, (settings, registry))),
+        let keep = options.keep_unfinished;
+        match Content::open_for(client, &request.image, keep).await {
+            Ok(content) => Ok((content, (settings, registry))),
             Err(failure) if failure.reason == Reason::RuntimeUnsupported => {
                 self.unsupported.store(true, Ordering::Relaxed);
                 Err(unsupported(NO_CONTENT_STORE))

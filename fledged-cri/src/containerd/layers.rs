@@ -12,7 +12,8 @@ use futures_util::stream::{self, TryStreamExt as _};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::content::{Content, Ingest, Opened};
+use super::content::Content;
+use super::ingest::{Ingest, Opened};
 use super::priority::OwnLayers;
 use crate::classify::redact;
 use crate::registry::{Blob, BlobDownload, Downloads, FirstPart};
@@ -126,7 +127,7 @@ pub(super) async fn fetch(
                 return Ok(());
             }
             let length = layer.size.saturating_sub(ingest.offset());
-            match fetch_layer(downloads, layer, ingest).await {
+            match fetch_layer(downloads, target.content, layer, ingest).await {
                 Err(failure) if failure.reason == Reason::TooManyRequests => Err(failure),
                 Err(failure) => {
                     outcome.failed(layer, &failure);
@@ -237,6 +238,7 @@ async fn open(target: &Target<'_>, layer: &Blob) -> Option<Ingest> {
 
 async fn fetch_layer(
     downloads: &Downloads,
+    content: &Content,
     layer: &Blob,
     mut ingest: Ingest,
 ) -> Result<(), Failure> {
@@ -252,7 +254,7 @@ async fn fetch_layer(
         }
         let digest = ingest.digest().await?;
         if digest == layer.digest.as_str() {
-            return ingest.commit().await;
+            return content.commit(ingest).await;
         }
         let message = format!("blob {} came with digest {digest}", layer.digest);
         // Before it is closed, because containerd continues what a closed ingest has.

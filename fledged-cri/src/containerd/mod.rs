@@ -5,12 +5,20 @@
 //! being written, because fledged gives unfinished content the same names as containerd. containerd fetches the
 //! layers that fledged does not.
 
+mod calls;
 mod content;
 mod fetcher;
+mod ingest;
 mod layers;
+mod lease;
 mod priority;
 mod registry_settings;
 mod settings;
+
+use fledged_core::error::{Failure, Reason};
+use fledged_core::model::ImageRef;
+
+use crate::cri::Client;
 
 pub(crate) use fetcher::Fetcher;
 pub use fetcher::FetcherOptions;
@@ -35,5 +43,18 @@ mod proto {
     }
     pub(super) mod snapshots {
         tonic::include_proto!("containerd.services.snapshots.v1");
+    }
+}
+
+/// Deletes what pulls of the image that have ended early have fetched, also those of other processes.
+///
+/// # Errors
+///
+/// containerd refuses it. A runtime without containerd's services has nothing to delete.
+pub(crate) async fn discard_unfinished(client: &Client, image: &ImageRef) -> Result<(), Failure> {
+    let leases = lease::ImageLeases::new(calls::Calls::new(client), image);
+    match leases.delete_unused().await {
+        Err(failure) if failure.reason != Reason::RuntimeUnsupported => Err(failure),
+        _ => Ok(()),
     }
 }

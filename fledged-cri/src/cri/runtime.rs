@@ -200,14 +200,12 @@ impl ImageRuntime for CriRuntime {
     }
 
     async fn remove(&self, image: &ImageRef) -> Result<Removal, Failure> {
-        let removal = self.remove_image(image).await?;
-        #[cfg(feature = "oci")]
-        if let Some(fetcher) = &self.fetcher
-            && matches!(removal, Removal::Removed | Removal::Absent)
-        {
-            fetcher.forget(&self.client, image).await;
-        }
-        Ok(removal)
+        self.remove_image(image).await
+    }
+
+    #[cfg(feature = "oci")]
+    async fn discard_unfinished(&self, image: &ImageRef) -> Result<(), Failure> {
+        crate::containerd::discard_unfinished(&self.client, image).await
     }
 
     async fn filesystems(&self) -> Result<Vec<FilesystemUsage>, Failure> {

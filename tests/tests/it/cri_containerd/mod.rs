@@ -2,6 +2,7 @@
 mod faults;
 mod fetcher;
 mod images;
+mod leases;
 
 use fledged_core::error::Failure;
 use fledged_core::model::ImageRef;
