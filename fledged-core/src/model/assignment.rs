@@ -6,7 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CacheId, ImageCache, ImageGroup, ImagePullPolicy, ImageRef, NodeFacts, ObjectName};
+use super::{
+    CacheId, ImageCache, ImageGroup, ImagePullPolicy, ImageRef, NodeFacts, ObjectName, PullLimit,
+};
 
 /// Everything one node should hold and should not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,6 +110,9 @@ pub struct AssignedImage {
     pub service_accounts: Vec<ObjectName>,
     /// The caches that list the image; empty if it should be absent.
     pub wanted_by: Vec<CacheId>,
+    /// The limit of its pulls, which is that of one of these caches. A new limit also applies to a running pull, and
+    /// starts none.
+    pub pull_limit: Option<PullLimit>,
     /// Which cache asks for the removal, if the image should be absent. `None` where no cluster decides.
     pub removal: Option<RemovalOrder>,
 }
@@ -127,6 +132,7 @@ impl AssignedImage {
             pull_secrets: Vec::new(),
             service_accounts: Vec::new(),
             wanted_by: Vec::new(),
+            pull_limit: None,
             removal: None,
         }
     }
@@ -145,6 +151,7 @@ impl AssignedImage {
     pub fn into_absent(mut self) -> Self {
         self.state = DesiredState::Absent;
         self.wanted_by.clear();
+        self.pull_limit = None;
         self
     }
 
@@ -201,6 +208,13 @@ impl AssignedImage {
     #[must_use]
     pub fn with_wanted_by(mut self, caches: impl IntoIterator<Item = CacheId>) -> Self {
         self.wanted_by = caches.into_iter().collect();
+        self
+    }
+
+    /// With this limit of its pulls.
+    #[must_use]
+    pub fn with_pull_limit(mut self, limit: impl Into<Option<PullLimit>>) -> Self {
+        self.pull_limit = limit.into();
         self
     }
 }
@@ -290,8 +304,8 @@ impl Assignment {
 
     /// Folds caches into the assignment of one node.
     ///
-    /// An image that several caches list occurs once, with the secrets of all of them and the longest of
-    /// their deadlines. `Always` wins over `IfNotPresent`, and a mutable tag ([`ImageRef::is_mutable`]) is always pulled, as the kubelet does.
+    /// An image that several caches list occurs once, with the secrets of all of them, the longest of
+    /// their deadlines, and the highest of their pull rates if each has one. `Always` wins over `IfNotPresent`, and a mutable tag ([`ImageRef::is_mutable`]) is always pulled, as the kubelet does.
     /// The order is that of the caches and their lists.
     #[must_use]
     pub fn for_node<'a>(
@@ -349,6 +363,11 @@ impl AssignedImage {
             self.service_accounts.push(account.clone());
         }
         if !self.wanted_by.contains(&cache.id) {
+            self.pull_limit = if self.wanted_by.is_empty() {
+                cache.pull_limit()
+            } else {
+                PullLimit::higher(self.pull_limit.take(), cache.pull_limit())
+            };
             self.wanted_by.push(cache.id.clone());
         }
     }

@@ -7,6 +7,7 @@ mod image;
 mod names;
 mod node;
 mod protected;
+mod pull_rate;
 mod report;
 mod spec;
 mod value;
@@ -21,6 +22,7 @@ pub use node::{
     Toleration,
 };
 pub use protected::ProtectedImages;
+pub use pull_rate::{ByteQuantity, PullLimit, PullRate, PullRateError};
 pub use report::{ImagePhase, ImageReport, NodeReport, PulledVia, SUPERSEDED_MAX};
 pub use spec::{
     CacheSpecImages, DEADLINE_MAX, DEADLINE_MIN, DeletionPolicy, IMAGES_MAX, ImageCache,

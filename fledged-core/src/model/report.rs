@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{AssignedImage, ByteSize, Digest, ImageRef};
+use super::{AssignedImage, ByteSize, Digest, ImageRef, PullLimit};
 use crate::error::Reason;
 
 /// Where one image stands on one node.
@@ -82,6 +82,18 @@ pub enum PulledVia {
     Fetcher,
     /// The runtime, for this reason.
     Runtime(String),
+}
+
+impl PulledVia {
+    /// The runtime, for this reason. Its pulls cannot be limited: a limit that was not kept is added to the reason.
+    #[must_use]
+    pub fn runtime(why: impl Into<String>, limit: Option<&PullLimit>) -> Self {
+        let why = why.into();
+        Self::Runtime(match limit {
+            Some(limit) => format!("{why}; not limited to {}", limit.rate),
+            None => why,
+        })
+    }
 }
 
 /// As `fetcher` or `runtime: the reason`.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::names::is_dns_subdomain;
 use super::value::shown;
 use super::{
-    CacheId, CountOrPercent, GoDuration, ImageRef, NodeAffinity, NodeFacts, ObjectName, Taint,
-    Toleration,
+    ByteQuantity, CacheId, CountOrPercent, GoDuration, ImageRef, NodeAffinity, NodeFacts,
+    ObjectName, PullLimit, PullRate, PullRateError, Taint, Toleration,
 };
 
 /// `spec` of an ImageCache.
@@ -255,6 +255,9 @@ pub struct Rollout {
     /// Nodes that pull for this cache at once: a number, or a percentage of the matching nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrent_nodes: Option<CountOrPercent>,
+    /// Bytes of layers that a node receives in a second for this cache, such as `20Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pull_rate_per_node: Option<ByteQuantity>,
 }
 
 impl Rollout {
@@ -262,6 +265,13 @@ impl Rollout {
     #[must_use]
     pub fn with_max_concurrent_nodes(mut self, nodes: CountOrPercent) -> Self {
         self.max_concurrent_nodes = Some(nodes);
+        self
+    }
+
+    /// With this limit of bytes a second on each node, as Kubernetes writes quantities: `20Mi`.
+    #[must_use]
+    pub fn with_max_pull_rate_per_node(mut self, rate: impl Into<String>) -> Self {
+        self.max_pull_rate_per_node = Some(ByteQuantity::new(rate));
         self
     }
 }
@@ -361,9 +371,17 @@ pub struct ImageCache {
     pub deletion_policy: DeletionPolicy,
     /// How fast the images go out.
     pub rollout: Rollout,
+    /// Bytes of layers that a node receives in a second for this cache; `None`: no limit of its own.
+    pub max_pull_rate: Option<PullRate>,
 }
 
 impl ImageCache {
+    /// The limit of its pulls on each node.
+    #[must_use]
+    pub fn pull_limit(&self) -> Option<PullLimit> {
+        Some(PullLimit::new(self.id.clone(), self.max_pull_rate?))
+    }
+
     /// The longest deadline of its images, if that is longer than `longest`, which counts in its place.
     #[must_use]
     pub fn deadline_above(&self, longest: Duration) -> Option<Duration> {
@@ -581,6 +599,13 @@ impl ImageCacheSpec {
                 error.problem().to_owned(),
             );
         }
+        let rate = rollout.max_pull_rate_per_node.as_ref();
+        let max_pull_rate = rate.and_then(|rate| {
+            let parsed = rate.as_str().parse::<PullRate>();
+            let field = || "spec.rollout.maxPullRatePerNode".to_owned();
+            let refused = |error: PullRateError| refuse(field(), rate.as_str(), error.to_string());
+            parsed.map_err(refused).ok()
+        });
         if !invalid.is_empty() {
             return Err(InvalidSpec { fields: invalid });
         }
@@ -598,6 +623,7 @@ impl ImageCacheSpec {
             service_account: self.service_account_name.as_ref().map(named),
             deletion_policy: self.deletion_policy.unwrap_or_default(),
             rollout,
+            max_pull_rate,
             id,
         })
     }

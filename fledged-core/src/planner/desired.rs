@@ -9,7 +9,7 @@ use super::caches::Caches;
 use super::node_state::{CacheList, DesiredImages, NodeImages, NodeState};
 use crate::model::{
     AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
-    ImagePullPolicy, ImageRef, NodeFacts,
+    ImagePullPolicy, ImageRef, NodeFacts, PullLimit,
 };
 
 /// The groups that a node matches, by cache and index.
@@ -18,6 +18,8 @@ type MatchedGroups = Vec<(Arc<CacheId>, usize)>;
 /// Estimated size of an image in a record, in bytes, without its reference: field names, pull policy,
 /// revision, the UID of one cache.
 const IMAGE_BYTES: usize = 160;
+/// Estimated size of the limit of an image in a record, in bytes: field names, the rate, the UID of the cache.
+const PULL_LIMIT_BYTES: usize = 100;
 /// Estimated size of a cache in a record, in bytes, without its name and its Secrets: field names and UID.
 const CACHE_BYTES: usize = 120;
 
@@ -176,7 +178,10 @@ fn left_out(facts: &NodeFacts, matching: &[Matching<'_>], room: usize) -> CacheL
 fn size(facts: &NodeFacts, spec: &ImageCache) -> usize {
     let groups = spec.groups.iter().filter(|group| group.matches(facts));
     let images = groups.flat_map(|group| &group.images);
-    let images: usize = images.map(|image| image.as_str().len() + IMAGE_BYTES).sum();
+    let limit = spec.max_pull_rate.map_or(0, |_| PULL_LIMIT_BYTES);
+    let images: usize = images
+        .map(|image| image.as_str().len() + IMAGE_BYTES + limit)
+        .sum();
     if images == 0 {
         return 0;
     }
@@ -254,10 +259,15 @@ pub(super) fn with_frozen(
         }
         let extended = extended.get_or_insert_with(|| images.to_vec());
         let known = extended.iter_mut().find(|e| e.image == recorded.image);
+        let pull_limit = limit_with_frozen(recorded, &wanted_by, known.as_deref().map(Arc::as_ref));
         let mut entry = match &known {
-            Some(known) => (***known).clone(),
+            Some(known) => AssignedImage {
+                pull_limit,
+                ..(***known).clone()
+            },
             None => AssignedImage {
                 wanted_by: Vec::new(),
+                pull_limit,
                 ..(**recorded).clone()
             },
         };
@@ -271,6 +281,24 @@ pub(super) fn with_frozen(
         }
     }
     extended.map_or(images, Arc::from)
+}
+
+/// The limit of an image that these caches keep, whose spec became invalid, and that other caches list as `known`.
+fn limit_with_frozen(
+    recorded: &AssignedImage,
+    frozen: &[CacheId],
+    known: Option<&AssignedImage>,
+) -> Option<PullLimit> {
+    let limit = recorded.pull_limit.clone()?;
+    match known {
+        None if frozen.contains(&limit.cache) => Some(limit),
+        // It was that of a cache that does not list the image any more. Theirs were not higher.
+        None => Some(PullLimit::new(frozen.first()?.clone(), limit.rate)),
+        Some(known) if frozen.contains(&limit.cache) => {
+            PullLimit::higher(known.pull_limit.clone(), Some(limit))
+        }
+        Some(known) => known.pull_limit.clone(),
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub use credentials::{
 };
 pub use runtime::{
     FilesystemUsage, ImageId, ImageRuntime, ImageUse, ProgressSink, PullProgress, PullRequest,
-    Removal, RemovalScope, RuntimeImage, RuntimeInfo,
+    Removal, RemovalScope, RuntimeImage, RuntimeInfo, SharedPullLimit,
 };
 
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! The port to an image runtime.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
 use super::RegistryAuth;
 use crate::error::Failure;
-use crate::model::{ByteSize, Digest, ImageRef, PulledVia};
+use crate::model::{ByteSize, Digest, ImageRef, PullLimit, PulledVia};
 
 /// An image store of a node: containerd, CRI-O, Docker Engine, an OCI layout.
 ///
@@ -290,7 +290,8 @@ pub struct RuntimeImage {
     pub size: ByteSize,
     /// Whether the runtime protects the image from garbage collection.
     pub pinned: bool,
-    /// What fetched its layers. Only in the result of a pull by a backend that can fetch them itself, if one was missing.
+    /// What fetched its layers. Only in the result of a pull that fetched one, by a backend that can fetch layers itself,
+    /// or with a [limit](PullRequest::limit) that was not kept.
     pub via: Option<PulledVia>,
 }
 
@@ -362,6 +363,9 @@ pub struct PullRequest {
     pub auth: Option<RegistryAuth>,
     /// The receiver of progress.
     pub progress: ProgressSink,
+    /// The limit of the bytes of layers a second. A runtime that cannot keep it pulls without one, and says so in
+    /// [`RuntimeImage::via`].
+    pub limit: SharedPullLimit,
 }
 
 impl PullRequest {
@@ -372,6 +376,7 @@ impl PullRequest {
             image,
             auth: None,
             progress: ProgressSink::none(),
+            limit: SharedPullLimit::default(),
         }
     }
 
@@ -387,6 +392,46 @@ impl PullRequest {
     pub fn with_progress(mut self, progress: ProgressSink) -> Self {
         self.progress = progress;
         self
+    }
+
+    /// That the runtime fetched the layers, for this reason; see [`PulledVia::runtime`].
+    #[must_use]
+    pub fn via_runtime(&self, why: impl Into<String>) -> PulledVia {
+        PulledVia::runtime(why, self.limit.get().as_ref())
+    }
+
+    /// With this limit.
+    #[must_use]
+    pub fn with_limit(mut self, limit: SharedPullLimit) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// The limit of a pull, which may change while it runs. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct SharedPullLimit(Arc<Mutex<Option<PullLimit>>>);
+
+impl SharedPullLimit {
+    /// This limit, until it is replaced.
+    #[must_use]
+    pub fn new(limit: Option<PullLimit>) -> Self {
+        Self(Arc::new(Mutex::new(limit)))
+    }
+
+    /// The limit that counts now.
+    #[must_use]
+    pub fn get(&self) -> Option<PullLimit> {
+        self.lock().clone()
+    }
+
+    /// Replaces the limit.
+    pub fn set(&self, limit: Option<PullLimit>) {
+        *self.lock() = limit;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<PullLimit>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::error::{Failure, Reason};
 use crate::model::{Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport};
 use crate::port::{
     Anonymous, Clock, Credentials, CredentialsRequest, ImageRuntime, ProgressSink, PullProgress,
-    RemovalScope, RuntimeImage,
+    RemovalScope, RuntimeImage, SharedPullLimit,
 };
 use crate::time::between;
 use crate::warmer::{NodeCommand, NodeEvent, PullId, Warmer};
@@ -87,6 +87,7 @@ struct RunningPull {
     received: Arc<AtomicU64>,
     /// Those that the warmer knows of.
     applied: u64,
+    limit: SharedPullLimit,
 }
 
 /// An operation that ended.
@@ -357,10 +358,18 @@ impl NodeLoop {
             NodeCommand::Pull {
                 id,
                 credentials,
+                limit,
                 deadline,
             } => {
                 let left = between(self.clock.now(), deadline);
-                self.start_pull(id, credentials.within(left));
+                self.start_pull(id, credentials.within(left), SharedPullLimit::new(limit));
+            }
+            NodeCommand::LimitPull { id, limit } => {
+                if let Some(pull) = self.pulls.get(&id) {
+                    let rate = limit.as_ref().map(|limit| limit.rate.to_string());
+                    info!(image = %pull.image, rate, "limit of a running pull changed");
+                    pull.limit.set(limit);
+                }
             }
             NodeCommand::CancelPull { id } => {
                 if let Some(pull) = self.pulls.remove(&id) {
@@ -408,7 +417,7 @@ impl NodeLoop {
         self.observer.pull_ended(&pull.image, outcome, took);
     }
 
-    fn start_pull(&mut self, id: PullId, request: CredentialsRequest) {
+    fn start_pull(&mut self, id: PullId, request: CredentialsRequest, limit: SharedPullLimit) {
         let ports = PullPorts {
             runtime: Arc::clone(&self.runtime),
             credentials: Arc::clone(&self.credentials),
@@ -433,10 +442,11 @@ impl NodeLoop {
             began: self.clock.now(),
             received,
             applied: 0,
+            limit: limit.clone(),
         };
         self.pulls.insert(id, running);
         let work = async move {
-            let (result, unused_credentials) = pull(&ports, request, progress).await;
+            let (result, unused_credentials) = pull(&ports, request, progress, limit).await;
             let ended = NodeEvent::PullEnded {
                 id,
                 result,

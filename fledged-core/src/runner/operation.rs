@@ -11,7 +11,7 @@ use crate::error::{ErrorClass, Failure, Reason};
 use crate::model::ByteSize;
 use crate::port::{
     Clock, Credentials, CredentialsRequest, FilesystemUsage, ImageRuntime, ProgressSink,
-    PullRequest, RemovalScope, RuntimeImage,
+    PullRequest, RemovalScope, RuntimeImage, SharedPullLimit,
 };
 use crate::warmer::Inventory;
 
@@ -82,6 +82,7 @@ pub(super) async fn pull(
     ports: &PullPorts,
     request: CredentialsRequest,
     progress: ProgressSink,
+    limit: SharedPullLimit,
 ) -> (Result<RuntimeImage, Failure>, Option<String>) {
     let PullPorts {
         runtime,
@@ -97,6 +98,7 @@ pub(super) async fn pull(
             image: request.image.clone(),
             auth,
             progress: progress.clone(),
+            limit: limit.clone(),
         });
         let image = &request.image;
         async move {

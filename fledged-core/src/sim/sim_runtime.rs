@@ -43,7 +43,8 @@ impl SimRuntime {
                 bandwidth: None,
                 capacity: None,
                 removal: RemovalScope::Image,
-                pulling: 0,
+                pulls: Default::default(),
+                last_pull: 0,
                 trace: Vec::new(),
             })),
         }
@@ -161,7 +162,7 @@ impl SimRuntime {
         }
     }
 
-    async fn try_pull(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
+    async fn try_pull(&self, pull: u64, request: &PullRequest) -> Result<RuntimeImage, Failure> {
         let elapsed = self.clock.elapsed();
         let (fault, found) = {
             let state = &mut *self.state();
@@ -201,7 +202,7 @@ impl SimRuntime {
                 continue;
             }
             let before = done;
-            self.fetch(*size, |fetched| {
+            self.fetch(pull, *size, |fetched| {
                 done = before + fetched;
                 let progress = PullProgress::new(done, total);
                 request.progress.report(progress);
@@ -223,6 +224,7 @@ impl SimRuntime {
     /// Waits for the time that fetching `size` takes, and reports the fetched bytes after each step.
     async fn fetch(
         &self,
+        pull: u64,
         size: ByteSize,
         mut fetched: impl FnMut(ByteSize),
     ) -> Result<(), Failure> {
@@ -230,10 +232,9 @@ impl SimRuntime {
             let pause = {
                 let state = self.state();
                 state.room_for(size)?;
-                state.bandwidth.map(|bandwidth| {
-                    let share = bandwidth / u64::try_from(state.pulling.max(1)).unwrap_or(1);
+                state.rate_of(pull).map(|rate| {
                     let part = size.bytes().div_ceil(STEPS);
-                    Duration::from_millis(part.saturating_mul(1000).div_ceil(share.max(1)))
+                    Duration::from_millis(part.saturating_mul(1000).div_ceil(rate))
                 })
             };
             if let Some(pause) = pause {
@@ -272,17 +273,23 @@ fn store(state: &mut RuntimeState, reference: &ImageRef, found: &SimImage) -> Ru
 }
 
 /// A running pull, which counts until it ends or is dropped.
-struct Under<'a>(&'a SimRuntime, &'a ImageRef, bool);
+struct Under<'a> {
+    runtime: &'a SimRuntime,
+    number: u64,
+    image: &'a ImageRef,
+    pulled: bool,
+}
 
 impl Drop for Under<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.pulling = state.pulling.saturating_sub(1);
-        let event = match self.2 {
-            true => TraceEvent::Pulled(self.1.clone()),
-            false => TraceEvent::PullFailed(self.1.clone()),
+        let mut state = self.runtime.state();
+        state.pulls.remove(&self.number);
+        let event = if self.pulled {
+            TraceEvent::Pulled(self.image.clone())
+        } else {
+            TraceEvent::PullFailed(self.image.clone())
         };
-        self.0.record(&mut state, event);
+        self.runtime.record(&mut state, event);
     }
 }
 
@@ -324,15 +331,23 @@ impl ImageRuntime for SimRuntime {
     }
 
     async fn pull(&self, request: PullRequest) -> Result<RuntimeImage, Failure> {
-        {
+        let number = {
             let mut state = self.state();
-            state.pulling += 1;
-            let event = TraceEvent::PullBegan(request.image.clone(), state.pulling);
+            state.last_pull += 1;
+            let number = state.last_pull;
+            state.pulls.insert(number, request.limit.clone());
+            let event = TraceEvent::PullBegan(request.image.clone(), state.pulls.len());
             self.record(&mut state, event);
-        }
-        let mut under = Under(self, &request.image, false);
-        let result = self.try_pull(&request).await;
-        under.2 = result.is_ok();
+            number
+        };
+        let mut under = Under {
+            runtime: self,
+            number,
+            image: &request.image,
+            pulled: false,
+        };
+        let result = self.try_pull(number, &request).await;
+        under.pulled = result.is_ok();
         result
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Faults, SimRegistry};
 use crate::error::{Failure, Reason};
 use crate::model::{ByteSize, ImageRef};
-use crate::port::{ImageId, RemovalScope, RuntimeImage};
+use crate::port::{ImageId, RemovalScope, RuntimeImage, SharedPullLimit};
 
 /// An event of a simulated runtime, with its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,9 @@ pub(super) struct RuntimeState {
     pub(super) bandwidth: Option<u64>,
     pub(super) capacity: Option<ByteSize>,
     pub(super) removal: RemovalScope,
-    pub(super) pulling: usize,
+    /// The limits of the running pulls, by number.
+    pub(super) pulls: BTreeMap<u64, SharedPullLimit>,
+    pub(super) last_pull: u64,
     pub(super) trace: Vec<TraceEntry>,
 }
 
@@ -82,6 +84,21 @@ impl RuntimeState {
 
     pub(super) fn used(&self) -> ByteSize {
         self.layers.values().copied().sum()
+    }
+
+    /// The bytes a second of a running pull: its share of the bandwidth, and of the rate of its cache. `None`: no limit.
+    pub(super) fn rate_of(&self, pull: u64) -> Option<u64> {
+        let share =
+            |rate: u64, pulls: usize| rate / u64::try_from(pulls.max(1)).unwrap_or(u64::MAX);
+        let bandwidth = self.bandwidth.map(|rate| share(rate, self.pulls.len()));
+        let own = self.pulls.get(&pull).and_then(SharedPullLimit::get);
+        let limit = own.map(|own| {
+            let limits = self.pulls.values().filter_map(SharedPullLimit::get);
+            let pulls = limits.filter(|limit| limit.cache == own.cache).count();
+            share(own.rate.bytes(), pulls)
+        });
+        let rates = [bandwidth, limit].into_iter().flatten();
+        rates.min().map(|rate| rate.max(1))
     }
 
     /// Fails if the disk has no room for `size` more bytes.

@@ -27,7 +27,7 @@ use crate::backoff::Backoff;
 use crate::error::{Failure, Reason};
 use crate::model::{
     AssignedImage, Assignment, ByteSize, DesiredState, ImagePhase, ImagePullPolicy, ImageRef,
-    ImageReport, NodeReport, ProtectedImages,
+    ImageReport, NodeReport, ProtectedImages, PullLimit,
 };
 use crate::port::{CredentialsRequest, RuntimeImage};
 use crate::time::after;
@@ -127,6 +127,8 @@ pub struct Warmer {
     polled_at: Option<Timestamp>,
     /// Pulls that the loop must cancel.
     cancelled: Vec<PullId>,
+    /// New limits of running pulls.
+    limited: BTreeMap<PullId, Option<PullLimit>>,
     /// Images whose report may have changed.
     touched: BTreeSet<ImageRef>,
 }
@@ -159,6 +161,7 @@ impl Warmer {
             holds: Holds::default(),
             polled_at: None,
             cancelled: Vec::new(),
+            limited: BTreeMap::new(),
             touched: BTreeSet::new(),
         }
     }
@@ -192,6 +195,7 @@ impl Warmer {
         self.expire_waits(now);
         let mut acts = Vec::new();
         self.stop_cancelled(&mut acts);
+        self.limit_pulls(&mut acts);
         self.start_reading(now, &mut acts);
         self.start_removals(now, &mut acts);
         self.start_pulls(now, &mut acts);
@@ -298,6 +302,11 @@ impl Warmer {
             let entry = match previous.remove(&image) {
                 Some(mut entry) if entry.progress.spec.state == spec.state => {
                     entry.superseded = false;
+                    if let Some(pull) = entry.pull
+                        && entry.progress.spec.pull_limit != spec.pull_limit
+                    {
+                        self.limited.insert(pull, spec.pull_limit.clone());
+                    }
                     if entry.update(spec, now) {
                         // A running reading may be too old for the new revision.
                         entry.stale = self.last_inventory;
@@ -385,6 +394,7 @@ impl Warmer {
     fn interrupted(&mut self, now: Timestamp) {
         self.pulls.clear();
         self.cancelled.clear();
+        self.limited.clear();
         self.removal = None;
         self.reading = false;
         for entry in self.entries.values_mut() {
@@ -605,6 +615,13 @@ impl Warmer {
         );
     }
 
+    /// Changes the limits of the pulls that still run.
+    fn limit_pulls(&mut self, acts: &mut Vec<NodeCommand>) {
+        let limited = std::mem::take(&mut self.limited).into_iter();
+        let running = limited.filter(|(id, _)| self.pulls.contains_key(id));
+        acts.extend(running.map(|(id, limit)| NodeCommand::LimitPull { id, limit }));
+    }
+
     fn fill_slots(&mut self, now: Timestamp, acts: &mut Vec<NodeCommand>) {
         for _ in 0..self.free_slots() {
             if self.next_start().is_some_and(|at| at > now) {
@@ -633,6 +650,7 @@ impl Warmer {
                 credentials: CredentialsRequest::new(image)
                     .with_pull_secrets(entry.progress.spec.pull_secrets.iter().cloned())
                     .with_service_accounts(entry.progress.spec.service_accounts.iter().cloned()),
+                limit: entry.progress.spec.pull_limit.clone(),
                 deadline: entry.progress.round_ends().unwrap_or(now),
             });
         }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Inventory;
 use crate::error::Failure;
-use crate::model::{Assignment, ByteSize, ImageRef, ImageReport};
+use crate::model::{Assignment, ByteSize, ImageRef, ImageReport, PullLimit};
 use crate::port::{CredentialsRequest, Removal, RuntimeImage};
 
 /// One pull attempt. Never used twice by a warmer.
@@ -83,8 +83,17 @@ pub enum NodeCommand {
         id: PullId,
         /// The image, and the sources of its credentials.
         credentials: CredentialsRequest,
+        /// The limit of the bytes a second.
+        limit: Option<PullLimit>,
         /// Time at which the warmer cancels the pull; a runtime may use it as well.
         deadline: Timestamp,
+    },
+    /// Change the limit of a running pull.
+    LimitPull {
+        /// Which pull.
+        id: PullId,
+        /// The new limit.
+        limit: Option<PullLimit>,
     },
     /// Abandon a pull. No event is expected.
     CancelPull {

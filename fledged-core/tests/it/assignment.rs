@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fledged_core::model::{
     AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
-    ImageCacheSpec, ImagePullPolicy, NodeFacts, NodeName,
+    ImageCacheSpec, ImagePullPolicy, NodeFacts, NodeName, PullLimit,
 };
 use serde_json::{Value, json};
 
@@ -187,4 +187,41 @@ fn the_longest_deadline_of_all_caches_counts() {
     assert_eq!(fold(&caches, limited), [minutes(20), minutes(5)]);
     let long_default = limited.with_deadline(minutes(45));
     assert_eq!(fold(&caches, long_default), [minutes(45), minutes(45)]);
+}
+
+#[test]
+fn the_highest_pull_rate_counts_if_each_cache_has_one() {
+    let mk_rate = |name: &str, rate: &str, images: &[&str]| {
+        let spec = json!({
+            "cacheSpec": [{"images": images}, {"images": images}],
+            "rollout": {"maxPullRatePerNode": rate},
+        });
+        mk_cache(name, spec)
+    };
+    let limits = |caches: &[ImageCache]| {
+        let images = fold(caches).into_iter();
+        let limits = images.map(|image| image.pull_limit);
+        limits
+            .map(|limit| limit.map(|PullLimit { cache, rate, .. }| (cache.name, rate.bytes())))
+            .collect::<Vec<_>>()
+    };
+    let limit = |name: &str, rate| Some((name.to_owned(), rate));
+    let slow = mk_rate("slow", "1M", &["shared", "own"]);
+    let fast = mk_rate("fast", "2M", &["shared"]);
+    let same = mk_rate("same", "2000k", &["shared"]);
+    let none = mk_images("none", &["shared"]);
+    let (own, high) = (limit("slow", 1_000_000), limit("fast", 2_000_000));
+    let all = [slow.clone(), fast.clone(), same];
+    assert_eq!(limits(&all[..1]), [own.clone(), own.clone()]);
+    assert_eq!(limits(&all), [high.clone(), own.clone()]);
+    assert_eq!(limits(&[fast.clone(), slow.clone()]), [high, own.clone()]);
+    for caches in [
+        [slow.clone(), fast.clone(), none.clone()],
+        [none.clone(), slow.clone(), fast.clone()],
+        [slow, none, fast],
+    ] {
+        let limits = limits(&caches);
+        assert_eq!(limits[0], None);
+        assert_eq!(limits.last(), Some(&own));
+    }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
-    AssignedImage, Assignment, ByteSize, ImagePhase, ImageRef, ImageReport, NodeReport,
+    AssignedImage, Assignment, ByteSize, CacheId, ImagePhase, ImageRef, ImageReport, NodeReport,
+    PullLimit, PullRate,
 };
 use fledged_core::port::{Clock, PullProgress};
 use fledged_core::runner::{NodeLoop, NodeObserver, PullOutcome};
@@ -415,4 +416,33 @@ fn a_long_pull_is_complete_in_one_attempt_while_bytes_arrive() {
     let phases = node.observer.phases.lock().unwrap();
     let pulling = phases.iter().filter(|(_, p)| *p == ImagePhase::Pulling);
     assert!(pulling.count() >= 6, "{phases:?}");
+}
+
+/// The image with the rate of the cache `web`, in bytes a second.
+fn mk_limited(image: &str, rate: u64) -> AssignedImage {
+    let cache = CacheId::new("default", "web", "u");
+    let rate = PullRate::new(ByteSize::new(rate)).unwrap();
+    mk_present(image).with_pull_limit(PullLimit::new(cache, rate))
+}
+
+#[test]
+fn pulls_of_a_cache_share_its_rate() {
+    let mut node = mk_node();
+    let report = node.settle(&[mk_limited("a", SPEED / 10), mk_limited("b", SPEED / 10)]);
+    assert_eq!(phases(&report), [ImagePhase::Cached; 2]);
+    let seconds = node.clock.elapsed().as_secs();
+    assert!((19..22).contains(&seconds), "{seconds}");
+}
+
+#[test]
+fn a_new_rate_applies_to_a_running_pull() {
+    let mut node = mk_node();
+    let assign = |rate| NodeEvent::Assigned(mk_assignment(&[mk_limited("big", rate)]));
+    // Half of its 100 s at full speed, the rest at a tenth of it.
+    let inputs = node.inputs(vec![(0, assign(SPEED)), (50, assign(SPEED / 10))]);
+    let report = node.run(inputs, 1_000);
+    assert_eq!(phases(&report), [ImagePhase::Cached]);
+    assert_eq!(node.count(&TraceEvent::Pulled(mk_ref("big"))), 1);
+    let pulled = node.first(&TraceEvent::Pulled(mk_ref("big"))).unwrap();
+    assert!((400..600).contains(&pulled.as_secs()), "{pulled:?}");
 }

@@ -2,10 +2,10 @@
 use crate::world::{World, mk_limited, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{
-    AssignedImage, Assignment, CountOrPercent, ImagePhase, ImageReport, NodeReport, Taint,
+    AssignedImage, Assignment, CountOrPercent, ImagePhase, ImageReport, NodeReport, Rollout, Taint,
     Toleration,
 };
-use fledged_core::planner::{ActionStatus, ClusterEvent, PlannerConfig, WriteTarget};
+use fledged_core::planner::{ActionReason, ActionStatus, ClusterEvent, PlannerConfig, WriteTarget};
 
 fn mk_nodes(world: &mut World, count: usize) {
     for n in 1..=count {
@@ -539,4 +539,71 @@ fn the_status_names_a_deadline_above_the_limit() {
     world.cache("web", &mk_spec(&["app:1"], &[]).with_deadline("2h"));
     world.settle();
     assert_eq!(world.status("web").message, "1 of 1 cached on 1 node");
+}
+
+#[test]
+fn a_new_pull_rate_is_written_and_gives_no_work() {
+    let mut world = World::budget(1);
+    mk_nodes(&mut world, 2);
+    let limited = |rate: &str| {
+        let rollout = Rollout::default().with_max_pull_rate_per_node(rate);
+        mk_spec(&["app:1"], &[]).with_rollout(rollout)
+    };
+    let rates = |world: &World| {
+        let recorded = |name: &str| world.recorded(&mk_name(name)).remove(0).pull_limit;
+        ["n1", "n2"].map(|name| recorded(name).map(|limit| limit.rate.to_string()))
+    };
+    let both = |rate: Option<&str>| [rate, rate].map(|rate| rate.map(str::to_owned));
+    world.cache("web", &limited("20Mi"));
+    world.settle();
+    assert_eq!(rates(&world), both(Some("20.0 MiB/s")));
+    // Another node takes the only slot: a new rate needs none.
+    mk_nodes(&mut world, 3);
+    let writes = world.writes;
+    world.cache("web", &limited("1Mi"));
+    assert_eq!(rates(&world), both(Some("1.0 MiB/s")));
+    assert_eq!(world.writes, writes + 3);
+    let status = world.status("web");
+    assert_eq!((status.counts.cached, status.counts.pulling), (2, 1));
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    assert_eq!(rates(&world), both(None));
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+}
+
+#[test]
+fn an_invalid_edit_keeps_the_pull_rate() {
+    let mut world = World::new();
+    mk_nodes(&mut world, 1);
+    let limited = |rate: &str| {
+        let rollout = Rollout::default().with_max_pull_rate_per_node(rate);
+        mk_spec(&["app:1"], &[]).with_rollout(rollout)
+    };
+    let rate = |world: &World| {
+        let limit = world.recorded(&mk_name("n1")).remove(0).pull_limit;
+        limit.map(|limit| (limit.cache.name, limit.rate.to_string()))
+    };
+    let limit = |cache: &str, rate: &str| Some((cache.to_owned(), rate.to_owned()));
+    world.cache("web", &limited("20Mi"));
+    world.settle();
+    let invalid = limited("slow");
+    world.cache("web", &invalid);
+    assert_eq!(
+        world.status("web").reason,
+        ActionReason::CacheSpecValidationFailed
+    );
+    let message = &world.status("web").message;
+    assert!(
+        message.contains("spec.rollout.maxPullRatePerNode: \"slow\": must be"),
+        "{message}"
+    );
+    assert_eq!(rate(&world), limit("web", "20.0 MiB/s"));
+    // The higher one of both counts.
+    world.cache("job", &limited("1Mi"));
+    assert_eq!(rate(&world), limit("web", "20.0 MiB/s"));
+    world.cache("job", &limited("30Mi"));
+    assert_eq!(rate(&world), limit("job", "30.0 MiB/s"));
+    world.cache("job", &mk_spec(&["app:1"], &[]));
+    assert_eq!(rate(&world), None);
 }

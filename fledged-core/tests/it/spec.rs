@@ -377,3 +377,42 @@ fn deadlines_are_durations_from_1s_to_24h() {
         mk_cache(mk_beside(json!({"deadline": value})));
     }
 }
+
+#[test]
+fn pull_rates_are_quantities_of_at_least_64_kib() {
+    let rate =
+        |rate: serde_json::Value| mk_beside(json!({"rollout": {"maxPullRatePerNode": rate}}));
+    let field = "spec.rollout.maxPullRatePerNode";
+    let least = "must be at least 64Ki";
+    let quantity =
+        "must be a number with or without a unit (k, M, G, T, Ki, Mi, Gi or Ti), for example 20Mi";
+    for (value, shown, problem) in [
+        (json!("0"), "0", least),
+        (json!(0), "0", least),
+        (json!("65535"), "65535", least),
+        (json!("63Ki"), "63Ki", least),
+        (json!("2Ti"), "2Ti", "must be at most 1Ti"),
+        (json!("-20Mi"), "-20Mi", quantity),
+        (json!(-1), "-1", quantity),
+        (json!("fast"), "fast", quantity),
+        (json!("20MB"), "20MB", quantity),
+        (json!("20Mi/s"), "20Mi/s", quantity),
+        (json!(""), "", quantity),
+    ] {
+        let refused = refuse_one(rate(value));
+        assert_eq!(
+            refused,
+            (field.to_owned(), shown.to_owned(), problem.to_owned())
+        );
+    }
+    for (value, bytes) in [
+        (json!("20Mi"), 20 << 20),
+        (json!("64Ki"), 64 << 10),
+        (json!(1_000_000), 1_000_000),
+        (json!("1.5M"), 1_500_000),
+    ] {
+        let limit = mk_cache(rate(value)).pull_limit().unwrap();
+        assert_eq!(limit.rate.bytes(), bytes);
+    }
+    assert_eq!(mk_cache(mk_beside(json!({}))).pull_limit(), None);
+}

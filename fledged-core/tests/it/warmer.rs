@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::warmer_node::{TestNode, mk_absent, mk_image, mk_inventory, mk_present, mk_secret};
 use fledged_core::error::Reason;
-use fledged_core::model::{AssignedImage, ByteSize, ImagePhase};
+use fledged_core::model::{AssignedImage, ByteSize, CacheId, ImagePhase, PullLimit};
 use fledged_core::warmer::{NodeCommand, NodeEvent};
 
 fn mk_prioritised(name: &str, priority: i32) -> AssignedImage {
@@ -123,6 +123,40 @@ fn a_pull_has_its_credentials_and_deadline() {
     assert_eq!(credentials.pull_secrets, image.pull_secrets);
     assert_eq!(credentials.service_accounts, image.service_accounts);
     assert_eq!(deadline, node.now + Duration::from_secs(70));
+}
+
+#[test]
+fn a_new_limit_applies_to_running_pulls_and_starts_none() {
+    let limit = |rate: &str| {
+        let cache = CacheId::new("default", "web", "u");
+        Some(PullLimit::new(cache, rate.parse().unwrap()))
+    };
+    let limited = |rate: &str| {
+        let mk = |name| mk_present(name).with_pull_limit(limit(rate));
+        vec![mk("a"), mk("b"), mk("c")]
+    };
+    let (mut node, asked) = TestNode::warmed(1, limited("1Mi"), &["c"]);
+    let first = asked.0.iter().find_map(|command| match command {
+        NodeCommand::Pull { id, limit, .. } => Some((*id, limit.clone())),
+        _ => None,
+    });
+    let (id, first) = first.unwrap();
+    assert_eq!(first, limit("1Mi"));
+    // `b` waits, and `c` is present.
+    let slower = NodeCommand::LimitPull {
+        id,
+        limit: limit("64Ki"),
+    };
+    assert_eq!(node.assign(limited("64Ki")).0, [slower]);
+    assert_eq!(node.assign(limited("64Ki")).0, []);
+    let none = NodeCommand::LimitPull { id, limit: None };
+    let images = ["a", "b", "c"].map(mk_present);
+    assert_eq!(node.assign(images.to_vec()).0, [none]);
+    node.pulled("a");
+    node.failed("b", Reason::ImageNotFound);
+    // A limit mends no failure, unlike a deadline.
+    assert_eq!(node.assign(limited("1Mi")).0, []);
+    assert_eq!(node.report("b").phase, ImagePhase::Failed);
 }
 
 #[test]

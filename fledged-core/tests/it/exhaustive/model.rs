@@ -171,7 +171,7 @@ impl Machine {
 
     fn execute(&mut self, command: NodeCommand, now: Timestamp) -> Checked {
         match command {
-            NodeCommand::Report(_) => {}
+            NodeCommand::Report(_) | NodeCommand::LimitPull { .. } => {}
             NodeCommand::ReadInventory { id, .. } => {
                 let images = self.holds.iter().map(mk_image).collect();
                 let inventory = Inventory::new(images, [], RemovalScope::Image);

@@ -166,6 +166,7 @@ impl TestNode {
                     id,
                     credentials,
                     deadline,
+                    ..
                 } => {
                     assert!(*deadline > self.now);
                     assert!(
