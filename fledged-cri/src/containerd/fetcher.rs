@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, Digest, ImageRef, PulledVia};
-use fledged_core::port::PullRequest;
+use fledged_core::model::{ByteSize, Digest, PulledVia};
+use fledged_core::port::{PullRequest, SharedPullLimit};
 use serde::Deserialize;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
@@ -64,10 +64,10 @@ pub struct FetcherOptions {
     /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
     pub max_connections: NonZeroUsize,
     /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none. With
-    /// [`max_pull_rate`](Self::max_pull_rate), none are.
+    /// [`max_pull_rate`](Self::max_pull_rate) or a [limit of the pull](PullRequest::limit), none are.
     pub threshold: ByteSize,
     /// If one connection receives that many bytes a second, layers are left to the runtime: unpacking takes longer than its
-    /// download. `None`, or with [`max_pull_rate`](Self::max_pull_rate): they never are. Default: 100 MiB.
+    /// download. `None`, or with a limit as above: they never are. Default: 100 MiB.
     pub fast_enough: Option<ByteSize>,
     /// Bytes of layers that are received in a second, at most, by all pulls together. What the
     /// runtime pulls itself is not limited. Default: no limit.
@@ -155,9 +155,9 @@ impl Fetcher {
         let (content, access) = match self.open(client, request).await {
             Ok(opened) => opened,
             Err(failure) => {
-                let why = self.left(image, &failure);
+                let why = self.left(request, &failure);
                 let _own = self.own_layers.add_unknown();
-                return pull.await.map(|()| Some(PulledVia::Runtime(why)));
+                return pull.await.map(|()| Some(request.via_runtime(why)));
             }
         };
         let plan = match self.plan(&content, access, present, request).await {
@@ -166,7 +166,7 @@ impl Fetcher {
                 log_kept(content.release_own().await);
                 return Err(failure);
             }
-            Err(failure) => Plan::Leave(self.left(image, &failure), None),
+            Err(failure) => Plan::Leave(self.left(request, &failure), None),
         };
         let outcome = Outcome::default();
         let carried_out = self.carry_out(&plan, &content, pull, &outcome);
@@ -187,8 +187,11 @@ impl Fetcher {
         }
         pulled?;
         Ok(match plan {
-            Plan::Fetch(_) => Some(outcome.via()),
-            Plan::Leave(why, _) => Some(PulledVia::Runtime(why)),
+            Plan::Fetch(_) => Some(match outcome.via() {
+                PulledVia::Runtime(why) => request.via_runtime(why),
+                via => via,
+            }),
+            Plan::Leave(why, _) => Some(request.via_runtime(why)),
             Plan::Nothing => None,
         })
     }
@@ -243,15 +246,15 @@ impl Fetcher {
             fast_enough: self
                 .options
                 .fast_enough
-                .filter(|_| self.options.max_pull_rate.is_none()),
+                .filter(|_| self.lowest_rate(&work.downloads.limit).is_none()),
         };
         layers::fetch(&work.downloads, &target, &work.layers, first_ended).await
     }
 
     /// Logs why the runtime pulls an image by itself, and returns it without what others have written: it becomes part of
     /// a status.
-    fn left(&self, image: &ImageRef, failure: &Failure) -> String {
-        self.log_left(image, &redact(&failure.message, &[]));
+    fn left(&self, request: &PullRequest, failure: &Failure) -> String {
+        self.log_left(request, &redact(&failure.message, &[]));
         match failure.reason {
             // The text is fledged's own.
             Reason::RuntimeUnsupported => failure.message.clone(),
@@ -260,13 +263,20 @@ impl Fetcher {
     }
 
     /// Logs why the runtime pulls an image by itself.
-    fn log_left(&self, image: &ImageRef, why: &str) {
-        match self.options.max_pull_rate {
+    fn log_left(&self, request: &PullRequest, why: &str) {
+        let image = &request.image;
+        match self.lowest_rate(&request.limit) {
             Some(limit) => {
                 tracing::warn!(%image, %limit, why, "image left to the runtime, without limit");
             }
             None => tracing::debug!(%image, why, "image left to the runtime"),
         }
+    }
+
+    /// The rate of a pull with that limit: its own, or that of all pulls.
+    fn lowest_rate(&self, limit: &SharedPullLimit) -> Option<PullRate> {
+        let own = limit.get().map(|limit| limit.rate);
+        self.options.max_pull_rate.into_iter().chain(own).min()
     }
 
     /// The runtime's content store, with a lease, and how its registries are reached.
@@ -412,7 +422,7 @@ impl Fetcher {
             }
         }
         let missing: ByteSize = layers.iter().map(|layer| ByteSize::new(layer.size)).sum();
-        let threshold = match self.options.max_pull_rate {
+        let threshold = match self.lowest_rate(&request.limit) {
             Some(_) => ByteSize::ZERO,
             None => self.options.threshold,
         };
@@ -429,13 +439,14 @@ impl Fetcher {
                 "{} layers are missing, more than {MAX_LAYERS}",
                 layers.len()
             );
-            self.log_left(&request.image, &why);
+            self.log_left(request, &why);
             return Ok(Plan::Leave(why, Some(own)));
         }
         let downloads = Downloads {
             session: Arc::new(session),
             connections: self.connections.clone(),
             meter: Arc::new(Meter::new(request.progress.clone())),
+            limit: request.limit.clone(),
         };
         Ok(Plan::Fetch(Work {
             downloads,

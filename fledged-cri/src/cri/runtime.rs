@@ -20,6 +20,9 @@ use super::images::{image_named, images_in_use, runtime_image};
 use crate::containerd::{Fetcher, FetcherOptions};
 use crate::disk::usage_of;
 
+/// Why the limit of a pull is not kept without a fetcher.
+const PULLS_ITSELF: &str = "fledged does not fetch layers for this runtime";
+
 /// An image runtime behind a CRI v1 socket: containerd, CRI-O, cri-dockerd.
 ///
 /// It connects on the first call, and again after the runtime was unavailable. Calls in between fail
@@ -110,9 +113,21 @@ impl CriRuntime {
 
     async fn pull_image(&self, request: &PullRequest) -> Result<RuntimeImage, Failure> {
         let image = &request.image;
+        let is_limited = request.limit.get().is_some() && !self.has_fetcher();
+        let before = if is_limited {
+            self.find(image).await?
+        } else {
+            None
+        };
         let via = self.pull_content(request).await?;
         let found = self.find(image).await?;
-        let found = found.map(|found| found.with_via(via));
+        let found = found.map(|found| {
+            let via = via.or_else(|| {
+                let fetched = before.is_none_or(|before| before.digest != found.digest);
+                (is_limited && fetched).then(|| request.via_runtime(PULLS_ITSELF))
+            });
+            found.with_via(via)
+        });
         found.ok_or_else(|| {
             // Garbage-collected at once, or stored under another name.
             let message = format!(
@@ -121,6 +136,17 @@ impl CriRuntime {
             );
             Failure::new(Reason::Unknown, message)
         })
+    }
+
+    #[cfg(feature = "oci")]
+    fn has_fetcher(&self) -> bool {
+        self.fetcher.is_some()
+    }
+
+    #[cfg(not(feature = "oci"))]
+    #[allow(clippy::unused_self)]
+    fn has_fetcher(&self) -> bool {
+        false
     }
 
     /// Pulls an image. Returns what fetched the layers, with a fetcher.

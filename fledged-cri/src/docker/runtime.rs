@@ -90,6 +90,12 @@ impl DockerRuntime {
         let auth = request.auth.as_ref().map(|auth| credentials(auth, image));
         let mut stream = std::pin::pin!(client.create_image(Some(options), None, auth));
         let mut events = PullEvents::default();
+        let is_limited = request.limit.get().is_some();
+        let before = if is_limited {
+            self.find(image).await?
+        } else {
+            None
+        };
         while let Some(event) = stream.next().await {
             let event = match event {
                 Ok(event) => event,
@@ -112,6 +118,9 @@ impl DockerRuntime {
         })?;
         if let Some(digest) = events.digest() {
             found.digest = Some(digest.clone());
+        }
+        if is_limited && before.is_none_or(|before| before.id != found.id) {
+            found.via = Some(request.via_runtime("Docker Engine pulls by itself"));
         }
         Ok(found)
     }

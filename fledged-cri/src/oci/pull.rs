@@ -44,6 +44,7 @@ pub(crate) async fn pull(store: Arc<Store>, request: PullRequest) -> Result<Runt
             )),
             connections: store.connections.clone(),
             meter: Arc::new(Meter::new(request.progress)),
+            limit: request.limit,
         },
         pins: store.pins.hold(),
         slots: Semaphore::new(store.parallel_layers.get()),

@@ -10,16 +10,18 @@ use bytes::{Buf, Bytes};
 use fledged_core::error::{Failure, Reason};
 #[cfg(feature = "cri")]
 use fledged_core::model::ByteSize;
+use fledged_core::port::SharedPullLimit;
 use reqwest::Response;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::PullRate;
 use super::client::failure_of_transport;
 use super::manifest::Blob;
 use super::meter::Meter;
-use super::rate_limit::{PullRate, RateLimit};
+use super::rate_limit::{CacheConnection, CacheLimits, RateLimit};
 use super::session::Session;
 
 /// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
@@ -32,6 +34,9 @@ pub(crate) const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_ad
 const RETRIES: u32 = 3;
 /// The delay before the first repetition; each further one is twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// The share of the connections that a pull may have whose own rate is used up: a quarter, so that three such pulls, the
+/// default number of parallel pulls, leave some.
+const LIMITED_SHARE: usize = 4;
 
 /// The connections that all downloads of a runtime share.
 ///
@@ -40,9 +45,18 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     permits: Arc<Semaphore>,
+    /// How many connections a pull may have whose own rate is used up.
+    limited: usize,
     /// Bytes of one part.
     part: u64,
     rate: Arc<RateLimit>,
+    caches: CacheLimits,
+}
+
+/// An occupied connection.
+struct Connection {
+    _permit: OwnedSemaphorePermit,
+    _of_cache: Option<CacheConnection>,
 }
 
 impl Connections {
@@ -55,8 +69,11 @@ impl Connections {
         let limit = limit.get().min(Semaphore::MAX_PERMITS);
         Self {
             permits: Arc::new(Semaphore::new(limit)),
+            // One of two continues while the other is between two parts.
+            limited: (limit / LIMITED_SHARE).max(1),
             part,
             rate: Arc::new(RateLimit::new(rate)),
+            caches: CacheLimits::default(),
         }
     }
 
@@ -64,16 +81,6 @@ impl Connections {
     #[cfg(feature = "cri")]
     pub(crate) fn rate(&self) -> &RateLimit {
         &self.rate
-    }
-
-    async fn acquire(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        let permits = Arc::clone(&self.permits);
-        let permit = permits.acquire_owned().await;
-        permit.map_err(|error| Failure::new(Reason::Unknown, error.to_string()))
-    }
-
-    fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 }
 
@@ -84,9 +91,56 @@ pub(crate) struct Downloads {
     pub(crate) connections: Connections,
     /// Counts bytes as they arrive.
     pub(crate) meter: Arc<Meter>,
+    /// The limit of this pull, beside that of all connections.
+    pub(crate) limit: SharedPullLimit,
 }
 
 impl Downloads {
+    /// Occupies a connection as soon as one is free and the pull may have it.
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let connections = &self.connections;
+        let of_cache = loop {
+            let Some(limit) = self.limit.get() else {
+                break None;
+            };
+            match connections.caches.try_connect(&limit, connections.limited) {
+                Ok(connection) => break Some(connection),
+                Err(at) => tokio::time::sleep_until(at).await,
+            }
+        };
+        let permit = Arc::clone(&connections.permits).acquire_owned().await;
+        Ok(Connection {
+            _permit: permit.map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?,
+            _of_cache: of_cache,
+        })
+    }
+
+    /// Occupies a connection if one is free and the pull may have it.
+    fn try_connect(&self) -> Option<Connection> {
+        let connections = &self.connections;
+        let permit = Arc::clone(&connections.permits).try_acquire_owned().ok()?;
+        let of_cache = match self.limit.get() {
+            Some(limit) => Some(
+                connections
+                    .caches
+                    .try_connect(&limit, connections.limited)
+                    .ok()?,
+            ),
+            None => None,
+        };
+        Some(Connection {
+            _permit: permit,
+            _of_cache: of_cache,
+        })
+    }
+
+    /// Counts received bytes, and returns the time before which their receiver must not receive more.
+    fn received(&self, bytes: u64) -> Option<Instant> {
+        let own = self.limit.get();
+        let own = own.map(|limit| self.connections.caches.received(&limit, bytes));
+        self.connections.rate.received(bytes).max(own)
+    }
+
     /// The content of a blob from `offset` on. Nothing is requested yet.
     pub(crate) fn blob(&self, blob: &Blob, offset: u64) -> BlobDownload {
         BlobDownload {
@@ -120,7 +174,7 @@ impl Downloads {
         if range.end - range.start < self.connections.part || !blob.urls.is_empty() {
             return Ok(None);
         }
-        let _permit = self.connections.acquire().await?;
+        let _connection = self.connect().await?;
         let Some(mut answer) = self.session.blob_part(blob, &range).await? else {
             return Ok(None);
         };
@@ -140,7 +194,7 @@ impl Downloads {
                 timed += length;
             }
             left -= length;
-            pause(self.connections.rate.received(length)).await;
+            pause(self.received(length)).await;
             chunks.push(chunk);
         }
         self.meter.expect(range.end - range.start);
@@ -179,7 +233,7 @@ enum Source {
         skip: u64,
         /// When more may be received.
         paused_until: Option<Instant>,
-        _permit: OwnedSemaphorePermit,
+        _connection: Connection,
     },
 }
 
@@ -189,7 +243,7 @@ struct Part {
     /// Bounded by the length of the part. Ends early if the registry does not serve ranges.
     chunks: UnboundedReceiver<Result<Bytes, Failure>>,
     _task: AbortOnDropHandle<()>,
-    _permit: OwnedSemaphorePermit,
+    _connection: Connection,
 }
 
 impl BlobDownload {
@@ -242,7 +296,7 @@ impl BlobDownload {
                 let Some(mut chunk) = response.chunk().await.map_err(broken)? else {
                     return Err(ended(&self.blob));
                 };
-                *paused_until = self.shared.connections.rate.received(chunk.len() as u64);
+                *paused_until = self.shared.received(chunk.len() as u64);
                 let skipped = (chunk.len() as u64).min(*skip);
                 *skip -= skipped;
                 chunk.advance(usize::try_from(skipped).unwrap_or(usize::MAX));
@@ -253,15 +307,14 @@ impl BlobDownload {
             Source::Parts(parts) => {
                 let mut end = parts.back().map_or(self.at, |part| part.end);
                 while end < self.blob.size {
-                    let connections = &self.shared.connections;
-                    let permit = if parts.is_empty() {
-                        connections.acquire().await?
-                    } else if let Some(permit) = connections.try_acquire() {
-                        permit
+                    let connection = if parts.is_empty() {
+                        self.shared.connect().await?
+                    } else if let Some(connection) = self.shared.try_connect() {
+                        connection
                     } else {
                         break;
                     };
-                    let part = start_part(&self.shared, &self.blob, end, None, permit);
+                    let part = start_part(&self.shared, &self.blob, end, None, connection);
                     end = part.end;
                     parts.push_back(part);
                 }
@@ -295,12 +348,12 @@ impl BlobDownload {
             connections,
             ..
         } = &self.shared;
-        let permit = connections.acquire().await?;
+        let connection = self.shared.connect().await?;
         let in_parts = self.at > 0 || self.blob.size > connections.part;
         if in_parts && self.blob.urls.is_empty() && session.serves_ranges() {
             let range = range_of_part(&self.shared, &self.blob, self.at);
             if let Some(answer) = session.blob_part(&self.blob, &range).await? {
-                let first = start_part(&self.shared, &self.blob, self.at, Some(answer), permit);
+                let first = start_part(&self.shared, &self.blob, self.at, Some(answer), connection);
                 return Ok(Source::Parts(VecDeque::from([first])));
             }
         }
@@ -320,7 +373,7 @@ impl BlobDownload {
             response,
             skip: self.at,
             paused_until: None,
-            _permit: permit,
+            _connection: connection,
         })
     }
 }
@@ -335,7 +388,7 @@ fn start_part(
     blob: &Blob,
     start: u64,
     answer: Option<Response>,
-    permit: OwnedSemaphorePermit,
+    connection: Connection,
 ) -> Part {
     let range = range_of_part(shared, blob, start);
     let end = range.end;
@@ -351,7 +404,7 @@ fn start_part(
         end,
         chunks,
         _task: AbortOnDropHandle::new(task),
-        _permit: permit,
+        _connection: connection,
     }
 }
 
@@ -393,7 +446,7 @@ async fn read_answer(
         let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
             return Err(ended(blob));
         };
-        let paused_until = shared.connections.rate.received(chunk.len() as u64);
+        let paused_until = shared.received(chunk.len() as u64);
         truncate(&mut chunk, range.end - range.start);
         range.start += chunk.len() as u64;
         shared.meter.advance(chunk.len() as u64);

@@ -35,10 +35,10 @@ mod token;
 mod trust;
 
 pub use client::{Registry, RegistryAuthority, RegistryOptions};
+pub use fledged_core::model::{PullRate, PullRateError};
 pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
 pub use probe::Probe;
-pub use rate_limit::{PullRate, PullRateError};
 
 #[cfg(feature = "cri")]
 pub(crate) use blob_download::{BlobDownload, FirstPart};

@@ -1,72 +1,55 @@
-//! A limit on the bytes that are received in a second.
+//! Limits on the bytes that are received in a second.
 
-use std::fmt;
-use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fledged_core::model::ByteSize;
+use fledged_core::model::{CacheId, PullLimit, PullRate};
 use tokio::time::Instant;
 
 /// Capacity that was not used is kept for this long, so that late readers do not lower the rate.
 const BURST: Duration = Duration::from_millis(100);
-/// The lowest rate. A registry ends connections that are slower.
-const LEAST: ByteSize = ByteSize::new(64 * 1024);
 /// The reduced rate: enough to keep connections alive.
 const SLOW: u64 = 1024 * 1024;
+/// Shortest pause of a pull that waits for a connection because its rate is used up.
+const WAIT: Duration = Duration::from_millis(100);
 
-/// A limit on the bytes of layers that are received in a second: at least 64 KiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PullRate(ByteSize);
+/// A token bucket.
+#[derive(Debug)]
+struct Bucket {
+    /// When everything that was received so far is within the rate.
+    even: Instant,
+}
 
-/// Why something is not a [`PullRate`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PullRateError(String);
-
-impl PullRate {
-    /// A limit of that many bytes a second.
-    ///
-    /// # Errors
-    ///
-    /// [`PullRateError`] below 64 KiB.
-    pub fn new(bytes: ByteSize) -> Result<Self, PullRateError> {
-        if bytes < LEAST {
-            return Err(PullRateError("must be at least 64Ki".to_owned()));
+impl Bucket {
+    fn new() -> Self {
+        Self {
+            even: Instant::now(),
         }
-        Ok(Self(bytes))
+    }
+
+    /// Counts bytes that were received at a rate. Returns the time before which their receiver must not receive more.
+    fn received(&mut self, bytes: u64, rate: u64) -> Instant {
+        let now = Instant::now();
+        let oldest = now.checked_sub(BURST).unwrap_or(now);
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+        let lasting = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let start = oldest.max(self.even);
+        self.even = start.checked_add(lasting).unwrap_or(start);
+        self.even
     }
 }
 
-impl FromStr for PullRate {
-    type Err = PullRateError;
-
-    /// Parses bytes a second, as [`ByteSize`] does: `20Mi`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bytes = text.parse::<ByteSize>();
-        Self::new(bytes.map_err(|error| PullRateError(error.problem().to_owned()))?)
-    }
-}
-
-/// As `20.0 MiB/s`.
-impl fmt::Display for PullRate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/s", self.0))
-    }
-}
-
-/// A limit on received bytes that several connections share: a token bucket.
+/// A limit on received bytes that all connections share.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
-    /// Bytes a second. `None`: no limit.
-    limit: Option<u64>,
+    limit: Option<PullRate>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// When everything that was received so far is within the rate.
-    even: Instant,
+    bucket: Bucket,
     /// Whether the rate is reduced to [`SLOW`].
     slow: bool,
 }
@@ -74,9 +57,9 @@ struct State {
 impl RateLimit {
     pub(crate) fn new(limit: Option<PullRate>) -> Self {
         Self {
-            limit: limit.map(|limit| limit.0.bytes()),
+            limit,
             state: Mutex::new(State {
-                even: Instant::now(),
+                bucket: Bucket::new(),
                 slow: false,
             }),
         }
@@ -85,63 +68,125 @@ impl RateLimit {
     /// Reduces the rate to 1 MiB a second, or ends that.
     #[cfg(any(test, feature = "cri"))]
     pub(crate) fn set_slow(&self, slow: bool) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if state.slow != slow {
             state.slow = slow;
-            state.even = Instant::now();
+            state.bucket = Bucket::new();
         }
     }
 
     /// Counts received bytes, and returns the time before which their receiver must not receive more.
     pub(crate) fn received(&self, bytes: u64) -> Option<Instant> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let rate = match (self.limit, state.slow) {
-            (None, false) => return None,
-            (None, true) => SLOW,
-            (Some(limit), false) => limit,
-            (Some(limit), true) => limit.min(SLOW),
-        };
+        let mut state = self.lock();
+        let limit = self.limit.map(PullRate::bytes);
+        let slow = state.slow.then_some(SLOW);
+        let rate = limit.into_iter().chain(slow).min()?;
+        Some(state.bucket.received(bytes, rate))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The limits of single ImageCaches, each shared by all pulls for the cache.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CacheLimits(Arc<Mutex<BTreeMap<CacheId, Arc<CachePulls>>>>);
+
+/// What is received for one ImageCache.
+#[derive(Debug)]
+struct CachePulls(Mutex<CacheState>);
+
+#[derive(Debug)]
+struct CacheState {
+    bucket: Bucket,
+    /// How many connections receive for it, or wait to.
+    connections: usize,
+}
+
+impl CachePulls {
+    fn lock(&self) -> MutexGuard<'_, CacheState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a new one would be the same.
+    fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.connections == 0 && state.bucket.even <= Instant::now()
+    }
+}
+
+impl CacheLimits {
+    /// Counts bytes that were received under a limit, and returns the time before which their receiver must not receive
+    /// more.
+    pub(crate) fn received(&self, limit: &PullLimit, bytes: u64) -> Instant {
+        let pulls = self.pulls_of(&limit.cache);
+        let mut state = pulls.lock();
+        state.bucket.received(bytes, limit.rate.bytes())
+    }
+
+    /// Claims a connection for a pull under a limit. A cache gets more than `least` only while it receives less than its
+    /// rate, so that slow pulls do not take the connections of others.
+    ///
+    /// # Errors
+    ///
+    /// The time to try again.
+    pub(crate) fn try_connect(
+        &self,
+        limit: &PullLimit,
+        least: usize,
+    ) -> Result<CacheConnection, Instant> {
+        let pulls = self.pulls_of(&limit.cache);
+        let mut state = pulls.lock();
         let now = Instant::now();
-        let oldest = now.checked_sub(BURST).unwrap_or(now);
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
-        let lasting = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let start = oldest.max(state.even);
-        state.even = start.checked_add(lasting).unwrap_or(start);
-        Some(state.even)
+        if state.connections >= least && state.bucket.even > now {
+            return Err(state.bucket.even.max(now + WAIT));
+        }
+        state.connections += 1;
+        drop(state);
+        Ok(CacheConnection(pulls))
+    }
+
+    fn pulls_of(&self, cache: &CacheId) -> Arc<CachePulls> {
+        let mut caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = caches.get(cache) {
+            return Arc::clone(known);
+        }
+        caches.retain(|_, pulls| Arc::strong_count(pulls) > 1 || !pulls.is_idle());
+        let new = Arc::new(CachePulls(Mutex::new(CacheState {
+            bucket: Bucket::new(),
+            connections: 0,
+        })));
+        caches.insert(cache.clone(), Arc::clone(&new));
+        new
+    }
+}
+
+/// A connection of an ImageCache, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct CacheConnection(Arc<CachePulls>);
+
+impl Drop for CacheConnection {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.connections = state.connections.saturating_sub(1);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use fledged_core::model::ByteSize;
 
-    #[test]
-    fn a_rate_is_at_least_64_kib() {
-        for (text, expected) in [
-            ("64Ki", Ok(LEAST)),
-            ("65535", Err("must be at least 64Ki")),
-            ("0", Err("must be at least 64Ki")),
-        ] {
-            let parsed = text.parse::<PullRate>();
-            let expected = expected.map(PullRate).map_err(str::to_owned);
-            assert_eq!(
-                parsed.map_err(|error| error.to_string()),
-                expected,
-                "{text}"
-            );
-        }
-        assert!("fast".parse::<PullRate>().is_err());
-        assert_eq!(
-            "20Mi".parse::<PullRate>().unwrap().to_string(),
-            "20.0 MiB/s"
-        );
-    }
+    use super::*;
 
     const CHUNK: u64 = 300_000;
 
-    /// Receives chunks over some connections for a time, and returns the bytes of each 100 ms.
-    async fn receive(rate: u64, connections: usize, lasting: Duration) -> Vec<u64> {
-        let limit = RateLimit::new(PullRate::new(ByteSize::new(rate)).ok());
+    /// Receives chunks over some connections for a time, and returns the bytes of each 100 ms. `count` counts them.
+    async fn receive(
+        connections: usize,
+        lasting: Duration,
+        count: impl Fn(u64) -> Option<Instant>,
+    ) -> Vec<u64> {
         let start = Instant::now();
         let ticks = usize::try_from(lasting.as_millis() / 100).unwrap();
         let received = Mutex::new(vec![0; ticks]);
@@ -149,28 +194,109 @@ mod tests {
             while start.elapsed() < lasting {
                 let tick = usize::try_from(start.elapsed().as_millis() / 100).unwrap();
                 received.lock().unwrap()[tick] += CHUNK;
-                tokio::time::sleep_until(limit.received(CHUNK).unwrap()).await;
+                tokio::time::sleep_until(count(CHUNK).unwrap()).await;
             }
         };
         futures_util::future::join_all((0..connections).map(connection)).await;
         received.into_inner().unwrap()
     }
 
+    /// Every two seconds have twice the rate, within five percent. The first chunks come at once.
+    fn check_two_seconds(ticks: &[u64], rate: u64) {
+        for window in ticks[5..].windows(20) {
+            let sum: u64 = window.iter().sum();
+            let most = 2 * rate;
+            assert!(
+                sum.abs_diff(most) * 20 <= most,
+                "{sum} of {most}, {ticks:?}"
+            );
+        }
+    }
+
+    const RATE: u64 = 20 * 1024 * 1024;
+
+    fn mk_rate(rate: u64) -> PullRate {
+        PullRate::new(ByteSize::new(rate)).unwrap()
+    }
+
+    fn mk_limit(cache: &str, rate: u64) -> PullLimit {
+        PullLimit::new(CacheId::new("shop", cache, cache), mk_rate(rate))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn any_two_seconds_are_within_five_percent() {
-        let rate = 20 * 1024 * 1024;
         for connections in [1, 3, 8] {
-            let ticks = receive(rate, connections, Duration::from_secs(10)).await;
-            // The first chunks come at once.
-            for window in ticks[5..].windows(20) {
-                let sum: u64 = window.iter().sum();
-                let most = 2 * rate;
-                assert!(
-                    sum.abs_diff(most) * 20 <= most,
-                    "{sum} of {most}, {ticks:?}"
-                );
-            }
+            let limit = RateLimit::new(Some(mk_rate(RATE)));
+            let lasting = Duration::from_secs(10);
+            let ticks = receive(connections, lasting, |bytes| limit.received(bytes)).await;
+            check_two_seconds(&ticks, RATE);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pulls_of_a_cache_share_its_rate() {
+        let limits = CacheLimits::default();
+        let (web, job) = (mk_limit("web", RATE), mk_limit("job", RATE / 4));
+        let pulls = |limit: PullLimit, connections| {
+            let limits = limits.clone();
+            receive(connections, Duration::from_secs(10), move |bytes| {
+                Some(limits.received(&limit, bytes))
+            })
+        };
+        let ticks = tokio::join!(pulls(web.clone(), 1), pulls(web, 5), pulls(job, 3));
+        let both: Vec<u64> = ticks.0.iter().zip(ticks.1).map(|(a, b)| a + b).collect();
+        check_two_seconds(&both, RATE);
+        check_two_seconds(&ticks.2, RATE / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_rate_of_a_cache_counts_at_once() {
+        let limits = CacheLimits::default();
+        let after = |millis| Instant::now() + Duration::from_millis(millis);
+        assert_eq!(
+            limits.received(&mk_limit("web", 1_000_000), 1_000_000),
+            after(1_000)
+        );
+        assert_eq!(
+            limits.received(&mk_limit("web", 100_000), 100_000),
+            after(2_000)
+        );
+        assert_eq!(
+            limits.received(&mk_limit("web", 1_000_000), 100_000),
+            after(2_100)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_at_its_rate_gets_no_more_connections() {
+        let limits = CacheLimits::default();
+        let limit = mk_limit("web", 1_000_000);
+        let connect = || limits.try_connect(&limit, 1);
+        let first = connect().unwrap();
+        // Nothing is received yet: one connection may be too slow.
+        let second = connect().unwrap();
+        limits.received(&limit, 500_000);
+        assert_eq!(
+            connect().unwrap_err(),
+            Instant::now() + Duration::from_millis(500)
+        );
+        drop(first);
+        assert!(connect().is_err());
+        drop(second);
+        // Without one, it would never receive anything.
+        let first = connect().unwrap();
+        assert!(connect().is_err());
+        let other = limits.try_connect(&mk_limit("job", 1_000_000), 1);
+        assert!(other.is_ok());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(connect().unwrap());
+        drop((first, other));
+        limits.received(&mk_limit("api", 64 * 1024), 1);
+        assert_eq!(
+            limits.0.lock().unwrap().len(),
+            1,
+            "the others are forgotten"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -184,7 +310,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_largest_count_is_bounded() {
-        let limit = RateLimit::new(PullRate::new(LEAST).ok());
+        let limit = RateLimit::new(Some(PullRate::LEAST));
         let far = limit.received(u64::MAX);
         assert!(limit.received(u64::MAX) >= far);
     }
@@ -201,8 +327,8 @@ mod tests {
         limit.set_slow(false);
         assert_eq!(limit.received(SLOW), None);
         // A lower limit stays in force.
-        let limit = RateLimit::new(PullRate::new(LEAST).ok());
+        let limit = RateLimit::new(Some(PullRate::LEAST));
         limit.set_slow(true);
-        assert_eq!(limit.received(10 * LEAST.bytes()), after(10));
+        assert_eq!(limit.received(10 * PullRate::LEAST.bytes()), after(10));
     }
 }

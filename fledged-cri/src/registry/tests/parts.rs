@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fledged_core::error::{Failure, Reason};
-use fledged_core::model::{ByteSize, Digest};
-use fledged_core::port::ProgressSink;
+use fledged_core::model::{ByteSize, CacheId, Digest, PullLimit};
+use fledged_core::port::{ProgressSink, SharedPullLimit};
 
 use super::super::blob_download::{BlobDownload, Connections, Downloads};
 use super::super::fake::{Answer, Asked, Fake};
@@ -47,16 +47,24 @@ fn part(asked: &Asked) -> Answer {
 fn download(fake: &Fake, connections: usize, offset: u64) -> BlobDownload {
     let connections = NonZeroUsize::new(connections).unwrap();
     let connections = Connections::with_part(connections, None, PART);
-    download_of(fake, &content(), connections, offset)
+    let limit = SharedPullLimit::default();
+    download_of(fake, &content(), connections, offset, limit)
 }
 
-fn download_of(fake: &Fake, content: &str, connections: Connections, offset: u64) -> BlobDownload {
+fn download_of(
+    fake: &Fake,
+    content: &str,
+    connections: Connections,
+    offset: u64,
+    limit: SharedPullLimit,
+) -> BlobDownload {
     let image = format!("{}/team/app:1", fake.addr).parse().unwrap();
     let registry = Registry::new(RegistryOptions::default()).unwrap();
     let downloads = Downloads {
         session: Arc::new(Session::new(registry, &image, None)),
         connections,
         meter: Arc::new(Meter::new(ProgressSink::none())),
+        limit,
     };
     let blob = Blob {
         digest: Digest::parse(&sha256(content.as_bytes())).unwrap(),
@@ -217,10 +225,10 @@ async fn content_of_another_length_is_refused() {
 }
 
 #[tokio::test]
-async fn a_rate_limit_slows_parts_and_whole_blobs() {
+async fn the_rates_of_all_and_of_a_cache_slow_parts_and_whole_blobs() {
     let rate = 64 * 1024;
     let content = "x".repeat(3 * rate);
-    for has_ranges in [true, false] {
+    for (has_ranges, of_cache) in [(true, false), (false, false), (true, true), (false, true)] {
         let answer = content.clone();
         let fake = Fake::start(move |asked, _| match range(asked) {
             Some(range) if has_ranges => {
@@ -230,12 +238,15 @@ async fn a_rate_limit_slows_parts_and_whole_blobs() {
             _ => Answer::new(200, answer.clone()),
         })
         .await;
-        let limit = PullRate::new(ByteSize::new(rate as u64)).ok();
-        assert!(limit.is_some());
+        let limit = PullRate::new(ByteSize::new(rate as u64)).unwrap();
         let four = NonZeroUsize::new(4).unwrap();
-        let connections = Connections::with_part(four, limit, 8 * 1024);
+        let of_all = Some(limit).filter(|_| !of_cache);
+        let connections = Connections::with_part(four, of_all, 8 * 1024);
+        let cache = CacheId::new("shop", "web", "u");
+        let own = Some(PullLimit::new(cache, limit)).filter(|_| of_cache);
         let began = Instant::now();
-        let download = download_of(&fake, &content, connections, 0);
+        let limit = SharedPullLimit::new(own);
+        let download = download_of(&fake, &content, connections, 0, limit);
         assert_eq!(read(download).await.unwrap(), content);
         // The burst, and what arrived last, is not waited for.
         let ended = began.elapsed();
