@@ -92,6 +92,13 @@ const DURATION: &str = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$";
 const DURATION_MAX: i64 = 32;
 /// Whether a text is from `1%` to `100%`. A number differs from its text.
 const IS_PERCENTAGE: &str = "self != string(self) || self.matches('^([1-9][0-9]?|100)%$')";
+/// Lowest and highest pull rate that is written as a number, in bytes a second: 64 KiB and 1 TiB.
+const PULL_RATES: [f64; 2] = [65_536.0, 1_099_511_627_776.0];
+/// Longest text of a quantity.
+const QUANTITY_MAX: i64 = 32;
+/// Whether a text is a quantity of bytes above zero. The webhook and the controller check the rest.
+const IS_PULL_RATE: &str = "self != string(self) || (self.matches('^[0-9]+([.][0-9]{1,3})?([kMGT]|[KMGT]i)?$') && \
+                            self.matches('[1-9]'))";
 /// Whether it is a DNS subdomain (RFC 1123).
 const IS_NAME: &str =
     r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
@@ -212,6 +219,23 @@ pub(super) fn refine_image_cache(definition: &mut CustomResourceDefinition) {
                     "must be a number of nodes, for example 10, or a percentage from \"1%\" to \"100%\"",
                 );
             });
+            describe(
+                rollout,
+                "maxPullRatePerNode",
+                "Largest number of bytes of layers that each node receives in a second for this ImageCache, for example \
+                 `20Mi`, at least `64Ki`. Of several ImageCaches with the same image, the highest rate counts, and none \
+                 if one of them has none. It is not kept where the container runtime pulls by itself: without \
+                 --pull-via=auto, with CRI-O and Docker Engine, and with Jobs. Default: no limit.",
+            );
+            in_field(rollout, "maxPullRatePerNode", |rate| {
+                [rate.minimum, rate.maximum] = PULL_RATES.map(Some);
+                rate.max_length = Some(QUANTITY_MAX);
+                rule(
+                    rate,
+                    IS_PULL_RATE,
+                    "must be a number of bytes a second of at least 64Ki, for example 20Mi",
+                );
+            });
         });
     });
 }
@@ -261,6 +285,7 @@ pub(super) fn refine_node_image_cache(definition: &mut CustomResourceDefinition)
             in_list(image, "wantedBy", 0, RECORD_ENTRIES_MAX, |uid| {
                 uid.max_length = Some(NAME_MAX);
             });
+            longest(image, "maxPullRateOf", NAME_MAX);
             in_field(image, "removal", |removal| {
                 for field in ["namespace", "name", "uid"] {
                     longest(removal, field, NAME_MAX);

@@ -462,4 +462,22 @@ mod tests {
             assert_eq!(invalid.fields.len(), 1, "{spec}: {invalid}");
         }
     }
+    #[test]
+    fn an_invalid_pull_rate_is_named_with_its_value() {
+        for (rate, text) in [
+            (json!(-5), "\"-5\": must be a number with or without a unit"),
+            (json!("0"), "\"0\": must be at least 64Ki"),
+            (json!("20MB"), "\"20MB\": must be a number"),
+            (json!([1]), "\"[1]\": invalid type: sequence"),
+        ] {
+            let rollout = json!({ "maxPullRatePerNode": rate });
+            let cache = ReadCache {
+                spec: json!({ "cacheSpec": [{ "images": ["app:1"] }], "rollout": rollout }),
+                ..ReadCache::default()
+            };
+            let invalid = cache.into_facts().spec.unwrap_err().to_string();
+            let expected = format!("spec.rollout.maxPullRatePerNode: {text}");
+            assert!(invalid.starts_with(&expected), "{invalid}");
+        }
+    }
 }

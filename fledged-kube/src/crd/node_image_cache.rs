@@ -1,13 +1,14 @@
 //! `NodeImageCache`: what one node should hold, and what its agent reports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 use std::time::Duration;
 
 use fledged_core::error::{Reason, plain_text};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, CacheId, DesiredState, Digest, ImagePhase,
-    ImagePullPolicy, ImageRef, ImageReport, NodeReport, ObjectName, PulledVia, RemovalCause,
-    RemovalOrder,
+    ImagePullPolicy, ImageRef, ImageReport, NodeReport, ObjectName, PullLimit, PullRate, PulledVia,
+    RemovalCause, RemovalOrder,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{CustomResource, Resource};
@@ -103,6 +104,13 @@ pub struct NodeImage {
     /// UIDs of the ImageCaches that desire the image. Default all of `caches`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_by: Option<Vec<String>>,
+    /// Bytes of layers that the node receives in a second, at most, for this image and all others with the same
+    /// ImageCache in `maxPullRateOf`. Default no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pull_rate: Option<u64>,
+    /// UID of the ImageCache whose `maxPullRatePerNode` counts. Default the only one that desires the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pull_rate_of: Option<String>,
     /// Which ImageCache asks for the removal of an absent image. A removal is forgotten when its cause is gone, and
     /// after a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,10 +196,10 @@ pub struct NodeImageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// What fetched the layers in the last pull: `fetcher`, the agent over several connections, or `runtime`. Set only by
-    /// agents with `--pull-via=auto`.
+    /// agents with `--pull-via=auto`, or if a pull rate was not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
-    /// Why the runtime fetched the layers.
+    /// Why the runtime fetched the layers, and which pull rate was therefore not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via_reason: Option<String>,
     /// Attempts of the current or last round of pull attempts, if there was more than one.
@@ -265,6 +273,10 @@ impl NodeImageCacheSpec {
                 own if names_of(wanted_by, of_caches) == own => Vec::new(),
                 own => own.iter().map(ToString::to_string).collect(),
             };
+            let limit = entry.pull_limit.as_ref().filter(|_| present);
+            image.max_pull_rate = limit.map(|limit| limit.rate.bytes());
+            let shared = limit.filter(|limit| *entry.wanted_by != *slice::from_ref(&limit.cache));
+            image.max_pull_rate_of = shared.map(|limit| limit.cache.uid.clone());
             image.pull_secrets = own(&entry.pull_secrets, &pull_secrets);
             image.service_accounts = own(&entry.service_accounts, &service_accounts);
             image
@@ -401,6 +413,7 @@ fn assigned(entry: &NodeImage, caches: &RecordedCaches) -> Result<AssignedImage,
     assigned.priority = entry.priority;
     assigned.pull_secrets = names(&entry.pull_secrets, &caches.pull_secrets);
     assigned.service_accounts = names(&entry.service_accounts, &caches.service_accounts);
+    assigned.pull_limit = pull_limit(entry, caches, &wanted_by);
     assigned.wanted_by = wanted_by;
     let removal = entry
         .removal
@@ -408,6 +421,20 @@ fn assigned(entry: &NodeImage, caches: &RecordedCaches) -> Result<AssignedImage,
         .filter(|_| entry.state == DesiredState::Absent);
     assigned.removal = removal.map(RemovalOrder::from);
     Ok(assigned)
+}
+
+/// The limit of the pulls of an entry that these caches desire. A rate below the least one counts as that.
+fn pull_limit(
+    entry: &NodeImage,
+    caches: &RecordedCaches,
+    wanted_by: &[CacheId],
+) -> Option<PullLimit> {
+    let rate = ByteSize::new(entry.max_pull_rate?);
+    let rate = PullRate::new(rate).unwrap_or(PullRate::LEAST);
+    let named = entry.max_pull_rate_of.as_ref();
+    let named = named.and_then(|uid| caches.by_uid.get(uid));
+    let cache = named.or_else(|| wanted_by.first())?;
+    Some(PullLimit::new(cache.clone(), rate))
 }
 
 fn object_name(text: &str) -> Option<ObjectName> {

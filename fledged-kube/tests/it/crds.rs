@@ -6,7 +6,7 @@ use std::time::Duration;
 use fledged_core::error::Reason;
 use fledged_core::model::{
     AssignedImage, ByteSize, CacheId, DesiredState, Digest, ImagePhase, ImagePullPolicy, ImageRef,
-    ImageReport, NodeName, NodeReport, ObjectName,
+    ImageReport, NodeName, NodeReport, ObjectName, PullLimit, PullRate,
 };
 use fledged_core::planner::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, NodeFailure, PairCounts,
@@ -186,9 +186,20 @@ fn entry(image: &'static str) -> impl Strategy<Value = AssignedImage> {
         prop::collection::vec(name(), 0..3),
         prop::collection::vec(name(), 0..3),
         prop::sample::subsequence(caches(), 0..=3),
+        prop::option::of((64 * 1024..=1_u64 << 40, any::<prop::sample::Index>())),
     )
         .prop_map(
-            move |(absent, always, revision, seconds, priority, secrets, accounts, wanted_by)| {
+            move |(
+                absent,
+                always,
+                revision,
+                seconds,
+                priority,
+                secrets,
+                accounts,
+                wanted_by,
+                limit,
+            )| {
                 let image = ImageRef::parse(image).unwrap();
                 let mut entry = AssignedImage::present(image);
                 entry.pull_policy = match always {
@@ -206,6 +217,11 @@ fn entry(image: &'static str) -> impl Strategy<Value = AssignedImage> {
                     entry.deadline = Duration::from_secs(seconds.into());
                     entry.wanted_by = wanted_by;
                     entry.wanted_by.sort();
+                    let limit = limit.filter(|_| !entry.wanted_by.is_empty());
+                    entry.pull_limit = limit.map(|(rate, cache)| {
+                        let cache = cache.get(&entry.wanted_by).clone();
+                        PullLimit::new(cache, PullRate::new(ByteSize::new(rate)).unwrap())
+                    });
                 }
                 entry
             },
@@ -242,6 +258,34 @@ fn deadlines_are_rounded_up_to_seconds() {
     entry.deadline = Duration::from_millis(1_001);
     let spec = NodeImageCacheSpec::from_images(&[entry]);
     assert_eq!(spec.images[0].pull_deadline_seconds, Some(2));
+}
+
+#[test]
+fn the_cache_of_a_pull_rate_is_written_only_if_several_share_the_image() {
+    let [a, b, _] = caches().try_into().unwrap();
+    let limit = PullLimit::new(b.clone(), "20Mi".parse().unwrap());
+    let image = || AssignedImage::present(ImageRef::parse("nginx").unwrap());
+    let entry = |caches: &[&CacheId]| {
+        let wanted_by = caches.iter().map(|id| (*id).clone());
+        let entry = image()
+            .with_wanted_by(wanted_by)
+            .with_pull_limit(limit.clone());
+        NodeImageCacheSpec::from_images(&[entry]).images.remove(0)
+    };
+    let alone = entry(&[&b]);
+    assert_eq!(alone.max_pull_rate, Some(20 << 20));
+    assert_eq!(alone.max_pull_rate_of, None);
+    assert_eq!(entry(&[&a, &b]).max_pull_rate_of, Some(b.uid));
+    let record = |rate: i64, of: &str| {
+        let image = json!({ "image": "nginx", "maxPullRate": rate, "maxPullRateOf": of });
+        let cache = json!({ "namespace": "a", "name": "web", "uid": "u-3" });
+        read(&json!({ "caches": [cache], "images": [image] })).assignment()
+    };
+    // Another program wrote it.
+    let (assignment, invalid) = record(7, "unknown");
+    assert_eq!(invalid, []);
+    let read = assignment.images[0].pull_limit.clone();
+    assert_eq!(read, Some(PullLimit::new(a, PullRate::LEAST)));
 }
 
 #[test]

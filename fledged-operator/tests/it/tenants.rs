@@ -201,6 +201,25 @@ fn secrets_are_written_once_a_cache() {
 }
 
 #[test]
+fn the_room_of_a_pull_rate_is_estimated_from_above() {
+    let images = || (0..500).map(|n| format!("registry.test/app:{n}"));
+    let written = |rate: Option<&str>| {
+        let mut spec = mk_spec(images(), 0);
+        if let Some(rate) = rate {
+            spec = spec.with_rollout(Rollout::default().with_max_pull_rate_per_node(rate));
+        }
+        let mut cluster = Cluster::new(usize::MAX);
+        cluster.create("a", "web", &spec);
+        cluster.create("b", "web", &spec);
+        cluster.settle();
+        cluster.largest_record()
+    };
+    // The longest number. The planner counts 100 bytes for each image.
+    let more = written(Some("1Ti")) - written(None);
+    assert!(more > 500 * 20 && more < 500 * 100, "{more}");
+}
+
+#[test]
 fn a_cache_without_room_reports_it_and_the_others_are_served() {
     let mut cluster = Cluster::new(64 * 1024);
     let victim = cluster.create(

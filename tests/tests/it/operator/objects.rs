@@ -78,6 +78,26 @@ async fn the_api_server_refuses_invalid_specs(way: Way) {
             "must be a number of nodes, for example 10, or a percentage",
         ),
         (
+            json!({ "cacheSpec": [{ "images": [APP] }], "rollout": { "maxPullRatePerNode": 0 } }),
+            "spec.rollout.maxPullRatePerNode",
+            "should be greater than or equal to 65536",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "rollout": { "maxPullRatePerNode": "0Mi" } }),
+            "spec.rollout.maxPullRatePerNode",
+            "must be a number of bytes a second of at least 64Ki",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "rollout": { "maxPullRatePerNode": "-20Mi" } }),
+            "spec.rollout.maxPullRatePerNode",
+            "must be a number of bytes a second of at least 64Ki",
+        ),
+        (
+            json!({ "cacheSpec": [{ "images": [APP] }], "rollout": { "maxPullRatePerNode": "20MB" } }),
+            "spec.rollout.maxPullRatePerNode",
+            "must be a number of bytes a second of at least 64Ki",
+        ),
+        (
             json!({ "cacheSpec": [{ "images": [APP] }], "imagePullSecrets": [{ "name": "A" }] }),
             "spec.imagePullSecrets[0].name",
             "must be the name of a Secret: lower-case letters",
