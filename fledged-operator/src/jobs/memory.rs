@@ -8,7 +8,7 @@ use fledged_core::backoff::{Backoff, Schedule};
 use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{
     AssignedImage, Assignment, ByteSize, DesiredState, Digest, ImagePhase, ImagePullPolicy,
-    ImageRef, ImageReport, NodeReport,
+    ImageRef, ImageReport, NodeReport, PulledVia,
 };
 use fledged_core::port::RuntimeImage;
 use fledged_core::warmer::{DiskHold, ImageProgress, Update, WarmerConfig};
@@ -335,6 +335,9 @@ impl NodeMemory {
             during_removal,
         });
         known.maybe_pulled = None;
+        let limit = known.progress.spec.pull_limit.as_ref();
+        known.progress.report.via =
+            limit.map(|limit| PulledVia::runtime("a Job requests the pull", Some(limit)));
         if known.progress.spec.pull_policy == ImagePullPolicy::Always {
             known.progress.report.revision = known.progress.report.revision.max(Some(revision));
         }

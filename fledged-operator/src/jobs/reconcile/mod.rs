@@ -294,6 +294,9 @@ impl<'a> Step<'a> {
             };
             known.progress.report.digest = found.as_ref().and_then(|(digest, _)| digest.clone());
             known.progress.report.size = found.as_ref().map(|(_, size)| *size);
+            if found.is_none() {
+                known.progress.report.via = None;
+            }
             if found.is_some() && !known.progress.wants_fresh() {
                 known.cached(self.now);
                 continue;
