@@ -32,6 +32,8 @@ pub(super) async fn apply(args: ApplyArgs, terminal: &Terminal) -> Result<Exit, 
     let uri = args.runtime.runtime.as_ref();
     let session = RuntimeSession::open(uri, registry, Some(&args.pull)).await?;
     session.warn_unused(registry, args.pull.pull_via, terminal);
+    let pulls_itself = session.pulls_itself(args.pull.pull_via);
+    manifest::warn_unlimited(&manifests.caches, pulls_itself, terminal);
     manifest::warn_no_credentials(registry, terminal);
     let mut config = WarmerConfig::default();
     config.max_parallel_pulls = args.pull.max_parallel_pulls;

@@ -9,6 +9,7 @@ use fledged_core::port::PullProgress;
 use fledged_core::runner::NodeObserver;
 use fledged_core::tokio::ShutdownSignal;
 use fledged_core::warmer::{NodeEvent, WarmerConfig};
+use fledged_cri::target::RuntimeUri;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -53,6 +54,8 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
         _ = shutdown.recv() => return Ok(Exit::Done),
     };
     session.warn_unused(registry, args.pull.pull_via, terminal);
+    let pulls_itself = session.pulls_itself(args.pull.pull_via);
+    manifest::warn_unlimited(&manifests.caches, pulls_itself, terminal);
     manifest::warn_no_credentials(registry, terminal);
     let (removed, removals) = mpsc::unbounded_channel();
     let observer = Arc::new(RemovalObserver {
@@ -72,6 +75,7 @@ pub(super) async fn run(args: RunArgs, terminal: &Terminal) -> Result<Exit, Comm
         inputs: inputs.clone(),
         terminal: terminal.clone(),
         has_credentials,
+        pulls_itself: pulls_itself.cloned(),
     };
     // The tasks are aborted when the set is dropped.
     let mut tasks = JoinSet::new();
@@ -125,6 +129,8 @@ struct Feeder {
     inputs: mpsc::Sender<NodeEvent>,
     terminal: Terminal,
     has_credentials: bool,
+    /// The runtime, if pulls cannot be limited.
+    pulls_itself: Option<RuntimeUri>,
 }
 
 impl Feeder {
@@ -165,6 +171,8 @@ impl Feeder {
             Ok(manifests) => {
                 manifest::report_unused(&manifests, &self.terminal);
                 manifest::warn_unsupported(&manifests.caches, self.has_credentials, &self.terminal);
+                let pulls_itself = self.pulls_itself.as_ref();
+                manifest::warn_unlimited(&manifests.caches, pulls_itself, &self.terminal);
                 let longest = self.assignment.longest_deadline();
                 manifest::warn_cut_deadlines(&manifests.caches, longest, &self.terminal);
                 let assignment = self.assignment.update(&manifests.caches);

@@ -256,6 +256,11 @@ impl RuntimeSession {
         }
     }
 
+    /// The runtime, if it pulls by itself, so that pulls cannot be limited.
+    pub(crate) fn pulls_itself(&self, pull_via: PullVia) -> Option<&RuntimeUri> {
+        Some(&self.uri).filter(|uri| !fetches(uri, pull_via))
+    }
+
     /// Who connects to the registries.
     pub(crate) fn registry_client(&self) -> Client {
         Client::of(&self.uri)

@@ -147,6 +147,7 @@ fn hint(path: &str) -> Option<&'static str> {
             Some("; it belongs into an entry of spec.cacheSpec")
         }
         "cacheSpec" => Some("; it belongs into spec"),
+        "maxConcurrentNodes" | "maxPullRatePerNode" => Some("; it belongs into spec.rollout"),
         "deadline" => Some("; it belongs into spec, or into an entry of spec.cacheSpec"),
         _ => None,
     }

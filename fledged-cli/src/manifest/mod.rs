@@ -20,7 +20,7 @@ pub(crate) use edits::{Edit, follow_edits};
 pub(crate) use finding::{Finding, ManifestError};
 pub(crate) use source::Source;
 pub(crate) use warnings::{
-    load, report_unused, warn_cut_deadlines, warn_no_credentials, warn_unsupported,
+    load, report_unused, warn_cut_deadlines, warn_no_credentials, warn_unlimited, warn_unsupported,
 };
 
 /// The namespace of an ImageCache that names none, outside a cluster.

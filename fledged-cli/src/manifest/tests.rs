@@ -71,7 +71,7 @@ metadata: {name: full}
 spec:
   serviceAccountName: puller
   deletionPolicy: Purge
-  rollout: {maxConcurrentNodes: "25%"}
+  rollout: {maxConcurrentNodes: "25%", maxPullRatePerNode: 20Mi}
   cacheSpec:
   - images: [nginx]
     imagePullPolicy: Always
@@ -89,6 +89,7 @@ status: {status: Succeeded, anything: [1]}
     assert_eq!(cache.id.to_string(), "default/full");
     assert_eq!(cache.deletion_policy, DeletionPolicy::Purge);
     assert_eq!(cache.groups[0].pull_policy, Some(ImagePullPolicy::Always));
+    assert_eq!(cache.max_pull_rate.unwrap().bytes(), 20 << 20);
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn a_misplaced_field_gives_a_hint() {
     let manifests = parse_text(
         "apiVersion: kubefledged.io/v1alpha2\nkind: ImageCache\nmetadata: {name: a}\n\
          imagePullSecrets: []\n\
-         spec:\n  nodeSelector: {a: b}\n  cacheSpec:\n\
+         spec:\n  nodeSelector: {a: b}\n  maxPullRatePerNode: 1Mi\n  cacheSpec:\n\
          \x20 - images: [r.example/a:1]\n    imagePullSecrets: [{name: s}]\n",
     )
     .unwrap();
@@ -192,6 +193,7 @@ fn a_misplaced_field_gives_a_hint() {
             "spec.nodeSelector",
             "it belongs into an entry of spec.cacheSpec",
         ),
+        ("spec.maxPullRatePerNode", "it belongs into spec.rollout"),
     ] {
         let line = format!("(ImageCache default/a): {path}: unknown field, ignored; {hint}");
         assert!(
@@ -424,6 +426,20 @@ fn each_error_names_the_place_and_the_cause() {
                 "spec: {cacheSpec: [{images: [a]}], rollout: {maxConcurrentNodes: 0.5}}",
             ),
             vec!["spec.rollout.maxConcurrentNodes: 0.5: must be a number from 1 up, or"],
+        ),
+        (
+            with(
+                head,
+                "spec: {cacheSpec: [{images: [a]}], rollout: {maxPullRatePerNode: -20Mi}}",
+            ),
+            vec!["spec.rollout.maxPullRatePerNode: \"-20Mi\": must be a number with or without"],
+        ),
+        (
+            with(
+                head,
+                "spec: {cacheSpec: [{images: [a]}], rollout: {maxPullRatePerNode: 0}}",
+            ),
+            vec!["spec.rollout.maxPullRatePerNode: \"0\": must be at least 64Ki"],
         ),
         (
             "- a\n- b\n".to_owned(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fledged_core::model::{DeletionPolicy, GoDuration, ImageCache};
+use fledged_cri::target::RuntimeUri;
 use serde_json::Value;
 
 use super::{Manifests, Source, read};
@@ -44,7 +45,7 @@ pub(crate) fn warn_unsupported(caches: &[ImageCache], has_credentials: bool, ter
             tracing::info!(cache = %cache.id, "deletionPolicy ignored outside a cluster");
         }
         if cache.rollout.max_concurrent_nodes.is_some() {
-            tracing::info!(cache = %cache.id, "rollout ignored outside a cluster");
+            tracing::info!(cache = %cache.id, "rollout.maxConcurrentNodes ignored outside a cluster");
         }
     }
 }
@@ -59,6 +60,23 @@ pub(crate) fn warn_cut_deadlines(caches: &[ImageCache], longest: Duration, termi
                 GoDuration(longest)
             ));
         }
+    }
+}
+
+/// Warns about pull rates that a runtime does not keep because it pulls by itself.
+pub(crate) fn warn_unlimited(
+    caches: &[ImageCache],
+    pulls_itself: Option<&RuntimeUri>,
+    terminal: &Terminal,
+) {
+    let Some(uri) = pulls_itself else {
+        return;
+    };
+    for cache in caches.iter().filter(|cache| cache.max_pull_rate.is_some()) {
+        terminal.warn(format_args!(
+            "ImageCache {}: spec.rollout.maxPullRatePerNode is not kept: {uri} pulls by itself; only oci: and, with --pull-via auto, containerd can be limited",
+            cache.id
+        ));
     }
 }
 

@@ -291,7 +291,8 @@ impl Query<'_> {
                 } else {
                     "it is being pulled"
                 };
-                self.by_report(WhyReason::Pulling, because)
+                let answer = self.by_report(WhyReason::Pulling, because);
+                self.with_pull_rate(answer)
                     .advise(format!("wait: {}", self.command("wait")))
             }
             Cause::BackingOff(failure) => self.failing(
@@ -666,6 +667,20 @@ impl Query<'_> {
         answer.attempts = Some(report.attempts);
         answer.next_attempt = report.next_attempt_at;
         answer
+    }
+
+    /// Adds the rate that limits the pulls of the image, if there is one.
+    fn with_pull_rate(&self, answer: Answer) -> Answer {
+        let details = NodeDetails::new(self.record);
+        let assigned = details.assigned(self.image);
+        match assigned.and_then(|entry| entry.pull_limit.as_ref()) {
+            Some(limit) => answer.with(
+                self.record_object(),
+                "spec.images[*].maxPullRate",
+                limit.rate.to_string(),
+            ),
+            None => answer,
+        }
     }
 
     /// Turns an answer about this ImageCache into "cached" if the node has the image for other ImageCaches.
