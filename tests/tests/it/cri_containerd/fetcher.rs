@@ -472,7 +472,7 @@ async fn a_mirror_that_refuses_only_fledged_is_left_to_the_runtime() {
     assert_eq!(setup.proxy.requests_matching("GET", "").len(), 0);
 }
 
-fn left_to_the_runtime(pulled: RuntimeImage) -> String {
+pub(super) fn left_to_the_runtime(pulled: RuntimeImage) -> String {
     match pulled.via {
         Some(PulledVia::Runtime(why)) => why,
         other => panic!("{other:?}"),

@@ -3,6 +3,7 @@ mod faults;
 mod fetcher;
 mod images;
 mod leases;
+mod pull_rate;
 
 use fledged_core::error::Failure;
 use fledged_core::model::ImageRef;
