@@ -122,6 +122,16 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes, after a build in release mode",
     ),
     (
+        "cargo run --release -p fledged-tests --bin bench-node -- --fetching",
+        Run::Help(env!("CARGO_BIN_EXE_bench-node")),
+        "minutes, after a build in release mode",
+    ),
+    (
+        "cargo run --release -p fledged-tests --bin bench-node -- --fetching --scale 1 --runs 1",
+        Run::Help(env!("CARGO_BIN_EXE_bench-node")),
+        "minutes, after a build in release mode",
+    ),
+    (
         "cargo run --release -p fledged-tests --bin bench-node -- --sweep",
         Run::Help(env!("CARGO_BIN_EXE_bench-node")),
         "minutes, after an optimised build",

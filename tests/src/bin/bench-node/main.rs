@@ -3,11 +3,13 @@
 //! `cargo build --release -p fledged-cli && cargo run --release -p fledged-tests --bin bench-node`
 //!
 //! With `--sweep`, it pulls images of several sizes with several numbers of concurrent pulls, compared with `ctr` and
-//! the kubelet's calls. `README.md` beside this file has results.
+//! the kubelet's calls. With `--fetching`, it compares who fetches the layers, also when a process is killed, beside the
+//! pull of a pod, and with a limited rate. `README.md` beside this file has results.
 //!
 //! Every run is cold (a fresh containerd or folder). The compared tools take turns, so that other load on
 //! the machine affects all of them. Figures are printed; no time is asserted.
 
+mod fetching;
 mod machine;
 mod measure;
 mod report;
@@ -20,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use fledged_tests::{Fault, FaultProxy, Registry, Rule, find_fledged, require};
 
+use crate::fetching::{Fetching, Work};
 use crate::machine::Machine;
 use crate::report::{Comparison, Report};
 use crate::scenario::{Place, Scenario};
@@ -49,7 +52,7 @@ struct Args {
     /// Limit each connection to the registry to this rate, in MB/s, as distant registries do.
     #[arg(long, value_name = "MB", conflicts_with = "sweep")]
     connection_mb: Option<u64>,
-    /// Runs of each tool in each comparison; 5 by default, 3 in a sweep.
+    /// Runs of each tool in each comparison; 5 by default, 3 with --sweep and --fetching.
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
     /// Passed to fledged; without it, fledged uses its default.
@@ -80,6 +83,24 @@ struct Args {
         requires = "sweep"
     )]
     at_once: Vec<NonZeroUsize>,
+    /// Instead of the comparisons, compare who fetches the layers for containerd: fledged, containerd for fledged, or ctr.
+    #[arg(
+        long,
+        conflicts_with_all = ["only", "max_parallel_pulls", "sweep", "connection_mb"]
+    )]
+    fetching: bool,
+    /// Only these rows of --fetching.
+    #[arg(long, value_enum, value_delimiter = ',', requires = "fetching")]
+    rows: Vec<Work>,
+    /// Sizes of --fetching, in percent; with 1, it takes a minute or two.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..=1_000),
+        requires = "fetching"
+    )]
+    scale: u64,
     /// How to print the figures.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -118,7 +139,8 @@ fn failed(error: &str) -> ExitCode {
 
 fn run(args: &Args) -> Result<Report, String> {
     let fledged = find_fledged()?;
-    let runs = args.runs.unwrap_or(if args.sweep { 3 } else { 5 });
+    let is_long = args.sweep || args.fetching;
+    let runs = args.runs.unwrap_or(if is_long { 3 } else { 5 });
     if runs == 0 || args.images == 0 || args.image_layers == 0 {
         return Err("--runs, --images and --image-layers must be at least 1".to_owned());
     }
@@ -130,7 +152,21 @@ fn run(args: &Args) -> Result<Report, String> {
         fledged: fledged.display().to_string(),
         comparisons: Vec::new(),
         sweep: Vec::new(),
+        fetching: Vec::new(),
     };
+    if args.fetching {
+        if !require(Place::Containerd.programs()) {
+            return Err("nothing can be compared on this machine".to_owned());
+        }
+        let fetching = Fetching {
+            fledged: &fledged,
+            runs,
+            scale: args.scale,
+            rows: &args.rows,
+        };
+        report.fetching = fetching.run()?;
+        return Ok(report);
+    }
     if args.sweep {
         if !require(Place::Containerd.programs()) {
             return Err("nothing can be compared on this machine".to_owned());

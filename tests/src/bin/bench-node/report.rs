@@ -5,6 +5,7 @@ use std::fmt;
 use fledged_core::model::ByteSize;
 use serde::Serialize;
 
+use crate::fetching::FetchRow;
 use crate::machine::Machine;
 use crate::measure::Sample;
 use crate::sweep::Row;
@@ -17,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) comparisons: Vec<Comparison>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sweep: Vec<Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) fetching: Vec<FetchRow>,
 }
 
 /// The runs of both tools in one comparison.
@@ -81,15 +84,26 @@ impl Comparison {
 
 impl Side {
     pub(crate) fn summary(&self) -> Summary {
-        let mut seconds: Vec<f64> = self.runs.iter().map(|run| run.seconds).collect();
-        seconds.sort_by(f64::total_cmp);
-        Summary {
-            median_seconds: median(&seconds),
-            min_seconds: seconds.first().copied().unwrap_or_default(),
-            max_seconds: seconds.last().copied().unwrap_or_default(),
-            peak_rss_bytes: self.runs.iter().filter_map(|run| run.peak_rss).max(),
-            runs: self.runs.len(),
-        }
+        summary(&self.runs)
+    }
+}
+
+impl Summary {
+    pub(crate) fn median_seconds(&self) -> f64 {
+        self.median_seconds
+    }
+}
+
+/// Summarises some runs.
+pub(crate) fn summary(runs: &[Sample]) -> Summary {
+    let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    Summary {
+        median_seconds: median(&seconds),
+        min_seconds: seconds.first().copied().unwrap_or_default(),
+        max_seconds: seconds.last().copied().unwrap_or_default(),
+        peak_rss_bytes: runs.iter().filter_map(|run| run.peak_rss).max(),
+        runs: runs.len(),
     }
 }
 
@@ -165,6 +179,9 @@ impl fmt::Display for Report {
             }
         }
         for row in &self.sweep {
+            write!(f, "\n{row}")?;
+        }
+        for row in &self.fetching {
             write!(f, "\n{row}")?;
         }
         Ok(())

@@ -112,15 +112,9 @@ impl Scenario<'_> {
     pub(crate) fn run_fledged(&self) -> Result<Sample, String> {
         let folder = folder()?;
         let file = folder.path().join("cache.yaml");
-        fs::write(&file, self.manifest()).map_err(|e| format!("cannot write the manifest: {e}"))?;
-        let mut command = Command::new(self.fledged);
-        command
-            .args(["node", "apply", "-f"])
-            .arg(&file)
-            .args(["-o", "json", "--deadline", "30m"])
-            // Without the caller's credentials and proxies.
-            .env("HOME", folder.path())
-            .env_remove("DOCKER_CONFIG");
+        let text = manifest(&self.images.references);
+        fs::write(&file, text).map_err(|e| format!("cannot write the manifest: {e}"))?;
+        let mut command = fledged_apply(self.fledged, &file, folder.path());
         if let Some(limit) = self.max_parallel_pulls {
             command.args(["--max-parallel-pulls", &limit.to_string()]);
         }
@@ -217,21 +211,32 @@ impl Scenario<'_> {
         }
         Ok(())
     }
+}
 
-    fn manifest(&self) -> String {
-        let images: String = self
-            .images
-            .references
-            .iter()
-            .map(|reference| format!("        - {reference}\n"))
-            .collect();
-        format!(
-            "apiVersion: kubefledged.io/v1alpha2\n\
-             kind: ImageCache\n\
-             metadata:\n  name: bench\n  namespace: default\n\
-             spec:\n  cacheSpec:\n    - images:\n{images}"
-        )
-    }
+/// `fledged node apply` of that manifest, without the caller's credentials.
+pub(crate) fn fledged_apply(fledged: &Path, manifest: &Path, home: &Path) -> Command {
+    let mut command = Command::new(fledged);
+    command
+        .args(["node", "apply", "-f"])
+        .arg(manifest)
+        .args(["-o", "json", "--deadline", "30m"])
+        .env("HOME", home)
+        .env_remove("DOCKER_CONFIG");
+    command
+}
+
+/// An ImageCache with these images.
+pub(crate) fn manifest(references: &[String]) -> String {
+    let images: String = references
+        .iter()
+        .map(|reference| format!("        - {reference}\n"))
+        .collect();
+    format!(
+        "apiVersion: kubefledged.io/v1alpha2\n\
+         kind: ImageCache\n\
+         metadata:\n  name: bench\n  namespace: default\n\
+         spec:\n  cacheSpec:\n    - images:\n{images}"
+    )
 }
 
 fn measure_with(mut command: Command, args: &[&str]) -> Result<Sample, String> {
@@ -239,11 +244,12 @@ fn measure_with(mut command: Command, args: &[&str]) -> Result<Sample, String> {
     measure(command)
 }
 
-fn folder() -> Result<TempDir, String> {
+/// A temporary folder.
+pub(crate) fn folder() -> Result<TempDir, String> {
     TempDir::with_prefix("bench-").map_err(|e| format!("no temporary folder: {e}"))
 }
 
 /// Flushes pending writes of earlier runs, so that they don't slow down the next run.
-fn settle() {
+pub(crate) fn settle() {
     rustix::fs::sync();
 }
