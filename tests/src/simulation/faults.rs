@@ -59,12 +59,12 @@ impl Weather {
     /// The kind, as it is counted.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Slow(_) => "slow requests",
-            Self::Errors(_) => "refused requests",
-            Self::LostAnswers(_) => "lost answers",
-            Self::Hangs(_) => "hanging requests",
-            Self::LateEvents(_) => "late events",
-            Self::RepeatedEvents(_) => "repeated events",
+            Self::Slow(_) => "slow connections",
+            Self::Errors(_) => "connections that refuse requests",
+            Self::LostAnswers(_) => "connections that lose answers",
+            Self::Hangs(_) => "connections that hang",
+            Self::LateEvents(_) => "watches that are late",
+            Self::RepeatedEvents(_) => "watches that repeat events",
             Self::Partition => "partitions",
         }
     }

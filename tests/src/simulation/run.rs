@@ -73,7 +73,9 @@ pub struct Outcome {
     pub hash: u64,
     /// Simulated time.
     pub simulated: Duration,
-    /// Moves and faults by kind.
+    /// Moves by kind.
+    pub moves: BTreeMap<&'static str, u64>,
+    /// Faults that requests and watches met, by kind. A move that lasts is met many times, or not at all.
     pub faults: BTreeMap<&'static str, u64>,
     /// Time from the last fault to convergence.
     pub convergence: Option<Duration>,
@@ -128,6 +130,7 @@ fn run_planted(scenario: &Scenario, printed: bool) -> Outcome {
             steps: 0,
             hash: 0,
             simulated: Duration::ZERO,
+            moves: BTreeMap::new(),
             faults: BTreeMap::new(),
             convergence: None,
             rollout: None,
@@ -193,6 +196,7 @@ async fn play(scenario: &Scenario, printed: bool) -> Outcome {
         steps,
         hash,
         simulated: trace.now(),
+        moves: trace.moves(),
         faults: trace.faults(),
         convergence,
         rollout,

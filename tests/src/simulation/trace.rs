@@ -1,4 +1,4 @@
-//! What happened in a simulation: a hash of every step, counts of faults, and the last steps as text.
+//! What happened in a simulation: a hash of every step, counts of moves and faults, and the last steps as text.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -22,6 +22,7 @@ pub(super) struct Trace {
 struct State {
     hasher: DefaultHasher,
     steps: u64,
+    moves: BTreeMap<&'static str, u64>,
     faults: BTreeMap<&'static str, u64>,
     tail: VecDeque<String>,
     printed: bool,
@@ -65,7 +66,12 @@ impl Trace {
         state.tail.push_back(line);
     }
 
-    /// Counts a fault of this kind.
+    /// Counts a move of this kind.
+    pub(super) fn moved(&self, kind: &'static str) {
+        *self.state().moves.entry(kind).or_default() += 1;
+    }
+
+    /// Counts a fault of this kind that a request or a watch met.
     pub(super) fn fault(&self, kind: &'static str) {
         *self.state().faults.entry(kind).or_default() += 1;
     }
@@ -76,7 +82,12 @@ impl Trace {
         (state.steps, state.hasher.finish())
     }
 
-    /// The counts of faults.
+    /// The counts of moves.
+    pub(super) fn moves(&self) -> BTreeMap<&'static str, u64> {
+        self.state().moves.clone()
+    }
+
+    /// The counts of faults that requests and watches met.
     pub(super) fn faults(&self) -> BTreeMap<&'static str, u64> {
         self.state().faults.clone()
     }

@@ -315,7 +315,7 @@ impl World {
     /// Does one move.
     pub(super) async fn act(&mut self, act: &Move) {
         self.trace.step(format_args!("move {act:?}"));
-        self.trace.fault(kind(act));
+        self.trace.moved(kind(act));
         match act {
             Move::Apply(cache, spec) | Move::ApplyNonsense(cache, spec) => {
                 apply(&self.caches(*cache), *cache, spec).await;
@@ -372,7 +372,6 @@ impl World {
             }
             Move::Compact => self.service.compact(),
             Move::Suffer(target, weather, lasting) => {
-                self.trace.fault(weather.kind());
                 for process in self.targets(*target) {
                     process.connection.suffer(weather.clone(), *lasting);
                 }
@@ -745,7 +744,7 @@ fn kind(act: &Move) -> &'static str {
         Move::LoseImage(..) => "images missing in a registry",
         Move::FailRegistry(..) => "registries that fail",
         Move::Throttle(..) => "registries that throttle",
-        Move::Suffer(..) => "bad connections",
+        Move::Suffer(_, weather, _) => weather.kind(),
         Move::CutWatches(..) => "cuts of watches",
         Move::Compact => "compactions",
         Move::Kill(..) => "kills",

@@ -13,11 +13,14 @@ const SEEDS: std::ops::RangeInclusive<u64> = 1..=4;
 #[test]
 fn invariants_hold_under_random_faults() {
     for seed in SEEDS {
-        let outcome = run(&Scenario::new(seed), false);
+        let scenario = Scenario::new(seed);
+        let outcome = run(&scenario, false);
         let replay = format!("cargo run -p fledged-tests --bin simulate -- --seed {seed} --trace");
         assert!(!outcome.has_failed(), "{:?}\n{replay}", outcome.violations);
         assert!(outcome.convergence.is_some());
         assert!(outcome.steps > 100, "{}", outcome.steps);
+        let moves: u64 = outcome.moves.values().sum();
+        assert_eq!(moves, scenario.moves.len() as u64, "{:?}", outcome.moves);
     }
 }
 

@@ -231,12 +231,17 @@ fn print(outcome: &Outcome) {
     }
 }
 
+/// Numbers by kind.
+type Counts = BTreeMap<&'static str, u64>;
+
 #[derive(Default)]
 struct Figures {
     seeds: u64,
     steps: u64,
     simulated: Duration,
-    faults: BTreeMap<&'static str, u64>,
+    moves: Counts,
+    /// Faults that requests and watches met.
+    faults: Counts,
     convergences: Vec<(Duration, u64)>,
     rollouts: Vec<RolloutWrites>,
     failed: BTreeMap<u64, Outcome>,
@@ -299,9 +304,8 @@ impl Figures {
         self.seeds += 1;
         self.steps += outcome.steps;
         self.simulated += outcome.simulated;
-        for (kind, count) in &outcome.faults {
-            *self.faults.entry(kind).or_default() += count;
-        }
+        add(&mut self.moves, &outcome.moves);
+        add(&mut self.faults, &outcome.faults);
         let converged = outcome.convergence.map(|after| (after, seed));
         self.convergences.extend(converged);
         self.rollouts.extend(outcome.rollout);
@@ -336,9 +340,21 @@ impl Figures {
             most(|writes| writes.reports),
             most(|writes| writes.statuses),
         );
-        println!("moves and faults  {}", self.faults.values().sum::<u64>());
-        for (kind, count) in &self.faults {
-            println!("  {count:>9}  {kind}");
-        }
+        print_counts("moves", &self.moves);
+        print_counts("faults met", &self.faults);
+    }
+}
+
+fn add(sums: &mut Counts, counts: &Counts) {
+    for (kind, count) in counts {
+        *sums.entry(kind).or_default() += count;
+    }
+}
+
+/// Prints the sum of the counts, then each of them.
+fn print_counts(title: &str, counts: &Counts) {
+    println!("{title:<17} {}", counts.values().sum::<u64>());
+    for (kind, count) in counts {
+        println!("  {count:>9}  {kind}");
     }
 }
