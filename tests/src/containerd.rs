@@ -4,10 +4,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
-
+use crate::leftovers::{TemporaryFolder, uninterrupted};
 use crate::poll::{SOON, poll_until};
-use crate::process::{Process, unmount_below};
+use crate::process::Process;
 use crate::require::find;
 
 /// containerd's namespace for the images of the CRI plugin.
@@ -20,27 +19,7 @@ const NAMESPACE: &str = "k8s.io";
 pub struct Containerd {
     /// Dropped before the folder.
     process: Process,
-    folder: Folder,
-}
-
-/// A temporary folder with mounts in it.
-#[derive(Debug)]
-struct Folder(TempDir);
-
-impl Folder {
-    fn create() -> Self {
-        Self(TempDir::with_prefix("containerd-").expect("a temporary folder"))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        unmount_below(self.path());
-    }
+    folder: TemporaryFolder,
 }
 
 impl Containerd {
@@ -51,7 +30,7 @@ impl Containerd {
     /// When containerd does not start; the message shows its log.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_in(Folder::create(), "")
+        Self::start_in(TemporaryFolder::create("containerd-"), "")
     }
 
     /// Starts containerd with these lines in the settings of its CRI plugin.
@@ -61,7 +40,7 @@ impl Containerd {
     /// When containerd does not start; the message shows its log.
     #[must_use]
     pub fn start_with(cri_settings: &str) -> Self {
-        Self::start_in(Folder::create(), cri_settings)
+        Self::start_in(TemporaryFolder::create("containerd-"), cri_settings)
     }
 
     /// Starts containerd with content and snapshots on an ext4 file system of this size, which a file in the temporary
@@ -72,7 +51,7 @@ impl Containerd {
     /// When the file system cannot be made or mounted, or containerd does not start.
     #[must_use]
     pub fn start_on_small_disk(mebibytes: u64) -> Self {
-        let folder = Folder::create();
+        let folder = TemporaryFolder::create("containerd-");
         let image = folder.path().join("disk");
         let file = std::fs::File::create(&image).expect("the file of a disk");
         file.set_len(mebibytes << 20).expect("a sparse file");
@@ -85,11 +64,11 @@ impl Containerd {
         std::fs::create_dir(&root).expect("a mount point");
         let (image, root) = (image.display().to_string(), root.display().to_string());
         make_loop_device();
-        run("mount", &["-o", "loop", &image, &root]);
+        uninterrupted(|| run("mount", &["-o", "loop", &image, &root]));
         Self::start_in(folder, "")
     }
 
-    fn start_in(folder: Folder, cri_settings: &str) -> Self {
+    fn start_in(folder: TemporaryFolder, cri_settings: &str) -> Self {
         let root = folder.path();
         std::fs::write(config_path(root), config(root, cri_settings))
             .expect("writing containerd's configuration");

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::process::{Process, unmount_below};
+use crate::leftovers::unmount_below;
+use crate::process::Process;
 
 /// Docker Engine with its own containerd and without container networks.
 ///

@@ -64,6 +64,7 @@ pub mod kube;
 mod kubelet;
 mod layers;
 mod layout_check;
+pub mod leftovers;
 mod manifest;
 mod poll;
 mod process;
@@ -82,9 +83,9 @@ pub use images::{Image, ImageBuilder, ImageIndexBuilder, Platform, images_with_s
 pub use kubelet::pull_like_the_kubelet;
 pub use layers::{Compression, Layer};
 pub use layout_check::{LayoutContent, check_layout};
+pub use leftovers::unmount_below;
 pub use manifest::ManifestFile;
 pub use poll::{SOON, poll_until};
-pub use process::unmount_below;
 pub use push::Pushed;
 pub use registry::{LoggedRequest, Registry, RegistryEndpoint};
 pub use require::{require, skipped};

@@ -1,13 +1,13 @@
 //! A child process in its own process group, stopped by PID even if the test panics.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use crate::leftovers;
 use crate::poll::poll_until;
 use crate::require::find;
 
@@ -50,14 +50,14 @@ impl Process {
                 .open(path)
                 .unwrap_or_else(|e| panic!("cannot open {}: {e}", path.display()))
         };
-        let child = Command::new(path)
+        let mut command = Command::new(path);
+        command
             .args(args.iter().map(AsRef::as_ref))
             .envs(variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(append(&stdout))
-            .stderr(append(&stderr))
-            .process_group(0)
-            .spawn()
+            .stderr(append(&stderr));
+        let child = leftovers::spawn(&mut command)
             .unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
         Self {
             child,
@@ -103,7 +103,7 @@ impl Process {
     /// How it ended, if it has ended.
     pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            self.ended = self.child.try_wait().ok().flatten();
+            self.ended = leftovers::try_wait(&mut self.child);
         }
         self.ended
     }
@@ -129,11 +129,7 @@ impl Process {
     /// SIGKILL to the whole group, then waits for the child.
     pub(crate) fn kill9(&mut self) {
         if self.try_wait().is_none() {
-            if let Some(pid) = self.pid() {
-                // The process may have ended already.
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-            self.ended = self.child.wait().ok();
+            self.ended = leftovers::kill(&mut self.child);
         }
     }
 
@@ -156,22 +152,5 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill9();
-    }
-}
-
-/// Unmounts everything mounted at or below a folder, the innermost first, so that it can be deleted.
-pub fn unmount_below(root: &Path) {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut points: Vec<PathBuf> = table
-        .lines()
-        // The fifth field is the mount point (proc_pid_mountinfo(5)); temporary folders have no
-        // characters that it would escape.
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from)
-        .filter(|point| point.starts_with(root))
-        .collect();
-    points.sort();
-    for point in points.iter().rev() {
-        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
     }
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use hyper::Method;
-use tempfile::TempDir;
 
 use crate::http;
+use crate::leftovers::TemporaryFolder;
 use crate::poll::{SOON, poll_until};
 use crate::process::Process;
 
@@ -27,7 +27,7 @@ pub struct Registry {
     addr: String,
     credentials: Option<(String, String)>,
     marks: AtomicU32,
-    folder: TempDir,
+    folder: TemporaryFolder,
 }
 
 /// One request as the registry logged it.
@@ -63,7 +63,7 @@ impl Registry {
     }
 
     fn launch(credentials: Option<(String, String)>) -> Self {
-        let folder = TempDir::with_prefix("registry-").expect("a temporary folder");
+        let folder = TemporaryFolder::create("registry-");
         let root = folder.path();
         let mut config = format!(
             "version: 0.1\n\

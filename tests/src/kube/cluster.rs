@@ -9,10 +9,10 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use rustix::fs::{FlockOperation, flock};
-use tempfile::TempDir;
 
 use super::envtest::EnvTest;
 use super::wait::eventually;
+use crate::leftovers::TemporaryFolder;
 
 /// The kind of API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct TestCluster {
     /// A label value that only this test's nodes have, and a part of their names.
     tag: String,
     server: Server,
-    _folder: Option<TempDir>,
+    _folder: Option<TemporaryFolder>,
 }
 
 impl TestCluster {
@@ -67,7 +67,7 @@ impl TestCluster {
 
     /// Starts the embedded server.
     pub async fn start_embedded() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = TemporaryFolder::create("apiserver-");
         let server = fledged_apiserver::Server::builder().start().await.unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
@@ -85,7 +85,7 @@ impl TestCluster {
         Self::of(Server::Cluster(None), kubeconfig.to_owned(), None).await
     }
 
-    async fn of(server: Server, kubeconfig: PathBuf, folder: Option<TempDir>) -> Self {
+    async fn of(server: Server, kubeconfig: PathBuf, folder: Option<TemporaryFolder>) -> Self {
         fledged_cri::registry::ensure_tls_provider();
         let cluster = Self {
             client: client_of(&kubeconfig).await,

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use tempfile::TempDir;
 
+use crate::leftovers::TemporaryFolder;
 use crate::process::Process;
 
 const TOKEN: &str = "test-admin-token";
@@ -24,13 +24,13 @@ pub(super) struct EnvTest {
     // Dropped first, because an API server without its etcd does not end in time.
     apiserver: Process,
     _etcd: Process,
-    folder: TempDir,
+    folder: TemporaryFolder,
 }
 
 impl EnvTest {
     /// Starts both; blocks until the API server is ready.
     pub(super) fn start(assets: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = TemporaryFolder::create("envtest-");
         let root = folder.path();
         let [client, peer, secure] = free_ports();
         let etcd_url = format!("http://127.0.0.1:{client}");

@@ -42,16 +42,46 @@ fn a_signal_ends_children_and_mounts() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut program = start(folder.path(), "");
-    let history = folder.path().join("logs/history.txt");
-    poll_until("the first round", SOON * 3, || {
-        let history = std::fs::read_to_string(&history).unwrap_or_default();
-        history.contains("round 1").then_some(())
-    });
+    reaches(folder.path(), "round 1");
     assert!(!left_in(folder.path()).is_empty());
-    let pid = Pid::from_raw(program.id().try_into().unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
+    signal(&program, Signal::TERM);
     assert_eq!(end_of(&mut program).code(), Some(1));
     assert_nothing_left(&folder);
+}
+
+#[test]
+fn a_second_signal_ends_children_and_mounts_at_once() {
+    if !require(&NEEDED) {
+        return;
+    }
+    // In the middle of a round, and as soon as something has been started.
+    for moment in ["round 1", ""] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut program = start(folder.path(), "");
+        reaches(folder.path(), moment);
+        poll_until("processes", SOON, || {
+            (left_in(folder.path()).len() > 2).then_some(())
+        });
+        signal(&program, Signal::TERM);
+        signal(&program, Signal::INT);
+        let code = end_of(&mut program).code().unwrap();
+        assert!([128 + 2, 128 + 15].contains(&code), "{code}");
+        assert_nothing_left(&folder);
+    }
+}
+
+/// Waits until the history of a program has this text.
+fn reaches(folder: &Path, text: &str) {
+    let history = folder.join("logs/history.txt");
+    poll_until("the history", SOON * 3, || {
+        let history = std::fs::read_to_string(&history).ok()?;
+        history.contains(text).then_some(())
+    });
+}
+
+fn signal(program: &Child, signal: Signal) {
+    let pid = Pid::from_raw(program.id().try_into().unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 #[test]
@@ -98,6 +128,12 @@ fn assert_nothing_left(folder: &TempDir) {
             .then_some(())
     });
     assert_eq!(left_in(folder.path()), [""; 0]);
+    let entries = std::fs::read_dir(folder.path()).unwrap().flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    let left: Vec<String> = names
+        .filter(|name| !["logs", "out", "err", "containerd"].contains(&name.as_str()))
+        .collect();
+    assert_eq!(left, [""; 0]);
 }
 
 /// Processes with this folder of temporary files, loop devices and mounts below it.

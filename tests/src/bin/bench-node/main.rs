@@ -20,6 +20,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use fledged_tests::leftovers::{exit_by_signal, on_signals};
 use fledged_tests::{Fault, FaultProxy, Registry, Rule, find_fledged, require};
 
 use crate::fetching::{Fetching, Work};
@@ -139,6 +140,8 @@ fn failed(error: &str) -> ExitCode {
 
 fn run(args: &Args) -> Result<Report, String> {
     let fledged = find_fledged()?;
+    // Without it, a signal leaves containerd and its mounts behind.
+    on_signals(|number| exit_by_signal(number)).map_err(|error| error.to_string())?;
     let is_long = args.sweep || args.fetching;
     let runs = args.runs.unwrap_or(if is_long { 3 } else { 5 });
     if runs == 0 || args.images == 0 || args.image_layers == 0 {

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use fledged_tests::leftovers;
 use serde::Serialize;
 
 /// Interval at which a process's peak is read. The kernel keeps the peak, so only growth in the last two milliseconds
@@ -55,13 +56,13 @@ pub(crate) fn measure_here(work: impl FnOnce() -> Result<(), String>) -> Result<
 pub(crate) fn measure(mut command: Command) -> Result<Sample, String> {
     let shown = format!("{command:?}");
     let start = Instant::now();
-    let child = command
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("cannot start {shown}: {e}"))?;
-    let status = format!("/proc/{}/status", child.id());
+        .stderr(Stdio::piped());
+    let child = leftovers::spawn(&mut command).map_err(|e| format!("cannot start {shown}: {e}"))?;
+    let id = child.id();
+    let status = format!("/proc/{id}/status");
     let (done, peak) = (AtomicBool::new(false), AtomicU64::new(0));
     let (output, took) = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -74,6 +75,7 @@ pub(crate) fn measure(mut command: Command) -> Result<Sample, String> {
         });
         let output = child.wait_with_output();
         let took = start.elapsed();
+        leftovers::ended(id);
         done.store(true, Ordering::Relaxed);
         (output, took)
     });

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 use clap::ValueEnum;
+use fledged_tests::leftovers::TemporaryFolder;
 use fledged_tests::{
     Compression, Containerd, ImageBuilder, Layer, Pushed, Registry, images_with_shared_base,
     pull_like_the_kubelet,
 };
-use tempfile::TempDir;
 
 use crate::measure::{Sample, measure, measure_here};
 
@@ -110,7 +110,7 @@ impl Scenario<'_> {
 
     /// Measures `fledged node apply` of a file with all images.
     pub(crate) fn run_fledged(&self) -> Result<Sample, String> {
-        let folder = folder()?;
+        let folder = folder();
         let file = folder.path().join("cache.yaml");
         let text = manifest(&self.images.references);
         fs::write(&file, text).map_err(|e| format!("cannot write the manifest: {e}"))?;
@@ -148,7 +148,7 @@ impl Scenario<'_> {
                 Ok(sample)
             }
             Place::Oci => {
-                let folder = folder()?;
+                let folder = folder();
                 let layout = folder.path().join("layout");
                 settle();
                 let sample = self.each(|reference| {
@@ -245,8 +245,8 @@ fn measure_with(mut command: Command, args: &[&str]) -> Result<Sample, String> {
 }
 
 /// A temporary folder.
-pub(crate) fn folder() -> Result<TempDir, String> {
-    TempDir::with_prefix("bench-").map_err(|e| format!("no temporary folder: {e}"))
+pub(crate) fn folder() -> TemporaryFolder {
+    TemporaryFolder::create("bench-")
 }
 
 /// Flushes pending writes of earlier runs, so that they don't slow down the next run.

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use fledged_core::tokio::ShutdownSignal;
 use fledged_tests::campaign::{NEEDED, Options, run};
+use fledged_tests::leftovers::{exit_by_signal, on_signals};
 use fledged_tests::require;
 
 /// Injects faults into real containerd, docker-registry, an API server, the controller and agents.
@@ -49,7 +49,10 @@ fn main() -> std::io::Result<ExitCode> {
     });
     print!("{outcome}");
     if outcome.is_stopped() {
-        println!("stopped by a signal");
+        println!(
+            "stopped by a signal; history and logs are in {}",
+            folder.display()
+        );
         return Ok(ExitCode::FAILURE);
     }
     if outcome.failures().is_empty() {
@@ -69,24 +72,15 @@ fn main() -> std::io::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Returns what the first SIGINT or SIGTERM sets. The second one ends this process, and leaves its children.
+/// Returns what the first SIGINT or SIGTERM sets. The second one does not wait for the end of the round's work.
 fn stop_on_signal() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let signals = {
-        let _inside = runtime.enter();
-        ShutdownSignal::listen()
-    };
-    let (mut signals, stops) = (signals?, Arc::clone(&stop));
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            signals.recv().await;
-            stops.store(true, Ordering::SeqCst);
-            let number = signals.recv().await;
-            std::process::exit(128 + i32::from(number));
-        });
-    });
+    let stops = Arc::clone(&stop);
+    on_signals(move |number| {
+        if stops.swap(true, Ordering::SeqCst) {
+            exit_by_signal(number);
+        }
+        eprintln!("ending; a second signal kills all processes at once");
+    })?;
     Ok(stop)
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use fledged_tests::Containerd;
+use fledged_tests::leftovers::TemporaryFolder;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tempfile::TempDir;
 
 use crate::measure::{Sample, measure};
 use crate::scenario::{fledged_apply, folder, manifest, settle};
@@ -43,7 +43,7 @@ impl fmt::Display for Way {
 pub(super) struct Node<'a> {
     fledged: &'a Path,
     pub(super) containerd: Containerd,
-    home: TempDir,
+    home: TemporaryFolder,
 }
 
 impl<'a> Node<'a> {
@@ -51,7 +51,7 @@ impl<'a> Node<'a> {
         let node = Self {
             fledged,
             containerd: Containerd::start(),
-            home: folder()?,
+            home: folder(),
         };
         settle();
         Ok(node)
