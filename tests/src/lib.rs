@@ -49,6 +49,7 @@
     clippy::indexing_slicing
 )]
 
+pub mod arguments;
 pub mod campaign;
 mod command;
 mod containerd;

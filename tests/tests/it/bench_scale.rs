@@ -136,19 +136,3 @@ fn loads_stay_within_their_limits() {
     assert!(created["recordWrites"].as_u64() >= Some(4), "{created:#}");
     assert!(requests(created, "APPLY", "imagecaches/status").is_some());
 }
-
-#[test]
-fn invalid_arguments_are_refused() {
-    for (args, wanted) in [
-        (&["--nodes=0"][..], "--nodes"),
-        (&["--pull=soon"][..], "soon"),
-        (&["--only=lunch"][..], "lunch"),
-        (&["--load=lunch"][..], "lunch"),
-        (&["--load=flap", "--only=join"][..], "--only"),
-        (&["--caches=3"][..], "--load"),
-        (&["--embedded", "--kubeconfig=x"][..], "--kubeconfig"),
-    ] {
-        let (ok, _, stderr) = run(args);
-        assert!(!ok && stderr.contains(wanted), "{args:?}: {stderr}");
-    }
-}

@@ -6,6 +6,7 @@
     clippy::indexing_slicing
 )]
 
+mod arguments;
 mod bench_scale;
 mod campaign;
 mod conformance;

@@ -12,7 +12,7 @@ use crate::report::{Side, Summary};
 use crate::scenario::{ImageSet, Place, Scenario, equal_images};
 
 /// Largest number of images of one size.
-const IMAGES_MAX: usize = 8;
+pub(crate) const IMAGES_MAX: usize = 8;
 /// Largest total size of the images of one size, in MB: three images of a gigabyte.
 const TOGETHER_MB: usize = 3_000;
 
@@ -132,7 +132,8 @@ impl Sweep<'_> {
     }
 }
 
-fn count(megabytes: usize) -> usize {
+/// Number of images of a size.
+pub(crate) fn count(megabytes: usize) -> usize {
     (TOGETHER_MB / megabytes.max(1)).clamp(1, IMAGES_MAX)
 }
 

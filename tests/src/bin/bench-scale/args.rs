@@ -1,12 +1,21 @@
 //! The command line arguments.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser;
 use clap::{Parser, ValueEnum};
-use fledged_core::model::{CountOrPercent, GoDuration};
+use fledged_core::model::CountOrPercent;
+use fledged_tests::arguments::{CheckedArgs, Given, duration, number, positive_duration};
 use fledged_tests::kube::Way;
+
+/// Most nodes, caches, and so on: far more than one machine can run.
+const MOST: u64 = 100_000;
+/// Most images of a cache: the second rollout takes references after these.
+const MOST_IMAGES: u64 = 4_000;
+/// The shortest time between two changes of nodes.
+const SHORTEST: Duration = Duration::from_micros(10);
 
 /// Measures the rollout of a cache to nodes without kubelets, and further phases.
 #[derive(Debug, Clone, Parser)]
@@ -16,50 +25,56 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "agent")]
     pub(crate) node_driver: Way,
     /// Nodes that exist when the cache is applied; 20, or as the load has it.
-    #[arg(long, value_name = "N")]
-    nodes: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=MOST))]
+    nodes: Option<usize>,
     /// Images of each cache; 20, or as the load has it.
-    #[arg(long, value_name = "M")]
-    images: Option<NonZeroUsize>,
+    #[arg(long, value_name = "M", value_parser = number::<usize>(1..=MOST_IMAGES))]
+    images: Option<usize>,
     /// Duration of one pull.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub(crate) pull: Duration,
-    /// Concurrent pulls on each node; always one with Jobs.
-    #[arg(long, value_name = "N", default_value = "3")]
+    /// Concurrent pulls on each node; only with agents.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "3",
+        value_parser = number::<usize>(1..=1_000).try_map(NonZeroUsize::try_from)
+    )]
     pub(crate) parallelism: NonZeroUsize,
     /// Nodes that pull concurrently; all by default.
     #[arg(long, value_name = "N|N%", default_value = "100%")]
     pub(crate) max_concurrent_nodes: CountOrPercent,
     /// Nodes that turn Ready one by one.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number::<usize>(0..=MOST))]
     pub(crate) joins: usize,
     /// NotReady nodes in the last phase, and as many Ready nodes without an agent; 5 % of all nodes by default.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(0..=MOST))]
     pub(crate) troubled: Option<usize>,
     /// Duration of the idle phase.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
     pub(crate) idle: Duration,
     /// Only these phases besides the rollout, in the order in which they are listed here.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<PhaseName>,
     /// Measures these loads, one after another and each on a cluster of its own, in place of the phases.
-    #[arg(long, value_enum, value_delimiter = ',', conflicts_with_all = ["only", "joins", "troubled", "idle"])]
+    #[arg(long, value_enum, value_delimiter = ',')]
     load: Vec<LoadChoice>,
     /// With the loads `wide` and `caches`: number of ImageCaches.
-    #[arg(long, value_name = "N", requires = "load")]
-    caches: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=MOST))]
+    caches: Option<usize>,
     /// With the loads `wide` and `caches`: ImageCaches for every node; each of the others is for one node.
-    #[arg(long, value_name = "N", requires = "load")]
+    /// At most as many as there are.
+    #[arg(long, value_name = "N", value_parser = number::<usize>(0..=MOST))]
     everywhere: Option<usize>,
-    /// With a load: how long it lasts.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    /// With each load but `deep`: how long it lasts.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
     pub(crate) lasting: Duration,
-    /// With a load: period in which each node turns NotReady and Ready again.
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    /// With the loads `flap`, `wide` and `caches`: period in which each node turns NotReady and Ready again.
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = positive_duration)]
     pub(crate) flap_period: Duration,
     /// With the load `storm`: edits a second.
-    #[arg(long, value_name = "N", default_value = "100")]
-    pub(crate) edits: NonZeroU32,
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number::<u32>(1..=10_000))]
+    pub(crate) edits: u32,
     /// Kubeconfig of a cluster to measure on, which must be for tests only.
     #[arg(long, value_name = "FILE", conflicts_with = "embedded")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -102,7 +117,7 @@ impl Args {
     pub(crate) fn loads(&self) -> Vec<(LoadName, Self)> {
         let names = self.load.iter().flat_map(|choice| choice.loads());
         let with_sizes = names.map(|name| {
-            let has_many = matches!(name, LoadName::Wide | LoadName::Caches);
+            let has_many = name.has_many_caches();
             let args = Self {
                 sizes: name.sizes(),
                 caches: self.caches.filter(|_| has_many),
@@ -116,17 +131,17 @@ impl Args {
 
     /// Nodes that exist when the first cache is applied.
     pub(crate) fn nodes(&self) -> usize {
-        self.nodes.map_or(self.sizes.nodes, NonZeroUsize::get)
+        self.nodes.unwrap_or(self.sizes.nodes)
     }
 
     /// Images of each cache.
     pub(crate) fn images(&self) -> usize {
-        self.images.map_or(self.sizes.images, NonZeroUsize::get)
+        self.images.unwrap_or(self.sizes.images)
     }
 
     /// Number of caches.
     pub(crate) fn caches(&self) -> usize {
-        self.caches.map_or(self.sizes.caches, NonZeroUsize::get)
+        self.caches.unwrap_or(self.sizes.caches)
     }
 
     /// Number of caches for every node.
@@ -137,12 +152,22 @@ impl Args {
 
     /// Whether a phase is measured.
     pub(crate) fn wants(&self, phase: PhaseName) -> bool {
-        let can = match phase {
+        self.can(phase) && (self.only.is_empty() || self.only.contains(&phase))
+    }
+
+    /// Whether a phase can be measured.
+    fn can(&self, phase: PhaseName) -> bool {
+        match phase {
             PhaseName::Join => self.joins > 0,
             PhaseName::Reconnect => self.node_driver == Way::Agents,
             _ => true,
-        };
-        can && (self.only.is_empty() || self.only.contains(&phase))
+        }
+    }
+
+    /// Time between two changes of nodes, so that each turns NotReady and Ready again once in a period.
+    pub(crate) fn flap_interval(&self) -> Duration {
+        let changes = u32::try_from(2 * self.nodes()).unwrap_or(u32::MAX);
+        self.flap_period / changes
     }
 
     /// Number of NotReady nodes, which is also the number of nodes without an agent.
@@ -160,6 +185,81 @@ impl Args {
         #[expect(clippy::cast_precision_loss, reason = "a count of some thousands")]
         let rounds = rounds as f64;
         self.pull.as_secs_f64() * rounds
+    }
+}
+
+impl CheckedArgs for Args {
+    fn check(&self, given: &Given) -> Result<(), String> {
+        if self.node_driver == Way::Jobs {
+            given.refuse(&["parallelism"], "with Jobs, whose pulls are one at a time")?;
+        }
+        match self.load.is_empty() {
+            true => self.check_phases(given),
+            false => self.check_loads(given),
+        }
+    }
+}
+
+impl Args {
+    fn check_phases(&self, given: &Given) -> Result<(), String> {
+        let of_loads = ["caches", "everywhere", "lasting", "flap_period", "edits"];
+        given.refuse(&of_loads, "without --load")?;
+        let of_phases = [
+            ("joins", PhaseName::Join),
+            ("idle", PhaseName::Idle),
+            ("troubled", PhaseName::Troubled),
+        ];
+        for (field, phase) in of_phases {
+            if !self.only.is_empty() && !self.only.contains(&phase) {
+                given.refuse(&[field], &format!("with {}", given.words("only")))?;
+            }
+        }
+        let skipped = self.only.iter().find(|phase| !self.can(**phase));
+        match skipped {
+            Some(PhaseName::Join) => Err("--only join has no effect with --joins 0".to_owned()),
+            Some(_) => Err("--only reconnect has no effect with Jobs".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_loads(&self, given: &Given) -> Result<(), String> {
+        let load = given.words("load");
+        let why = format!("with {load}");
+        given.refuse(&["only", "joins", "troubled", "idle"], &why)?;
+        let loads = self.loads();
+        let any = |has: fn(LoadName) -> bool| loads.iter().any(|(name, _)| has(*name));
+        for (fields, has) in [
+            (
+                &["caches", "everywhere"][..],
+                LoadName::has_many_caches as fn(LoadName) -> bool,
+            ),
+            (&["flap_period"], LoadName::flaps),
+            (&["edits"], |name| name == LoadName::Storm),
+            (&["lasting"], |name| name != LoadName::Deep),
+        ] {
+            if !any(has) {
+                given.refuse(fields, &why)?;
+            }
+        }
+        for (name, args) in &loads {
+            if name.has_many_caches() && given.has("everywhere") {
+                let caches = args.caches();
+                if self
+                    .everywhere
+                    .is_some_and(|everywhere| everywhere > caches)
+                {
+                    let everywhere = given.words("everywhere");
+                    return Err(format!("{everywhere}: more than the {caches} ImageCaches"));
+                }
+            }
+            if name.flaps() && args.flap_interval() < SHORTEST {
+                let (period, nodes) = (given.words("flap_period"), args.nodes());
+                return Err(format!(
+                    "{period}: shorter than {SHORTEST:?} for each of two changes of {nodes} nodes"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -223,6 +323,14 @@ impl LoadChoice {
 }
 
 impl LoadName {
+    fn has_many_caches(self) -> bool {
+        matches!(self, Self::Wide | Self::Caches)
+    }
+
+    fn flaps(self) -> bool {
+        matches!(self, Self::Flap | Self::Wide | Self::Caches)
+    }
+
     fn sizes(self) -> Sizes {
         let (nodes, caches, everywhere, images) = match self {
             Self::Flap | Self::Storm | Self::Idle => (1_000, 1, 1, 20),
@@ -260,9 +368,4 @@ pub(crate) enum PhaseName {
     Purge,
     /// A rollout among nodes that are NotReady or unresponsive.
     Troubled,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration = text.parse::<GoDuration>();
-    duration.map(|d| d.0).map_err(|error| error.to_string())
 }

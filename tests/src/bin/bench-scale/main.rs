@@ -19,15 +19,15 @@ mod snapshot;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use fledged_core::tokio::ShutdownSignal;
+use fledged_tests::arguments::CheckedArgs;
 
 use crate::args::{Args, Format};
 use crate::report::Report;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::from_command_line();
     let outcome = match &args.serve {
         Some(kubeconfig) => server::serve(kubeconfig).await,
         None => measure(&args).await,

@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use fledged_tests::arguments::{CheckedArgs, Given, number};
 use fledged_tests::hostile_bytes::{Mutator, TARGETS, Target, corpus, run, target};
 
 /// Longest time for one input. The slowest of this machine's take a few milliseconds in a debug build.
@@ -24,43 +25,56 @@ const MEMORY_LIMIT_MIB: u64 = 256;
 /// Runs every parser of untrusted bytes with mutations of its corpus. Exits with 1 if one panics, aborts, takes
 /// longer than 1 s for an input or more than 256 MiB; the input is kept in a file.
 #[derive(Debug, Parser)]
+#[command(name = "fuzz")]
 struct Args {
     /// Seconds for each target.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = number::<u64>(1..=31_536_000))]
     seconds: u64,
     /// Only this target.
-    #[arg(long)]
-    target: Option<String>,
+    #[arg(long, value_parser = known)]
+    target: Option<&'static Target>,
     /// Seed of the mutations.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Runs one input from a file, once.
-    #[arg(long, requires = "target")]
+    #[arg(long)]
     input: Option<PathBuf>,
     /// Runs the target in this process and keeps the current input in this file.
     #[arg(long, hide = true, requires = "target")]
     current: Option<PathBuf>,
 }
 
+impl CheckedArgs for Args {
+    fn check(&self, given: &Given) -> Result<(), String> {
+        if self.target.is_none() {
+            given.refuse(&["input"], "without --target")?;
+        }
+        match self.input {
+            Some(_) => given.refuse(&["seconds", "seed", "current"], "with --input"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn known(name: &str) -> Result<&'static Target, String> {
+    target(name).ok_or_else(|| {
+        let known: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+        format!("unknown target; known: {}", known.join(", "))
+    })
+}
+
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let chosen: Vec<&Target> = match &args.target {
+    let args = Args::from_command_line();
+    let chosen: Vec<&Target> = match args.target {
         None => TARGETS.iter().collect(),
-        Some(name) => match target(name) {
-            Some(target) => vec![target],
-            None => {
-                let known: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
-                eprintln!("unknown target {name:?}; known: {}", known.join(", "));
-                return ExitCode::from(2);
-            }
-        },
+        Some(target) => vec![target],
     };
     match (&args.input, &args.current, chosen.as_slice()) {
         (Some(input), _, [target]) => {
             let bytes = match fs::read(input) {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    eprintln!("--input: {}: {error}", input.display());
+                    eprintln!("--input {}: {error}", input.display());
                     return ExitCode::from(2);
                 }
             };

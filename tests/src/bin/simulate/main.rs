@@ -7,61 +7,24 @@
 //! cargo run -p fledged-tests --bin simulate -- --planted-bugs
 //! ```
 
+mod args;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use fledged_tests::arguments::CheckedArgs;
 use fledged_tests::simulation::{
     IdleCluster, Outcome, PLANTED_BUGS, PlantedBug, RolloutWrites, Scenario, run, run_idle,
     run_with_bug, shrink,
 };
 
-/// Simulates the real controller and agents on an API server in the process, on virtual time.
-#[derive(Parser)]
-struct Args {
-    /// Number of seeds to simulate.
-    #[arg(long, default_value_t = 100)]
-    seeds: u64,
-    /// First seed.
-    #[arg(long, default_value_t = 1)]
-    first: u64,
-    /// Simulates this seed only, and prints what happened at the end.
-    #[arg(long, conflicts_with_all = ["seeds", "first"])]
-    seed: Option<u64>,
-    /// With --seed: only the moves of these numbers, separated by commas; empty: none.
-    #[arg(long, value_parser = numbers, requires = "seed")]
-    moves: Option<Numbers>,
-    /// With --seed: prints each step.
-    #[arg(long, requires = "seed")]
-    trace: bool,
-    /// Threads.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
-    /// Starts no further seed after this many seconds.
-    #[arg(long)]
-    budget: Option<u64>,
-    /// Most runs to shrink a failing seed. Default 150; with --planted-bugs none.
-    #[arg(long)]
-    shrink: Option<usize>,
-    /// Plants each bug in turn, and prints the first seed that finds it.
-    #[arg(long, conflicts_with = "seed")]
-    planted_bugs: bool,
-    /// With --planted-bugs: only these. With --seed: plants this one.
-    #[arg(long, value_delimiter = ',', value_parser = planted)]
-    bugs: Vec<&'static PlantedBug>,
-    /// Continues after a seed that fails.
-    #[arg(long)]
-    keep_going: bool,
-    /// Simulates idle clusters for so many hours in place of seeds, and counts what is written.
-    #[arg(long, value_name = "HOURS", conflicts_with_all = ["seeds", "first", "seed"])]
-    idle_hours: Option<u32>,
-}
+use crate::args::{Args, Numbers};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::from_command_line();
     match (args.idle_hours, args.seed) {
         (Some(hours), _) => idle(hours),
         (None, Some(seed)) => one(seed, &args),
@@ -101,28 +64,6 @@ fn idle(hours: u32) -> ExitCode {
     code
 }
 
-/// Numbers of moves, in order, each once.
-#[derive(Debug, Clone)]
-struct Numbers(Vec<usize>);
-
-fn numbers(text: &str) -> Result<Numbers, String> {
-    let parts = text.split(',').filter(|part| !part.is_empty());
-    let numbers = parts.map(|part| {
-        let number = part.trim().parse();
-        number.map_err(|_| format!("{part:?} is not the number of a move"))
-    });
-    let mut numbers = numbers.collect::<Result<Vec<usize>, String>>()?;
-    numbers.sort_unstable();
-    numbers.dedup();
-    Ok(Numbers(numbers))
-}
-
-fn planted(name: &str) -> Result<&'static PlantedBug, String> {
-    let mut bugs = PLANTED_BUGS.iter();
-    let found = bugs.find(|bug| bug.name == name);
-    found.ok_or_else(|| format!("no planted bug is called {name:?}"))
-}
-
 /// Tries seeds for each planted bug until an invariant breaks, and prints which.
 fn find_bugs(args: &Args) -> ExitCode {
     // A bug may make a process panic, which is one of the invariants.
@@ -138,7 +79,7 @@ fn find_bugs(args: &Args) -> ExitCode {
         "bug", "area", "seed", "steps"
     );
     std::thread::scope(|scope| {
-        for _ in 0..args.threads.max(1) {
+        for _ in 0..args.threads {
             scope.spawn(|| {
                 loop {
                     let Some(bug) = lock(&next).next() else {
@@ -159,7 +100,7 @@ fn find_bugs(args: &Args) -> ExitCode {
 
 /// Tries seeds until one finds the bug, and prints a line of the table.
 fn find_bug(bug: &PlantedBug, args: &Args) -> bool {
-    for seed in args.first..args.first + args.seeds {
+    for seed in args.seeds() {
         let scenario = Scenario::new(seed);
         let outcome = run_with_bug(&scenario, Some(bug.name), false);
         let Some(violation) = outcome.violations.first() else {
@@ -249,18 +190,20 @@ struct Figures {
 
 fn many(args: &Args) -> ExitCode {
     let began = Instant::now();
-    let next = AtomicU64::new(args.first);
+    let next = Mutex::new(args.seeds());
     let figures = Mutex::new(Figures::default());
     std::thread::scope(|scope| {
-        for _ in 0..args.threads.max(1) {
+        for _ in 0..args.threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
                     let late = args.budget.is_some_and(|s| began.elapsed().as_secs() >= s);
                     let failed = !lock(&figures).failed.is_empty();
-                    if seed >= args.first + args.seeds || late || (failed && !args.keep_going) {
+                    if late || (failed && !args.keep_going) {
                         return;
                     }
+                    let Some(seed) = lock(&next).next() else {
+                        return;
+                    };
                     let outcome = run(&Scenario::new(seed), false);
                     lock(&figures).add(seed, outcome);
                 }

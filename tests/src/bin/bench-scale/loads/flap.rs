@@ -11,7 +11,7 @@ use crate::phase::{Bound, Outcome};
 /// Every node turns NotReady and Ready again once in each period.
 pub(super) async fn flap(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let nodes = u32::try_from(bench.nodes.len()).map_err(|error| error.to_string())?;
-    let mut ticks = tokio::time::interval(args.flap_period / (2 * nodes));
+    let mut ticks = tokio::time::interval(args.flap_interval());
     let began = Instant::now();
     let mut changes: u32 = 0;
     // All nodes turn NotReady, one after another, then all turn Ready.

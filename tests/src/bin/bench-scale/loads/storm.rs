@@ -40,7 +40,7 @@ pub(super) async fn storm(bench: &Bench, args: &Args) -> Result<Outcome, String>
     );
     let watching = tokio::spawn(watching);
     let began = Instant::now();
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / args.edits.get());
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / args.edits);
     let mut last = String::new();
     while began.elapsed() < args.lasting {
         ticks.tick().await;
