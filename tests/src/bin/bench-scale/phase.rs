@@ -16,9 +16,9 @@ use crate::meter::Kind;
 use crate::process::{Usage, usage};
 use crate::snapshot::{ServerUsage, Snapshot};
 
-/// Interval and largest number of checks for the end of writes.
+/// Interval of checks for the end of writes, and their time limit: events of a busy phase may wait for minutes.
 const LOOK: Duration = Duration::from_millis(500);
-const LOOKS: usize = 40;
+const QUIET_LIMIT: Duration = Duration::from_secs(300);
 /// Checks in a row without a write: an agent reports a removal up to a second later.
 const QUIET_LOOKS: usize = 5;
 /// Interval of looks at the queue of the controller.
@@ -181,18 +181,30 @@ impl Moment {
 }
 
 /// Waits until writes end, because some follow the final status. Returns the figures at that moment.
-async fn quiet(bench: &Bench) -> Result<Moment, String> {
+///
+/// # Errors
+///
+/// If writes go on after [`QUIET_LIMIT`]: they would be counted in the wrong phase.
+async fn quiet(bench: &Bench, when: &str) -> Result<Moment, String> {
+    let began = Instant::now();
     let mut seen = Moment::of(bench).await?;
     let mut quiet = 0;
-    for _ in 0..LOOKS {
+    while quiet < QUIET_LOOKS {
         tokio::time::sleep(LOOK).await;
         let next = Moment::of(bench).await?;
-        let is_quiet = next.metrics.writes == seen.metrics.writes
-            && next.record_writes() == seen.record_writes();
+        let of_controller = next.metrics.writes.abs_diff(seen.metrics.writes);
+        let of_records = next.record_writes().abs_diff(seen.record_writes());
+        let took = next.at.duration_since(seen.at);
+        quiet = match of_controller + of_records {
+            0 => quiet + 1,
+            _ => 0,
+        };
         seen = next;
-        quiet = if is_quiet { quiet + 1 } else { 0 };
-        if quiet == QUIET_LOOKS {
-            break;
+        if quiet == 0 && began.elapsed() > QUIET_LIMIT {
+            return Err(format!(
+                "{when}: writes go on after {QUIET_LIMIT:?}: in the last {took:.1?}, {of_controller} of the \
+                 controller, {of_records} of NodeImageCaches"
+            ));
         }
     }
     Ok(seen)
@@ -208,11 +220,11 @@ where
     F: Future<Output = Result<Outcome, String>>,
 {
     eprintln!("bench-scale: {name}");
-    let before = quiet(bench).await?;
+    let before = quiet(bench, &format!("before {name}")).await?;
     let queue = QueueWatch::start(&bench.controller_address);
     let outcome = act(bench).await?;
     let seconds = before.at.elapsed().as_secs_f64();
-    let after = quiet(bench).await?;
+    let after = quiet(bench, &format!("after {name}")).await?;
     let requests = requests(&before, &after);
     // A new controller process starts its counters at 0.
     let (metrics, controller_cpu) = match before.controller_id == after.controller_id {
