@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::CACHE;
 use crate::args::Args;
-use crate::bench::{Bench, image, lock};
+use crate::bench::{Bench, NODE_LABEL, image, lock};
 use crate::phase::Outcome;
 use crate::report::percentile;
 
@@ -74,10 +74,10 @@ pub(super) async fn edit(bench: &Bench, args: &Args) -> Result<Outcome, String> 
 /// Creates a cache for one node.
 pub(super) async fn one(bench: &Bench, args: &Args) -> Result<Outcome, String> {
     let node = bench.nodes.first().ok_or("there is no node")?;
-    node.object.label("fledged-bench", Some("one")).await;
     let more = image(bench.images.len() + 1);
     bench.world.publish(&[&more]);
-    let group = json!({ "images": [more], "nodeSelector": { "fledged-bench": "one" } });
+    // Its label is older than the cache: else the controller could see the cache first, and find no node for it.
+    let group = json!({ "images": [more], "nodeSelector": { NODE_LABEL: "0" } });
     let spec = json!({ "cacheSpec": [group] });
     bench.world.apply_spec("one", spec).await;
     bench.ended("one", "ImageCacheCreate", "Succeeded").await?;
