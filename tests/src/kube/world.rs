@@ -263,12 +263,20 @@ impl World {
 
     /// Applies a cache; groups without a selector are for all of the test's nodes.
     pub async fn apply_spec(&self, name: &str, spec: Value) {
+        self.try_apply_spec(name, spec).await.unwrap();
+    }
+
+    /// The same, and returns the cache as it was after that.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses it.
+    pub async fn try_apply_spec(&self, name: &str, spec: Value) -> kube::Result<ImageCache> {
         let cache = cache_object(self.cluster.namespace(), name, self.cluster.tag(), spec);
         let params = PatchParams::apply("a-user").force();
         self.caches()
             .patch(name, &params, &Patch::Apply(cache))
             .await
-            .unwrap();
     }
 
     /// Sets an annotation on a cache.

@@ -108,7 +108,7 @@ fn loads_stay_within_their_limits() {
         "--pull=20ms",
         "--lasting=2s",
         "--flap-period=2s",
-        "--edits=20",
+        "--edits=200",
         "-o=json",
     ]);
     assert!(ok, "{stderr}");
@@ -130,6 +130,7 @@ fn loads_stay_within_their_limits() {
     }
     let edits = &phases(storm)[1];
     assert!(edits["figures"]["editToOrderP99"].as_f64() > Some(0.0));
+    assert_eq!(edits["figures"]["perSecondEditsAsked"], 200.0);
     assert!(count(&edits["latency"], "plans") > 0, "{edits:#}");
     // Twelve caches, of which two are for three nodes and one for the agent that is a process.
     let created = &phases(caches)[0];

@@ -10,29 +10,34 @@ use crate::phase::{Bound, Outcome};
 
 /// Every node turns NotReady and Ready again once in each period.
 pub(super) async fn flap(bench: &Bench, args: &Args) -> Result<Outcome, String> {
-    let nodes = u32::try_from(bench.nodes.len()).map_err(|error| error.to_string())?;
-    let mut ticks = tokio::time::interval(args.flap_interval());
+    let ticks = tokio::time::interval(args.flap_interval());
     let began = Instant::now();
-    let mut changes: u32 = 0;
     // All nodes turn NotReady, one after another, then all turn Ready.
     let turns = [false, true].into_iter().cycle();
-    let mut turns = turns.flat_map(|ready| bench.nodes.iter().map(move |node| (node, ready)));
-    while began.elapsed() < args.lasting
-        && let Some((node, ready)) = turns.next()
-    {
+    let turns = turns.flat_map(|ready| bench.nodes.iter().map(move |node| (node, ready)));
+    let turns = stream::unfold((ticks, turns), async |(mut ticks, mut turns)| {
         ticks.tick().await;
-        node.object.set_ready(ready).await;
-        changes += 1;
-    }
+        let turn = turns.next().filter(|_| began.elapsed() < args.lasting)?;
+        Some((turn, (ticks, turns)))
+    });
+    // Not so many at once that the next change of a node would overtake the last one.
+    let at_once = AT_ONCE.min(bench.nodes.len());
+    let changes: u64 = turns
+        .map(async |(node, ready)| node.object.set_ready(ready).await)
+        .buffer_unordered(at_once)
+        .fold(0, async |changes, ()| changes + 1)
+        .await;
     let took = began.elapsed();
-    let rate = f64::from(changes) / took.as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a count of some thousands")]
+    let rate = changes as f64 / took.as_secs_f64();
     stream::iter(&bench.nodes)
         .for_each_concurrent(AT_ONCE, async |node| node.object.set_ready(true).await)
         .await;
     let back = Instant::now();
     bench.all_succeed(args.caches()).await?;
     let settled = back.elapsed();
-    let changes = u64::from(changes + nodes);
+    let nodes = u64::try_from(bench.nodes.len()).map_err(|error| error.to_string())?;
+    let changes = changes + nodes;
     Ok(Outcome {
         figures: [
             ("perSecondChanges", rate),
