@@ -47,6 +47,7 @@ fn values_out_of_range_are_refused() {
         (BENCH_SCALE, "--flap-period", "0s"),
         (BENCH_SCALE, "--edits", "0"),
         (BENCH_SCALE, "--edits", "2000000000"),
+        (BENCH_SCALE, "--slack", "0"),
         (CAMPAIGN, "--faults", "0"),
         (CAMPAIGN, "--budget", "0"),
         (FUZZ, "--seconds", "0"),

@@ -96,7 +96,8 @@ fn one_job_pulls_all_images_of_a_node() {
     assert_eq!(report["warnings"], serde_json::json!([]));
 }
 
-/// Every load on a few nodes. A load fails by itself if it writes more than its limit.
+/// Some loads on a few nodes. A load fails by itself if it writes more than its limit. Its limits of time are made so
+/// large that they assert no speed.
 #[test]
 fn loads_stay_within_their_limits() {
     let (ok, stdout, stderr) = run(&[
@@ -109,6 +110,7 @@ fn loads_stay_within_their_limits() {
         "--lasting=2s",
         "--flap-period=2s",
         "--edits=200",
+        "--slack=20",
         "-o=json",
     ]);
     assert!(ok, "{stderr}");
@@ -126,6 +128,8 @@ fn loads_stay_within_their_limits() {
             for bound in bounds {
                 assert!(count(bound, "written") <= count(bound, "most"), "{phase:#}");
             }
+            // Writes that waited, memory, and the time of plans.
+            assert!(phase["limits"].as_array().unwrap().len() >= 3, "{phase:#}");
         }
     }
     let edits = &phases(storm)[1];
@@ -136,4 +140,20 @@ fn loads_stay_within_their_limits() {
     let created = &phases(caches)[0];
     assert!(created["recordWrites"].as_u64() >= Some(4), "{created:#}");
     assert!(requests(created, "APPLY", "imagecaches/status").is_some());
+}
+
+#[test]
+fn an_exceeded_limit_fails_after_the_figures() {
+    let (ok, stdout, stderr) = run(&[
+        "--load=idle",
+        "--nodes=2",
+        "--images=1",
+        "--pull=20ms",
+        "--lasting=1s",
+        "--slack=0.001",
+    ]);
+    assert!(!ok, "{stdout}");
+    let exceeded = "load Idle: rollout: controller's peak RSS";
+    assert!(stderr.contains(exceeded), "{stderr}");
+    assert!(stdout.contains("limit: controller's peak RSS"), "{stdout}");
 }

@@ -81,6 +81,9 @@ pub(crate) struct Args {
     /// Measure on the embedded API server, even if `KUBEBUILDER_ASSETS` names a folder with etcd and kube-apiserver.
     #[arg(long)]
     pub(crate) embedded: bool,
+    /// With a load: multiplies the limits of time, queue and memory.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
+    slack: f64,
     /// How to print the figures.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -150,6 +153,34 @@ impl Args {
         everywhere.min(self.caches())
     }
 
+    /// How many times as large as the load's own sizes the cluster is, at least 1.
+    pub(crate) fn scale(&self, load: LoadName) -> f64 {
+        let sizes = |nodes: usize, caches: usize, everywhere: usize, images: usize| {
+            let everywhere = everywhere.min(caches);
+            let pairs = (nodes * everywhere + caches - everywhere) * images;
+            [nodes, caches, pairs]
+        };
+        let own = load.sizes();
+        let own = sizes(own.nodes, own.caches, own.everywhere, own.images);
+        let asked = sizes(
+            self.nodes(),
+            self.caches(),
+            self.everywhere(),
+            self.images(),
+        );
+        #[expect(clippy::cast_precision_loss, reason = "counts of some millions")]
+        let times = asked
+            .iter()
+            .zip(own)
+            .map(|(asked, own)| *asked as f64 / own as f64);
+        times.fold(1.0, f64::max)
+    }
+
+    /// What the limits of time, queue and memory are multiplied with.
+    pub(crate) fn slack(&self) -> f64 {
+        self.slack
+    }
+
     /// Whether a phase is measured.
     pub(crate) fn wants(&self, phase: PhaseName) -> bool {
         self.can(phase) && (self.only.is_empty() || self.only.contains(&phase))
@@ -202,7 +233,14 @@ impl CheckedArgs for Args {
 
 impl Args {
     fn check_phases(&self, given: &Given) -> Result<(), String> {
-        let of_loads = ["caches", "everywhere", "lasting", "flap_period", "edits"];
+        let of_loads = [
+            "caches",
+            "everywhere",
+            "lasting",
+            "flap_period",
+            "edits",
+            "slack",
+        ];
         given.refuse(&of_loads, "without --load")?;
         let of_phases = [
             ("joins", PhaseName::Join),
@@ -260,6 +298,14 @@ impl Args {
             }
         }
         Ok(())
+    }
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    match factor > 0.0 && factor.is_finite() {
+        true => Ok(factor),
+        false => Err("must be greater than zero, for example 2.5".to_owned()),
     }
 }
 

@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod client;
 mod controller_metrics;
+mod limits;
 mod loads;
 mod meter;
 mod meter_body;
@@ -59,11 +60,18 @@ async fn reports(args: &Args) -> Result<(), String> {
     if loads.is_empty() {
         return print(args, &phases::run(args).await?);
     }
+    let mut exceeded = Vec::new();
     for (load, args) in loads {
         eprintln!("bench-scale: load {load:?}");
-        print(&args, &loads::run(load, &args).await?)?;
+        let report = loads::run(load, &args).await?;
+        print(&args, &report)?;
+        let of_load = report.exceeded().into_iter();
+        exceeded.extend(of_load.map(|limit| format!("\n  load {load:?}: {limit}")));
     }
-    Ok(())
+    match exceeded.is_empty() {
+        true => Ok(()),
+        false => Err(format!("limits are exceeded:{}", exceeded.concat())),
+    }
 }
 
 fn print(args: &Args, report: &Report) -> Result<(), String> {

@@ -1,7 +1,6 @@
 //! Measures one phase: time, requests, CPU time and memory.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::bench::Bench;
 use crate::controller_metrics::{ControllerMetrics, Latency};
+use crate::limits::{Bound, Limit};
 use crate::meter::Kind;
 use crate::process::{Usage, usage};
 use crate::snapshot::{ServerUsage, Snapshot};
@@ -54,13 +54,32 @@ pub(crate) struct Phase {
     pub(crate) latency: Latency,
     /// The most writes of the controller that waited at one time.
     pub(crate) most_waiting: u64,
-    /// Limits of writes, which were kept.
+    /// Limits of writes.
     pub(crate) bounds: Vec<Bound>,
+    /// Limits of other figures.
+    pub(crate) limits: Vec<Limit>,
     pub(crate) server: ServerUsage,
     /// CPU time of this program: all agents but one, the stand-in kubelets and the user's requests.
     pub(crate) agents_cpu: f64,
     /// Other figures of this phase.
     pub(crate) figures: BTreeMap<&'static str, f64>,
+}
+
+impl Phase {
+    /// A figure of the phase; no number if it has none of this name.
+    pub(crate) fn figure(&self, name: &str) -> f64 {
+        self.figures.get(name).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The limits that are exceeded.
+    pub(crate) fn exceeded(&self) -> Vec<String> {
+        let bounds = self.bounds.iter().filter(|bound| bound.is_exceeded());
+        let limits = self.limits.iter().filter(|limit| limit.is_exceeded());
+        let bounds = bounds.map(|bound| format!("{}: {bound}", self.name));
+        bounds
+            .chain(limits.map(|limit| format!("{}: {limit}", self.name)))
+            .collect()
+    }
 }
 
 /// The counts of one kind of request.
@@ -80,55 +99,6 @@ pub(crate) struct Requests {
     /// Whether the request is a write.
     #[serde(skip)]
     pub(crate) is_write: bool,
-}
-
-/// The most writes of controller and agents to a resource in a phase.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Bound {
-    resource: &'static str,
-    most: u64,
-    /// The number of writes.
-    pub(crate) written: u64,
-}
-
-impl Bound {
-    /// At most so many writes to a resource and its status.
-    pub(crate) fn most(resource: &'static str, most: u64) -> Self {
-        Self {
-            resource,
-            most,
-            written: 0,
-        }
-    }
-
-    /// No write.
-    pub(crate) fn none(resource: &'static str) -> Self {
-        Self::most(resource, 0)
-    }
-
-    /// Counts the writes; an error if there are more.
-    fn checked(mut self, phase: &str, requests: &[Requests]) -> Result<Self, String> {
-        let writes = requests.iter().filter(|request| {
-            let rest = request.resource.strip_prefix(self.resource);
-            request.is_write && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        });
-        self.written = writes.map(|writes| writes.controller + writes.agents).sum();
-        match self.written <= self.most {
-            true => Ok(self),
-            false => Err(format!("{phase}: more than expected: {self}")),
-        }
-    }
-}
-
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            resource,
-            most,
-            written,
-        } = self;
-        write!(f, "{written} writes of {resource}, at most {most}")
-    }
 }
 
 /// The result of one phase.
@@ -232,8 +202,7 @@ where
         false => (ControllerMetrics::default(), 0.0),
     };
     let bounds = outcome.bounds.into_iter();
-    let bounds = bounds.map(|bound| bound.checked(name, &requests));
-    let bounds = bounds.collect::<Result<_, _>>()?;
+    let bounds = bounds.map(|bound| bound.of(&requests)).collect();
     let is_record = |r: &&Requests| r.is_write && r.resource.starts_with(RECORDS);
     let records = requests.iter().filter(is_record);
     let done = outcome
@@ -251,6 +220,7 @@ where
         latency: after.metrics.latency_since(&metrics),
         most_waiting: queue.end(),
         bounds,
+        limits: Vec::new(),
         sent: after.server.body_bytes - before.server.body_bytes,
         agents_received: after.agents_received.saturating_sub(before.agents_received),
         revisions: after.server.revision.saturating_sub(before.server.revision),

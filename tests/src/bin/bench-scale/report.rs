@@ -49,6 +49,11 @@ impl Report {
         }
     }
 
+    /// The limits that are exceeded, each with its phase.
+    pub(crate) fn exceeded(&self) -> Vec<String> {
+        self.phases.iter().flat_map(Phase::exceeded).collect()
+    }
+
     /// # Errors
     ///
     /// Never, with these types.
@@ -177,7 +182,10 @@ impl Phase {
             self.most_waiting,
         )?;
         for bound in &self.bounds {
-            writeln!(f, "  {bound}")?;
+            writeln!(f, "  limit: {bound}")?;
+        }
+        for limit in &self.limits {
+            writeln!(f, "  limit: {limit}")?;
         }
         for (name, value) in &self.figures {
             let unit = match () {

@@ -6,7 +6,8 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::args::Args;
 use crate::bench::{AT_ONCE, Bench};
-use crate::phase::{Bound, Outcome};
+use crate::limits::Bound;
+use crate::phase::Outcome;
 
 /// Every node turns NotReady and Ready again once in each period.
 pub(super) async fn flap(bench: &Bench, args: &Args) -> Result<Outcome, String> {

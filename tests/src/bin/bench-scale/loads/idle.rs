@@ -2,7 +2,8 @@
 
 use crate::args::Args;
 use crate::bench::Bench;
-use crate::phase::{Bound, Outcome};
+use crate::limits::Bound;
+use crate::phase::Outcome;
 use crate::phases::quiet;
 
 /// Nothing happens: controller and agents write nothing but the Lease.

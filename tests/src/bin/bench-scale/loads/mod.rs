@@ -8,6 +8,7 @@ mod wide;
 
 use crate::args::{Args, LoadName};
 use crate::bench::Bench;
+use crate::limits::Limits;
 use crate::phase::{Phase, measured};
 use crate::phases;
 use crate::report::Report;
@@ -15,35 +16,37 @@ use crate::report::Report;
 /// Runs one load and returns its figures.
 pub(crate) async fn run(load: LoadName, args: &Args) -> Result<Report, String> {
     let bench = Bench::start(args).await?;
+    let limits = Limits::new(load, args);
     let mut phases = Vec::new();
     match load {
         LoadName::Flap => {
-            phases.push(phases::rollout_phase(&bench, args).await?);
-            let act = |b| flap::flap(b, args);
-            phases.push(measured("all nodes flap", &bench, act).await?);
+            phases.push(limits.rollout(phases::rollout_phase(&bench, args).await?));
+            phases.push(limits.flap(flap(&bench, args).await?));
         }
         LoadName::Storm => {
-            phases.push(phases::rollout_phase(&bench, args).await?);
+            phases.push(limits.rollout(phases::rollout_phase(&bench, args).await?));
             let title = format!("{} edits a second", args.edits);
-            phases.push(measured(&title, &bench, |b| storm::storm(b, args)).await?);
+            let storm = measured(&title, &bench, |b| storm::storm(b, args)).await?;
+            phases.push(limits.storm(storm));
         }
         LoadName::Wide => {
-            phases.push(create(&bench, args).await?);
-            phases.push(measured("idle", &bench, |b| idle::idle(b, args)).await?);
-            let act = |b| flap::flap(b, args);
-            phases.push(measured("all nodes flap", &bench, act).await?);
+            phases.push(limits.rollout(create(&bench, args).await?));
+            phases.push(limits.idle(idle(&bench, args).await?));
+            phases.push(limits.flap(flap(&bench, args).await?));
         }
         LoadName::Caches => {
-            phases.push(create(&bench, args).await?);
-            phases.push(measured("edits of one", &bench, |b| caches::edits(b, args)).await?);
-            phases.push(measured("idle", &bench, |b| idle::idle(b, args)).await?);
-            let act = |b| flap::flap(b, args);
-            phases.push(measured("all nodes flap", &bench, act).await?);
+            phases.push(limits.rollout(create(&bench, args).await?));
+            let edits = measured("edits of one", &bench, |b| caches::edits(b, args)).await?;
+            phases.push(limits.edits(edits));
+            phases.push(limits.idle(idle(&bench, args).await?));
+            phases.push(limits.flap(flap(&bench, args).await?));
         }
-        LoadName::Deep => phases.push(phases::rollout_phase(&bench, args).await?),
+        LoadName::Deep => {
+            phases.push(limits.rollout(phases::rollout_phase(&bench, args).await?));
+        }
         LoadName::Idle => {
-            phases.push(phases::rollout_phase(&bench, args).await?);
-            phases.push(measured("idle", &bench, |b| idle::idle(b, args)).await?);
+            phases.push(limits.rollout(phases::rollout_phase(&bench, args).await?));
+            phases.push(limits.idle(idle(&bench, args).await?));
         }
     }
     let record_bytes = phases::record_bytes(&bench).await?;
@@ -54,4 +57,12 @@ pub(crate) async fn run(load: LoadName, args: &Args) -> Result<Report, String> {
 async fn create(bench: &Bench, args: &Args) -> Result<Phase, String> {
     let title = format!("{} caches", args.caches());
     measured(&title, bench, |b| wide::create(b, args)).await
+}
+
+async fn flap(bench: &Bench, args: &Args) -> Result<Phase, String> {
+    measured("all nodes flap", bench, |b| flap::flap(b, args)).await
+}
+
+async fn idle(bench: &Bench, args: &Args) -> Result<Phase, String> {
+    measured("idle", bench, |b| idle::idle(b, args)).await
 }

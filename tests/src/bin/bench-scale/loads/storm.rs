@@ -14,7 +14,8 @@ use serde_json::json;
 
 use crate::args::Args;
 use crate::bench::{Bench, lock};
-use crate::phase::{Bound, Outcome};
+use crate::limits::Bound;
+use crate::phase::Outcome;
 use crate::phases::CACHE;
 use crate::report::percentile;
 
