@@ -254,6 +254,16 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "it needs cargo-fuzz, and an instrumented build of everything",
     ),
     (
+        "for target in $(ls fuzz/corpus); do mkdir -p target/fuzz/$target; FUZZ_TARGET=$target cargo fuzz run --sanitizer none hostile_bytes target/fuzz/$target fuzz/corpus/$target -- -max_total_time=130 -max_len=65536 -timeout=5 -rss_limit_mb=256 || break; done",
+        Run::Shorter("cargo metadata --format-version 1 --manifest-path fuzz/Cargo.toml"),
+        "an hour; it needs cargo-fuzz, and an instrumented build of everything",
+    ),
+    (
+        "cargo install --locked cargo-fuzz@0.13.2",
+        Run::Shorter("cargo install --locked cargo-fuzz@0.13.2 -h"),
+        "it installs a program for the user",
+    ),
+    (
         "cargo run -p fledged-examples --bin warm-node -- oci:/tmp/images registry.k8s.io/pause:3.10",
         Run::ByTest("examples/tests/it/warm_node.rs", "warm_node_pulls_an_image"),
         "its registry is on the internet",
