@@ -9,7 +9,7 @@ use super::caches::Caches;
 use super::node_state::{CacheList, DesiredImages, NodeImages, NodeState};
 use crate::model::{
     AssignedImage, Assignment, AssignmentDefaults, CacheId, DesiredState, ImageCache,
-    ImagePullPolicy, ImageRef, NodeFacts, PullLimit,
+    ImagePullPolicy, ImageRef, NodeFacts, ObjectName, PullLimit,
 };
 
 /// The groups that a node matches, by cache and index.
@@ -268,7 +268,7 @@ pub(super) fn with_frozen(
             None => AssignedImage {
                 wanted_by: Vec::new(),
                 pull_limit,
-                ..(**recorded).clone()
+                ..with_secrets_of(recorded, &wanted_by)
             },
         };
         entry.wanted_by.extend(wanted_by);
@@ -281,6 +281,16 @@ pub(super) fn with_frozen(
         }
     }
     extended.map_or(images, Arc::from)
+}
+
+/// The image without the Secrets and ServiceAccounts of namespaces in which none of these caches is: they came from
+/// caches that do not list it any more.
+fn with_secrets_of(recorded: &AssignedImage, caches: &[CacheId]) -> AssignedImage {
+    let mut entry = recorded.clone();
+    let is_theirs = |name: &ObjectName| caches.iter().any(|id| id.namespace == name.namespace);
+    entry.pull_secrets.retain(is_theirs);
+    entry.service_accounts.retain(is_theirs);
+    entry
 }
 
 /// The limit of an image that these caches keep, whose spec became invalid, and that other caches list as `known`.
@@ -307,6 +317,18 @@ mod tests {
 
     fn mk_entry(revision: u64) -> AssignedImage {
         AssignedImage::present("app:1".parse().unwrap()).with_revision(revision)
+    }
+
+    #[test]
+    fn what_an_invalid_spec_keeps_is_pulled_with_its_own_secrets() {
+        let names =
+            |kind: &str| ["alpha", "beta"].map(|namespace| ObjectName::new(namespace, kind));
+        let mut recorded = mk_entry(1).with_pull_secrets(names("login"));
+        recorded.service_accounts = names("account").to_vec();
+        let frozen = [CacheId::new("beta", "cache", "uid")];
+        let kept = with_secrets_of(&recorded, &frozen);
+        assert_eq!(kept.pull_secrets, [ObjectName::new("beta", "login")]);
+        assert_eq!(kept.service_accounts, [ObjectName::new("beta", "account")]);
     }
 
     #[test]
