@@ -34,7 +34,7 @@ fn started() -> MutexGuard<'static, Started> {
     STARTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a process in a process group of its own. Its end must be noted by [`try_wait`], [`kill`] or [`ended`].
+/// Starts a process in a process group of its own. Its end must be noted by [`ended`].
 ///
 /// # Errors
 ///
