@@ -48,7 +48,8 @@ fn each_target_keeps_its_limits_of_time_and_memory() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
     for target in TARGETS {
         assert!(text.contains(&format!("{} ", target.name)), "{text}");
     }

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, File};
-use std::io::{Seek, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -113,6 +113,10 @@ fn parent(target: &Target, args: &Args) -> bool {
         let _ = fs::remove_file(&current);
         return true;
     }
+    if status.code() == Some(2) {
+        println!("{}: not tested", target.name);
+        return false;
+    }
     println!("{}: FAILED ({status}); run it again with:", target.name);
     println!(
         "  cargo run -p fledged-tests --bin fuzz -- --target {} --input {}",
@@ -124,17 +128,19 @@ fn parent(target: &Target, args: &Args) -> bool {
 
 /// Runs a target until the time is up, and prints a line.
 fn child(target: &Target, args: &Args, current: &Path) -> ExitCode {
-    let mut file = File::create(current).unwrap();
+    let mut file = match File::create(current) {
+        Ok(file) => file,
+        Err(error) => return not_written(current, &error),
+    };
     let mut mutator = Mutator::new(corpus(target), args.seed);
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let (mut inputs, mut slowest) = (0_u64, Duration::ZERO);
     let watchdog = watchdog(target);
     while Instant::now() < until {
         let input = mutator.next_input();
-        // Written before the run: an abort leaves no other trace.
-        file.set_len(0).unwrap();
-        file.rewind().unwrap();
-        file.write_all(&input).unwrap();
+        if let Err(error) = write(&mut file, &input) {
+            return not_written(current, &error);
+        }
         match check(target, &input, &watchdog) {
             Ok(took) => slowest = slowest.max(took),
             Err(()) => return ExitCode::FAILURE,
@@ -148,6 +154,19 @@ fn child(target: &Target, args: &Args, current: &Path) -> ExitCode {
         slowest.as_secs_f64() * 1e3
     );
     ExitCode::SUCCESS
+}
+
+/// Writes the input before its run: an abort leaves no other trace.
+fn write(file: &mut File, input: &[u8]) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(input)
+}
+
+/// A full disk says nothing about the target.
+fn not_written(current: &Path, error: &io::Error) -> ExitCode {
+    println!("cannot write {}: {error}", current.display());
+    ExitCode::from(2)
 }
 
 /// Ends the process if an input takes too long: each message is the end of one.
