@@ -1181,6 +1181,28 @@ mod tests {
     }
 
     #[test]
+    fn the_rate_of_a_running_pull_is_named() {
+        let rates = |change: &dyn Fn(&mut Scene)| {
+            let answer = when(|scene| {
+                scene.report("Pulling", json!({}));
+                change(scene);
+            });
+            assert_eq!(answer.reason, WhyReason::Pulling);
+            let evidence = answer.evidence.into_iter();
+            let rates = evidence.filter(|one| one.field.ends_with("maxPullRate"));
+            rates.map(|one| one.value).collect::<Vec<_>>()
+        };
+        let limit = |scene: &mut Scene| {
+            let cache = json!({ "namespace": "shop", "name": "web", "uid": "web" });
+            scene.cache["metadata"]["uid"] = "web".into();
+            scene.record()["spec"]["caches"] = json!([cache]);
+            scene.record()["spec"]["images"][0]["maxPullRate"] = (20 << 20).into();
+        };
+        assert_eq!(rates(&limit), ["20.0 MiB/s"]);
+        assert_eq!(rates(&|_| {}), [""; 0]);
+    }
+
+    #[test]
     fn the_pulls_that_a_node_makes_first_are_named() {
         let waiting = |reports: Value| {
             let mut scene = Scene::new();
