@@ -1,6 +1,6 @@
 use std::num::NonZeroUsize;
 
-use fledged_core::model::{AssignedImage, CacheId, DesiredState, ImageReport};
+use fledged_core::model::{AssignedImage, CacheId, DesiredState, ImageReport, PullLimit};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ContainerImage;
 use serde_json::{Value, json};
@@ -717,6 +717,27 @@ fn a_refresh_of_a_fixed_tag_verifies_its_presence() {
     let plan = node.step(2);
     assert_eq!(plan.actions, []);
     assert_eq!(report(&plan, APP).revision, Some(5));
+}
+
+#[test]
+fn a_rate_that_a_job_does_not_keep_is_reported() {
+    let cache = CacheId::new("shop", "web", "u");
+    let limit = PullLimit::new(cache, "20Mi".parse().unwrap());
+    for (limit, via) in [
+        (
+            Some(limit),
+            Some("runtime: a Job requests the pull; not limited to 20.0 MiB/s".to_owned()),
+        ),
+        (None, None),
+    ] {
+        let mut node = Node::new([mk_present(APP).with_pull_limit(limit)]);
+        node.step(0);
+        node.pod("Succeeded", &[(APP, done(3))]);
+        let plan = node.step(4);
+        assert_eq!(phases(&plan), [ImagePhase::Cached]);
+        let reported = report(&plan, APP).via;
+        assert_eq!(reported.map(|via| via.to_string()), via);
+    }
 }
 
 #[test]
