@@ -9,6 +9,7 @@ mod node;
 mod protected;
 mod pull_rate;
 mod report;
+mod share_limit;
 mod spec;
 mod value;
 
@@ -24,6 +25,7 @@ pub use node::{
 pub use protected::ProtectedImages;
 pub use pull_rate::{ByteQuantity, PullLimit, PullRate, PullRateError};
 pub use report::{ImagePhase, ImageReport, NodeReport, PulledVia, SUPERSEDED_MAX};
+pub use share_limit::{ShareLimit, ShareLimitError};
 pub use spec::{
     CacheSpecImages, DEADLINE_MAX, DEADLINE_MIN, DeletionPolicy, IMAGES_MAX, ImageCache,
     ImageCacheSpec, ImageGroup, ImagePullPolicy, InvalidField, InvalidSpec, LocalObjectReference,
