@@ -13,7 +13,7 @@ use clap_complete::Shell;
 
 #[cfg(feature = "cluster")]
 use fledged_core::model::ImageRef;
-use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName, ProtectedImages};
+use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName, ProtectedImages, ShareLimit};
 use fledged_cri::registry::{Platform, PullRate, RegistryAuthority};
 use fledged_cri::target::RuntimeUri;
 
@@ -422,6 +422,23 @@ pub(crate) struct PullArgs {
     /// k, M, G, T, Ki, Mi, Gi, Ti. Only for oci: and, with --pull-via auto, containerd. Default: no limit.
     #[arg(long, value_name = "BYTES", env = "FLEDGED_MAX_PULL_RATE")]
     pub(crate) max_pull_rate: Option<PullRate>,
+    /// Share of the last 10 seconds in which tasks of this machine waited for I/O, above which layers are downloaded
+    /// slower, down to 1 MiB per second; 0% or 100%: no effect. Only for oci: and, with --pull-via auto, containerd.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value = "40%",
+        env = "FLEDGED_MAX_IO_PRESSURE"
+    )]
+    pub(crate) max_io_pressure: ShareLimit,
+    /// As --max-io-pressure, for tasks that waited for memory.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value = "10%",
+        env = "FLEDGED_MAX_MEMORY_PRESSURE"
+    )]
+    pub(crate) max_memory_pressure: ShareLimit,
 }
 
 /// How layers reach containerd.

@@ -27,6 +27,8 @@ mod node_path;
 pub mod oci;
 mod open;
 #[cfg(feature = "oci")]
+pub mod pressure;
+#[cfg(feature = "oci")]
 pub mod registry;
 pub mod target;
 mod text_file;
@@ -41,8 +43,8 @@ pub use docker::DockerRuntime;
 pub use oci::{LayoutError, OciLayoutOptions, OciLayoutRuntime};
 #[cfg(feature = "oci")]
 pub use registry::{
-    ParsePlatformError, Platform, Probe, PullRate, PullRateError, Registry, RegistryOptions,
-    ensure_tls_provider,
+    ParsePlatformError, Platform, PressureLimits, Probe, PullRate, PullRateError, PullSlowdowns,
+    Registry, RegistryOptions, SlowedBy, ensure_tls_provider,
 };
 
 pub use credentials::{

@@ -9,9 +9,13 @@ use fledged_core::model::{ByteSize, CacheId, ImagePhase, ImageReport};
 use fledged_core::planner::{ActionStatus, CacheStatus, ClusterEvent, ConditionKind};
 use fledged_core::port::WriteFailure;
 use fledged_core::runner::{ClusterObserver, QueueDepth};
-use prometheus_client::metrics::counter::Counter;
+use fledged_cri::{PullSlowdowns, SlowedBy};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -164,6 +168,41 @@ impl AgentMetrics {
 
     pub(crate) fn inventory_failed(&self) {
         self.inventory_failures.inc();
+    }
+}
+
+/// What slows the pulls of an agent down, read at each scrape.
+#[derive(Debug)]
+pub(crate) struct SlowdownMetrics(pub(crate) PullSlowdowns);
+
+impl Collector for SlowdownMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let mut slowed = encoder.encode_descriptor(
+            "fledged_agent_pull_slowed",
+            "Time in which a download of layers waited, by reason",
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        for by in SlowedBy::ALL {
+            let time = ConstCounter::new(self.0.time(by).as_secs_f64());
+            time.encode(slowed.encode_family(&[("reason", by.as_str())])?)?;
+        }
+        let mut pressure = encoder.encode_descriptor(
+            "fledged_agent_pressure_ratio",
+            "Share of the last 10 seconds in which tasks of the node waited, by resource; only while layers are downloaded",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (by, percent) in [
+            (SlowedBy::Io, self.0.io_pressure()),
+            (SlowedBy::Memory, self.0.memory_pressure()),
+        ] {
+            if let Some(percent) = percent {
+                let labels = [("resource", by.as_str())];
+                ConstGauge::new(percent / 100.0).encode(pressure.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -470,6 +509,20 @@ mod tests {
         let text = shown(&registry);
         assert!(text.contains("fledged_agent_images_in_backoff 0"), "{text}");
         assert!(text.contains(r#"images{phase="Failed"} 0"#), "{text}");
+    }
+
+    #[test]
+    fn each_reason_of_a_slow_pull_is_exported_and_unknown_pressure_is_not() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(SlowdownMetrics(PullSlowdowns::default())));
+        let text = shown(&registry);
+        for reason in ["limit", "other_pulls", "io", "memory"] {
+            let line =
+                format!(r#"fledged_agent_pull_slowed_seconds_total{{reason="{reason}"}} 0.0"#);
+            assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+        }
+        assert!(text.contains("# TYPE fledged_agent_pressure_ratio gauge"));
+        assert!(!text.contains("fledged_agent_pressure_ratio{"), "{text}");
     }
 
     fn ready_lines(text: &str) -> Vec<&str> {

@@ -178,6 +178,9 @@ impl Fledged {
         }
         command
             .env("HOME", home.path())
+            // How fast a test is does not depend on what else the machine does.
+            .env("FLEDGED_MAX_IO_PRESSURE", "100%")
+            .env("FLEDGED_MAX_MEMORY_PRESSURE", "100%")
             .args(&self.args)
             .envs(self.env)
             .stdin(Stdio::null())

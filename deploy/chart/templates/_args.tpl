@@ -106,6 +106,12 @@ true
 {{- with .Values.agent.pull.maxRate }}
 - --max-pull-rate={{ ternary . (int64 .) (kindIs "string" .) }}
 {{- end }}
+{{- with .Values.agent.pull.maxIOPressure }}
+- --max-io-pressure={{ . }}
+{{- end }}
+{{- with .Values.agent.pull.maxMemoryPressure }}
+- --max-memory-pressure={{ . }}
+{{- end }}
 {{- end }}
 {{- with .Values.agent.inventoryInterval }}
 - --inventory-interval={{ . }}

@@ -21,7 +21,7 @@ use fledged_cri::credentials::{
 use fledged_cri::oci::{LayoutError, OciLayoutOptions};
 use fledged_cri::registry::{Platform, RegistryOptions, hosts_dirs_of_this_machine};
 use fledged_cri::target::{DetectError, RuntimeUri};
-use fledged_cri::{FetcherOptions, OpenError, OpenOptions};
+use fledged_cri::{FetcherOptions, OpenError, OpenOptions, PressureLimits};
 
 use super::registry_hint::Client;
 use crate::args::{PullArgs, PullVia, RegistryArgs};
@@ -421,8 +421,12 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
         .with_platform(platform(registry))
         .with_registry(registry_options(registry));
     if let Some(pull) = pull {
+        let mut pressure = PressureLimits::default();
+        pressure.io = pull.max_io_pressure.percent();
+        pressure.memory = pull.max_memory_pressure.percent();
         options.layout.max_connections = pull.max_connections;
         options.layout.max_pull_rate = pull.max_pull_rate;
+        options.layout.pressure = pressure.clone();
         options.fetcher = match pull.pull_via {
             PullVia::Auto => {
                 let mut fetcher = FetcherOptions::default();
@@ -432,6 +436,7 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
                 }
                 fetcher.max_connections = pull.max_connections;
                 fetcher.max_pull_rate = pull.max_pull_rate;
+                fetcher.pressure = pressure;
                 Some(fetcher)
             }
             PullVia::Runtime => None,

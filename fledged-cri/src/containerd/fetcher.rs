@@ -25,7 +25,8 @@ use crate::classify::redact;
 use crate::cri::Client;
 use crate::registry::{
     Blob, CONTAINERD_CONFIG_DIR, Connections, Downloads, Fetched, MAX_CONNECTIONS, Manifest, Meter,
-    Platform, PullRate, Registry, RegistryOptions, Session, read_config, resolve, sha256,
+    Platform, PressureLimits, PullRate, PullSlowdowns, RateOptions, Registry, RegistryOptions,
+    Session, read_config, resolve, sha256,
 };
 
 /// The default of [`FetcherOptions::threshold`]: a download this small gains nothing from several connections.
@@ -72,6 +73,10 @@ pub struct FetcherOptions {
     /// Bytes of layers that are received in a second, at most, by all pulls together. What the
     /// runtime pulls itself is not limited. Default: no limit.
     pub max_pull_rate: Option<PullRate>,
+    /// The pressure on the machine above which layers are received slower. What the runtime pulls itself is not.
+    pub pressure: PressureLimits,
+    /// Counts what slows the pulls down.
+    pub slowdowns: PullSlowdowns,
     /// How long containerd keeps what a pull that ended early has fetched. A pull renews that time when a 24th of it has
     /// passed. Default: a day.
     pub keep_unfinished: Duration,
@@ -88,6 +93,8 @@ impl Default for FetcherOptions {
             threshold: THRESHOLD,
             fast_enough: Some(FAST_ENOUGH),
             max_pull_rate: None,
+            pressure: PressureLimits::default(),
+            slowdowns: PullSlowdowns::default(),
             keep_unfinished: KEEP_UNFINISHED,
         }
     }
@@ -125,8 +132,13 @@ enum Plan {
 
 impl Fetcher {
     pub(crate) fn new(options: FetcherOptions) -> Self {
+        let rate = RateOptions {
+            limit: options.max_pull_rate,
+            pressure: options.pressure.clone(),
+            slowdowns: options.slowdowns.clone(),
+        };
         Self {
-            connections: Connections::new(options.max_connections, options.max_pull_rate),
+            connections: Connections::new(options.max_connections, rate),
             options,
             own_layers: OwnLayers::default(),
             registry: Mutex::default(),

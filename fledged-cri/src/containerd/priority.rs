@@ -107,11 +107,11 @@ pub(super) async fn let_others_first(
         match content.unfinished().await {
             Ok(unfinished) => {
                 let is_active = others.observe(unfinished, &own.lock(), Instant::now());
-                slowed.0.rate().set_slow(is_active);
+                slowed.0.rate().set_others_pull(is_active);
             }
             Err(failure) => {
                 tracing::debug!(%failure, "pulls of other clients not read");
-                slowed.0.rate().set_slow(false);
+                slowed.0.rate().set_others_pull(false);
             }
         }
         tokio::time::sleep(INTERVAL).await;
@@ -123,7 +123,7 @@ struct Slowed<'a>(&'a Connections);
 
 impl Drop for Slowed<'_> {
     fn drop(&mut self) {
-        self.0.rate().set_slow(false);
+        self.0.rate().set_others_pull(false);
     }
 }
 

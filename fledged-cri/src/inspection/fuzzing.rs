@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::containerd_file::{ConfigContent, ConfigFile, parse};
-use super::{ContainerdSettings, KubeletSettings, Release, kubelet_settings, pressure};
+use super::{ContainerdSettings, KubeletSettings, Release, kubelet_settings};
+use crate::pressure;
 
 /// containerd's configuration file.
 pub fn containerd_settings(bytes: &[u8]) {

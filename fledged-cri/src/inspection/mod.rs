@@ -22,7 +22,6 @@ pub mod fuzzing;
 mod hosts_folders;
 mod image_disk;
 mod kubelet_settings;
-mod pressure;
 mod release;
 
 use std::collections::HashMap;
@@ -42,11 +41,12 @@ pub use containerd_settings::{
 pub use hosts_folders::{HostsFolders, HostsProblem};
 pub use image_disk::ImageDisk;
 pub use kubelet_settings::{EvictionThreshold, InvalidSetting, KubeletSettings};
-pub use pressure::{Pressure, PressureLine};
 pub use release::Release;
 
 use crate::CriRuntime;
 use crate::open::{OpenOptions, open};
+use crate::pressure::{self, PressureError};
+pub use crate::pressure::{Pressure, PressureLine};
 use crate::target::RuntimeUri;
 
 /// Longest wait for one answer of the runtime.
@@ -258,10 +258,17 @@ fn read_files(answers: Answers, uri: Option<&RuntimeUri>, root: &Path) -> Inspec
         disk: answers
             .filesystems
             .and_then(|filesystems| image_disk::read(root, &filesystems)),
-        cpu_pressure: pressure::read(root, "cpu"),
-        io_pressure: pressure::read(root, "io"),
-        memory_pressure: pressure::read(root, "memory"),
+        cpu_pressure: pressure(root, "cpu"),
+        io_pressure: pressure(root, "io"),
+        memory_pressure: pressure(root, "memory"),
     }
+}
+
+fn pressure(root: &Path, resource: &str) -> Fact<Pressure> {
+    pressure::read(root, resource).map_err(|error| match error {
+        PressureError::Unavailable(phrase) => Unread::new(phrase),
+        PressureError::Malformed(phrase) => Unread::broken(phrase),
+    })
 }
 
 /// containerd's settings, if the runtime is containerd.

@@ -19,7 +19,9 @@ use super::layout_error::LayoutError;
 use super::lock::WriterLock;
 use super::pull::pull;
 use super::store::{Store, blocking};
-use crate::registry::{MAX_CONNECTIONS, Platform, PullRate, Registry, RegistryOptions};
+use crate::registry::{
+    MAX_CONNECTIONS, Platform, PressureLimits, PullRate, PullSlowdowns, Registry, RegistryOptions,
+};
 
 /// Layers of one image that are fetched in parallel: the default of containerd and Docker. Many take
 /// bandwidth from everything else on the node.
@@ -40,6 +42,10 @@ pub struct OciLayoutOptions {
     pub max_connections: NonZeroUsize,
     /// Bytes of layers that are received in a second, at most, by all pulls together. Default: no limit.
     pub max_pull_rate: Option<PullRate>,
+    /// The pressure on the machine above which layers are received slower.
+    pub pressure: PressureLimits,
+    /// Counts what slows the pulls down.
+    pub slowdowns: PullSlowdowns,
 }
 
 impl OciLayoutOptions {
@@ -67,6 +73,8 @@ impl Default for OciLayoutOptions {
             parallel_layers: PARALLEL_LAYERS,
             max_connections: MAX_CONNECTIONS,
             max_pull_rate: None,
+            pressure: PressureLimits::default(),
+            slowdowns: PullSlowdowns::default(),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::layout_error::LayoutError;
 use super::lock::WriterLock;
 use super::runtime::OciLayoutOptions;
 use crate::disk::with_stat;
-use crate::registry::{Connections, Platform, Registry};
+use crate::registry::{Connections, Platform, RateOptions, Registry};
 
 /// A layout on disk, with the state that all calls on it share.
 #[derive(Debug)]
@@ -39,11 +39,16 @@ impl Store {
         registry: Registry,
         options: &OciLayoutOptions,
     ) -> Self {
+        let rate = RateOptions {
+            limit: options.max_pull_rate,
+            pressure: options.pressure.clone(),
+            slowdowns: options.slowdowns.clone(),
+        };
         Self {
             layout,
             platform: options.platform.clone(),
             parallel_layers: options.parallel_layers,
-            connections: Connections::new(options.max_connections, options.max_pull_rate),
+            connections: Connections::new(options.max_connections, rate),
             registry,
             lock,
             pins: Pins::default(),

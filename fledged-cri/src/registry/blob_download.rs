@@ -17,11 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::PullRate;
 use super::client::failure_of_transport;
 use super::manifest::Blob;
 use super::meter::Meter;
-use super::rate_limit::{CacheConnection, CacheLimits, RateLimit};
+use super::rate_limit::{CacheConnection, CacheLimits, RateLimit, RateOptions};
 use super::session::Session;
 
 /// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
@@ -60,12 +59,12 @@ struct Connection {
 }
 
 impl Connections {
-    /// `rate`: bytes that all of them receive in a second, at most.
-    pub(crate) fn new(limit: NonZeroUsize, rate: Option<PullRate>) -> Self {
+    /// `rate`: what all of them receive in a second.
+    pub(crate) fn new(limit: NonZeroUsize, rate: RateOptions) -> Self {
         Self::with_part(limit, rate, PART)
     }
 
-    pub(super) fn with_part(limit: NonZeroUsize, rate: Option<PullRate>, part: u64) -> Self {
+    pub(super) fn with_part(limit: NonZeroUsize, rate: RateOptions, part: u64) -> Self {
         let limit = limit.get().min(Semaphore::MAX_PERMITS);
         Self {
             permits: Arc::new(Semaphore::new(limit)),
@@ -138,7 +137,7 @@ impl Downloads {
     fn received(&self, bytes: u64) -> Option<Instant> {
         let own = self.limit.get();
         let own = own.map(|limit| self.connections.caches.received(&limit, bytes));
-        self.connections.rate.received(bytes).max(own)
+        self.connections.rate.received(bytes, own)
     }
 
     /// The content of a blob from `offset` on. Nothing is requested yet.

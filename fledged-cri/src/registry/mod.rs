@@ -22,12 +22,14 @@ mod manifest;
 mod meter;
 mod no_proxy;
 mod platform;
+mod pressure_limit;
 mod probe;
 #[cfg(any(test, feature = "test-util"))]
 pub mod quirk;
 mod rate_limit;
 mod redirect;
 mod session;
+mod slowdowns;
 #[cfg(test)]
 mod tests;
 mod tls_failure;
@@ -38,7 +40,9 @@ pub use client::{Registry, RegistryAuthority, RegistryOptions};
 pub use fledged_core::model::{PullRate, PullRateError};
 pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
+pub use pressure_limit::PressureLimits;
 pub use probe::Probe;
+pub use slowdowns::{PullSlowdowns, SlowedBy};
 
 #[cfg(feature = "cri")]
 pub(crate) use blob_download::{BlobDownload, FirstPart};
@@ -51,6 +55,7 @@ pub(crate) use manifest::{
     resolve,
 };
 pub(crate) use meter::Meter;
+pub(crate) use rate_limit::RateOptions;
 pub(crate) use session::Session;
 #[cfg(feature = "cri")]
 pub(crate) use {

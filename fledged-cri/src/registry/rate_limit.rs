@@ -7,10 +7,13 @@ use std::time::Duration;
 use fledged_core::model::{CacheId, PullLimit, PullRate};
 use tokio::time::Instant;
 
+use super::pressure_limit::{PressureLimits, PressureWatch};
+use super::slowdowns::{PullSlowdowns, SlowedBy};
+
 /// Capacity that was not used is kept for this long, so that late readers do not lower the rate.
 const BURST: Duration = Duration::from_millis(100);
 /// The reduced rate: enough to keep connections alive.
-const SLOW: u64 = 1024 * 1024;
+pub(super) const SLOW: u64 = 1024 * 1024;
 /// Shortest pause of a pull that waits for a connection because its rate is used up.
 const WAIT: Duration = Duration::from_millis(100);
 
@@ -40,48 +43,70 @@ impl Bucket {
     }
 }
 
-/// A limit on received bytes that all connections share.
+/// What limits the bytes that all pulls of a runtime receive.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RateOptions {
+    /// Bytes a second, at most.
+    pub(crate) limit: Option<PullRate>,
+    pub(crate) pressure: PressureLimits,
+    /// Counts what slows them down.
+    pub(crate) slowdowns: PullSlowdowns,
+}
+
+/// A limit on received bytes that all connections share: the lowest of a fixed rate, the rate while other clients pull,
+/// and the rate under pressure.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     limit: Option<PullRate>,
+    pressure: PressureWatch,
+    slowdowns: PullSlowdowns,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     bucket: Bucket,
-    /// Whether the rate is reduced to [`SLOW`].
-    slow: bool,
+    /// Whether other clients pull, so that the rate is reduced to [`SLOW`].
+    others_pull: bool,
 }
 
 impl RateLimit {
-    pub(crate) fn new(limit: Option<PullRate>) -> Self {
+    pub(crate) fn new(options: RateOptions) -> Self {
         Self {
-            limit,
+            limit: options.limit,
+            pressure: PressureWatch::new(options.pressure),
+            slowdowns: options.slowdowns,
             state: Mutex::new(State {
                 bucket: Bucket::new(),
-                slow: false,
+                others_pull: false,
             }),
         }
     }
 
     /// Reduces the rate to 1 MiB a second, or ends that.
     #[cfg(any(test, feature = "cri"))]
-    pub(crate) fn set_slow(&self, slow: bool) {
+    pub(crate) fn set_others_pull(&self, others_pull: bool) {
         let mut state = self.lock();
-        if state.slow != slow {
-            state.slow = slow;
+        if state.others_pull != others_pull {
+            state.others_pull = others_pull;
             state.bucket = Bucket::new();
         }
     }
 
-    /// Counts received bytes, and returns the time before which their receiver must not receive more.
-    pub(crate) fn received(&self, bytes: u64) -> Option<Instant> {
+    /// Counts received bytes, and returns the time before which their receiver must not receive more. `own` is that time by
+    /// the rate of the receiver's ImageCache.
+    pub(crate) fn received(&self, bytes: u64, own: Option<Instant>) -> Option<Instant> {
+        let pressure = self.pressure.received(bytes, &self.slowdowns);
         let mut state = self.lock();
-        let limit = self.limit.map(PullRate::bytes);
-        let slow = state.slow.then_some(SLOW);
-        let rate = limit.into_iter().chain(slow).min()?;
-        Some(state.bucket.received(bytes, rate))
+        let limit = self.limit.map(|limit| (limit.bytes(), SlowedBy::Limit));
+        let others = state.others_pull.then_some((SLOW, SlowedBy::OtherPulls));
+        let lowest = [limit, others, pressure].into_iter().flatten().min();
+        let all = lowest.map(|(rate, by)| (state.bucket.received(bytes, rate), by));
+        drop(state);
+        let own = own.map(|until| (until, SlowedBy::Limit));
+        let (until, by) = all.max(own)?;
+        self.slowdowns.waits(by, until);
+        Some(until)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -215,6 +240,14 @@ mod tests {
 
     const RATE: u64 = 20 * 1024 * 1024;
 
+    fn mk_limited(limit: Option<PullRate>) -> RateLimit {
+        RateLimit::new(RateOptions {
+            limit,
+            pressure: PressureLimits::none(),
+            slowdowns: PullSlowdowns::default(),
+        })
+    }
+
     fn mk_rate(rate: u64) -> PullRate {
         PullRate::new(ByteSize::new(rate)).unwrap()
     }
@@ -226,9 +259,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn any_two_seconds_are_within_five_percent() {
         for connections in [1, 3, 8] {
-            let limit = RateLimit::new(Some(mk_rate(RATE)));
+            let limit = mk_limited(Some(mk_rate(RATE)));
             let lasting = Duration::from_secs(10);
-            let ticks = receive(connections, lasting, |bytes| limit.received(bytes)).await;
+            let ticks = receive(connections, lasting, |bytes| limit.received(bytes, None)).await;
             check_two_seconds(&ticks, RATE);
         }
     }
@@ -301,34 +334,116 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unused_rate_is_not_saved_up() {
-        let limit = RateLimit::new(PullRate::new(ByteSize::new(1_000_000)).ok());
+        let limit = mk_limited(PullRate::new(ByteSize::new(1_000_000)).ok());
         tokio::time::sleep(Duration::from_secs(3600)).await;
         let after = |millis| Some(Instant::now() + Duration::from_millis(millis));
-        assert_eq!(limit.received(1_000_000), after(900));
-        assert_eq!(limit.received(500_000), after(1_400));
+        assert_eq!(limit.received(1_000_000, None), after(900));
+        assert_eq!(limit.received(500_000, None), after(1_400));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_largest_count_is_bounded() {
-        let limit = RateLimit::new(Some(PullRate::LEAST));
-        let far = limit.received(u64::MAX);
-        assert!(limit.received(u64::MAX) >= far);
+        let limit = mk_limited(Some(PullRate::LEAST));
+        let far = limit.received(u64::MAX, None);
+        assert!(limit.received(u64::MAX, None) >= far);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_phase_leaves_no_debt() {
-        let limit = RateLimit::new(None);
-        assert_eq!(limit.received(u64::MAX), None);
-        limit.set_slow(true);
+    async fn a_pull_of_another_client_leaves_no_debt() {
+        let limit = mk_limited(None);
+        assert_eq!(limit.received(u64::MAX, None), None);
+        limit.set_others_pull(true);
         let after = |seconds| Some(Instant::now() + Duration::from_secs(seconds));
-        assert_eq!(limit.received(60 * SLOW), after(60));
-        limit.set_slow(true);
-        assert_eq!(limit.received(SLOW), after(61));
-        limit.set_slow(false);
-        assert_eq!(limit.received(SLOW), None);
+        assert_eq!(limit.received(60 * SLOW, None), after(60));
+        limit.set_others_pull(true);
+        assert_eq!(limit.received(SLOW, None), after(61));
+        limit.set_others_pull(false);
+        assert_eq!(limit.received(SLOW, None), None);
         // A lower limit stays in force.
-        let limit = RateLimit::new(Some(PullRate::LEAST));
-        limit.set_slow(true);
-        assert_eq!(limit.received(10 * PullRate::LEAST.bytes()), after(10));
+        let limit = mk_limited(Some(PullRate::LEAST));
+        limit.set_others_pull(true);
+        assert_eq!(
+            limit.received(10 * PullRate::LEAST.bytes(), None),
+            after(10)
+        );
+    }
+
+    /// Bytes of the ticks in MiB.
+    fn mib(ticks: &[u64]) -> f64 {
+        let bytes: u64 = ticks.iter().sum();
+        u32::try_from(bytes / 1024).map(f64::from).unwrap() / 1024.0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_slow_down_under_pressure_and_recover() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("proc/pressure")).unwrap();
+        let set_io = |share: u32| {
+            let text = format!("some avg10={share}.00 avg60=0.00 avg300=0.00 total=0\n");
+            std::fs::write(root.path().join("proc/pressure/io"), text).unwrap();
+        };
+        set_io(0);
+        let mut options = RateOptions {
+            limit: Some(mk_rate(RATE)),
+            ..RateOptions::default()
+        };
+        options.pressure.root = root.path().to_owned();
+        let slowdowns = options.slowdowns.clone();
+        let limit = RateLimit::new(options);
+        let workload = async {
+            tokio::time::sleep(Duration::from_secs(11)).await;
+            set_io(50);
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            set_io(90);
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            set_io(1);
+        };
+        let received = receive(4, Duration::from_secs(60), |bytes| {
+            limit.received(bytes, None)
+        });
+        let (ticks, ()) = tokio::join!(received, workload);
+        let rate = |from: usize, to: usize| mib(&ticks[from * 10..to * 10]) / (to - from) as f64;
+        let all: Vec<f64> = (0..60).map(|second| rate(second, second + 1)).collect();
+        assert!((19.0..=21.0).contains(&rate(2, 11)), "{all:?}");
+        assert!(rate(14, 19) < 11.0 && rate(14, 19) > 7.0, "{all:?}");
+        assert!((0.7..=1.3).contains(&rate(22, 31)), "{all:?}");
+        assert!((19.0..=21.0).contains(&rate(45, 59)), "{all:?}");
+        let time = |by| slowdowns.time(by).as_secs();
+        assert!((25..35).contains(&time(SlowedBy::Io)), "{slowdowns:?}");
+        assert!((25..35).contains(&time(SlowedBy::Limit)), "{slowdowns:?}");
+        assert_eq!((time(SlowedBy::OtherPulls), time(SlowedBy::Memory)), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lowest_rate_counts_with_its_cause() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("proc/pressure")).unwrap();
+        std::fs::write(
+            root.path().join("proc/pressure/memory"),
+            "some avg10=30.00 avg60=0.00 avg300=0.00 total=0\n",
+        )
+        .unwrap();
+        let now = Instant::now();
+        let own = Some(now + Duration::from_secs(2));
+        for (limit, others_pull, own, expected) in [
+            (None, false, None, SlowedBy::Memory),
+            (Some(PullRate::LEAST), true, None, SlowedBy::Limit),
+            (Some(mk_rate(RATE)), true, None, SlowedBy::OtherPulls),
+            (Some(mk_rate(RATE)), false, own, SlowedBy::Limit),
+        ] {
+            let mut options = RateOptions {
+                limit,
+                ..RateOptions::default()
+            };
+            options.pressure.root = root.path().to_owned();
+            let slowdowns = options.slowdowns.clone();
+            let limit = RateLimit::new(options);
+            limit.set_others_pull(others_pull);
+            assert!(limit.received(SLOW, own) > Some(now), "{expected:?}");
+            for by in SlowedBy::ALL {
+                let waits = slowdowns.time(by) > Duration::ZERO;
+                assert_eq!(waits, by == expected, "{by:?} for {expected:?}");
+            }
+        }
     }
 }

@@ -42,7 +42,7 @@ use fledged_core::port::{Clock, Credentials, ImageRuntime};
 use fledged_core::runner::NodeLoop;
 use fledged_core::tokio::TokioClock;
 use fledged_core::warmer::{Warmer, WarmerConfig};
-use fledged_cri::{CredentialProviders, UnionCredentials};
+use fledged_cri::{CredentialProviders, PullSlowdowns, UnionCredentials};
 use fledged_kube::bounded_client::{REQUEST_LIMIT, bounded};
 use fledged_kube::serve::register_build_info;
 use kube::Client;
@@ -52,7 +52,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::metrics::AgentMetrics;
+use crate::metrics::{AgentMetrics, SlowdownMetrics};
 use crate::node_report::node_status::StatusApi;
 use crate::node_report::status_writer::Writer;
 use assignment_watch::{Watch, inputs};
@@ -89,6 +89,8 @@ pub struct AgentConfig {
     /// The seed of the jitter of all delays. Default a hash of the node name and the process id, so that the delays
     /// of agents differ.
     pub seed: Option<u64>,
+    /// What slows pulls down, for the metrics: those of the options with which the runtime was opened.
+    pub slowdowns: PullSlowdowns,
 }
 
 impl Default for AgentConfig {
@@ -98,6 +100,7 @@ impl Default for AgentConfig {
             credentials: None,
             clock: Arc::new(TokioClock::new()),
             seed: None,
+            slowdowns: PullSlowdowns::default(),
         }
     }
 }
@@ -223,6 +226,8 @@ impl Agent {
     /// Registers the agent's metrics (`fledged_agent_*`) and `fledged_build_info`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.metrics.register(registry);
+        let slowdowns = SlowdownMetrics(self.config.slowdowns.clone());
+        registry.register_collector(Box::new(slowdowns));
         register_build_info(registry);
     }
 

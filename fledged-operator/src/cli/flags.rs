@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -13,6 +12,7 @@ use clap::{
 };
 use fledged_core::model::{
     CountOrPercent, DEADLINE_MAX, GoDuration, ImagePullPolicy, ImageRef, NodeName, ProtectedImages,
+    ShareLimit,
 };
 use fledged_cri::PullRate;
 use fledged_cri::target::RuntimeUri;
@@ -287,7 +287,7 @@ pub(super) struct AgentArgs {
     /// Used share of the image file system at which no pull begins, below the kubelet's
     /// imageGCHighThresholdPercent; 0% or 100% is no limit.
     #[arg(long, value_name = "PERCENT", default_value = "80%")]
-    pub(super) image_fs_high_threshold: UsedShare,
+    pub(super) image_fs_high_threshold: ShareLimit,
     /// The kubelet's CredentialProviderConfig, a file or a directory: plugins that obtain registry
     /// credentials of the node. They are tried after the pull secrets, as by the kubelet.
     #[arg(
@@ -315,6 +315,13 @@ pub(super) struct AgentArgs {
     /// example 20Mi; at least 64Ki. Default: no limit.
     #[arg(long, value_name = "BYTES")]
     pub(super) max_pull_rate: Option<PullRate>,
+    /// Share of the last 10 seconds in which tasks of the node waited for I/O, above which layers are fetched slower, down
+    /// to 1 MiB per second; 0% or 100%: no effect. Only with --pull-via=auto and for oci:.
+    #[arg(long, value_name = "PERCENT", default_value = "40%")]
+    pub(super) max_io_pressure: ShareLimit,
+    /// As --max-io-pressure, for tasks that waited for memory.
+    #[arg(long, value_name = "PERCENT", default_value = "10%")]
+    pub(super) max_memory_pressure: ShareLimit,
     /// Directories of containerd's configuration in the agent's file system, under the same paths as on the node. With
     /// --pull-via=auto, the agent takes mirrors and certificates from them; config.toml is in the first one.
     #[arg(
@@ -519,29 +526,6 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A used share of a file system in percent.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct UsedShare(u8);
-
-impl UsedShare {
-    /// The share, if it is a limit.
-    pub(super) fn limit(self) -> Option<u8> {
-        Some(self.0).filter(|percent| (1..100).contains(percent))
-    }
-}
-
-impl FromStr for UsedShare {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.strip_suffix('%').unwrap_or(text).parse();
-        let percent = number.ok().filter(|percent| *percent <= 100);
-        percent
-            .map(Self)
-            .ok_or_else(|| "must be a whole number from 0% to 100%".to_owned())
-    }
-}
-
 fn a_second_or_more(text: &str) -> Result<Duration, String> {
     match any_duration(text)? {
         duration if duration < Duration::from_secs(1) => Err("it must be at least 1s".to_owned()),
@@ -613,22 +597,6 @@ mod tests {
     #[test]
     fn clap_accepts_the_command_line() {
         Cli::whole().debug_assert();
-    }
-
-    #[test]
-    fn a_threshold_of_nothing_or_all_is_no_limit() {
-        let of = |text: &str| text.parse().map(UsedShare::limit);
-        for (text, limit) in [
-            ("80%", Some(80)),
-            ("1", Some(1)),
-            ("0%", None),
-            ("100%", None),
-        ] {
-            assert_eq!(of(text), Ok(limit), "{text}");
-        }
-        for text in ["", "%", "-1%", "101%", "80.5%", "80 %"] {
-            assert!(of(text).is_err(), "{text}");
-        }
     }
 
     #[test]

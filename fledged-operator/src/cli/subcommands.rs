@@ -7,7 +7,10 @@ use std::sync::Arc;
 use fledged_core::model::{AssignmentDefaults, ImageRef, ProtectedImages};
 use fledged_core::tokio::TokioClock;
 use fledged_cri::target::RuntimeUri;
-use fledged_cri::{CredentialProviderError, CredentialProviders, FetcherOptions, OpenOptions};
+use fledged_cri::{
+    CredentialProviderError, CredentialProviders, FetcherOptions, OpenOptions, PressureLimits,
+    PullSlowdowns,
+};
 use fledged_kube::lease::{CONTROLLER_NAMESPACE, LeaseName, LeaseTimes, identity};
 use fledged_kube::serve::Routes;
 use fledged_webhook::{CertificateSource, SelfIssued, Webhook, WebhookConfig};
@@ -32,15 +35,15 @@ pub(super) async fn agent(args: &AgentArgs, stop: Stop) -> Result<(), ProgramErr
         Some(uri) => uri.clone(),
         None => RuntimeUri::detect().await?,
     };
-    let runtime = fledged_cri::open(&uri, open_options(args, &uri)?)?;
+    let mut config = AgentConfig::default();
+    let runtime = fledged_cri::open(&uri, open_options(args, &uri, &config.slowdowns)?)?;
     let providers = credential_providers(args)?;
     let client = connect(&args.common).await?;
-    let mut config = AgentConfig::default();
     config.credentials = providers
         .map(|providers| Arc::new(credentials_with_providers(&client, providers)) as Arc<_>);
     config.warmer.max_parallel_pulls = args.max_parallel_pulls;
     config.warmer.inventory_interval = args.inventory_interval;
-    config.warmer.image_fs_high_threshold = args.image_fs_high_threshold.limit();
+    config.warmer.image_fs_high_threshold = args.image_fs_high_threshold.percent();
     config.warmer.protected = args.protect.images();
     let agent = Agent::new(client, args.node_name.clone(), runtime, config);
     let mut registry = Registry::default();
@@ -60,17 +63,28 @@ fn metrics(registry: Registry) -> Routes {
     Routes::new().with_metrics(Arc::new(registry))
 }
 
-/// How the runtime pulls.
-fn open_options(args: &AgentArgs, uri: &RuntimeUri) -> Result<OpenOptions, ProgramError> {
+/// How the runtime pulls. `slowdowns` counts what slows pulls down.
+fn open_options(
+    args: &AgentArgs,
+    uri: &RuntimeUri,
+    slowdowns: &PullSlowdowns,
+) -> Result<OpenOptions, ProgramError> {
+    let mut pressure = PressureLimits::default();
+    pressure.io = args.max_io_pressure.percent();
+    pressure.memory = args.max_memory_pressure.percent();
     let mut options = OpenOptions::default();
     options.layout.max_connections = args.max_connections;
     options.layout.max_pull_rate = args.max_pull_rate;
+    options.layout.pressure = pressure.clone();
+    options.layout.slowdowns = slowdowns.clone();
     if args.pull_via == PullVia::Auto {
         let mut fetcher = FetcherOptions::default();
         fetcher.config_dirs.clone_from(&args.runtime_config_dirs);
         fetcher.in_container = true;
         fetcher.max_connections = args.max_connections;
         fetcher.max_pull_rate = args.max_pull_rate;
+        fetcher.pressure = pressure;
+        fetcher.slowdowns = slowdowns.clone();
         options.fetcher = Some(fetcher);
     }
     let fetches = match uri {

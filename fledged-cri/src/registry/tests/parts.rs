@@ -14,8 +14,9 @@ use super::super::blob_download::{BlobDownload, Connections, Downloads};
 use super::super::fake::{Answer, Asked, Fake};
 use super::super::manifest::Blob;
 use super::super::meter::Meter;
+use super::super::rate_limit::RateOptions;
 use super::super::session::Session;
-use super::super::{PullRate, Registry, RegistryOptions, sha256};
+use super::super::{PressureLimits, PullRate, PullSlowdowns, Registry, RegistryOptions, sha256};
 
 /// Ten parts and a half.
 const LENGTH: usize = 1050;
@@ -44,9 +45,17 @@ fn part(asked: &Asked) -> Answer {
     Answer::new(206, &content[range]).with("content-range", header)
 }
 
+fn limited(limit: Option<PullRate>) -> RateOptions {
+    RateOptions {
+        limit,
+        pressure: PressureLimits::none(),
+        slowdowns: PullSlowdowns::default(),
+    }
+}
+
 fn download(fake: &Fake, connections: usize, offset: u64) -> BlobDownload {
     let connections = NonZeroUsize::new(connections).unwrap();
-    let connections = Connections::with_part(connections, None, PART);
+    let connections = Connections::with_part(connections, limited(None), PART);
     let limit = SharedPullLimit::default();
     download_of(fake, &content(), connections, offset, limit)
 }
@@ -241,7 +250,7 @@ async fn the_rates_of_all_and_of_a_cache_slow_parts_and_whole_blobs() {
         let limit = PullRate::new(ByteSize::new(rate as u64)).unwrap();
         let four = NonZeroUsize::new(4).unwrap();
         let of_all = Some(limit).filter(|_| !of_cache);
-        let connections = Connections::with_part(four, of_all, 8 * 1024);
+        let connections = Connections::with_part(four, limited(of_all), 8 * 1024);
         let cache = CacheId::new("shop", "web", "u");
         let own = Some(PullLimit::new(cache, limit)).filter(|_| of_cache);
         let began = Instant::now();

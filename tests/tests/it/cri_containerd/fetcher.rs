@@ -9,7 +9,7 @@ use fledged_core::port::{
     ImageRuntime, ProgressSink, PullProgress, PullRequest, RegistryAuth, RuntimeImage,
 };
 use fledged_cri::cri::CriRuntime;
-use fledged_cri::{FetcherOptions, PullRate, RegistryOptions};
+use fledged_cri::{FetcherOptions, PressureLimits, PullRate, RegistryOptions};
 use fledged_tests::{
     Compression, Containerd, FakeCri, Fault, FaultProxy, ImageBuilder, Layer, Pushed, Registry,
     Rule, SOON, images_with_shared_base, poll_until, require,
@@ -49,6 +49,8 @@ pub(super) fn options(containerd: &Containerd) -> FetcherOptions {
     options.registry = RegistryOptions::default();
     options.config_dirs = vec![containerd.config_dir()];
     options.fast_enough = None;
+    // That of this machine is not part of the tests.
+    options.pressure = PressureLimits::none();
     options
 }
 
@@ -431,6 +433,7 @@ async fn mirrors_of_the_runtimes_configuration_are_used() {
     options.threshold = ByteSize::ZERO;
     options.registry = RegistryOptions::default();
     options.config_dirs.clear();
+    options.pressure = PressureLimits::none();
     let runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
     let asked = offsets(&setup.proxy, &pushed.layers[0]).len();
     pull(&runtime, "registry.invalid/team/app:1").await.unwrap();
@@ -489,6 +492,7 @@ async fn layers_that_come_fast_enough_are_left_to_the_runtime() {
         let mut options = FetcherOptions::default();
         options.fast_enough = Some(ByteSize::new(bytes));
         options.config_dirs = vec![setup.containerd.config_dir()];
+        options.pressure = PressureLimits::none();
         CriRuntime::connect(setup.containerd.socket()).with_fetcher(options)
     };
     // Any rate is fast enough. containerd continues behind the first part.
@@ -566,6 +570,7 @@ async fn a_limited_rate_also_holds_for_small_images() {
     let mut options = FetcherOptions::default();
     options.registry = RegistryOptions::default();
     options.max_pull_rate = Some(rate(5_000_000));
+    options.pressure = PressureLimits::none();
     setup.runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
     let pushed = ImageBuilder::new()
         .random_layer("data", 1, 10_000_000)

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use fledged_core::model::{CacheId, PullLimit, PulledVia};
 use fledged_core::port::{ImageRuntime, ProgressSink, PullRequest, SharedPullLimit};
 use fledged_cri::cri::CriRuntime;
-use fledged_cri::{FetcherOptions, RegistryOptions};
+use fledged_cri::{FetcherOptions, PressureLimits, RegistryOptions, SlowedBy};
 use fledged_tests::{Containerd, FakeCri, ImageBuilder, Pushed, SOON};
 
-use super::fetcher::{Setup, left_to_the_runtime, setup};
+use super::fetcher::{Setup, left_to_the_runtime, options, setup};
 use super::image;
 
 /// A fetcher as users have it, which leaves small images to the runtime, and also those that come fast enough.
@@ -18,6 +18,7 @@ fn fetching(containerd: &Containerd) -> CriRuntime {
     let mut options = FetcherOptions::default();
     options.registry = RegistryOptions::default();
     options.config_dirs = vec![containerd.config_dir()];
+    options.pressure = PressureLimits::none();
     CriRuntime::connect(containerd.socket()).with_fetcher(options)
 }
 
@@ -84,6 +85,31 @@ async fn a_running_pull_follows_a_new_rate() {
     assert_eq!(pulled.via, Some(PulledVia::Fetcher));
     assert!(began.load(Ordering::Relaxed));
     setup.assert_each_byte_once(&pushed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetcher_slows_down_under_pressure() {
+    let Some(setup) = setup() else { return };
+    let pushed = push(&setup, "team/app", 1, 600_000);
+    let root = tempfile::tempdir().unwrap();
+    let pressure = root.path().join("proc/pressure");
+    std::fs::create_dir_all(&pressure).unwrap();
+    let text = "some avg10=11.00 avg60=0.00 avg300=0.00 total=1\n";
+    std::fs::write(pressure.join("memory"), text).unwrap();
+    let mut options = options(&setup.containerd);
+    options.pressure = PressureLimits::default();
+    options.pressure.root = root.path().to_owned();
+    let slowdowns = options.slowdowns.clone();
+    let runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
+    let request = request(&setup, &pushed, SharedPullLimit::default());
+    let pulled = runtime.pull(request).await.unwrap();
+    assert_eq!(pulled.via, Some(PulledVia::Fetcher));
+    assert_eq!(slowdowns.memory_pressure(), Some(11.0));
+    assert_eq!(slowdowns.io_pressure(), None);
+    for by in SlowedBy::ALL {
+        let waited = slowdowns.time(by) > Duration::ZERO;
+        assert_eq!(waited, by == SlowedBy::Memory, "{by:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

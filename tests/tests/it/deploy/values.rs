@@ -334,10 +334,12 @@ fn agents_that_fetch_layers_mount_the_settings_of_registries() {
     let with = agent(&[
         "--set=agent.pull.via=auto",
         "--set=agent.pull.maxRate=20Mi",
+        "--set=agent.pull.maxIOPressure=60%",
         "--set=agent.pull.configDirs={/etc/rt,/etc/more}",
     ]);
     for part in [
         r#""--pull-via=auto","--max-connections=8","--runtime-config-dirs=/etc/rt,/etc/more","--max-pull-rate=20Mi""#,
+        r#""--max-io-pressure=60%","--max-memory-pressure=10%""#,
         r#""mountPath":"/etc/rt","name":"runtime-config-0","readOnly":true"#,
         r#""mountPath":"/etc/more","name":"runtime-config-1","readOnly":true"#,
         r#""path":"/etc/rt","type":"DirectoryOrCreate""#,

@@ -3,6 +3,7 @@ mod faults;
 mod folder;
 mod kill;
 mod presence;
+mod pressure;
 mod pull;
 mod readers;
 mod support;

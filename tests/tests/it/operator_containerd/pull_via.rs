@@ -31,6 +31,8 @@ async fn an_agent_fetches_large_images_and_reports_what_fetched_each() {
         &[
             "--inventory-interval=2s",
             "--pull-via=auto",
+            "--max-io-pressure=100%",
+            "--max-memory-pressure=100%",
             "--runtime-config-dirs",
             &containerd.config_dir().display().to_string(),
         ],

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fledged_core::model::{CacheId, ImageRef, PullLimit, PullRate};
 use fledged_core::port::{ImageRuntime, ProgressSink, PullRequest, SharedPullLimit};
-use fledged_cri::{CriRuntime, FetcherOptions};
+use fledged_cri::{CriRuntime, FetcherOptions, PressureLimits};
 use fledged_tests::Containerd;
 
 /// The rate, as an option and a manifest have it.
@@ -45,6 +45,7 @@ pub(super) fn pull(
     let mut options = FetcherOptions::default();
     options.config_dirs = vec![containerd.config_dir()];
     options.max_pull_rate = Some(rate).filter(|_| limit == Limit::Node);
+    options.pressure = PressureLimits::none();
     let of_cache = Some(PullLimit::new(CacheId::new("default", "bench", "u"), rate));
     let of_cache = SharedPullLimit::new(of_cache.filter(|_| limit == Limit::Cache));
     let runtime = CriRuntime::connect(containerd.socket()).with_fetcher(options);

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use super::{Fact, Unread};
 use crate::node_path::below;
 use crate::text_file::read_text;
 
 /// A pressure file has two lines.
 const PRESSURE_MAX: u64 = 4096;
+/// Most characters of a malformed file that an error has.
+const SHOWN_MAX: usize = 120;
 
 /// Shares of time in percent, over 10 and over 60 seconds.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -46,36 +47,54 @@ impl Pressure {
     }
 }
 
-/// The pressure on `cpu`, `io` or `memory`.
-pub(super) fn read(root: &Path, resource: &str) -> Fact<Pressure> {
+/// Why pressure was not read, as a phrase that names the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PressureError {
+    /// The kernel has none, or this process may not read it.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The file cannot be read, or has other content.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// The pressure on `cpu`, `io` or `memory`. Blocks for some ten microseconds.
+pub(crate) fn read(root: &Path, resource: &str) -> Result<Pressure, PressureError> {
     let name = format!("/proc/pressure/{resource}");
-    let shown = Path::new(&name);
     let text = below(root, &name).and_then(|path| read_text(&path, PRESSURE_MAX));
     let text = text.map_err(|error| {
         match error.kind() {
-            io::ErrorKind::NotFound if !has_proc(root) => Unread::new(format!(
+            io::ErrorKind::NotFound if !has_proc(root) => PressureError::Unavailable(format!(
                 "there is no {name}: no proc file system is mounted at {}",
                 root.join("proc").display()
             )),
-            io::ErrorKind::NotFound => Unread::new(format!(
+            io::ErrorKind::NotFound => PressureError::Unavailable(format!(
                 "there is no {name}: this kernel is older than 4.20, was built without CONFIG_PSI, or has it off: by psi=0, or by CONFIG_PSI_DEFAULT_DISABLED without psi=1"
             )),
             _ if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
-                Unread::new(format!(
+                PressureError::Unavailable(format!(
                     "cannot read {name}: the kernel has it off: by psi=0, or by CONFIG_PSI_DEFAULT_DISABLED without psi=1"
                 ))
             }
-            _ => Unread::io(shown, &error),
+            io::ErrorKind::PermissionDenied => {
+                PressureError::Unavailable(format!("cannot read {name}: {error}"))
+            }
+            _ => PressureError::Malformed(format!("cannot read {name}: {error}")),
         }
     })?;
-    parse(&text).ok_or_else(|| Unread::file(shown, "it has no line that starts with some"))
+    parse(&text).ok_or_else(|| {
+        let shown: String = text.chars().take(SHOWN_MAX).collect();
+        PressureError::Malformed(format!(
+            "cannot read {name}: it has no line that starts with some and has shares from 0 to 100: {shown:?}"
+        ))
+    })
 }
 
 fn has_proc(root: &Path) -> bool {
     below(root, "/proc/version").is_ok_and(|path| path.exists())
 }
 
-pub(super) fn parse(text: &str) -> Option<Pressure> {
+pub(crate) fn parse(text: &str) -> Option<Pressure> {
     let line = |kind: &str| {
         let line = text
             .lines()
@@ -85,11 +104,8 @@ pub(super) fn parse(text: &str) -> Option<Pressure> {
             let value = values
                 .filter_map(|part| part.split_once('='))
                 .find(|(name, _)| *name == key);
-            value?
-                .1
-                .parse::<f64>()
-                .ok()
-                .filter(|share| share.is_finite())
+            let share = value?.1.parse::<f64>().ok()?;
+            Some(share).filter(|share| (0.0..=100.0).contains(share))
         };
         Some(PressureLine::new(share("avg10")?, share("avg60")?))
     };
@@ -110,8 +126,32 @@ mod tests {
         assert_eq!(parse(text), Some(expected));
         let old = parse("some avg10=0.00 avg60=3.00 avg300=0.38 total=3674376\n").unwrap();
         assert_eq!((old.some.avg60, old.full), (3.0, None));
-        for text in ["", "some", "some avg10=NaN avg60=1", "full avg10=1 avg60=1"] {
+        for text in [
+            "",
+            "some",
+            "full avg10=1 avg60=1",
+            "some avg10=NaN avg60=1",
+            "some avg10=inf avg60=1",
+            "some avg10=-0.01 avg60=1",
+            "some avg10=100.01 avg60=1",
+            "some avg10= avg60=1",
+            "some avg10=1,5 avg60=1",
+            "some avg60=1 avg300=1",
+            "some avg10 5 avg60=1",
+            "something avg10=1 avg60=1",
+        ] {
             assert_eq!(parse(text), None, "{text}");
+        }
+        for (text, avg10) in [
+            ("some avg10=100.00 avg60=0", 100.0),
+            ("  some\tavg60=7 new=x avg10=0", 0.0),
+            ("full avg10=2 avg60=2\r\nsome avg10=3.5 avg60=1\r\n", 3.5),
+        ] {
+            assert_eq!(
+                parse(text).map(|found| found.some.avg10),
+                Some(avg10),
+                "{text}"
+            );
         }
     }
 
@@ -127,5 +167,22 @@ mod tests {
         assert!(unread.contains("/proc/pressure/io"), "{unread}");
         assert!(unread.contains("psi=0"), "{unread}");
         assert!(unread.contains("CONFIG_PSI_DEFAULT_DISABLED"), "{unread}");
+    }
+
+    #[test]
+    fn a_malformed_file_is_named_with_its_start() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("proc/pressure");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("io"), "some avg10=x\n".repeat(99)).unwrap();
+        let error = read(root.path(), "io").unwrap_err();
+        assert!(matches!(error, PressureError::Malformed(_)), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains("/proc/pressure/io"), "{error}");
+        assert!(error.contains("\"some avg10=x\\n"), "{error}");
+        assert!(error.len() < 300, "{error}");
+        std::fs::write(folder.join("io"), "x".repeat(5_000)).unwrap();
+        let error = read(root.path(), "io").unwrap_err();
+        assert!(matches!(error, PressureError::Malformed(_)), "{error:?}");
     }
 }
