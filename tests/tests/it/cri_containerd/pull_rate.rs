@@ -94,7 +94,8 @@ async fn a_fetcher_slows_down_under_pressure() {
     let root = tempfile::tempdir().unwrap();
     let pressure = root.path().join("proc/pressure");
     std::fs::create_dir_all(&pressure).unwrap();
-    let text = "some avg10=11.00 avg60=0.00 avg300=0.00 total=1\n";
+    // Above twice the limit: 1 MiB a second, so that this image takes longer than the burst.
+    let text = "some avg10=21.00 avg60=0.00 avg300=0.00 total=1\n";
     std::fs::write(pressure.join("memory"), text).unwrap();
     let mut options = options(&setup.containerd);
     options.pressure = PressureLimits::default();
@@ -104,7 +105,7 @@ async fn a_fetcher_slows_down_under_pressure() {
     let request = request(&setup, &pushed, SharedPullLimit::default());
     let pulled = runtime.pull(request).await.unwrap();
     assert_eq!(pulled.via, Some(PulledVia::Fetcher));
-    assert_eq!(slowdowns.memory_pressure(), Some(11.0));
+    assert_eq!(slowdowns.memory_pressure(), Some(21.0));
     assert_eq!(slowdowns.io_pressure(), None);
     for by in SlowedBy::ALL {
         let waited = slowdowns.time(by) > Duration::ZERO;
