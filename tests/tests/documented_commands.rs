@@ -193,6 +193,14 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes; simulation.rs simulates a few seeds",
     ),
     (
+        "cargo test -p fledged-tests --test it hostile_bytes",
+        Run::ByTest(
+            "tests/tests/it/hostile_bytes.rs",
+            "no_input_of_a_corpus_makes_a_parser_panic",
+        ),
+        "it would build and run these tests again",
+    ),
+    (
         "cargo test -p fledged-tests --test it idle",
         Run::ByTest(
             "tests/tests/it/simulation.rs",
