@@ -78,6 +78,8 @@ pub(super) struct JobMemory {
     /// Whether its result is recorded, or no longer awaited.
     pub(super) settled: bool,
     pub(super) pod_seen: bool,
+    /// When this process first observed that the Job had ended.
+    pub(super) end_seen: Option<Timestamp>,
     /// Whether a kubelet has accepted its pod.
     pub(super) accepted: bool,
     /// Whether the results of all its removals are known.
@@ -448,6 +450,7 @@ impl JobMemory {
             followed: false,
             settled: false,
             pod_seen: false,
+            end_seen: None,
             accepted: false,
             reported: false,
             deleted: false,

@@ -19,6 +19,9 @@ use fledged_core::time::after;
 /// How long a deleted Job may have a pod that is not observed yet: the watches are independent, and
 /// the Job controller may act on a Job that was just deleted.
 const UNSEEN_POD: Duration = Duration::from_secs(5);
+/// How long a Job that has ended may have a pod that is not observed yet, because the watches are independent. It may
+/// also have been deleted before this process began to observe pods.
+const UNSEEN_END: Duration = Duration::from_secs(60);
 
 /// A Job with its pod.
 pub(super) struct Live<'a> {
@@ -115,7 +118,12 @@ impl<'a> Step<'a> {
         // A Job that ended before this process observed it, and whose pod is deleted, has an unknown result.
         let history = !known.followed && pod.is_none();
         known.accepted |= history || pod.is_some_and(ObservedPod::is_accepted);
-        let unseen = !known.pod_seen && !history;
+        let mut unseen = !known.pod_seen && !history;
+        if job.end.is_some() {
+            let pod_by = after(*known.end_seen.get_or_insert(self.now), UNSEEN_END);
+            unseen &= pod_by > self.now;
+            self.wakes.extend(unseen.then_some(pod_by));
+        }
         let expires = match known.accepted || job.kind() == JobKind::Remove {
             true => after(since, job.deadline),
             false => {

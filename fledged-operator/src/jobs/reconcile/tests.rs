@@ -563,6 +563,24 @@ fn a_job_that_ends_early_is_a_failed_attempt() {
 }
 
 #[test]
+fn a_pod_that_is_never_observed_does_not_keep_an_ended_job() {
+    let day = Duration::from_secs(24 * 3_600);
+    for (kind, reason) in [("Failed", "BackoffLimitExceeded"), ("Complete", "")] {
+        let mut node = Node::new([mk_present(APP).with_deadline(day)]);
+        let plan = node.step(0);
+        node.restart(&plan.report);
+        node.step(10);
+        node.end_job(kind, reason);
+        // The watch of the pods may be late.
+        let plan = node.step(11);
+        assert_eq!((deletes(&plan), plan.wake_at), (0, Some(at(71))), "{kind}");
+        let plan = node.step(71);
+        assert_eq!(report(&plan, APP).phase, ImagePhase::BackingOff, "{kind}");
+        assert_eq!(deletes(&plan), 1, "{kind}");
+    }
+}
+
+#[test]
 fn a_job_deleted_by_a_user_is_a_failed_attempt() {
     let mut node = Node::new([mk_present(APP)]);
     node.step(0);
