@@ -364,8 +364,19 @@ impl<'a> Step<'a> {
         self.create_pulls(pulls);
     }
 
-    fn create_removal(&mut self, assignment: &Assignment, mut images: Vec<ImageRef>) {
-        images.truncate(self.options.images_per_job.get());
+    fn create_removal(&mut self, assignment: &Assignment, due: Vec<ImageRef>) {
+        let mut images: Vec<ImageRef> = Vec::new();
+        for image in due {
+            if images.contains(&image) {
+                continue;
+            }
+            let names = self.names_to_remove_with(image);
+            if !images.is_empty() && images.len() + names.len() > self.options.images_per_job.get()
+            {
+                break;
+            }
+            images.extend(names);
+        }
         let names: BTreeSet<&str> = images.iter().map(ImageRef::name).collect();
         let keep = assigned(assignment).filter(|image| names.contains(image.name()));
         let keep = keep.filter(|image| {
@@ -391,6 +402,21 @@ impl<'a> Step<'a> {
                 socket: self.observed.node.socket(self.options.socket.as_deref()),
                 deadline,
             })));
+    }
+
+    /// The image and the other names of its content that are to be removed. One Job has all of them: it keeps an image
+    /// that has a name which the Job does not remove.
+    fn names_to_remove_with(&self, image: ImageRef) -> Vec<ImageRef> {
+        let listed = self.list.find(&image);
+        let others = listed.map(|listed| RemovalScope::Image.takes_along(&image, listed));
+        let others = others.into_iter().flatten().filter(|name| {
+            let known = self.memory.images.get(*name);
+            known.is_some_and(|m| !m.wants_present() && !m.is_removed() && !m.refused)
+                && !self.pulling.contains(*name)
+                && self.options.protected.why_kept(name).is_none()
+        });
+        let others: Vec<ImageRef> = others.cloned().collect();
+        std::iter::once(image).chain(others).collect()
     }
 
     fn create_pulls(&mut self, images: Vec<ImageRef>) {

@@ -1,6 +1,8 @@
 use std::num::NonZeroUsize;
 
-use fledged_core::model::{AssignedImage, CacheId, DesiredState, ImageReport, PullLimit};
+use fledged_core::model::{
+    AssignedImage, CacheId, DesiredState, ImageReport, ProtectedImages, PullLimit,
+};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ContainerImage;
 use serde_json::{Value, json};
@@ -1064,6 +1066,30 @@ fn an_image_with_a_desired_name_is_kept() {
     );
     node.assign([mk_absent(APP), mk_absent(DB)]);
     assert_eq!(removals(&node.step(2)), [[APP, DB]]);
+}
+
+#[test]
+fn one_job_removes_all_names_of_an_image() {
+    let mut options = mk_options();
+    options.images_per_job = NonZeroUsize::MIN;
+    let mut node = Node::with(options, [mk_absent(APP), mk_absent(CRON), mk_absent(DB)]);
+    node.view = mk_node(0, &[&[APP, DB], &[CRON]]);
+    assert_eq!(removals(&node.step(0)), [[APP, DB]]);
+    // One name was looked at by an earlier Job, and is not due.
+    let in_use = r#"{"kept":{"0":"container x","1":"container x"}}"#;
+    node.pod("Succeeded", &[(REMOVE, removed(5, in_use))]);
+    let plan = node.step(6);
+    assert_eq!(report(&plan, DB).phase, ImagePhase::InUse);
+    assert_eq!(removals(&plan), [[CRON]]);
+}
+
+#[test]
+fn a_protected_name_is_in_no_removal_job() {
+    let mut options = mk_options();
+    options.protected = ProtectedImages::new([DB]);
+    let mut node = Node::with(options, [mk_absent(APP), mk_absent(DB)]);
+    node.view = mk_node(0, &[&[APP, DB]]);
+    assert_eq!(removals(&node.step(0)), [[APP]]);
 }
 
 #[test]
