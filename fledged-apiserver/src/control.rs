@@ -75,9 +75,21 @@ impl Control {
 
     /// An object as it is stored, read without a request; `group` is empty for the core group.
     pub fn object(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.read_object(group, plural, namespace, name, Value::clone)
+    }
+
+    /// What `read` returns of an object as it is stored, which is not copied; `None` if it does not exist.
+    pub fn read_object<T>(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        read: impl FnOnce(&Value) -> T,
+    ) -> Option<T> {
         let table = qualified(group, plural);
         let object = self.api.store.get(&table, &Key::new(namespace, name))?;
-        Some(object.value.clone())
+        Some(read(&object.value))
     }
 
     /// The clock behind the timestamps of objects.

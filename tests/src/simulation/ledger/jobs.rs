@@ -244,18 +244,21 @@ impl JobLedger {
     }
 
     fn read_job(&mut self, server: &Control, key: &Key, created: Option<Duration>) {
-        let found = server.object("batch", "jobs", &key.0, &key.1);
-        let Some(object) = found else {
+        let read = |object: &Value| self.read_stored_job(object, key, created);
+        let found = server.read_object("batch", "jobs", &key.0, &key.1, read);
+        if found.is_none() {
             self.jobs.remove(key);
-            return;
-        };
+        }
+    }
+
+    fn read_stored_job(&mut self, object: &Value, key: &Key, created: Option<Duration>) {
         let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
         let uid = uid.unwrap_or_default().to_owned();
         if let Some(since) = created {
             self.created.insert(uid.clone());
             let job = OurJob {
                 uid: uid.clone(),
-                work: Work::read(&object),
+                work: Work::read(object),
                 since,
                 over: false,
             };
