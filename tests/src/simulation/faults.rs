@@ -186,6 +186,13 @@ impl Connection {
         (Client::new(service, "default"), incarnation)
     }
 
+    /// What an incarnation of the process draws its random numbers from.
+    pub(super) fn seed(&self, incarnation: u32) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.0.seed, incarnation).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Sets the task that a kill aborts.
     pub(super) fn set_process(&self, process: AbortHandle) {
         self.state().process = Some(process);

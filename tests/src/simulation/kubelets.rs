@@ -114,18 +114,16 @@ pub(super) struct KubeletConfig {
     pub(super) serial: bool,
     /// How often it writes a status that has not changed.
     pub(super) report_every: Duration,
-    pub(super) seed: u64,
 }
 
 impl KubeletConfig {
     /// The configuration of the kubelet of a node.
-    pub(super) fn new(node: usize, setup: &JobSetup, seed: u64) -> Self {
+    pub(super) fn new(node: usize, setup: &JobSetup) -> Self {
         Self {
             node: node_name(node),
             image_volumes: setup.image_volumes.get(node).copied().unwrap_or(true),
             serial: setup.serial_pulls,
             report_every: setup.report_every,
-            seed: seed ^ (node as u64) << 32,
         }
     }
 }
@@ -136,6 +134,7 @@ pub(super) struct Kubelet {
     pub(super) client: Client,
     pub(super) connection: Connection,
     pub(super) incarnation: u32,
+    pub(super) seed: u64,
     pub(super) machine: Arc<Machine>,
     pub(super) clock: Arc<ProcessClock>,
     pub(super) faults: Arc<PodFaults>,
@@ -159,7 +158,7 @@ impl Kubelet {
         let config = Config::default().fields(&of_node);
         let events = watch(Api::<Pod>::all(self.client.clone()), config);
         let mut evictions = self.faults.evictions.subscribe();
-        let mut dice = Rng::with_seed(self.config.seed);
+        let mut dice = Rng::with_seed(self.seed);
         let puller = Arc::new(AsyncMutex::new(()));
         let this = Arc::new(self);
         let mut pods = Pods::default();

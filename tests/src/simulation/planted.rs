@@ -65,7 +65,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "one-slot-too-many",
         area: "planner",
         what: "One node more than the limit pulls.",
-        found: Some((30, "no more nodes pull than the limit")),
+        found: Some((7, "no more nodes pull than the limit")),
     },
     PlantedBug {
         name: "slot-of-gone-node",
@@ -182,7 +182,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "use-ignored",
         area: "warmer",
         what: "An image that a container uses is removed.",
-        found: Some((10, "nothing is removed that a container uses")),
+        found: Some((35, "nothing is removed that a container uses")),
     },
     PlantedBug {
         name: "other-names-removed",
@@ -284,7 +284,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "assignment-not-answered",
         area: "reporter",
         what: "A new assignment without a change is not acknowledged.",
-        found: Some((11, "no node with a working agent counts as unreachable")),
+        found: Some((16, "no node with a working agent counts as unreachable")),
     },
     PlantedBug {
         name: "expired-watch-not-listed",
@@ -308,7 +308,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "failed-report-taken-for-written",
         area: "agent",
         what: "A report that the API server refused counts as written.",
-        found: Some((16, "no node with a working agent counts as unreachable")),
+        found: Some((101, "everything converges")),
     },
     PlantedBug {
         name: "watch-starts-from-old-version",
@@ -392,7 +392,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "lease-taken-too-early",
         area: "cluster client",
         what: "A candidate takes a Lease over that has not expired.",
-        found: Some((10, "only the holder of the Lease writes")),
+        found: Some((17, "only the holder of the Lease writes")),
     },
     PlantedBug {
         name: "leads-past-the-deadline",

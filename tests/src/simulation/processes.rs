@@ -42,7 +42,6 @@ pub(super) struct Process {
     pub(super) connection: Connection,
     pub(super) clock: Arc<ProcessClock>,
     name: String,
-    seed: u64,
     task: Option<JoinHandle<End>>,
     stop: Option<oneshot::Sender<()>>,
     /// When it is killed because it did not stop.
@@ -57,12 +56,11 @@ pub(super) struct Process {
 
 impl Process {
     /// A process that starts at the next look.
-    pub(super) fn new(name: &str, seed: u64, connection: Connection, trace: &Trace) -> Self {
+    pub(super) fn new(name: &str, connection: Connection, trace: &Trace) -> Self {
         Self {
             connection,
             clock: Arc::new(ProcessClock::new(trace.origin())),
             name: name.to_owned(),
-            seed,
             task: None,
             stop: None,
             grace: None,
@@ -145,7 +143,7 @@ impl Process {
         let runtime = AgentRuntime::new(Arc::clone(machine), self.connection.clone(), incarnation);
         let mut config = AgentConfig::default();
         config.clock = self.clock.clone();
-        config.seed = Some(self.seed ^ u64::from(incarnation));
+        config.seed = Some(self.connection.seed(incarnation));
         config.warmer.max_parallel_pulls = NonZeroUsize::new(setup.pulls).unwrap();
         let name = NodeName::new(self.name.as_str()).unwrap();
         let agent = Agent::new(client, name, Arc::new(runtime), config);
@@ -168,12 +166,12 @@ impl Process {
         trace: &Trace,
     ) {
         let (client, incarnation) = self.connection.client();
-        let seed = config.seed ^ u64::from(incarnation);
         let kubelet = Kubelet {
-            config: KubeletConfig { seed, ..config },
+            config,
             client,
             connection: self.connection.clone(),
             incarnation,
+            seed: self.connection.seed(incarnation),
             machine: Arc::clone(machine),
             clock: self.clock.clone(),
             faults: Arc::clone(faults),
@@ -191,7 +189,7 @@ impl Process {
         let mut config = ControllerConfig::default();
         config.planner = planner_config(setup);
         config.clock = self.clock.clone();
-        config.seed = self.seed ^ u64::from(incarnation);
+        config.seed = self.connection.seed(incarnation);
         config.driver = setup.jobs.as_ref().map(|jobs| {
             let (client, clock) = (client.clone(), self.clock.clone());
             jobs.driver(client, clock, config.seed)

@@ -125,7 +125,7 @@ impl World {
         let (service, ledger) = (self.service.clone(), self.ledger.clone());
         let trace = self.trace.clone();
         let connection = Connection::new(name, role, self.seed, service, ledger, trace);
-        Process::new(name, self.seed, connection, &self.trace)
+        Process::new(name, connection, &self.trace)
     }
 
     async fn create_namespace(&self, name: &str) {
@@ -189,7 +189,7 @@ impl World {
             match (&self.setup.jobs, &mut self.jobs) {
                 (Some(setup), Some(jobs)) => {
                     let faults = jobs.faults(*number);
-                    let config = KubeletConfig::new(*number, setup, self.seed);
+                    let config = KubeletConfig::new(*number, setup);
                     process.start_kubelet(machine, faults, config, &self.ledger, &self.trace);
                 }
                 _ => process.start_agent(machine, &self.setup, &self.trace),
