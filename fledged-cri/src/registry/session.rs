@@ -176,7 +176,7 @@ impl Session {
         !self.no_ranges.load(Ordering::Relaxed)
     }
 
-    /// Starts to read a part of a blob, or returns `None` if the registry does not honour `Range` or has
+    /// Starts to read a part of a blob, or returns `None` if the registry does not honour or refuses `Range`, or has
     /// content of another length. The answer may end before the part does.
     pub(crate) async fn blob_part(
         &self,
@@ -184,17 +184,26 @@ impl Session {
         range: &Range<u64>,
     ) -> Result<Option<Response>, Failure> {
         let mut failures = self.failures();
+        let mut is_refused = false;
         for host in self.hosts(false)? {
             match host.blob_part(blob, range).await {
-                Ok(None) => {
-                    self.no_ranges.store(true, Ordering::Relaxed);
-                    return Ok(None);
+                Ok(PartAnswer::Part(response)) => return Ok(Some(response)),
+                Ok(PartAnswer::NoRanges) => {
+                    is_refused = true;
+                    break;
                 }
-                Ok(part) => return Ok(part),
+                Ok(PartAnswer::Refused(failure)) => {
+                    is_refused = true;
+                    failures.add(failure)?;
+                }
                 Err(failure) => failures.add(failure)?,
             }
         }
-        Err(failures.most_relevant())
+        if !is_refused {
+            return Err(failures.most_relevant());
+        }
+        self.no_ranges.store(true, Ordering::Relaxed);
+        Ok(None)
     }
 
     /// Checks that the registry has a blob of that size, without reading it.
@@ -236,6 +245,31 @@ impl Session {
             None => self.image.tag().unwrap_or("latest"),
         }
     }
+}
+
+/// The answer to a request for a part of a blob.
+enum PartAnswer {
+    Part(Response),
+    /// The host has the blob, and does not serve parts of it.
+    NoRanges,
+    /// The host refuses the request. It may accept one without `Range`.
+    Refused(Failure),
+}
+
+/// Whether a request without `Range` may succeed. Proxies refuse the header in different ways, and some storage behind a
+/// signed URL does not accept one that is not part of the signature. If it was something else, that request shows it.
+fn may_refuse_ranges(status: StatusCode, failure: &Failure) -> bool {
+    let may_be_ranges = matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::FORBIDDEN
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_ACCEPTABLE
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::NOT_IMPLEMENTED
+    );
+    let is_throttled = failure.reason == Reason::TooManyRequests || failure.retry_after.is_some();
+    may_be_ranges && !is_throttled
 }
 
 /// The failures of several hosts. The most relevant one is reported, as in containerd: an answer of a
@@ -321,27 +355,32 @@ impl Host {
         Fetched::verified(digest, Bytes::from(body), content_type)
     }
 
-    async fn blob_part(
-        &self,
-        blob: &Blob,
-        range: &Range<u64>,
-    ) -> Result<Option<Response>, Failure> {
+    async fn blob_part(&self, blob: &Blob, range: &Range<u64>) -> Result<PartAnswer, Failure> {
         let tail = format!("blobs/{}", blob.digest);
         let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
         let value = HeaderValue::from_str(&value)
             .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
         let headers = HeaderMap::from_iter([(RANGE, value)]);
         let response = self.request(&Method::GET, &tail, headers).await?;
-        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(None);
+        let status = response.status();
+        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(PartAnswer::NoRanges);
         }
-        let response = self.accepted(response, "blob").await?;
+        let response = match self.accepted(response, "blob").await {
+            Err(failure) if may_refuse_ranges(status, &failure) => {
+                return Ok(PartAnswer::Refused(failure));
+            }
+            accepted => accepted?,
+        };
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT
             && number(&response, CONTENT_RANGE.as_str(), |text| {
                 text.trim().strip_prefix("bytes ")?.split('-').next()
             }) == Some(range.start)
             && number(&response, CONTENT_RANGE.as_str(), total) == Some(blob.size);
-        Ok(is_part.then_some(response))
+        Ok(match is_part {
+            true => PartAnswer::Part(response),
+            false => PartAnswer::NoRanges,
+        })
     }
 
     async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {

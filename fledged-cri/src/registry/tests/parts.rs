@@ -140,11 +140,22 @@ async fn a_registry_without_ranges_is_asked_for_the_whole() {
             .with("content-range", format!("bytes 7-106/{LENGTH}")),
         None => Answer::new(200, content()),
     };
-    let refused: fn(&Asked) -> Answer = |asked| match range(asked) {
-        Some(_) => Answer::new(416, ""),
-        None => Answer::new(200, content()),
-    };
-    for answer in [whole, misplaced, refused] {
+    fn refused<const STATUS: u16>(asked: &Asked) -> Answer {
+        match range(asked) {
+            Some(_) => Answer::new(STATUS, ""),
+            None => Answer::new(200, content()),
+        }
+    }
+    let answers = [
+        whole,
+        misplaced,
+        refused::<416>,
+        refused::<400>,
+        refused::<403>,
+        refused::<405>,
+        refused::<501>,
+    ];
+    for answer in answers {
         for offset in [0, 930] {
             let fake = Fake::start(move |asked, _| answer(asked)).await;
             let read = read(download(&fake, 4, offset as u64)).await.unwrap();
@@ -166,6 +177,14 @@ async fn a_registry_without_ranges_is_asked_for_the_whole() {
         ranges(&fake).iter().filter(|range| range.is_none()).count(),
         1
     );
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_not_about_ranges_is_reported() {
+    let fake = Fake::start(|_, _| Answer::new(403, "")).await;
+    let failure = read(download(&fake, 4, 0)).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::Unauthorized, "{failure}");
+    assert_eq!(ranges(&fake), [None, Some(0..100)]);
 }
 
 #[tokio::test]
