@@ -87,7 +87,8 @@ pub struct JobOptions {
     pub pod_labels: BTreeMap<String, String>,
     /// Additional annotations of the pods. Default: no sidecar of Istio and Linkerd.
     pub pod_annotations: BTreeMap<String, String>,
-    /// Maximum number of images in one Job; each takes a container. Default 50.
+    /// Maximum number of images in one Job; each takes a container. Default 50. All names of one image are removed by the
+    /// same Job, even if there are more.
     pub images_per_job: NonZeroUsize,
     /// Maximum number of Jobs created per second. Default 20.
     pub creations_per_second: NonZeroU32,
