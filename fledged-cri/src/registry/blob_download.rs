@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use fledged_core::error::{Failure, Reason};
 #[cfg(feature = "cri")]
 use fledged_core::model::ByteSize;
@@ -26,6 +26,9 @@ use super::session::Session;
 /// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
 /// connections' worth of it in memory.
 const PART: u64 = 8 * 1024 * 1024;
+/// Bytes that a part hands over at once. They are copied out of the buffers of the HTTP client, each of which is kept in
+/// full as long as any byte of it is.
+const BLOCK: usize = 256 * 1024;
 /// The default number of connections. One rarely fills a link, because of its latency or of the registry's
 /// limit for each.
 pub(crate) const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
@@ -433,7 +436,7 @@ async fn read_part(
     Ok(())
 }
 
-/// Sends the chunks of one answer, and moves the start of the range with them.
+/// Sends the content of one answer in blocks, and moves the start of the range with it.
 async fn read_answer(
     shared: &Downloads,
     blob: &Blob,
@@ -441,18 +444,36 @@ async fn read_answer(
     mut answer: Response,
     chunks: &UnboundedSender<Result<Bytes, Failure>>,
 ) -> Result<(), Failure> {
+    let mut block = BytesMut::new();
+    // Not received any more if the download was dropped, which aborts this task.
+    let hand_over = |block: &mut BytesMut| {
+        if !block.is_empty() {
+            let _ = chunks.send(Ok(block.split().freeze()));
+        }
+    };
     while !range.is_empty() {
-        let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
-            return Err(ended(blob));
+        let mut chunk = match answer.chunk().await {
+            Ok(Some(chunk)) => chunk,
+            end => {
+                hand_over(&mut block);
+                end.map_err(broken)?;
+                return Err(ended(blob));
+            }
         };
         let paused_until = shared.received(chunk.len() as u64);
         truncate(&mut chunk, range.end - range.start);
         range.start += chunk.len() as u64;
         shared.meter.advance(chunk.len() as u64);
-        // An error: the download was dropped, which aborts this task.
-        let _ = chunks.send(Ok(chunk));
+        while !chunk.is_empty() {
+            block.reserve(BLOCK - block.len());
+            block.extend_from_slice(&chunk.split_to(chunk.len().min(BLOCK - block.len())));
+            if block.len() == BLOCK {
+                hand_over(&mut block);
+            }
+        }
         pause(paused_until).await;
     }
+    hand_over(&mut block);
     Ok(())
 }
 
