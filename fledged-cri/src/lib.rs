@@ -30,6 +30,7 @@ mod open;
 pub mod pressure;
 #[cfg(feature = "oci")]
 pub mod registry;
+mod slowdowns;
 pub mod target;
 mod text_file;
 
@@ -43,8 +44,8 @@ pub use docker::DockerRuntime;
 pub use oci::{LayoutError, OciLayoutOptions, OciLayoutRuntime};
 #[cfg(feature = "oci")]
 pub use registry::{
-    ParsePlatformError, Platform, PressureLimits, Probe, PullRate, PullRateError, PullSlowdowns,
-    Registry, RegistryOptions, SlowedBy, ensure_tls_provider,
+    ParsePlatformError, Platform, PressureLimits, Probe, PullRate, PullRateError, Registry,
+    RegistryOptions, ensure_tls_provider,
 };
 
 pub use credentials::{
@@ -52,4 +53,5 @@ pub use credentials::{
     PullSecretKeyring, UnionCredentials,
 };
 pub use open::{OpenError, OpenOptions, open};
+pub use slowdowns::{PullSlowdowns, SlowedBy};
 pub use target::{DetectError, NoRuntimeFound, ParseRuntimeUriError, RuntimeUri};

@@ -21,12 +21,13 @@ use super::lease::Collect;
 use super::priority::{OwnLayers, OwnPull, let_others_first};
 use super::registry_settings;
 use super::settings::Settings;
+use crate::PullSlowdowns;
 use crate::classify::redact;
 use crate::cri::Client;
 use crate::registry::{
     Blob, CONTAINERD_CONFIG_DIR, Connections, Downloads, Fetched, MAX_CONNECTIONS, Manifest, Meter,
-    Platform, PressureLimits, PullRate, PullSlowdowns, RateOptions, Registry, RegistryOptions,
-    Session, read_config, resolve, sha256,
+    Platform, PressureLimits, PullRate, RateOptions, Registry, RegistryOptions, Session,
+    read_config, resolve, sha256,
 };
 
 /// The default of [`FetcherOptions::threshold`]: a download this small gains nothing from several connections.

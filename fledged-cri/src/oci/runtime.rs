@@ -19,8 +19,9 @@ use super::layout_error::LayoutError;
 use super::lock::WriterLock;
 use super::pull::pull;
 use super::store::{Store, blocking};
+use crate::PullSlowdowns;
 use crate::registry::{
-    MAX_CONNECTIONS, Platform, PressureLimits, PullRate, PullSlowdowns, Registry, RegistryOptions,
+    MAX_CONNECTIONS, Platform, PressureLimits, PullRate, Registry, RegistryOptions,
 };
 
 /// Layers of one image that are fetched in parallel: the default of containerd and Docker. Many take

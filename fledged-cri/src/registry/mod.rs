@@ -29,7 +29,6 @@ pub mod quirk;
 mod rate_limit;
 mod redirect;
 mod session;
-mod slowdowns;
 #[cfg(test)]
 mod tests;
 mod tls_failure;
@@ -42,7 +41,6 @@ pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
 pub use pressure_limit::PressureLimits;
 pub use probe::Probe;
-pub use slowdowns::{PullSlowdowns, SlowedBy};
 
 #[cfg(feature = "cri")]
 pub(crate) use blob_download::{BlobDownload, FirstPart};

@@ -8,8 +8,8 @@ use fledged_core::model::ByteSize;
 use tokio::time::Instant;
 
 use super::rate_limit::SLOW;
-use super::slowdowns::{PressureReading, PullSlowdowns, SlowedBy};
 use crate::pressure::{self, PressureError};
+use crate::slowdowns::{PressureReading, PullSlowdowns, SlowedBy};
 
 /// The default of [`PressureLimits::io`]: a pull that writes to a slow disk causes pressure itself.
 const IO: u8 = 40;

@@ -8,7 +8,7 @@ use fledged_core::model::{CacheId, PullLimit, PullRate};
 use tokio::time::Instant;
 
 use super::pressure_limit::{PressureLimits, PressureWatch};
-use super::slowdowns::{PullSlowdowns, SlowedBy};
+use crate::slowdowns::{PullSlowdowns, SlowedBy};
 
 /// Capacity that was not used is kept for this long, so that late readers do not lower the rate.
 const BURST: Duration = Duration::from_millis(100);

@@ -16,7 +16,8 @@ use super::super::manifest::Blob;
 use super::super::meter::Meter;
 use super::super::rate_limit::RateOptions;
 use super::super::session::Session;
-use super::super::{PressureLimits, PullRate, PullSlowdowns, Registry, RegistryOptions, sha256};
+use super::super::{PressureLimits, PullRate, Registry, RegistryOptions, sha256};
+use crate::PullSlowdowns;
 
 /// Ten parts and a half.
 const LENGTH: usize = 1050;

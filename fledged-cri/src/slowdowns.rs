@@ -38,7 +38,7 @@ impl SlowedBy {
     }
 }
 
-/// What has slowed the downloads of a runtime down. Clones share it.
+/// What has slowed the downloads of a runtime down. Clones share it. Without the feature `oci`, nothing is downloaded.
 #[derive(Debug, Clone, Default)]
 pub struct PullSlowdowns(Arc<Mutex<Counts>>);
 
@@ -46,6 +46,7 @@ pub struct PullSlowdowns(Arc<Mutex<Counts>>);
 struct Counts {
     times: [Duration; SlowedBy::ALL.len()],
     /// Until when the times are counted.
+    #[cfg(feature = "oci")]
     counted: Option<Instant>,
     /// The latest reading and its time.
     pressure: Option<(Instant, PressureReading)>,
@@ -53,9 +54,9 @@ struct Counts {
 
 /// Shares of time in percent, if they were read.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct PressureReading {
-    pub(super) io: Option<f64>,
-    pub(super) memory: Option<f64>,
+pub(crate) struct PressureReading {
+    pub(crate) io: Option<f64>,
+    pub(crate) memory: Option<f64>,
 }
 
 impl PullSlowdowns {
@@ -88,7 +89,8 @@ impl PullSlowdowns {
     }
 
     /// Counts a download that waits until then.
-    pub(super) fn waits(&self, by: SlowedBy, until: Instant) {
+    #[cfg(feature = "oci")]
+    pub(crate) fn waits(&self, by: SlowedBy, until: Instant) {
         let mut counts = self.lock();
         let now = Instant::now();
         let from = counts.counted.map_or(now, |counted| counted.max(now));
@@ -101,7 +103,8 @@ impl PullSlowdowns {
         }
     }
 
-    pub(super) fn set_pressure(&self, reading: PressureReading) {
+    #[cfg(feature = "oci")]
+    pub(crate) fn set_pressure(&self, reading: PressureReading) {
         self.lock().pressure = Some((Instant::now(), reading));
     }
 
@@ -110,7 +113,7 @@ impl PullSlowdowns {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "oci"))]
 mod tests {
     use super::*;
 
