@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 use toml::{Table, Value};
 
+use crate::classify::redact;
+
 /// Longest `hosts.toml` that is read, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 
@@ -22,10 +24,11 @@ pub(super) struct HostsError {
 }
 
 impl HostsError {
+    /// The problem is kept without the user information of URLs.
     pub(super) fn new(file: impl Into<PathBuf>, problem: impl ToString) -> Self {
         Self {
             file: file.into(),
-            problem: problem.to_string(),
+            problem: redact(&problem.to_string(), &[]),
         }
     }
 }
@@ -203,9 +206,15 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn invalid(&self, field: &str, value: &Value, expected: &str) -> HostsError {
+        // Headers with passwords are in tables.
+        let shown = match value {
+            Value::Table(_) => "a table".to_owned(),
+            _ if has_table(value) => "a list of tables".to_owned(),
+            _ => value.to_string(),
+        };
         HostsError::new(
             self.file,
-            format!("{field} is {value}, expected {expected}"),
+            format!("{field} is {shown}, expected {expected}"),
         )
     }
 
@@ -339,7 +348,8 @@ impl Reader<'_> {
 
     fn headers(&self, field: &str, value: &Value) -> Result<HeaderMap, HostsError> {
         let Value::Table(table) = value else {
-            return Err(self.invalid(field, value, "a table of headers"));
+            let problem = format!("{field} is not a table of headers");
+            return Err(HostsError::new(self.file, problem));
         };
         let mut headers = HeaderMap::new();
         for (name, value) in table {
@@ -355,6 +365,14 @@ impl Reader<'_> {
             }
         }
         Ok(headers)
+    }
+}
+
+fn has_table(value: &Value) -> bool {
+    match value {
+        Value::Table(_) => true,
+        Value::Array(values) => values.iter().any(has_table),
+        _ => false,
     }
 }
 
@@ -498,13 +516,37 @@ mod tests {
             );
             assert!(error.contains(expected), "{error}");
         }
-        let error = read("[header]\nauthorization = \"s3cret\\n\"")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("header.authorization") && !error.contains("s3cret"),
-            "{error}"
-        );
+    }
+
+    #[test]
+    fn errors_repeat_no_secrets() {
+        for (text, expected) in [
+            (
+                "[header]\nauthorization = \"s3cret\\n\"",
+                "header.authorization is not a valid HTTP header",
+            ),
+            (
+                "header = \"Bearer s3cret\"",
+                "header is not a table of headers",
+            ),
+            (
+                "[[host]]\n[host.header]\nauthorization = \"s3cret\"",
+                "host is a list of tables",
+            ),
+            (
+                "[host.\"http://ann:s3cret@m\"]\ncapabilities = [\"pul\"]",
+                "host.\"http://[redacted]@m\".capabilities is [\"pul\"]",
+            ),
+            (
+                "server = \"ftp://ann:s3cret@m\"",
+                "server is \"ftp://[redacted]@m\"",
+            ),
+            ("host = { \"https://ann:s3cret@m\" = 1 }", "is 1"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
     }
 
     #[test]
