@@ -1,9 +1,10 @@
 //! Values as text: counts, durations, digests, and untrusted text.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use fledged_core::model::{Digest, ImageReport};
+use fledged_core::model::{ByteSize, Digest, ImageReport};
 #[cfg(feature = "cluster")]
 use jiff::Timestamp;
 
@@ -32,13 +33,9 @@ pub(crate) fn took(report: &ImageReport) -> Option<Duration> {
     Duration::try_from(end.duration_since(start)).ok()
 }
 
-#[cfg(feature = "cluster")]
 const MINUTE: i64 = 60;
-#[cfg(feature = "cluster")]
 const HOUR: i64 = 60 * MINUTE;
-#[cfg(feature = "cluster")]
 const DAY: i64 = 24 * HOUR;
-#[cfg(feature = "cluster")]
 const YEAR: i64 = 365 * DAY;
 
 /// The time since then, in kubectl's notation: `45s`, `3m12s`, `5h`, `4d`.
@@ -47,8 +44,29 @@ pub(crate) fn age(since: Timestamp, now: Timestamp) -> String {
     span(now.as_second().saturating_sub(since.as_second()))
 }
 
+/// The bytes of a pull: `1.2 GiB of 3.4 GiB, 45.0 MiB/s, 50s left`, as far as they are known. The rate is in bytes a
+/// second, the remaining time in seconds.
+pub(crate) fn pulled_bytes(
+    done: u64,
+    total: Option<u64>,
+    rate: Option<u64>,
+    left: Option<u64>,
+) -> String {
+    let mut text = ByteSize::new(done).to_string();
+    if let Some(total) = total {
+        let _ = write!(text, " of {}", ByteSize::new(total));
+    }
+    if let Some(rate) = rate {
+        let _ = write!(text, ", {}/s", ByteSize::new(rate));
+    }
+    if let Some(left) = left {
+        let left = span(i64::try_from(left).unwrap_or(i64::MAX));
+        let _ = write!(text, ", {left} left");
+    }
+    text
+}
+
 /// A number of seconds, rounded as `k8s.io/apimachinery/pkg/util/duration` rounds it.
-#[cfg(feature = "cluster")]
 pub(crate) fn span(seconds: i64) -> String {
     let two = |large: i64, unit: &str, small: i64, small_unit: &str| match small {
         0 => format!("{large}{unit}"),
@@ -113,7 +131,6 @@ fn escaped(text: &str, is_allowed: impl Fn(char) -> bool) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    #[cfg(feature = "cluster")]
     #[test]
     fn spans_are_formatted_as_by_kubectl() {
         for (seconds, text) in [

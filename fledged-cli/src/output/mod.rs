@@ -9,7 +9,9 @@ mod text_table;
 
 #[cfg(feature = "cluster")]
 pub(crate) use format::{age, span};
-pub(crate) use format::{on_one_line, pluralised, printable, rounded_seconds, short_digest, took};
+pub(crate) use format::{
+    on_one_line, pluralised, printable, pulled_bytes, rounded_seconds, short_digest, took,
+};
 #[cfg(feature = "cluster")]
 pub(crate) use frames::Frames;
 pub(crate) use progress::LiveProgress;

@@ -9,10 +9,10 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ImagePhase, ImageRef, ImageReport};
 use fledged_core::port::PullProgress;
 use fledged_core::runner::NodeObserver;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState as BarState, ProgressStyle};
 use jiff::Timestamp;
 
-use super::{Terminal, took};
+use super::{Terminal, pulled_bytes, took};
 
 /// Interval between warnings about the same failure of the runtime.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
@@ -20,7 +20,12 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(120);
 
 const TOTAL_TEMPLATE: &str = "{bar:30.green} {pos}/{len} images, {elapsed}";
-const PULL_TEMPLATE: &str = "  {spinner} {prefix} {wide_msg}";
+/// Of a pull whose total is not known: the message is the image, perhaps with bytes.
+const PULL_TEMPLATE: &str = "  {spinner} {wide_msg}";
+/// Of a pull whose total is known. The name is last: where it does not fit, its end is left out.
+const BYTES_TEMPLATE: &str = "  {spinner} {bar:16.green} {bytes:46}  {wide_msg}";
+/// Time after which a rate is shown.
+const FIRST_RATE: Duration = Duration::from_secs(1);
 
 /// Shows the progress of a node loop.
 #[derive(Debug)]
@@ -167,7 +172,7 @@ impl Bars {
             &self.total,
             ProgressBar::new_spinner()
                 .with_style(style(PULL_TEMPLATE))
-                .with_prefix(image.original().to_owned()),
+                .with_message(image.original().to_owned()),
         );
         bar.enable_steady_tick(TICK);
         self.pulls.insert(image.clone(), bar);
@@ -175,10 +180,7 @@ impl Bars {
 
     fn set_progress(&self, image: &ImageRef, progress: PullProgress) {
         if let Some(bar) = self.pulls.get(image) {
-            bar.set_message(match progress.total {
-                Some(total) => format!("{} of {total}", progress.done),
-                None => progress.done.to_string(),
-            });
+            show_bytes(bar, image, progress);
         }
     }
 
@@ -200,6 +202,37 @@ impl Bars {
 fn style(template: &str) -> ProgressStyle {
     // A test checks the templates; an invalid one would only look worse.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Shows the bytes of a pull, with a bar if the total is known.
+fn show_bytes(bar: &ProgressBar, image: &ImageRef, progress: PullProgress) {
+    let name = image.original();
+    let Some(total) = progress.total else {
+        bar.set_message(format!("{name} {}", progress.done));
+        return;
+    };
+    if bar.length().is_none() {
+        bar.set_style(style(BYTES_TEMPLATE).with_key("bytes", write_bytes));
+        bar.set_message(name.to_owned());
+    }
+    bar.set_length(total.bytes());
+    bar.set_position(progress.done.bytes());
+}
+
+/// Writes bytes, rate and remaining time of a pull.
+fn write_bytes(bar: &BarState, text: &mut dyn std::fmt::Write) {
+    let (done, total) = (bar.pos(), bar.len().unwrap_or_default());
+    let has_rate = bar.elapsed() >= FIRST_RATE && done > 0;
+    let rate = has_rate.then(|| whole(bar.per_sec()));
+    let seconds = bar.eta().as_secs();
+    let left = (has_rate && seconds > 0).then_some(seconds);
+    // A terminal that cannot be written to is no reason to stop.
+    let _ = text.write_str(&pulled_bytes(done, Some(total), rate, left));
+}
+
+/// The whole part of a number; 0 if it is negative or too large.
+fn whole(number: f64) -> u64 {
+    Duration::try_from_secs_f64(number).map_or(0, |seconds| seconds.as_secs())
 }
 
 /// The line for a change of phase; `None` if the change needs no line.
@@ -264,6 +297,7 @@ fn line(report: &ImageReport, before: Option<ImagePhase>, now: Timestamp) -> Opt
 mod tests {
     use super::*;
     use fledged_core::model::ByteSize;
+    use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
     fn now() -> Timestamp {
         "2026-01-01T00:00:00Z".parse().unwrap()
@@ -279,9 +313,29 @@ mod tests {
 
     #[test]
     fn templates_are_valid() {
-        for template in [TOTAL_TEMPLATE, PULL_TEMPLATE] {
+        for template in [TOTAL_TEMPLATE, PULL_TEMPLATE, BYTES_TEMPLATE] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
+    }
+
+    #[test]
+    fn a_running_pull_is_shown_with_a_bar_rate_and_remaining_time() {
+        let screen = InMemoryTerm::new(3, 100);
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let bar = ProgressBar::with_draw_target(None, target);
+        let image = ImageRef::parse("registry.test/app:v1").unwrap();
+        let mib = |count: u64| ByteSize::new(count << 20);
+        bar.set_style(style(PULL_TEMPLATE));
+        show_bytes(&bar, &image, PullProgress::new(mib(3), None));
+        bar.tick();
+        let shown = screen.contents();
+        assert!(shown.ends_with("registry.test/app:v1 3.0 MiB"), "{shown}");
+        show_bytes(&bar, &image, PullProgress::new(mib(20), mib(80)));
+        bar.tick();
+        let shown = screen.contents();
+        assert!(shown.contains("20.0 MiB of 80.0 MiB"), "{shown}");
+        assert!(shown.contains("████"), "{shown}");
+        assert!(shown.ends_with("  registry.test/app:v1"), "{shown}");
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The bytes of running pulls, which agents serve at `/pulls` and the API server passes on (`pods/proxy`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::pin::pin;
 use std::time::Duration;
 
-use fledged_core::model::{ByteSize, ImageRef, NodeName};
+use fledged_core::model::{ImageRef, NodeName};
 use fledged_kube::request_error::with_causes;
 use fledged_operator::agent::{NodePulls, RunningPull, image_hash};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -16,7 +15,7 @@ use serde::Serialize;
 
 use super::agent_pod::{AgentPorts, PodPort};
 use super::kubeconfig::Connection;
-use crate::output::{on_one_line, pluralised, span};
+use crate::output::{on_one_line, pluralised, pulled_bytes};
 
 /// Nodes that are asked in a round.
 const NODES_MAX: usize = 100;
@@ -67,31 +66,13 @@ impl PullBytes {
 
     /// `1.2 GiB of 3.4 GiB, 45.0 MiB/s, 50s left`.
     pub(super) fn text(&self) -> String {
-        text(
+        pulled_bytes(
             self.done_bytes,
             self.total_bytes,
             self.bytes_per_second,
             self.seconds_left,
         )
     }
-}
-
-fn text(done: u64, total: Option<u64>, rate: Option<u64>, left: Option<u64>) -> String {
-    let mut text = ByteSize::new(done).to_string();
-    if let Some(total) = total {
-        let _ = write!(text, " of {}", ByteSize::new(total));
-    }
-    if let Some(rate) = rate {
-        let _ = write!(text, ", {}/s", ByteSize::new(rate));
-    }
-    if let Some(left) = left {
-        let _ = write!(
-            text,
-            ", {} left",
-            span(i64::try_from(left).unwrap_or(i64::MAX))
-        );
-    }
-    text
 }
 
 /// The bytes of several pulls together.
@@ -131,7 +112,7 @@ impl PullSums {
 
     /// `2 pulls, 1.2 GiB of 3.4 GiB, 45.0 MiB/s, 50s left`.
     pub(super) fn text(&self) -> String {
-        let bytes = text(self.done, self.total, self.rate, self.left);
+        let bytes = pulled_bytes(self.done, self.total, self.rate, self.left);
         format!("{}, {bytes}", pluralised(self.pulls, "pull"))
     }
 }
