@@ -26,6 +26,11 @@ use super::session::Session;
 /// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
 /// connections' worth of it in memory.
 const PART: u64 = 8 * 1024 * 1024;
+/// The share of a second whose bytes are one part if the rate is limited. Parts after a gap are lost when a pull ends early,
+/// and so is what the kernel has received ahead.
+const PARTS_PER_SECOND: u64 = 4;
+/// Bytes of one part at the lowest rates.
+const PART_MIN: u64 = 256 * 1024;
 /// Bytes that a part hands over at once. They are copied out of the buffers of the HTTP client, each of which is kept in
 /// full as long as any byte of it is.
 const BLOCK: usize = 256 * 1024;
@@ -49,7 +54,7 @@ pub(crate) struct Connections {
     permits: Arc<Semaphore>,
     /// How many connections a pull may have whose own rate is used up.
     limited: usize,
-    /// Bytes of one part.
+    /// Bytes of one part without a limit of the rate.
     part: u64,
     rate: Arc<RateLimit>,
     caches: CacheLimits,
@@ -136,6 +141,13 @@ impl Downloads {
         })
     }
 
+    /// Bytes of one part.
+    fn part(&self) -> u64 {
+        let own = self.limit.get().map(|limit| limit.rate);
+        let rates = own.into_iter().chain(self.connections.rate.limit());
+        part_at(rates.map(|rate| rate.bytes()).min(), self.connections.part)
+    }
+
     /// Counts received bytes, and returns the time before which their receiver must not receive more.
     fn received(&self, bytes: u64) -> Option<Instant> {
         let own = self.limit.get();
@@ -173,7 +185,7 @@ impl Downloads {
         offset: u64,
     ) -> Result<Option<FirstPart>, Failure> {
         let range = range_of_part(self, blob, offset);
-        if range.end - range.start < self.connections.part || !blob.urls.is_empty() {
+        if range.end - range.start < self.part() || !blob.urls.is_empty() {
             return Ok(None);
         }
         let _connection = self.connect().await?;
@@ -345,13 +357,9 @@ impl BlobDownload {
 
     /// Requests the first part, or the whole blob.
     async fn open(&self) -> Result<Source, Failure> {
-        let Downloads {
-            session,
-            connections,
-            ..
-        } = &self.shared;
+        let session = &self.shared.session;
         let connection = self.shared.connect().await?;
-        let in_parts = self.at > 0 || self.blob.size > connections.part;
+        let in_parts = self.at > 0 || self.blob.size > self.shared.part();
         if in_parts && self.blob.urls.is_empty() && session.serves_ranges() {
             let range = range_of_part(&self.shared, &self.blob, self.at);
             if let Some(answer) = session.blob_part(&self.blob, &range).await? {
@@ -380,8 +388,15 @@ impl BlobDownload {
     }
 }
 
+/// Bytes of one part at this rate, in bytes a second.
+fn part_at(rate: Option<u64>, longest: u64) -> u64 {
+    rate.map_or(longest, |rate| {
+        longest.min((rate / PARTS_PER_SECOND).max(PART_MIN))
+    })
+}
+
 fn range_of_part(shared: &Downloads, blob: &Blob, start: u64) -> Range<u64> {
-    start..blob.size.min(start.saturating_add(shared.connections.part))
+    start..blob.size.min(start.saturating_add(shared.part()))
 }
 
 /// Starts the download of the part at `start`; `answer` is the answer to its request, if that was sent.
@@ -511,4 +526,25 @@ fn ended(blob: &Blob) -> Failure {
         Reason::ConnectionFailed,
         format!("the content of blob {} ended too early", blob.digest),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_smaller_at_low_rates() {
+        const KIB: u64 = 1024;
+        for (rate, part) in [
+            (None, 8192),
+            (Some(64), 256),
+            (Some(1024), 256),
+            (Some(2048), 512),
+            (Some(20 * 1024), 5 * 1024),
+            (Some(1024 * 1024), 8192),
+        ] {
+            let rate = rate.map(|rate| rate * KIB);
+            assert_eq!(part_at(rate, PART), part * KIB, "{rate:?}");
+        }
+    }
 }

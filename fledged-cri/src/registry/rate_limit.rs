@@ -83,6 +83,11 @@ impl RateLimit {
         }
     }
 
+    /// The fixed rate.
+    pub(crate) fn limit(&self) -> Option<PullRate> {
+        self.limit
+    }
+
     /// Reduces the rate to 1 MiB a second, or ends that.
     #[cfg(any(test, feature = "cri"))]
     pub(crate) fn set_others_pull(&self, others_pull: bool) {
