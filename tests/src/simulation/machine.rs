@@ -285,6 +285,8 @@ pub(super) struct AgentRuntime {
     ours: bool,
     /// What the last reading showed in use.
     seen_used: Mutex<BTreeSet<ImageId>>,
+    /// When a reading began that first asked for what is in use.
+    reading_since: Mutex<Option<Duration>>,
 }
 
 impl AgentRuntime {
@@ -295,6 +297,7 @@ impl AgentRuntime {
             incarnation,
             ours: true,
             seen_used: Mutex::default(),
+            reading_since: Mutex::default(),
         }
     }
 
@@ -306,6 +309,12 @@ impl AgentRuntime {
 
     fn seen_used(&self) -> MutexGuard<'_, BTreeSet<ImageId>> {
         self.seen_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reading_since(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.reading_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -396,7 +405,9 @@ impl ImageRuntime for AgentRuntime {
     }
 
     async fn list(&self) -> Result<Vec<RuntimeImage>, Failure> {
-        let began = self.machine.trace.now();
+        let now = self.machine.trace.now();
+        // A pull that ended since then is newer than the reading, as far as the agent can know.
+        let began = self.reading_since().take().unwrap_or(now);
         self.call().await?;
         let images = {
             let state = self.machine.state();
@@ -411,7 +422,9 @@ impl ImageRuntime for AgentRuntime {
     }
 
     async fn in_use(&self) -> Result<Vec<ImageUse>, Failure> {
+        let began = self.machine.trace.now();
         self.call().await?;
+        *self.reading_since() = Some(began);
         let used = self.machine.state().used.clone();
         self.seen_used().clone_from(&used);
         Ok(used.into_iter().map(ImageUse::from).collect())
