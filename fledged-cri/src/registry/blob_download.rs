@@ -31,8 +31,7 @@ const PART: u64 = 8 * 1024 * 1024;
 const PARTS_PER_SECOND: u64 = 4;
 /// Bytes of one part at the lowest rates.
 const PART_MIN: u64 = 256 * 1024;
-/// Bytes that a part hands over at once. They are copied out of the buffers of the HTTP client, each of which is kept in
-/// full as long as any byte of it is.
+/// Bytes of the buffers that parts are copied to. Those of the HTTP client are kept in full as long as any byte of them is.
 const BLOCK: usize = 256 * 1024;
 /// The default number of connections. One rarely fills a link, because of its latency or of the registry's
 /// limit for each.
@@ -451,7 +450,7 @@ async fn read_part(
     Ok(())
 }
 
-/// Sends the content of one answer in blocks, and moves the start of the range with it.
+/// Sends the chunks of one answer, and moves the start of the range with them.
 async fn read_answer(
     shared: &Downloads,
     blob: &Blob,
@@ -459,36 +458,26 @@ async fn read_answer(
     mut answer: Response,
     chunks: &UnboundedSender<Result<Bytes, Failure>>,
 ) -> Result<(), Failure> {
+    // Filled by several chunks, each of which is handed over at once.
     let mut block = BytesMut::new();
-    // Not received any more if the download was dropped, which aborts this task.
-    let hand_over = |block: &mut BytesMut| {
-        if !block.is_empty() {
-            let _ = chunks.send(Ok(block.split().freeze()));
-        }
-    };
     while !range.is_empty() {
-        let mut chunk = match answer.chunk().await {
-            Ok(Some(chunk)) => chunk,
-            end => {
-                hand_over(&mut block);
-                end.map_err(broken)?;
-                return Err(ended(blob));
-            }
+        let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
+            return Err(ended(blob));
         };
         let paused_until = shared.received(chunk.len() as u64);
         truncate(&mut chunk, range.end - range.start);
         range.start += chunk.len() as u64;
         shared.meter.advance(chunk.len() as u64);
         while !chunk.is_empty() {
-            block.reserve(BLOCK - block.len());
-            block.extend_from_slice(&chunk.split_to(chunk.len().min(BLOCK - block.len())));
-            if block.len() == BLOCK {
-                hand_over(&mut block);
+            if block.capacity() == 0 {
+                block = BytesMut::with_capacity(BLOCK);
             }
+            block.extend_from_slice(&chunk.split_to(chunk.len().min(block.capacity())));
+            // An error: the download was dropped, which aborts this task.
+            let _ = chunks.send(Ok(block.split().freeze()));
         }
         pause(paused_until).await;
     }
-    hand_over(&mut block);
     Ok(())
 }
 
