@@ -421,9 +421,8 @@ fn open_options(registry: &RegistryArgs, pull: Option<&PullArgs>) -> OpenOptions
         .with_platform(platform(registry))
         .with_registry(registry_options(registry));
     if let Some(pull) = pull {
-        let mut pressure = PressureLimits::default();
-        pressure.io = pull.max_io_pressure.percent();
-        pressure.memory = pull.max_memory_pressure.percent();
+        let (io, memory) = (pull.max_io_pressure, pull.max_memory_pressure);
+        let pressure = PressureLimits::new(io.percent(), memory.percent());
         options.layout.max_connections = pull.max_connections;
         options.layout.max_pull_rate = pull.max_pull_rate;
         options.layout.pressure = pressure.clone();

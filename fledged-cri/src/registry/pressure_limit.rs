@@ -45,23 +45,25 @@ pub struct PressureLimits {
 
 impl Default for PressureLimits {
     fn default() -> Self {
-        Self {
-            io: Some(IO),
-            memory: Some(MEMORY),
-            root: PathBuf::from("/"),
-        }
+        Self::new(Some(IO), Some(MEMORY))
     }
 }
 
 impl PressureLimits {
+    /// These limits for tasks that wait for I/O and for memory, in percent; `None`: they have no effect.
+    #[must_use]
+    pub fn new(io: Option<u8>, memory: Option<u8>) -> Self {
+        Self {
+            io,
+            memory,
+            root: PathBuf::from("/"),
+        }
+    }
+
     /// Pressure has no effect.
     #[must_use]
     pub fn none() -> Self {
-        Self {
-            io: None,
-            memory: None,
-            ..Self::default()
-        }
+        Self::new(None, None)
     }
 }
 

@@ -69,9 +69,8 @@ fn open_options(
     uri: &RuntimeUri,
     slowdowns: &PullSlowdowns,
 ) -> Result<OpenOptions, ProgramError> {
-    let mut pressure = PressureLimits::default();
-    pressure.io = args.max_io_pressure.percent();
-    pressure.memory = args.max_memory_pressure.percent();
+    let (io, memory) = (args.max_io_pressure, args.max_memory_pressure);
+    let pressure = PressureLimits::new(io.percent(), memory.percent());
     let mut options = OpenOptions::default();
     options.layout.max_connections = args.max_connections;
     options.layout.max_pull_rate = args.max_pull_rate;
