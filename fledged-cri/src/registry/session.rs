@@ -209,7 +209,8 @@ impl Session {
     /// Checks that the registry has a blob of that size, without reading it.
     ///
     /// Registries, their proxies and signed URLs often refuse `HEAD` of content that `GET` returns, so
-    /// only a `HEAD` that finds the expected size decides. Otherwise the first byte is requested.
+    /// only a `HEAD` that finds the expected size decides. Otherwise the first byte is requested, and the whole blob if
+    /// `Range` may be what is refused, as in a pull.
     pub(crate) async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
         let mut failures = self.failures();
         for host in self.hosts(false)? {
@@ -245,6 +246,16 @@ impl Session {
             None => self.image.tag().unwrap_or("latest"),
         }
     }
+}
+
+/// The answer to a request with `Range`.
+enum RangeAnswer {
+    /// The host accepts the request, and may ignore `Range`.
+    Accepted(Response),
+    /// 416.
+    Unsatisfiable,
+    /// The host refuses the request. It may accept one without `Range`.
+    Refused(Failure),
 }
 
 /// The answer to a request for a part of a blob.
@@ -356,21 +367,10 @@ impl Host {
     }
 
     async fn blob_part(&self, blob: &Blob, range: &Range<u64>) -> Result<PartAnswer, Failure> {
-        let tail = format!("blobs/{}", blob.digest);
-        let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
-        let value = HeaderValue::from_str(&value)
-            .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
-        let headers = HeaderMap::from_iter([(RANGE, value)]);
-        let response = self.request(&Method::GET, &tail, headers).await?;
-        let status = response.status();
-        if status == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(PartAnswer::NoRanges);
-        }
-        let response = match self.accepted(response, "blob").await {
-            Err(failure) if may_refuse_ranges(status, &failure) => {
-                return Ok(PartAnswer::Refused(failure));
-            }
-            accepted => accepted?,
+        let response = match self.ranged(blob, range).await? {
+            RangeAnswer::Accepted(response) => response,
+            RangeAnswer::Unsatisfiable => return Ok(PartAnswer::NoRanges),
+            RangeAnswer::Refused(failure) => return Ok(PartAnswer::Refused(failure)),
         };
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT
             && number(&response, CONTENT_RANGE.as_str(), |text| {
@@ -381,6 +381,27 @@ impl Host {
             true => PartAnswer::Part(response),
             false => PartAnswer::NoRanges,
         })
+    }
+
+    /// Requests a range of a blob, which is not empty.
+    async fn ranged(&self, blob: &Blob, range: &Range<u64>) -> Result<RangeAnswer, Failure> {
+        let tail = format!("blobs/{}", blob.digest);
+        let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        let value = HeaderValue::from_str(&value)
+            .map_err(|error| Failure::new(Reason::Unknown, error.to_string()))?;
+        let headers = HeaderMap::from_iter([(RANGE, value)]);
+        let response = self.request(&Method::GET, &tail, headers).await?;
+        let status = response.status();
+        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(RangeAnswer::Unsatisfiable);
+        }
+        match self.accepted(response, "blob").await {
+            Ok(response) => Ok(RangeAnswer::Accepted(response)),
+            Err(failure) if may_refuse_ranges(status, &failure) => {
+                Ok(RangeAnswer::Refused(failure))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn has_blob(&self, blob: &Blob) -> Result<(), Failure> {
@@ -395,13 +416,13 @@ impl Host {
                 return Ok(());
             }
         }
-        let first = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
-        let response = self.request(&Method::GET, &tail, first).await?;
-        // The server has the blob and no byte at the start of it, or it does not serve parts.
-        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(());
-        }
-        let response = self.accepted(response, "blob").await?;
+        let response = match self.ranged(blob, &(0..1)).await? {
+            RangeAnswer::Accepted(response) => response,
+            // The body is not read.
+            RangeAnswer::Unsatisfiable | RangeAnswer::Refused(_) => {
+                self.send(&Method::GET, &tail, "blob").await?
+            }
+        };
         self.head_is_wrong.store(true, Ordering::Relaxed);
         let length = match response.status() {
             StatusCode::PARTIAL_CONTENT => number(&response, CONTENT_RANGE.as_str(), total),

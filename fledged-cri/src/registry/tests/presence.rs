@@ -65,14 +65,32 @@ async fn signed_urls_on_another_port_are_followed() {
 }
 
 #[tokio::test]
-async fn an_unsatisfiable_range_means_present() {
+async fn a_blob_is_present_if_only_ranges_are_refused() {
+    for status in [400, 403, 405, 406, 412, 416, 501] {
+        let registry = Fake::start(move |asked, _| match asked.method.as_str() {
+            "HEAD" if is_layer(&asked.target) => Answer::new(405, ""),
+            "GET" if asked.header("range").is_some() => Answer::new(status, ""),
+            _ => image(asked),
+        })
+        .await;
+        let found = registry.probe(None).await;
+        assert!(found.is_ok(), "{status}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_range_is_not_asked_again_when_throttled() {
     let registry = Fake::start(|asked, _| match asked.method.as_str() {
         "HEAD" if is_layer(&asked.target) => Answer::new(405, ""),
-        "GET" if is_layer(&asked.target) => Answer::new(416, ""),
+        "GET" if is_layer(&asked.target) => Answer::new(403, "").with("retry-after", "9"),
         _ => image(asked),
     })
     .await;
-    registry.probe(None).await.unwrap();
+    let failure = registry.probe(None).await.unwrap_err();
+    assert_eq!(failure.retry_after.map(|d| d.as_secs()), Some(9));
+    let asked = registry.asked();
+    let layer = asked.iter().filter(|a| a.is("GET", "/blobs/"));
+    assert_eq!(layer.filter(|a| is_layer(&a.target)).count(), 1);
 }
 
 #[tokio::test]
