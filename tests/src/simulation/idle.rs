@@ -171,11 +171,15 @@ async fn play(cluster: &IdleCluster, printed: bool) -> IdleOutcome {
     }
 }
 
-/// Lets time pass until everything has converged.
+/// Lets time pass until everything has converged, or an invariant is broken.
 async fn converge(world: &mut World, trace: &Trace) {
     let began = trace.now();
     loop {
         world.advance(trace.now() + LOOK).await;
+        // Time no longer passes then.
+        if world.ledger.is_broken() {
+            return;
+        }
         let left = world.unsettled();
         if left.is_empty() {
             return;
