@@ -21,6 +21,8 @@ const CACHES: [CacheName; 4] = [
 ];
 /// How many of them list mutable tags, if any do.
 const MUTABLE_CACHES: u64 = 2;
+/// The most nodes that pull at once.
+const NODE_LIMIT: u32 = 3;
 /// Time between two looks at what has not converged.
 const LOOK: Duration = Duration::from_secs(10);
 /// Time from convergence to the idle time: the last reports and statuses are written.
@@ -61,20 +63,23 @@ impl IdleCluster {
         self
     }
 
-    /// The most writes that its refreshes take: for each cache with mutable tags one order, and a report of the begin
-    /// and the end, for each node, two statuses of the cache, two events and a status for counts in between.
+    /// The most writes that its refreshes take: for each cache with mutable tags an order, and reports of the begin
+    /// and the end, for each node; a status of the cache and an event at the begin and at the end; and for the nodes
+    /// that pull at once, two statuses with counts.
     fn allowed(&self) -> u64 {
         if self.refresh.is_zero() || !self.mutable_tags {
             return 0;
         }
         let times = self.lasting.as_secs().div_ceil(self.refresh.as_secs());
-        times * MUTABLE_CACHES * (3 * self.nodes as u64 + 5)
+        let nodes = self.nodes as u64;
+        let waves = nodes.div_ceil(u64::from(NODE_LIMIT));
+        times * MUTABLE_CACHES * (3 * nodes + 4 + 2 * waves)
     }
 
     fn setup(&self) -> Setup {
         Setup {
             nodes: self.nodes,
-            node_limit: 3,
+            node_limit: NODE_LIMIT,
             pulls: 3,
             refresh: self.refresh,
             record_bytes: 512 * 1024,
