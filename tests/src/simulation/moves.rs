@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use fledged_core::error::Reason;
+use fledged_core::model::{PULL_SECRETS_MAX, SELECTORS_MAX};
 use serde_json::{Value, json};
 
 use super::faults::{KillPoint, WatchEnd, Weather};
@@ -62,6 +63,9 @@ pub(super) fn rollout_images() -> Vec<String> {
     numbers.map(|n| format!("r1.test/release-{n}:1")).collect()
 }
 
+/// The number of images in the largest spec of the hostile tenant: some 60 kB.
+const LARGE_IMAGES: usize = 300;
+
 /// Tarpits that exist.
 pub(super) const TARPITS: u32 = 40;
 
@@ -84,6 +88,60 @@ pub enum Target {
     Everybody,
 }
 
+/// What is too much in a spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oversized {
+    /// Pull Secrets with long names, each of which a record would repeat for each image. `true`: more than are accepted.
+    Secrets(bool),
+    /// Terms of a node affinity. `true`: more than are accepted.
+    Affinity(bool),
+    /// Long references of images.
+    Images,
+}
+
+impl Oversized {
+    /// Whether the API server has to refuse it.
+    pub(super) fn is_refused(self) -> bool {
+        matches!(self, Self::Secrets(true) | Self::Affinity(true))
+    }
+
+    /// The spec.
+    pub(super) fn spec(self) -> Value {
+        let images: Vec<String> = match self {
+            Self::Images => (0..LARGE_IMAGES)
+                .map(|n| format!("none.test/{}/missing-{n}:1", "long-name".repeat(20)))
+                .collect(),
+            _ => (0..LARGE_IMAGES / 10)
+                .map(|n| format!("none.test/missing-{n}:1"))
+                .collect(),
+        };
+        let mut spec = json!({ "cacheSpec": [{ "images": images, "deadline": "5m" }] });
+        match self {
+            Self::Secrets(refused) => {
+                let count = PULL_SECRETS_MAX + usize::from(refused);
+                let names = (0..count).map(|n| format!("{}-{n}", "secret".repeat(40)));
+                let secrets = names.map(|name| json!({ "name": name }));
+                spec["imagePullSecrets"] = secrets.collect();
+            }
+            Self::Affinity(refused) => {
+                let count = SELECTORS_MAX + usize::from(refused);
+                // A node of every zone satisfies each term.
+                let values: Vec<String> = (0..20)
+                    .map(|n| format!("{}-{n}", "zone".repeat(10)))
+                    .collect();
+                let term = json!({ "matchExpressions": [
+                    { "key": "zone", "operator": "NotIn", "values": values },
+                ] });
+                spec["cacheSpec"][0]["nodeAffinity"] = json!({
+                    "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": vec![term; count] },
+                });
+            }
+            Self::Images => {}
+        }
+        spec
+    }
+}
+
 /// A thing that happens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Move {
@@ -99,6 +157,10 @@ pub enum Move {
     Delete(CacheName),
     /// A user edits a cache many times, every 100 ms.
     EditStorm(CacheName, Vec<Value>),
+    /// The hostile tenant applies a spec that is as large as the API server accepts, or larger.
+    Oversize(CacheName, Oversized),
+    /// The hostile tenant asks for a refresh each second, this often.
+    RefreshStorm(CacheName, u32),
     /// A user deletes the pull Secret of a namespace, or creates it.
     Secret(&'static str, bool),
     /// A node joins the cluster, or comes back with its images.
@@ -318,6 +380,14 @@ impl Scenario {
                 moves.push(TimedMove { at, act });
             }
         }
+        let mut large = Dice(Rng::with_seed(seed.rotate_left(8)));
+        if setup.hostile && large.chance(0.3) {
+            for _ in 0..large.range(1, 4) {
+                let at = Duration::from_millis(large.range(0, span) as u64);
+                let act = large.excess();
+                moves.push(TimedMove { at, act });
+            }
+        }
         // Jobs have no agents, and their results are not what a runtime claims.
         let mut lies = Dice(Rng::with_seed(seed.rotate_left(16)));
         if setup.jobs.is_none() && lies.chance(0.25) {
@@ -448,6 +518,17 @@ impl Dice {
                 let kind = self.range(1, 4);
                 Move::Apply(cache, self.hostile_spec(kind))
             }
+        }
+    }
+
+    /// What the hostile tenant does too much of.
+    fn excess(&mut self) -> Move {
+        let cache = (HOSTILE, self.pick(&CACHES));
+        match self.range(0, 4) {
+            0 => Move::RefreshStorm(cache, self.0.u32(30..300)),
+            1 => Move::Oversize(cache, Oversized::Secrets(self.chance(0.3))),
+            2 => Move::Oversize(cache, Oversized::Affinity(self.chance(0.3))),
+            _ => Move::Oversize(cache, Oversized::Images),
         }
     }
 

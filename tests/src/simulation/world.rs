@@ -304,12 +304,7 @@ impl World {
     }
 
     async fn annotate(&self, cache: CacheName, annotation: &str) {
-        let patch = Patch::Merge(json!({ "metadata": { "annotations": { annotation: "" } } }));
-        let params = PatchParams::default();
-        let _ = self
-            .caches(cache)
-            .patch_metadata(cache.1, &params, &patch)
-            .await;
+        annotate(&self.caches(cache), cache, annotation).await;
     }
 
     /// Does one move.
@@ -334,6 +329,23 @@ impl World {
                     for spec in specs {
                         apply(&api, cache, &spec).await;
                         sleep(Duration::from_millis(100)).await;
+                    }
+                });
+            }
+            Move::Oversize(cache, oversized) => {
+                let is_accepted = apply(&self.caches(*cache), *cache, &oversized.spec()).await;
+                if is_accepted == oversized.is_refused() {
+                    let found = format!("{oversized:?}, accepted: {is_accepted}");
+                    let invariant = "the API server refuses an ImageCache that is too large";
+                    self.ledger.violate(invariant, found);
+                }
+            }
+            Move::RefreshStorm(cache, times) => {
+                let (api, cache, times) = (self.caches(*cache), *cache, *times);
+                tokio::spawn(async move {
+                    for _ in 0..times {
+                        annotate(&api, cache, REFRESH_ANNOTATION).await;
+                        sleep(Duration::from_secs(1)).await;
                     }
                 });
             }
@@ -706,13 +718,22 @@ fn unsettled_cache(cache: ReadCache, hostile: bool) -> Option<String> {
     (!settled).then(|| format!("is not Ready: {word} {counts:?} {}", status.message))
 }
 
-async fn apply(api: &Api<ReadCache>, cache: CacheName, spec: &Value) {
+async fn annotate(api: &Api<ReadCache>, cache: CacheName, annotation: &str) {
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": { annotation: "" } } }));
+    let params = PatchParams::default();
+    let _ = api.patch_metadata(cache.1, &params, &patch).await;
+}
+
+/// Returns whether the API server stored it.
+async fn apply(api: &Api<ReadCache>, cache: CacheName, spec: &Value) -> bool {
     let body = json!({
         "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",
         "metadata": { "name": cache.1 }, "spec": spec,
     });
     let params = PatchParams::apply("users").force();
-    let _ = api.patch(cache.1, &params, &Patch::Apply(body)).await;
+    api.patch(cache.1, &params, &Patch::Apply(body))
+        .await
+        .is_ok()
 }
 
 /// The kind of a move, as it is counted: its name.
@@ -724,6 +745,8 @@ fn kind(act: &Move) -> &'static str {
         Move::Purge(_) => "purges",
         Move::Delete(_) => "deletions",
         Move::EditStorm(..) => "storms of edits",
+        Move::Oversize(..) => "large ImageCaches",
+        Move::RefreshStorm(..) => "storms of refreshes",
         Move::Secret(..) => "changes of Secrets",
         Move::Join(_) => "nodes that join",
         Move::Leave(_) => "nodes that leave",
