@@ -14,7 +14,7 @@ use fledged_core::port::SharedPullLimit;
 use reqwest::Response;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::failure_of_transport;
@@ -40,6 +40,9 @@ pub(crate) const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_ad
 const RETRIES: u32 = 3;
 /// The delay before the first repetition; each further one is twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How long a part waits for a byte before it is requested over another connection, at first; each further time twice as
+/// long. Nothing else of the blob is handed over meanwhile.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// The share of the connections that a pull may have whose own rate is used up: a quarter, so that three such pulls, the
 /// default number of parallel pulls, leave some.
 const LIMITED_SHARE: usize = 4;
@@ -55,6 +58,8 @@ pub(crate) struct Connections {
     limited: usize,
     /// Bytes of one part without a limit of the rate.
     part: u64,
+    /// How long a part waits for a byte at first.
+    stalled_after: Duration,
     rate: Arc<RateLimit>,
     caches: CacheLimits,
 }
@@ -78,9 +83,16 @@ impl Connections {
             // One of two continues while the other is between two parts.
             limited: (limit / LIMITED_SHARE).max(1),
             part,
+            stalled_after: STALLED_AFTER,
             rate: Arc::new(RateLimit::new(rate)),
             caches: CacheLimits::default(),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn stalled_after(mut self, time: Duration) -> Self {
+        self.stalled_after = time;
+        self
     }
 
     /// The limit on what all connections receive.
@@ -439,7 +451,10 @@ async fn read_part(
             None => shared.session.blob_part(blob, &range).await,
         };
         let read = match answered {
-            Ok(Some(answer)) => read_answer(shared, blob, &mut range, answer, chunks).await,
+            Ok(Some(answer)) => {
+                let patience = shared.connections.stalled_after * 2_u32.pow(RETRIES - retries);
+                read_answer(shared, blob, &mut range, answer, patience, chunks).await
+            }
             Ok(None) => return Ok(()),
             Err(failure) => Err(failure),
         };
@@ -450,18 +465,21 @@ async fn read_part(
     Ok(())
 }
 
-/// Sends the chunks of one answer, and moves the start of the range with them.
+/// Sends the chunks of one answer, and moves the start of the range with them. `patience`: the longest wait for one.
 async fn read_answer(
     shared: &Downloads,
     blob: &Blob,
     range: &mut Range<u64>,
     mut answer: Response,
+    patience: Duration,
     chunks: &UnboundedSender<Result<Bytes, Failure>>,
 ) -> Result<(), Failure> {
     // Filled by several chunks, each of which is handed over at once.
     let mut block = BytesMut::new();
     while !range.is_empty() {
-        let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
+        let received = timeout(patience, answer.chunk());
+        let received = received.await.map_err(|_| stalled(blob, patience))?;
+        let Some(mut chunk) = received.map_err(broken)? else {
             return Err(ended(blob));
         };
         let paused_until = shared.received(chunk.len() as u64);
@@ -508,6 +526,16 @@ fn truncate(chunk: &mut Bytes, longest: u64) {
 
 fn broken(error: reqwest::Error) -> Failure {
     failure_of_transport("reading a blob failed", error)
+}
+
+fn stalled(blob: &Blob, patience: Duration) -> Failure {
+    Failure::new(
+        Reason::ConnectionFailed,
+        format!(
+            "the registry sent no byte of blob {} for {patience:?}",
+            blob.digest
+        ),
+    )
 }
 
 fn ended(blob: &Blob) -> Failure {

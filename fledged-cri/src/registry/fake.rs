@@ -53,6 +53,7 @@ pub struct Answer {
     headers: Vec<(String, String)>,
     body: String,
     cut_after: Option<usize>,
+    stalling: bool,
     delay: Duration,
 }
 
@@ -65,6 +66,7 @@ impl Answer {
             headers: Vec::new(),
             body: body.into(),
             cut_after: None,
+            stalling: false,
             delay: Duration::ZERO,
         }
     }
@@ -81,6 +83,13 @@ impl Answer {
     pub fn cut_after(mut self, bytes: usize) -> Self {
         self.cut_after = Some(bytes);
         self
+    }
+
+    /// Sends nothing more after that many bytes of the body, and keeps the connection.
+    #[must_use]
+    pub fn stalling_after(mut self, bytes: usize) -> Self {
+        self.stalling = true;
+        self.cut_after(bytes)
     }
 
     /// Waits before each byte of the body.
@@ -104,7 +113,7 @@ impl Answer {
 
     async fn write(
         &self,
-        stream: &mut (impl AsyncWrite + Unpin),
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         head_only: bool,
     ) -> io::Result<()> {
         let mut text = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", self.status);
@@ -132,6 +141,11 @@ impl Answer {
                     stream.flush().await?;
                 }
             }
+        }
+        if self.stalling {
+            stream.flush().await?;
+            // Until the client closes it.
+            let _ = stream.read(&mut [0]).await;
         }
         stream.shutdown().await
     }

@@ -221,6 +221,32 @@ async fn a_broken_connection_is_continued() {
 }
 
 #[tokio::test]
+async fn a_part_that_stalls_is_requested_again() {
+    let stalls = Arc::new(AtomicUsize::new(0));
+    let fake = {
+        let stalls = Arc::clone(&stalls);
+        Fake::start(move |asked, _| match range(asked) {
+            Some(range) if range.start == 200 => part(asked).stalling_after(40),
+            Some(range) if range.start == 240 && stalls.fetch_add(1, Ordering::Relaxed) == 0 => {
+                part(asked).stalling_after(10)
+            }
+            _ => part(asked),
+        })
+        .await
+    };
+    let connections = NonZeroUsize::new(4).unwrap();
+    let connections = Connections::with_part(connections, limited(None), PART);
+    let connections = connections.stalled_after(Duration::from_millis(200));
+    let limit = SharedPullLimit::default();
+    let download = download_of(&fake, &content(), connections, 0, limit);
+    assert_eq!(read(download).await.unwrap(), content());
+    // Each time behind what has arrived.
+    for start in [200, 240, 250] {
+        assert!(ranges(&fake).contains(&Some(start..300)), "{start}");
+    }
+}
+
+#[tokio::test]
 async fn a_delay_that_the_registry_asks_for_is_returned_at_once() {
     for status in [429, 503] {
         let fake = Fake::start(move |asked, _| match range(asked) {
