@@ -14,7 +14,7 @@ use clap_complete::Shell;
 #[cfg(feature = "cluster")]
 use fledged_core::model::ImageRef;
 use fledged_core::model::{GoDuration, ImagePullPolicy, NodeName, ProtectedImages, ShareLimit};
-use fledged_cri::registry::{Platform, PullRate, RegistryAuthority};
+use fledged_cri::registry::{ConnectionLimit, Platform, PullRate, RegistryAuthority};
 use fledged_cri::target::RuntimeUri;
 
 use crate::help;
@@ -414,10 +414,10 @@ pub(crate) struct PullArgs {
         env = "FLEDGED_PULL_VIA"
     )]
     pub(crate) pull_via: PullVia,
-    /// Number of connections that fetch layers for containerd and oci:, of all images together. Each holds up
-    /// to 8 MiB in memory.
-    #[arg(long, value_name = "N", default_value = "8", value_parser = one_or_more)]
-    pub(crate) max_connections: NonZeroUsize,
+    /// Number of connections that fetch layers for containerd and oci:, of all images together, from 1 to 64. Each
+    /// holds up to 8 MiB in memory.
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub(crate) max_connections: ConnectionLimit,
     /// Limit for downloading layers, in bytes per second, shared by all pulls, for example 20Mi; at least 64Ki. Units:
     /// k, M, G, T, Ki, Mi, Gi, Ti. Only for oci: and, with --pull-via auto, containerd. Default: no limit.
     #[arg(long, value_name = "BYTES", env = "FLEDGED_MAX_PULL_RATE")]
@@ -817,6 +817,18 @@ mod tests {
         assert_eq!(read("/a=b.pem"), Ok((None, "/a=b.pem".into())));
         for invalid in ["", "r.lan=", "=ca.pem", "a b=ca.pem"] {
             assert!(read(invalid).is_err(), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_connections_out_of_range_is_named() {
+        for given in ["0", "65"] {
+            let args = ["fledged", "node", "apply", "--max-connections", given];
+            let error = Cli::try_parse_from(args).unwrap_err().to_string();
+            let expected = format!(
+                "invalid value '{given}' for '--max-connections <N>': must be a number from 1 to 64"
+            );
+            assert!(error.contains(&expected), "{error}");
         }
     }
 

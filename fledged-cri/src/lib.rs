@@ -44,8 +44,8 @@ pub use docker::DockerRuntime;
 pub use oci::{LayoutError, OciLayoutOptions, OciLayoutRuntime};
 #[cfg(feature = "oci")]
 pub use registry::{
-    ParsePlatformError, Platform, PressureLimits, Probe, PullRate, PullRateError, Registry,
-    RegistryOptions, ensure_tls_provider,
+    ConnectionLimit, ConnectionLimitError, ParsePlatformError, Platform, PressureLimits, Probe,
+    PullRate, PullRateError, Registry, RegistryOptions, ensure_tls_provider,
 };
 
 pub use credentials::{

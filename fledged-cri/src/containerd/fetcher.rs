@@ -1,7 +1,6 @@
 //! One pull through CRI, for which fledged fetches the layers.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
@@ -25,7 +24,7 @@ use crate::PullSlowdowns;
 use crate::classify::redact;
 use crate::cri::Client;
 use crate::registry::{
-    Blob, CONTAINERD_CONFIG_DIR, Connections, Downloads, Fetched, MAX_CONNECTIONS, Manifest, Meter,
+    Blob, CONTAINERD_CONFIG_DIR, ConnectionLimit, Connections, Downloads, Fetched, Manifest, Meter,
     Platform, PressureLimits, PullRate, RateOptions, Registry, RegistryOptions, Session,
     read_config, resolve, sha256,
 };
@@ -64,7 +63,7 @@ pub struct FetcherOptions {
     /// Whether this process runs in a container that sees only `config_dirs` of the machine, under the same paths.
     pub in_container: bool,
     /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
-    pub max_connections: NonZeroUsize,
+    pub max_connections: ConnectionLimit,
     /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none. With
     /// [`max_pull_rate`](Self::max_pull_rate) or a [limit of the pull](PullRequest::limit), none are.
     pub threshold: ByteSize,
@@ -90,7 +89,7 @@ impl Default for FetcherOptions {
             registry: RegistryOptions::default().with_read_timeout(READ_TIMEOUT),
             config_dirs: vec![CONTAINERD_CONFIG_DIR.into()],
             in_container: false,
-            max_connections: MAX_CONNECTIONS,
+            max_connections: ConnectionLimit::default(),
             threshold: THRESHOLD,
             fast_enough: Some(FAST_ENOUGH),
             max_pull_rate: None,

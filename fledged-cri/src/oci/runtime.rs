@@ -21,7 +21,7 @@ use super::pull::pull;
 use super::store::{Store, blocking};
 use crate::PullSlowdowns;
 use crate::registry::{
-    MAX_CONNECTIONS, Platform, PressureLimits, PullRate, Registry, RegistryOptions,
+    ConnectionLimit, Platform, PressureLimits, PullRate, Registry, RegistryOptions,
 };
 
 /// Layers of one image that are fetched in parallel: the default of containerd and Docker. Many take
@@ -40,7 +40,7 @@ pub struct OciLayoutOptions {
     pub parallel_layers: NonZeroUsize,
     /// How many connections fetch layers, of all images together. A large layer comes over several, in parts
     /// of 8 MiB, each of which is in memory until those before it are written.
-    pub max_connections: NonZeroUsize,
+    pub max_connections: ConnectionLimit,
     /// Bytes of layers that are received in a second, at most, by all pulls together. Default: no limit.
     pub max_pull_rate: Option<PullRate>,
     /// The pressure on the machine above which layers are received slower.
@@ -72,7 +72,7 @@ impl Default for OciLayoutOptions {
             platform: Platform::host(),
             registry: RegistryOptions::default(),
             parallel_layers: PARALLEL_LAYERS,
-            max_connections: MAX_CONNECTIONS,
+            max_connections: ConnectionLimit::default(),
             max_pull_rate: None,
             pressure: PressureLimits::default(),
             slowdowns: PullSlowdowns::default(),

@@ -1,7 +1,6 @@
 //! Downloads of blobs over several connections: parts are requested ahead and handed over in order.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::failure_of_transport;
+use super::connection_limit::ConnectionLimit;
 use super::manifest::Blob;
 use super::meter::Meter;
 use super::rate_limit::{CacheConnection, CacheLimits, RateLimit, RateOptions};
@@ -33,9 +33,6 @@ const PARTS_PER_SECOND: u64 = 4;
 const PART_MIN: u64 = 256 * 1024;
 /// Bytes of the buffers that parts are copied to. Those of the HTTP client are kept in full as long as any byte of them is.
 const BLOCK: usize = 256 * 1024;
-/// The default number of connections. One rarely fills a link, because of its latency or of the registry's
-/// limit for each.
-pub(crate) const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 /// How often a request is repeated, for each part.
 const RETRIES: u32 = 3;
 /// The delay before the first repetition; each further one is twice as long.
@@ -72,12 +69,12 @@ struct Connection {
 
 impl Connections {
     /// `rate`: what all of them receive in a second.
-    pub(crate) fn new(limit: NonZeroUsize, rate: RateOptions) -> Self {
+    pub(crate) fn new(limit: ConnectionLimit, rate: RateOptions) -> Self {
         Self::with_part(limit, rate, PART)
     }
 
-    pub(super) fn with_part(limit: NonZeroUsize, rate: RateOptions, part: u64) -> Self {
-        let limit = limit.get().min(Semaphore::MAX_PERMITS);
+    pub(super) fn with_part(limit: ConnectionLimit, rate: RateOptions, part: u64) -> Self {
+        let limit = limit.get();
         Self {
             permits: Arc::new(Semaphore::new(limit)),
             // One of two continues while the other is between two parts.

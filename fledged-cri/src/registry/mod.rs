@@ -10,6 +10,7 @@ mod artifact;
 mod blob_download;
 mod challenge;
 mod client;
+mod connection_limit;
 mod digest;
 mod endpoint;
 #[cfg(any(test, feature = "test-util"))]
@@ -36,6 +37,7 @@ mod token;
 mod trust;
 
 pub use client::{Registry, RegistryAuthority, RegistryOptions};
+pub use connection_limit::{ConnectionLimit, ConnectionLimitError};
 pub use fledged_core::model::{PullRate, PullRateError};
 pub use hosts_file::hosts_dirs_of_this_machine;
 pub use platform::{ParsePlatformError, Platform};
@@ -44,7 +46,7 @@ pub use probe::Probe;
 
 #[cfg(feature = "cri")]
 pub(crate) use blob_download::{BlobDownload, FirstPart};
-pub(crate) use blob_download::{Connections, Downloads, MAX_CONNECTIONS};
+pub(crate) use blob_download::{Connections, Downloads};
 pub(crate) use digest::Digester;
 #[cfg(any(test, feature = "cri", feature = "test-util"))]
 pub(crate) use digest::sha256;

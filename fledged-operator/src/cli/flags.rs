@@ -14,8 +14,8 @@ use fledged_core::model::{
     CountOrPercent, DEADLINE_MAX, GoDuration, ImagePullPolicy, ImageRef, NodeName, ProtectedImages,
     ShareLimit,
 };
-use fledged_cri::PullRate;
 use fledged_cri::target::RuntimeUri;
+use fledged_cri::{ConnectionLimit, PullRate};
 use fledged_kube::serve::BindAddress;
 use http::Uri;
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -307,10 +307,10 @@ pub(super) struct AgentArgs {
     /// connections, and resumes interrupted pulls; the runtime pulls all other images.
     #[arg(long, value_name = "WAY", default_value = "runtime")]
     pub(super) pull_via: PullVia,
-    /// Number of connections that fetch layers with --pull-via=auto and for oci:, of all images together. Each takes up
-    /// to 8 MiB of memory.
+    /// Number of connections that fetch layers with --pull-via=auto and for oci:, of all images together, from 1 to
+    /// 64. Each takes up to 8 MiB of memory.
     #[arg(long, value_name = "N", default_value = "8")]
-    pub(super) max_connections: NonZeroUsize,
+    pub(super) max_connections: ConnectionLimit,
     /// Limit for fetching layers with --pull-via=auto and for oci:, in bytes per second, of all images together, for
     /// example 20Mi; at least 64Ki. Default: no limit.
     #[arg(long, value_name = "BYTES")]
@@ -614,6 +614,19 @@ mod tests {
             let args = ["fledged-operator", "agent", "--node-name=n", given, "/x"];
             let error = Cli::try_parse_from(args).unwrap_err().to_string();
             assert!(error.contains(missing), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_connections_out_of_range_is_named() {
+        for given in ["0", "65"] {
+            let flag = format!("--max-connections={given}");
+            let args = ["fledged-operator", "agent", "--node-name=n", &flag];
+            let error = Cli::try_parse_from(args).unwrap_err().to_string();
+            let expected = format!(
+                "invalid value '{given}' for '--max-connections <N>': must be a number from 1 to 64"
+            );
+            assert!(error.contains(&expected), "{error}");
         }
     }
 

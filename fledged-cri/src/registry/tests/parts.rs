@@ -1,6 +1,5 @@
 //! Downloads of blobs in parts.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +15,7 @@ use super::super::manifest::Blob;
 use super::super::meter::Meter;
 use super::super::rate_limit::RateOptions;
 use super::super::session::Session;
-use super::super::{PressureLimits, PullRate, Registry, RegistryOptions, sha256};
+use super::super::{ConnectionLimit, PressureLimits, PullRate, Registry, RegistryOptions, sha256};
 use crate::PullSlowdowns;
 
 /// Ten parts and a half.
@@ -55,7 +54,7 @@ fn limited(limit: Option<PullRate>) -> RateOptions {
 }
 
 fn download(fake: &Fake, connections: usize, offset: u64) -> BlobDownload {
-    let connections = NonZeroUsize::new(connections).unwrap();
+    let connections = ConnectionLimit::new(connections).unwrap();
     let connections = Connections::with_part(connections, limited(None), PART);
     let limit = SharedPullLimit::default();
     download_of(fake, &content(), connections, offset, limit)
@@ -294,7 +293,7 @@ async fn the_rates_of_all_and_of_a_cache_slow_parts_and_whole_blobs() {
         })
         .await;
         let limit = PullRate::new(ByteSize::new(rate as u64)).unwrap();
-        let four = NonZeroUsize::new(4).unwrap();
+        let four = ConnectionLimit::new(4).unwrap();
         let of_all = Some(limit).filter(|_| !of_cache);
         let connections = Connections::with_part(four, limited(of_all), 8 * 1024);
         let cache = CacheId::new("shop", "web", "u");

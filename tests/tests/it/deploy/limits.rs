@@ -93,6 +93,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("agent.maxParallelPulls=0", "maxParallelPulls"),
     ("agent.pull.via=fetcher", "agent/pull/via"),
     ("agent.pull.maxConnections=0", "maxConnections"),
+    ("agent.pull.maxConnections=65", "maxConnections"),
     ("agent.pull.maxRate=fast", "agent/pull/maxRate"),
     ("agent.pull.configDirs={etc}", "agent/pull/configDirs"),
     (
@@ -233,7 +234,7 @@ const TAKEN: &[&str] = &[
     "agent.maxParallelPulls=1",
     "agent.pull.via=auto",
     "agent.pull=null",
-    "agent.pull.via=auto,agent.pull.maxRate=20Mi,agent.pull.maxConnections=1",
+    "agent.pull.via=auto,agent.pull.maxRate=20Mi,agent.pull.maxConnections=64",
     "agent.pull.via=auto,agent.pull.maxRate=1000000",
     "agent.pull.via=auto,agent.pull.maxConnections=null,agent.pull.configDirs=null,agent.pull.egress=null",
     "agent.imageFilesystem.highThreshold=0%",

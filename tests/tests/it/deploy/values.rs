@@ -349,10 +349,10 @@ fn agents_that_fetch_layers_mount_the_settings_of_registries() {
     // Numbers of a values file are floating-point numbers for Helm.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("values.yaml");
-    let text = "agent: {pull: {via: auto, maxRate: 20971520, maxConnections: 2000000}}\n";
+    let text = "agent: {pull: {via: auto, maxRate: 20971520, maxConnections: 64}}\n";
     std::fs::write(&file, text).unwrap();
     let with = agent(&[&format!("--values={}", file.display())]);
-    for part in ["--max-pull-rate=20971520", "--max-connections=2000000"] {
+    for part in ["--max-pull-rate=20971520", "--max-connections=64"] {
         assert!(with.contains(&format!("{part:?}")), "{with}");
     }
     let rules = |args: &[&str]| {
