@@ -249,9 +249,13 @@ impl ImageProgress {
             self.report.attempts
         );
         if self.extensions > 0 {
+            let times = match self.extensions {
+                1 => "once".to_owned(),
+                times => format!("{times} times"),
+            };
             text = format!(
-                "{text}; extended {} times while bytes arrived, {} received",
-                self.extensions, self.received
+                "{text}; extended {times} while bytes arrived, {} received",
+                self.received
             );
         }
         if let Some(last) = &self.last_failure {

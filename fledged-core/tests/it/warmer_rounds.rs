@@ -429,7 +429,7 @@ fn a_pull_that_receives_bytes_gets_another_deadline() {
     assert_eq!(report.started_at, Some(started));
     let message = report.message.unwrap();
     let expected = "not complete within its deadline of 1m, at attempt 1; \
-                    extended 1 times while bytes arrived, 6.0 MiB received";
+                    extended once while bytes arrived, 6.0 MiB received";
     assert_eq!(message, expected);
 }
 
@@ -443,6 +443,8 @@ fn a_round_is_extended_at_most_twelve_times() {
     }
     node.received("a", 13 << 20);
     assert_eq!(node.pass(60).cancels(), 1);
+    let message = node.report("a").message.unwrap();
+    assert!(message.contains("; extended 12 times while"), "{message}");
     // The next round begins anew.
     node.until_pull(&[]);
     assert_eq!(node.pass(60).cancels(), 1);
