@@ -8,6 +8,8 @@
     doc = "Image runtimes for fledged, reduced to the enabled features."
 )]
 
+#[cfg(all(test, feature = "oci"))]
+mod captured_log;
 pub mod classify;
 #[cfg(all(feature = "cri", feature = "oci"))]
 pub mod containerd;

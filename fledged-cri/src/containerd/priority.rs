@@ -101,29 +101,22 @@ pub(super) async fn let_others_first(
     own: &OwnLayers,
     connections: &Connections,
 ) -> Infallible {
-    let slowed = Slowed(connections);
     let mut others = OtherPulls::default();
+    let mut yielding = None;
     loop {
-        match content.unfinished().await {
-            Ok(unfinished) => {
-                let is_active = others.observe(unfinished, &own.lock(), Instant::now());
-                slowed.0.rate().set_others_pull(is_active);
-            }
+        let is_active = match content.unfinished().await {
+            Ok(unfinished) => others.observe(unfinished, &own.lock(), Instant::now()),
             Err(failure) => {
                 tracing::debug!(%failure, "pulls of other clients not read");
-                slowed.0.rate().set_others_pull(false);
+                false
             }
+        };
+        if !is_active {
+            yielding = None;
+        } else if yielding.is_none() {
+            yielding = Some(connections.rate().yield_to_others());
         }
         tokio::time::sleep(INTERVAL).await;
-    }
-}
-
-/// Ends the slow phase when it is dropped. Another pull that goes on slows down again.
-struct Slowed<'a>(&'a Connections);
-
-impl Drop for Slowed<'_> {
-    fn drop(&mut self) {
-        self.0.rate().set_others_pull(false);
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fledged_core::model::ByteSize;
 use tokio::time::Instant;
+use tracing::field;
 
-use super::rate_limit::SLOW;
+use super::rate_limit::{SLOW, per_second};
 use crate::pressure::{self, PressureError};
 use crate::slowdowns::{PressureReading, PullSlowdowns, SlowedBy};
 
@@ -176,15 +176,22 @@ impl Logged {
 
 /// Logs when downloads begin to be slowed down, and the end of that.
 fn log(before: Option<(u64, SlowedBy)>, after: Option<(u64, SlowedBy)>, reading: PressureReading) {
-    let PressureReading { io, memory } = reading;
+    let share = |percent: f64| field::display(format!("{percent:.1}%"));
+    let (io, memory) = (reading.io.map(share), reading.memory.map(share));
     match (before, after) {
         (None, Some((rate, by))) => {
-            let (rate, by) = (ByteSize::new(rate), by.as_str());
+            let (rate, by) = (per_second(rate), by.as_str());
             tracing::info!(by, io, memory, %rate, "pulls slowed down for pressure on the machine");
         }
-        (Some(_), None) => tracing::info!(io, memory, "pulls no longer slowed down"),
+        (Some(_), None) => {
+            tracing::info!(
+                io,
+                memory,
+                "pulls no longer slowed down for pressure on the machine"
+            );
+        }
         (Some((old, _)), Some((rate, by))) if old != rate => {
-            let (rate, by) = (ByteSize::new(rate), by.as_str());
+            let (rate, by) = (per_second(rate), by.as_str());
             tracing::debug!(by, io, memory, %rate, "rate of pulls changed for pressure");
         }
         _ => {}
@@ -251,6 +258,7 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::captured_log::CapturedLog;
 
     const MIB: u64 = 1024 * 1024;
 
@@ -407,6 +415,30 @@ mod tests {
         machine.set("io", "4.00");
         seconds(2).await;
         assert_eq!(machine.received(MIB), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pressure_is_logged_with_units() {
+        let log = CapturedLog::start();
+        let machine = Machine::new();
+        machine.set("io", "81.25");
+        machine.set("memory", "0.00");
+        machine.received(MIB);
+        assert_eq!(
+            log.lines(),
+            [
+                "INFO pulls slowed down for pressure on the machine by=\"io\" io=81.2% memory=0.0% rate=1.0 MiB/s"
+            ]
+        );
+        machine.set("io", "0.00");
+        for _ in 0..10 {
+            seconds(2).await;
+            machine.received(MIB);
+        }
+        assert_eq!(
+            log.lines().last().unwrap(),
+            "INFO pulls no longer slowed down for pressure on the machine io=0.0% memory=0.0%"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fledged_core::model::{CacheId, PullLimit, PullRate};
+use fledged_core::model::{ByteSize, CacheId, PullLimit, PullRate};
 use tokio::time::Instant;
 
 use super::pressure_limit::{PressureLimits, PressureWatch};
@@ -16,6 +16,11 @@ const BURST: Duration = Duration::from_millis(100);
 pub(super) const SLOW: u64 = 1024 * 1024;
 /// Shortest pause of a pull that waits for a connection because its rate is used up.
 const WAIT: Duration = Duration::from_millis(100);
+
+/// A rate as logs show it: `8.0 MiB/s`.
+pub(super) fn per_second(bytes: u64) -> String {
+    format!("{}/s", ByteSize::new(bytes))
+}
 
 /// A token bucket.
 #[derive(Debug)]
@@ -66,8 +71,20 @@ pub(crate) struct RateLimit {
 #[derive(Debug)]
 struct State {
     bucket: Bucket,
-    /// Whether other clients pull, so that the rate is reduced to [`SLOW`].
-    others_pull: bool,
+    /// How many pulls see pulls of other clients. While there is one, the rate is reduced to [`SLOW`].
+    yielding: usize,
+}
+
+/// Reduces the rate to 1 MiB a second until it is dropped, because other clients pull.
+#[cfg(any(test, feature = "cri"))]
+#[derive(Debug)]
+pub(crate) struct Yielding<'a>(&'a RateLimit);
+
+#[cfg(any(test, feature = "cri"))]
+impl Drop for Yielding<'_> {
+    fn drop(&mut self) {
+        self.0.change_yielding(|pulls| pulls.saturating_sub(1));
+    }
 }
 
 impl RateLimit {
@@ -78,7 +95,7 @@ impl RateLimit {
             slowdowns: options.slowdowns,
             state: Mutex::new(State {
                 bucket: Bucket::new(),
-                others_pull: false,
+                yielding: 0,
             }),
         }
     }
@@ -88,14 +105,29 @@ impl RateLimit {
         self.limit
     }
 
-    /// Reduces the rate to 1 MiB a second, or ends that.
+    /// Lets pulls of other clients go first.
     #[cfg(any(test, feature = "cri"))]
-    pub(crate) fn set_others_pull(&self, others_pull: bool) {
+    pub(crate) fn yield_to_others(&self) -> Yielding<'_> {
+        self.change_yielding(|pulls| pulls + 1);
+        Yielding(self)
+    }
+
+    #[cfg(any(test, feature = "cri"))]
+    fn change_yielding(&self, change: impl FnOnce(usize) -> usize) {
         let mut state = self.lock();
-        if state.others_pull != others_pull {
-            state.others_pull = others_pull;
-            state.bucket = Bucket::new();
+        let before = state.yielding;
+        state.yielding = change(before);
+        match (before, state.yielding) {
+            (0, 1) => {
+                let rate = per_second(SLOW);
+                tracing::info!(%rate, "pulls slowed down, because another client pulls");
+            }
+            (1, 0) => {
+                tracing::info!("pulls no longer slowed down, because no other client pulls");
+            }
+            _ => return,
         }
+        state.bucket = Bucket::new();
     }
 
     /// Counts received bytes, and returns the time before which their receiver must not receive more. `own` is that time by
@@ -104,7 +136,7 @@ impl RateLimit {
         let pressure = self.pressure.received(bytes, &self.slowdowns);
         let mut state = self.lock();
         let limit = self.limit.map(|limit| (limit.bytes(), SlowedBy::Limit));
-        let others = state.others_pull.then_some((SLOW, SlowedBy::OtherPulls));
+        let others = (state.yielding > 0).then_some((SLOW, SlowedBy::OtherPulls));
         let lowest = [limit, others, pressure].into_iter().flatten().min();
         let all = lowest.map(|(rate, by)| (state.bucket.received(bytes, rate), by));
         drop(state);
@@ -205,9 +237,8 @@ impl Drop for CacheConnection {
 
 #[cfg(test)]
 mod tests {
-    use fledged_core::model::ByteSize;
-
     use super::*;
+    use crate::captured_log::CapturedLog;
 
     const CHUNK: u64 = 300_000;
 
@@ -357,19 +388,39 @@ mod tests {
     async fn a_pull_of_another_client_leaves_no_debt() {
         let limit = mk_limited(None);
         assert_eq!(limit.received(u64::MAX, None), None);
-        limit.set_others_pull(true);
+        let first = limit.yield_to_others();
         let after = |seconds| Some(Instant::now() + Duration::from_secs(seconds));
         assert_eq!(limit.received(60 * SLOW, None), after(60));
-        limit.set_others_pull(true);
+        let second = limit.yield_to_others();
         assert_eq!(limit.received(SLOW, None), after(61));
-        limit.set_others_pull(false);
+        drop(first);
+        assert_eq!(limit.received(SLOW, None), after(62));
+        drop(second);
         assert_eq!(limit.received(SLOW, None), None);
         // A lower limit stays in force.
         let limit = mk_limited(Some(PullRate::LEAST));
-        limit.set_others_pull(true);
+        let _yielding = limit.yield_to_others();
         assert_eq!(
             limit.received(10 * PullRate::LEAST.bytes(), None),
             after(10)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn yielding_to_others_is_logged_once() {
+        let log = CapturedLog::start();
+        let limit = mk_limited(None);
+        let first = limit.yield_to_others();
+        let second = limit.yield_to_others();
+        drop(first);
+        assert_eq!(
+            log.lines(),
+            ["INFO pulls slowed down, because another client pulls rate=1.0 MiB/s"]
+        );
+        drop(second);
+        assert_eq!(
+            log.lines(),
+            ["INFO pulls no longer slowed down, because no other client pulls"]
         );
     }
 
@@ -443,7 +494,7 @@ mod tests {
             options.pressure.root = root.path().to_owned();
             let slowdowns = options.slowdowns.clone();
             let limit = RateLimit::new(options);
-            limit.set_others_pull(others_pull);
+            let _yielding = others_pull.then(|| limit.yield_to_others());
             assert!(limit.received(SLOW, own) > Some(now), "{expected:?}");
             for by in SlowedBy::ALL {
                 let waits = slowdowns.time(by) > Duration::ZERO;
