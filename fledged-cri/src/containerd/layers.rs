@@ -50,21 +50,24 @@ pub(super) struct Outcome {
 impl Outcome {
     /// A layer is left to the runtime, for this reason.
     fn leave(&self, layer: &Blob, why: &str) {
+        self.leave_as(layer, why, why.to_owned());
+    }
+
+    /// A layer is left to the runtime. `why` is for the log, `reported` for a status.
+    fn leave_as(&self, layer: &Blob, why: &str, reported: String) {
         tracing::debug!(digest = %layer.digest, why, "layer left to the runtime");
         // The first one is reported.
-        let _ = self.left.set(why.to_owned());
+        let _ = self.left.set(reported);
     }
 
     /// A layer is left to the runtime, because of this failure. What others have written does not become part of a
     /// status.
     fn failed(&self, layer: &Blob, failure: &Failure) {
-        let text = redact(&failure.message, &[]);
-        tracing::debug!(digest = %layer.digest, failure = text, "layer not fetched");
         if failure.reason == Reason::ConnectionFailed {
             self.is_unreachable.store(true, Ordering::Relaxed);
         }
-        let why = format!("{}: the log has the details", failure.reason);
-        self.leave(layer, &why);
+        let reported = format!("{}: the log has the details", failure.reason);
+        self.leave_as(layer, &redact(&failure.message, &[]), reported);
     }
 
     /// What fetched the layers.
@@ -309,5 +312,33 @@ async fn next_chunk(
             chunk = &mut next => return Ok(chunk),
             answered = ingest.answer() => answered?,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::captured_log::CapturedLog;
+    use crate::registry::sha256;
+
+    #[test]
+    fn the_log_has_the_details_of_a_layer_that_is_left() {
+        let log = CapturedLog::start();
+        let layer = Blob {
+            digest: Digest::parse(&sha256(b"layer")).unwrap(),
+            size: 5,
+            urls: Vec::new(),
+        };
+        let outcome = Outcome::default();
+        let failure = Failure::new(Reason::RegistryError, "r.lan refuses the blob: 500");
+        outcome.failed(&layer, &failure);
+        let lines = log.lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].ends_with(r#" why="r.lan refuses the blob: 500""#),
+            "{lines:?}"
+        );
+        let reported = PulledVia::Runtime("RegistryError: the log has the details".to_owned());
+        assert_eq!(outcome.via(), reported);
     }
 }
