@@ -96,7 +96,7 @@ fn endpoint(
     let trust = Trust::read(&entry, authorities, verify)?;
     Ok(Endpoint {
         name: if is_mirror {
-            format!("{}, a mirror of {name},", address.host)
+            format!("the mirror {} of {name}", address.host)
         } else {
             name.clone()
         },

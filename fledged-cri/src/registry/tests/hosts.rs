@@ -386,6 +386,29 @@ async fn the_most_relevant_failure_of_all_hosts_is_reported() {
 }
 
 #[tokio::test]
+async fn failures_name_a_mirror_and_its_registry() {
+    let refusing = Fake::start(|_, _| Answer::new(403, "")).await;
+    for (addr, expected) in [
+        (
+            "127.0.0.1:1",
+            "cannot reach the mirror 127.0.0.1:1 of r.lan: ",
+        ),
+        (
+            &*refusing.addr,
+            &*format!(
+                "the mirror {} of r.lan refuses the manifest: 403",
+                refusing.addr
+            ),
+        ),
+    ] {
+        let toml = format!("server = \"\"\n[host.\"http://{addr}\"]\n");
+        let dir = HostsDir::new("r.lan", &[("hosts.toml", &toml)]);
+        let failure = probe(dir.options(), "r.lan", None).await.unwrap_err();
+        assert!(failure.message.starts_with(expected), "{failure}");
+    }
+}
+
+#[tokio::test]
 async fn without_a_host_that_resolves_nothing_is_pulled() {
     let toml = "server = \"http://127.0.0.1:1\"\ncapabilities = [\"pull\"]";
     let dir = HostsDir::new("r.lan", &[("hosts.toml", toml)]);
