@@ -6,7 +6,7 @@ mod disk_checks;
 mod kubelet_checks;
 mod registry_checks;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fledged_cri::inspection::{Inspection, Unread};
 use fledged_cri::target::{DetectError, RuntimeUri};
@@ -23,16 +23,13 @@ enum DoctorError {
     #[error("{0} is an image layout without a daemon; node doctor reads a container runtime")]
     Layout(RuntimeUri),
     /// `--root` is no directory.
-    #[error("--root {0} is not a directory")]
-    Root(String),
+    #[error("--root {}: {problem}", .root.display())]
+    Root { root: PathBuf, problem: String },
 }
 
 pub(super) async fn doctor(args: DoctorArgs) -> Result<Exit, CommandError> {
     let bad_input = |error| CommandError::part(Exit::BadInput, error);
-    if !args.root.is_dir() {
-        let root = args.root.display().to_string();
-        return Err(bad_input(DoctorError::Root(root)));
-    }
+    check_root(&args.root).map_err(bad_input)?;
     let inspection = match args.runtime.runtime {
         Some(uri @ RuntimeUri::Oci(_)) => return Err(bad_input(DoctorError::Layout(uri))),
         Some(uri) => Inspection::read(Some(&uri), &args.root).await,
@@ -44,6 +41,18 @@ pub(super) async fn doctor(args: DoctorArgs) -> Result<Exit, CommandError> {
         OutputFormat::Table => print(&report.text())?,
     }
     Ok(report.exit())
+}
+
+fn check_root(root: &Path) -> Result<(), DoctorError> {
+    let problem = match std::fs::metadata(root) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => "it is not a directory".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(DoctorError::Root {
+        root: root.to_owned(),
+        problem,
+    })
 }
 
 /// With the runtime of this machine. Several runtimes are bad input: the user has to choose.
@@ -94,6 +103,26 @@ mod tests {
 
     use super::*;
     use crate::doctor::{Verdict, has_each_category_once};
+
+    #[test]
+    fn a_root_that_is_no_directory_is_named_with_its_flag() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        for (root, expected) in [
+            (file.path(), format!("--root {path}: it is not a directory")),
+            (
+                &file.path().join("x"),
+                format!("--root {path}/x: Not a directory (os error 20)"),
+            ),
+            (
+                "/nope".as_ref(),
+                "--root /nope: No such file or directory (os error 2)".to_owned(),
+            ),
+        ] {
+            assert_eq!(check_root(root).unwrap_err().to_string(), expected);
+        }
+        assert!(check_root("/".as_ref()).is_ok());
+    }
 
     #[test]
     fn every_check_is_shown_once_in_the_order_of_categories() {
