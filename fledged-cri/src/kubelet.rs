@@ -130,6 +130,18 @@ pub(crate) fn processes(root: &Path) -> Vec<Process> {
     found
 }
 
+/// Whether any process can be seen, of any user. The root of another machine may have no `/proc`, or an empty one.
+#[cfg(all(feature = "cri", feature = "oci"))]
+pub(crate) fn sees_processes(root: &Path) -> bool {
+    let folder = below(root, "/proc").and_then(fs::read_dir);
+    let mut names = folder.into_iter().flatten().flatten();
+    names.any(|entry| {
+        let name = entry.file_name();
+        name.to_str()
+            .is_some_and(|name| name.parse::<u64>().is_ok())
+    })
+}
+
 /// The value of `--flag=value` or `--flag value`.
 pub(crate) fn flag<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     let mut rest = arguments.iter();

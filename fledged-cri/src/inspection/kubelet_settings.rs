@@ -11,7 +11,9 @@ use fledged_core::model::{ByteSize, GoDuration};
 use serde_json::Value;
 
 use super::{FILE_MAX, Fact, Unread};
-use crate::kubelet::{CONFIG, CONFIG_FLAG, Process, embeds_kubelet, flag, processes};
+use crate::kubelet::{
+    CONFIG, CONFIG_FLAG, Process, embeds_kubelet, flag, processes, sees_processes,
+};
 use crate::node_path::below;
 use crate::text_file::read_utf8;
 
@@ -86,8 +88,8 @@ impl InvalidSetting {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct KubeletSettings {
-    /// Whether a kubelet runs, or only its configuration file is here.
-    pub running: bool,
+    /// Whether a kubelet runs. If not, only its configuration file was found: why.
+    pub process: Fact<()>,
     /// The configuration file; `None` if the kubelet runs without one.
     pub file: Option<PathBuf>,
     /// The flags that set some of these values, and take precedence over the file.
@@ -112,7 +114,7 @@ impl Default for KubeletSettings {
     /// The kubelet's defaults on Linux.
     fn default() -> Self {
         Self {
-            running: true,
+            process: Ok(()),
             file: None,
             flags: Vec::new(),
             image_gc_high_threshold_percent: 85,
@@ -139,11 +141,19 @@ pub(super) fn read(root: &Path) -> Fact<KubeletSettings> {
             return of_process(root, &process);
         }
     }
+    let not_found = if sees_processes(root) {
+        Unread::new("no kubelet runs here")
+    } else {
+        let root = root.display();
+        Unread::new(format!(
+            "no process below {root} can be seen, so none of a kubelet"
+        ))
+    };
     let file = Path::new(CONFIG);
     match read_file(root, file) {
         Ok(config) => {
             let mut settings = KubeletSettings {
-                running: false,
+                process: Err(not_found),
                 file: Some(file.to_owned()),
                 ..KubeletSettings::default()
             };
@@ -152,7 +162,7 @@ pub(super) fn read(root: &Path) -> Fact<KubeletSettings> {
             Ok(settings)
         }
         Err(FileError::Missing) => Err(Unread::new(format!(
-            "no kubelet runs here, and there is no {CONFIG}"
+            "{not_found}, and there is no {CONFIG}"
         ))),
         Err(FileError::Unread(unread)) => Err(unread),
     }
@@ -229,7 +239,7 @@ fn read_file(root: &Path, file: &Path) -> Result<Value, FileError> {
     parse(&text).map_err(|problem| FileError::Unread(Unread::file(file, problem)))
 }
 
-/// The object of a KubeletConfiguration, or null, or what is wrong with the text.
+/// The object of a KubeletConfiguration, or what is wrong with the text.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
     let config: Value = match serde_json::from_str(text) {
         Ok(config) => config,
@@ -240,7 +250,8 @@ pub(super) fn parse(text: &str) -> Result<Value, String> {
         })?,
     };
     match config {
-        Value::Object(_) | Value::Null => Ok(config),
+        Value::Object(_) => Ok(config),
+        Value::Null => Err("it is empty".to_owned()),
         _ => Err("it is not a KubeletConfiguration".to_owned()),
     }
 }
@@ -554,7 +565,7 @@ mod tests {
             ("etc/kubelet.d/README", ":"),
         ])
         .unwrap();
-        assert!(found.running);
+        assert_eq!(found.process, Ok(()));
         assert_eq!(found.file.as_deref(), Some(Path::new("/etc/kubelet.yaml")));
         assert_eq!(found.image_gc_high_threshold_percent, 90);
         assert!(found.has_flag("--image-gc-high-threshold"));
@@ -571,7 +582,12 @@ mod tests {
         assert_eq!(found, KubeletSettings::default());
         let config = "maxParallelImagePulls: 5\nevictionHard:\n  memory.available: 1Gi\n";
         let found = settings(&[("var/lib/kubelet/config.yaml", config)]).unwrap();
-        assert!(!found.running && !found.serialize_image_pulls);
+        let unseen = found.process.unwrap_err().to_string();
+        assert!(
+            unseen.contains("can be seen, so none of a kubelet"),
+            "{unseen}"
+        );
+        assert!(!found.serialize_image_pulls);
         assert_eq!(found.image_eviction, None, "one threshold replaces all");
         let config = format!("{config}mergeDefaultEvictionSettings: true\n");
         let found = settings(&[("var/lib/kubelet/config.yaml", &config)]).unwrap();
@@ -581,7 +597,19 @@ mod tests {
     #[test]
     fn unread_settings_name_the_file() {
         for (files, words) in [
-            (vec![], "no kubelet runs here"),
+            (vec![], "no process below /"),
+            (
+                vec![("proc/1/cmdline", "init\0")],
+                "no kubelet runs here, and there is no /var/lib/kubelet/config.yaml",
+            ),
+            (
+                vec![("var/lib/kubelet/config.yaml", "")],
+                "cannot read /var/lib/kubelet/config.yaml: it is empty",
+            ),
+            (
+                vec![("var/lib/kubelet/config.yaml", "---\n# nothing\n")],
+                "cannot read /var/lib/kubelet/config.yaml: it is empty",
+            ),
             (
                 vec![("proc/12/cmdline", "kubelet\0--config=/etc/missing.yaml\0")],
                 "there is no /etc/missing.yaml",

@@ -18,7 +18,10 @@ const CPU_PRESSURE: f64 = 50.0;
 
 /// The kubelet that deletes images and evicts pods.
 fn running(kubelet: &Fact<KubeletSettings>) -> Option<&KubeletSettings> {
-    kubelet.as_ref().ok().filter(|kubelet| kubelet.running)
+    kubelet
+        .as_ref()
+        .ok()
+        .filter(|kubelet| kubelet.process.is_ok())
 }
 
 pub(super) fn space(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) -> Finding {
@@ -86,8 +89,8 @@ pub(super) fn eviction(disk: &Fact<ImageDisk>, kubelet: &Fact<KubeletSettings>) 
         (Ok(disk), Ok(kubelet)) => (disk, kubelet),
         (Err(unread), _) | (_, Err(unread)) => return Finding::skipped(check, unread),
     };
-    if !kubelet.running {
-        return Finding::skipped(check, Unread::new("no kubelet runs here"));
+    if let Err(unread) = &kubelet.process {
+        return Finding::skipped(check, unread);
     }
     let (Some(available), Some(capacity)) = (disk.usage.available, disk.usage.capacity) else {
         let unread = Unread::new(format!("the size of {} is not known", disk.usage.path));
@@ -240,7 +243,7 @@ mod tests {
             "{finding:?}"
         );
         let mut stopped = KubeletSettings::default();
-        stopped.running = false;
+        stopped.process = Err(Unread::new("no kubelet runs here"));
         let stopped = Ok(stopped);
         assert_eq!(space(&disk(15), &stopped).result, Verdict::Advice);
         assert_eq!(eviction(&disk(14), &stopped).result, Verdict::Skipped);

@@ -62,16 +62,15 @@ pub(super) fn settings(kubelet: &Fact<KubeletSettings>) -> Finding {
         [] => String::new(),
         flags => format!(", and sets {} by flag", flags.join(", ")),
     };
-    let found = if kubelet.running {
-        format!("a kubelet runs with {file}{flags}")
-    } else {
-        format!("no kubelet runs here; read from {file}")
+    let found = match &kubelet.process {
+        Ok(()) => format!("a kubelet runs with {file}{flags}"),
+        Err(unread) => format!("{unread}; read from {file}"),
     };
     if kubelet.invalid.is_empty() {
         return Finding::ok(check, found);
     }
     let invalid: Vec<String> = kubelet.invalid.iter().map(ToString::to_string).collect();
-    let cost = if kubelet.running {
+    let cost = if kubelet.process.is_ok() {
         "the kubelet uses the values it started with, and does not start again with these"
     } else {
         "the kubelet does not start"
@@ -264,6 +263,19 @@ mod tests {
         assert_eq!(finding.result, Verdict::Ok);
         assert!(finding.found.contains("at most 4"), "{finding:?}");
     }
+
+    #[test]
+    fn a_kubelet_that_is_not_seen_is_not_claimed_absent() {
+        let mut kubelet = kubelet();
+        kubelet.process = Err(Unread::new("no process below /mnt can be seen"));
+        let finding = settings(&Ok(kubelet));
+        assert_eq!(finding.result, Verdict::Ok);
+        assert_eq!(
+            finding.found,
+            "no process below /mnt can be seen; read from /var/lib/kubelet/config.yaml"
+        );
+    }
+
     #[test]
     fn an_invalid_value_is_no_setting() {
         let mut kubelet = kubelet();
