@@ -28,7 +28,8 @@ pub(crate) fn read_utf8(path: &Path, max: u64) -> io::Result<String> {
     })
 }
 
-fn read_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+/// As [`read_text`], of any bytes.
+pub(crate) fn read_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     // A FIFO without a writer would block the open.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new()

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::FILE_MAX;
 use crate::node_path::below;
-use crate::registry::hosts_problem;
-use crate::text_file::read_utf8;
+use crate::registry::{HostsFileProblem, check_hosts_file};
+use crate::text_file::{read_bytes, read_utf8};
 
 /// Most folders of registries that are read in one directory.
 const FOLDERS_MAX: usize = 1000;
@@ -20,10 +20,12 @@ pub struct HostsFolders {
     pub found: Vec<PathBuf>,
     /// The directories that do not exist.
     pub missing: Vec<PathBuf>,
-    /// The names of the folders with a valid `hosts.toml`, without duplicates.
+    /// The names of the folders with a `hosts.toml` that can be used, without duplicates.
     pub registries: Vec<String>,
     /// Directories and files that cannot be read or are invalid.
     pub problems: Vec<HostsProblem>,
+    /// Valid `hosts.toml` files that name certificate files that cannot be used.
+    pub certificates: Vec<HostsProblem>,
 }
 
 /// A directory or a `hosts.toml` that cannot be used.
@@ -97,10 +99,18 @@ fn read_registry(root: &Path, dir: &Path, name: String, folders: &mut HostsFolde
         }
     };
     let folder = dir.join(&name);
-    match hosts_problem(&folder, &file, &text) {
-        Some(problem) => folders.problems.push(HostsProblem::new(file, problem)),
-        None if folders.registries.contains(&name) => {}
-        None => folders.registries.push(name),
+    let read = |path: &Path| below(root, path).and_then(|path| read_bytes(&path, FILE_MAX));
+    match check_hosts_file(&folder, &file, &text, read) {
+        Err(HostsFileProblem::Text(problem)) => {
+            folders.problems.push(HostsProblem::new(file, problem));
+        }
+        Err(HostsFileProblem::Certificates(problems)) => {
+            let problems = problems.into_iter();
+            let problems = problems.map(|problem| HostsProblem::new(&file, problem));
+            folders.certificates.extend(problems);
+        }
+        Ok(()) if folders.registries.contains(&name) => {}
+        Ok(()) => folders.registries.push(name),
     }
 }
 
@@ -134,5 +144,60 @@ mod tests {
             folders.problems[0].problem.starts_with("line 1: "),
             "{folders:?}"
         );
+    }
+
+    #[test]
+    fn certificate_files_of_hosts_files_are_checked() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("etc/certs.d/r.lan");
+        fs::create_dir_all(&folder).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["r.lan".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        for (name, text) in [
+            ("good.pem", &*certificate),
+            ("good.key", &*key.serialize_pem()),
+            ("text.pem", "no certificate"),
+        ] {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        // As below an absolute link of the node.
+        std::os::unix::fs::symlink("/etc/certs.d/r.lan/good.pem", folder.join("link.pem")).unwrap();
+        let read_with = |toml: &str| {
+            fs::write(folder.join("hosts.toml"), toml).unwrap();
+            read(root.path(), &["/etc/certs.d".into()])
+        };
+        let good = "ca = ['link.pem', '/etc/certs.d/r.lan/good.pem']\n\
+                    client = [['good.pem', 'good.key']]\n";
+        let folders = read_with(good);
+        assert_eq!(folders.registries, ["r.lan"], "{folders:?}");
+        for (toml, problem) in [
+            (
+                "[host.'https://m.lan:5000']\nca = 'none.pem'\n",
+                "host m.lan:5000, ca /etc/certs.d/r.lan/none.pem: No such file or directory",
+            ),
+            (
+                "ca = 'text.pem'\n",
+                "the registry itself, ca /etc/certs.d/r.lan/text.pem: it has no certificate in PEM form",
+            ),
+            (
+                "server = 'https://r.lan'\nclient = [['good.pem', 'good.pem']]\n",
+                "host r.lan, client /etc/certs.d/r.lan/good.pem: it has no private key in PEM form",
+            ),
+            (
+                "server = 'https://r.lan'\nclient = 'good.key'\n",
+                "host r.lan, client /etc/certs.d/r.lan/good.key: it has no certificate in PEM form",
+            ),
+        ] {
+            let folders = read_with(toml);
+            assert_eq!(
+                (&*folders.registries, &*folders.problems),
+                (&[][..], &[][..])
+            );
+            assert_eq!(folders.certificates.len(), 1, "{folders:?}");
+            let found = &folders.certificates[0];
+            assert_eq!(found.path, Path::new("/etc/certs.d/r.lan/hosts.toml"));
+            assert!(found.problem.starts_with(problem), "{found:?}");
+        }
     }
 }

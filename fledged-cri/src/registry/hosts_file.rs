@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 use toml::{Table, Value};
 
+#[cfg(feature = "cri")]
+use super::trust::PemKind;
 use crate::classify::redact;
 
 /// Longest `hosts.toml` that is read, in bytes.
@@ -84,6 +86,22 @@ impl HostEntry {
     pub(super) fn has_tls(&self) -> bool {
         !self.ca.is_empty() || !self.client.is_empty() || self.skip_verify.is_some()
     }
+
+    /// Each file, with the field that names it and what it must have.
+    #[cfg(feature = "cri")]
+    fn certificate_files(&self) -> Vec<(&'static str, &Path, PemKind)> {
+        let mut files: Vec<_> = self
+            .ca
+            .iter()
+            .map(|ca| ("ca", &**ca, PemKind::Certificate))
+            .collect();
+        for (certificate, key) in &self.client {
+            let key = key.as_ref().unwrap_or(certificate);
+            files.push(("client", certificate, PemKind::Certificate));
+            files.push(("client", key, PemKind::PrivateKey));
+        }
+        files
+    }
 }
 
 /// The hosts of a registry in the order in which they are tried, or none if no folder is for it.
@@ -153,10 +171,47 @@ fn certificate_files(folder: &Path) -> Result<HostEntry, HostsError> {
     Ok(entry)
 }
 
-/// What is invalid in the text of a `hosts.toml`.
+/// What is wrong with a `hosts.toml`.
 #[cfg(feature = "cri")]
-pub(crate) fn hosts_problem(folder: &Path, file: &Path, text: &str) -> Option<String> {
-    parse(folder, file, text).err().map(|error| error.problem)
+pub(crate) enum HostsFileProblem {
+    /// Its text is invalid.
+    Text(String),
+    /// Certificate files that it names cannot be used.
+    Certificates(Vec<String>),
+}
+
+/// Checks the text of a `hosts.toml`, and the certificate files that it names. `read` reads a file by its path on the node.
+///
+/// # Errors
+///
+/// What is wrong.
+#[cfg(feature = "cri")]
+pub(crate) fn check_hosts_file(
+    folder: &Path,
+    file: &Path,
+    text: &str,
+    read: impl Fn(&Path) -> std::io::Result<Vec<u8>>,
+) -> Result<(), HostsFileProblem> {
+    let entries = parse(folder, file, text);
+    let entries = entries.map_err(|error| HostsFileProblem::Text(error.problem))?;
+    let mut problems = Vec::new();
+    for entry in &entries {
+        let host = match &entry.address {
+            Some(address) => format!("host {}", address.host),
+            None => "the registry itself".to_owned(),
+        };
+        for (field, path, kind) in entry.certificate_files() {
+            let content = read(path).map_err(|error| error.to_string());
+            if let Err(problem) = content.and_then(|bytes| kind.check(&bytes)) {
+                let path = path.display();
+                problems.push(format!("{host}, {field} {path}: {problem}"));
+            }
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(HostsFileProblem::Certificates(problems)),
+    }
 }
 
 pub(super) fn parse(folder: &Path, file: &Path, text: &str) -> Result<Vec<HostEntry>, HostsError> {

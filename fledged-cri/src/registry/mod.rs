@@ -59,7 +59,7 @@ pub(crate) use rate_limit::RateOptions;
 pub(crate) use session::Session;
 #[cfg(feature = "cri")]
 pub(crate) use {
-    hosts_file::{CONTAINERD_CONFIG_DIR, hosts_problem},
+    hosts_file::{CONTAINERD_CONFIG_DIR, HostsFileProblem, check_hosts_file},
     probe::read_config,
 };
 

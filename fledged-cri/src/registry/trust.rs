@@ -52,8 +52,8 @@ impl Trust {
             Some((certificate, key)) => {
                 let chain = certificates(certificate)?;
                 let file = key.as_ref().unwrap_or(certificate);
-                let key = PrivateKeyDer::from_pem_slice(&read(file)?)
-                    .map_err(|_| HostsError::new(file, "it has no private key in PEM form"))?;
+                let key = private_key_in(&read(file)?);
+                let key = key.map_err(|problem| HostsError::new(file, problem))?;
                 Some((chain, key))
             }
         };
@@ -124,13 +124,44 @@ fn read(file: &Path) -> Result<Vec<u8>, HostsError> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, HostsError> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(file)?)
+    certificates_in(&read(file)?).map_err(|problem| HostsError::new(file, problem))
+}
+
+fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| HostsError::new(file, format!("its PEM is invalid: {error}")))?;
+        .map_err(|error| format!("its PEM is invalid: {error}"))?;
     if found.is_empty() {
-        return Err(HostsError::new(file, "it has no certificate in PEM form"));
+        return Err("it has no certificate in PEM form".to_owned());
     }
     Ok(found)
+}
+
+fn private_key_in(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| "it has no private key in PEM form".to_owned())
+}
+
+/// What a file in PEM form must have.
+#[cfg(feature = "cri")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PemKind {
+    Certificate,
+    PrivateKey,
+}
+
+#[cfg(feature = "cri")]
+impl PemKind {
+    /// Checks the content of a file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(super) fn check(self, pem: &[u8]) -> Result<(), String> {
+        match self {
+            Self::Certificate => certificates_in(pem).map(drop),
+            Self::PrivateKey => private_key_in(pem).map(drop),
+        }
+    }
 }
 
 /// The machine's authorities: those of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`. Read once. A

@@ -26,9 +26,15 @@ pub(super) fn config_path(
             .map(|dir| dir.display().to_string()),
     );
     if dirs.is_empty() {
+        let keys = old_keys(settings);
+        let instead = if keys.is_empty() {
+            "reaches registries directly".to_owned()
+        } else {
+            format!("reaches registries as {} say", keys.join(", "))
+        };
         return Finding::ok(
             check,
-            "config_path is not set: containerd uses no hosts.toml, and reaches registries directly",
+            format!("config_path is not set: containerd uses no hosts.toml, and {instead}"),
         );
     }
     if settings.images.config_path.is_empty() {
@@ -57,19 +63,29 @@ pub(super) fn hosts_files(hosts: &Fact<HostsFolders>) -> Finding {
         Ok(hosts) => hosts,
         Err(unread) => return Finding::skipped(check, unread),
     };
-    if hosts.problems.is_empty() {
+    if hosts.problems.is_empty() && hosts.certificates.is_empty() {
         let files = pluralised(hosts.registries.len(), "valid hosts.toml file");
         let names = joined(hosts.registries.iter().cloned());
         let separator = if names.is_empty() { "" } else { ": " };
         return Finding::ok(check, format!("{files}{separator}{names}"));
     }
-    let problems = hosts.problems.iter();
-    let problems =
-        problems.map(|problem| format!("{}: {}", problem.path.display(), problem.problem));
+    let (invalid, certificates) = (&hosts.problems, &hosts.certificates);
+    let problems = invalid.iter().chain(certificates);
+    let problems: Vec<String> = problems
+        .map(|problem| format!("{}: {}", problem.path.display(), problem.problem))
+        .collect();
+    let of_invalid = "containerd logs the error and pulls without that file: without its mirrors and certificates";
+    let of_certificates =
+        "containerd pulls nothing from a registry with a certificate file that it cannot use";
+    let cost = match (invalid.is_empty(), certificates.is_empty()) {
+        (false, true) => of_invalid.to_owned(),
+        (true, _) => of_certificates.to_owned(),
+        (false, false) => format!("{of_invalid}; {of_certificates}"),
+    };
     Finding::advice(
         check,
-        joined(problems),
-        "containerd logs the error and pulls without that file: without its mirrors and certificates",
+        joined(problems.into_iter()),
+        cost,
         "correct the file; containerd reads it at each pull",
     )
 }
@@ -80,17 +96,16 @@ pub(super) fn old_form(containerd: &Fact<ContainerdSettings>) -> Finding {
         Ok(settings) => settings,
         Err(unread) => return Finding::skipped(check, unread),
     };
-    let keys = &settings.images.old_registry_keys;
+    let keys = old_keys(settings);
     if keys.is_empty() {
         return Finding::ok(
             check,
             "registry.mirrors, registry.configs and registry.auths are not set",
         );
     }
-    let names: Vec<String> = keys.iter().map(|key| format!("registry.{key}")).collect();
     Finding::advice(
         check,
-        format!("of the form before hosts.toml: {}", names.join(", ")),
+        format!("of the form before hosts.toml: {}", keys.join(", ")),
         "deprecated since containerd 1.5, to be removed in 2.4; from 2.1 on, containerd pulls without its transfer service; mirrors and config_path together keep its CRI from starting; --pull-via auto has no effect",
         format!(
             "write a hosts.toml for each registry (containerd's docs/hosts.md), remove these settings, and {}",
@@ -101,6 +116,12 @@ pub(super) fn old_form(containerd: &Fact<ContainerdSettings>) -> Finding {
             )
         ),
     )
+}
+
+/// The settings of the form before `hosts.toml`.
+fn old_keys(settings: &ContainerdSettings) -> Vec<String> {
+    let keys = settings.images.old_registry_keys.iter();
+    keys.map(|key| format!("registry.{key}")).collect()
 }
 
 /// The first texts of a list, and how many more there are.
@@ -158,13 +179,26 @@ mod tests {
             let path = format!("/a/r{n}/hosts.toml");
             hosts.problems.push(HostsProblem::new(path, "line 1: bad"));
         }
-        let finding = hosts_files(&Ok(hosts));
+        let finding = hosts_files(&Ok(hosts.clone()));
         assert_eq!(finding.result, Verdict::Advice);
         assert!(
             finding.found.starts_with("/a/r0/hosts.toml: line 1: bad, "),
             "{finding:?}"
         );
         assert!(finding.found.ends_with("and 2 more"), "{finding:?}");
+        hosts.problems.clear();
+        let problem = HostsProblem::new("/a/r.lan/hosts.toml", "host m.lan, ca /ca.pem: none");
+        hosts.certificates.push(problem);
+        let finding = hosts_files(&Ok(hosts));
+        assert_eq!(finding.result, Verdict::Advice);
+        assert_eq!(
+            finding.found,
+            "/a/r.lan/hosts.toml: host m.lan, ca /ca.pem: none"
+        );
+        assert!(
+            finding.cost.unwrap().contains("pulls nothing from"),
+            "not that of an invalid file"
+        );
     }
 
     #[test]
@@ -172,6 +206,11 @@ mod tests {
         let mut settings = containerd(&[]).unwrap();
         assert_eq!(old_form(&Ok(settings.clone())).result, Verdict::Ok);
         settings.images.old_registry_keys = vec!["mirrors".to_owned(), "configs".to_owned()];
+        let path = config_path(&Ok(settings.clone()), &Ok(HostsFolders::default()));
+        assert_eq!(
+            path.found,
+            "config_path is not set: containerd uses no hosts.toml, and reaches registries as registry.mirrors, registry.configs say"
+        );
         let finding = old_form(&Ok(settings));
         assert_eq!(finding.result, Verdict::Advice);
         assert_eq!(
