@@ -260,6 +260,14 @@ pub(crate) enum ClusterError {
         /// The name.
         name: String,
     },
+    /// The server is none of Kubernetes.
+    #[error("{url} does not answer as a Kubernetes API server: {problem}")]
+    NotKubernetes {
+        /// The server.
+        url: String,
+        /// How it answers.
+        problem: String,
+    },
     /// The API server refused the request for another reason.
     #[error("cannot {request}: {problem}")]
     Refused {

@@ -72,7 +72,7 @@ pub(super) fn daemon_set(driver: Option<Driver>, daemon_sets: &Fact<Vec<DaemonSe
         ),
         (None, []) => Finding::skipped(
             check,
-            "not checked: neither a controller nor agents were found",
+            "not checked: neither a Deployment of a controller nor agents were found",
         ),
         (Some(Driver::Agents), []) => failed(
             "no DaemonSet of agents".to_owned(),
@@ -133,7 +133,7 @@ pub(super) fn on_nodes(
     if agents.is_empty() && driver.is_none() {
         return Finding::skipped(
             check,
-            "not checked: neither a controller nor agents were found",
+            "not checked: neither a Deployment of a controller nor agents were found",
         );
     }
     let (mut broken, mut missing, mut starting) = (Vec::new(), Vec::new(), 0_usize);

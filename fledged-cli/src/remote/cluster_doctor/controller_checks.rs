@@ -22,7 +22,12 @@ const LEASE_SECONDS: i32 = 15;
 /// How much longer than its validity a Lease may be unchanged: the leader tries again every two seconds.
 const LEASE_GRACE: i64 = 5;
 
-pub(super) fn deployment(deployments: &Fact<Vec<Deployment>>, pods: &Fact<Vec<Pod>>) -> Finding {
+/// `lease` is the one that its holder renews.
+pub(super) fn deployment(
+    deployments: &Fact<Vec<Deployment>>,
+    pods: &Fact<Vec<Pod>>,
+    lease: Option<&Lease>,
+) -> Finding {
     let check = checks::CONTROLLER_DEPLOYMENT;
     let failed =
         |found: String, remedy: String| Finding::advice(check, found, COST, remedy).into_failed();
@@ -30,6 +35,14 @@ pub(super) fn deployment(deployments: &Fact<Vec<Deployment>>, pods: &Fact<Vec<Po
         Ok(deployments) => of_component(deployments, Component::Controller),
         Err(unread) => return Finding::skipped(check, unread),
     };
+    if let ([], Some(lease)) = (deployments.as_slice(), lease) {
+        let found = format!(
+            "no Deployment of a controller, but {} renews {}: a controller runs elsewhere, as in fledged demo",
+            holder(lease).unwrap_or_default(),
+            full_name(lease),
+        );
+        return Finding::ok(check, found);
+    }
     if deployments.is_empty() {
         let remedy =
             "install the operator: docs/install.md; --operator-namespace names its namespace";
@@ -244,7 +257,21 @@ mod tests {
     }
 
     fn judge_deployments(all: Vec<Deployment>) -> Finding {
-        deployment(&Ok(all), &Ok(Vec::new()))
+        deployment(&Ok(all), &Ok(Vec::new()), None)
+    }
+
+    #[test]
+    fn a_renewed_lease_stands_for_a_missing_deployment() {
+        let renewed = mk_lease("kube-fledged", "demo", "2026-01-01T00:09:58Z");
+        let judge = |all: Vec<Deployment>| deployment(&Ok(all), &Ok(Vec::new()), Some(&renewed));
+        let finding = judge(Vec::new());
+        assert_eq!(finding.result, Verdict::Ok, "{finding:?}");
+        let text = "no Deployment of a controller, but demo renews kube-fledged/kubefledged-controller: \
+                    a controller runs elsewhere, as in fledged demo";
+        assert_eq!(finding.found, text);
+        // The Deployment that exists is judged.
+        let scaled = mk_controller(|d| d["spec"]["replicas"] = 0.into());
+        assert_eq!(judge(vec![scaled]).result, Verdict::Failed);
     }
 
     #[test]
@@ -295,7 +322,7 @@ mod tests {
         });
         let pods = Ok(vec![serde_json::from_value(pod).unwrap()]);
         let broken = mk_controller(|d| d["status"] = json!({}));
-        let finding = deployment(&Ok(vec![broken]), &pods);
+        let finding = deployment(&Ok(vec![broken]), &pods, None);
         assert!(
             finding.found.ends_with("state.waiting: ErrImagePull"),
             "{finding:?}"

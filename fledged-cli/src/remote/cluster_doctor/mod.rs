@@ -296,7 +296,11 @@ fn findings(
         definition_checks::definition(checks::CRD_IMAGE_CACHES, found_caches, &caches),
         definition_checks::definition(checks::CRD_NODE_IMAGE_CACHES, found_records, &records),
         definition_checks::stored_versions([found_caches, found_records]),
-        controller_checks::deployment(&state.deployments, &state.pods),
+        controller_checks::deployment(
+            &state.deployments,
+            &state.pods,
+            lease.as_ref().ok().copied().flatten(),
+        ),
         controller_checks::lease(&state.leases, state.now),
         agent_checks::daemon_set(driver, &state.daemon_sets),
         agent_checks::on_nodes(driver, &state.nodes, &state.pods, state.now),

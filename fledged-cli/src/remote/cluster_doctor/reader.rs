@@ -92,11 +92,19 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// The API server does not answer, or refuses the credentials.
+    /// The API server does not answer, is another server, or refuses the credentials.
     pub(super) async fn server(&self) -> Result<ServerAnswer, ClusterError> {
-        let failed = |error: &kube::Error| {
-            let request = request("get", "/version", None, None);
-            ClusterError::of(request, &self.url, error)
+        let not_kubernetes = |problem: &dyn std::fmt::Display| ClusterError::NotKubernetes {
+            url: self.url.clone(),
+            problem: format!("its answer to /version is no version: {problem}"),
+        };
+        let failed = |error: &kube::Error| match error {
+            // Every API server has a version.
+            kube::Error::Api(status) if status.code == 404 => not_kubernetes(&problem(error)),
+            error => {
+                let request = request("get", "/version", None, None);
+                ClusterError::of(request, &self.url, error)
+            }
         };
         let request = Request::get("/version").body(Body::empty());
         let request = request.map_err(|error| failed(&kube::Error::HttpError(error)))?;
@@ -104,8 +112,11 @@ impl Reader {
         let (parts, body) = response.map_err(|error| failed(&error))?.into_parts();
         let received = Timestamp::now();
         let body = body.collect_bytes().await.map_err(|error| failed(&error))?;
-        let version = serde_json::from_slice(&body)
-            .map_err(|error| failed(&kube::Error::SerdeError(error)))?;
+        let version: Info =
+            serde_json::from_slice(&body).map_err(|error| not_kubernetes(&error))?;
+        if version.git_version.is_empty() {
+            return Err(not_kubernetes(&"gitVersion is missing"));
+        }
         Ok(ServerAnswer {
             version,
             date: date(&parts.headers),
@@ -304,6 +315,25 @@ pub(super) mod tests {
         let expected = Some("1994-11-06T08:49:37Z".to_owned());
         assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), expected);
         assert_eq!(of("soon"), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_without_a_version_is_none_of_kubernetes() {
+        for (code, body, problem) in [
+            (404, "{}", "HTTP status 404 Not Found (404)"),
+            (200, "\"hello\"", "invalid type: string"),
+            (200, "{}", "gitVersion is missing"),
+        ] {
+            let body: Value = serde_json::from_str(body).unwrap_or_default();
+            let mut reader = mk_reader(move |_, _| (code, body.clone()));
+            reader.client = bounded(&reader.client, REQUEST_LIMIT);
+            let error = reader.server().await.unwrap_err().to_string();
+            let expected = "https://a:6443 does not answer as a Kubernetes API server: its answer to /version is no version: ";
+            let found = error
+                .strip_prefix(expected)
+                .unwrap_or_else(|| panic!("{error}"));
+            assert!(found.starts_with(problem), "{error}");
+        }
     }
 
     #[test]
