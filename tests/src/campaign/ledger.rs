@@ -58,7 +58,8 @@ struct NodeLedger {
     listed: BTreeSet<String>,
     /// References that were not wanted at some time since the last convergence.
     unwanted: BTreeSet<String>,
-    /// References of caches that were deleted with `Retain`: they may stay.
+    /// References of caches that were deleted with `Retain`: they may stay until everything converges while another
+    /// cache lists them. A controller may not have seen a spec before, which was replaced within a moment.
     released: BTreeSet<String>,
     /// References that the campaign has removed since the last convergence.
     taken: BTreeSet<String>,
@@ -191,9 +192,8 @@ impl Ledger {
                 .unwanted
                 .extend(ledger.listed.difference(&certain).cloned());
             if CACHES[cache].1.contains(&node) {
-                ledger.released.extend(left.difference(&wanted).cloned());
+                ledger.released.extend(left.iter().cloned());
             }
-            ledger.released.retain(|image| !wanted.contains(image));
         }
     }
 
@@ -206,6 +206,7 @@ impl Ledger {
             let wanted = self.wanted(node);
             let ledger = &mut self.nodes[node];
             ledger.unwanted = ledger.listed.difference(&wanted).cloned().collect();
+            ledger.released.retain(|image| !wanted.contains(image));
             ledger.taken.clear();
             ledger.removals.clear();
         }
@@ -368,6 +369,22 @@ mod tests {
         ledger.observe(0, held(&[("a", "1")]), vec!["2".to_owned()]);
         assert_eq!(ledger.counts.ordered_removals, 1);
         assert!(ledger.violations.is_empty());
+    }
+
+    #[test]
+    fn a_spec_that_was_replaced_at_once_may_not_have_been_seen() {
+        let mut ledger = wanting(&["a"]);
+        let held = || held(&[("a", "1"), ("b", "2")]);
+        ledger.observe(0, held(), Vec::new());
+        ledger.request(1, &Request::Delete { purge: false }, BTreeSet::new());
+        edit(&mut ledger, &["a", "b"]);
+        edit(&mut ledger, &["b"]);
+        // As "a" was left to the node, and nothing may have listed it since.
+        assert_eq!(ledger.to_remove(0), BTreeSet::new());
+        edit(&mut ledger, &["a", "b"]);
+        ledger.settle();
+        edit(&mut ledger, &["b"]);
+        assert_eq!(ledger.to_remove(0), BTreeSet::from(["a".to_owned()]));
     }
 
     #[test]
