@@ -233,7 +233,7 @@ async fn a_part_that_stalls_is_requested_again() {
         })
         .await
     };
-    let connections = NonZeroUsize::new(4).unwrap();
+    let connections = ConnectionLimit::new(4).unwrap();
     let connections = Connections::with_part(connections, limited(None), PART);
     let connections = connections.stalled_after(Duration::from_millis(200));
     let limit = SharedPullLimit::default();
