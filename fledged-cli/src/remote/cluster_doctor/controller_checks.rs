@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewed_lease_stands_for_a_missing_deployment() {
+    fn a_renewed_lease_is_enough_without_a_deployment() {
         let renewed = mk_lease("kube-fledged", "demo", "2026-01-01T00:09:58Z");
         let judge = |all: Vec<Deployment>| deployment(&Ok(all), &Ok(Vec::new()), Some(&renewed));
         let finding = judge(Vec::new());
