@@ -120,10 +120,10 @@ impl RateLimit {
         match (before, state.yielding) {
             (0, 1) => {
                 let rate = per_second(SLOW);
-                tracing::info!(%rate, "pulls slowed down, because another client pulls");
+                tracing::info!(%rate, "pulls slowed down for a pull of another client");
             }
             (1, 0) => {
-                tracing::info!("pulls no longer slowed down, because no other client pulls");
+                tracing::info!("pulls no longer slowed down for a pull of another client");
             }
             _ => return,
         }
@@ -415,12 +415,12 @@ mod tests {
         drop(first);
         assert_eq!(
             log.lines(),
-            ["INFO pulls slowed down, because another client pulls rate=1.0 MiB/s"]
+            ["INFO pulls slowed down for a pull of another client rate=1.0 MiB/s"]
         );
         drop(second);
         assert_eq!(
             log.lines(),
-            ["INFO pulls no longer slowed down, because no other client pulls"]
+            ["INFO pulls no longer slowed down for a pull of another client"]
         );
     }
 
