@@ -11,6 +11,7 @@ mod blob_download;
 mod challenge;
 mod client;
 mod connection_limit;
+mod connections;
 mod digest;
 mod endpoint;
 #[cfg(any(test, feature = "test-util"))]
@@ -46,7 +47,7 @@ pub use probe::Probe;
 
 #[cfg(feature = "cri")]
 pub(crate) use blob_download::{BlobDownload, FirstPart};
-pub(crate) use blob_download::{Connections, Downloads};
+pub(crate) use connections::{Connections, Downloads};
 pub(crate) use digest::Digester;
 #[cfg(any(test, feature = "cri", feature = "test-util"))]
 pub(crate) use digest::sha256;

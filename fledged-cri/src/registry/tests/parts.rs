@@ -9,7 +9,8 @@ use fledged_core::error::{Failure, Reason};
 use fledged_core::model::{ByteSize, CacheId, Digest, PullLimit};
 use fledged_core::port::{ProgressSink, SharedPullLimit};
 
-use super::super::blob_download::{BlobDownload, Connections, Downloads};
+use super::super::blob_download::BlobDownload;
+use super::super::connections::{Connections, Downloads};
 use super::super::fake::{Answer, Asked, Fake};
 use super::super::manifest::Blob;
 use super::super::meter::Meter;
