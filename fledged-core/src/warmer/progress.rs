@@ -45,6 +45,8 @@ pub struct ImageProgress {
     counted: ByteSize,
     /// The message of the last failed attempt of the current round.
     last_failure: Option<String>,
+    /// Whether an attempt of the current round has received wrong content.
+    mismatched: bool,
     /// Number of failed rounds in a row.
     pub failed_rounds: u32,
     /// Number of times in a row that the image disappeared soon after it was cached.
@@ -80,6 +82,7 @@ impl ImageProgress {
             received: ByteSize::ZERO,
             counted: ByteSize::ZERO,
             last_failure: None,
+            mismatched: false,
             failed_rounds: 0,
             evictions: 0,
             cached_at: None,
@@ -171,6 +174,7 @@ impl ImageProgress {
             self.report.attempts = 0;
             self.extensions = 0;
             self.last_failure = None;
+            self.mismatched = false;
             self.start_round(now);
             // The reason why an image is pulled again stays in the report during the pull.
             if self.report.reason != Some(Reason::Evicted) {
@@ -205,7 +209,10 @@ impl ImageProgress {
         let message = self.message_for(failure, present);
         self.last_failure = Some(message.clone());
         self.explain(failure.reason, message);
-        if failure.class().is_transient() {
+        // Wrong content is fetched once more, because a connection may have damaged it. After that, it is the registry's.
+        let is_mismatch = failure.reason == Reason::DigestMismatch;
+        let is_wrong_again = is_mismatch && std::mem::replace(&mut self.mismatched, is_mismatch);
+        if failure.class().is_transient() && !is_wrong_again {
             let delay = backoff.within_round(failure, self.report.attempts, rng);
             let due = after(now, delay);
             if self.round_ends().is_some_and(|end| due < end) {

@@ -410,6 +410,28 @@ fn a_failed_refresh_mentions_the_earlier_copy() {
 }
 
 #[test]
+fn wrong_content_is_fetched_once_more_in_a_round() {
+    let image = mk_present("a").with_deadline(10 * MINUTE);
+    let (mut node, _) = TestNode::warmed(1, vec![image], &[]);
+    for _ in 0..2 {
+        node.failed("a", Reason::DigestMismatch);
+        assert_eq!(node.report("a").phase, ImagePhase::BackingOff);
+        // Another failure between does not count.
+        node.until_pull(&[]);
+        node.failed("a", Reason::RegistryError);
+        node.until_pull(&[]);
+        node.failed("a", Reason::DigestMismatch);
+        let report = node.report("a");
+        assert_eq!(
+            (report.phase, report.reason, report.attempts),
+            (ImagePhase::Failed, Some(Reason::DigestMismatch), 3)
+        );
+        // The next round begins anew.
+        node.until_pull(&[]);
+    }
+}
+
+#[test]
 fn a_pull_that_receives_bytes_gets_another_deadline() {
     let image = mk_present("a").with_deadline(MINUTE);
     let (mut node, _) = TestNode::warmed(1, vec![image], &[]);
