@@ -87,7 +87,7 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// [`Reason::TooManyRequests`].
+/// [`Reason::TooManyRequests`], or [`Reason::DigestMismatch`] for a layer whose content is wrong.
 pub(super) async fn fetch(
     downloads: &Downloads,
     target: &Target<'_>,
@@ -131,7 +131,15 @@ pub(super) async fn fetch(
             }
             let length = layer.size.saturating_sub(ingest.offset());
             match fetch_layer(downloads, target.content, layer, ingest).await {
-                Err(failure) if failure.reason == Reason::TooManyRequests => Err(failure),
+                // containerd would get the same content, or come too early.
+                Err(failure)
+                    if matches!(
+                        failure.reason,
+                        Reason::TooManyRequests | Reason::DigestMismatch
+                    ) =>
+                {
+                    Err(failure)
+                }
                 Err(failure) => {
                     outcome.failed(layer, &failure);
                     Ok(())
@@ -245,8 +253,9 @@ async fn fetch_layer(
     layer: &Blob,
     mut ingest: Ingest,
 ) -> Result<(), Failure> {
+    let session = &downloads.session;
     loop {
-        let resumed = ingest.offset() > 0;
+        let offset = ingest.offset();
         let appended = append(downloads, layer, &mut ingest).await;
         if let Err(failure) = appended {
             // The registry has another length for the layer: what it has sent so far is not to be continued.
@@ -259,12 +268,14 @@ async fn fetch_layer(
         if digest == layer.digest.as_str() {
             return content.commit(ingest).await;
         }
-        let message = format!("blob {} came with digest {digest}", layer.digest);
+        let failure = session.wrong_digest(layer, digest);
         // Before it is closed, because containerd continues what a closed ingest has.
         ingest.truncate().await?;
-        if !resumed {
-            return Err(Failure::new(Reason::DigestMismatch, message));
+        // What an earlier pull has left may be wrong. If not, another host may have the right content.
+        if offset == 0 && !session.distrust(layer) {
+            return Err(failure);
         }
+        tracing::info!(why = %failure, resumed_at = offset, "blob fetched again from its start");
         downloads.meter.expect(layer.size);
     }
 }

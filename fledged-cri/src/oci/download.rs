@@ -48,7 +48,8 @@ impl Flights {
 }
 
 /// Downloads a blob, unless it is present or another pull downloads it. Goes on where an earlier download
-/// has ended; if that content turns out to be corrupt, the blob is downloaded once more from its start.
+/// has ended; if that content turns out to be corrupt, the blob is downloaded once more from its start. So it is if its
+/// content is wrong and another host serves it.
 ///
 /// The blob must be pinned, and the meter must expect its bytes. Writing runs on `threads`, for which the
 /// caller can wait after this future is dropped.
@@ -61,7 +62,7 @@ pub(crate) async fn fetch(
     threads: &TaskTracker,
 ) -> Result<(), Failure> {
     let mut lock = flights.lock(&blob.digest).await;
-    let meter = &downloads.meter;
+    let (meter, session) = (&downloads.meter, &downloads.session);
     if layout.has(&blob.digest, blob.size)? {
         meter.forgo(blob.size);
         return Ok(());
@@ -95,11 +96,17 @@ pub(crate) async fn fetch(
         lock = returned;
         match (broken, ingested) {
             (Some(failure), _) => return Err(failure),
-            (None, Err(failure)) if failure.reason == Reason::DigestMismatch && offset > 0 => {
-                tracing::debug!(digest = %blob.digest, offset, "corrupt unfinished download deleted");
+            (None, Ok(None)) => return Ok(()),
+            (None, Ok(Some(actual))) => {
+                let failure = session.wrong_digest(blob, &actual);
+                // What an earlier pull has left may be wrong. If not, another host may have the right content.
+                if offset == 0 && !session.distrust(blob) {
+                    return Err(failure);
+                }
+                tracing::info!(why = %failure, resumed_at = offset, "blob fetched again from its start");
                 meter.expect(blob.size);
             }
-            (None, ingested) => return ingested,
+            (None, Err(failure)) => return Err(failure),
         }
     }
 }
@@ -119,22 +126,21 @@ fn resumable(layout: &Layout, blob: &Blob) -> Result<(Temporary, u64), LayoutErr
 }
 
 /// Appends chunks to a partial file until the channel closes, and gives it the name of the blob if it is
-/// exactly its content.
+/// exactly its content. Complete content with another digest is deleted; returns that digest.
 ///
 /// Blocks: it runs on a blocking thread, so that hashing and writing overlap with reading the network.
 /// It returns early, which closes the channel, on a write error.
 ///
 /// # Errors
 ///
-/// [`Reason::DigestMismatch`] for any other content, or the reason of a file system error. An incomplete file
-/// stays, one with the wrong content is deleted.
+/// [`Reason::DigestMismatch`] for incomplete content, which stays, or the reason of a file system error.
 fn ingest(
     layout: &Layout,
     blob: &Blob,
     mut file: Temporary,
     mut chunks: Receiver<Bytes>,
     writer: &Writer,
-) -> Result<(), Failure> {
+) -> Result<Option<String>, Failure> {
     writer.written.add(&blob.digest);
     let mut digester = Digester::like(&blob.digest);
     let mut length = rehash(&file, &mut digester).map_err(LayoutError::io("read", file.path()))?;
@@ -153,17 +159,14 @@ fn ingest(
     let actual = digester.finish();
     if actual != blob.digest.as_str() {
         file.discard();
-        return Err(Failure::new(
-            Reason::DigestMismatch,
-            format!("blob {} came with digest {actual}", blob.digest),
-        ));
+        return Ok(Some(actual));
     }
     // The content must be durable before the name.
     file.as_file()
         .sync_data()
         .map_err(LayoutError::io("sync", file.path()))?;
     layout.settle(file, &blob.digest)?;
-    Ok(())
+    Ok(None)
 }
 
 /// Adds the content of a file to a digest. Returns its length; the file is at its end then.
@@ -195,8 +198,15 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use fledged_core::port::{ProgressSink, SharedPullLimit};
+
     use super::*;
+    use crate::captured_log::CapturedLog;
     use crate::oci::lock::WriterLock;
+    use crate::registry::fake::{Fake, LAYER, image};
+    use crate::registry::{
+        ConnectionLimit, Connections, Meter, RateOptions, Registry, RegistryOptions, Session,
+    };
 
     async fn write(folder: &Path, blob: &Blob, chunks: &[&'static [u8]]) -> Result<(), Failure> {
         let layout = Layout::new(folder);
@@ -210,7 +220,10 @@ mod tests {
             let (layout, blob) = (layout.clone(), blob.clone());
             tokio::task::spawn_blocking(move || {
                 let (file, _) = resumable(&layout, &blob)?;
-                ingest(&layout, &blob, file, receiver, &writer)
+                match ingest(&layout, &blob, file, receiver, &writer)? {
+                    None => Ok(()),
+                    Some(actual) => Err(Failure::new(Reason::DigestMismatch, actual)),
+                }
             })
             .await
             .unwrap()
@@ -250,6 +263,40 @@ mod tests {
             let partials = Layout::new(folder.path()).partials().unwrap();
             assert_eq!(!partials.is_empty(), stays, "{failure}");
         }
+    }
+
+    #[tokio::test]
+    async fn wrong_content_of_an_earlier_download_is_logged() {
+        let log = CapturedLog::start();
+        let registry = Fake::bind(|asked, _| image(asked)).await.unwrap();
+        let wanted = blob(LAYER.as_bytes());
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        let mut file = layout.partial_file(&wanted.digest).unwrap();
+        let wrong = "x".repeat(LAYER.len());
+        file.write_all(wrong.as_bytes()).unwrap();
+        drop(file);
+        let image = format!("{}/team/app:1", registry.addr).parse().unwrap();
+        let client = Registry::new(RegistryOptions::default()).unwrap();
+        let rate = RateOptions::default();
+        let downloads = Downloads {
+            session: Arc::new(Session::new(client, &image, None)),
+            connections: Connections::new(ConnectionLimit::default(), rate),
+            meter: Arc::new(Meter::new(ProgressSink::none())),
+            limit: SharedPullLimit::default(),
+        };
+        let writer = Arc::new(WriterLock::new(layout.clone()).acquire().await.unwrap());
+        let (flights, threads) = (Flights::default(), TaskTracker::new());
+        let fetched = fetch(&layout, &flights, &downloads, &wanted, &writer, &threads).await;
+        assert_eq!(fetched, Ok(()));
+        let lines = log.lines();
+        let actual = crate::registry::sha256(wrong.as_bytes());
+        let expected = format!(
+            "INFO blob fetched again from its start why=blob {} came with digest {actual} resumed_at={}",
+            wanted.digest,
+            LAYER.len()
+        );
+        assert!(lines.contains(&expected), "{lines:?}");
     }
 
     #[tokio::test]

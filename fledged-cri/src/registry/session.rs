@@ -1,7 +1,9 @@
 //! Requests about one repository, authorised when the registry asks for it.
 
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fledged_core::error::{Failure, Reason};
@@ -34,6 +36,16 @@ pub(crate) struct Session {
     no_ranges: AtomicBool,
     /// Whether a host that this process cannot use ends a request.
     needs_every_host: bool,
+    /// The hosts that have served each blob.
+    served: Mutex<HashMap<Digest, ServedBy>>,
+}
+
+/// The hosts that have served a blob, by their position.
+#[derive(Debug, Default)]
+struct ServedBy {
+    hosts: BTreeSet<usize>,
+    /// Those whose content was wrong. They are asked last.
+    wrong: BTreeSet<usize>,
 }
 
 impl Session {
@@ -54,6 +66,7 @@ impl Session {
             registry,
             no_ranges: AtomicBool::new(false),
             needs_every_host: false,
+            served: Mutex::default(),
         }
     }
 
@@ -86,6 +99,64 @@ impl Session {
             ));
         }
         Ok(hosts.iter().filter(serves))
+    }
+
+    /// The hosts that serve a blob, with their positions. Those that have served wrong content come last.
+    fn hosts_of(&self, blob: &Blob) -> Result<Vec<(usize, &Host)>, Failure> {
+        let mut hosts: Vec<_> = self.hosts(false)?.enumerate().collect();
+        let served = self.served();
+        if let Some(served) = served.get(&blob.digest) {
+            hosts.sort_by_key(|(position, _)| served.wrong.contains(position));
+        }
+        Ok(hosts)
+    }
+
+    fn serves(&self, blob: &Blob, position: usize) {
+        let mut served = self.served();
+        if let Some(served) = served.get_mut(&blob.digest) {
+            served.hosts.insert(position);
+            return;
+        }
+        let by = ServedBy {
+            hosts: BTreeSet::from([position]),
+            ..ServedBy::default()
+        };
+        served.insert(blob.digest.clone(), by);
+    }
+
+    fn served(&self) -> MutexGuard<'_, HashMap<Digest, ServedBy>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The content of a blob was wrong: other hosts are asked first from now on. Returns whether there is one that has
+    /// served nothing wrong.
+    pub(crate) fn distrust(&self, blob: &Blob) -> bool {
+        let hosts = self.hosts(false).map_or(0, Iterator::count);
+        let mut served = self.served();
+        let Some(by) = served.get_mut(&blob.digest) else {
+            return false;
+        };
+        by.wrong.append(&mut by.hosts);
+        by.wrong.len() < hosts
+    }
+
+    /// The failure of a blob that came with this digest.
+    pub(crate) fn wrong_digest(&self, blob: &Blob, actual: &str) -> Failure {
+        let served = self.served();
+        let by = served.get(&blob.digest).map(|served| &served.hosts);
+        let hosts = self.hosts(false).into_iter().flatten().enumerate();
+        let names: Vec<&str> = hosts
+            .filter(|(position, _)| by.is_some_and(|by| by.contains(position)))
+            .map(|(_, host)| host.access.name())
+            .collect();
+        let from = match names.as_slice() {
+            [] => String::new(),
+            names => format!(" from {}", names.join(" and ")),
+        };
+        Failure::new(
+            Reason::DigestMismatch,
+            format!("blob {} came{from} with digest {actual}", blob.digest),
+        )
     }
 
     /// The digest that the registry states for the session's image, if it states one.
@@ -162,9 +233,12 @@ impl Session {
     pub(crate) async fn blob(&self, blob: &Blob) -> Result<Response, Failure> {
         let tail = format!("blobs/{}", blob.digest);
         let mut failures = self.failures();
-        for host in self.hosts(false)? {
+        for (position, host) in self.hosts_of(blob)? {
             match host.send(&Method::GET, &tail, "blob").await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    self.serves(blob, position);
+                    return Ok(response);
+                }
                 Err(failure) => failures.add(failure)?,
             }
         }
@@ -185,9 +259,12 @@ impl Session {
     ) -> Result<Option<Response>, Failure> {
         let mut failures = self.failures();
         let mut is_refused = false;
-        for host in self.hosts(false)? {
+        for (position, host) in self.hosts_of(blob)? {
             match host.blob_part(blob, range).await {
-                Ok(PartAnswer::Part(response)) => return Ok(Some(response)),
+                Ok(PartAnswer::Part(response)) => {
+                    self.serves(blob, position);
+                    return Ok(Some(response));
+                }
                 Ok(PartAnswer::NoRanges) => {
                     is_refused = true;
                     break;

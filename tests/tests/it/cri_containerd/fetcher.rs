@@ -325,20 +325,47 @@ async fn wrong_content_is_refused() {
     let Some(setup) = setup() else { return };
     let pushed = setup.one_layer();
     let layer = pushed.layers[0].as_str();
-    // The runtime fetches what the fetcher has refused.
-    setup
-        .proxy
-        .add(Rule::new(Fault::CorruptAt(100)).path(layer));
-    setup.pull(&pushed).await.unwrap();
-    setup.assert_nothing_left();
-
-    setup.containerd.remove_all_images();
     setup
         .proxy
         .add(Rule::new(Fault::CorruptAt(100)).path(layer).always());
     let error = setup.pull(&pushed).await.unwrap_err();
     assert_eq!(error.reason, Reason::DigestMismatch, "{error}");
+    let expected = format!(
+        "blob {layer} came from {} with digest sha256:",
+        setup.proxy.addr()
+    );
+    assert!(error.message.starts_with(&expected), "{error}");
     assert_eq!(setup.runtime.list().await.unwrap(), []);
+    // The runtime, which would get the same, did not fetch it again.
+    let starts = offsets(&setup.proxy, &pushed.layers[0]);
+    let starts = starts.iter().filter(|offset| **offset == 0);
+    assert_eq!(starts.count(), 1);
+
+    setup.proxy.clear();
+    setup.pull(&pushed).await.unwrap();
+    setup.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_content_of_a_mirror_is_fetched_from_the_next_host() {
+    let Some(setup) = setup() else { return };
+    let pushed = setup.one_layer();
+    let layer = &pushed.layers[0];
+    let mirror = FaultProxy::start(setup.registry.addr());
+    mirror.add(
+        Rule::new(Fault::CorruptAt(100))
+            .path(layer.as_str())
+            .always(),
+    );
+    setup.configure_mirror(mirror.addr(), &format!("http://{}", setup.proxy.addr()));
+    let pulled = pull(&setup.runtime, "registry.invalid/team/app:1").await;
+    assert_eq!(pulled.unwrap().via, Some(PulledVia::Fetcher));
+    for host in [&mirror, &setup.proxy] {
+        let starts = offsets(host, layer);
+        let starts = starts.iter().filter(|offset| **offset == 0);
+        assert_eq!(starts.count(), 1, "{}", host.addr());
+    }
+    setup.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -356,14 +383,12 @@ async fn a_layer_of_another_length_is_deleted() {
     // For a part, then for the whole layer.
     let other = Rule::new(Fault::OtherBody("other content")).method("GET");
     setup.proxy.add(other.path(layer.as_str()).times(2));
+    let error = setup.pull(&pushed).await.unwrap_err();
+    assert_eq!(error.reason, Reason::DigestMismatch, "{error}");
     setup.pull(&pushed).await.unwrap();
     let offsets = &offsets(&setup.proxy, layer)[asked..];
-    // The runtime does not continue what was there.
-    assert_eq!(
-        (offsets.len(), offsets.last()),
-        (3, Some(&0)),
-        "{offsets:?}"
-    );
+    // The next pull does not continue what was there.
+    assert_eq!(offsets.get(2), Some(&0), "{offsets:?}");
     setup.assert_nothing_left();
 }
 
