@@ -110,7 +110,9 @@ fn numbers(text: &str) -> Result<Numbers, String> {
 fn planted(name: &str) -> Result<&'static PlantedBug, String> {
     let mut bugs = PLANTED_BUGS.iter();
     let found = bugs.find(|bug| bug.name == name);
-    found.ok_or_else(|| format!("no planted bug is called {name:?}"))
+    found.ok_or_else(|| {
+        format!("no planted bug is called {name:?}; tests/src/simulation/planted.rs lists them")
+    })
 }
 
 #[cfg(test)]

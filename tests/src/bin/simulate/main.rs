@@ -72,6 +72,7 @@ fn find_bugs(args: &Args) -> ExitCode {
         true => PLANTED_BUGS.iter().collect(),
         false => args.bugs.clone(),
     };
+    let all = bugs.len() as u64;
     let next = Mutex::new(bugs.into_iter());
     let missed = AtomicU64::new(0);
     println!(
@@ -92,7 +93,9 @@ fn find_bugs(args: &Args) -> ExitCode {
             });
         }
     });
-    match missed.into_inner() {
+    let missed = missed.into_inner();
+    println!("{} of {all} found", all - missed);
+    match missed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
@@ -146,8 +149,11 @@ fn one(seed: u64, args: &Args) -> ExitCode {
             timed.act
         );
     }
-    let bug = args.bugs.first().map(|bug| bug.name);
-    let outcome = run_with_bug(&scenario, bug, args.trace);
+    let bug = args.bugs.first();
+    if let Some(bug) = bug {
+        println!("planted: {}: {}", bug.name, bug.what);
+    }
+    let outcome = run_with_bug(&scenario, bug.map(|bug| bug.name), args.trace);
     if outcome.has_failed() && !args.trace {
         outcome.tail.iter().for_each(|step| println!("  {step}"));
     }
@@ -159,12 +165,15 @@ fn one(seed: u64, args: &Args) -> ExitCode {
 }
 
 fn print(outcome: &Outcome) {
+    let convergence = match outcome.convergence {
+        Some(after) => format!("converged after {} s", after.as_secs()),
+        None => "did not converge".to_owned(),
+    };
     println!(
-        "{} steps, hash {:016x}, {:.1} simulated hours, converged after {:?}",
+        "{} steps, hash {:016x}, {:.1} simulated hours, {convergence}",
         outcome.steps,
         outcome.hash,
         outcome.simulated.as_secs_f64() / 3600.0,
-        outcome.convergence,
     );
     for violation in &outcome.violations {
         let (at, invariant) = (violation.at.as_secs_f64(), violation.invariant);
@@ -186,6 +195,8 @@ struct Figures {
     convergences: Vec<(Duration, u64)>,
     rollouts: Vec<RolloutWrites>,
     failed: BTreeMap<u64, Outcome>,
+    /// How many minutes have been reported.
+    minutes: u64,
 }
 
 fn many(args: &Args) -> ExitCode {
@@ -205,13 +216,20 @@ fn many(args: &Args) -> ExitCode {
                         return;
                     };
                     let outcome = run(&Scenario::new(seed), false);
-                    lock(&figures).add(seed, outcome);
+                    let mut figures = lock(&figures);
+                    figures.add(seed, outcome);
+                    figures.report(began.elapsed());
                 }
             });
         }
     });
     let figures = figures.into_inner().unwrap_or_else(PoisonError::into_inner);
     figures.print(began.elapsed());
+    let asked = args.seeds();
+    let all = asked.end - asked.start;
+    if figures.seeds < all {
+        println!("ended early, after {} of {all} seeds", figures.seeds);
+    }
     let failed = figures.failed.iter();
     let failed = failed.filter_map(|(seed, outcome)| Some((seed, outcome.violations.first()?)));
     for (seed, violation) in failed.clone() {
@@ -257,6 +275,16 @@ impl Figures {
         }
     }
 
+    /// Prints once a minute how far it is.
+    fn report(&mut self, took: Duration) {
+        let minutes = took.as_secs() / 60;
+        if minutes > self.minutes {
+            self.minutes = minutes;
+            let (seeds, failed) = (self.seeds, self.failed.len());
+            eprintln!("{minutes} min: {seeds} seeds, {failed} failed");
+        }
+    }
+
     fn print(&self, took: Duration) {
         let mut convergences = self.convergences.clone();
         convergences.sort_unstable();
@@ -276,13 +304,15 @@ impl Figures {
             println!("convergence       median {median} s, worst {worst} s (seed {seed})");
         }
         let most = |of: fn(&RolloutWrites) -> u64| self.rollouts.iter().map(of).max().unwrap_or(0);
-        println!(
-            "rollouts          {}, at most {} specs and {} reports of a node, {} statuses for each node",
-            self.rollouts.len(),
-            most(|writes| writes.specs),
-            most(|writes| writes.reports),
-            most(|writes| writes.statuses),
-        );
+        if !self.rollouts.is_empty() {
+            println!(
+                "rollouts          {}, at most {} specs and {} reports of a node, {} statuses for each node",
+                self.rollouts.len(),
+                most(|writes| writes.specs),
+                most(|writes| writes.reports),
+                most(|writes| writes.statuses),
+            );
+        }
         print_counts("moves", &self.moves);
         print_counts("faults met", &self.faults);
     }
