@@ -415,7 +415,7 @@ pub(crate) struct PullArgs {
     )]
     pub(crate) pull_via: PullVia,
     /// Number of connections that fetch layers for containerd and oci:, of all images together, from 1 to 64. Each
-    /// holds up to 8 MiB in memory.
+    /// keeps at most 8 MiB in memory.
     #[arg(long, value_name = "N", default_value = "8")]
     pub(crate) max_connections: ConnectionLimit,
     /// Limit for downloading layers, in bytes per second, shared by all pulls, for example 20Mi; at least 64Ki. Units:

@@ -426,7 +426,7 @@ fn wrong_content_is_fetched_once_more_in_a_round() {
             (report.phase, report.reason, report.attempts),
             (ImagePhase::Failed, Some(Reason::DigestMismatch), 3)
         );
-        // The next round begins anew.
+        // The next round counts from zero.
         node.until_pull(&[]);
     }
 }
@@ -467,7 +467,7 @@ fn a_round_is_extended_at_most_twelve_times() {
     assert_eq!(node.pass(60).cancels(), 1);
     let message = node.report("a").message.unwrap();
     assert!(message.contains("; extended 12 times while"), "{message}");
-    // The next round begins anew.
+    // The next round counts from zero.
     node.until_pull(&[]);
     assert_eq!(node.pass(60).cancels(), 1);
 }
