@@ -25,7 +25,7 @@ use crate::classify::redact;
 use crate::cri::Client;
 use crate::registry::{
     Blob, CONTAINERD_CONFIG_DIR, ConnectionLimit, Connections, Downloads, Fetched, Manifest, Meter,
-    Platform, PressureLimits, PullRate, RateOptions, Registry, RegistryOptions, Session,
+    PART, Platform, PressureLimits, PullRate, RateOptions, Registry, RegistryOptions, Session,
     read_config, resolve, sha256,
 };
 
@@ -64,8 +64,9 @@ pub struct FetcherOptions {
     pub in_container: bool,
     /// How many connections fetch layers, of all images together. Each holds at most 8 MiB in memory.
     pub max_connections: ConnectionLimit,
-    /// Images with fewer missing bytes, compressed, are left to the runtime. Zero: none. With
-    /// [`max_pull_rate`](Self::max_pull_rate) or a [limit of the pull](PullRequest::limit), none are.
+    /// Images with fewer missing bytes in layers of more than 8 MiB, compressed, are left to the runtime, and smaller layers
+    /// of all images. Zero: no image and no layer. With [`max_pull_rate`](Self::max_pull_rate) or a
+    /// [limit of the pull](PullRequest::limit), none are. Default: 16 MiB.
     pub threshold: ByteSize,
     /// If one connection receives that many bytes a second, layers are left to the runtime: unpacking takes longer than its
     /// download. `None`, or with a limit as above: they never are. Default: 100 MiB.
@@ -433,18 +434,23 @@ impl Fetcher {
                 layers.push(layer.clone());
             }
         }
-        let missing: ByteSize = layers.iter().map(|layer| ByteSize::new(layer.size)).sum();
-        let threshold = match self.lowest_rate(&request.limit) {
-            Some(_) => ByteSize::ZERO,
-            None => self.options.threshold,
-        };
         if layers.is_empty() {
             return Ok(Plan::Nothing);
         }
-        if missing < threshold {
-            let why = format!("{missing} are missing, less than {threshold}");
-            tracing::debug!(image = %request.image, why, "image left to the runtime");
-            return Ok(Plan::Leave(why, Some(own)));
+        let threshold = self.options.threshold;
+        if threshold > ByteSize::ZERO && self.lowest_rate(&request.limit).is_none() {
+            // Another layer comes over one connection in either way, and containerd waits a second or two for each layer
+            // that it finds being written.
+            layers.retain(|layer| layer.size > PART);
+            let missing: ByteSize = layers.iter().map(|layer| ByteSize::new(layer.size)).sum();
+            if missing < threshold {
+                let part = ByteSize::new(PART);
+                let why = format!(
+                    "{missing} are missing in layers of more than {part}, less than {threshold}"
+                );
+                tracing::debug!(image = %request.image, why, "image left to the runtime");
+                return Ok(Plan::Leave(why, Some(own)));
+            }
         }
         if layers.len() > MAX_LAYERS {
             let why = format!(

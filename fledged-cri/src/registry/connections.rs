@@ -15,7 +15,7 @@ use super::session::Session;
 
 /// Bytes of one part. Large enough that the time of a request does not matter, small enough for some
 /// connections' worth of it in memory.
-const PART: u64 = 8 * 1024 * 1024;
+pub(crate) const PART: u64 = 8 * 1024 * 1024;
 /// The share of a second whose bytes are one part if the rate is limited. Parts after a gap are lost when a pull ends early,
 /// and so is what the kernel has received ahead.
 const PARTS_PER_SECOND: u64 = 4;

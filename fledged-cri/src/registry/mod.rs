@@ -47,6 +47,8 @@ pub use probe::Probe;
 
 #[cfg(feature = "cri")]
 pub(crate) use blob_download::{BlobDownload, FirstPart};
+#[cfg(feature = "cri")]
+pub(crate) use connections::PART;
 pub(crate) use connections::{Connections, Downloads};
 pub(crate) use digest::Digester;
 #[cfg(any(test, feature = "cri", feature = "test-util"))]

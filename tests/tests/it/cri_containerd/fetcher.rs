@@ -567,15 +567,46 @@ async fn small_images_are_left_to_the_runtime() {
         CriRuntime::connect(setup.containerd.socket()).with_fetcher(FetcherOptions::default());
     let pushed = ImageBuilder::new()
         .random_layer("data", 1, 15_000_000)
+        .random_layer("small", 2, 8_000_000)
         .push(&setup.registry, "team/app", "1");
     let name = pushed.reference_at(setup.proxy.addr());
     let why = left_to_the_runtime(pull(&runtime, &name).await.unwrap());
-    assert!(why.ends_with("are missing, less than 16.0 MiB"), "{why}");
+    assert!(why.ends_with(", less than 16.0 MiB"), "{why}");
     setup.assert_each_byte_once(&pushed);
     let again = pull(&runtime, &name).await.unwrap();
     assert_eq!(again.via, None, "nothing was fetched");
     assert_eq!(offsets(&setup.proxy, &pushed.layers[0]), [0]);
     assert_eq!(setup.proxy.requests_matching("GET", "/manifests/").len(), 1);
+    setup.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_layers_of_a_large_image_are_left_to_the_runtime() {
+    let Some(setup) = setup() else { return };
+    let mut options = FetcherOptions::default();
+    options.fast_enough = None;
+    let runtime = CriRuntime::connect(setup.containerd.socket()).with_fetcher(options);
+    let pushed = ImageBuilder::new()
+        .random_layer("small", 1, 2_000_000)
+        .random_layer("large", 2, 20_000_000)
+        .random_layer("above", 3, 1_000_000)
+        .push(&setup.registry, "team/app", "1");
+    let name = pushed.reference_at(setup.proxy.addr());
+    let pulled = pull(&runtime, &name).await.unwrap();
+    assert_eq!(pulled.via, Some(PulledVia::Fetcher));
+    setup.assert_each_byte_once(&pushed);
+    let statuses = |layer: usize| -> Vec<u16> {
+        let requests = setup
+            .proxy
+            .requests_matching("GET", pushed.layers[layer].as_str());
+        requests
+            .iter()
+            .filter_map(|request| request.status)
+            .collect()
+    };
+    assert_eq!(statuses(0), [200]);
+    assert_eq!(statuses(1), [206, 206, 206]);
+    assert_eq!(statuses(2), [200]);
     setup.assert_nothing_left();
 }
 
