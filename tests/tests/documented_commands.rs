@@ -117,11 +117,6 @@ const EXCEPTIONS: &[(&str, Run, &str)] = &[
         "minutes, after an optimised build",
     ),
     (
-        "FLEDGED_PULL_VIA=auto cargo run --release -p fledged-tests --bin bench-node -- --only containerd --image-mb 1000 --image-layers 1 --connection-mb 40",
-        Run::Help(env!("CARGO_BIN_EXE_bench-node")),
-        "minutes, after a build in release mode",
-    ),
-    (
         "cargo run --release -p fledged-tests --bin bench-node -- --fetching",
         Run::Help(env!("CARGO_BIN_EXE_bench-node")),
         "minutes, after a build in release mode",
