@@ -130,7 +130,7 @@ impl<'a> Limits<'a> {
         // Twice the peaks in docs/testing.md.
         let memory = match load {
             LoadName::Flap | LoadName::Idle => 70.0,
-            LoadName::Storm => 500.0,
+            LoadName::Storm => 200.0,
             LoadName::Wide => 450.0,
             LoadName::Caches => 250.0,
             LoadName::Deep => 520.0,
