@@ -211,7 +211,8 @@ impl ImageProgress {
         self.explain(failure.reason, message);
         // Wrong content is fetched once more, because a connection may have damaged it. After that, it is the registry's.
         let is_mismatch = failure.reason == Reason::DigestMismatch;
-        let is_wrong_again = is_mismatch && std::mem::replace(&mut self.mismatched, is_mismatch);
+        let is_wrong_again = is_mismatch && self.mismatched;
+        self.mismatched |= is_mismatch;
         if failure.class().is_transient() && !is_wrong_again {
             let delay = backoff.within_round(failure, self.report.attempts, rng);
             let due = after(now, delay);

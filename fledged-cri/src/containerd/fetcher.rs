@@ -439,7 +439,7 @@ impl Fetcher {
         }
         let threshold = self.options.threshold;
         if threshold > ByteSize::ZERO && self.lowest_rate(&request.limit).is_none() {
-            // Another layer comes over one connection in either way, and containerd waits a second or two for each layer
+            // A smaller layer comes over one connection in either case, and containerd waits a second or two for each layer
             // that it finds being written.
             layers.retain(|layer| layer.size > PART);
             let missing: ByteSize = layers.iter().map(|layer| ByteSize::new(layer.size)).sum();
