@@ -101,10 +101,17 @@ pub(super) fn next_assignment(
         match obstacle {
             None => next.push(Arc::clone(entry)),
             Some(obstacle) => {
-                obstacles.push(obstacle);
                 // The previous request stays assigned.
                 let before = pair.filter(|p| p.entry.state == DesiredState::Present);
-                next.extend(before.map(|p| Arc::clone(&p.entry)));
+                next.extend(before.map(|pair| match obstacle {
+                    // Its settings change all the same.
+                    Obstacle::NodeUnreachable => interner.entry(AssignedImage {
+                        revision: pair.entry.revision,
+                        ..(**entry).clone()
+                    }),
+                    _ => Arc::clone(&pair.entry),
+                }));
+                obstacles.push(obstacle);
             }
         }
     }

@@ -136,8 +136,9 @@ fn take(world: &mut World, step: &Step) {
     }
 }
 
-fn play(limit: u32, steps: &[Step]) -> World {
+fn play(limit: u32, room: usize, steps: &[Step]) -> World {
     let mut world = World::budget(limit);
+    world.room = room;
     for step in steps {
         take(&mut world, step);
     }
@@ -239,9 +240,36 @@ fn an_image_in_use_is_explained_by_the_last_report() {
         Step::Apply(1, spec("tool")),
         Step::Node(not_ready),
     ];
-    let mut world = play(2, &steps);
+    let mut world = play(2, usize::MAX, &steps);
     calm(&mut world);
     check_explanations(&world).unwrap();
+}
+
+/// The image fails on the node, so the refresh of the other cache, which is due then, asks for it again.
+#[test]
+fn the_settings_of_images_on_a_node_that_is_not_ready_follow_the_caches() {
+    let mut not_ready = mk_node("n4", &["zone=a"]);
+    not_ready.ready = false;
+    let steps = [
+        Step::Node(mk_node("n4", &["zone=a"])),
+        Step::Fails(3, 4, true),
+        Step::Apply(1, mk_spec(&["tool", "cron:1"], &[])),
+        Step::Apply(0, mk_spec(&["cron:1"], &[])),
+        Step::Act(3),
+        Step::Node(not_ready),
+        Step::Pass(1_000),
+        Step::Apply(0, mk_spec(&["tool"], &[])),
+    ];
+    let world = play(2, usize::MAX, &steps);
+    let recorded = world.recorded(&mk_name("n4"));
+    let wanted_by: Vec<_> = recorded
+        .iter()
+        .map(|entry| entry.wanted_by.clone())
+        .collect();
+    assert_eq!(
+        wanted_by,
+        [vec![mk_id("jobs")], vec![mk_id("api"), mk_id("jobs")]]
+    );
 }
 
 proptest! {
@@ -250,9 +278,15 @@ proptest! {
     /// The world also checks at every write: the limit of active nodes, no desired image marked absent, no refresh on
     /// demand that ends before every node has verified its images.
     #[test]
-    fn converges_after_any_history(limit in 1..4u32, steps in prop::collection::vec(step(), 0..60)) {
-        let mut world = play(limit, &steps);
+    fn converges_after_any_history(
+        limit in 1..4u32,
+        room in prop_oneof![Just(usize::MAX), 0..3usize],
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let mut world = play(limit, room, &steps);
+        world.room = room.max(1);
         calm(&mut world);
+        world.room = usize::MAX;
         check(&world)?;
         check_explanations(&world)?;
         // A new planner writes nothing.
