@@ -8,6 +8,7 @@ mod cache;
 mod caches;
 mod cluster_event;
 mod desired;
+mod due;
 mod explain;
 mod namespace_limit;
 mod node_state;

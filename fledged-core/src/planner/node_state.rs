@@ -507,8 +507,14 @@ impl NodeState {
         !self.is_writing() && self.pairs.iter().any(|pair| !self.is_covered(pair))
     }
 
-    /// How long the node may go without a report. `None` if it has no work in progress.
-    pub(super) fn report_limit(&self, config: &ReportLimits) -> Option<Duration> {
+    /// When the node has to report at the latest. `None` if it has no work in progress.
+    pub(super) fn report_due(&self, limits: &ReportLimits) -> Option<Timestamp> {
+        let limit = self.report_limit(limits)?;
+        Some(after(self.last_active_at, limit))
+    }
+
+    /// How long the node may go without a report.
+    fn report_limit(&self, config: &ReportLimits) -> Option<Duration> {
         if !self.is_reachable() {
             return None;
         }

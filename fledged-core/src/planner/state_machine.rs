@@ -10,6 +10,7 @@ use super::cache::{CacheState, ECHO_DELAY, has_share, revision_at};
 use super::caches::Caches;
 use super::cluster_event::{CacheFacts, ClusterCommand, ClusterEvent, NodeRecord, WriteTarget};
 use super::desired::{Desired, Interner, with_frozen};
+use super::due::DueNodes;
 use super::explain::{self, Explanation};
 use super::namespace_limit::{caches_above, listed_images};
 use super::node_state::{NodeState, ReportLimits};
@@ -126,11 +127,18 @@ pub struct Planner {
     /// Caches whose slots may have become free.
     freed: BTreeSet<Arc<CacheId>>,
     dirty_nodes: BTreeSet<NodeName>,
+    /// Nodes to plan.
+    due: DueNodes,
+    /// Whether nodes that wait for a slot are planned before those that are due.
+    slots_first: bool,
     dirty_caches: BTreeSet<Arc<CacheId>>,
     /// When statuses are compared that changed too soon after the last write.
     held_statuses: BTreeSet<(Timestamp, Arc<CacheId>)>,
-    /// Deleted caches, until their nodes are planned without them.
+    /// Caches that were deleted since the last poll.
     gone: BTreeSet<Arc<CacheId>>,
+    /// Deleted caches, until their nodes are planned without them: each with the number of nodes taken from `due` by
+    /// then.
+    leaving: BTreeMap<Arc<CacheId>, u64>,
     /// When to compare the recorded status of a cache with the published one.
     status_checks: BTreeSet<(Timestamp, Arc<CacheId>)>,
     /// When nodes count as unresponsive unless they report.
@@ -159,9 +167,12 @@ impl Planner {
             last_revision: 0,
             freed: BTreeSet::new(),
             dirty_nodes: BTreeSet::new(),
+            due: DueNodes::default(),
+            slots_first: false,
             dirty_caches: BTreeSet::new(),
             held_statuses: BTreeSet::new(),
             gone: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             status_checks: BTreeSet::new(),
             report_deadlines: BTreeSet::new(),
             removal_deadlines: BTreeSet::new(),
@@ -518,6 +529,17 @@ impl Planner {
     /// The commands to execute at `now`. Empty before [`ClusterEvent::Synced`], and empty if it is called
     /// again without a change.
     pub fn poll(&mut self, now: Timestamp) -> Vec<ClusterCommand> {
+        self.poll_with_room(now, usize::MAX)
+    }
+
+    /// Like [`poll`](Self::poll), with at most `records` commands for records of nodes. The other nodes are
+    /// [due](Self::due_nodes), in the order in which they became so, and are planned by later calls: call it again
+    /// when there is room, whatever [`next_wakeup`](Self::next_wakeup) returns.
+    ///
+    /// So a record is planned from the newest events just before it can be written. An edit that comes while the records
+    /// of an earlier one wait costs no second plan of these, and leaves no removals of images that were never written.
+    pub fn poll_with_room(&mut self, now: Timestamp, records: usize) -> Vec<ClusterCommand> {
+        let mut room = records;
         if !self.synced {
             return Vec::new();
         }
@@ -528,11 +550,8 @@ impl Planner {
         self.start_refreshes(now);
         loop {
             // First find out which nodes hold a slot, then give slots to others.
-            let dirty = self.recompute_dirty(now);
-            for name in &dirty {
-                self.plan(name, now);
-            }
-            self.fill_slots(now);
+            self.recompute_dirty(now);
+            room = self.plan_due(room, now);
             self.drop_gone();
             self.publish_statuses(now);
             // An action that ended leaves its nodes removals to drop.
@@ -541,6 +560,12 @@ impl Planner {
             }
         }
         std::mem::take(&mut self.queue)
+    }
+
+    /// Number of nodes that a later [`poll_with_room`](Self::poll_with_room) plans.
+    #[must_use]
+    pub fn due_nodes(&self) -> usize {
+        self.due.len()
     }
 
     /// When to call [`poll`](Self::poll) next if no event comes before. Right after a poll, this is in the
@@ -582,9 +607,12 @@ impl Planner {
             let Some((_, name)) = self.report_deadlines.pop_first() else {
                 return;
             };
+            let limits = self.report_limits();
             if let Some(node) = self.nodes.get_mut(&name) {
                 node.report_due_at = None;
-                node.unresponsive = true;
+                // A report since the last poll has moved the time.
+                let due_at = node.report_due(&limits);
+                node.unresponsive |= due_at.is_some_and(|at| at <= now);
                 self.dirty_nodes.insert(name);
             }
         }
@@ -659,7 +687,7 @@ impl Planner {
 
     /// Refreshes a cache whose interval has passed. With an action in progress, it waits for the next.
     fn start_due_refresh(&mut self, id: &Arc<CacheId>, cache: &mut CacheState, now: Timestamp) {
-        let idle = cache.action.completed.is_some();
+        let idle = cache.action.completed.is_some() && !cache.gone;
         if idle && cache.has_mutable_tags(self.config.defaults.pull_policy) {
             let event = cache.begin_refresh(self.next_revision(now), now);
             self.mark_nodes(id, cache);
@@ -689,11 +717,11 @@ impl Planner {
         Some(at.checked_sub(passed).unwrap_or(at))
     }
 
-    /// Recomputes desired images and totals of all changed nodes, and returns these.
-    fn recompute_dirty(&mut self, now: Timestamp) -> BTreeSet<NodeName> {
-        let dirty = std::mem::take(&mut self.dirty_nodes);
-        for name in &dirty {
-            let Some(mut node) = self.nodes.remove(name) else {
+    /// Recomputes desired images and totals of all changed nodes, which are then due.
+    fn recompute_dirty(&mut self, now: Timestamp) {
+        for name in std::mem::take(&mut self.dirty_nodes) {
+            self.due.add(&name);
+            let Some(mut node) = self.nodes.remove(&name) else {
                 continue;
             };
             let (caches, interner) = (&self.caches, &mut self.interner);
@@ -704,16 +732,34 @@ impl Planner {
             }
             let images = Arc::clone(&node.images.images);
             node.desired = with_frozen(&node, images, caches, interner);
-            self.update_totals(name, &mut node, now);
-            self.nodes.insert(name.clone(), node);
+            self.update_totals(&name, &mut node, now);
+            self.nodes.insert(name, node);
         }
-        dirty
+        let planned_at = self.due.end();
+        let gone = std::mem::take(&mut self.gone);
+        self.leaving
+            .extend(gone.into_iter().map(|id| (id, planned_at)));
     }
 
-    /// Writes the next assignment of a node if it differs from the written one.
-    fn plan(&mut self, name: &NodeName, now: Timestamp) {
+    /// Plans nodes for at most `room` commands, and returns the room that is left.
+    fn plan_due(&mut self, mut room: usize, now: Timestamp) -> usize {
+        // While nodes are due all the time, those that wait for a slot have every second turn.
+        if self.slots_first {
+            room = self.fill_slots(room, now);
+        }
+        while room > 0
+            && let Some(name) = self.due.take_next()
+        {
+            room -= usize::from(self.plan(&name, now));
+        }
+        self.slots_first = self.due.len() > 0 && !self.slots_first;
+        self.fill_slots(room, now)
+    }
+
+    /// Writes the next assignment of a node if it differs from the written one. Returns whether it does.
+    fn plan(&mut self, name: &NodeName, now: Timestamp) -> bool {
         let Some(mut node) = self.nodes.remove(name) else {
-            return;
+            return false;
         };
         let mut next = Vec::new();
         let clock = RemovalClock {
@@ -742,7 +788,8 @@ impl Planner {
         if let Some(at) = held {
             self.recreations.insert((at, name.clone()));
         }
-        if held.is_none() && !node.is_written(&next) {
+        let differs = held.is_none() && !node.is_written(&next);
+        if differs {
             let ticket = node.write(&next, now);
             let node_name = name.clone();
             let command = if next.is_empty() {
@@ -772,6 +819,7 @@ impl Planner {
             node.desired = Arc::from([]);
             self.update_totals(name, &mut node, now);
         }
+        differs
     }
 
     /// Remembers when the first of its removals is given up.
@@ -814,19 +862,27 @@ impl Planner {
         }
     }
 
-    /// Gives free slots to waiting nodes.
-    fn fill_slots(&mut self, now: Timestamp) {
-        loop {
-            while let Some(id) = self.freed.pop_first() {
-                while let Some(name) = self.caches.get_mut(&id).and_then(CacheState::pop_waiting) {
-                    self.plan(&name, now);
-                }
-            }
-            let Some(name) = self.slots.pop_waiting() else {
-                return;
+    /// Gives free slots to waiting nodes, for at most `room` commands. Returns the room that is left.
+    fn fill_slots(&mut self, mut room: usize, now: Timestamp) -> usize {
+        while room > 0 {
+            let Some(name) = self.next_for_slot() else {
+                break;
             };
-            self.plan(&name, now);
+            room -= usize::from(self.plan(&name, now));
         }
+        room
+    }
+
+    /// The next node that waits for a slot, of a cache or of the cluster, and may have one.
+    fn next_for_slot(&mut self) -> Option<NodeName> {
+        while let Some(id) = self.freed.first() {
+            let cache = self.caches.get_mut(id);
+            if let Some(name) = cache.and_then(CacheState::pop_waiting) {
+                return Some(name);
+            }
+            self.freed.pop_first();
+        }
+        self.slots.pop_waiting()
     }
 
     /// Counts the node's images again, and updates the totals that it is part of.
@@ -885,16 +941,18 @@ impl Planner {
         }
     }
 
+    fn report_limits(&self) -> ReportLimits {
+        ReportLimits {
+            answer_grace: self.config.answer_grace,
+            report_grace: self.config.report_grace,
+            removal: self.config.defaults.deadline,
+        }
+    }
+
     /// A node with work in progress must report within a time limit.
     fn update_report_deadline(&mut self, name: &NodeName, node: &mut NodeState, now: Timestamp) {
-        let config = &self.config;
-        let limits = ReportLimits {
-            answer_grace: config.answer_grace,
-            report_grace: config.report_grace,
-            removal: config.defaults.deadline,
-        };
-        let limit = node.report_limit(&limits);
-        let due_at = limit.map(|limit| after(node.last_active_at, limit).max(now));
+        let due_at = node.report_due(&self.report_limits());
+        let due_at = due_at.map(|at| at.max(now));
         if due_at != node.report_due_at {
             if let Some(old) = node.report_due_at {
                 self.report_deadlines.remove(&(old, name.clone()));
@@ -907,15 +965,17 @@ impl Planner {
     }
 
     fn drop_gone(&mut self) {
-        let gone = std::mem::take(&mut self.gone);
-        if gone.is_empty() {
-            return;
-        }
-        for id in gone {
-            if self.caches.get(&id).is_some_and(|cache| cache.gone) {
-                self.caches.take(&id);
-                self.dirty_caches.remove(&id);
+        let taken = self.due.taken();
+        let known = self.leaving.len();
+        self.leaving.retain(|id, planned_at| {
+            if *planned_at <= taken && self.caches.get(id).is_some_and(|cache| cache.gone) {
+                self.caches.take(id);
+                self.dirty_caches.remove(id);
             }
+            *planned_at > taken
+        });
+        if self.leaving.len() == known {
+            return;
         }
         self.desired.clear();
         self.interner.sweep();
@@ -937,7 +997,8 @@ impl Planner {
     fn publish_statuses(&mut self, now: Timestamp) {
         self.release_statuses(now);
         for id in std::mem::take(&mut self.dirty_caches) {
-            let Some(cache) = self.caches.get_mut(&id) else {
+            let cache = self.caches.get_mut(&id);
+            let Some(cache) = cache.filter(|cache| !cache.gone) else {
                 continue;
             };
             announce_troubles(&id, cache, &self.nodes, &mut self.queue, now);
@@ -969,9 +1030,6 @@ impl Planner {
                     });
                 }
             }
-            if cache.gone {
-                continue;
-            }
             if let Some(present) = cache.take_finalizer_change() {
                 self.queue.push(ClusterCommand::SetFinalizer {
                     cache: (*id).clone(),
@@ -996,9 +1054,6 @@ fn announce_troubles(
     queue: &mut Vec<ClusterCommand>,
     now: Timestamp,
 ) {
-    if cache.gone {
-        return;
-    }
     let sum = cache.totals.sum;
     let settled = sum.pulling + sum.verifying + sum.removing == 0;
     cache.troubles.forget_ended(settled);

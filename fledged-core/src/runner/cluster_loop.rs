@@ -172,7 +172,9 @@ impl ClusterLoop {
         for target in self.writes.wake(now) {
             self.planner.apply(ClusterEvent::Conflicted(target), now);
         }
-        for command in self.planner.poll(now) {
+        // Enough to keep all writes busy until the next poll. The others are planned later, from newer events.
+        let room = (2 * self.max_writes.get()).saturating_sub(self.writes.ready_records());
+        for command in self.planner.poll_with_room(now, room) {
             self.writes.push(command);
         }
         while self.in_progress.len() < self.max_writes.get() {
@@ -193,7 +195,8 @@ impl ClusterLoop {
             let first_event_at = self.first_event_at.take();
             let took = first_event_at.map_or(Duration::ZERO, |at| between(at, self.clock.now()));
             let in_progress = self.in_progress.len();
-            let waiting = self.writes.len().saturating_sub(in_progress);
+            let queued = self.writes.len().saturating_sub(in_progress);
+            let waiting = queued + self.planner.due_nodes();
             observer.planned(
                 took,
                 QueueDepth {

@@ -21,6 +21,10 @@ pub(super) enum Target {
 }
 
 impl Target {
+    fn is_record(&self) -> bool {
+        matches!(self, Self::Assignment(_))
+    }
+
     /// The object to plan again after a conflict.
     fn object(self) -> Option<WriteTarget> {
         match self {
@@ -47,6 +51,8 @@ struct Slot {
 pub(super) struct WriteQueue {
     slots: BTreeMap<Target, Slot>,
     ready: VecDeque<Target>,
+    /// How many of these are records.
+    ready_records: usize,
     retries: BTreeSet<(Timestamp, Target)>,
     /// No write starts before this time.
     hold_until: Option<Timestamp>,
@@ -59,6 +65,7 @@ impl WriteQueue {
         Self {
             slots: BTreeMap::new(),
             ready: VecDeque::new(),
+            ready_records: 0,
             retries: BTreeSet::new(),
             hold_until: None,
             events: 0,
@@ -89,14 +96,26 @@ impl WriteQueue {
         let slot = self.slots.entry(target.clone()).or_default();
         let idle = !slot.in_progress && slot.retry_at.is_none();
         if idle && slot.next.is_none() {
-            self.ready.push_back(target);
+            slot.next = Some(command);
+            self.make_ready(target);
+        } else {
+            slot.next = Some(command);
         }
-        slot.next = Some(command);
     }
 
     /// Number of targets with a write that is not done, in progress or not.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Number of records whose write can start.
+    pub(super) fn ready_records(&self) -> usize {
+        self.ready_records
+    }
+
+    fn make_ready(&mut self, target: Target) {
+        self.ready_records += usize::from(target.is_record());
+        self.ready.push_back(target);
     }
 
     /// The next write to start.
@@ -106,6 +125,7 @@ impl WriteQueue {
         }
         self.hold_until = None;
         while let Some(target) = self.ready.pop_front() {
+            self.ready_records -= usize::from(target.is_record());
             if let Some(slot) = self.slots.get_mut(&target)
                 && let Some(command) = slot.next.take()
             {
@@ -124,7 +144,7 @@ impl WriteQueue {
         slot.in_progress = false;
         slot.failures = 0;
         if slot.next.is_some() && !crate::planted::is("newer-write-dropped") {
-            self.ready.push_back(target.clone());
+            self.make_ready(target.clone());
         } else {
             self.slots.remove(target);
         }
@@ -176,7 +196,7 @@ impl WriteQueue {
             };
             slot.retry_at = None;
             if slot.next.is_some() {
-                self.ready.push_back(target);
+                self.make_ready(target);
             } else {
                 self.slots.remove(&target);
                 conflicts.extend(

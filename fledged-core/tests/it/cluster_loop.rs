@@ -1,6 +1,7 @@
 //! A simulated cluster: the planner's loop, nodes that pull, and failing writes.
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -191,8 +192,11 @@ impl Stage {
             for at in restarts.iter().chain([&END]) {
                 let planner = Planner::new(config.clone(), *at);
                 let cluster = Arc::new(self.cluster.clone());
+                // Some with room for less than all nodes.
+                let writes = NonZeroUsize::new(if at % 2 == 0 { 32 } else { 1 }).unwrap();
                 let mut controller =
-                    ClusterLoop::new(planner, cluster, Arc::new(self.clock.clone()), *at);
+                    ClusterLoop::new(planner, cluster, Arc::new(self.clock.clone()), *at)
+                        .with_max_writes(writes);
                 assert_eq!(controller.run(until(*at)).await, Ended::Shutdown);
             }
         };

@@ -20,6 +20,7 @@ mod node_loop;
 mod node_loop_inputs;
 mod node_loop_ports;
 mod planner;
+mod planner_due;
 mod planner_events;
 mod planner_explain;
 mod planner_many;

@@ -1,4 +1,6 @@
 //! The planner with nodes that join, leave, fail or wait for a rollout slot.
+use std::time::Duration;
+
 use crate::world::{World, mk_limited, mk_name, mk_node, mk_ref, mk_spec};
 use fledged_core::error::Reason;
 use fledged_core::model::{
@@ -606,4 +608,17 @@ fn an_invalid_edit_keeps_the_pull_rate() {
     assert_eq!(rate(&world), limit("job", "30.0 MiB/s"));
     world.cache("job", &mk_spec(&["app:1"], &[]));
     assert_eq!(rate(&world), None);
+}
+
+#[test]
+fn a_report_that_comes_with_the_end_of_its_time_counts() {
+    let mut world = World::new();
+    world.node(mk_node("n1", &[]));
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    // The planner was busy meanwhile.
+    world.now += Duration::from_secs(40);
+    world.act("n1");
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    let warnings = world.events.iter().filter(|(_, event)| event.warning);
+    assert_eq!(warnings.count(), 0);
 }

@@ -2,8 +2,8 @@
 //! of nodes that pull, and that every reachable node has verified its images when a refresh on demand ends.
 
 use fledged_core::model::{
-    AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, NodeName,
-    RemovalCause,
+    AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, NodeFacts,
+    NodeName, RemovalCause,
 };
 use fledged_core::planner::CacheStatus;
 
@@ -117,7 +117,8 @@ impl World {
     }
 
     pub(crate) fn is_active(&self, name: &NodeName) -> bool {
-        let ready = self.nodes.get(name).is_some_and(|facts| facts.ready);
+        let can_pull = |facts: &NodeFacts| facts.ready && facts.os == "linux";
+        let can_pull = self.nodes.get(name).is_some_and(can_pull);
         let record = self.records.get(name);
         let done = |record| self.agents.get(name).is_some_and(|a| a.is_done(record));
         let pulls = |record: &&Assignment| {
@@ -128,7 +129,7 @@ impl World {
         // These agents finish all pulls before their first report.
         let limit = self.config.answer_grace;
         let unresponsive = at.is_none_or(|at| at + limit <= self.now);
-        ready && !unresponsive && record.filter(pulls).is_some_and(|record| !done(record))
+        can_pull && !unresponsive && record.filter(pulls).is_some_and(|record| !done(record))
     }
 
     /// Records that a node has to report, unless it already owes a report.

@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub writes: usize,
     pub status_writes: usize,
     pub most_active: usize,
+    /// Most commands for records in a poll. With a limit, one poll follows each event, and other nodes stay due.
+    pub room: usize,
     /// Whether the planner does not observe what it has written to caches.
     pub watch_hangs: bool,
     /// Time of a node's last report or last reason to report; `None` if its agent is known to be unresponsive.
@@ -71,6 +73,7 @@ impl World {
             writes: 0,
             status_writes: 0,
             most_active: 0,
+            room: usize::MAX,
             watch_hangs: false,
             active_at: BTreeMap::new(),
             reported_at: BTreeMap::new(),
@@ -96,6 +99,21 @@ impl World {
     }
 
     pub(crate) fn run(&mut self) {
+        if self.room < usize::MAX {
+            let commands = self.planner.poll_with_room(self.now, self.room);
+            let is_record = |command: &&ClusterCommand| {
+                matches!(
+                    command,
+                    ClusterCommand::WriteAssignment { .. }
+                        | ClusterCommand::DeleteAssignment { .. }
+                )
+            };
+            assert!(commands.iter().filter(is_record).count() <= self.room);
+            for command in commands {
+                self.carry_out(command);
+            }
+            return;
+        }
         for _ in 0..100 {
             let commands = self.planner.poll(self.now);
             assert_eq!(
@@ -113,6 +131,13 @@ impl World {
             }
         }
         panic!("the planner does not settle");
+    }
+
+    /// Plans all nodes that are due.
+    fn plan_all(&mut self) {
+        let room = std::mem::replace(&mut self.room, usize::MAX);
+        self.run();
+        self.room = room;
     }
 
     fn carry_out(&mut self, command: ClusterCommand) {
@@ -265,6 +290,8 @@ impl World {
         self.nodes.remove(&mk_name(name));
         self.agents.remove(&mk_name(name));
         self.send(ClusterEvent::NodeGone(mk_name(name)));
+        // A machine that takes the name later finds no record.
+        self.plan_all();
     }
 
     /// Creates or edits a cache.
@@ -274,6 +301,9 @@ impl World {
             let spec = std::mem::replace(&mut facts, known.clone()).spec;
             facts.generation += 1;
             facts.spec = spec;
+        } else {
+            // Caches of one name have one UID here, so an earlier one must be forgotten.
+            self.plan_all();
         }
         self.caches.insert(facts.id.clone(), facts.clone());
         self.send(ClusterEvent::CacheApplied(Box::new(facts)));
@@ -321,7 +351,7 @@ impl World {
                 self.act(name.as_str());
             }
             self.pass(1);
-            if writes == (self.writes, self.status_writes) {
+            if writes == (self.writes, self.status_writes) && self.planner.due_nodes() == 0 {
                 return;
             }
         }
