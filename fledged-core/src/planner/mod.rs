@@ -7,6 +7,7 @@
 mod cache;
 mod caches;
 mod cluster_event;
+mod config;
 mod desired;
 mod due;
 mod explain;
@@ -25,8 +26,9 @@ pub use cluster_event::{
     Annotation, CacheEvent, CacheFacts, ClusterCommand, ClusterEvent, EventReason, NodeRecord,
     WriteTarget,
 };
+pub use config::PlannerConfig;
 pub use explain::{Cause, Explanation, PullFailure, SelectorMismatch};
-pub use state_machine::{Planner, PlannerConfig};
+pub use state_machine::Planner;
 pub use status::{
     ActionReason, ActionStatus, CacheStatus, Condition, ConditionKind, LastActions, NodeFailure,
     PairCounts, RemovedCounts,
