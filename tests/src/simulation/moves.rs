@@ -209,6 +209,8 @@ pub enum Move {
     Compact,
     /// A process is killed, and starts again after this time.
     Kill(Target, Duration),
+    /// A process is killed at what it awaits after so many polls of its future, and starts again after this time.
+    KillAtAwait(Target, u32, Duration),
     /// A process is killed at one of its next writes.
     KillAtWrite(Target, u32, KillPoint),
     /// A process is stopped, and starts again after this time.
@@ -706,7 +708,11 @@ impl Dice {
                 Move::CutWatches(self.target(setup), end)
             }
             53 => Move::Compact,
-            54 | 55 => Move::Kill(self.process(setup), self.seconds(0, 120)),
+            54 => Move::Kill(self.process(setup), self.seconds(0, 120)),
+            55 => {
+                let (process, polls) = (self.process(setup), self.0.u32(1..40));
+                Move::KillAtAwait(process, polls, self.seconds(0, 120))
+            }
             56 | 57 => {
                 let point = self.pick(&[KillPoint::Before, KillPoint::After]);
                 Move::KillAtWrite(self.process(setup), self.0.u32(0..6), point)

@@ -89,7 +89,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "finalizer-lost-after-conflict",
         area: "planner",
         what: "A change of a finalizer is not repeated after a conflict.",
-        found: Some((14, "everything converges")),
+        found: Some((35, "everything converges")),
     },
     PlantedBug {
         name: "assignment-lost-after-conflict",
@@ -107,7 +107,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "unresponsive-for-ever",
         area: "planner",
         what: "A report does not end that a node counts as unresponsive.",
-        found: Some((35, "no node with a working agent counts as unreachable")),
+        found: Some((91, "everything converges")),
     },
     PlantedBug {
         name: "refresh-without-revision",
@@ -188,7 +188,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "other-names-removed",
         area: "warmer",
         what: "An image is removed with names that are not fledged's.",
-        found: Some((35, "an agent removes only what its record orders")),
+        found: Some((114, "an agent removes only what its record orders")),
     },
     PlantedBug {
         name: "foreign-image-removed",
@@ -254,7 +254,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "stored-report-ignored",
         area: "reporter",
         what: "An agent that starts writes the report that is stored.",
-        found: Some((14, "no write repeats what is stored")),
+        found: Some((16, "no write repeats what is stored")),
     },
     PlantedBug {
         name: "change-during-write-lost",
@@ -374,7 +374,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         name: "conflict-not-planned-again",
         area: "reconcile",
         what: "The planner does not learn of a conflict.",
-        found: Some((14, "everything converges")),
+        found: Some((35, "everything converges")),
     },
     PlantedBug {
         name: "deletion-in-a-gap-missed",

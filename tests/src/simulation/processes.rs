@@ -1,7 +1,10 @@
 //! The processes of a simulation: controllers and agents, started, killed and started again.
 
+use std::future::poll_fn;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use fledged_core::model::{CountOrPercent, NodeName};
@@ -35,6 +38,8 @@ enum End {
     Well,
     /// In a way that the program calls unexpected.
     Badly(String),
+    /// Killed at an await.
+    Killed,
 }
 
 /// A process that runs, or will run again.
@@ -50,6 +55,8 @@ pub(super) struct Process {
     start_at: Option<Instant>,
     /// When it starts after its end.
     pause: Duration,
+    /// The poll of its future at which it is killed, counted from the next one; 0: at none.
+    killed_at: Arc<AtomicU32>,
     /// When it started last.
     pub(super) since: Duration,
 }
@@ -66,6 +73,7 @@ impl Process {
             grace: None,
             start_at: Some(Instant::now()),
             pause: RESTART,
+            killed_at: Arc::default(),
             since: Duration::ZERO,
         }
     }
@@ -85,6 +93,14 @@ impl Process {
         self.pause = away.unwrap_or(Duration::MAX);
     }
 
+    /// Kills it at whatever it awaits after so many polls of its future. It starts again after this time.
+    pub(super) fn kill_at_await(&mut self, polls: u32, away: Duration) {
+        if self.is_running() {
+            self.killed_at.store(polls, Ordering::Relaxed);
+            self.pause = away;
+        }
+    }
+
     /// Asks it to stop, as SIGTERM does. It starts again this long after its end.
     pub(super) fn stop(&mut self, away: Duration) {
         if let Some(stop) = self.stop.take() {
@@ -96,6 +112,7 @@ impl Process {
 
     /// Makes it run as soon as possible.
     pub(super) fn hurry(&mut self) {
+        self.killed_at.store(0, Ordering::Relaxed);
         self.pause = RESTART;
         if self.task.is_none() {
             self.start_at = Some(Instant::now());
@@ -120,6 +137,7 @@ impl Process {
                     ledger.violate("no process panics", why.clone());
                     why
                 }
+                Some(Ok(End::Killed)) => "killed at an await".to_owned(),
                 Some(Err(_)) => "killed".to_owned(),
             };
             trace.step(format_args!("{} is down: {word}", self.name));
@@ -213,7 +231,18 @@ impl Process {
         F: Future<Output = End> + Send + 'static,
     {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(run(stopped));
+        let mut run = Box::pin(run(stopped));
+        self.killed_at.store(0, Ordering::Relaxed);
+        let killed_at = Arc::clone(&self.killed_at);
+        let task = tokio::spawn(poll_fn(move |context| {
+            let end = run.as_mut().poll(context);
+            let left = killed_at.load(Ordering::Relaxed);
+            killed_at.store(left.saturating_sub(1), Ordering::Relaxed);
+            match end {
+                Poll::Pending if left == 1 => Poll::Ready(End::Killed),
+                end => end,
+            }
+        }));
         self.connection.set_process(task.abort_handle());
         (self.task, self.stop, self.start_at) = (Some(task), Some(stop), None);
         self.since = trace.now();

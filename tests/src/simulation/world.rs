@@ -398,6 +398,11 @@ impl World {
                     process.kill(Some(*away));
                 }
             }
+            Move::KillAtAwait(target, polls, away) => {
+                for process in self.targets(*target) {
+                    process.kill_at_await(*polls, *away);
+                }
+            }
             Move::KillAtWrite(target, others, point) => {
                 for process in self.targets(*target) {
                     process.connection.kill_at_write(*others, *point);
@@ -771,6 +776,7 @@ fn kind(act: &Move) -> &'static str {
         Move::CutWatches(..) => "cuts of watches",
         Move::Compact => "compactions",
         Move::Kill(..) => "kills",
+        Move::KillAtAwait(..) => "kills at an await",
         Move::KillAtWrite(..) => "kills at a write",
         Move::Stop(..) => "stops",
         Move::Jump(..) => "clock jumps",
