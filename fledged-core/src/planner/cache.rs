@@ -399,12 +399,14 @@ impl CacheState {
     /// Whether what is recorded for the node changes with the cache, whether or not it matches the node.
     pub(super) fn is_recorded_for(&self, node: &NodeState, id: &CacheId) -> bool {
         let orders = |pair: &Pair| pair.entry.removal.as_ref().is_some_and(|o| o.cache == *id);
-        let frozen = || {
+        // It may have stopped matching the node, and the node is due and not told.
+        let keeps_or_removes = self.spec.is_err() || self.removed_spec().is_some();
+        let wanted = || {
             let mut pairs = node.pairs.iter();
-            self.spec.is_err() && pairs.any(|pair| pair.entry.wanted_by.contains(id))
+            keeps_or_removes && pairs.any(|pair| pair.entry.wanted_by.contains(id))
         };
         has_share(&node.tallies, id)
-            || frozen()
+            || wanted()
             || (node.has_removals && node.pairs.iter().any(orders))
     }
 

@@ -515,7 +515,8 @@ impl NodeState {
 
     /// How long the node may go without a report.
     fn report_limit(&self, config: &ReportLimits) -> Option<Duration> {
-        if !self.is_reachable() {
+        // What is recorded for it may not be what it was told last.
+        if !self.is_reachable() || self.invalidated {
             return None;
         }
         let in_progress = |pair: &&Pair| self.image_state(pair) == ImageState::InProgress;
@@ -560,6 +561,23 @@ impl NodeState {
         self.deleted_at = Some(now);
         let pause = again.then(|| RECREATED.delay(self.deletions));
         self.recreate_from = pause.map(|pause| after(now, pause));
+    }
+
+    /// Its machine is gone. Another one that takes its name holds nothing, and has nothing to remove. It may find the
+    /// record and pull its images, so these are not forgotten.
+    pub(super) fn machine_gone(&mut self) {
+        // No earlier write has reached the other machine.
+        self.invalidate();
+        let mut pairs = std::mem::take(&mut self.pairs);
+        pairs.retain(|pair| pair.entry.state == DesiredState::Present);
+        for pair in &mut pairs {
+            pair.covered_from = CoveredFrom::Ticket(self.ticket + 1);
+        }
+        self.reported.clear();
+        self.failed.clear();
+        self.unused_credentials.clear();
+        self.observed_generation = 0;
+        self.set_pairs(pairs);
     }
 
     /// The record is gone, and the report with it. An agent without a record has nothing to answer.

@@ -338,6 +338,23 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
         }
     };
     let mut tallies: BTreeMap<&CacheId, Tally> = BTreeMap::new();
+    let limited = |id: &CacheId| caches.get(id).is_some_and(|cache| cache.limit().is_some());
+    // An image that a cache without a limit wants takes no slot of the others.
+    let takes_slot =
+        |entry: &AssignedImage, id: &CacheId| !limited(id) || entry.wanted_by.iter().all(limited);
+    let orphans = orphans(node);
+    // Until the node is told, it pulls them, and a purge or deletion that is to remove them has not ended.
+    for pair in &orphans {
+        let pulls = reachable && node.image_state(pair) == ImageState::InProgress;
+        for id in &pair.entry.wanted_by {
+            let removes = caches.get(id).is_some_and(CacheState::is_removing);
+            if pulls || removes {
+                let tally = tallies.entry(id).or_default();
+                tally.in_progress += u64::from(pulls && takes_slot(&pair.entry, id));
+                tally.removing += u64::from(removes);
+            }
+        }
+    }
     for entry in node.desired.iter() {
         let pair = node.pair(&entry.image);
         let pair = pair.filter(|p| p.entry.state == DesiredState::Present);
@@ -346,8 +363,6 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
         let revision = pair.map_or(0, |p| revision_for(node, p, entry, caches));
         let due = pair.is_none_or(|p| node.adds_work(p, entry) || revision > p.entry.revision);
         let verifying = pair.is_some_and(|p| node.is_verifying(p, entry, revision));
-        let limited = |id: &CacheId| caches.get(id).is_some_and(|cache| cache.limit().is_some());
-        let all_limited = entry.wanted_by.iter().all(limited);
         let trouble = pair.filter(|_| reachable && !verifying && !due);
         let trouble = trouble.and_then(|pair| node.trouble(pair));
         let observed = pair.filter(|_| reachable).and_then(|pair| pair.observed);
@@ -359,8 +374,7 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
             let tally = tallies.entry(id).or_default();
             tally.desired += 1;
             tally.superseded += superseded;
-            // An image that a cache without a limit wants takes no slot of the others.
-            tally.in_progress += u64::from(in_progress && (all_limited || !limited(id)));
+            tally.in_progress += u64::from(in_progress && takes_slot(entry, id));
             match state {
                 _ if !reachable => tally.unreachable += 1,
                 _ if verifying => {
@@ -405,7 +419,7 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
             let tally = tallies.entry(id).or_default();
             tally.unreachable_nodes += u64::from(!reachable);
             if reachable || crate::planted::is("deletion-waits-for-unreachable") {
-                count_removals(tally, node, cache);
+                count_removals(tally, node, cache, &orphans);
             }
         }
     }
@@ -422,6 +436,19 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
     }
 }
 
+/// What the node is told to hold and is not desired any more: it is due.
+fn orphans(node: &NodeState) -> Vec<&Pair> {
+    let told = |entry: &&Arc<AssignedImage>| node.pair(&entry.image).is_some();
+    if node.desired.iter().filter(told).count() == node.pairs.len() {
+        return Vec::new();
+    }
+    let desired: BTreeSet<&ImageRef> = node.desired.iter().map(|e| &e.image).collect();
+    let orphans = node.pairs.iter().filter(|pair| {
+        pair.entry.state == DesiredState::Present && !desired.contains(&pair.entry.image)
+    });
+    orphans.collect()
+}
+
 /// The number of different images that the cache has on that node.
 fn image_count(spec: &ImageCache, facts: &NodeFacts) -> usize {
     let groups = spec.groups.iter().filter(|group| group.matches(facts));
@@ -430,7 +457,7 @@ fn image_count(spec: &ImageCache, facts: &NodeFacts) -> usize {
 }
 
 /// Adds the images that a purge or deletion removes from a reachable node.
-fn count_removals(tally: &mut Tally, node: &NodeState, cache: &CacheState) {
+fn count_removals(tally: &mut Tally, node: &NodeState, cache: &CacheState, orphans: &[&Pair]) {
     let (Some(spec), Some(facts)) = (cache.removed_spec(), &node.facts) else {
         return;
     };
@@ -440,7 +467,8 @@ fn count_removals(tally: &mut Tally, node: &NodeState, cache: &CacheState) {
         .filter_map(|image| node.pair(image));
     for pair in pairs {
         if pair.entry.state == DesiredState::Present {
-            tally.shared += 1;
+            let kept = !orphans.iter().any(|orphan| std::ptr::eq(*orphan, pair));
+            tally.shared += u64::from(kept);
             continue;
         }
         match node.image_state(pair) {

@@ -304,8 +304,8 @@ impl Planner {
         {
             self.slots.node_removed();
             node.set_matching(Vec::new());
-            // Another machine may take the name before the next poll. No earlier write has reached it.
-            node.invalidate();
+            // Another machine may take the name before the record is deleted.
+            node.machine_gone();
             self.dirty_nodes.insert(name);
         }
     }
@@ -319,6 +319,10 @@ impl Planner {
         }
         for entry in &assignment.images {
             self.last_revision = self.last_revision.max(entry.revision);
+        }
+        if assignment.generation > node.generation {
+            // Written by another program. The node has to answer it.
+            node.last_active_at = now;
         }
         let interner = &mut self.interner;
         node.adopt(assignment, |entry| interner.entry(entry));
@@ -670,6 +674,9 @@ impl Planner {
 
     /// Plans nodes for at most `room` commands, and returns the room that is left.
     fn plan_due(&mut self, mut room: usize, now: Timestamp) -> usize {
+        if room == 0 {
+            return 0;
+        }
         // While nodes are due all the time, those that wait for a slot have every second turn.
         if self.slots_first {
             room = self.fill_slots(room, now);

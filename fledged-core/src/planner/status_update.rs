@@ -36,7 +36,8 @@ pub(super) struct Finished {
 pub(super) fn finish_action(cache: &mut CacheState, now: Timestamp) -> Option<Finished> {
     let sum = cache.totals.sum;
     let invalid = cache.action.reason == ActionReason::CacheSpecValidationFailed;
-    if sum.pulling + sum.verifying + sum.removing > 0 || invalid {
+    // Those in progress may not be desired any more.
+    if sum.pulling + sum.verifying + sum.removing + sum.in_progress > 0 || invalid {
         return None;
     }
     let status = result(cache);

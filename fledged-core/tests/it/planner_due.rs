@@ -1,10 +1,11 @@
 //! Polls with room for few records: nodes stay due until a later poll, which plans them from the newest events.
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use fledged_core::model::DeletionPolicy;
-use fledged_core::planner::ClusterEvent;
+use fledged_core::model::{AssignedImage, Assignment, DeletionPolicy, ImageCacheSpec};
+use fledged_core::planner::{ActionStatus, ClusterEvent, WriteTarget};
 
-use crate::world::{World, mk_id, mk_name, mk_node, mk_spec};
+use crate::world::{World, mk_facts, mk_id, mk_limited, mk_name, mk_node, mk_ref, mk_spec};
 
 const NODES: usize = 5;
 
@@ -62,10 +63,14 @@ fn a_node_that_waits_for_a_slot_gets_it_beside_nodes_that_are_due() {
     world.settle();
     world.cache("web", &mk_spec(&["app:1"], &["zone=a"]));
     assert_eq!(world.assigned("n0"), ["app:1"]);
-    world.room = 1;
     let mut given = Vec::new();
     for edit in 1..50 {
+        world.room = 1;
         world.cache("api", &edited(edit));
+        // Polls without room are no turns.
+        world.room = 0;
+        world.run();
+        world.run();
         assert!(world.planner.due_nodes() > 0);
         if let Some(number) = (0..NODES).rfind(|n| world.records.contains_key(&mk_name(&node(*n))))
         {
@@ -95,5 +100,126 @@ fn a_deleted_cache_is_remembered_until_its_nodes_are_planned() {
     world.settle();
     for number in 0..NODES {
         assert_eq!(world.assigned(&node(number)), ["db:1"]);
+    }
+}
+
+fn mk_purged(images: &[&str]) -> ImageCacheSpec {
+    mk_spec(images, &[]).with_deletion_policy(DeletionPolicy::Purge)
+}
+
+#[test]
+fn a_purge_ends_after_the_last_node_is_told() {
+    let mut world = mk_world(100, "zone=a");
+    world.cache("web", &mk_purged(&["app:1"]));
+    world.settle();
+    world.room = 0;
+    world.purge("web");
+    world.pass(2);
+    assert_eq!(world.word("web"), ActionStatus::Processing);
+    world.room = 1;
+    world.settle();
+    assert_eq!(world.word("web"), ActionStatus::Succeeded);
+    assert_eq!(world.status("web").removed.nodes, NODES as u64);
+}
+
+/// The finalizer stays, also for an image of an earlier spec, and for a node that is not ready.
+#[test]
+fn a_deletion_ends_after_the_last_node_is_told() {
+    for (edited, ready) in [(false, true), (true, true), (false, false), (true, false)] {
+        let mut world = mk_world(100, "zone=a");
+        world.cache("web", &mk_purged(&["app:1"]));
+        world.settle();
+        world.room = 0;
+        if edited {
+            world.cache(
+                "web",
+                &mk_spec(&["app:2"], &["zone=b"]).with_deletion_policy(DeletionPolicy::Purge),
+            );
+        }
+        for number in 0..NODES {
+            world.set_ready(&node(number), ready);
+        }
+        world.delete("web");
+        world.pass(2);
+        assert!(world.caches.contains_key(&mk_id("web")), "{edited} {ready}");
+        world.room = 1;
+        for _ in 1..NODES {
+            world.pass(1);
+            assert!(world.caches.contains_key(&mk_id("web")), "{edited} {ready}");
+        }
+        world.settle();
+        assert!(
+            !world.caches.contains_key(&mk_id("web")),
+            "{edited} {ready}"
+        );
+    }
+}
+
+/// Each edit lets the nodes wait for a slot again, and the record of the node that pulls is not written.
+#[test]
+fn edits_beyond_the_room_keep_the_limit_of_a_cache() {
+    let mut world = mk_world(100, "zone=a");
+    world.room = 1;
+    for edit in 0..20 {
+        world.cache("web", &mk_limited(&[&format!("edited:{edit}")], 1));
+        let pulling = world.nodes.keys().filter(|name| world.is_active(name));
+        assert_eq!(pulling.count(), 1, "edit {edit}");
+    }
+}
+
+#[test]
+fn a_node_that_is_replaced_while_it_is_due_holds_nothing() {
+    let mut world = mk_world(100, "zone=a");
+    world.cache("web", &mk_spec(&["app:1"], &[]));
+    world.settle();
+    world.room = 0;
+    world.send(ClusterEvent::NodeGone(mk_name("n0")));
+    world.send(ClusterEvent::NodeApplied(mk_node("n0", &["zone=a"])));
+    world.pass(2);
+    assert_eq!(world.status("web").counts.cached, NODES as u64 - 1);
+    world.room = 1;
+    world.pass(2);
+    assert_eq!(world.assigned("n0"), ["app:1"]);
+    assert_eq!(world.status("web").counts.cached, NODES as u64 - 1);
+    world.settle();
+    assert_eq!(world.status("web").counts.cached, NODES as u64);
+}
+
+#[test]
+fn a_node_whose_record_is_not_known_owes_no_report() {
+    let mut world = mk_world(100, "zone=a");
+    world.apply(ClusterEvent::CacheApplied(Box::new(mk_facts(
+        "web",
+        &mk_spec(&["app:1"], &[]),
+    ))));
+    let written = world.planner.poll(world.now);
+    assert!(!written.is_empty());
+    let known = ClusterEvent::AssignmentWritten {
+        node: mk_name("n1"),
+        ticket: 1,
+        generation: 1,
+    };
+    world.apply(known);
+    world.now += Duration::from_secs(70);
+    // The answer to the write was lost, and a second attempt was refused.
+    world.apply(ClusterEvent::Conflicted(WriteTarget::Assignment(mk_name(
+        "n0",
+    ))));
+    // Another program has written the record.
+    let images = vec![AssignedImage::present(mk_ref("db:1"))];
+    world.apply(ClusterEvent::AssignmentRecorded {
+        node: mk_name("n1"),
+        assignment: Assignment::new(2, images),
+    });
+    for _ in 0..2 {
+        world.planner.poll_with_room(world.now, 0);
+        let wakeup = world.planner.next_wakeup();
+        assert!(
+            wakeup.is_none_or(|at| at > world.now),
+            "the loop would spin"
+        );
+        for name in ["n0", "n1"] {
+            assert_eq!(world.planner.unresponsive_since(&mk_name(name)), None);
+        }
     }
 }

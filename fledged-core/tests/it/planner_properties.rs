@@ -280,7 +280,7 @@ proptest! {
     #[test]
     fn converges_after_any_history(
         limit in 1..4u32,
-        room in prop_oneof![Just(usize::MAX), 0..3usize],
+        room in prop_oneof![Just(usize::MAX), 0..4usize],
         steps in prop::collection::vec(step(), 0..60),
     ) {
         let mut world = play(limit, room, &steps);

@@ -1,6 +1,8 @@
 //! The invariants of every poll, checked against the state of the nodes rather than the planner's totals: the limit
 //! of nodes that pull, and that every reachable node has verified its images when a refresh on demand ends.
 
+use std::collections::BTreeSet;
+
 use fledged_core::model::{
     AssignedImage, Assignment, CacheId, DesiredState, ImagePhase, ImagePullPolicy, NodeFacts,
     NodeName, RemovalCause,
@@ -107,6 +109,18 @@ impl World {
                 "{node}: nobody asks to remove {}",
                 entry.image
             );
+        }
+    }
+
+    /// Checks that every node was told to remove the images that no other cache lists.
+    pub(crate) fn check_told(&self, id: &CacheId) {
+        let others = self.caches.values().filter(|facts| facts.id != *id);
+        let groups = others.flat_map(|facts| facts.spec.iter().flat_map(|spec| &spec.groups));
+        let listed: BTreeSet<_> = groups.flat_map(|group| &group.images).collect();
+        for name in self.nodes.keys() {
+            let mut images = self.records.get(name).into_iter().flat_map(|r| &r.images);
+            let held = images.find(|e| e.wanted_by.contains(id) && !listed.contains(&e.image));
+            assert_eq!(held, None, "{name} is not told of the end of {id}");
         }
     }
 

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fledged_core::model::{
-    AssignedImage, Assignment, CacheId, CountOrPercent, DesiredState, ImageCache, ImageCacheSpec,
-    NodeFacts, NodeName,
+    AssignedImage, Assignment, CacheId, CountOrPercent, DeletionPolicy, DesiredState, ImageCache,
+    ImageCacheSpec, NodeFacts, NodeName,
 };
 use fledged_core::planner::{
-    ActionStatus, Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterCommand, ClusterEvent,
-    Planner, PlannerConfig,
+    ActionReason, ActionStatus, Annotation, CacheEvent, CacheFacts, CacheStatus, ClusterCommand,
+    ClusterEvent, Planner, PlannerConfig,
 };
 use jiff::Timestamp;
 
@@ -45,6 +45,11 @@ pub(crate) struct World {
     /// Counts actions of agents, because the clock does not advance with them.
     step: u64,
     requests: BTreeMap<CacheId, invariants::PendingRefresh>,
+}
+
+fn purges_when_deleted(facts: &CacheFacts) -> bool {
+    let purges = |spec: &ImageCache| spec.deletion_policy == DeletionPolicy::Purge;
+    facts.deleting && facts.spec.as_ref().is_ok_and(purges)
 }
 
 impl World {
@@ -180,6 +185,17 @@ impl World {
             ClusterCommand::WriteStatus { cache, status } => {
                 self.status_writes += 1;
                 self.check_request(&cache, &status);
+                let is_purged = |status: &CacheStatus| {
+                    status.reason == ActionReason::ImageCachePurge
+                        && status.completion_time.is_some()
+                };
+                let known = self
+                    .caches
+                    .get(&cache)
+                    .and_then(|facts| facts.status.as_ref());
+                if is_purged(&status) && !known.is_some_and(is_purged) {
+                    self.check_told(&cache);
+                }
                 self.echo(&cache, |facts| facts.status = Some(*status));
             }
             ClusterCommand::RemoveAnnotation { cache, annotation } => {
@@ -193,6 +209,9 @@ impl World {
                 });
             }
             ClusterCommand::SetFinalizer { cache, present } => {
+                if !present && self.caches.get(&cache).is_some_and(purges_when_deleted) {
+                    self.check_told(&cache);
+                }
                 self.echo(&cache, |facts| facts.finalizer = present);
             }
             ClusterCommand::RecordEvent { cache, event } => {
@@ -290,8 +309,6 @@ impl World {
         self.nodes.remove(&mk_name(name));
         self.agents.remove(&mk_name(name));
         self.send(ClusterEvent::NodeGone(mk_name(name)));
-        // A machine that takes the name later finds no record.
-        self.plan_all();
     }
 
     /// Creates or edits a cache.
