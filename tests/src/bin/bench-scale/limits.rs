@@ -129,8 +129,7 @@ impl<'a> Limits<'a> {
     pub(crate) fn new(load: LoadName, args: &'a Args) -> Self {
         // Twice the peaks in docs/testing.md.
         let memory = match load {
-            LoadName::Flap | LoadName::Idle => 70.0,
-            LoadName::Storm => 200.0,
+            LoadName::Flap | LoadName::Idle | LoadName::Storm => 70.0,
             LoadName::Wide => 450.0,
             LoadName::Caches => 250.0,
             LoadName::Deep => 520.0,
