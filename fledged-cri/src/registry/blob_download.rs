@@ -67,9 +67,7 @@ impl Downloads {
         let mut began = Instant::now();
         let mut timed = 0;
         while left > 0 {
-            let Some(mut chunk) = answer.chunk().await.map_err(broken)? else {
-                return Err(ended(blob));
-            };
+            let mut chunk = next_chunk(&mut answer, blob, self.connections.stalled_after).await?;
             truncate(&mut chunk, left);
             let length = chunk.len() as u64;
             if chunks.is_empty() {
@@ -329,11 +327,7 @@ async fn read_answer(
     // Filled by several chunks, each of which is handed over at once.
     let mut block = BytesMut::new();
     while !range.is_empty() {
-        let received = timeout(patience, answer.chunk());
-        let received = received.await.map_err(|_| stalled(blob, patience))?;
-        let Some(mut chunk) = received.map_err(broken)? else {
-            return Err(ended(blob));
-        };
+        let mut chunk = next_chunk(&mut answer, blob, patience).await?;
         let paused_until = shared.received(chunk.len() as u64);
         truncate(&mut chunk, range.end - range.start);
         range.start += chunk.len() as u64;
@@ -349,6 +343,17 @@ async fn read_answer(
         pause(paused_until).await;
     }
     Ok(())
+}
+
+/// The next bytes of an answer, which has not ended. `patience`: the longest wait for one.
+async fn next_chunk(
+    answer: &mut Response,
+    blob: &Blob,
+    patience: Duration,
+) -> Result<Bytes, Failure> {
+    let received = timeout(patience, answer.chunk()).await;
+    let received = received.map_err(|_| stalled(blob, patience))?;
+    received.map_err(broken)?.ok_or_else(|| ended(blob))
 }
 
 /// Waits before a request is repeated, or returns the failure if it is not to be repeated.

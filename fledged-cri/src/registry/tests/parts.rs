@@ -68,6 +68,16 @@ fn download_of(
     offset: u64,
     limit: SharedPullLimit,
 ) -> BlobDownload {
+    let (downloads, blob) = mk_downloads(fake, content, connections, limit);
+    downloads.blob(&blob, offset)
+}
+
+fn mk_downloads(
+    fake: &Fake,
+    content: &str,
+    connections: Connections,
+    limit: SharedPullLimit,
+) -> (Downloads, Blob) {
     let image = format!("{}/team/app:1", fake.addr).parse().unwrap();
     let registry = Registry::new(RegistryOptions::default()).unwrap();
     let downloads = Downloads {
@@ -81,7 +91,7 @@ fn download_of(
         size: content.len() as u64,
         urls: Vec::new(),
     };
-    downloads.blob(&blob, offset)
+    (downloads, blob)
 }
 
 async fn read(mut download: BlobDownload) -> Result<String, Failure> {
@@ -244,6 +254,20 @@ async fn a_part_that_stalls_is_requested_again() {
     for start in [200, 240, 250] {
         assert!(ranges(&fake).contains(&Some(start..300)), "{start}");
     }
+}
+
+#[cfg(feature = "cri")]
+#[tokio::test]
+async fn a_first_part_that_stalls_fails() {
+    let fake = Fake::start(|asked, _| part(asked).stalling_after(40)).await;
+    let connections = ConnectionLimit::new(4).unwrap();
+    let connections = Connections::with_part(connections, limited(None), PART);
+    let connections = connections.stalled_after(Duration::from_millis(200));
+    let limit = SharedPullLimit::default();
+    let (downloads, blob) = mk_downloads(&fake, &content(), connections, limit);
+    let failure = downloads.first_part(&blob, 0).await.err().unwrap();
+    let stalled = "the registry sent no byte of blob";
+    assert!(failure.to_string().contains(stalled), "{failure}");
 }
 
 #[tokio::test]
