@@ -172,10 +172,16 @@ impl ClusterLoop {
         for target in self.writes.wake(now) {
             self.planner.apply(ClusterEvent::Conflicted(target), now);
         }
-        // Enough to keep all writes busy until the next poll. The others are planned later, from newer events.
-        let room = (2 * self.max_writes.get()).saturating_sub(self.writes.ready_records());
-        for command in self.planner.poll_with_room(now, room) {
-            self.writes.push(command);
+        loop {
+            // Enough to keep all writes busy until the next poll. The others are planned later, from newer events.
+            let room = (2 * self.max_writes.get()).saturating_sub(self.writes.ready_records());
+            for command in self.planner.poll_with_room(now, room) {
+                self.writes.push(command);
+            }
+            // A record that waits after a failure takes no room of the others.
+            if room == 0 || self.planner.due_nodes() == 0 {
+                break;
+            }
         }
         while self.in_progress.len() < self.max_writes.get() {
             let Some((target, command)) = self.writes.start_next(now) else {
