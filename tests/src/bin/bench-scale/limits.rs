@@ -130,9 +130,9 @@ impl<'a> Limits<'a> {
         // Twice the peaks in docs/testing.md.
         let memory = match load {
             LoadName::Flap | LoadName::Idle | LoadName::Storm => 70.0,
-            LoadName::Wide => 450.0,
+            LoadName::Wide => 200.0,
             LoadName::Caches => 250.0,
-            LoadName::Deep => 520.0,
+            LoadName::Deep => 180.0,
         };
         Self {
             args,
