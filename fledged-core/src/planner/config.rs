@@ -51,8 +51,9 @@ pub struct PlannerConfig {
     /// spec of one that does not fit counts as invalid, and its images are no longer kept. Default: no limit.
     pub images_per_namespace_max: usize,
     /// How long a removal waits for an image that is kept, because it is in use for example. Then it is given up
-    /// and the image stays. It counts from [`ClusterEvent::Synced`](super::ClusterEvent::Synced) at the earliest: the clock of the planner that
-    /// ordered the removal may have differed. Default one day.
+    /// and the image stays. It counts from [`ClusterEvent::Synced`](super::ClusterEvent::Synced) at the earliest,
+    /// because the clock of the planner that ordered the removal may have differed, and again from a jump of the clock
+    /// by more than an hour. Default one day.
     pub removal_limit: Duration,
 }
 

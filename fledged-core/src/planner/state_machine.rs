@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -24,6 +25,10 @@ use crate::model::{
 };
 use crate::time::{after, between};
 
+/// Between two polls, a greater step of the clock is a jump, or nothing waited. While removals wait, there is one in half
+/// that time.
+const CLOCK_JUMP: Duration = Duration::from_secs(3600);
+
 /// Decides which images every node should hold, and derives the status of every cache.
 ///
 /// Pure: no clock, no I/O, and no randomness except from the seed. After [`apply`](Self::apply) and at
@@ -43,8 +48,10 @@ pub struct Planner {
     config: PlannerConfig,
     rng: fastrand::Rng,
     synced: bool,
-    /// When the events were complete.
-    synced_at: Timestamp,
+    /// Removals wait from this time at the earliest: earlier times are those of another clock.
+    removals_from: Timestamp,
+    /// When it was last polled.
+    polled_at: Timestamp,
     caches: Caches,
     nodes: BTreeMap<NodeName, NodeState>,
     interner: Interner,
@@ -86,7 +93,8 @@ impl Planner {
             config,
             rng: fastrand::Rng::with_seed(seed),
             synced: false,
-            synced_at: Timestamp::MIN,
+            removals_from: Timestamp::MIN,
+            polled_at: Timestamp::MIN,
             caches: Caches::default(),
             nodes: BTreeMap::new(),
             interner: Interner::default(),
@@ -257,7 +265,7 @@ impl Planner {
         if std::mem::replace(&mut self.synced, true) {
             return;
         }
-        self.synced_at = now;
+        (self.removals_from, self.polled_at) = (now, now);
         for node in self.nodes.values_mut() {
             node.last_active_at = now;
         }
@@ -474,6 +482,7 @@ impl Planner {
         if !self.synced {
             return Vec::new();
         }
+        self.note_jump(now);
         self.expire_reports(now);
         self.expire_removals(now);
         self.expire_recreations(now);
@@ -510,7 +519,8 @@ impl Planner {
         let status_check = self.status_checks.first().map(|(at, _)| *at);
         let status = self.held_statuses.first().map(|(at, _)| *at);
         let refresh = self.caches.next_refresh();
-        let removal = self.removal_deadlines.first().map(|(at, _)| *at);
+        let removal = self.removal_deadlines.first();
+        let removal = removal.map(|(at, _)| (*at).min(after(self.polled_at, CLOCK_JUMP / 2)));
         let recreation = self.recreations.first().map(|(at, _)| *at);
         let times = [report, status_check, status, refresh, removal, recreation];
         times.into_iter().flatten().min()
@@ -558,6 +568,15 @@ impl Planner {
                 self.dirty_nodes.insert(name);
             }
         }
+    }
+
+    /// After a jump of the clock, removals wait from now on: otherwise, those that were just asked for are given up.
+    fn note_jump(&mut self, now: Timestamp) {
+        let forwards = now > after(self.polled_at, CLOCK_JUMP);
+        if forwards || now < self.polled_at {
+            self.removals_from = now;
+        }
+        self.polled_at = now;
     }
 
     /// Plans nodes again whose removals have waited too long.
@@ -698,7 +717,7 @@ impl Planner {
         let mut next = Vec::new();
         let clock = RemovalClock {
             now,
-            start: self.synced_at,
+            start: self.removals_from,
             limit: self.config.removal_limit,
         };
         if node.is_suitable() {

@@ -406,13 +406,29 @@ fn a_pending_removal_ends_after_its_limit() {
     ] {
         let mut world = mk_pending(&spec, act);
         world.restart();
-        world.pass(limit - 10);
+        world.wait(limit - 10);
         assert!(order_of(&world).is_some());
-        world.pass(20);
+        world.wait(20);
         world.settle();
         assert_eq!(order_of(&world), None);
         assert_eq!(world.records.len(), 0);
     }
+}
+
+#[test]
+fn a_clock_that_jumps_ends_no_removal() {
+    let limit = PlannerConfig::default().removal_limit.as_secs();
+    let mut world = mk_pending(&mk_spec(&["app:1"], &[]), |world| world.purge("web"));
+    world.wait(60);
+    world.pass(2 * limit);
+    world.settle();
+    assert!(order_of(&world).is_some());
+    // The limit counts from the jump.
+    world.wait(limit - 60);
+    assert!(order_of(&world).is_some());
+    world.wait(60);
+    world.settle();
+    assert_eq!(order_of(&world), None);
 }
 
 #[test]

@@ -384,8 +384,23 @@ impl World {
         self.send(ClusterEvent::AgentUnresponsive(name));
     }
 
+    /// Moves the clock, and polls the planner.
     pub(crate) fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
+        self.run();
+    }
+
+    /// Lets time pass: the planner is polled whenever it asks for it.
+    pub(crate) fn wait(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        while let Some(at) = self.planner.next_wakeup()
+            && self.now < at
+            && at < end
+        {
+            self.now = at;
+            self.run();
+        }
+        self.now = end;
         self.run();
     }
 
