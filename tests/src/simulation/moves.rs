@@ -719,7 +719,7 @@ impl Dice {
             }
             58 => Move::Stop(self.process(setup), self.seconds(0, 60)),
             _ => {
-                let seconds = self.pick(&[-3_600, -30, -1, 1, 5, 30, 600]);
+                let seconds = self.pick(&[-3_600, -30, -1, 1, 5, 30, 90_000]);
                 Move::Jump(self.process(setup), seconds)
             }
         }
