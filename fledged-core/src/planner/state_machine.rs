@@ -25,7 +25,7 @@ use crate::model::{
 };
 use crate::time::{after, between};
 
-/// Between two polls, a greater step of the clock is a jump, or nothing waited. While removals wait, there is one in half
+/// A greater step of the clock between two polls is a jump. While removals wait, the planner asks for a poll within half
 /// that time.
 const CLOCK_JUMP: Duration = Duration::from_secs(3600);
 
