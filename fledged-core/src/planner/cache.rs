@@ -399,7 +399,7 @@ impl CacheState {
     /// Whether what is recorded for the node changes with the cache, whether or not it matches the node.
     pub(super) fn is_recorded_for(&self, node: &NodeState, id: &CacheId) -> bool {
         let orders = |pair: &Pair| pair.entry.removal.as_ref().is_some_and(|o| o.cache == *id);
-        // It may have stopped matching the node, and the node is due and not told.
+        // It may have stopped matching the node, whose record is not written yet.
         let keeps_or_removes = self.spec.is_err() || self.removed_spec().is_some();
         let wanted = || {
             let mut pairs = node.pairs.iter();

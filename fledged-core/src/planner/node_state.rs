@@ -515,7 +515,7 @@ impl NodeState {
 
     /// How long the node may go without a report.
     fn report_limit(&self, config: &ReportLimits) -> Option<Duration> {
-        // What is recorded for it may not be what it was told last.
+        // Its record may differ from the last assignment.
         if !self.is_reachable() || self.invalidated {
             return None;
         }

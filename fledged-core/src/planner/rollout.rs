@@ -343,7 +343,7 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
     let takes_slot =
         |entry: &AssignedImage, id: &CacheId| !limited(id) || entry.wanted_by.iter().all(limited);
     let orphans = orphans(node);
-    // Until the node is told, it pulls them, and a purge or deletion that is to remove them has not ended.
+    // Until its record is written without them, it pulls them, and a purge or deletion that removes them has not ended.
     for pair in &orphans {
         let pulls = reachable && node.image_state(pair) == ImageState::InProgress;
         for id in &pair.entry.wanted_by {
@@ -436,10 +436,10 @@ pub(super) fn progress(node: &NodeState, caches: &Caches) -> NodeProgress {
     }
 }
 
-/// What the node is told to hold and is not desired any more: it is due.
+/// The images in its record that are not desired any more: the node is due.
 fn orphans(node: &NodeState) -> Vec<&Pair> {
-    let told = |entry: &&Arc<AssignedImage>| node.pair(&entry.image).is_some();
-    if node.desired.iter().filter(told).count() == node.pairs.len() {
+    let recorded = |entry: &&Arc<AssignedImage>| node.pair(&entry.image).is_some();
+    if node.desired.iter().filter(recorded).count() == node.pairs.len() {
         return Vec::new();
     }
     let desired: BTreeSet<&ImageRef> = node.desired.iter().map(|e| &e.image).collect();

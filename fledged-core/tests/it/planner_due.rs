@@ -108,7 +108,7 @@ fn mk_purged(images: &[&str]) -> ImageCacheSpec {
 }
 
 #[test]
-fn a_purge_ends_after_the_last_node_is_told() {
+fn a_purge_ends_after_the_last_record_is_written() {
     let mut world = mk_world(100, "zone=a");
     world.cache("web", &mk_purged(&["app:1"]));
     world.settle();
@@ -124,7 +124,7 @@ fn a_purge_ends_after_the_last_node_is_told() {
 
 /// The finalizer stays, also for an image of an earlier spec, and for a node that is not ready.
 #[test]
-fn a_deletion_ends_after_the_last_node_is_told() {
+fn a_deletion_ends_after_the_last_record_is_written() {
     for (edited, ready) in [(false, true), (true, true), (false, false), (true, false)] {
         let mut world = mk_world(100, "zone=a");
         world.cache("web", &mk_purged(&["app:1"]));

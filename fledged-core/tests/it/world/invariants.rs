@@ -112,15 +112,15 @@ impl World {
         }
     }
 
-    /// Checks that every node was told to remove the images that no other cache lists.
-    pub(crate) fn check_told(&self, id: &CacheId) {
+    /// Checks that the record of every node orders the removal of the images that no other cache lists.
+    pub(crate) fn check_ordered(&self, id: &CacheId) {
         let others = self.caches.values().filter(|facts| facts.id != *id);
         let groups = others.flat_map(|facts| facts.spec.iter().flat_map(|spec| &spec.groups));
         let listed: BTreeSet<_> = groups.flat_map(|group| &group.images).collect();
         for name in self.nodes.keys() {
             let mut images = self.records.get(name).into_iter().flat_map(|r| &r.images);
             let held = images.find(|e| e.wanted_by.contains(id) && !listed.contains(&e.image));
-            assert_eq!(held, None, "{name} is not told of the end of {id}");
+            assert_eq!(held, None, "the record of {name} still has images of {id}");
         }
     }
 

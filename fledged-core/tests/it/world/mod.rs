@@ -194,7 +194,7 @@ impl World {
                     .get(&cache)
                     .and_then(|facts| facts.status.as_ref());
                 if is_purged(&status) && !known.is_some_and(is_purged) {
-                    self.check_told(&cache);
+                    self.check_ordered(&cache);
                 }
                 self.echo(&cache, |facts| facts.status = Some(*status));
             }
@@ -210,7 +210,7 @@ impl World {
             }
             ClusterCommand::SetFinalizer { cache, present } => {
                 if !present && self.caches.get(&cache).is_some_and(purges_when_deleted) {
-                    self.check_told(&cache);
+                    self.check_ordered(&cache);
                 }
                 self.echo(&cache, |facts| facts.finalizer = present);
             }
