@@ -95,11 +95,8 @@ impl WriteQueue {
         let target = self.target(&command);
         let slot = self.slots.entry(target.clone()).or_default();
         let idle = !slot.in_progress && slot.retry_at.is_none();
-        if idle && slot.next.is_none() {
-            slot.next = Some(command);
+        if slot.next.replace(command).is_none() && idle {
             self.make_ready(target);
-        } else {
-            slot.next = Some(command);
         }
     }
 
